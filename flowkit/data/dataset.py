@@ -1,0 +1,161 @@
+"""Prepared data: `<name>.safetensors` with the rows and `<name>.json` beside it that says what they are. Torch-free.
+
+Samples are written in the same format, so whatever reads one reads the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowkit.data.files import read_json, replacing, write_json
+from flowkit.data.header import NUMPY_NAMES, TensorEntry, read_header
+from flowkit.errors import UserError
+
+TRAIN, VALIDATION, TEST = 0, 1, 2
+SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+KNOWN = ("x", "class_label", "condition", "split")
+
+
+@dataclass
+class Dataset:
+    """Rows of one kind. `x` may be a read-only memory map; nothing here copies it."""
+
+    kind: str  # "sketch" | "embedding" | "points"
+    x: np.ndarray  # (N, ...) float32, in the domain's own units
+    class_label: np.ndarray | None = None  # (N,) int64
+    condition: np.ndarray | None = None  # (N, C) or (N, P, C) float32
+    split: np.ndarray | None = None  # (N,) uint8: 0 train, 1 validation, 2 test
+    class_names: tuple[str, ...] = ()
+    info: dict[str, Any] = field(default_factory=dict)  # where it came from and how; kept in the sidecar
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def rows(self, split: str) -> np.ndarray:
+        """Indices (int64) of the rows of a split; every row is a training row where nothing was split."""
+        if self.split is None:
+            return np.arange(len(self)) if split == "train" else np.empty(0, np.int64)
+        return np.flatnonzero(self.split == SPLITS[split])
+
+    def take(self, rows: np.ndarray) -> Dataset:
+        """The same data set with only `rows`, in that order (copied)."""
+        pick = lambda a: None if a is None else np.ascontiguousarray(a[rows])  # noqa: E731
+        return Dataset(self.kind, np.ascontiguousarray(self.x[rows]), pick(self.class_label), pick(self.condition),
+                       pick(self.split), self.class_names, self.info)  # fmt: skip
+
+    def class_counts(self) -> dict[str, int]:
+        """Rows by class name, in class order; empty where nothing is labelled."""
+        if self.class_label is None:
+            return {}
+        counts = np.bincount(self.class_label, minlength=len(self.class_names))
+        return dict(zip(self.class_names, counts.tolist(), strict=True))
+
+
+def data_files(path: Path | str) -> tuple[Path, Path]:
+    """The (.safetensors, .json) pair that `path` names: prepared data with or without suffix, or a folder of samples."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / "samples.safetensors"
+    elif path.suffix not in (".safetensors", ".json"):
+        path = path.with_name(path.name + ".safetensors")
+    return path.with_suffix(".safetensors"), path.with_suffix(".json")
+
+
+def write_dataset(path: Path | str, data: Dataset) -> Path:
+    """Write both files, each whole or not at all; returns the .safetensors. Raises UserError where it cannot."""
+    from safetensors.numpy import save_file
+
+    tensors_path, json_path = data_files(path)
+    arrays = {"x": data.x.astype(np.float32, copy=False)}
+    if data.class_label is not None:
+        arrays["class_label"] = data.class_label.astype(np.int64, copy=False)
+    if data.condition is not None:
+        arrays["condition"] = data.condition.astype(np.float32, copy=False)
+    if data.split is not None:
+        arrays["split"] = data.split.astype(np.uint8, copy=False)
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with replacing(tensors_path) as partial:
+        save_file(arrays, partial)
+    counts: dict[str, Any] = {"rows": len(data)}
+    if data.split is not None:
+        counts["split"] = {name: int((data.split == number).sum()) for name, number in SPLITS.items()}
+    if data.class_label is not None:
+        counts["classes"] = data.class_counts()
+    sidecar = {"kind": data.kind, "shape": list(data.x.shape), "class_names": list(data.class_names), **data.info}
+    write_json(json_path, {**sidecar, "counts": counts})
+    return tensors_path
+
+
+def read_sidecar(path: Path | str) -> dict[str, Any]:
+    """The JSON beside a data file, checked for what every reader needs. Raises UserError."""
+    _, json_path = data_files(path)
+    sidecar = read_json(json_path)
+    names = sidecar.get("class_names", [])
+    if not isinstance(sidecar.get("kind"), str):
+        raise UserError(f'{json_path}: has no "kind"; expected "sketch", "embedding" or "points"')
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise UserError(f'{json_path}: "class_names" must be a list of strings')
+    return sidecar
+
+
+def read_dataset(path: Path | str, *, check: bool = True) -> Dataset:
+    """Open prepared data or samples, memory-mapped. `check` reads every row once to find what is not finite.
+
+    Raises UserError: a missing or truncated file, wrong dtypes or lengths, labels out of range, NaN or infinity.
+    """
+    tensors_path, json_path = data_files(path)
+    header = read_header(tensors_path)
+    sidecar = read_sidecar(path)
+    if "x" not in header:
+        found = ", ".join(header) or "none"
+        raise UserError(f"{tensors_path}: has no tensor 'x' (it has {found}); is it prepared data?")
+    wanted = {"x": "F32", "class_label": "I64", "condition": "F32", "split": "U8"}
+    arrays: dict[str, np.ndarray] = {}
+    for name, dtype in wanted.items():
+        if name not in header:
+            continue
+        entry = header[name]
+        if entry.dtype != dtype:
+            raise UserError(f"{tensors_path}: tensor {name!r} is {entry.dtype}; expected {dtype}")
+        if not entry.shape or entry.shape[0] != (header["x"].shape or (0,))[0]:
+            raise UserError(f"{tensors_path}: tensor {name!r} has shape {entry.shape}; x has shape {header['x'].shape}")
+        arrays[name] = _memory_map(tensors_path, entry)
+    names = tuple(sidecar.get("class_names", ()))
+    labels = arrays.get("class_label")
+    if labels is not None and len(labels) and not (labels.min() >= 0 and labels.max() < len(names)):
+        bad = int(np.flatnonzero((labels < 0) | (labels >= len(names)))[0])
+        raise UserError(
+            f"{tensors_path}: class_label of row {bad} is {labels[bad]}; expected 0 to {len(names) - 1}, "
+            f"the {len(names)} class_names of {json_path.name}"
+        )
+    if check:
+        for name in ("x", "condition"):
+            if name in arrays:
+                _check_finite(tensors_path, name, arrays[name])
+    info = {key: value for key, value in sidecar.items()
+            if key not in ("format", "kind", "shape", "class_names", "counts")}  # fmt: skip
+    return Dataset(sidecar["kind"], arrays["x"], labels, arrays.get("condition"), arrays.get("split"), names, info)
+
+
+def _memory_map(path: Path, entry: TensorEntry) -> np.ndarray:
+    if entry.numel == 0:
+        return np.empty(entry.shape, NUMPY_NAMES[entry.dtype])
+    return np.memmap(path, NUMPY_NAMES[entry.dtype], mode="r", offset=entry.start, shape=entry.shape)
+
+
+def _check_finite(path: Path, name: str, array: np.ndarray, chunk_bytes: int = 1 << 26) -> None:
+    rows = max(1, chunk_bytes // max(1, array[:1].nbytes))
+    bad: list[int] = []
+    for start in range(0, len(array), rows):
+        chunk = array[start : start + rows].reshape(min(rows, len(array) - start), -1)
+        finite = np.isfinite(chunk.sum(axis=1))  # a sum is not finite when a term is not; overflow is looked at again
+        bad += [start + int(i) for i in np.flatnonzero(~finite) if not np.isfinite(chunk[i]).all()]
+    if bad:
+        shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+        raise UserError(
+            f"{path}: {len(bad)} of {len(array)} rows of {name!r} hold NaN or infinity: {shown}. Leave those rows out"
+        )

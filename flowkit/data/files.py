@@ -1,0 +1,73 @@
+"""Writing files so that they appear whole or not at all, and reading JSON so that a bad file gets one clear message."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flowkit.errors import UserError
+
+FORMAT = 1  # of every JSON that flowkit writes
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A hidden sibling to write to; it takes the place of `path` when the block ends well, and is removed otherwise.
+
+    Raises UserError when the place cannot be written to.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); name a folder that you may write to") from None
+    partial = Path(name)
+    try:
+        yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(partial, 0o666 & ~_umask())  # mkstemp's 0600 would hide the file from one's colleagues
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` with the format's number first, indented, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps({"format": FORMAT, **content}, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON that flowkit wrote. Raises UserError when it is missing, broken, or of a newer format."""
+    try:
+        content = json.loads(Path(path).read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is no JSON ({error}); it may be truncated") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    number = content.get("format")
+    if not isinstance(number, int):
+        raise UserError(f'{path}: has no "format" number; it was not written by flowkit')
+    if number > FORMAT:
+        raise UserError(f"{path}: is of format {number}; this flowkit knows formats up to {FORMAT}: upgrade flowkit")
+    return content

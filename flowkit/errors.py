@@ -1,0 +1,27 @@
+"""The one exception that means "the user can mend this": the CLI prints it without a traceback and exits with 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """Bad input. The message says what was wrong, where, what was expected, and how to mend it."""
+
+
+def nearest(name: str, choices: Iterable[str], limit: int = 3) -> str:
+    """`"; did you mean 'cat' or 'car'?"` for the choices nearest to `name`, or an empty string when none is near."""
+    by_lower = {str(choice).lower(): str(choice) for choice in choices}
+    close = get_close_matches(str(name).lower(), by_lower, n=limit, cutoff=0.6)
+    if not close:
+        return ""
+    return "; did you mean " + " or ".join(repr(by_lower[match]) for match in close) + "?"
+
+
+def listing(choices: Iterable[str], limit: int = 20) -> str:
+    """`a, b, c` for a message; long lists are cut and counted."""
+    names = [str(choice) for choice in choices]
+    if len(names) <= limit:
+        return ", ".join(names)
+    return ", ".join(names[:limit]) + f", ... ({len(names) - limit} more)"

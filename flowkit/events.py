@@ -1,0 +1,100 @@
+"""What a training run tells the world: plain, torch-free dataclasses that the loop emits and the UI and trackers read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flowkit.domain import Preview
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    name: str
+    run_dir: Path
+    arch: str
+    num_parameters: int
+    data: str  # "doodles (15 classes)"
+    noun: str  # what a row is called, in the plural: "sketches"
+    train_rows: int
+    val_rows: int
+    x_shape: tuple[int, ...]
+    device: str  # "cpu (2 threads)", "NVIDIA H100 80GB HBM3"
+    num_processes: int
+    precision: str  # "no" | "fp16" | "bf16"
+    batch_size: int  # global
+    micro_batch_size: int  # per process and accumulation step
+    accumulation: int
+    start_step: int
+    total_steps: int
+    steps_per_epoch: float
+    ema_decay: float  # the ceiling; 0.0 when there is no EMA
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One line the user should read once: a precision that differs from the launcher's, a sampler that fell back."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """An update was enqueued. Emitted every update, so listeners must be cheap."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Logged:
+    step: int
+    epoch: float
+    loss: float  # mean over the updates since the last log step
+    lr: float
+    grad_norm: float  # before clipping, mean over the same updates
+    ema_decay: float  # in force now
+    rows_per_second: float
+    seconds_left: float
+    memory_bytes: int  # device memory, or resident memory on the CPU
+    skipped: int = 0  # updates skipped so far because a gradient was not finite
+    terms: dict[str, float] = field(default_factory=dict)  # auxiliary losses by name, unweighted
+
+
+@dataclass(frozen=True)
+class Validated:
+    step: int
+    loss: float  # EMA weights, fixed noises and times
+    raw_loss: float  # the weights being trained
+    zero_loss: float  # of predicting zero on the same rows, noises and times
+    bins: tuple[tuple[float, float, float], ...]  # (t from, t to, loss)
+    best: bool
+    extra: dict[str, float] = field(default_factory=dict)  # the domain's own yard-sticks
+
+
+@dataclass(frozen=True)
+class Sampled:
+    step: int
+    previews: tuple[Preview, ...]
+    path: Path
+    nfe: int
+    seconds: float
+    image: Path | None = None
+
+
+@dataclass(frozen=True)
+class Saved:
+    step: int
+    path: Path
+    best: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    step: int
+    seconds: float
+    run_dir: Path
+    reason: str  # "done" | "interrupted"
+
+
+Event = RunStarted | Notice | Stepped | Logged | Validated | Sampled | Saved | Finished
