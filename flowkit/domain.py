@@ -63,7 +63,10 @@ class Domain(Protocol):
 
 # Built-in data sets by name: which domain generates them.
 BUILTIN = {"doodles": "sketch"}
-_HOMES = {"sketch": ("flowkit.sketch.domain", "SketchDomain")}
+_HOMES = {
+    "sketch": ("flowkit.sketch.domain", "SketchDomain"),
+    "array": ("flowkit.data.array_domain", "ArrayDomain"),
+}
 
 
 def get_domain(kind: str) -> Domain:

@@ -1,4 +1,4 @@
-"""What a training run tells the world: plain, torch-free dataclasses that the loop emits and the UI and trackers read."""
+"""What a training run tells the world: plain, torch-free dataclasses that the loop emits, for the UI and trackers."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Dataset:
 
 
 def data_files(path: Path | str) -> tuple[Path, Path]:
-    """The (.safetensors, .json) pair that `path` names: prepared data with or without suffix, or a folder of samples."""
+    """The (.safetensors, .json) pair that `path` names: data with or without its suffix, or a folder of samples."""
     path = Path(path)
     if path.is_dir():
         path = path / "samples.safetensors"

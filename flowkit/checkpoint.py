@@ -1,0 +1,106 @@
+"""Where a checkpoint's files lie and what its sidecar says. Torch-free: headers and JSON only.
+
+`--ckpt` takes a run (its latest checkpoint), a checkpoint directory, or a .safetensors file with its .json beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowkit.data.files import read_json
+from flowkit.data.header import read_header
+from flowkit.errors import UserError, listing, nearest
+
+CHECKPOINTS, LATEST, BEST = "checkpoints", "latest", "best"
+MODEL, EMA, SIDECAR = "model.safetensors", "ema.safetensors", "model.json"
+OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """`model` and `ema` hold the same tensors; `ema` is None where there was no EMA or only one file was named."""
+
+    directory: Path
+    model: Path
+    ema: Path | None
+    sidecar: Path
+    run_dir: Path | None
+
+    def weights(self, which: str) -> Path:
+        """The file of "ema" or "raw" weights; "ema" falls back to the only weights there are where no EMA was kept."""
+        if which not in ("ema", "raw"):
+            raise UserError(f"weights: {which!r} is neither 'ema' nor 'raw'")
+        return self.ema if which == "ema" and self.ema is not None else self.model
+
+
+def find_checkpoint(path: Path | str) -> CheckpointFiles:
+    """The files of the checkpoint that `path` names. Raises UserError saying what is there instead."""
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        if not path.is_file():
+            raise UserError(f"{path}: no such file{_siblings(path)}")
+        sidecar = path.with_suffix(".json")
+        if not sidecar.is_file():
+            sidecar = path.with_name(SIDECAR)  # ema.safetensors shares model.json
+        if not sidecar.is_file():
+            raise UserError(
+                f"{path}: has no {path.with_suffix('.json').name} beside it to say which architecture it is"
+            )
+        return CheckpointFiles(path.parent, path, None, sidecar, None)
+    run_dir = None
+    directory = path
+    if (path / CHECKPOINTS).is_dir():
+        run_dir, directory = path, path / CHECKPOINTS / LATEST
+        if not directory.is_dir():
+            steps = list_checkpoints(path)
+            if not steps:
+                raise UserError(f"{path}: this run has saved no checkpoint yet; its first comes at train.save_every")
+            directory = steps[-1]
+    elif path.parent.name == CHECKPOINTS:
+        run_dir = path.parent.parent
+    if not directory.exists():
+        raise UserError(f"{path}: no such run or checkpoint{_siblings(path)}")
+    if not (directory / MODEL).is_file():
+        raise UserError(f"{directory}: holds no {MODEL}; expected a run directory, a checkpoint or a .safetensors file")
+    ema = directory / EMA
+    return CheckpointFiles(directory, directory / MODEL, ema if ema.is_file() else None, directory / SIDECAR, run_dir)
+
+
+def list_checkpoints(run_dir: Path) -> list[Path]:
+    """The whole checkpoints of a run, earliest first. What a killed save left behind is hidden and not among them."""
+    return sorted(path for path in (run_dir / CHECKPOINTS).glob("step-*") if path.is_dir() and not path.is_symlink())
+
+
+def read_model_json(path: Path) -> dict[str, Any]:
+    """The sidecar's content, checked for what sampling needs. Raises UserError naming what is missing."""
+    content = read_json(path)
+    wanted = {"architecture": str, "model_args": dict, "kind": str, "shape": list, "normalizer": dict, "flow": dict}
+    for name, kind in wanted.items():
+        if not isinstance(content.get(name), kind):
+            raise UserError(f"{path}: {name!r} is missing or no {kind.__name__}; is it the sidecar of a flowkit model?")
+    return content
+
+
+def check_weights(path: Path, expected: dict[str, tuple[int, ...]]) -> None:
+    """Compare a weight file's header with the tensors a model has, so that a mismatch is told before anything is loaded."""
+    found = {name: entry.shape for name, entry in read_header(path).items()}
+    missing, surplus = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    shapes = [f"{name} is {found[name]}, not {shape}" for name, shape in expected.items()
+              if name in found and found[name] != shape]  # fmt: skip
+    problems = []
+    if missing:
+        problems.append(f"{len(missing)} tensors are missing ({listing(missing, 3)})")
+    if surplus:
+        problems.append(f"{len(surplus)} tensors are not the model's ({listing(surplus, 3)})")
+    if shapes:
+        problems.append(f"{len(shapes)} shapes differ ({listing(shapes, 3)})")
+    if problems:
+        raise UserError(f"{path}: does not fit the architecture: {'; '.join(problems)}")
+
+
+def _siblings(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" (nor is there a folder {path.parent})"
+    return nearest(path.name, [sibling.name for sibling in path.parent.iterdir() if not sibling.name.startswith(".")])

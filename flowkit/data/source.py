@@ -1,0 +1,61 @@
+"""From a recipe's `[data]` to rows with a split: a built-in data set, or a prepared file."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowkit.data.dataset import TRAIN, VALIDATION, Dataset, data_files, read_dataset
+from flowkit.data.keys import key
+from flowkit.domain import BUILTIN, get_domain
+from flowkit.errors import UserError, listing, nearest
+
+if TYPE_CHECKING:
+    from flowkit.recipe import Recipe
+
+
+def open_data(recipe: Recipe) -> Dataset:
+    """The data that `recipe.data` names, checked, with `.split` resolved: the file's own, else keyed by `data.seed`.
+
+    Raises UserError for a source that is neither built in nor a file, and for rows that the domain refuses.
+    """
+    settings = recipe.data
+    if settings.source in BUILTIN:
+        data = get_domain(BUILTIN[settings.source]).generate(settings.source, settings.num_samples, settings.seed)
+    else:
+        tensors, _ = data_files(settings.source)
+        if not tensors.exists():
+            raise UserError(
+                f"data.source: {settings.source!r} is neither a built-in data set ({listing(BUILTIN)}) nor a prepared "
+                f"file ({tensors} does not exist){nearest(settings.source, BUILTIN)}. `flowkit prepare` makes one"
+            )
+        data = read_dataset(settings.source)
+    return with_split(data, settings.val_fraction, settings.subset, settings.seed, settings.source)
+
+
+def with_split(data: Dataset, val_fraction: float, subset: int | None, seed: int, where: str) -> Dataset:
+    """`data`, checked by its domain, with every row in a split. A subset is the first k training rows.
+
+    Raises UserError: rows of the wrong shape, a subset larger than the training rows, no training rows left.
+    """
+    get_domain(data.kind).check(data, where)
+    split = data.split
+    if split is None:
+        count = round(val_fraction * len(data))
+        permutation = np.random.Generator(np.random.Philox(key(seed, "split"))).permutation(len(data))
+        split = np.full(len(data), TRAIN, np.uint8)
+        split[permutation[:count]] = VALIDATION
+    train = np.flatnonzero(split == TRAIN)
+    if subset is not None:
+        if subset > len(train):
+            raise UserError(
+                f"data.subset: {subset} rows are asked for, and {where} has {len(train)} training rows; "
+                f"ask for at most {len(train)}"
+            )
+        split = split.copy()
+        split[train[subset:]] = 255  # in no split
+    if not len(train):
+        raise UserError(f"{where}: no training rows are left of {len(data)}; lower data.val_fraction")
+    return dataclasses.replace(data, split=split)
