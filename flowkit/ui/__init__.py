@@ -1,0 +1,41 @@
+"""Rich views of plain dataclasses. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from flowkit.events import Event
+
+
+class Listener(Protocol):
+    """Takes a run's events, between entering and leaving it as a context manager."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def __call__(self, event: Event) -> None: ...
+
+
+def listener(console: Console | None = None) -> Listener:
+    """A live view on stderr where that is a terminal that can show it, plain lines otherwise."""
+    from flowkit.ui.plain import PlainListener
+
+    if console is None:
+        if sys.stderr is None or not sys.stderr.isatty():  # FORCE_COLOR alone does not make a log a screen
+            return PlainListener()
+        from rich.console import Console
+
+        console = Console(stderr=True)
+    if not console.is_interactive or console.options.ascii_only or console.legacy_windows:
+        return PlainListener(console.file)
+    from flowkit.ui.live import LiveListener
+
+    return LiveListener(console)

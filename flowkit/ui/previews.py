@@ -1,0 +1,58 @@
+"""Samples as a grid of little pictures with their titles: as many columns and rows as the place allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+
+from flowkit.domain import Preview
+
+GAP = 2  # cells between pictures
+
+
+def preview_grid(previews: Sequence[Preview], width: int, height: int | None = None) -> list[Text]:
+    """Lines of at most `width` cells, at most `height` of them: a title above each picture, whole pictures only.
+
+    Nothing is returned where not even one row of pictures fits. A picture wider than the place is cut at its right.
+    """
+    if not previews or width < 1:
+        return []
+    cell = min(width, max(_width(preview) for preview in previews))
+    columns = max(1, (width + GAP) // (cell + GAP))
+    lines: list[Text] = []
+    for start in range(0, len(previews), columns):
+        row = previews[start : start + columns]
+        drawn = _row(row, cell, max(len(preview.lines) for preview in row))
+        separator = [Text()] if lines else []
+        if height is not None and len(lines) + len(separator) + len(drawn) > height:
+            break
+        lines += separator + drawn
+    return lines
+
+
+def _width(preview: Preview) -> int:
+    return max([cell_len(line) for line in preview.lines] + [min(24, cell_len(_title(preview)))], default=1)
+
+
+def _title(preview: Preview) -> str:
+    return f"{preview.title}  {preview.note}" if preview.note else preview.title
+
+
+def _row(previews: Sequence[Preview], cell: int, rows: int) -> list[Text]:
+    gap = " " * GAP
+    titles = Text()
+    for preview in previews:
+        title = Text(preview.title, "bold cyan")
+        if preview.note:
+            title.append(f"  {preview.note}", "dim")
+        title.truncate(cell, overflow="ellipsis", pad=True)
+        titles.append_text(title)
+        titles.append(gap)
+    titles.rstrip()
+    lines = [titles]
+    for i in range(rows):
+        parts = [preview.lines[i] if i < len(preview.lines) else "" for preview in previews]
+        lines.append(Text(gap.join(set_cell_size(part, cell) for part in parts).rstrip()))
+    return lines

@@ -1,0 +1,117 @@
+"""Small graphs made of characters: a sparkline of block elements, and a chart in braille (2 x 4 dots a cell)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
+
+from rich.text import Text
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+_DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # bit of a dot by column, then row, in a braille cell
+
+
+@dataclass
+class History:
+    """A curve over the whole run in bounded memory: when full, neighbours are averaged."""
+
+    limit: int = 512
+    steps: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+    _stride: int = 1  # readings in one point
+    _pending: list[tuple[float, float]] = field(default_factory=list)
+
+    def add(self, step: float, value: float) -> None:
+        """A value that is not finite has no place on a curve and is left out."""
+        if not math.isfinite(value):
+            return
+        self._pending.append((step, value))
+        if len(self._pending) < self._stride:
+            return
+        self.steps.append(sum(s for s, _ in self._pending) / self._stride)
+        self.values.append(sum(v for _, v in self._pending) / self._stride)
+        self._pending.clear()
+        if len(self.values) >= self.limit:
+            self.steps, self.values = _pairs(self.steps), _pairs(self.values)
+            self._stride *= 2
+
+
+def _pairs(values: list[float]) -> list[float]:
+    return [(a + b) / 2 for a, b in zip(values[::2], values[1::2], strict=False)]
+
+
+def _scaler(values: Sequence[float]):
+    """Maps values to [0, 1]; by their logarithm where that is possible, since losses fall fast and then slowly."""
+    logarithmic = min(values) > 0
+    warp = math.log if logarithmic else float
+    low, high = warp(min(values)), warp(max(values))
+    if high - low < 1e-9:
+        return lambda _: 0.5
+    return lambda value: min(1.0, max(0.0, (warp(value) - low) / (high - low)))
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """At most `width` block characters; more values than that are averaged in equal groups."""
+    if not values or width < 1:
+        return ""
+    if len(values) > width:
+        edges = [round(i * len(values) / width) for i in range(width + 1)]
+        values = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    scale = _scaler(values)
+    return "".join(BLOCKS[min(7, int(8 * scale(value)))] for value in values)
+
+
+def bars(values: Sequence[float]) -> str:
+    """One block a value, its height in proportion to the largest: zero is the bottom."""
+    finite = [value for value in values if math.isfinite(value)]
+    top = max(finite, default=0.0)
+    if top <= 0:
+        return BLOCKS[0] * len(values)
+    return "".join(BLOCKS[max(0, min(7, round(8 * v / top) - 1))] if math.isfinite(v) else "?" for v in values)
+
+
+@dataclass(frozen=True)
+class Series:
+    steps: Sequence[float]
+    values: Sequence[float]
+    style: str
+    markers: bool = False  # single dots, joined by nothing
+
+
+def chart(series: Sequence[Series], last_step: float, width: int, rows: int) -> list[Text]:
+    """`rows` lines of `width` cells; steps 0 to `last_step` across, values up, on one logarithmic scale."""
+    everything = [value for one in series for value in one.values]
+    if not everything:
+        return [Text(" " * width) for _ in range(rows)]
+    scale = _scaler(everything)
+    bits = [[0] * width for _ in range(rows)]
+    styles = [[""] * width for _ in range(rows)]
+
+    def dot(x: int, y: int, style: str) -> None:
+        bits[y // 4][x // 2] |= _DOTS[x % 2][y % 4]
+        styles[y // 4][x // 2] = style
+
+    for one in series:
+        columns: dict[int, list[float]] = {}
+        for step, value in zip(one.steps, one.values, strict=True):
+            x = round((2 * width - 1) * min(1.0, step / max(1.0, last_step)))
+            columns.setdefault(x, []).append(value)
+        before: tuple[int, int] | None = None
+        for x, found in sorted(columns.items()):
+            y = round((4 * rows - 1) * (1 - scale(sum(found) / len(found))))
+            for px, py in [(x, y)] if one.markers or before is None else _segment(*before, x, y):
+                dot(px, py, one.style)
+            before = (x, y)
+    lines = []
+    for row_bits, row_styles in zip(bits, styles, strict=True):
+        cells = [chr(0x2800 + cell) if cell else " " for cell in row_bits]
+        runs = groupby(zip(cells, row_styles, strict=True), key=lambda pair: pair[1])
+        lines.append(Text.assemble(*(("".join(cell for cell, _ in run), style) for style, run in runs)))
+    return lines
+
+
+def _segment(x0: int, y0: int, x1: int, y1: int) -> list[tuple[int, int]]:
+    count = max(abs(x1 - x0), abs(y1 - y0), 1)
+    return [(round(x0 + (x1 - x0) * i / count), round(y0 + (y1 - y0) * i / count)) for i in range(1, count + 1)]

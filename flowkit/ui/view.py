@@ -1,0 +1,222 @@
+"""How a run looks in a terminal: a pure function of its state and of the window's size, in Rich's texts.
+
+Two layouts: roomy (figures beside a chart of the losses) and compact (80 x 24 holds it with a row of pictures).
+Everything has its place from the first moment on, so that nothing moves when values come in.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rich.text import Text
+
+from flowkit.events import RunStarted
+from flowkit.ui.previews import preview_grid
+from flowkit.ui.quantities import NOTHING, duration, rate, short_count, size, value
+from flowkit.ui.sparkline import Series, bars, chart, sparkline
+from flowkit.ui.state import RunState
+from flowkit.ui.wording import batch, plural, precision, shape
+
+LOSS, VALIDATION, GOOD, BAD, QUIET = "cyan", "magenta", "green", "yellow", "dim"
+ROOMY_WIDTH, ROOMY_HEIGHT = 104, 30
+FIGURES = 50  # width of the roomy layout's left column
+PROGRESS_LINE = 3  # where `lines` puts what changes with every step
+
+
+def progress(state: RunState, width: int) -> Text:
+    """The bar and what is left, in one line."""
+    started = state.started
+    if started is None:
+        return Text("starting ...", QUIET)
+    total = max(1, started.total_steps)
+    done = min(1.0, state.step / total)
+    epoch = state.step / started.steps_per_epoch if started.steps_per_epoch else 0.0
+    left = state.seconds_left
+    digits = len(f"{total:,}")
+    epoch_digits = len(f"{total / (started.steps_per_epoch or 1):.1f}")
+    parts = [f"{int(100 * done):3d}%", f"{state.step:>{digits},} / {total:,}", f"epoch {epoch:>{epoch_digits}.1f}"]
+    if state.finished:
+        parts.append(f"{state.finished.reason} in {duration(state.finished.seconds)}")
+    else:
+        parts.append(f"{duration(left) if left is not None else NOTHING:>5} left")
+        if width >= ROOMY_WIDTH:
+            parts.append(f"{duration(state.elapsed):>5} so far")
+    text = "  ".join(parts)
+    room = max(4, width - len(text) - 2)
+    half_cells = int(2 * room * done)
+    colour = GOOD if state.finished and state.finished.reason == "done" else LOSS
+    bar = Text.assemble(("━" * (half_cells // 2) + "╸" * (half_cells % 2), colour))
+    bar.append("─" * (room - len(bar)), "bright_black")  # lighter, so that it shows without colours
+    return bar.append("  " + text)
+
+
+def lines(state: RunState, width: int, height: int) -> list[Text]:
+    """At most `height` lines of at most `width` cells. Without a start event there is only a line that says so."""
+    if state.started is None:
+        return [progress(state, width)]
+    body = _roomy if width >= ROOMY_WIDTH and height >= ROOMY_HEIGHT else _compact
+    drawn = [*_head(state.started, width), progress(state, width), *body(state, width)]
+    drawn += _samples(state, width, height - len(drawn))
+    for line in drawn:
+        line.truncate(width, overflow="ellipsis")
+    return drawn[:height]
+
+
+def _head(started: RunStarted, width: int) -> list[Text]:
+    what = Text.assemble(
+        (started.arch, "bold"),
+        f" · {short_count(started.num_parameters)} parameters · {started.data}",
+        (f" · {started.train_rows:,} + {started.val_rows:,} {started.noun} of {shape(started.x_shape)}", QUIET),
+    )
+    where = Text(
+        f"{started.device} · {started.num_processes} process{'es' if started.num_processes != 1 else ''} · "
+        f"{precision(started.precision)} · batch {batch(started)} · "
+        + (f"EMA {started.ema_decay:g}" if started.ema_decay else "no EMA"),
+        QUIET,
+    )
+    return [_rule(started.name, _path(started.run_dir), width), what, where]
+
+
+def _compact(state: RunState, width: int) -> list[Text]:
+    logged = state.logged
+    left = 42
+    graph = max(0, width - left - 1)
+    loss = Text.assemble(("loss        ", QUIET), (f"{value(logged.loss if logged else None):<8}", "bold"))
+    loss.truncate(left, overflow="ellipsis", pad=True)
+    loss.append(" ").append(sparkline(state.losses.values, graph), LOSS)
+    validation = Text.assemble(("validation  ", QUIET), *_validation(state))
+    validation.truncate(left, overflow="ellipsis", pad=True)
+    validation.append(" ").append_text(_bins(state, graph))
+    figures = [
+        ("learning rate", f"{logged.lr:.2e}" if logged else NOTHING),
+        ("gradient", value(logged.grad_norm if logged else None)),
+        ("EMA decay", f"{logged.ema_decay:.5f}" if logged else NOTHING),
+    ]
+    speed = Text.assemble(*_speed(state), ("   memory ", QUIET), size(logged.memory_bytes) if logged else NOTHING)
+    if logged and logged.skipped:
+        speed.append(f"   {plural(logged.skipped, 'update')} skipped", BAD)
+    speed.append("   ").append_text(_terms(state))
+    row = Text()
+    for name, shown in figures:
+        row.append(f"{name} ", QUIET).append(f"{shown:<11}")
+    return [loss, validation, row, speed, _checkpoints(state)]
+
+
+def _roomy(state: RunState, width: int) -> list[Text]:
+    logged = state.logged
+    rows = [
+        _figure("loss", (value(logged.loss if logged else None), "bold")),
+        _figure("validation", *_validation(state)),
+        _figure("  by time", _bins(state, FIGURES - 16)),
+        _figure("  raw weights", value(state.validated.raw_loss if state.validated else None), *_extra(state)),
+        _figure("gradient norm", value(logged.grad_norm if logged else None)),
+        _figure("learning rate", f"{logged.lr:.2e}" if logged else NOTHING),
+        _figure("EMA decay", f"{logged.ema_decay:.5f}" if logged else NOTHING),
+        _figure("speed", *_speed(state)),
+        _figure("memory", size(logged.memory_bytes) if logged else NOTHING),
+    ]
+    if logged and logged.skipped:
+        rows[-1].append(f"   {plural(logged.skipped, 'update')} skipped", BAD)
+    drawn = []
+    for row, graph in zip(rows, _chart(state, width - FIGURES, len(rows)), strict=True):
+        row.truncate(FIGURES - 2, overflow="ellipsis", pad=True)
+        drawn.append(row.append("  ").append_text(graph))
+    return [Text(), *drawn, _terms(state), _checkpoints(state)]
+
+
+def _figure(name: str, *shown: str | Text | tuple[str, str]) -> Text:
+    return Text.assemble((f"{name:<15} ", QUIET), *shown)
+
+
+def _validation(state: RunState) -> list[str | tuple[str, str]]:
+    found = state.validated
+    if not found:
+        return [NOTHING]
+    parts: list[str | tuple[str, str]] = [(value(found.loss), f"bold {VALIDATION}")]
+    if found.zero_loss > 0:
+        parts.append((f"  {100 * found.loss / found.zero_loss:.1f}% of zero's {value(found.zero_loss)}", QUIET))
+    return parts
+
+
+def _bins(state: RunState, width: int) -> Text:
+    """The loss by time, a block a bin, from noise to data."""
+    bins = state.validated.bins if state.validated else ()
+    if not bins or width < len(bins) + 13:
+        return Text()
+    graph = bars([loss for _, _, loss in bins])
+    return Text.assemble(("noise ", QUIET), (graph, VALIDATION), (" data", QUIET))
+
+
+def _speed(state: RunState) -> list[str | tuple[str, str]]:
+    assert state.started
+    per_second = rate(state.logged.rows_per_second) if state.logged else NOTHING
+    return [per_second, (f" {state.started.noun}/s", QUIET)]
+
+
+def _terms(state: RunState) -> Text:
+    """The auxiliary losses; an empty line where there are none."""
+    terms = state.logged.terms if state.logged else {}
+    return Text("   ").join(Text.assemble((f"{name} ", QUIET), value(term)) for name, term in terms.items())
+
+
+def _extra(state: RunState) -> list[tuple[str, str]]:
+    extra = state.validated.extra if state.validated else {}
+    return [(f"  {name} {value(number)}", QUIET) for name, number in extra.items()]
+
+
+def _checkpoints(state: RunState) -> Text:
+    saved = f"step {state.saved.step:,}" if state.saved else NOTHING
+    best = f"{value(state.best.loss)} at step {state.best.step:,}" if state.best else NOTHING
+    return Text.assemble(("checkpoint  ", QUIET), saved, ("   best  ", QUIET), (best, GOOD if state.best else ""))
+
+
+def _chart(state: RunState, width: int, rows: int) -> list[Text]:
+    """The losses over the whole run, with the scale's ends at the left and the steps below."""
+    assert state.started
+    label = 9
+    everything = [*state.losses.values, *state.validations.values]
+    last = max([1.0, *state.losses.steps[-1:], *state.validations.steps[-1:]])
+    series = [
+        Series(state.losses.steps, state.losses.values, LOSS),
+        Series(state.validations.steps, state.validations.values, VALIDATION),
+    ]
+    drawn = []
+    for i, line in enumerate(chart(series, last, width - label, rows - 1)):
+        edge = value(max(everything)) if everything and i == 0 else ""
+        edge = value(min(everything)) if everything and i == rows - 2 else edge
+        drawn.append(Text.assemble((f"{edge:>{label - 2}} ", QUIET), ("│", "bright_black"), line))
+    end = f"step {last:,.0f}" if everything else ""
+    legend = Text.assemble(" " * (label - 1), "  ", ("━ loss", LOSS), "  ", ("━ validation", VALIDATION))
+    legend.append(f"{end:>{max(1, width - legend.cell_len)}}", QUIET)
+    return [*drawn, legend]
+
+
+def _samples(state: RunState, width: int, height: int) -> list[Text]:
+    sampled = state.sampled
+    if sampled is None or height < 3:
+        return []
+    spread = [Text()] if height > 20 else []
+    grid = preview_grid(sampled.previews, width, height - 1 - len(spread))
+    if not grid:
+        return []
+    facts = f"{sampled.nfe} NFE, {sampled.seconds:.1f} s"
+    if width >= ROOMY_WIDTH:
+        facts += f" · {_path(sampled.path)}"
+    return [*spread, _rule(f"samples at step {sampled.step:,}", facts, width), *grid]
+
+
+def _rule(left: str, right: str, width: int) -> Text:
+    line = Text.assemble(("── ", "bright_black"), (left, "bold cyan"), " ")
+    room = width - line.cell_len - len(right) - 4
+    if room < 1:
+        return line.append("─" * max(0, width - line.cell_len), "bright_black")
+    return line.append("─" * room, "bright_black").append(f" {right} ", QUIET).append("──", "bright_black")
+
+
+def _path(path: Path) -> str:
+    """Relative to where one stands, if that is shorter."""
+    try:
+        return min(str(path), os.path.relpath(path), key=len)
+    except (OSError, ValueError):
+        return str(path)

@@ -1,0 +1,49 @@
+"""Sentences that more than one view says: what is trained, and what to do when a run has ended."""
+
+from __future__ import annotations
+
+import shlex
+
+from flowkit.events import Finished, RunStarted
+from flowkit.ui.quantities import duration, value
+from flowkit.ui.state import RunState
+
+
+def shape(sizes: tuple[int, ...] | list[int]) -> str:
+    return " × ".join(map(str, sizes)) or "scalar"
+
+
+def batch(started: RunStarted) -> str:
+    """`256`, or `256 = 2 × 4 × 32` where processes and accumulation steps split it, in this order."""
+    parts = [started.num_processes, started.accumulation]
+    factors = [str(part) for part in (*parts, started.micro_batch_size) if part > 1]
+    return f"{started.batch_size}" + (f" = {' × '.join(factors)}" if any(part > 1 for part in parts) else "")
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith("ss") else "s")
+
+
+def precision(name: str) -> str:
+    return {"no": "fp32"}.get(name, name)
+
+
+def summary(state: RunState, finished: Finished) -> str:
+    """`done: 5,000 updates in 12:04, validation loss 0.4120, best 0.4102 at step 4,800`."""
+    parts = [f"{finished.reason} at step {finished.step:,} after {duration(finished.seconds)}"]
+    if state.validated:
+        parts.append(f"validation loss {value(state.validated.loss)}")
+    if state.best:
+        parts.append(f"best {value(state.best.loss)} at step {state.best.step:,}")
+    return ", ".join(parts)
+
+
+def next_commands(finished: Finished) -> list[str]:
+    """What one would type now."""
+    run = shlex.quote(str(finished.run_dir))
+    if finished.reason != "done":
+        return [
+            f"flowkit train {shlex.quote(str(finished.run_dir / 'recipe.toml'))} --resume",
+            f"flowkit inspect {run}",
+        ]
+    return [f"flowkit sample --ckpt {run}", f"flowkit inspect {run}"]
