@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
 
 from flowkit.domain import Preview
 
@@ -98,3 +100,15 @@ class Finished:
 
 
 Event = RunStarted | Notice | Stepped | Logged | Validated | Sampled | Saved | Finished
+
+
+class Listener(Protocol):
+    """Hears a run's events on the main process, between entering and leaving it as a context manager."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def __call__(self, event: Event) -> None: ...

@@ -1,0 +1,92 @@
+"""flowkit from Python: `flowkit.load(...)` and `flowkit.train(...)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from flowkit.data.dataset import Dataset
+from flowkit.errors import UserError
+from flowkit.recipe import Recipe, load_recipe, recipe_from_dict
+from flowkit.sample import LoadedModel, load
+
+if TYPE_CHECKING:
+    from flowkit.events import Listener
+
+__all__ = ["LoadedModel", "load", "train"]
+Rows = Dataset | np.ndarray | Tensor | Mapping[str, Any]
+
+
+def train(
+    recipe: Recipe | Path | str | Mapping[str, Any],
+    *,
+    model: nn.Module | None = None,
+    data: Rows | None = None,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    init_from: Path | str | None = None,
+    listeners: Callable[[], Sequence[Listener]] = tuple,
+) -> LoadedModel:
+    """Train, and return the trained model, ready to sample.
+
+    recipe: a `Recipe`, the path of a TOML file, or its tables as a mapping; `overrides` as in `--set`: `"optim.lr=3e-4"`.
+    model: a module of one's own, called `model(x (B, ...), t (B,))`, and with `(class_label, condition, cfg_mask)` after
+    those where the data has labels or conditions; `model.arch = "custom"` in the recipe then stands for it.
+    data: a `Dataset`, or x (N, ...) float, or {"x": ..., "class_label": ..., "condition": ..., "class_names": ...}.
+    listeners: makes what hears the run's events, e.g. `lambda: [flowkit.ui.listener()]`.
+
+    Raises UserError for whatever the caller can mend.
+    """
+    from flowkit.training.train import train as run_training
+
+    if isinstance(recipe, Recipe):
+        if overrides:
+            recipe = recipe_from_dict(recipe.to_dict(), overrides)
+    elif isinstance(recipe, Mapping):
+        recipe = recipe_from_dict(dict(recipe), overrides)
+    else:
+        recipe = load_recipe(recipe, overrides)
+    outcome = run_training(
+        recipe, model=model, data=None if data is None else _dataset(data), resume=resume, overwrite=overwrite,
+        init_from=init_from, listeners=listeners,
+    )  # fmt: skip
+    return load(outcome.run_dir, model=model)
+
+
+def _dataset(data: Rows) -> Dataset:
+    if isinstance(data, Dataset):
+        return data
+    table = dict(data) if isinstance(data, Mapping) else {"x": data}
+    unknown = table.keys() - {"x", "class_label", "condition", "class_names", "kind"}
+    if unknown or "x" not in table:
+        raise UserError(
+            f"data: expected x, class_label, condition, class_names, kind; found {', '.join(map(repr, table))}"
+        )
+    arrays = {name: _array(table[name]) for name in ("x", "class_label", "condition") if table.get(name) is not None}
+    x = arrays["x"].astype(np.float32, copy=False)
+    for name, array in arrays.items():
+        if len(array) != len(x):
+            raise UserError(f"data: {name} has {len(array)} rows and x has {len(x)}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise UserError(f"data: {name} holds NaN or infinity")
+    labels = arrays.get("class_label")
+    names = tuple(table.get("class_names") or ())
+    if labels is not None:
+        if labels.ndim != 1 or labels.dtype.kind not in "iu" or (len(labels) and labels.min() < 0):
+            raise UserError("data: class_label must be whole numbers from 0, of shape (N,)")
+        labels = labels.astype(np.int64)
+        names = names or tuple(map(str, range(int(labels.max()) + 1)))
+        if labels.max() >= len(names):
+            raise UserError(f"data: class_label goes up to {labels.max()}, and there are {len(names)} class_names")
+    condition = arrays.get("condition")
+    return Dataset(table.get("kind", "array"), x, labels, None if condition is None else condition.astype(np.float32),
+                   None, names, {"source": "python"})  # fmt: skip
+
+
+def _array(values: Any) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)

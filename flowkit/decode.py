@@ -1,0 +1,60 @@
+"""From a samples file (or prepared data) to what people can look at. The samples' kind says which domain does it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flowkit.data.dataset import Dataset, data_files, read_dataset
+from flowkit.domain import Preview, get_domain
+from flowkit.errors import UserError
+
+PREVIEWED = 8
+
+
+@dataclass(frozen=True)
+class Decoded:
+    out: Path
+    files: tuple[Path, ...]
+    previews: tuple[Preview, ...]
+
+
+def decode(path: Path, *, out: Path | None = None, limit: int | None = None) -> Decoded:
+    """Decode the file at `path` into the folder `out` (by default beside it). Raises UserError for a file that is none."""
+    data = read_dataset(path)
+    get_domain(data.kind).check(data, str(data_files(path)[0]))
+    if limit is not None and limit < len(data):
+        data = data.take(np.arange(limit))
+    tensors, _ = data_files(path)
+    return write_readable(data, out or (tensors.parent if tensors.stem == "samples" else tensors.with_suffix("")))
+
+
+def write_readable(data: Dataset, out: Path) -> Decoded:
+    """Write every row in its readable form, and draw a few. Raises UserError where `out` cannot be written to."""
+    domain = get_domain(data.kind)
+    check_writable(out)
+    names = titles(data)
+    files = domain.write(data.x, names, out)
+    few = np.unique(np.linspace(0, len(data) - 1, min(PREVIEWED, len(data))).round().astype(int)) if len(data) else []
+    previews = domain.preview(data.x[few], [names[i] for i in few]) if len(data) else []
+    return Decoded(out, tuple(files), tuple(previews))
+
+
+def titles(data: Dataset) -> list[str]:
+    """What each row is called: its class, or its number."""
+    if data.class_label is None:
+        return [str(i) for i in range(len(data))]
+    return [data.class_names[label] for label in data.class_label]
+
+
+def check_writable(out: Path) -> None:
+    """Make the folder now, so that minutes of sampling are not spent on a place that cannot be written to."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be made a folder ({error.strerror}); name another with --out") from None
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise UserError(f"{out}: cannot be written to; name another folder with --out")

@@ -1,0 +1,19 @@
+"""How the loop and the sampler call a network: `model(x, t)`, or with conditions where there are any."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+def call_model(
+    model: nn.Module,
+    x: Tensor,
+    t: Tensor,
+    class_label: Tensor | None,
+    condition: Tensor | None,
+    cfg_mask: Tensor | None,
+) -> Tensor:
+    """Positional, so that a user's own `forward(x, t)` or `forward(x, t, label, features, drop)` may name them freely."""
+    if class_label is None and condition is None:
+        return model(x, t)
+    return model(x, t, class_label, condition, cfg_mask)

@@ -1,0 +1,237 @@
+"""From a checkpoint to samples: the architecture, shape, classes and normalizer all come from its sidecar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flowkit.checkpoint import CheckpointFiles, check_weights, find_checkpoint, read_model_json
+from flowkit.data.dataset import Dataset
+from flowkit.data.keys import key
+from flowkit.data.normalizers import Normalizer
+from flowkit.domain import Domain, get_domain
+from flowkit.errors import UserError, listing, nearest
+from flowkit.flow.guidance import guided
+from flowkit.flow.objective import FlowObjective
+from flowkit.flow.paths import get_path
+from flowkit.flow.solvers import integrate
+from flowkit.models.calls import call_model
+
+BATCH_SIZES = {"cpu": 64, "cuda": 1024}
+ClassLabel = str | int | Sequence[str | int] | None
+
+
+def sample_noise(seed: int, indices: range, shape: tuple[int, ...]) -> Tensor:
+    """Noise for sampling, (len(indices), *shape) on the CPU: one key per sample index.
+
+    Drawn sample by sample (a batched `randn` has no prefix property), so that sample i is the same whatever the batch
+    size, the number of samples and the device.
+    """
+    generator = torch.Generator()
+    return torch.stack([torch.randn(shape, generator=generator.manual_seed(key(seed, "sample", i))) for i in indices])
+
+
+@torch.inference_mode()
+def draw_samples(
+    model: nn.Module,
+    objective: FlowObjective,
+    normalizer: Normalizer,
+    shape: tuple[int, ...],
+    num_samples: int,
+    *,
+    class_label: Tensor | None = None,
+    condition: Tensor | None = None,
+    seed: int = 0,
+    solver: str = "heun",
+    steps: int = 25,
+    guidance_scale: float = 1.0,
+    batch_size: int = 64,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[np.ndarray, int]:
+    """(samples (N, *shape) float32 in the domain's units, NFE a sample).
+
+    class_label (N,) and condition (N, ...) go with sample i. `progress` is told the number of samples done after each
+    batch. The model is used as it stands: on its device, in its precision, and should be in eval mode.
+    """
+    device = next(model.parameters()).device
+    done, nfe = [], 0
+    for start in range(0, num_samples, batch_size):
+        indices = range(start, min(start + batch_size, num_samples))
+        cut = lambda tensor: None if tensor is None else tensor[start : indices.stop].to(device)  # noqa: B023, E731
+        velocity = guided(partial(call_model, model), objective, cut(class_label), cut(condition), guidance_scale)
+        noise = sample_noise(seed, indices, shape).to(device)
+        x, nfe = integrate(velocity, noise, solver=solver, steps=steps)
+        done.append(normalizer.denormalize(x).cpu().numpy())
+        if progress is not None:
+            progress(indices.stop)
+    return np.concatenate(done) if done else np.empty((0, *shape), np.float32), nfe
+
+
+class LoadedModel:
+    """A trained model and what it needs to sample. Made by `flowkit.load`."""
+
+    def __init__(self, model: nn.Module, info: dict[str, Any], files: CheckpointFiles, weights: str):
+        self.model = model
+        self.info = info  # the sidecar's content
+        self.files = files
+        self.weights = weights  # "ema" | "raw", whichever was loaded
+        self.domain: Domain = get_domain(info["kind"])
+        self.class_names: tuple[str, ...] = tuple(info.get("class_names") or ())
+        self.shape: tuple[int, ...] = tuple(info["shape"])
+        self.normalizer = Normalizer.from_json(info["normalizer"])
+        self.objective = FlowObjective(get_path(info["flow"]["path"]), info["flow"]["prediction"])
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def sample(
+        self,
+        num_samples: int,
+        *,
+        class_label: ClassLabel = None,
+        condition: np.ndarray | Tensor | None = None,
+        seed: int = 0,
+        solver: str | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        batch_size: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Dataset:
+        """`num_samples` samples in the domain's units, with labels and how they were made in `.info`.
+
+        class_label: a name or number for all, a sequence of them in turn, "all" for every class in turn, None for the
+        unconditional model (or, where the model knows classes, every class in turn). condition: (C,) or (P, C) for all,
+        or one a sample (N, ...). What is None is as the recipe had it. Raises UserError for what the model cannot do.
+        """
+        settings = {"solver": "heun", "steps": 25, "guidance_scale": 1.0, **(self.info.get("sampling") or {})}
+        given = {"solver": solver, "steps": steps, "guidance_scale": guidance_scale}
+        settings.update({name: value for name, value in given.items() if value is not None})
+        if num_samples < 1:
+            raise UserError(f"num_samples: {num_samples} samples are asked for; expected at least 1")
+        labels = self._labels(num_samples, class_label)
+        features = self._condition(num_samples, condition)
+        if labels is None and features is None and settings["guidance_scale"] != 1.0:
+            raise UserError(
+                "guidance_scale: this model has neither classes nor conditions, so there is nothing to guide by"
+            )
+        x, nfe = draw_samples(
+            self.model, self.objective, self.normalizer, self.shape, num_samples,
+            class_label=None if labels is None else torch.from_numpy(labels), condition=features, seed=seed, **settings,
+            batch_size=batch_size or BATCH_SIZES.get(self.device.type, 256), progress=progress,
+        )  # fmt: skip
+        made = {
+            "source": "samples", "checkpoint": str(self.files.directory), "architecture": self.info["architecture"],
+            "step": self.info.get("step"), "weights": self.weights, "seed": seed, **settings, "nfe": nfe,
+        }  # fmt: skip
+        names = self.class_names if labels is not None else ()
+        return Dataset(self.info["kind"], x, labels, None if features is None else features.numpy(), None, names, made)
+
+    def default_out(self) -> Path:
+        """Where `flowkit sample` writes when nothing is said: `samples/last` in the run, `samples` beside a lone file."""
+        run_dir = self.files.run_dir
+        return run_dir / "samples" / "last" if run_dir is not None else self.files.directory / "samples"
+
+    def _labels(self, num_samples: int, class_label: ClassLabel) -> np.ndarray | None:
+        if not self.class_names:
+            if class_label is not None:
+                raise UserError(f"class_label: {class_label!r} is asked for, and this model knows no classes")
+            return None
+        if class_label is None or class_label == "all":
+            wanted: list[int] = list(range(len(self.class_names)))
+        elif isinstance(class_label, str | int):
+            wanted = [self._class_number(class_label)]
+        else:
+            wanted = [self._class_number(one) for one in class_label]
+            if not wanted:
+                raise UserError("class_label: an empty list; name at least one class")
+        # Spread evenly, classes side by side: 8 samples of 2 classes are 4 of one, then 4 of the other.
+        return np.asarray(wanted, np.int64)[np.arange(num_samples) * len(wanted) // num_samples]
+
+    def _class_number(self, label: str | int) -> int:
+        if isinstance(label, str) and label in self.class_names:
+            return self.class_names.index(label)
+        number = int(label) if isinstance(label, int) or label.isdigit() else -1
+        if 0 <= number < len(self.class_names):
+            return number
+        raise UserError(
+            f"class_label: there is no class {label!r}{nearest(str(label), self.class_names)} "
+            f"The {len(self.class_names)} classes are {listing(self.class_names)} (or 0 to {len(self.class_names) - 1})"
+        )
+
+    def _condition(self, num_samples: int, condition: np.ndarray | Tensor | None) -> Tensor | None:
+        shape = self.info.get("condition_shape")
+        if condition is None:
+            return None
+        if not shape:
+            raise UserError("condition: this model was trained without condition vectors")
+        features = torch.as_tensor(condition, dtype=torch.float32)
+        if tuple(features.shape) == tuple(shape):
+            features = features.expand(num_samples, *shape)
+        if tuple(features.shape) != (num_samples, *shape):
+            raise UserError(
+                f"condition: has shape {tuple(features.shape)}; expected {tuple(shape)} or {(num_samples, *shape)}"
+            )
+        return features
+
+
+def load(
+    ckpt: Path | str, *, weights: str = "ema", device: str = "auto", model: nn.Module | None = None
+) -> LoadedModel:
+    """Open a checkpoint for sampling. `ckpt`: a run, a checkpoint directory, or a .safetensors with its .json beside it.
+
+    weights: "ema" or "raw". `model`: the user's own module, for a run that trained one. Raises UserError when something is
+    missing, broken, or of another architecture.
+    """
+    from safetensors.torch import load_file
+
+    from flowkit.models import create_model
+
+    files = find_checkpoint(ckpt)
+    info = read_model_json(files.sidecar)
+    if model is None:
+        if info.get("custom"):
+            raise UserError(f"{files.sidecar}: was trained from a module of one's own ({info['architecture']}); "
+                            "load it from Python with flowkit.load(ckpt, model=YourModule())")  # fmt: skip
+        try:
+            model = create_model(info["architecture"], **info["model_args"])
+        except UserError as error:
+            raise UserError(f"{files.sidecar}: {error}") from None
+    path = files.weights(weights)
+    check_weights(path, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+    model.load_state_dict(load_file(path))
+    model.requires_grad_(False).eval().to(pick_device(device))
+    try:
+        return LoadedModel(model, info, files, "ema" if path.name == "ema.safetensors" else weights)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{files.sidecar}: cannot be understood ({error})") from None
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" takes the GPU where there is one. Raises UserError for a device that is not there."""
+    if name == "auto":
+        return (torch.accelerator.is_available() and torch.accelerator.current_accelerator()) or torch.device("cpu")
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"device: {name!r} is not available here; use 'auto' or 'cpu'") from None
+
+
+def read_condition(path: Path) -> Tensor:
+    """The tensor "condition" of a .safetensors file. Raises UserError."""
+    from safetensors.torch import load_file
+
+    from flowkit.data.header import read_header
+
+    if "condition" not in (header := read_header(path)):
+        raise UserError(f"{path}: has no tensor 'condition'; it has {listing(header) or 'none'}")
+    return load_file(path)["condition"]

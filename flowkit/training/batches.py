@@ -1,0 +1,105 @@
+"""The rows of each update, for one process: kept on the device where the data fits, else read ahead from the memory map."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowkit.data.dataset import Dataset
+from flowkit.data.normalizers import Normalizer
+from flowkit.data.order import RowOrder
+
+RESIDENT_SHARE = 0.25  # of the device's free memory that data may take
+RESIDENT_CPU_BYTES = 1 << 30  # on the CPU a memory map is as good as a copy; a copy just saves the gather's page faults
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a global batch is shared: micro-step m on rank r takes rows (m * world_size + r) * micro onwards."""
+
+    batch_size: int
+    micro: int
+    accumulation: int
+    rank: int
+    world_size: int
+
+    def start(self, micro_step: int) -> int:
+        return (micro_step * self.world_size + self.rank) * self.micro
+
+    def places(self) -> np.ndarray:
+        """Places in the global batch of this rank's rows, micro-step by micro-step."""
+        return np.concatenate([np.arange(self.micro) + self.start(m) for m in range(self.accumulation)])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows on the device, normalised: x (b, ...), class_label (b,), condition (b, ...)."""
+
+    x: Tensor
+    class_label: Tensor | None
+    condition: Tensor | None
+
+    def slice(self, start: int, stop: int) -> Rows:
+        cut = lambda tensor: None if tensor is None else tensor[start:stop]  # noqa: E731
+        return Rows(self.x[start:stop], cut(self.class_label), cut(self.condition))
+
+
+class Batches:
+    """`of(update)` gives this rank's rows of that update, in the order of its micro-steps."""
+
+    def __init__(self, data: Dataset, normalizer: Normalizer, layout: Layout, seed: int, device: torch.device):
+        self.data, self.normalizer, self.device = data, normalizer, device
+        self.train_rows = data.rows("train")
+        self.order = RowOrder(len(self.train_rows), layout.batch_size, seed)
+        self.places = layout.places()
+        row_bytes = data.x[:1].nbytes + (0 if data.condition is None else data.condition[:1].nbytes)
+        self.resident = len(self.train_rows) * row_bytes <= _room(device)
+        self._pool = None if self.resident else ThreadPoolExecutor(1, "read-ahead")
+        self._ahead: tuple[int, Future[Rows]] | None = None
+        self._all = read_rows(data, self.train_rows, normalizer, device) if self.resident else None
+
+    def of(self, update: int) -> Rows:
+        if self._all is not None:
+            picked = torch.from_numpy(self.order.batch(update)[self.places]).to(self.device, non_blocking=True)
+            take = lambda tensor: None if tensor is None else tensor[picked]  # noqa: E731
+            return Rows(self._all.x[picked], take(self._all.class_label), take(self._all.condition))
+        assert self._pool is not None
+        if self._ahead is None or self._ahead[0] != update:
+            self._ahead = (update, self._pool.submit(self._read, update))
+        rows = self._ahead[1].result()
+        self._ahead = (update + 1, self._pool.submit(self._read, update + 1))
+        return rows
+
+    def _read(self, update: int) -> Rows:
+        return read_rows(
+            self.data, self.train_rows[self.order.batch(update)[self.places]], self.normalizer, self.device
+        )
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def read_rows(data: Dataset, rows: np.ndarray, normalizer: Normalizer, device: torch.device) -> Rows:
+    """Copy `rows` to the device and normalise them there."""
+
+    def move(array: np.ndarray | None) -> Tensor | None:
+        if array is None:
+            return None
+        tensor = torch.from_numpy(array[rows])
+        # From pageable memory a copy to the GPU waits for the device; from pinned memory it does not.
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+    x = move(data.x)
+    assert x is not None
+    return Rows(normalizer.normalize(x), move(data.class_label), move(data.condition))
+
+
+def _room(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * RESIDENT_SHARE)
+    return RESIDENT_CPU_BYTES

@@ -1,0 +1,159 @@
+"""Saving and loading checkpoints: directories that appear whole or not at all, in safetensors and JSON only.
+
+A checkpoint is written to a hidden sibling, synced to disk and renamed; only then do `latest` and `best` move, and only
+then are old ones removed. So there is always a whole one, whenever the process is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from flowkit.checkpoint import (
+    BEST,
+    CHECKPOINTS,
+    EMA,
+    LATEST,
+    MODEL,
+    OPTIMIZER,
+    SIDECAR,
+    STATE,
+    check_weights,
+    list_checkpoints,
+)
+from flowkit.data.files import read_json, write_json
+from flowkit.data.header import read_header
+from flowkit.errors import UserError
+
+
+def save_checkpoint(
+    run_dir: Path,
+    step: int,
+    *,
+    model: nn.Module,
+    ema: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+    sidecar: dict[str, Any],
+    state: dict[str, Any],
+    best: bool,
+    keep_last: int,
+) -> Path:
+    """Write `checkpoints/step-NNNNNNNN`, move the links, remove all but the last `keep_last` and the best. Returns its path."""
+    parent = run_dir / CHECKPOINTS
+    target = parent / f"step-{step:08d}"
+    partial = parent / f".{target.name}.partial"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file(_plain(model.state_dict()), partial / MODEL)
+        if ema is not None:
+            save_file(_plain(ema.state_dict()), partial / EMA)
+        save_file(_optimizer_tensors(model, optimizer), partial / OPTIMIZER)
+        write_json(partial / SIDECAR, sidecar)
+        write_json(partial / STATE, state)
+        for file in partial.iterdir():
+            _sync(file)
+        _sync(partial)
+        if target.exists():  # a run that was resumed from an earlier checkpoint passes this step again
+            old = parent / f".{target.name}.old"
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+        partial.rename(target)
+        _sync(parent)
+        _link(parent / LATEST, target.name)
+        if best:
+            _link(parent / BEST, target.name)
+        _prune(run_dir, keep_last)
+    except OSError as error:
+        raise UserError(
+            f"{target}: the checkpoint cannot be written ({error.strerror or error}); earlier checkpoints are untouched. "
+            "Free some space or mend the folder, then continue with --resume"
+        ) from None
+    return target
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a weight file into `model`. Raises UserError where names or shapes differ, before anything is changed."""
+    check_weights(path, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+    model.load_state_dict(load_file(path))
+
+
+def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Restore AdamW's moments and step counts by parameter name."""
+    tensors = load_tensors(path)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            name = names[parameter]
+            found = {part: tensors.get(f"{part}/{name}") for part in ("exp_avg", "exp_avg_sq", "step")}
+            if any(tensor is None for tensor in found.values()):
+                raise UserError(f"{path}: has no optimizer state for {name!r}; it belongs to another model")
+            # `step` stays where the fused kernel wants it: beside its parameter.
+            optimizer.state[parameter] = {part: tensor.to(parameter.device) for part, tensor in found.items()}  # type: ignore[union-attr]
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file. Raises UserError when the file is missing or not whole."""
+    read_header(path)
+    return load_file(path)
+
+
+def read_state(directory: Path) -> dict[str, Any]:
+    """What a checkpoint says that resuming needs. Raises UserError where the directory was saved for sampling only."""
+    if not (directory / STATE).is_file() or not (directory / OPTIMIZER).is_file():
+        raise UserError(
+            f"{directory}: holds no {STATE} and {OPTIMIZER}, so it cannot be resumed; --init-from starts a new run from it"
+        )
+    return read_json(directory / STATE)
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous and unshared, as safetensors demands."""
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{part}/{name}": value.contiguous()
+        for name, parameter in model.named_parameters()
+        for part, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _link(link: Path, target: str) -> None:
+    """Point a relative link at `target` in one atomic step."""
+    partial = link.with_name(f".{link.name}.partial")
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(target, target_is_directory=True)
+    os.replace(partial, link)
+
+
+def _prune(run_dir: Path, keep_last: int) -> None:
+    parent = run_dir / CHECKPOINTS
+    checkpoints = list_checkpoints(run_dir)
+    kept = {path.name for path in checkpoints[-keep_last:]} | set(_targets((parent / LATEST, parent / BEST)))
+    for path in checkpoints:
+        if path.name not in kept:
+            # Renamed first: a removal that is cut short must not leave half a checkpoint under a checkpoint's name.
+            path.rename(parent / f".{path.name}.old")
+    for path in parent.glob(".step-*.old"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _targets(links: Iterable[Path]) -> list[str]:
+    return [os.readlink(link) for link in links if link.is_symlink()]

@@ -1,0 +1,96 @@
+"""The one place that builds an `Accelerator`, and what must be told to it so that several processes without a GPU work."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flowkit.errors import UserError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from flowkit.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Environment:
+    accelerator: Accelerator
+    notices: tuple[str, ...]  # what the user should read once
+
+    @property
+    def rank(self) -> int:
+        return self.accelerator.process_index
+
+    @property
+    def world_size(self) -> int:
+        return self.accelerator.num_processes
+
+    def device_name(self) -> str:
+        """ "NVIDIA H100 80GB HBM3", "cpu (2 threads)"."""
+        import torch
+
+        device = self.accelerator.device
+        if device.type == "cuda":
+            return torch.cuda.get_device_name(device)
+        if device.type == "cpu":
+            threads = torch.get_num_threads()
+            return f"cpu ({threads} thread{'s' if threads > 1 else ''})"
+        return device.type
+
+
+def start(recipe: Recipe) -> Environment:
+    """Join the other processes, if the launcher started any. The recipe decides precision and compilation.
+
+    Raises UserError: fp16 without a GPU; a device that is not there; ranks that cannot see each other.
+    """
+    import torch
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
+
+    precision, notices = recipe.train.precision, []
+    has_gpu = torch.accelerator.is_available()
+    use_cpu = recipe.run.device == "cpu" or not has_gpu
+    if recipe.run.device == "cuda" and not torch.cuda.is_available():
+        raise UserError('run.device: is "cuda", and torch sees no CUDA device here; use "auto" or "cpu"')
+    if precision == "fp16" and use_cpu:
+        raise UserError('train.precision: "fp16" needs a GPU, and this runs on the CPU; use "bf16" or "no"')
+    launcher = os.environ.get("ACCELERATE_MIXED_PRECISION")
+    if launcher and launcher != precision:
+        notices.append(f'precision: the launcher says "{launcher}", the recipe "{precision}"; the recipe decides')
+    dynamo = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
+    if dynamo != "no" and not recipe.train.compile:
+        notices.append(f'compile: the launcher says dynamo backend "{dynamo}"; the recipe decides (train.compile)')
+    if recipe.run.deterministic:
+        # cuBLAS reads this when its first handle is made; without it, deterministic algorithms raise on CUDA.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    elif torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")  # TF32: three more bits than bf16, several times fp32's speed
+    # With no GPU and cpu=False every rank believes that it is alone (accelerate 1.15), so say so.
+    accelerator = Accelerator(
+        cpu=use_cpu,
+        mixed_precision=precision,
+        dynamo_backend="no",  # the model is compiled in place, before it is wrapped: its keys stay plain
+        # One step to accelerate is one update to us: the loop divides by the accumulation steps itself, so neither
+        # ACCELERATE_GRADIENT_ACCUMULATION_STEPS nor the end of a loader can change the scale of a gradient.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+    )
+    expected = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != expected:
+        raise UserError(
+            f"the launcher started {expected} processes and accelerate joined {accelerator.num_processes}; without a GPU, "
+            "launch with accelerate_configs/cpu_two_processes.yaml or set ACCELERATE_USE_CPU=true"
+        )
+    return Environment(accelerator, tuple(notices))
+
+
+def leave(environment: Environment) -> None:
+    """Destroy the process group and forget accelerate's singletons, so that a second run in this process may differ."""
+    from accelerate.state import AcceleratorState
+
+    environment.accelerator.end_training()
+    environment.accelerator.free_memory()
+    AcceleratorState._reset_state(reset_partial_state=True)

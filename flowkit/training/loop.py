@@ -1,0 +1,214 @@
+"""The loop. It knows rows, labels, conditions and a flow; what a row means is the domain's business."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowkit.data.keys import key
+from flowkit.events import Event, Finished, Logged, Saved, Stepped, Validated
+from flowkit.models.calls import call_model
+from flowkit.training.batches import Rows
+from flowkit.training.checkpoints import save_checkpoint
+from flowkit.training.meters import Meters, Stopwatch, memory_bytes
+from flowkit.training.preview import draw_preview
+from flowkit.training.session import Session
+
+Emit = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Every so many updates; 0 is never."""
+
+    log: int
+    validate: int
+    sample: int
+    save: int
+
+
+def run(session: Session, emit: Emit, stop_requested: Callable[[], bool] = lambda: False) -> str:
+    """Train from `session.start_step` to the end. Returns "done", or "interrupted" after a stop was requested and saved."""
+    recipe, accelerator = session.recipe, session.environment.accelerator
+    per_epoch = session.steps_per_epoch
+    every = Intervals(
+        recipe.train.log_every.steps(per_epoch), recipe.train.val_every.steps(per_epoch),
+        recipe.sample.every.steps(per_epoch), recipe.train.save_every.steps(per_epoch),
+    )  # fmt: skip
+    meters, watch, started, step = Meters(), Stopwatch(), time.perf_counter(), session.start_step
+    progress = _Progress(session, watch)
+    emit(session.announce())
+    _discarded_backward(session)
+    reason = "done"
+    for update in range(session.start_step, session.total_steps):
+        for group in session.optimizer.param_groups:
+            group["lr"] = session.rate(update)
+        one_update(session, update, meters)
+        step, last = update + 1, update + 1 == session.total_steps
+        if session.ema is not None:
+            session.ema.update(session.model, step=step)
+        emit(Stepped(step))
+
+        stopping = stop_requested() and session.layout.world_size == 1
+        if step % every.log == 0 or last:
+            # Several processes agree to stop where they meet anyway: in the log step's reduction.
+            means, stops = meters.means(stop=stop_requested())
+            stopping = stopping or stops
+            emit(progress.log(step, means))
+        saving = _due(step, every.save, last)
+        with watch.held():
+            validated = None
+            if session.validator.count and (saving or _due(step, every.validate, last)):
+                validated = validate(session, step)
+                emit(validated)
+            if session.is_main and every.sample and _due(step, every.sample, last):
+                emit(draw_preview(session, step))
+            if session.is_main and (saving or stopping):
+                emit(save(session, step, validated))
+            if saving and validated is not None:
+                session.best_loss = min(session.best_loss, validated.loss)
+        if stopping and not last:
+            reason = "interrupted"
+            break
+    accelerator.wait_for_everyone()
+    emit(Finished(step, time.perf_counter() - started, session.run_dir, reason))
+    return reason
+
+
+def one_update(session: Session, update: int, meters: Meters) -> None:
+    """One optimizer update over the global batch: this rank's micro-steps, one reduction, clipping, AdamW."""
+    recipe, layout = session.recipe, session.layout
+    rows = session.batches.of(update)
+    shape = (layout.batch_size, *rows.x.shape[1:])
+    noise = session.draws.normal("noise", update, shape)
+    times = session.times(session.draws.uniform("times", update, shape[:1]))
+    conditioned = rows.class_label is not None or rows.condition is not None
+    dropped = session.draws.uniform("drop", update, shape[:1]) < recipe.flow.cond_drop if conditioned else None
+    for micro_step in range(layout.accumulation):
+        places = slice(layout.start(micro_step), layout.start(micro_step) + layout.micro)
+        mine = rows.slice(micro_step * layout.micro, (micro_step + 1) * layout.micro)
+        last = micro_step == layout.accumulation - 1
+        torch.manual_seed(key(recipe.run.seed, "dropout", update, micro_step, layout.rank))
+        # Gradients are reduced once an update: with the last micro-step's.
+        with nullcontext() if last else session.environment.accelerator.no_sync(session.wrapped):
+            loss, terms = flow_loss(
+                session, mine, noise[places], times[places], None if dropped is None else dropped[places]
+            )
+            session.environment.accelerator.backward(loss / layout.accumulation)
+        meters.add(**{name: term / layout.accumulation for name, term in terms.items()})
+    norm, skipped = step_optimizer(session)
+    meters.add(grad_norm=norm, skipped=skipped)
+    meters.tick()
+
+
+def flow_loss(
+    session: Session, rows: Rows, x0: Tensor, t: Tensor, dropped: Tensor | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(mean loss to descend, detached terms to log) of one micro-batch: x0 (b, ...), t (b,), dropped (b,) bool."""
+    objective, x1 = session.objective, rows.x
+    x_t = objective.path.interpolate(x0, x1, t)
+    output = call_model(session.wrapped, x_t, t, rows.class_label, rows.condition, dropped)
+    loss = objective.loss(output, x0, x1, t).mean()
+    terms = {"loss": loss.detach()}
+    if session.extra_losses:
+        # In the domain's own units, and weighted by t: near the noise the predicted sketch is a blur with no strokes.
+        predicted = session.normalizer.denormalize(objective.to_data(output, x_t, t))
+        for name, (weight, measure) in session.extra_losses.items():
+            values = measure(predicted)
+            terms[name] = values.detach().mean()
+            loss = loss + weight * (t * values).mean()
+    return loss, terms
+
+
+def step_optimizer(session: Session) -> tuple[Tensor, Tensor]:
+    """Clip and apply the gradients: (gradient norm before clipping, 1.0 where the update skipped itself), on the device.
+
+    After DDP's reduction the norm is the same on every rank, so all of them skip together, and nobody asks the device.
+    """
+    optimizer, scaler = session.optimizer, session.environment.accelerator.scaler
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    limit = session.recipe.optim.max_grad_norm or math.inf
+    norm = torch.nn.utils.clip_grad_norm_(session.model.parameters(), limit)
+    skipped = (~torch.isfinite(norm)).float()
+    # Fused AdamW leaves parameters and moments alone where found_inf is 1; it is the hook GradScaler itself uses.
+    optimizer.found_inf = skipped  # type: ignore[attr-defined]
+    optimizer.step()
+    if scaler is not None:
+        scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return norm, skipped
+
+
+def validate(session: Session, step: int) -> Validated:
+    """Validation loss of the EMA weights and of the raw ones. A collective: every rank calls it."""
+    autocast = session.environment.accelerator.autocast
+    raw = session.validator(session.model, autocast)
+    smooth = raw if session.ema is None else session.validator(session.ema.module, autocast)
+    best = smooth.loss < session.best_loss
+    return Validated(step, smooth.loss, raw.loss, smooth.zero_loss, smooth.bins, best)
+
+
+def save(session: Session, step: int, validated: Validated | None) -> Saved:
+    """Write a checkpoint; `best` moves to it when its validation loss is the lowest that was saved."""
+    start = time.perf_counter()
+    best = validated is not None and validated.best
+    losses = None
+    if validated is not None:
+        losses = {"loss": validated.loss, "raw_loss": validated.raw_loss, "zero_loss": validated.zero_loss}
+    scaler = session.environment.accelerator.scaler
+    state = {
+        "step": step, "best_loss": min(session.best_loss, validated.loss if best else math.inf),
+        "scaler": None if scaler is None else scaler.state_dict(),
+    }  # fmt: skip
+    path = save_checkpoint(
+        session.run_dir, step, model=session.model, ema=None if session.ema is None else session.ema.module,
+        optimizer=session.optimizer, sidecar=session.sidecar(step, losses), state=state, best=best,
+        keep_last=session.recipe.train.keep_last,
+    )  # fmt: skip
+    return Saved(step, path, best, time.perf_counter() - start)
+
+
+def _due(step: int, every: int, last: bool) -> bool:
+    return last or bool(every and step % every == 0)
+
+
+def _discarded_backward(session: Session) -> None:
+    """DDP rebuilds its buckets after its first backward, which moves the last bit; so every start has one to throw away."""
+    if session.layout.world_size == 1:
+        return
+    rows = session.batches.of(session.start_step).slice(0, session.layout.micro)
+    t = torch.full((len(rows.x),), 0.5, device=session.device)
+    dropped = torch.zeros(len(rows.x), dtype=torch.bool, device=session.device)
+    loss, _ = flow_loss(session, rows, torch.zeros_like(rows.x), t, dropped)
+    loss.backward()
+    session.optimizer.zero_grad(set_to_none=True)
+
+
+class _Progress:
+    """Turns the meters' means into a `Logged` event: epoch, rates, time left."""
+
+    def __init__(self, session: Session, watch: Stopwatch):
+        self.session, self.watch = session, watch
+        self.skipped = 0
+        self.step, self.seconds = session.start_step, watch.seconds()
+
+    def log(self, step: int, means: dict[str, float]) -> Logged:
+        session, seconds = self.session, self.watch.seconds()
+        updates, passed = step - self.step, max(seconds - self.seconds, 1e-9)
+        self.step, self.seconds = step, seconds
+        self.skipped += round(means.pop("skipped") * updates)
+        ema = session.ema
+        return Logged(
+            step=step, epoch=step / session.steps_per_epoch, loss=means.pop("loss"), lr=session.rate(step - 1),
+            grad_norm=means.pop("grad_norm"), ema_decay=0.0 if ema is None else ema.get_decay(step),
+            rows_per_second=updates * session.layout.batch_size / passed,
+            seconds_left=(session.total_steps - step) * passed / updates,
+            memory_bytes=memory_bytes(session.device), skipped=self.skipped, terms=means,
+        )  # fmt: skip

@@ -1,0 +1,73 @@
+"""Sums that stay on the device between log steps, and a clock that can be held while something else than training runs."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+class Meters:
+    """Named sums of 0-d tensors. Adding reads nothing; `means` reads all of them at once, averaged over the processes."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._updates = 0
+
+    def add(self, **values: Tensor) -> None:
+        """Add one update's (or micro-step's) values to their sums."""
+        for name, value in values.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def tick(self) -> None:
+        """One update has gone by: the number that `means` divides by."""
+        self._updates += 1
+
+    def means(self, *, stop: bool) -> tuple[dict[str, float], bool]:
+        """(means over the updates since the last call and over processes, whether any process passed `stop`).
+
+        The one place where the loop waits for the device, and so the place where processes agree.
+        """
+        flag = torch.tensor([float(stop)], dtype=torch.float64, device=next(iter(self._sums.values())).device)
+        stacked = torch.cat((torch.stack(list(self._sums.values())).double() / self._updates, flag))
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(stacked)
+            stacked /= torch.distributed.get_world_size()
+        *values, stops = stacked.tolist()
+        means = dict(zip(self._sums, values, strict=True))
+        self._sums, self._updates = {}, 0
+        return means, stops > 0
+
+
+class Stopwatch:
+    """Seconds spent training: validation, sampling and saving stop it, so that rows per second mean what they say."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._held = 0.0
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._started - self._held
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._held += time.perf_counter() - start
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Peak memory of the device's allocator, or this process's peak resident memory on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB, macOS in bytes

@@ -1,0 +1,58 @@
+"""The run's directory: made, continued, or refused, by one process for all."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flowkit.checkpoint import CHECKPOINTS, LATEST, list_checkpoints
+from flowkit.data.files import replacing
+from flowkit.errors import UserError
+
+if TYPE_CHECKING:
+    from flowkit.recipe import Recipe
+
+RECIPE = "recipe.toml"
+
+
+def open_run_dir(recipe: Recipe, *, resume: bool, overwrite: bool) -> tuple[Path, Path | None]:
+    """(run directory, checkpoint to continue from). Raises UserError for a run that exists, or that cannot be resumed."""
+    run_dir = Path(recipe.run.dir) / recipe.run.name
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite contradict each other; give one of them")
+    if resume:
+        checkpoints = list_checkpoints(run_dir)
+        if not checkpoints:
+            raise UserError(f"{run_dir}: has no checkpoint to resume from; leave --resume out to start it")
+        latest = run_dir / CHECKPOINTS / LATEST
+        return run_dir, latest.resolve() if latest.is_dir() else checkpoints[-1]
+    if run_dir.exists() and any(run_dir.iterdir()):
+        if not overwrite:
+            raise UserError(
+                f"{run_dir}: this run exists. Continue it with --resume, replace it with --overwrite, "
+                f"or give another name: --set run.name={_free_name(run_dir)}"
+            )
+        if not ((run_dir / RECIPE).exists() or (run_dir / CHECKPOINTS).exists()):
+            raise UserError(f"{run_dir}: does not look like a run (no {RECIPE}), so --overwrite leaves it alone")
+    return run_dir, None
+
+
+def write_run_dir(run_dir: Path, recipe: Recipe, *, fresh: bool) -> None:
+    """Save the resolved recipe with the run; a fresh run first clears what --overwrite gave up.
+
+    Called when everything else about the run has been found in order, so that a recipe that fails costs no earlier run.
+    Raises UserError where the directory cannot be written to.
+    """
+    from flowkit.recipe import dump_toml
+
+    if fresh and run_dir.exists():
+        shutil.rmtree(run_dir)
+    with replacing(run_dir / RECIPE) as partial:
+        partial.write_text(dump_toml(recipe), "utf-8")
+
+
+def _free_name(run_dir: Path) -> str:
+    names = (f"{run_dir.name}-{number}" for number in itertools.count(2))
+    return next(name for name in names if not (run_dir.parent / name).exists())

@@ -1,0 +1,206 @@
+"""Everything a run is made of, built from a recipe: data, model, optimizer, EMA, draws, validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+import flowkit
+from flowkit.data.dataset import Dataset
+from flowkit.data.keys import key
+from flowkit.data.normalizers import Normalizer, fit_normalizer
+from flowkit.domain import Domain, get_domain
+from flowkit.errors import UserError, listing
+from flowkit.events import RunStarted
+from flowkit.flow.couplings import Coupling, get_coupling
+from flowkit.flow.objective import FlowObjective
+from flowkit.flow.paths import get_path
+from flowkit.flow.times import Times, get_times
+from flowkit.models import create_model
+from flowkit.recipe import check_batch
+from flowkit.training.batches import Batches, Layout
+from flowkit.training.draws import Draws
+from flowkit.training.environment import Environment
+from flowkit.training.optimizer import lr_schedule, make_optimizer
+from flowkit.training.validation import Validator
+
+if TYPE_CHECKING:
+    from timm.utils import ModelEmaV3
+
+    from flowkit.recipe import Recipe
+
+
+@dataclass
+class Session:
+    """What the loop works on. `wrapped` is `model` as accelerate prepared it (autocast, DDP); they share parameters."""
+
+    recipe: Recipe
+    environment: Environment
+    run_dir: Path
+    data: Dataset
+    domain: Domain
+    normalizer: Normalizer
+    objective: FlowObjective
+    times: Times
+    coupling: Coupling
+    extra_losses: dict[str, tuple[float, Callable[[Tensor], Tensor]]]  # name -> (weight, loss)
+    model: nn.Module
+    model_args: dict[str, Any]
+    wrapped: nn.Module
+    ema: ModelEmaV3 | None
+    optimizer: torch.optim.AdamW
+    rate: Callable[[int], float]
+    layout: Layout
+    batches: Batches
+    draws: Draws
+    validator: Validator
+    steps_per_epoch: float
+    total_steps: int
+    source: str  # what the data is called in messages and sidecars
+    custom: bool  # the model is the user's own module
+    start_step: int = 0
+    best_loss: float = float("inf")
+
+    @property
+    def device(self) -> torch.device:
+        return self.environment.accelerator.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.environment.accelerator.is_main_process
+
+    @property
+    def sampling_model(self) -> nn.Module:
+        """The weights that samples come from: the EMA's, unless the recipe asks for the raw ones or keeps no EMA."""
+        return self.ema.module if self.ema is not None and self.recipe.sample.weights == "ema" else self.model
+
+    def announce(self) -> RunStarted:
+        recipe, layout = self.recipe, self.layout
+        classes = f" ({len(self.data.class_names)} classes)" if self.data.class_names else ""
+        return RunStarted(
+            name=recipe.run.name, run_dir=self.run_dir, arch=self.architecture, num_parameters=count_parameters(self.model),
+            data=f"{self.source}{classes}", noun=self.domain.noun, train_rows=len(self.batches.train_rows),
+            val_rows=len(self.data.rows("validation")), x_shape=tuple(self.data.x.shape[1:]),
+            device=self.environment.device_name(), num_processes=layout.world_size, precision=recipe.train.precision,
+            batch_size=layout.batch_size, micro_batch_size=layout.micro, accumulation=layout.accumulation,
+            start_step=self.start_step, total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch,
+            ema_decay=recipe.ema.decay,
+        )  # fmt: skip
+
+    @property
+    def architecture(self) -> str:
+        return (
+            f"{type(self.model).__module__}.{type(self.model).__qualname__}" if self.custom else self.recipe.model.arch
+        )
+
+    def sidecar(self, step: int, validation: dict[str, float] | None) -> dict[str, Any]:
+        """The content of model.json: all that `sample` and `inspect` need."""
+        recipe, condition = self.recipe.to_dict(), self.data.condition
+        return {
+            "flowkit": flowkit.__version__, "architecture": self.architecture, "custom": self.custom,
+            "model_args": self.model_args, "num_parameters": count_parameters(self.model), "kind": self.data.kind,
+            "shape": list(self.data.x.shape[1:]), "class_names": list(self.data.class_names),
+            "condition_shape": None if condition is None else list(condition.shape[1:]),
+            "normalizer": self.normalizer.to_json(), "flow": recipe["flow"],
+            "sampling": {name: recipe["sample"][name] for name in ("solver", "steps", "guidance_scale")},
+            "step": step, "ema": recipe["ema"] if self.ema is not None else None, "validation": validation,
+            "data": {"source": self.source, "train_rows": len(self.batches.train_rows),
+                     "val_rows": len(self.data.rows("validation"))},
+            "recipe": recipe,
+        }  # fmt: skip
+
+
+def build(
+    recipe: Recipe,
+    environment: Environment,
+    data: Dataset,
+    *,
+    source: str,
+    run_dir: Path,
+    model: nn.Module | None = None,
+    normalizer: Normalizer | None = None,
+) -> Session:
+    """Build all parts for this process. `normalizer`: a checkpoint's own, when a run continues or starts from one.
+
+    Raises UserError: a batch larger than the data or that does not divide; an architecture that does not fit the data.
+    """
+    accelerator, layout = environment.accelerator, _layout(recipe, environment)
+    device, domain = accelerator.device, get_domain(data.kind)
+    train_rows = data.rows("train")
+    if len(train_rows) < layout.batch_size:
+        raise UserError(
+            f"train.batch_size: {layout.batch_size} rows, and {source} has {len(train_rows)} training rows; "
+            f"set train.batch_size to at most {len(train_rows)}"
+        )
+    if normalizer is None:
+        name = recipe.data.normalizer
+        normalizer = fit_normalizer(domain.default_normalizer if name == "auto" else name, data.x, train_rows)
+    custom = model is not None
+    model_args: dict[str, Any] = {}
+    if model is None:
+        if recipe.model.arch not in domain.archs:
+            raise UserError(
+                f"model.arch: {recipe.model.arch!r} does not fit {data.kind} data; {listing(domain.archs) or 'none'} does"
+            )
+        model_args = {**recipe.model.arguments(), **domain.model_args(data)}
+        torch.manual_seed(key(recipe.run.seed, "initial weights"))
+        model = create_model(recipe.model.arch, **model_args)
+    model.to(device).train()
+    ema = _make_ema(model, recipe)
+    optimizer = make_optimizer(model, recipe, device)
+    if recipe.train.compile:
+        model.compile()  # in place and before it is wrapped, so that its keys stay those of the plain model
+    flow = recipe.to_dict()["flow"]
+    objective = FlowObjective(get_path(flow["path"]), flow["prediction"])
+    steps_per_epoch = len(train_rows) / layout.batch_size
+    total_steps = recipe.train.total_steps(len(train_rows))
+    return Session(
+        recipe=recipe, environment=environment, run_dir=run_dir, data=data, domain=domain, normalizer=normalizer,
+        objective=objective, times=get_times(flow["times"]), coupling=get_coupling(flow["coupling"]),
+        extra_losses=_extra_losses(recipe, domain), model=model, model_args=model_args,
+        wrapped=accelerator.prepare_model(model), ema=ema, optimizer=optimizer,
+        rate=lr_schedule(recipe, total_steps, steps_per_epoch), layout=layout,
+        batches=Batches(data, normalizer, layout, recipe.run.seed, device), draws=Draws(recipe.run.seed, device),
+        validator=Validator(data, normalizer, objective, max_rows=recipe.train.val_rows, batch_size=layout.micro,
+                            seed=recipe.data.seed, device=device, rank=layout.rank, world_size=layout.world_size),
+        steps_per_epoch=steps_per_epoch, total_steps=total_steps, source=source, custom=custom,
+    )  # fmt: skip
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _layout(recipe: Recipe, environment: Environment) -> Layout:
+    world_size = environment.world_size
+    micro, accumulation = check_batch(recipe.train.batch_size, recipe.train.micro_batch_size, world_size)
+    return Layout(recipe.train.batch_size, micro, accumulation, environment.rank, world_size)
+
+
+def _make_ema(model: nn.Module, recipe: Recipe) -> ModelEmaV3 | None:
+    """timm's EMA in fp32, outside of accelerate. Its decay warms up by default, or a short run would sample its own start."""
+    if recipe.ema.decay == 0:
+        return None
+    from timm.utils import ModelEmaV3
+
+    ema = ModelEmaV3(
+        model, decay=recipe.ema.decay, use_warmup=recipe.ema.warmup, warmup_power=recipe.ema.warmup_power,
+        exclude_buffers=True, dtype=torch.float32,
+    )  # fmt: skip
+    ema.module.requires_grad_(False)
+    return ema
+
+
+def _extra_losses(recipe: Recipe, domain: Domain) -> dict[str, tuple[float, Callable[[Tensor], Tensor]]]:
+    known = domain.extra_losses()
+    weights = {name: weight for name, weight in recipe.to_dict()["loss"].items() if weight}
+    for name in weights.keys() - known.keys():
+        raise UserError(
+            f"loss.{name}: is set, and {domain.noun} have no such loss; they have {listing(known) or 'none'}"
+        )
+    return {name: (weight, known[name]) for name, weight in weights.items()}

@@ -1,0 +1,113 @@
+"""Listeners that keep what the loop says: `metrics.jsonl` always, Weights & Biases where the recipe asks for it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from flowkit.data.files import replacing
+from flowkit.errors import UserError
+from flowkit.events import Event, Logged, RunStarted, Sampled, Validated
+
+if TYPE_CHECKING:
+    from flowkit.recipe import Recipe
+
+METRICS = "metrics.jsonl"
+
+
+def metrics_of(event: Event) -> dict[str, Any] | None:
+    """The numbers of a log step or a validation by their names in `metrics.jsonl`; None for other events."""
+    if isinstance(event, Logged):
+        return {
+            "step": event.step, "epoch": event.epoch, "loss": event.loss, "lr": event.lr, "grad_norm": event.grad_norm,
+            "ema_decay": event.ema_decay, "rows_per_second": event.rows_per_second, "memory_bytes": event.memory_bytes,
+            "skipped": event.skipped, **event.terms,
+        }  # fmt: skip
+    if isinstance(event, Validated):
+        return {
+            "step": event.step, "val_loss": event.loss, "val_raw_loss": event.raw_loss, "val_zero_loss": event.zero_loss,
+            "val_bins": [list(bin_) for bin_ in event.bins], "best": event.best, **event.extra,
+        }  # fmt: skip
+    return None
+
+
+class MetricsFile:
+    """Appends one JSON object a log step or validation. Continuing from step s first drops what was logged after s."""
+
+    def __init__(self, path: Path, start_step: int):
+        if path.exists():
+            kept = [line for line in path.read_text("utf-8").splitlines() if _step(line) <= start_step]
+            with replacing(path) as partial:
+                partial.write_text("".join(line + "\n" for line in kept), "utf-8")
+        try:
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+    def __call__(self, event: Event) -> None:
+        metrics = metrics_of(event)
+        if metrics is not None:
+            # JSON has no NaN: null says "not a number" to every reader.
+            clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
+            self._file.write(json.dumps(clean) + "\n")
+            self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def _step(line: str) -> float:
+    """The step of a metrics line; infinity for a line that a killed process left unfinished."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+class WandbTracker:
+    """One Weights & Biases run a flowkit run: its id is kept in the run directory, so that a resume continues it."""
+
+    def __init__(self, recipe: Recipe, run_dir: Path, start_step: int):
+        try:
+            import wandb
+        except ImportError:
+            raise UserError(
+                "track.wandb: is true, and the package wandb is not installed; `pip install wandb`, or set track.wandb=false"
+            ) from None
+        id_file = run_dir / "wandb_id"
+        run_id = id_file.read_text("utf-8").strip() if start_step and id_file.exists() else wandb.util.generate_id()
+        self._wandb = wandb
+        self._run = wandb.init(
+            project=recipe.track.project, name=recipe.run.name, group=recipe.track.group, tags=list(recipe.track.tags),
+            dir=str(run_dir), id=run_id, resume="allow", config=recipe.to_dict(),
+            settings=wandb.Settings(console="off"),  # its capture of the console would fight with the live view
+        )  # fmt: skip
+        id_file.write_text(run_id + "\n", "utf-8")
+        self._images = recipe.track.images
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, RunStarted):
+            self._run.summary["num_parameters"] = event.num_parameters
+        metrics = metrics_of(event)
+        if metrics is not None:
+            bins = {f"val_bin_{low:.1f}": loss for low, _, loss in metrics.pop("val_bins", [])}
+            self._run.log({**metrics, **bins}, step=metrics["step"])
+        if isinstance(event, Sampled) and event.image is not None and self._images:
+            self._run.log({"samples": self._wandb.Image(str(event.image))}, step=event.step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Also after a crash: a run that is not finished keeps its process hanging.
+        self._run.finish(exit_code=int(error is not None))

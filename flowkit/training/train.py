@@ -1,0 +1,171 @@
+"""From a recipe to a finished run: start the processes' environment, build or restore everything, run the loop, leave."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from flowkit.checkpoint import EMA, MODEL, OPTIMIZER, STATE, CheckpointFiles, find_checkpoint, read_model_json
+from flowkit.data.dataset import Dataset
+from flowkit.data.normalizers import Normalizer
+from flowkit.data.source import open_data, with_split
+from flowkit.errors import UserError
+from flowkit.events import Event, Listener, Notice
+from flowkit.training import environment as environments
+from flowkit.training.checkpoints import load_optimizer, load_weights, read_state
+from flowkit.training.loop import run
+from flowkit.training.run_dir import open_run_dir, write_run_dir
+from flowkit.training.session import Session, build
+from flowkit.training.trackers import METRICS, MetricsFile, WandbTracker
+
+if TYPE_CHECKING:
+    from flowkit.recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    run_dir: Path
+    reason: str  # "done" | "interrupted"
+    signal: int | None  # what interrupted it
+
+
+def train(
+    recipe: Recipe,
+    *,
+    model: nn.Module | None = None,
+    data: Dataset | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    init_from: Path | str | None = None,
+    listeners: Callable[[], Sequence[Listener]] = tuple,
+) -> Outcome:
+    """Train what the recipe describes, or the given module on the given rows. Called alike on every process.
+
+    `listeners` is called on the main process only, when the run is about to begin. Raises UserError before anything of an
+    earlier run is touched.
+    """
+    environment = environments.start(recipe)
+    accelerator = environment.accelerator
+    try:
+        run_dir, resume_from = Path(recipe.run.dir) / recipe.run.name, None
+        if accelerator.is_main_process or resume:
+            run_dir, resume_from = open_run_dir(recipe, resume=resume, overwrite=overwrite)
+        if recipe.model.arch == "custom" and model is None:
+            raise UserError(
+                'model.arch: "custom" stands for a module given to flowkit.train(recipe, model=...) from Python'
+            )
+        source = recipe.data.source if data is None else "data given from Python"
+        if data is None:
+            data = open_data(recipe)
+        else:
+            data = with_split(data, recipe.data.val_fraction, recipe.data.subset, recipe.data.seed, source)
+        start = None
+        if resume_from is not None:
+            start = find_checkpoint(resume_from)
+        elif init_from is not None:
+            start = find_checkpoint(init_from)
+        normalizer = None if start is None else _normalizer(start, data)
+        session = build(recipe, environment, data, source=source, run_dir=run_dir, model=model, normalizer=normalizer)
+        if start is not None:
+            _restore(session, start, resume=resume_from is not None)
+        if resume_from is not None and session.start_step >= session.total_steps:
+            raise UserError(
+                f"{run_dir}: has already trained {session.start_step} of {session.total_steps} updates; "
+                "raise train.steps or train.epochs to go on"
+            )
+        # One rank looks and clears, the others begin to write nothing until it has.
+        if accelerator.is_main_process:
+            write_run_dir(run_dir, recipe, fresh=resume_from is None)
+        accelerator.wait_for_everyone()
+        with _listening(session, listeners) as emit, _stop_signals() as stop:
+            for notice in environment.notices:
+                emit(Notice(notice))
+            reason = run(session, emit, stop_requested=lambda: stop.number is not None)
+        session.batches.close()
+        return Outcome(run_dir, reason, stop.number)
+    finally:
+        environments.leave(environment)
+
+
+@contextlib.contextmanager
+def _listening(session: Session, listeners: Callable[[], Sequence[Listener]]) -> Iterator[Callable[[Event], None]]:
+    """Yields `emit`: to metrics.jsonl, trackers and the caller's listeners on the main process, to nobody elsewhere."""
+    if not session.is_main:
+        yield lambda event: None
+        return
+    with contextlib.ExitStack() as stack:
+        hearing: list[Listener] = [stack.enter_context(MetricsFile(session.run_dir / METRICS, session.start_step))]
+        if session.recipe.track.wandb:
+            hearing.append(stack.enter_context(WandbTracker(session.recipe, session.run_dir, session.start_step)))
+        hearing += [stack.enter_context(listener) for listener in listeners()]
+
+        def emit(event: Event) -> None:
+            for listener in hearing:
+                listener(event)
+
+        yield emit
+
+
+@dataclasses.dataclass
+class _Stop:
+    number: int | None = None
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[_Stop]:
+    """SIGINT and SIGTERM ask for a stop at the next update's end; a second SIGINT leaves at once."""
+    stop = _Stop()
+
+    def ask(number: int, frame: Any) -> None:
+        if stop.number is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.number = number
+
+    earlier = {}
+    with contextlib.suppress(ValueError):  # not the main thread: whoever runs us there keeps the signals
+        earlier = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _normalizer(files: CheckpointFiles, data: Dataset) -> Normalizer:
+    """The checkpoint's own normalizer: a model means what it learned under that one only. Checks that the data fits it."""
+    info = read_model_json(files.sidecar)
+    if list(info["shape"]) != list(data.x.shape[1:]):
+        raise UserError(
+            f"{files.directory}: was trained on rows of shape {info['shape']}; the data's are {data.x.shape[1:]}"
+        )
+    try:
+        return Normalizer.from_json(info["normalizer"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{files.sidecar}: its normalizer cannot be understood ({error})") from None
+
+
+def _restore(session: Session, files: CheckpointFiles, *, resume: bool) -> None:
+    """Continue a run (weights, EMA, moments, step), or start a new one from a checkpoint's weights (EMA's where kept)."""
+    if not resume:
+        load_weights(session.model, files.weights("ema"))
+        if session.ema is not None:
+            session.ema.module.load_state_dict(session.model.state_dict())
+        return
+    state = read_state(files.directory)
+    if not isinstance(state.get("step"), int):
+        raise UserError(f"{files.directory / STATE}: has no step; it is damaged")
+    load_weights(session.model, files.directory / MODEL)
+    load_optimizer(session.model, session.optimizer, files.directory / OPTIMIZER)
+    if session.ema is not None:
+        load_weights(session.ema.module, files.directory / (EMA if files.ema else MODEL))
+    scaler = session.environment.accelerator.scaler
+    if scaler is not None and state.get("scaler"):
+        scaler.load_state_dict(state["scaler"])
+    session.start_step = state["step"]
+    session.best_loss = state.get("best_loss") or float("inf")

@@ -1,0 +1,87 @@
+"""Validation on a fixed set of rows, noises and times, so that losses of different updates, runs and process counts compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flowkit.data.dataset import Dataset
+from flowkit.data.normalizers import Normalizer
+from flowkit.flow.objective import FlowObjective
+from flowkit.models.calls import call_model
+from flowkit.training.batches import Rows, read_rows
+from flowkit.training.draws import Draws
+
+BINS = 5  # equal bins of t
+MIN_EVALUATIONS = 1024  # a small validation split meets several noises and times a row, or its loss is all chance
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    loss: float
+    zero_loss: float  # of predicting zero velocity
+    bins: tuple[tuple[float, float, float], ...]  # (t from, t to, loss)
+
+
+class Validator:
+    """Velocity loss with every condition given, times stratified uniformly over [0, 1] whatever the training times are."""
+
+    def __init__(
+        self,
+        data: Dataset,
+        normalizer: Normalizer,
+        objective: FlowObjective,
+        *,
+        max_rows: int,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        """The first `max_rows` validation rows, each met often enough to make MIN_EVALUATIONS, shared among the ranks."""
+        rows = data.rows("validation")[:max_rows]
+        self.count = len(rows) * -(-MIN_EVALUATIONS // max(1, len(rows)))
+        self.objective, self.batch_size, self.device = objective, batch_size, device
+        if not self.count:
+            return
+        places = np.arange(self.count)[rank::world_size]
+        self.rows: Rows = read_rows(data, rows[places % len(rows)], normalizer, device)
+        draws = Draws(seed, device)
+        self.noise = draws.normal("validation noise", 0, (self.count, *data.x.shape[1:]))[rank::world_size]
+        # One time in each of `count` equal strata, in an order that does not follow the rows.
+        strata = draws.uniform("validation strata", 0, (self.count,)).argsort()
+        times = (strata + draws.uniform("validation times", 0, (self.count,))) / self.count
+        self.times = times[rank::world_size]
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module, autocast: Callable[[], AbstractContextManager]) -> ValidationResult:
+        """Losses of `model` (unwrapped), summed over the ranks in float64."""
+        training = model.training
+        model.eval()
+        sums = torch.zeros(3, BINS, dtype=torch.float64, device=self.device)  # loss, zero loss, count by time bin
+        for start in range(0, len(self.times), self.batch_size):
+            rows = self.rows.slice(start, start + self.batch_size)
+            x0, t = self.noise[start : start + self.batch_size], self.times[start : start + self.batch_size]
+            x_t = self.objective.path.interpolate(x0, rows.x, t)
+            with autocast():
+                output = call_model(model, x_t, t, rows.class_label, rows.condition, None)
+            target = self.objective.path.velocity(x0, rows.x, t)
+            losses = self.objective.loss(output, x0, rows.x, t)
+            zero = target.square().flatten(1).mean(dim=1)
+            where = (t * BINS).long().clamp_(0, BINS - 1)
+            terms: tuple[Tensor, ...] = (losses, zero, torch.ones_like(t))
+            for row, term in enumerate(terms):
+                sums[row].index_add_(0, where, term.double())
+        model.train(training)
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(sums)
+        loss, zero, count = sums.tolist()
+        edges = np.linspace(0, 1, BINS + 1).tolist()
+        bins = tuple((edges[i], edges[i + 1], loss[i] / count[i]) for i in range(BINS) if count[i])
+        return ValidationResult(sum(loss) / sum(count), sum(zero) / sum(count), bins)
