@@ -1,0 +1,54 @@
+"""Networks by name. Importing this needs no torch, so that names and sizes can be checked early."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+from flowkit.errors import UserError, listing, nearest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ARCHS = {
+    "bezier_sketch_transformer": "BezierSketchTransformer",
+    "bezier_sketch_dit": "BezierSketchDiT",
+}
+
+_AT_LEAST_ONE = ("num_strokes", "stroke_dim", "embed_dim", "num_layers", "num_heads")
+_AT_LEAST_ZERO = ("num_classes", "clip_dim")
+
+
+def create_model(arch: str, **args: Any) -> nn.Module:
+    """A new network, `ARCHS[arch](**args)`. Raises UserError: an unknown arch or argument, an impossible value."""
+    if arch not in ARCHS:
+        raise UserError(f"unknown arch {arch!r}; known are {listing(ARCHS)}{nearest(arch, ARCHS)}")
+    network = getattr(import_module(f"flowkit.models.{arch}"), ARCHS[arch])
+    known = signature(network).parameters
+    for name in args:
+        if name not in known:
+            raise UserError(f"{arch} has no argument {name!r}; it has {listing(known)}{nearest(name, known)}")
+    check_args(arch, {name: parameter.default for name, parameter in known.items()} | args)
+    return network(**args)
+
+
+def check_args(arch: str, args: dict[str, Any]) -> None:
+    """Raise UserError for impossible values among the arguments that the architectures share."""
+    for names, least in ((_AT_LEAST_ONE, 1), (_AT_LEAST_ZERO, 0)):
+        for name in names:
+            value = args.get(name, least)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise UserError(f"{arch}: {name} is {value!r}; expected a whole number of at least {least}")
+    dropout = args.get("dropout", 0.0)
+    if not isinstance(dropout, int | float) or isinstance(dropout, bool) or not 0 <= dropout < 1:
+        raise UserError(f"{arch}: dropout is {dropout!r}; expected a number from 0 up to, but not including, 1")
+    dim, heads = args.get("embed_dim"), args.get("num_heads")
+    if dim and heads and dim % heads:
+        fitting = [n for n in range(1, dim + 1) if dim % n == 0]
+        near = sorted(sorted(fitting, key=lambda n: abs(n - heads))[:3])
+        width = heads * max(1, round(dim / heads))
+        raise UserError(
+            f"{arch}: embed_dim {dim} is not divisible by num_heads {heads}; "
+            f"num_heads of {listing(map(str, near))} would do, or embed_dim {width}"
+        )

@@ -1,0 +1,109 @@
+"""BezierSketchDiT: a diffusion transformer (arXiv 2212.09748) over stroke tokens, conditioned by adaLN-Zero."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowkit.models.layers import (
+    CLASS_DIM,
+    Attention,
+    ClassEmbedding,
+    FeatureProjection,
+    SwiGLU,
+    TimeEmbedding,
+    learned,
+    linear,
+)
+
+
+class BezierSketchDiT(nn.Module):
+    """Predicts (B, num_strokes, stroke_dim) from x of that shape and t (B,). Its output is 0 at initialisation.
+
+    num_classes = 0 and clip_dim = 0 mean none; the network then ignores that input.
+    """
+
+    def __init__(
+        self,
+        num_strokes: int = 32,
+        stroke_dim: int = 8,
+        embed_dim: int = 256,
+        num_layers: int = 8,
+        num_heads: int = 8,
+        dropout: float = 0.0,
+        num_classes: int = 0,
+        clip_dim: int = 0,
+    ):
+        super().__init__()
+        self.stroke_in = linear(stroke_dim, embed_dim)
+        self.position = learned(num_strokes, embed_dim)  # the order of the strokes carries meaning
+        self.time = TimeEmbedding(embed_dim)
+        self.class_embedding = ClassEmbedding(num_classes) if num_classes else None
+        if num_classes:
+            self.class_mlp = nn.Sequential(linear(CLASS_DIM, embed_dim), nn.SiLU(), linear(embed_dim, embed_dim))
+        self.features = FeatureProjection(clip_dim, embed_dim) if clip_dim else None
+        if clip_dim:
+            self.null_features = learned(embed_dim)
+        self.blocks = nn.ModuleList(DiTBlock(embed_dim, num_heads, dropout) for _ in range(num_layers))
+        self.out_modulation = linear(embed_dim, 2 * embed_dim, zero=True)
+        self.stroke_out = linear(embed_dim, stroke_dim, zero=True)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay must leave alone, beside biases and norms."""
+        return {"position", "null_features", "class_embedding.table.weight"}
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        class_label: Tensor | None = None,
+        clip_features: Tensor | None = None,
+        cfg_mask: Tensor | None = None,
+    ) -> Tensor:
+        """x (B, S, 8), t (B,) in [0, 1], class_label (B,) int64, clip_features (B, C) or (B, P, C) -> (B, S, 8).
+
+        cfg_mask (B,) bool: True drops the sample's conditions. A missing condition is a dropped one.
+        """
+        assert x.shape[1] == len(self.position), f"x has {x.shape[1]} strokes; the network {len(self.position)}"
+        condition = F.silu(self._condition(x, t, class_label, clip_features, cfg_mask))
+        h = self.stroke_in(x) + self.position
+        for block in self.blocks:
+            h = block(h, condition)
+        shift, scale = self.out_modulation(condition)[:, None].chunk(2, dim=-1)
+        return self.stroke_out(modulate(h, shift, scale))
+
+    def _condition(
+        self, x: Tensor, t: Tensor, class_label: Tensor | None, clip_features: Tensor | None, cfg_mask: Tensor | None
+    ) -> Tensor:
+        condition = self.time(t)
+        if self.class_embedding is not None:
+            condition = condition + self.class_mlp(self.class_embedding(class_label, cfg_mask, x))
+        if self.features is not None:
+            tokens, dropped = self.features(clip_features, cfg_mask, x)
+            if dropped is None:
+                dropped = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+            condition = condition + torch.where(dropped[:, None], self.null_features, tokens.mean(1))
+        return condition
+
+
+class DiTBlock(nn.Module):
+    """norm -> modulate -> self-attention -> gate, norm -> modulate -> SwiGLU -> gate; the identity at first."""
+
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float):
+        super().__init__()
+        self.modulation = linear(embed_dim, 6 * embed_dim, zero=True)
+        self.attention = Attention(embed_dim, num_heads)
+        self.mlp = SwiGLU(embed_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
+        """h (B, S, D), condition (B, D) after its SiLU, which all blocks share."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(6, dim=-1)
+        h = h + gate_a * self.dropout(self.attention(modulate(h, shift_a, scale_a)))
+        return h + gate_m * self.dropout(self.mlp(modulate(h, shift_m, scale_m)))
+
+
+def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm whose gain and bias come from the condition: h (B, S, D), shift and scale (B, 1, D)."""
+    return F.layer_norm(h, h.shape[-1:], eps=1e-6) * (1 + scale) + shift

@@ -1,0 +1,121 @@
+"""BezierSketchTransformer: a transformer decoder over stroke tokens (as in SwiftSketch, arXiv 2502.08642)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from flowkit.models.layers import (
+    CLASS_DIM,
+    Attention,
+    ClassEmbedding,
+    FeatureProjection,
+    TimeEmbedding,
+    learned,
+    linear,
+)
+
+CLASS_TOKENS = 4  # memory tokens that a class expands to
+
+
+class BezierSketchTransformer(nn.Module):
+    """Predicts (B, num_strokes, stroke_dim) from x of that shape and t (B,). Its output is 0 at initialisation.
+
+    The time is one token before the strokes; conditions are memory tokens that the strokes cross-attend.
+    num_classes = 0 and clip_dim = 0 mean none; the network then ignores that input, and with neither it has no
+    cross-attention.
+    """
+
+    def __init__(
+        self,
+        num_strokes: int = 32,
+        stroke_dim: int = 8,
+        embed_dim: int = 256,
+        num_layers: int = 8,
+        num_heads: int = 8,
+        dropout: float = 0.0,
+        num_classes: int = 0,
+        clip_dim: int = 0,
+    ):
+        super().__init__()
+        self.stroke_in = linear(stroke_dim, embed_dim)
+        self.position = learned(num_strokes, embed_dim)
+        self.time = TimeEmbedding(embed_dim)
+        self.class_embedding = ClassEmbedding(num_classes) if num_classes else None
+        if num_classes:
+            self.class_tokens = linear(CLASS_DIM, CLASS_TOKENS * embed_dim)
+        self.features = FeatureProjection(clip_dim, embed_dim) if clip_dim else None
+        if clip_dim:
+            self.null_features = learned(embed_dim)
+        cross = bool(num_classes or clip_dim)
+        self.blocks = nn.ModuleList(DecoderBlock(embed_dim, num_heads, dropout, cross) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(embed_dim)
+        self.stroke_out = linear(embed_dim, stroke_dim, zero=True)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay must leave alone, beside biases and norms."""
+        return {"position", "null_features", "class_embedding.table.weight"}
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        class_label: Tensor | None = None,
+        clip_features: Tensor | None = None,
+        cfg_mask: Tensor | None = None,
+    ) -> Tensor:
+        """x (B, S, 8), t (B,) in [0, 1], class_label (B,) int64, clip_features (B, C) or (B, P, C) -> (B, S, 8).
+
+        cfg_mask (B,) bool: True drops the sample's conditions. A missing condition is a dropped one.
+        """
+        assert x.shape[1] == len(self.position), f"x has {x.shape[1]} strokes; the network {len(self.position)}"
+        memory, visible = self._memory(x, class_label, clip_features, cfg_mask)
+        h = torch.cat((self.time(t)[:, None], self.stroke_in(x) + self.position), dim=1)
+        for block in self.blocks:
+            h = block(h, memory, visible)
+        return self.stroke_out(self.norm(h[:, 1:]))
+
+    def _memory(
+        self, x: Tensor, class_label: Tensor | None, clip_features: Tensor | None, cfg_mask: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Memory tokens (B, M, D) and which of them each sample sees (B, M) bool (None: all).
+
+        The null token of the features is always seen and is all that is left when they are dropped: so "dropped" means
+        the same for any number of patches, and attention to one pooled vector is a choice, not a constant.
+        """
+        tokens: list[Tensor] = []
+        hidden = None
+        if self.features is not None:
+            projected, hidden = self.features(clip_features, cfg_mask, x)
+            tokens = [projected, self.null_features.to(projected.dtype).expand(len(x), 1, -1)]
+        if self.class_embedding is not None:
+            expanded = self.class_tokens(self.class_embedding(class_label, cfg_mask, x))
+            tokens.append(expanded.unflatten(-1, (CLASS_TOKENS, -1)))
+        if not tokens:
+            return None, None
+        memory = torch.cat(tokens, dim=1)
+        if hidden is None:
+            return memory, None
+        is_feature = torch.arange(memory.shape[1], device=x.device) < tokens[0].shape[1]
+        return memory, ~(hidden[:, None] & is_feature)
+
+
+class DecoderBlock(nn.Module):
+    """Pre-norm: self-attention, cross-attention to the memory where there is one, feed-forward of width 4 D."""
+
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float, cross: bool):
+        super().__init__()
+        self.norm_self = nn.LayerNorm(embed_dim)
+        self.self_attention = Attention(embed_dim, num_heads)
+        if cross:
+            self.norm_cross = nn.LayerNorm(embed_dim)
+            self.cross_attention = Attention(embed_dim, num_heads, cross=True)
+        self.norm_mlp = nn.LayerNorm(embed_dim)
+        self.mlp = nn.Sequential(linear(embed_dim, 4 * embed_dim), nn.GELU(), linear(4 * embed_dim, embed_dim))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, h: Tensor, memory: Tensor | None, visible: Tensor | None) -> Tensor:
+        h = h + self.dropout(self.self_attention(self.norm_self(h)))
+        if memory is not None:
+            h = h + self.dropout(self.cross_attention(self.norm_cross(h), memory, visible))
+        return h + self.dropout(self.mlp(self.norm_mlp(h)))

@@ -1,0 +1,136 @@
+"""Layers that the sketch networks share. D is the embedding width, T a number of tokens."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CLASS_DIM = 128  # width of the class table
+FREQUENCIES = 128  # of the time's sinusoid; one sine and one cosine each
+
+
+def linear(in_features: int, out_features: int, *, bias: bool = True, zero: bool = False) -> nn.Linear:
+    """A Linear with Xavier-uniform weights and zero bias, or all zero: for the last layer of a branch or network."""
+    layer = nn.Linear(in_features, out_features, bias=bias)
+    if zero:
+        nn.init.zeros_(layer.weight)
+    else:
+        nn.init.xavier_uniform_(layer.weight)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def learned(*shape: int, std: float = 0.02) -> nn.Parameter:
+    """A free parameter: positions, null tokens."""
+    return nn.Parameter(torch.randn(*shape) * std)
+
+
+class TimeEmbedding(nn.Module):
+    """t (B,) in [0, 1] -> (B, D): sinusoid, then a two-layer network."""
+
+    frequencies: Tensor
+
+    def __init__(self, embed_dim: int):
+        super().__init__()
+        # Periods made for 0..1000 (arXiv 2006.11239); not saved, since they follow from the constants.
+        frequencies = torch.exp(-math.log(10_000) * torch.arange(FREQUENCIES) / FREQUENCIES)
+        self.register_buffer("frequencies", 1000 * frequencies, persistent=False)
+        self.mlp = nn.Sequential(linear(2 * FREQUENCIES, embed_dim), nn.SiLU(), linear(embed_dim, embed_dim))
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = t[:, None] * self.frequencies
+        return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1))
+
+
+class ClassEmbedding(nn.Module):
+    """class_label (B,) -> (B, 128). The last row of the table is the null: samples that are dropped or have no label."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.null = num_classes
+        self.table = nn.Embedding(num_classes + 1, CLASS_DIM)
+
+    def forward(self, class_label: Tensor | None, dropped: Tensor | None, like: Tensor) -> Tensor:
+        """`like` (B, ...) gives batch size and device."""
+        if class_label is None:
+            class_label = torch.full((like.shape[0],), self.null, device=like.device)
+        elif dropped is not None:
+            class_label = class_label.masked_fill(dropped, self.null)
+        return self.table(class_label)
+
+
+class FeatureProjection(nn.Module):
+    """Image features (B, C) pooled or (B, P, C) by patch -> (B, P, D), P = 1 where pooled.
+
+    Normalised first, since features of unit length and raw ones differ by an order of magnitude.
+    """
+
+    def __init__(self, clip_dim: int, embed_dim: int):
+        super().__init__()
+        self.clip_dim = clip_dim
+        self.norm = nn.LayerNorm(clip_dim)
+        self.project = linear(clip_dim, embed_dim)
+
+    def forward(self, features: Tensor | None, dropped: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The tokens, and which samples' are to be ignored (B,) bool (None: no sample's).
+
+        Where there are no features, zeros go through, so that every parameter is in every graph (DDP wants that).
+        """
+        if features is None:
+            tokens = like.new_zeros(like.shape[0], 1, self.clip_dim)
+            dropped = torch.ones(like.shape[0], dtype=torch.bool, device=like.device)
+        else:
+            tokens = features if features.ndim == 3 else features[:, None]
+        return self.project(self.norm(tokens)), dropped
+
+
+class Attention(nn.Module):
+    """Multi-head attention of x (B, T, D) to itself, or to `memory` (B, M, D) where `visible` (B, M) is True.
+
+    Query, key and value have no biases. One of the keys changes nothing, yet rounding noise that Adam amplifies would
+    move it; one of the values adds to that of `out`; for the queries the norm before them has a shift.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, *, cross: bool = False):
+        super().__init__()
+        self.num_heads = num_heads
+        self.cross = cross
+        if cross:
+            self.query = linear(embed_dim, embed_dim, bias=False)
+            self.key_value = linear(embed_dim, 2 * embed_dim, bias=False)
+        else:
+            self.qkv = linear(embed_dim, 3 * embed_dim, bias=False)
+        self.out = linear(embed_dim, embed_dim)
+
+    def forward(self, x: Tensor, memory: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
+        if self.cross:
+            assert memory is not None
+            (query,) = self._heads(self.query(x), 1)
+            key, value = self._heads(self.key_value(memory), 2)
+        else:
+            query, key, value = self._heads(self.qkv(x), 3)
+        mask = None if visible is None else visible[:, None, None, :]
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+    def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, T, parts * D) -> `parts` times (B, heads, T, D / heads)."""
+        return projected.unflatten(-1, (parts, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+class SwiGLU(nn.Module):
+    """W_out (silu(W_gate x) * W_up x), no biases; hidden width 8/3 D, up to a multiple of 8 (arXiv 2002.05202)."""
+
+    def __init__(self, embed_dim: int):
+        super().__init__()
+        hidden = 8 * math.ceil(embed_dim / 3)
+        self.gate_up = linear(embed_dim, 2 * hidden, bias=False)
+        self.out = linear(hidden, embed_dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.out(F.silu(gate) * up)

@@ -1,0 +1,44 @@
+"""Auxiliary losses on a predicted sketch: x (B, S, 8) in canvas units of [-1, 1] -> (B,), the mean over its strokes.
+
+Gradients are finite everywhere, also at straight lines, at zero-length chords and at strokes that are one point.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MIN_EXTENT = 0.05  # below it a stroke counts as degenerate; canvas units
+
+
+def smoothness(x: Tensor) -> Tensor:
+    """Mean distance of the two inner control points from the chord (the segment P0 P3). Penalises all curvature."""
+    points = _control_points(x)
+    start, inner, end = points[..., :1, :], points[..., 1:3, :], points[..., 3:, :]
+    chord = end - start
+    with torch.no_grad():
+        # Where on the chord the nearest point lies. The distance is at its minimum there, so its gradient is the one
+        # at a fixed place (envelope theorem), and a division by a chord of no length never enters it.
+        length_squared = chord.square().sum(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+        place = (((inner - start) * chord).sum(-1, keepdim=True) / length_squared).clamp(0, 1)
+    # vector_norm's gradient at 0 is 0, where sqrt's is infinite.
+    return torch.linalg.vector_norm(inner - start - place * chord, dim=-1).mean((-2, -1))
+
+
+def bending(x: Tensor) -> Tensor:
+    """Mean of |P0 - 2 P1 + P2|^2 and |P1 - 2 P2 + P3|^2, the second differences: straight, evenly spaced is 0."""
+    points = _control_points(x)
+    second = points[..., :2, :] - 2 * points[..., 1:3, :] + points[..., 2:, :]
+    return second.square().sum(-1).mean((-2, -1))
+
+
+def degenerate(x: Tensor) -> Tensor:
+    """relu(0.05 - largest distance between two control points)^2: strokes that have shrunk to a dot."""
+    points = _control_points(x)
+    between = torch.linalg.vector_norm(points[..., :, None, :] - points[..., None, :, :], dim=-1)
+    extent = between.amax((-2, -1))
+    return torch.relu(MIN_EXTENT - extent).square().mean(-1)
+
+
+def _control_points(x: Tensor) -> Tensor:
+    return x.unflatten(-1, (4, 2))

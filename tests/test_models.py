@@ -1,0 +1,358 @@
+"""The sketch networks: sizes in closed form, what they start as, who gets gradients, conditions, modes of running."""
+
+from fnmatch import fnmatch
+
+import pytest
+import torch
+from torch import nn
+
+from flowkit.errors import UserError
+from flowkit.flow.objective import FlowObjective
+from flowkit.flow.paths import get_path
+from flowkit.models import ARCHS, create_model
+from flowkit.models.layers import Attention, SwiGLU, TimeEmbedding
+
+SMALL = dict(num_strokes=6, embed_dim=32, num_layers=2, num_heads=4)
+CLASSES, WIDTH, PATCHES = 5, 12, 7
+CONDITIONS = {
+    "none": {},
+    "class": dict(num_classes=CLASSES),
+    "pooled": dict(clip_dim=WIDTH),
+    "patches": dict(clip_dim=WIDTH),
+    "class+pooled": dict(num_classes=CLASSES, clip_dim=WIDTH),
+    "class+patches": dict(num_classes=CLASSES, clip_dim=WIDTH),
+}
+each_arch = pytest.mark.parametrize("arch", ARCHS)
+each_condition = pytest.mark.parametrize("kind", CONDITIONS)
+conditioned = pytest.mark.parametrize("kind", [kind for kind in CONDITIONS if kind != "none"])
+
+
+def build(arch, kind="none", *, awake=False, **args):
+    """A small network; `awake` moves every parameter away from its initial value, zeros included."""
+    torch.manual_seed(0)
+    model = create_model(arch, **{**SMALL, **CONDITIONS[kind], **args})
+    if awake:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def inputs(kind, rows=4):
+    """x, t, class_label, clip_features as they are called."""
+    generator = torch.Generator().manual_seed(1)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    label = torch.randint(CLASSES, (rows,), generator=generator) if "class" in kind else None
+    features = draw(rows, WIDTH) if "pooled" in kind else draw(rows, PATCHES, WIDTH) if "patches" in kind else None
+    return draw(rows, 6, 8), torch.rand(rows, generator=generator), label, features
+
+
+def size(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("strokes", "dim", "layers", "classes", "clip"),
+    [(32, 256, 8, 0, 0), (32, 256, 8, 15, 0), (32, 256, 8, 0, 512), (32, 256, 8, 15, 768), (9, 40, 3, 2, 5)],
+)
+def test_number_of_parameters(strokes, dim, layers, classes, clip):
+    """Layer by layer, weights + biases."""
+    d = dim
+    common = 8 * d + d  # strokes in
+    common += strokes * d  # positions
+    common += (256 * d + d) + (d * d + d)  # time: 256 sinusoids -> D -> D
+    if classes:
+        common += (classes + 1) * 128  # one row is the null
+    if clip:
+        common += 2 * clip + (clip * d + d) + d  # norm, projection, null
+    common += d * 8 + 8  # strokes out
+    attention = 3 * d * d + (d * d + d)  # q, k, v without biases; out
+
+    hidden = 8 * -(-d // 3)  # 8/3 D, up to a multiple of 8
+    assert hidden % 8 == 0 and hidden - 8 < 8 / 3 * d <= hidden
+    dit_block = (d * 6 * d + 6 * d) + attention + 3 * d * hidden
+    dit = common + layers * dit_block + (d * 2 * d + 2 * d)
+    if classes:
+        dit += (128 * d + d) + (d * d + d)
+
+    norm = 2 * d
+    block = (norm + attention) + (norm + d * 4 * d + 4 * d + 4 * d * d + d)
+    if classes or clip:
+        block += norm + attention
+    transformer = common + layers * block + norm
+    if classes:
+        transformer += 128 * 4 * d + 4 * d
+
+    args = dict(num_strokes=strokes, embed_dim=d, num_layers=layers, num_classes=classes, clip_dim=clip)
+    assert size(create_model("bezier_sketch_dit", **args)) == dit
+    assert size(create_model("bezier_sketch_transformer", **args)) == transformer
+
+
+@each_arch
+@each_condition
+def test_output_is_zero_at_initialisation(arch, kind):
+    x, t, label, features = inputs(kind)
+    out = build(arch, kind)(x, t, label, features)
+    assert out.shape == x.shape and not out.any()
+
+
+def test_dit_blocks_are_the_identity_at_initialisation():
+    model = build("bezier_sketch_dit")
+    h = torch.randn(3, 6, 32)
+    for block in model.blocks:
+        assert torch.equal(block(h, torch.randn(3, 32)), h)
+
+
+@each_arch
+@each_condition
+@pytest.mark.parametrize("mask", ["mixed", "kept", "dropped", None])
+def test_every_parameter_is_in_every_graph(arch, kind, mask):
+    """DDP waits for a gradient of each."""
+    x, t, label, features = inputs(kind)
+    masks = {"mixed": [True, False, True, False], "kept": [False] * 4, "dropped": [True] * 4}
+    model = build(arch, kind).train()
+    model(x, t, label, features, None if mask is None else torch.tensor(masks[mask])).square().mean().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@each_arch
+@conditioned
+def test_missing_conditions_leave_every_parameter_in_the_graph(arch, kind):
+    x, t, _, _ = inputs(kind)
+    model = build(arch, kind)
+    model(x, t).square().mean().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+@each_arch
+@each_condition
+def test_every_parameter_matters(arch, kind):
+    x, t, label, features = inputs(kind)
+    model = build(arch, kind, awake=True)
+    model(x, t, label, features, torch.tensor([True, False, False, False])).square().mean().backward()
+    assert [name for name, p in model.named_parameters() if p.grad.abs().max() < 1e-9] == []
+
+
+@each_arch
+@conditioned
+def test_dropped_is_the_same_as_missing(arch, kind):
+    x, t, label, features = inputs(kind)
+    model = build(arch, kind, awake=True)
+    dropped = model(x, t, label, features, torch.ones(4, dtype=torch.bool))
+    torch.testing.assert_close(dropped, model(x, t))
+    kept = model(x, t, label, features, torch.zeros(4, dtype=torch.bool))
+    torch.testing.assert_close(kept, model(x, t, label, features))
+    assert (kept - dropped).flatten(1).norm(dim=1).min() > 1e-3
+
+
+@each_arch
+@conditioned
+def test_conditions_are_dropped_by_sample(arch, kind):
+    x, t, label, features = inputs(kind)
+    model = build(arch, kind, awake=True)
+    mask = torch.tensor([True, False, False, True])
+    mixed = model(x, t, label, features, mask)
+    for row in range(4):
+        alone = [None if part is None else part[row : row + 1] for part in (x, t, label, features, mask)]
+        torch.testing.assert_close(mixed[row : row + 1], model(*alone), rtol=1e-4, atol=1e-5)
+
+
+@each_arch
+@conditioned
+def test_each_condition_reaches_the_output(arch, kind):
+    x, t, label, features = inputs(kind)
+    model = build(arch, kind, awake=True)
+    out = model(x, t, label, features)
+    if label is not None:
+        assert (model(x, t, (label + 1) % CLASSES, features) - out).flatten(1).norm(dim=1).min() > 1e-3
+    if features is not None:
+        assert (model(x, t, label, features.flip(-1)) - out).flatten(1).norm(dim=1).min() > 1e-3
+
+
+@each_arch
+def test_unconditional_networks_ignore_conditions(arch):
+    x, t, _, _ = inputs("none")
+    model = build(arch, awake=True)
+    assert torch.equal(
+        model(x, t, torch.zeros(4, dtype=torch.long), None, torch.ones(4, dtype=torch.bool)), model(x, t)
+    )
+
+
+@each_arch
+def test_time_and_stroke_order_matter(arch):
+    x, t, _, _ = inputs("none")
+    model = build(arch, awake=True)
+    assert (model(x, 1 - t) - model(x, t)).abs().max() > 1e-3
+    assert (model(x.flip(1), t) - model(x, t).flip(1)).abs().max() > 1e-3
+
+
+@each_arch
+def test_refuses_another_number_of_strokes(arch):
+    with pytest.raises(AssertionError, match="1 strokes"):  # would broadcast against the positions
+        build(arch)(torch.zeros(2, 1, 8), torch.zeros(2))
+
+
+def test_time_embedding_is_the_sinusoid_of_a_thousand_t():
+    embedding = TimeEmbedding(16)
+    embedding.mlp = nn.Identity()
+    for t in (0.0, 0.123, 1.0):
+        rates = [10_000 ** (-k / 128) for k in range(128)]
+        angles = 1000 * t * torch.tensor(rates, dtype=torch.float64)
+        expected = torch.cat((angles.cos(), angles.sin())).float()
+        torch.testing.assert_close(embedding(torch.tensor([t]))[0], expected, rtol=0, atol=2e-4)
+
+
+def test_attention_is_that_of_torch():
+    torch.manual_seed(0)
+    ours, theirs = Attention(16, 4), nn.MultiheadAttention(16, 4, batch_first=True)
+    crossing = Attention(16, 4, cross=True)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(ours.qkv.weight)
+        theirs.out_proj.weight.copy_(ours.out.weight)
+        crossing.query.weight.copy_(ours.qkv.weight[:16])
+        crossing.key_value.weight.copy_(ours.qkv.weight[16:])
+        crossing.out.weight.copy_(ours.out.weight)
+    x, memory = torch.randn(2, 5, 16), torch.randn(2, 3, 16)
+    visible = torch.tensor([[True, True, True], [True, False, True]])
+    torch.testing.assert_close(ours(x), theirs(x, x, x)[0])
+    torch.testing.assert_close(crossing(x, memory), theirs(x, memory, memory)[0])
+    torch.testing.assert_close(crossing(x, memory, visible), theirs(x, memory, memory, key_padding_mask=~visible)[0])
+
+
+def test_swiglu_is_its_formula():
+    layer = SwiGLU(32)
+    x = torch.randn(3, 32)
+    gate, up = layer.gate_up.weight.chunk(2)
+    expected = (torch.nn.functional.silu(x @ gate.T) * (x @ up.T)) @ layer.out.weight.T
+    torch.testing.assert_close(layer(x), expected)
+    assert layer.out.in_features == 88  # 8/3 x 32 = 85.3
+
+
+@each_arch
+@each_condition
+def test_no_weight_decay_names_what_is_no_matrix(arch, kind):
+    from timm.optim import param_groups_weight_decay
+
+    model = build(arch, kind)
+    plain, decayed = param_groups_weight_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay())
+    assert plain["weight_decay"] == 0 and decayed["weight_decay"] == 0.05
+    decayed_ids = {id(p) for p in decayed["params"]}
+    matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
+    assert decayed_ids == matrices
+    every = create_model(arch, **SMALL, num_classes=2, clip_dim=3)
+    for pattern in model.no_weight_decay():
+        assert any(fnmatch(name, pattern) for name, _ in every.named_parameters()), pattern
+
+
+@each_arch
+def test_dropout(arch):
+    x, t, _, _ = inputs("none")
+    model = build(arch, awake=True, dropout=0.5)
+    assert not torch.equal(model(x, t), model(x, t))
+    model.eval()
+    assert torch.equal(model(x, t), model(x, t))
+    assert torch.equal(model(x, t), build(arch, awake=True)(x, t))
+
+
+@each_arch
+@each_condition
+def test_bf16_autocast(arch, kind):
+    batch = inputs(kind)
+    mask = torch.tensor([True, False, False, False])
+    model = build(arch, kind, awake=True)
+    exact = model(*batch, mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model(*batch, mask)
+    assert (rough.float() - exact).norm() < 0.05 * exact.norm()
+    rough.float().square().mean().backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
+
+
+@each_arch
+@pytest.mark.parametrize("kind", ["class", "class+patches"])
+def test_traces_as_one_graph(arch, kind):
+    batch = (*inputs(kind), torch.tensor([True, False, False, False]))
+    model = build(arch, kind, awake=True)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*batch), model(*batch), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@each_arch
+def test_compiles(arch):
+    batch = (*inputs("class+patches"), torch.tensor([True, False, False, False]))
+    model = build(arch, "class+patches", awake=True)
+    torch.testing.assert_close(torch.compile(model)(*batch), model(*batch), rtol=1e-4, atol=1e-5)
+
+
+@each_arch
+def test_state_reloads_and_holds_parameters_only(arch):
+    x, t, label, features = inputs("class+pooled")
+    model = build(arch, "class+pooled", awake=True)
+    other = build(arch, "class+pooled")
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(x, t, label, features), model(x, t, label, features))
+    assert set(model.state_dict()) == {name for name, _ in model.named_parameters()}
+
+
+@each_arch
+def test_learns_two_classes(arch):
+    """Two fixed sketches, one a class: the loss falls far below that of predicting zero, and the class is what helps."""
+    torch.manual_seed(0)
+    objective = FlowObjective(get_path("linear"))
+    model = build(arch, "class")
+    data = torch.randn(2, 6, 8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+
+    def losses(label, shown):
+        x0, t = torch.randn(len(label), 6, 8), torch.rand(len(label))
+        x1 = data[label]
+        output = model(objective.path.interpolate(x0, x1, t), t, shown)
+        return objective.loss(output, x0, x1, t).mean(), objective.loss(torch.zeros_like(x1), x0, x1, t).mean()
+
+    for _ in range(150):
+        label = torch.arange(64) % 2
+        optimizer.zero_grad()
+        losses(label, label)[0].backward()
+        optimizer.step()
+    with torch.no_grad():
+        label = torch.arange(512) % 2
+        loss, zero = losses(label, label)
+        swapped, _ = losses(label, 1 - label)
+    assert loss < 0.35 * zero
+    assert swapped > 1.5 * loss
+
+
+@pytest.mark.parametrize(
+    ("arch", "args", "message"),
+    [
+        ("bezier_sketch_dti", {}, "unknown arch 'bezier_sketch_dti'; known are bezier_sketch_transformer, bezier_sketch_dit"),
+        ("bezier_sketch_dti", {}, "did you mean 'bezier_sketch_dit'"),
+        ("bezier_sketch_dit", dict(num_layer=2), "no argument 'num_layer'"),
+        ("bezier_sketch_dit", dict(num_layer=2), "did you mean 'num_layers'"),
+        ("bezier_sketch_dit", dict(embed_dim=100, num_heads=8), "embed_dim 100 is not divisible by num_heads 8"),
+        ("bezier_sketch_dit", dict(embed_dim=100, num_heads=8), "num_heads of 4, 5, 10 would do, or embed_dim 96"),
+        ("bezier_sketch_transformer", dict(num_heads=7), "embed_dim 256 is not divisible by num_heads 7"),
+        ("bezier_sketch_transformer", dict(embed_dim=0), "embed_dim is 0; expected a whole number of at least 1"),
+        ("bezier_sketch_transformer", dict(num_layers=2.0), "num_layers is 2.0; expected a whole number"),
+        ("bezier_sketch_transformer", dict(num_classes=-1), "num_classes is -1"),
+        ("bezier_sketch_transformer", dict(clip_dim="wide"), "clip_dim is 'wide'"),
+        ("bezier_sketch_transformer", dict(dropout=1.0), "dropout is 1.0"),
+        ("bezier_sketch_transformer", dict(num_strokes=True), "num_strokes is True"),
+    ],
+)  # fmt: skip
+def test_impossible_models(arch, args, message):
+    with pytest.raises(UserError) as error:
+        create_model(arch, **args)
+    assert message in str(error.value)
+
+
+def test_names_can_be_listed_without_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, flowkit.models; print(*flowkit.models.ARCHS); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == list(ARCHS)
