@@ -1,0 +1,109 @@
+"""The sketch domain: what the trainer, the sampler and the inspector need to know of Bezier sketches."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flowkit.data.dataset import Dataset
+from flowkit.domain import Preview
+from flowkit.errors import UserError, listing, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flowkit.metrics.comparison import Comparison
+    from flowkit.sketch.evaluation import SketchEvaluator
+
+MAX_COORDINATE = 10.0  # five canvases away: not a drawing that leaves the canvas, but other units
+
+
+class SketchDomain:
+    """Sketches (S, 8): S cubic Bezier strokes [x0 y0 x1 y1 x2 y2 x3 y3] on the canvas [-1, 1] x [-1, 1], y down."""
+
+    kind = "sketch"
+    noun = "sketches"
+    builtin = ("doodles",)
+    archs = ("bezier_sketch_dit", "bezier_sketch_transformer")
+    default_normalizer = "global"
+
+    def generate(self, name: str, num_samples: int, seed: int) -> Dataset:
+        """A built-in data set. Raises UserError for a name that is not in `builtin`."""
+        if name not in self.builtin:
+            hint = nearest(name, self.builtin)
+            raise UserError(f"there is no built-in set of sketches {name!r}; there is {listing(self.builtin)}{hint}")
+        from flowkit.sketch.doodles import generate_doodles
+
+        return generate_doodles(num_samples, seed)
+
+    def check(self, data: Dataset, where: str) -> None:
+        """Raise UserError unless `data.x` is (N, S, 8) with S >= 1 and in canvas units."""
+        if data.x.ndim != 3 or data.x.shape[1] < 1 or data.x.shape[2] != 8:
+            raise UserError(
+                f"{where}: x has shape {tuple(data.x.shape)}; sketches are (N, S, 8): S strokes, at least one, of the "
+                "8 numbers x0 y0 x1 y1 x2 y2 x3 y3"
+            )
+        largest = max((max(-float(row.min()), float(row.max())) for row in _chunks(data.x)), default=0.0)
+        if largest > MAX_COORDINATE:
+            raise UserError(
+                f"{where}: coordinates reach {largest:.4g}; canvas units are expected, where the picture spans -1 to 1. "
+                "Pixels of a picture `size` wide become canvas units by p / size * 2 - 1"
+            )
+
+    def model_args(self, data: Dataset) -> dict[str, Any]:
+        """Sizes for `create_model`; `num_classes` and `clip_dim` are 0 where `data` has no labels or conditions."""
+        return {
+            "num_strokes": int(data.x.shape[1]),
+            "stroke_dim": int(data.x.shape[2]),
+            "num_classes": len(data.class_names) if data.class_label is not None else 0,
+            "clip_dim": int(data.condition.shape[-1]) if data.condition is not None else 0,
+        }
+
+    def extra_losses(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        """Auxiliary losses on the predicted sketch: (B, S, 8) in canvas units -> (B,)."""
+        from flowkit.sketch.losses import bending, degenerate, smoothness
+
+        return {"smoothness": smoothness, "bending": bending, "degenerate": degenerate}
+
+    def preview(self, x: np.ndarray, titles: Sequence[str]) -> list[Preview]:
+        """`x` (N, S, 8) as braille pictures of 24 x 12 characters."""
+        from flowkit.sketch.braille import braille
+
+        return [Preview(title, braille(sketch)) for sketch, title in zip(x, titles, strict=True)]
+
+    def write(self, x: np.ndarray, titles: Sequence[str], out: Path) -> list[Path]:
+        """One SVG a sketch, `000-cat.svg` onwards, and all of them in `sheet.png`. Raises UserError if it cannot."""
+        from flowkit.sketch.raster import contact_sheet
+        from flowkit.sketch.svg_write import write_svg
+
+        digits = max(3, len(str(len(x) - 1)))
+        paths = []
+        for number, (sketch, title) in enumerate(zip(x, titles, strict=True)):
+            paths.append(Path(out) / f"{number:0{digits}d}-{safe_name(title)}.svg")
+            write_svg(paths[-1], sketch, title)
+        if paths:
+            contact_sheet(x, titles, Path(out) / "sheet.png")
+            paths.append(Path(out) / "sheet.png")
+        return paths
+
+    def evaluator(self, comparison: Comparison) -> SketchEvaluator:
+        from flowkit.sketch.evaluation import SketchEvaluator
+
+        return SketchEvaluator(comparison)
+
+
+def _chunks(x: np.ndarray, rows: int = 1 << 16):
+    return (x[start : start + rows] for start in range(0, len(x), rows))
+
+
+def safe_name(title: str) -> str:
+    """`title` as part of a file name on any system: letters, marks and digits of any script, dashes; at most 40."""
+    letters = (
+        c if unicodedata.category(c)[0] in "LMN" or c == "_" else "-" for c in unicodedata.normalize("NFC", title)
+    )
+    words = [word for word in "".join(letters).split("-") if word]
+    return "-".join(words)[:40].rstrip("-") or "sketch"

@@ -1,0 +1,150 @@
+"""Sketches as pixels: a supersampled rasteriser, contact sheets, and the ink grid that k-nearest neighbours look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowkit.data.files import replacing
+from flowkit.sketch.svg_write import STROKE_WIDTH
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFont import FreeTypeFont, ImageFont
+
+MAX_POINTS = 20_000  # on one stroke: a diverged model draws strokes of any length
+PAGE, PAPER, INK, LABEL = 244, 255, 20, 80  # grey levels of a contact sheet
+
+
+def bernstein(t: np.ndarray) -> np.ndarray:
+    """The weights (..., 4) of a cubic's control points at parameters `t` (...)."""
+    s = 1 - t
+    return np.stack([s * s * s, 3 * s * s * t, 3 * s * t * t, t * t * t], axis=-1)
+
+
+def trace(sketch: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray]:
+    """Points along every stroke of `sketch` (S, 8), neighbours at most `spacing` canvas units apart.
+
+    Returns points (M, 2), in drawing order, and the stroke (M,) that each lies on. Strokes that are not finite have none.
+    """
+    strokes = np.asarray(sketch, np.float64).reshape(-1, 4, 2)
+    strokes = strokes[np.isfinite(strokes).all(axis=(1, 2))]
+    # A cubic's speed is at most 3 times its longest leg, so this many steps are never longer than `spacing`.
+    legs = np.abs(np.diff(strokes, axis=1)).sum(axis=2).max(axis=1, initial=0.0)
+    counts = np.clip(np.ceil(3 * legs / spacing), 1, MAX_POINTS).astype(int) + 1
+    owner = np.repeat(np.arange(len(strokes)), counts)
+    step = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    t = step / (counts[owner] - 1)
+    return np.einsum("mk,mkd->md", bernstein(t), strokes[owner]), owner
+
+
+def rasterise(
+    sketch: np.ndarray, size: int = 512, *, stroke_width: float = STROKE_WIDTH, supersample: int = 4
+) -> np.ndarray:
+    """`sketch` (S, 8) as a grey picture (size, size) uint8, black on white, round caps and joins.
+
+    `stroke_width` is in canvas units; what lies off the canvas is cut. Discs are stamped along the strokes on a grid
+    `supersample` times as fine, so caps and joins are round by construction.
+    """
+    fine = size * supersample
+    radius = max(stroke_width * fine / 4, 0.5)  # fine pixels: the canvas is 2 wide, the radius half the width
+    points, _ = trace(sketch, spacing=0.4 * radius * 2 / fine)
+    centres = (points + 1) * (fine / 2)
+    reach = int(np.ceil(radius)) + 1
+    centres = centres[((centres > -reach) & (centres < fine + reach)).all(axis=1)]
+    ink = np.zeros((fine + 4 * reach, fine + 4 * reach), bool)  # a margin, so that a disc at the edge fits
+    steps = np.arange(-reach, reach + 1)
+    corner = np.floor(centres).astype(int)
+    dx2, dy2 = np.moveaxis((corner[:, :, None] + steps + 0.5 - centres[:, :, None]) ** 2, 1, 0)  # (M, 2 reach + 1) each
+    inside = dy2[:, :, None] + dx2[:, None, :] <= radius * radius
+    row = (corner[:, 1] + 2 * reach)[:, None, None] + steps[None, :, None]
+    column = (corner[:, 0] + 2 * reach)[:, None, None] + steps[None, None, :]
+    ink.ravel()[(row * ink.shape[1] + column)[inside]] = True
+    ink = ink[2 * reach : 2 * reach + fine, 2 * reach : 2 * reach + fine]
+    cover = ink.reshape(size, supersample, size, supersample).mean(axis=(1, 3))
+    return np.round(255 * (1 - cover)).astype(np.uint8)
+
+
+def ink_grid(x: np.ndarray, size: int = 14, *, points: int = 24, chunk: int = 2048) -> np.ndarray:
+    """How much ink lies where: `x` (N, S, 8) to (N, size * size) float32, each row of unit length.
+
+    Points along every stroke, weighted by length, are shared out between the four nearest cells; off-canvas ink is
+    dropped. The square root evens out dense and thin places before the row is normalised.
+    """
+    x = np.nan_to_num(np.asarray(x, np.float32), nan=9, posinf=9, neginf=-9).clip(-9, 9)  # 9 is well off the canvas
+    weights = bernstein(((np.arange(points) + 0.5) / points).astype(np.float32))
+    return np.concatenate([_ink_rows(x[i : i + chunk], size, weights) for i in range(0, len(x), chunk)] or
+                          [np.zeros((0, size * size), np.float32)])  # fmt: skip
+
+
+def _ink_rows(x: np.ndarray, size: int, weights: np.ndarray) -> np.ndarray:
+    n = len(x)
+    at = np.einsum("pk,nskd->nspd", weights, x.reshape(n, -1, 4, 2), optimize=True)
+    length = np.linalg.norm(np.gradient(at, axis=2), axis=-1)
+    at = ((at + 1) * (size / 2) - 0.5).clip(-9, size + 9)  # cell centres at the integers
+    low = np.floor(at).astype(np.int64)
+    frac = at - low
+    grid = np.zeros(n * (size + 20) ** 2, np.float32)  # with a margin that catches what lies off the canvas
+    side = size + 20
+    base = (np.arange(n) * side * side)[:, None, None] + (low[..., 1] + 10) * side + low[..., 0] + 10
+    for dy in (0, 1):
+        for dx in (0, 1):
+            share = np.abs(1 - dy - frac[..., 1]) * np.abs(1 - dx - frac[..., 0]) * length
+            grid += np.bincount((base + dy * side + dx).ravel(), share.ravel(), len(grid)).astype(np.float32)
+    rows = np.sqrt(grid.reshape(n, side, side)[:, 10:-10, 10:-10].reshape(n, -1))
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def contact_sheet(
+    x: np.ndarray, titles: Sequence[str], path: Path | str, columns: int | None = None, *, cell: int | None = None
+) -> None:
+    """A PNG of all sketches `x` (N, S, 8), N >= 1, with its title under each. Raises UserError where it cannot be written.
+
+    `cell` is the width of one picture in pixels: 176, or 112 from a hundred sketches on.
+    """
+    sheet = sheet_image(x, titles, columns, cell)
+    with replacing(Path(path)) as partial:
+        sheet.save(partial, "PNG", optimize=True)
+
+
+def sheet_image(x: np.ndarray, titles: Sequence[str], columns: int | None = None, cell: int | None = None) -> Image:
+    """The picture that `contact_sheet` writes, as a PIL image of mode L."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    assert len(x) == len(titles) and len(x) > 0, (len(x), len(titles))
+    columns = min(columns or _columns(len(x)), len(x))
+    cell = cell or (176 if len(x) < 100 else 112)
+    gap, label = max(cell // 14, 6), max(cell // 8, 15)
+    font = ImageFont.load_default(max(cell // 13, 11))
+    wide, high = cell + gap, cell + gap + label
+    rows = -(-len(x) // columns)
+    page = Image.new("L", (columns * wide + gap, rows * high + gap), PAGE)
+    draw = ImageDraw.Draw(page)
+    for number, (sketch, title) in enumerate(zip(x, titles, strict=True)):
+        left, top = gap + number % columns * wide, gap + number // columns * high
+        grey = rasterise(sketch, cell, stroke_width=max(STROKE_WIDTH, 3.2 / cell)).astype(np.float32) / 255
+        page.paste(Image.fromarray((INK + (PAPER - INK) * grey).astype(np.uint8)), (left, top))
+        text = _fit(title, font, cell)
+        draw.text((left + cell / 2, top + cell + label / 2), text, fill=LABEL, font=font, anchor="mm")
+    return page
+
+
+def _columns(count: int) -> int:
+    """A little wider than high, and without a ragged last row where a near divisor allows it."""
+    ideal = (1.4 * count) ** 0.5
+    whole = [c for c in range(1, count + 1) if count % c == 0 and 0.7 * ideal <= c <= 1.5 * ideal]
+    return min(whole, key=lambda c: abs(c - ideal)) if whole else max(1, round(ideal))
+
+
+def _fit(text: str, font: FreeTypeFont | ImageFont, width: int) -> str:
+    """`text` on one line, cut with an ellipsis to `width` pixels."""
+    text = " ".join(text.encode("utf-8", "replace").decode().split())
+    if font.getlength(text) <= width:
+        return text
+    text = text[:200]
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
