@@ -1,0 +1,100 @@
+"""Doodles: line drawings made from a seed, so that a first model can be trained without any file.
+
+Every class is a function that draws a batch at once with a `Pen`: contour first, then details, each part always in the
+same slots. Where a part is absent its slots hold pieces of another line, so every stroke is a real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+
+from flowkit.data.dataset import Dataset
+from flowkit.errors import UserError
+from flowkit.sketch.doodles.animals import ANIMALS
+from flowkit.sketch.doodles.pen import Pen, Slots, allot, fill
+from flowkit.sketch.doodles.plants import PLANTS
+from flowkit.sketch.doodles.things import THINGS
+from flowkit.sketch.doodles.vehicles import VEHICLES
+
+DRAWINGS: dict[str, Callable[[Pen], None]] = dict(sorted({**ANIMALS, **PLANTS, **THINGS, **VEHICLES}.items()))
+FLIPPED = {"bird", "car", "cat", "fish", "sailboat", "snail", "whale"}  # that look left as well as right
+EDGE = 0.97  # no control point lies further out
+
+
+def generate_doodles(num_samples: int, seed: int, num_strokes: int = 32) -> Dataset:
+    """`num_samples` labelled doodles (N, num_strokes, 8), as many of each class as can be, in random order.
+
+    The same arguments give the same data. Raises UserError for a number of samples below 1, or fewer strokes than the
+    richest class needs.
+    """
+    least = max(len(_slots(name, None).owner) for name in DRAWINGS)
+    if num_strokes < least:
+        raise UserError(f"doodles have at least {least} strokes, not {num_strokes}; ask for {least} or more")
+    if num_samples < 1:
+        raise UserError(f"{num_samples} doodles were asked for; expected at least 1")
+    names = tuple(DRAWINGS)
+    rng = np.random.default_rng([abs(seed), len(names)])
+    labels = rng.permutation(np.arange(num_samples) % len(names))
+    x = np.empty((num_samples, num_strokes, 8), np.float32)
+    for number, name in enumerate(names):
+        rows = np.flatnonzero(labels == number)
+        if len(rows):
+            x[rows] = draw_class(name, np.random.default_rng([abs(seed), number]), len(rows), num_strokes)
+    info = {"source": "doodles", "seed": seed, "num_strokes": num_strokes}
+    return Dataset("sketch", x, labels.astype(np.int64), class_names=names, info=info)
+
+
+def draw_class(name: str, rng: np.random.Generator, count: int, num_strokes: int) -> np.ndarray:
+    """`count` doodles of one class, (count, num_strokes, 8) float32."""
+    pen = Pen(rng, count)
+    DRAWINGS[name](pen)
+    sketch = fill(_slots(name, num_strokes), *pen.strokes())
+    sketch = _pose(pen, sketch, flip=name in FLIPPED)
+    return np.stack([np.real(sketch), np.imag(sketch)], axis=-1).reshape(count, num_strokes, 8).astype(np.float32)
+
+
+@lru_cache
+def _slots(name: str, num_strokes: int | None) -> Slots:
+    """The slots of a class, from drawings that are always the same ones. None: as many as it has cubics."""
+    pen = Pen(np.random.default_rng(0), 64)
+    DRAWINGS[name](pen)
+    return allot(pen.parts, num_strokes or sum(part.path.shape[1] for part in pen.parts))
+
+
+def _pose(pen: Pen, sketch: np.ndarray, flip: bool) -> np.ndarray:
+    """Bend, stretch, lean, turn, flip, size and place each drawing (B, S, 4) as a whole; it stays on the canvas."""
+
+    def each(values: np.ndarray) -> np.ndarray:
+        return values[:, None, None]
+
+    for _ in range(2):  # a slow warp: the paper was not quite flat
+        turn = np.exp(1j * pen.between(0, 2 * np.pi))
+        push = np.exp(1j * pen.between(0, 2 * np.pi)) * pen.between(0.0, 0.022)
+        phase, pace = pen.between(0, 2 * np.pi), pen.between(2.0, 4.5)
+        sketch = sketch + each(push) * np.sin((sketch * each(turn)).real * each(pace) + each(phase))
+    x, y = np.real(sketch), np.imag(sketch)
+    stretch, lean = pen.between(0.93, 1.075), pen.between(-0.06, 0.06)
+    x, y = x * each(stretch) + y * each(lean), y / each(stretch)
+    if flip:
+        x = x * each(pen.choice(-1.0, 1.0))
+    sketch = (x + 1j * y) * each(pen.between(0.92, 1.13) * np.exp(1j * np.radians(pen.between(-7, 7))))
+    sketch = sketch + each(pen.between(-0.06, 0.06) + 1j * pen.between(-0.06, 0.06))
+    return _keep_inside(sketch)
+
+
+def _keep_inside(sketch: np.ndarray) -> np.ndarray:
+    """Move, and where that is not enough shrink, drawings that would leave the canvas."""
+    axes = []
+    for p in (np.real(sketch), np.imag(sketch)):
+        low, high = p.min(axis=(1, 2)), p.max(axis=(1, 2))
+        middle, half = (low + high) / 2, (high - low) / 2
+        axes.append((p, middle, half))
+    scale = np.minimum(1.0, EDGE / np.maximum(axes[0][2], axes[1][2]))
+    moved = []
+    for p, middle, half in axes:
+        room = EDGE - half * scale
+        moved.append((p - middle[:, None, None]) * scale[:, None, None] + middle.clip(-room, room)[:, None, None])
+    return moved[0] + 1j * moved[1]
