@@ -1,0 +1,38 @@
+"""[data]: what is learned from."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from flowkit.recipe.base import Says, Section
+
+_THOUSANDS = re.compile(r"([1-9]\d{0,8})k")
+
+
+def _rows(value: Any) -> Any:
+    match = _THOUSANDS.fullmatch(value) if isinstance(value, str) else None
+    return 1000 * int(match[1]) if match else value
+
+
+Rows = Annotated[int, Field(ge=1), BeforeValidator(_rows), Says('a whole number >= 1, or "1k" for 1000')]
+
+
+class Data(Section):
+    source: str = Field(
+        default="doodles", min_length=1, description="a built-in set or the path of a prepared .safetensors"
+    )
+    num_samples: Rows = Field(default=15000, description="rows to generate; built-in sets only")
+    seed: int = Field(
+        default=0, ge=0, lt=2**63, description="of generated rows, split and validation noise; apart from run.seed"
+    )
+    val_fraction: float = Field(
+        default=0.05, ge=0, lt=1, description="share held out for validation; a file that was split keeps its own split"
+    )
+    subset: Rows | None = Field(default=None, description="train on the first so many training rows only")
+    normalizer: Literal["auto", "none", "global", "zscore"] = Field(
+        default="auto",
+        description="how x is brought to unit variance for the model; auto is the choice of the data's domain",
+    )

@@ -1,0 +1,35 @@
+"""A recipe back as TOML, and what is different between two."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tomli_w
+
+from flowkit.recipe.base import Choice, Section
+from flowkit.recipe.describe import toml_value
+from flowkit.recipe.recipe import Recipe
+
+
+def dump_toml(recipe: Recipe, header: str = "") -> str:
+    """The whole recipe, defaults included, as TOML that reads back equal; `header` becomes a comment above it."""
+    comment = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
+    return comment + tomli_w.dumps(recipe.to_dict())
+
+
+def diff(a: Recipe, b: Recipe) -> list[str]:
+    """`optim.lr: 0.0001 -> 0.0003` for every key that differs; empty where the two are the same experiment."""
+    return _diff("", a, b)
+
+
+def _diff(prefix: str, a: Any, b: Any) -> list[str]:
+    if a == b:
+        return []
+    if isinstance(a, Section) and isinstance(b, Section) and not isinstance(a, Choice):
+        keys = dict.fromkeys([*type(a).model_fields, *type(b).model_fields])
+        return [line for key in keys for line in _diff(f"{prefix}.{key}", getattr(a, key, None), getattr(b, key, None))]
+    return [f"{prefix.removeprefix('.')}: {_shown(a)} -> {_shown(b)}"]
+
+
+def _shown(value: Any) -> str:
+    return "unset" if value is None else toml_value(value)

@@ -1,0 +1,99 @@
+"""Recipes from files and dicts. Whatever is wrong with one is told at once, in one UserError."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from flowkit.errors import UserError, listing
+from flowkit.recipe.messages import mistakes
+from flowkit.recipe.overrides import apply_overrides
+from flowkit.recipe.recipe import Recipe
+
+MAX_BYTES = 1 << 20  # a larger file is no recipe: refuse a checkpoint before reading all of it
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in the TOML file `path`, with `overrides` such as "optim.lr=3e-4" put in.
+
+    Raises UserError: a missing or unreadable file, broken TOML; else all unknown keys and wrong types;
+    else all impossible combinations.
+    """
+    return _validated(_read(Path(path)), overrides, str(path))
+
+
+def recipe_from_dict(data: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in nested dicts, section by section, as TOML would give them. Raises UserError as `load_recipe`."""
+    return _validated(data, overrides, "recipe")
+
+
+def _validated(data: dict[str, Any], overrides: Sequence[str], where: str) -> Recipe:
+    data, places, problems = apply_overrides(data, overrides)
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        problems = [*problems, *mistakes(error, data)]
+    else:
+        if not problems:
+            return recipe
+    lines = [f"{key}: {text}{_place(key, places)}" for key, text in problems]
+    if len(lines) == 1:
+        raise UserError(f"{where}: {lines[0]}")
+    raise UserError(f"{where}: {len(lines)} mistakes:\n" + "\n".join(f"  {line}" for line in lines))
+
+
+def _place(key: str, places: dict[str, str]) -> str:
+    """` (from --set ...)` where an override set the key, the table that it is in, or something in it."""
+    hits = [text for at, text in places.items() if f"{key}.".startswith(f"{at}.") or at.startswith(f"{key}.")]
+    return f" (from --set {hits[-1]})" if hits else ""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file{_offer(path)}") from None
+    except IsADirectoryError:
+        recipe = path / "recipe.toml"
+        raise UserError(f"{path}: is a folder{_did_you_mean(recipe) if recipe.is_file() else _offer(recipe)}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if len(raw) > MAX_BYTES:
+        raise UserError(f"{path}: is larger than any recipe (1 MiB); expected a recipe in TOML")
+    try:
+        text = raw.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is no text in UTF-8 (byte {error.start}); expected a recipe in TOML") from None
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is no TOML: {error}{_quote_line(text, str(error))}") from None
+
+
+def _quote_line(text: str, message: str) -> str:
+    match = re.search(r"at line (\d+)", message)
+    return f"\n  line {match[1]}: {text.splitlines()[int(match[1]) - 1].strip()[:120]}" if match else ""
+
+
+def _did_you_mean(path: Path) -> str:
+    return f"; did you mean '{path}'?"
+
+
+def _offer(path: Path) -> str:
+    """The recipes whose names are nearest in that folder, else all that it has."""
+    try:
+        names = sorted(file.name for file in path.parent.glob("*.toml"))
+    except OSError:
+        names = []
+    if not path.parent.is_dir():
+        return f"; there is no folder '{path.parent}' either"
+    if near := get_close_matches(path.stem, [name.removesuffix(".toml") for name in names]):
+        return "; did you mean " + " or ".join(f"'{path.parent / name}.toml'" for name in near) + "?"
+    return f"; recipes in that folder: {listing(names)}" if names else "; that folder has no recipes (*.toml)"

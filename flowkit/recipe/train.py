@@ -1,0 +1,54 @@
+"""[train]: how long, in what batches, in what precision, and how often to look."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from flowkit.recipe.base import Says, Section
+from flowkit.recipe.interval import MAX_COUNT, Interval, whole_steps
+
+
+def _not_off(interval: Interval) -> Interval:
+    if not interval:
+        raise ValueError("cannot be off")
+    return interval
+
+
+Always = Annotated[Interval, AfterValidator(_not_off), Says('a number of steps >= 1 or "N epochs"')]
+
+
+class Train(Section):
+    steps: int | None = Field(
+        default=None, ge=1, le=MAX_COUNT, description="length of the run in optimizer updates; or epochs"
+    )
+    epochs: int | float | None = Field(
+        default=None, gt=0, le=MAX_COUNT, description="length of the run in passes over the training rows; or steps"
+    )
+    batch_size: int = Field(
+        default=256, ge=1, le=10**9, description="rows in one update, over all processes and accumulation steps"
+    )
+    micro_batch_size: int | None = Field(
+        default=None, ge=1, description="rows in one forward pass of one process; without it, the process's whole share"
+    )
+    precision: Literal["no", "fp16", "bf16"] = Field(default="no", description="mixed precision")
+    compile: bool = Field(default=False, description="torch.compile the model")
+    log_every: Always = Field(default=Interval(50), description="how often metrics are read off the device and logged")
+    val_every: Interval = Field(
+        default=Interval(500), description="how often to validate; it decides which checkpoint is the best"
+    )
+    val_rows: int = Field(
+        default=1024, ge=1, description="at most so many validation rows are used; their noises and times are fixed"
+    )
+    save_every: Interval = Field(
+        default=Interval(1000), description="how often to save a checkpoint; the end of a run is saved always"
+    )
+    keep_last: int = Field(default=3, ge=0, description="checkpoints to keep besides latest and best; 0 keeps all")
+
+    def total_steps(self, rows: int) -> int:
+        """Updates in the run over `rows` training rows: N epochs are ceil(N x rows / batch_size)."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None, "a recipe has steps or epochs"
+        return max(1, whole_steps(self.epochs * rows / self.batch_size))

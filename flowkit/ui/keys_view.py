@@ -1,0 +1,30 @@
+"""The table of all keys of a recipe, for `flowkit train --keys`."""
+
+from __future__ import annotations
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from flowkit.recipe.describe import KeyRow, key_table
+
+
+def keys_view() -> Group:
+    """All keys by section, each with its default, meaning and type."""
+    rows = key_table()
+    parts: list[Text | Table] = []
+    for section in dict.fromkeys(row.section for row in rows):
+        parts += [Text(f"[{section}]", style="bold"), _section([row for row in rows if row.section == section]), Text()]
+    return Group(*parts[:-1])
+
+
+def _section(rows: list[KeyRow]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False, expand=False)
+    table.add_column("key", style="cyan", no_wrap=True, min_width=19)
+    table.add_column("default", style="green", no_wrap=True, min_width=14)
+    table.add_column("meaning", overflow="fold")
+    for row in rows:
+        meaning = Text(row.description)
+        meaning.append(f"  ({row.type})", style="dim")
+        table.add_row(Text("  " + row.key), Text(row.default), meaning)
+    return table

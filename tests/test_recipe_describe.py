@@ -1,0 +1,69 @@
+"""The table of keys, generated from the types, in the README and in the terminal."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from flowkit.recipe import Recipe, recipe_from_dict
+from flowkit.recipe.describe import key_table, markdown_table
+from flowkit.recipe.overrides import parse_value
+from flowkit.ui.keys_view import keys_view
+
+README = Path(__file__).parents[1] / "README.md"
+ROWS = {row.dotted: row for row in key_table()}
+
+
+def test_every_key_is_there_once_with_a_line_of_description():
+    assert len(ROWS) == len(key_table())
+    for arch in ("bezier_sketch_dit", "bezier_sketch_transformer"):
+        recipe = recipe_from_dict({"run": {"name": "a"}, "model": {"arch": arch}, "train": {"steps": 1}})
+        for section in Recipe.model_fields:
+            for key in type(getattr(recipe, section)).model_fields:
+                assert f"{section}.{key}" in ROWS
+    assert {"flow.times.mean", "flow.times.std"} < set(ROWS) and "flow.times.name" not in ROWS
+    for row in ROWS.values():
+        assert row.description and row.type and "\n" not in row.description and len(row.description) < 100
+
+
+def test_types_and_defaults_in_words():
+    assert (ROWS["optim.lr"].type, ROWS["optim.lr"].default) == ("number > 0", "0.0001")
+    assert (ROWS["run.name"].default, ROWS["train.steps"].default) == ("required", "-")
+    assert ROWS["model.arch"].type == '"bezier_sketch_dit", "bezier_sketch_transformer" or "custom"'
+    assert ROWS["sample.solver"].type == '"euler", "midpoint", "heun" or "rk4"'
+    assert ROWS["train.epochs"].type == "number > 0"
+    assert ROWS["model.mlp_ratio"].description.startswith("bezier_sketch_transformer: ")
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_the_default_in_the_table_is_the_default(row):
+    """Given as it stands there, it changes nothing."""
+    arch = "bezier_sketch_transformer"
+    base = recipe_from_dict({"run": {"name": "a"}, "model": {"arch": arch}, "train": {"steps": 1}})
+    if row.default in ("required", "-"):
+        return
+    given = recipe_from_dict(base.to_dict(), [f"{row.dotted}={row.default}"])
+    if row.dotted == "ema.warmup_power":  # two thirds, cut
+        assert parse_value(row.default) == pytest.approx(base.ema.warmup_power)
+    else:
+        assert given == base
+
+
+def test_the_readme_has_the_table():
+    text = README.read_text("utf-8") if README.exists() else ""
+    if "<!-- keys -->" not in text:
+        pytest.skip("the README has no table of keys yet")
+    shown = text.split("<!-- keys -->")[1].split("<!-- /keys -->")[0]
+    assert shown.strip() == markdown_table().strip(), (
+        "write it anew: python -c 'from flowkit.recipe.describe import markdown_table; print(markdown_table())'"
+    )
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_the_terminal_shows_all_keys_and_cuts_none(width):
+    console = Console(width=width, file=open("/dev/null", "w"), record=True)  # noqa: SIM115
+    console.print(keys_view())
+    text = console.export_text()
+    for row in ROWS.values():
+        assert f"  {row.key} " in text
+    assert all(f"[{section}]" in text for section in Recipe.model_fields) and "…" not in text
