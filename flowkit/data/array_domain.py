@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowkit.domain import Preview
+from flowkit.domain import Evaluator, Preview
 from flowkit.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from flowkit.data.dataset import Dataset
+    from flowkit.metrics.comparison import Comparison
 
 
 class ArrayDomain:
@@ -44,3 +45,6 @@ class ArrayDomain:
 
     def write(self, x: np.ndarray, titles: Sequence[str], out: Path) -> list[Path]:
         return []
+
+    def evaluator(self, comparison: Comparison) -> Evaluator:
+        raise UserError("evaluate: there are no metrics for plain tensors; only data of a known kind can be measured")

@@ -70,7 +70,7 @@ def write_dataset(path: Path | str, data: Dataset) -> Path:
     from safetensors.numpy import save_file
 
     tensors_path, json_path = data_files(path)
-    arrays = {"x": data.x.astype(np.float32, copy=False)}
+    arrays: dict[str, np.ndarray] = {"x": data.x.astype(np.float32, copy=False)}
     if data.class_label is not None:
         arrays["class_label"] = data.class_label.astype(np.int64, copy=False)
     if data.condition is not None:
@@ -152,7 +152,10 @@ def _check_finite(path: Path, name: str, array: np.ndarray, chunk_bytes: int = 1
     bad: list[int] = []
     for start in range(0, len(array), rows):
         chunk = array[start : start + rows].reshape(min(rows, len(array) - start), -1)
-        finite = np.isfinite(chunk.sum(axis=1))  # a sum is not finite when a term is not; overflow is looked at again
+        with np.errstate(all="ignore"):
+            finite = np.isfinite(
+                chunk.sum(axis=1)
+            )  # a sum is not finite when a term is not; overflow is looked at again
         bad += [start + int(i) for i in np.flatnonzero(~finite) if not np.isfinite(chunk[i]).all()]
     if bad:
         shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")

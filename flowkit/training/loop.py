@@ -158,13 +158,13 @@ def validate(session: Session, step: int) -> Validated:
 def save(session: Session, step: int, validated: Validated | None) -> Saved:
     """Write a checkpoint; `best` moves to it when its validation loss is the lowest that was saved."""
     start = time.perf_counter()
-    best = validated is not None and validated.best
-    losses = None
+    best, losses, lowest = False, None, session.best_loss
     if validated is not None:
+        best, lowest = validated.best, min(lowest, validated.loss)
         losses = {"loss": validated.loss, "raw_loss": validated.raw_loss, "zero_loss": validated.zero_loss}
     scaler = session.environment.accelerator.scaler
     state = {
-        "step": step, "best_loss": min(session.best_loss, validated.loss if best else math.inf),
+        "step": step, "best_loss": None if math.isinf(lowest) else lowest,
         "scaler": None if scaler is None else scaler.state_dict(),
     }  # fmt: skip
     path = save_checkpoint(

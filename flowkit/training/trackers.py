@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -83,7 +84,7 @@ class WandbTracker:
                 "track.wandb: is true, and the package wandb is not installed; `pip install wandb`, or set track.wandb=false"
             ) from None
         id_file = run_dir / "wandb_id"
-        run_id = id_file.read_text("utf-8").strip() if start_step and id_file.exists() else wandb.util.generate_id()
+        run_id = id_file.read_text("utf-8").strip() if start_step and id_file.exists() else secrets.token_hex(4)
         self._wandb = wandb
         self._run = wandb.init(
             project=recipe.track.project, name=recipe.run.name, group=recipe.track.group, tags=list(recipe.track.tags),

@@ -60,7 +60,7 @@ class Validator:
         self.times = times[rank::world_size]
 
     @torch.no_grad()
-    def __call__(self, model: nn.Module, autocast: Callable[[], AbstractContextManager]) -> ValidationResult:
+    def __call__(self, model: nn.Module, autocast: Callable[..., AbstractContextManager]) -> ValidationResult:
         """Losses of `model` (unwrapped), summed over the ranks in float64."""
         training = model.training
         model.eval()

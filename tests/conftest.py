@@ -1,0 +1,86 @@
+"""Small recipes and data for tests that train: seconds on one core, real enough to be wrong."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+# Half the suite is small models: more threads than one only wait for each other, and sums stay the same on any machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    gpu = [item for item in items if "gpu" in item.keywords]
+    if gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in gpu:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Real data beside the project, where there is any."""
+    if not SHARED.is_dir():
+        pytest.skip("no real data beside the project")
+    return SHARED
+
+
+def sketch_rows(rows: int = 96, num_strokes: int = 6, classes: int = 3, seed: int = 0) -> dict[str, Any]:
+    """Rows (N, S, 8) of `classes` separate clusters, with labels: what a class-only model can tell apart."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(rows) % classes
+    centres = rng.uniform(-0.6, 0.6, (classes, num_strokes, 8))
+    x = centres[labels] + 0.1 * rng.standard_normal((rows, num_strokes, 8))
+    names = ("anchor", "boat", "cat", "dog", "elephant")[:classes]
+    return {"x": x.astype(np.float32), "class_label": labels, "class_names": names, "kind": "sketch"}
+
+
+@pytest.fixture
+def rows() -> dict[str, Any]:
+    return sketch_rows()
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> dict[str, Any]:
+    """A recipe as a mapping: a two-layer DiT, 8 updates, nothing but the last checkpoint."""
+    return {
+        "run": {"name": "tiny", "dir": str(tmp_path / "runs")},
+        "data": {"source": "doodles", "num_samples": 64, "val_fraction": 0.25},
+        "model": {"arch": "bezier_sketch_dit", "embed_dim": 32, "num_layers": 2, "num_heads": 4},
+        "optim": {"lr": 1e-3},
+        "train": {"steps": 8, "batch_size": 16, "log_every": 4, "val_every": "never", "save_every": "never"},
+        "sample": {"every": "never", "num_samples": 3, "steps": 2},
+    }
+
+
+class Recorder:
+    """A listener that keeps the events."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.closed = True
+
+    def __call__(self, event: Any) -> None:
+        self.events.append(event)
+
+    def of(self, kind: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()

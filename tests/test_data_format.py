@@ -1,0 +1,150 @@
+"""Prepared data: written whole, read back exactly, and refused with the place and the mend when it is wrong."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from flowkit.data.dataset import Dataset, read_dataset, write_dataset
+from flowkit.data.files import replacing
+from flowkit.data.header import read_header
+from flowkit.errors import UserError
+
+
+def make(rows: int = 7) -> Dataset:
+    rng = np.random.default_rng(0)
+    return Dataset(
+        "sketch", rng.standard_normal((rows, 4, 8)).astype(np.float32), np.arange(rows) % 2,
+        rng.standard_normal((rows, 5)).astype(np.float32), np.zeros(rows, np.uint8), ("a", "b"), {"source": "made up"},
+    )  # fmt: skip
+
+
+def test_round_trip(tmp_path):
+    data = make()
+    path = write_dataset(tmp_path / "deep" / "set", data)
+    for name in (path, tmp_path / "deep" / "set", tmp_path / "deep" / "set.json"):
+        back = read_dataset(name)
+        for field in ("x", "class_label", "condition", "split"):
+            np.testing.assert_array_equal(getattr(back, field), getattr(data, field))
+        assert (back.kind, back.class_names, back.info) == (data.kind, data.class_names, data.info)
+    assert json.loads(path.with_suffix(".json").read_text())["format"] == 1
+    assert isinstance(back.x, np.memmap)
+
+
+def test_what_is_written_is_not_hidden_from_others(tmp_path):
+    path = write_dataset(tmp_path / "set", make())
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert path.stat().st_mode == plain.stat().st_mode
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_nothing_is_left_or_lost_when_writing_fails(tmp_path):
+    target = tmp_path / "file"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), replacing(target) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_rows_that_are_not_finite_are_named(tmp_path):
+    data = make()
+    data.x[2, 1, 3], data.x[5, 0, 0] = np.nan, -np.inf
+    path = write_dataset(tmp_path / "set", data)
+    with pytest.raises(UserError, match=r"2 of 7 rows of 'x' hold NaN or infinity: 2, 5"):
+        read_dataset(path)
+
+
+def test_large_finite_values_are_not_called_infinite(tmp_path):
+    data = make()
+    data.x[0] = 3e38  # their sum overflows
+    read_dataset(write_dataset(tmp_path / "set", data))
+
+
+def test_a_label_without_a_name_is_an_error(tmp_path):
+    data = make()
+    data.class_label[3] = 9
+    path = tmp_path / "set.safetensors"
+    save_file({"x": data.x, "class_label": data.class_label}, path)
+    path.with_suffix(".json").write_text('{"format": 1, "kind": "sketch", "class_names": ["a", "b"]}')
+    with pytest.raises(UserError, match=r"class_label of row 3 is 9; expected 0 to 1"):
+        read_dataset(path)
+
+
+@pytest.mark.parametrize("cut", [0, 5, 100, -1])
+def test_a_truncated_file_is_told_from_a_whole_one(tmp_path, cut):
+    path = write_dataset(tmp_path / "set", make())
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(UserError, match=r"set\.safetensors: not a whole safetensors file"):
+        read_dataset(path)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 12]},
+        {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]},
+        {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [1]},
+        7,
+    ],
+)
+def test_a_header_that_contradicts_itself(tmp_path, entry):
+    header = json.dumps({"x": entry}).encode()
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
+    with pytest.raises(UserError, match="tensor 'x'"):
+        read_header(path)
+
+
+def test_headers_agree_with_the_library(tmp_path):
+    from safetensors import safe_open
+
+    path = write_dataset(tmp_path / "set", make())
+    with safe_open(path, "numpy") as file:
+        assert {name: entry.shape for name, entry in read_header(path).items()} == {
+            name: tuple(file.get_slice(name).get_shape())
+            for name in file.keys()  # noqa: SIM118
+        }
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "no such file"),
+        ("{", "is no JSON"),
+        ("[]", "expected a JSON object"),
+        ("{}", 'has no "format" number'),
+        ('{"format": 99}', "is of format 99; this flowkit knows formats up to 1"),
+        ('{"format": 1}', 'has no "kind"'),
+        ('{"format": 1, "kind": "sketch", "class_names": [1]}', "must be a list of strings"),
+    ],
+)
+def test_bad_sidecars(tmp_path, text, says):
+    path = write_dataset(tmp_path / "set", make())
+    sidecar = path.with_suffix(".json")
+    sidecar.unlink() if text is None else sidecar.write_text(text)
+    with pytest.raises(UserError, match=says):
+        read_dataset(path)
+
+
+def test_wrong_dtype_and_wrong_length(tmp_path):
+    path = tmp_path / "set.safetensors"
+    path.with_suffix(".json").write_text('{"format": 1, "kind": "sketch"}')
+    save_file({"x": np.zeros((3, 2, 8))}, path)
+    with pytest.raises(UserError, match="'x' is F64; expected F32"):
+        read_dataset(path)
+    save_file({"x": np.zeros((3, 2, 8), np.float32), "split": np.zeros(2, np.uint8)}, path)
+    with pytest.raises(UserError, match=r"'split' has shape \(2,\)"):
+        read_dataset(path)
+    save_file({"y": np.zeros(3, np.float32)}, path)
+    with pytest.raises(UserError, match="has no tensor 'x'"):
+        read_dataset(path)
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        write_dataset(tmp_path / "file" / "set", make())

@@ -1,0 +1,356 @@
+"""The loop against a loop written out by hand, and the promises: steps, resume, checkpoints, skipped updates."""
+
+import copy
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.conftest import Recorder, sketch_rows
+
+import flowkit
+from flowkit.checkpoint import list_checkpoints
+from flowkit.data.keys import key
+from flowkit.data.normalizers import fit_normalizer
+from flowkit.data.order import RowOrder
+from flowkit.errors import UserError
+from flowkit.events import Finished, Logged, RunStarted, Sampled, Saved, Stepped, Validated
+from flowkit.models import create_model
+from flowkit.recipe import recipe_from_dict
+from flowkit.training.optimizer import lr_schedule
+
+
+def weights(run_dir, name="model", step=None):
+    folder = "latest" if step is None else f"step-{step:08d}"
+    return load_file(run_dir / "checkpoints" / folder / f"{name}.safetensors")
+
+
+def distance(a, b):
+    """Norm of the difference over norm of the parameters."""
+    top = math.sqrt(sum((a[name].double() - b[name].double()).square().sum().item() for name in b))
+    return top / math.sqrt(sum(tensor.double().square().sum().item() for tensor in b.values()))
+
+
+def by_hand(recipe, rows, train_rows, updates):
+    """The whole of training in plain PyTorch: AdamW unfused, EMA by its recursion, losses by their formula.
+
+    Returns parameters, EMA, and the loss and gradient norm of every update.
+    """
+    normalizer = fit_normalizer("global", rows["x"], train_rows)
+    torch.manual_seed(key(0, "initial weights"))
+    arguments = {"num_strokes": rows["x"].shape[1], "stroke_dim": 8, "num_classes": 3, "clip_dim": 0}
+    model = create_model("bezier_sketch_dit", **{k: v for k, v in recipe["model"].items() if k != "arch"}, **arguments)
+    ema = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    named = dict(model.named_parameters())
+    undecayed = {
+        n for n, p in named.items() if p.ndim < 2 or any(word in n for word in ("null", "position", "embedding"))
+    }
+    groups = [[p for n, p in named.items() if n not in undecayed], [p for n, p in named.items() if n in undecayed]]
+    optimizer = torch.optim.AdamW(
+        [{"params": groups[0], "weight_decay": 0.05}, {"params": groups[1], "weight_decay": 0.0}],
+        lr=1e-3,
+        foreach=False,
+    )
+    x_all = normalizer.normalize(torch.from_numpy(rows["x"][train_rows]))
+    labels = torch.from_numpy(rows["class_label"][train_rows])
+    batch, losses, norms = 16, [], []
+    order, generator = RowOrder(len(train_rows), batch, 0), torch.Generator()
+    warmup = math.ceil(0.05 * updates)
+    for u in range(updates):
+        rate = (u + 1) / warmup if u < warmup else 0.01 + 0.99 * (
+            1 + math.cos(math.pi * (u - warmup) / (updates - 1 - warmup))) / 2  # fmt: skip
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * rate
+        picked = torch.from_numpy(order.batch(u))
+        x1 = x_all[picked]
+        x0 = torch.randn(x1.shape, generator=generator.manual_seed(key(0, "noise", u)))
+        uniform = torch.rand(batch, generator=generator.manual_seed(key(0, "times", u)))
+        t = torch.sigmoid(torch.special.ndtri(uniform))
+        drop = torch.rand(batch, generator=generator.manual_seed(key(0, "drop", u))) < 0.1
+        x_t = t[:, None, None] * x1 + (1 - t[:, None, None]) * x0
+        loss = ((model(x_t, t, labels[picked], None, drop) - (x1 - x0)) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.sqrt(sum(p.grad.square().sum() for p in model.parameters()))
+        for p in model.parameters():
+            p.grad *= min(1.0, 1.0 / (norm.item() + 1e-6))
+        optimizer.step()
+        losses.append(loss.item())
+        norms.append(norm.item())
+        # timm's warm-up: the decay of step n (from 1) is 1 - n^(-2/3), 0 at the first
+        decay = 0.0 if u == 0 else min(0.9999, 1 - (1 + u) ** (-2 / 3))
+        for name, parameter in model.state_dict().items():
+            ema[name] = decay * ema[name] + (1 - decay) * parameter
+    return model.state_dict(), ema, losses, norms
+
+
+def test_the_loop_is_the_loop_written_out_by_hand(tiny, rows, tmp_path, recorder):
+    tiny["train"].update(steps=12, log_every=1)
+    tiny["data"]["val_fraction"] = 0
+    flowkit.train(tiny, data=rows, listeners=lambda: [recorder])
+    raw, ema, losses, norms = by_hand(tiny, rows, np.arange(len(rows["x"])), 12)
+    run_dir = tmp_path / "runs" / "tiny"
+    assert distance(weights(run_dir), raw) < 1e-6
+    assert distance(weights(run_dir, "ema"), ema) < 1e-6
+    assert distance(weights(run_dir, "ema"), raw) > 1e-4  # the EMA is not the raw weights
+    logged = recorder.of(Logged)
+    np.testing.assert_allclose([event.loss for event in logged], losses, rtol=1e-5)
+    np.testing.assert_allclose([event.grad_norm for event in logged], norms, rtol=1e-4)
+
+
+def test_logged_losses_are_means_over_all_updates_since_the_last(tiny, rows, recorder):
+    each, every_four = Recorder(), recorder
+    tiny["train"]["steps"] = 10
+    flowkit.train(tiny, data=rows, overrides=["train.log_every=1"], listeners=lambda: [each])
+    flowkit.train(tiny, data=rows, overwrite=True, listeners=lambda: [every_four])
+    losses = [event.loss for event in each.of(Logged)]
+    found = [(event.step, event.loss) for event in every_four.of(Logged)]
+    wanted = [(4, np.mean(losses[:4])), (8, np.mean(losses[4:8])), (10, np.mean(losses[8:]))]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("arch", ["bezier_sketch_dit", "bezier_sketch_transformer"])
+def test_accumulation_changes_nothing_but_rounding(tiny, rows, tmp_path, arch):
+    tiny["model"]["arch"] = arch
+    found = []
+    for micro in (16, 8, 4):
+        tiny["run"]["name"] = f"micro-{micro}"
+        flowkit.train(tiny, data=rows, overrides=[f"train.micro_batch_size={micro}", "loss.bending=0.1"])
+        found.append(weights(tmp_path / "runs" / f"micro-{micro}"))
+    assert distance(found[1], found[0]) < 1e-5 and distance(found[2], found[0]) < 1e-5
+
+
+def test_schedule_in_closed_form(tiny):
+    recipe = recipe_from_dict({**tiny, "optim": {"lr": 2.0, "warmup": 0.1, "min_lr_factor": 0.25}})
+    rate = lr_schedule(recipe, total_steps=101, steps_per_epoch=10)
+    assert rate(0) == pytest.approx(2.0 / 11) and rate(10) == pytest.approx(2.0) and rate(11) == pytest.approx(2.0)
+    assert rate(100) == pytest.approx(0.5)
+    assert rate(11 + 89 // 2) == pytest.approx(0.5 + 0.75 * (1 + math.cos(math.pi * 44 / 89)), abs=1e-12)
+    constant = lr_schedule(recipe_from_dict({**tiny, "optim": {"schedule": "constant", "warmup": 0}}), 100, 10)
+    assert {constant(u) for u in (0, 50, 99)} == {1e-4}
+
+
+def test_epochs_are_counted_in_rows(tiny, rows, recorder):
+    del tiny["train"]["steps"]
+    tiny["train"].update(epochs=1.5, val_every="1 epoch")  # 72 training rows, 16 a batch: 6.75 updates
+    flowkit.train(tiny, data=rows, listeners=lambda: [recorder])
+    assert recorder.of(Finished)[0].step == 7
+    assert [event.step for event in recorder.of(Validated)] == [5, 7]
+
+
+@pytest.mark.parametrize("change", [{}, {"model": {"dropout": 0.2}}, {"train": {"micro_batch_size": 4}}])
+def test_resume_is_bit_equal(tiny, rows, tmp_path, change):
+    for section, keys in change.items():
+        tiny[section].update(keys)
+    tiny["train"].update(steps=9, save_every=3, log_every=1, val_every=3)
+    flowkit.train(tiny, data=rows)
+    run_dir = tmp_path / "runs" / "tiny"
+    whole = {name: weights(run_dir, name) for name in ("model", "ema", "optimizer")}
+    metrics = (run_dir / "metrics.jsonl").read_text()
+    # what a kill between the saves at 3 and 6 leaves: one checkpoint, metrics that run ahead of it, half a line
+    for path in list_checkpoints(run_dir)[1:]:
+        shutil.rmtree(path)
+    (run_dir / "checkpoints" / "latest").unlink()
+    (run_dir / "checkpoints" / ".step-00000006.partial").mkdir()
+    (run_dir / "metrics.jsonl").write_text(metrics[: metrics.index('{"step": 6')] + '{"step": 6, "lo')
+    flowkit.train(tiny, data=rows, resume=True)
+    for name, tensors in whole.items():
+        again = weights(run_dir, name)
+        assert again.keys() == tensors.keys()
+        assert all(torch.equal(again[k], tensors[k]) for k in tensors), name
+    untimed = ("loss", "lr", "grad_norm", "ema_decay", "val_loss", "step", "skipped")
+    lines, wanted = ([{k: v for k, v in json.loads(line).items() if k in untimed} for line in text.splitlines()]
+                     for text in ((run_dir / "metrics.jsonl").read_text(), metrics))  # fmt: skip
+    assert lines == wanted
+
+
+def test_a_run_that_exists_is_not_touched_unasked(tiny, rows, tmp_path):
+    flowkit.train(tiny, data=rows)
+    before = weights(tmp_path / "runs" / "tiny")
+    with pytest.raises(UserError, match=r"--resume.*--overwrite.*run\.name=tiny-2"):
+        flowkit.train(tiny, data=rows)
+    with pytest.raises(UserError, match="contradict"):
+        flowkit.train(tiny, data=rows, resume=True, overwrite=True)
+    with pytest.raises(UserError, match="already trained 8 of 8"):
+        flowkit.train(tiny, data=rows, resume=True)
+    # a run that fails to start costs the one it was to replace nothing
+    with pytest.raises(UserError, match="training rows"):
+        flowkit.train(tiny, data=rows, overwrite=True, overrides=["train.batch_size=512"])
+    after = weights(tmp_path / "runs" / "tiny")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    (tmp_path / "runs" / "thesis").mkdir()
+    (tmp_path / "runs" / "thesis" / "chapter.tex").touch()
+    with pytest.raises(UserError, match="does not look like a run"):
+        flowkit.train(tiny, data=rows, overwrite=True, overrides=["run.name=thesis"])
+    with pytest.raises(UserError, match="has no checkpoint to resume from"):
+        flowkit.train(tiny, data=rows, resume=True, overrides=["run.name=new"])
+
+
+def test_checkpoints_are_kept_and_linked(tiny, rows, tmp_path, recorder):
+    tiny["train"].update(steps=10, save_every=2, keep_last=2)
+    flowkit.train(tiny, data=rows, listeners=lambda: [recorder])
+    folder = tmp_path / "runs" / "tiny" / "checkpoints"
+    saved = recorder.of(Saved)
+    assert [event.step for event in saved] == [2, 4, 6, 8, 10]
+    validated = {event.step: event.loss for event in recorder.of(Validated)}
+    best = min(validated, key=validated.__getitem__)
+    assert (folder / "best").resolve().name == f"step-{best:08d}"
+    assert (folder / "latest").readlink().name == "step-00000010"  # a relative link: the run may be moved
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"step-00000008", "step-00000010", f"step-{best:08d}", "latest", "best"}
+    assert [event.best for event in saved] == [
+        event.step == min((s for s in validated if s <= event.step), key=validated.__getitem__) for event in saved
+    ]
+
+
+def test_a_save_that_fails_loses_no_earlier_checkpoint(tiny, rows, tmp_path, monkeypatch):
+    from flowkit.training import checkpoints
+
+    written = []
+
+    def failing(tensors, path):
+        written.append(path)
+        if len(written) == 5:  # the second file of the second checkpoint
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        checkpoints_save(tensors, path)
+
+    checkpoints_save = checkpoints.save_file
+    monkeypatch.setattr(checkpoints, "save_file", failing)
+    tiny["train"]["save_every"] = 2
+    with pytest.raises(UserError, match=r"No space left on device.*earlier checkpoints are untouched"):
+        flowkit.train(tiny, data=rows)
+    monkeypatch.undo()
+    run_dir = tmp_path / "runs" / "tiny"
+    assert [path.name for path in list_checkpoints(run_dir)] == ["step-00000002"]
+    assert (run_dir / "checkpoints" / "latest").readlink().name == "step-00000002"
+    assert flowkit.load(run_dir).sample(2, steps=1).x.shape == (2, 6, 8)
+    flowkit.train(tiny, data=rows, resume=True)
+    assert not [path for path in (run_dir / "checkpoints").iterdir() if path.name.startswith(".")]
+
+
+def test_an_update_that_is_not_finite_is_skipped_whole(tiny, rows, recorder, monkeypatch):
+    from flowkit.training import loop
+
+    seen = []
+    original = loop.flow_loss
+
+    def poisoned(session, *arguments):
+        loss, terms = original(session, *arguments)
+        seen.append(copy.deepcopy((session.model.state_dict(), session.optimizer.state_dict()["state"])))
+        return (loss * float("nan"), terms) if len(seen) == 3 else (loss, terms)
+
+    monkeypatch.setattr(loop, "flow_loss", poisoned)
+    tiny["train"].update(steps=5, log_every=1)
+    flowkit.train(tiny, data=rows, listeners=lambda: [recorder])
+    (before, moments), (after, moments_after) = seen[2], seen[3]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    for index, state in moments.items():
+        assert all(torch.equal(state[part], moments_after[index][part]) for part in state)
+    assert not torch.equal(seen[4][0]["head.weight"], after["head.weight"]) if "head.weight" in after else True
+    assert [event.skipped for event in recorder.of(Logged)] == [0, 0, 1, 1, 1]
+    assert any((a != b).any() for a, b in zip(seen[4][0].values(), after.values(), strict=True))
+
+
+def test_validation_is_the_same_whoever_asks(tiny, rows, recorder):
+    again = Recorder()
+    tiny["train"]["val_every"] = 2
+    flowkit.train(tiny, data=rows, listeners=lambda: [recorder])
+    flowkit.train(tiny, data=rows, overwrite=True, listeners=lambda: [again],
+                  overrides=["train.micro_batch_size=4", "train.log_every=1"])  # fmt: skip
+    one, two = recorder.of(Validated), again.of(Validated)
+    np.testing.assert_allclose([e.loss for e in one], [e.loss for e in two], rtol=1e-4)
+    # predicting zero: E|x1 - x0|^2 = var(x1) + 1 an element, here of data normalised to about 1
+    assert one[0].zero_loss == pytest.approx(2.0, rel=0.1) and len({e.zero_loss for e in one}) == 1
+    assert len(one[0].bins) == 5 and one[-1].loss < one[0].zero_loss
+    weighted = np.mean([loss for _, _, loss in one[0].bins])
+    assert weighted == pytest.approx(one[0].loss, rel=0.02)  # equal bins of stratified times
+
+
+def test_data_that_does_not_fit_is_read_ahead_to_the_same_end(tiny, rows, tmp_path, monkeypatch):
+    from flowkit.training import batches
+
+    flowkit.train(tiny, data=rows)
+    whole = weights(tmp_path / "runs" / "tiny")
+    monkeypatch.setattr(batches, "_room", lambda device: 0)
+    flowkit.train(tiny, data=rows, overwrite=True)
+    mapped = weights(tmp_path / "runs" / "tiny")
+    assert all(torch.equal(whole[name], mapped[name]) for name in whole)
+
+
+def test_init_from_starts_with_the_weights_and_the_normalizer_of_another_run(tiny, rows, tmp_path):
+    flowkit.train(tiny, data=rows)
+    first = tmp_path / "runs" / "tiny"
+    moved = {**rows, "x": rows["x"] * 0.5 + 0.2}
+    flowkit.train(tiny, data=moved, init_from=first, overrides=["run.name=tuned", "train.steps=1", "optim.lr=1e-9"])
+    assert distance(weights(tmp_path / "runs" / "tuned"), weights(first, "ema")) < 1e-6
+    sidecars = [
+        json.loads((tmp_path / "runs" / run / "checkpoints/latest/model.json").read_text()) for run in ("tiny", "tuned")
+    ]
+    assert sidecars[0]["normalizer"] == sidecars[1]["normalizer"] and sidecars[1]["step"] == 1
+    with pytest.raises(UserError, match="does not fit the architecture"):
+        flowkit.train(tiny, data=rows, init_from=first, overrides=["run.name=wide", "model.embed_dim=64"])
+    with pytest.raises(UserError, match=r"trained on rows of shape \[6, 8\]"):
+        flowkit.train(tiny, data=sketch_rows(num_strokes=5), init_from=first, overrides=["run.name=other"])
+
+
+def test_events_tell_the_story(tiny, rows, recorder, tmp_path):
+    tiny["train"].update(save_every=4)
+    tiny["sample"].update(every=4)
+    flowkit.train(tiny, data=rows, listeners=lambda: [recorder])
+    kinds = [type(event) for event in recorder.events if not isinstance(event, Stepped)]
+    part = [Logged, Validated, Sampled, Saved]
+    assert kinds == [RunStarted, *part, *part, Finished] and len(recorder.of(Stepped)) == 8
+    sampled = recorder.of(Sampled)[0]
+    assert (
+        sampled.nfe == 4
+        and sampled.image.is_file()
+        and [p.title for p in sampled.previews] == ["anchor", "boat", "cat"]
+    )
+    assert flowkit.Dataset and recorder.closed
+    started = recorder.of(RunStarted)[0]
+    assert (started.train_rows, started.val_rows, started.x_shape) == (72, 24, (6, 8))
+    assert started.num_parameters == sum(tensor.numel() for tensor in weights(tmp_path / "runs" / "tiny").values())
+
+
+def test_ones_own_module_and_tensors(tmp_path, tiny):
+    class Linear(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 3)
+
+        def forward(self, x, t):
+            return self.layer(torch.cat((x, t[:, None]), dim=1))
+
+    torch.manual_seed(0)
+    recipe = {**tiny, "model": {"arch": "custom"}, "train": {**tiny["train"], "steps": 300}, "optim": {"lr": 1e-2}}
+    x = torch.randn(500, 3) * torch.tensor([0.1, 1.0, 2.0]) + torch.tensor([5.0, 0.0, -3.0])
+    trained = flowkit.train(recipe, model=Linear(), data=x)
+    samples = trained.sample(2000, seed=1, solver="rk4", steps=20).x
+    np.testing.assert_allclose(samples.mean(0), [5, 0, -3], atol=0.4)
+    with pytest.raises(UserError, match="flowkit.load"):
+        flowkit.load(tmp_path / "runs" / "tiny")
+    again = flowkit.load(tmp_path / "runs" / "tiny", model=Linear())
+    np.testing.assert_array_equal(again.sample(5, seed=3).x, trained.sample(5, seed=3).x)
+
+
+def test_python_data_is_checked(tiny):
+    for data, says in [
+        ({"y": 1}, "expected x, class_label"),
+        ({"x": np.zeros((4, 2)), "class_label": np.zeros(3, int)}, "class_label has 3 rows and x has 4"),
+        ({"x": np.full((4, 2), np.nan)}, "holds NaN"),
+        ({"x": np.zeros((4, 2)), "class_label": np.array([0, 1, 2, -1])}, "whole numbers from 0"),
+        ({"x": np.zeros((4, 2)), "class_label": np.arange(4), "class_names": ["a"]}, "goes up to 3"),
+        ({"x": np.zeros((4, 2)), "kind": "sketch"}, r"sketches are \(N, S, 8\)"),
+        ({"x": np.zeros((4, 2))}, "does not fit array data"),
+    ]:
+        with pytest.raises(UserError, match=says):
+            flowkit.train({**tiny, "train": {"steps": 1, "batch_size": 1}}, data=data)
+
+
+def test_a_batch_larger_than_the_data(tiny, rows):
+    with pytest.raises(UserError, match=r"train\.batch_size: 128 rows.*72 training rows"):
+        flowkit.train(tiny, data=rows, overrides=["train.batch_size=128"])
