@@ -1,0 +1,162 @@
+"""Which rows are compared with which, so that every figure has a yard-stick of the same kind, number and classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from flowkit.data.dataset import SPLITS, Dataset
+from flowkit.data.keys import key
+from flowkit.errors import UserError, listing
+
+DEFAULT_ROWS = 1000  # on each side
+LEAST_ROWS = 20  # below this the figures are noise
+ENOUGH_HELD_OUT = 500  # so many held-out rows are a reference by themselves
+MOST_TRAIN_ROWS = 20_000  # looked at when a nearest training row is sought
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Row numbers of the real data. `reference` and `real` share no row and have the same number of each class."""
+
+    reference: np.ndarray  # what everything is compared with
+    real: np.ndarray  # the yard-stick: real rows in the place of samples
+    train: np.ndarray  # what the model learned from, or might have
+    held_out: np.ndarray  # rows it did not learn from; empty where there are none
+    split: str  # "validation" | "test" | "all"
+    words: dict[str, str]  # in words: which rows `reference` and `real` are
+
+
+@dataclass(frozen=True)
+class Comparison:
+    data: Dataset
+    sides: Sides
+    samples: Dataset  # as many of each class as the reference; labelled with the classes of `data`
+    gaussian: np.ndarray  # (N, ...) draws from a Gaussian per class, fitted on the training rows
+
+    @property
+    def labelled(self) -> bool:
+        return self.data.class_label is not None and self.samples.class_label is not None
+
+
+def choose_sides(
+    data: Dataset, split: str | None = None, limit: int = DEFAULT_ROWS, samples: Dataset | None = None
+) -> Sides:
+    """The same sides for the same data and arguments; no seed has a part in it.
+
+    split: "validation" or "test" compares with those rows, and the yard-stick is as many training rows; "all" halves
+    the training and validation rows, since few held-out rows say nothing. None: validation where it has 500 rows.
+    limit: rows on a side, classes in proportion. samples: those there are, if they are drawn already (and matched by
+    `match_samples`): no side has more of a class than they. Raises UserError for an unknown or empty split and for too
+    few rows.
+    """
+    if limit < LEAST_ROWS:
+        raise UserError(f"num_samples: {limit} rows on each side say nothing; ask for at least {LEAST_ROWS}")
+    train, validation = data.rows("train"), data.rows("validation")
+    if split is None:
+        split = "validation" if len(validation) >= ENOUGH_HELD_OUT else "all"
+    if split not in ("all", "validation", "test"):
+        raise UserError(f"split: {split!r} is none of 'validation', 'test' and 'all'")
+    candidates = np.sort(np.concatenate([train, validation])) if split == "all" else data.rows(split)
+    if not len(candidates):
+        held = ", ".join(f"{name} {len(data.rows(name)):,}" for name in SPLITS)
+        raise UserError(f"split: the data has no rows in {split!r} ({held}); name another split, or 'all'")
+    by_class = data.class_label is not None and (samples is None or samples.class_label is not None)
+    labels = np.asarray(data.class_label) if by_class else np.zeros(len(data), np.int64)
+    known = np.isin(labels[candidates], labels[train]).all()
+    partners = train if split != "all" and known else None
+    counts = _counts(labels, candidates, partners, limit, samples)
+    if counts.sum() < LEAST_ROWS:
+        of_samples = "" if samples is None else f" and {len(samples):,} samples"
+        raise UserError(
+            f"too few rows to compare: {len(candidates):,} real rows ({split}){of_samples} leave {counts.sum()} on a "
+            f"side once the classes match; at least {LEAST_ROWS} are needed"
+        )
+    reference, real = [], []
+    for label, count in enumerate(counts):
+        rows = _shuffled(candidates[labels[candidates] == label], "reference", label)
+        reference.append(rows[:count])
+        if partners is None:
+            real.append(rows[count : 2 * count])
+        else:
+            real.append(_shuffled(partners[labels[partners] == label], "real", label)[:count])
+    number, held_out = int(counts.sum()), validation if split == "all" else candidates
+    if partners is None:
+        pool = {"all": "training and validation" if len(validation) else "real"}.get(split, split)
+        words = {
+            "reference": f"{number:,} rows, drawn from the {len(candidates):,} {pool} rows",
+            "real": f"{number:,} other rows of the same",
+        }
+    else:
+        words = {
+            "reference": f"{number:,} of the {len(candidates):,} {split} rows",
+            "real": f"{number:,} of the {len(partners):,} training rows",
+        }
+    return Sides(
+        np.concatenate(reference),
+        np.concatenate(real),
+        _shuffled(train, "train", 0)[:MOST_TRAIN_ROWS],
+        _shuffled(held_out, "held out", 0)[:DEFAULT_ROWS],
+        split,
+        words,
+    )
+
+
+def match_samples(samples: Dataset, data: Dataset) -> Dataset:
+    """`samples` with the class numbers of `data`, matched by name, and without labels where one of them has none.
+
+    Raises UserError: another kind or shape of row, not finite, a class that the data does not have.
+    """
+    if samples.kind != data.kind or samples.x.shape[1:] != data.x.shape[1:]:
+        raise UserError(
+            f"the samples are {samples.kind} rows of shape {samples.x.shape[1:]} and the real data {data.kind} rows of "
+            f"shape {data.x.shape[1:]}; only like can be compared with like"
+        )
+    bad = ~np.isfinite(samples.x).reshape(len(samples), -1).all(axis=1)
+    if bad.any():
+        raise UserError(f"{int(bad.sum())} of {len(samples)} samples hold NaN or infinity; the model has diverged")
+    if samples.class_label is None or data.class_label is None:
+        return Dataset(samples.kind, samples.x, info=samples.info)
+    numbers = {name: number for number, name in enumerate(data.class_names)}
+    used = [samples.class_names[number] for number in np.unique(samples.class_label)]
+    if missing := [name for name in used if name not in numbers]:
+        raise UserError(
+            f"the samples have classes that the real data lacks: {listing(missing)}; it has {listing(numbers)}. "
+            "Give the data that the model was trained on"
+        )
+    table = np.array([numbers.get(name, -1) for name in samples.class_names])
+    return Dataset(samples.kind, samples.x, table[samples.class_label], None, None, data.class_names, samples.info)
+
+
+def pick_samples(samples: Dataset, wanted: np.ndarray) -> Dataset:
+    """The first samples of each class, in the order of `wanted` (N,) class labels: row i is of class wanted[i]."""
+    if samples.class_label is None:
+        return samples.take(np.arange(len(wanted)))
+    rows = np.empty(len(wanted), np.int64)
+    for label in np.unique(wanted):
+        places = np.flatnonzero(wanted == label)
+        rows[places] = np.flatnonzero(samples.class_label == label)[: len(places)]
+    return samples.take(rows)
+
+
+def _counts(
+    labels: np.ndarray, candidates: np.ndarray, partners: np.ndarray | None, limit: int, samples: Dataset | None
+) -> np.ndarray:
+    """Rows of each class that both sides (and the samples) can have, cut in proportion to `limit` in all."""
+    size = int(labels.max(initial=0)) + 1
+    counts = np.bincount(labels[candidates], minlength=size)
+    counts = counts // 2 if partners is None else np.minimum(counts, np.bincount(labels[partners], minlength=size))
+    if samples is not None:
+        there = np.zeros(len(samples), np.int64) if samples.class_label is None else samples.class_label
+        counts = np.minimum(counts, np.bincount(there, minlength=size)[:size])
+    if counts.sum() <= limit:
+        return counts
+    exact = counts * (limit / counts.sum())
+    cut = np.floor(exact).astype(np.int64)
+    cut[np.argsort(cut - exact, kind="stable")[: limit - cut.sum()]] += 1  # largest remainders
+    return cut
+
+
+def _shuffled(rows: np.ndarray, purpose: str, label: int) -> np.ndarray:
+    return rows[np.random.default_rng(key(0, "evaluate", purpose, label)).permutation(len(rows))]
