@@ -175,5 +175,134 @@ def decode(
 
 
 # ---- prepare ----
+@app.command(rich_help_panel="Make a model")
+def prepare(
+    source: Annotated[
+        Path,
+        typer.Argument(help="A folder, a .zip or a file: SVG, ControlSketch or stroke-3 .npz, Quick, Draw! .ndjson."),
+    ],
+    out: Annotated[Path, typer.Option(help="The data set to write: OUT.safetensors and OUT.json.")],
+    size: Annotated[int, typer.Option(min=1, help="Cubic strokes a sketch.")] = 32,
+    over: Annotated[str, typer.Option(help="Sketches of more cubics than that: fit, or leave-out.")] = "fit",
+    max_per_class: Annotated[int | None, typer.Option(min=1, help="Only the first so many of each class.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order of the rows.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a data set of the same name.")] = False,
+) -> None:
+    """Turn files of drawings into a data set that `train` reads, with a table of what became of every one.
+
+    Folders are classes: SOURCE/cat/12.svg is a cat. The kind of file is found out.
+
+    A sketch of fewer cubics than --size has its longest ones split, without loss. One of more is fitted, and the
+    fit error reported.
+
+    [bold]Examples[/bold]
+
+      flowkit prepare drawings/ --out data/drawings
+      flowkit prepare kanji.zip --out data/kanji --over leave-out
+      flowkit prepare quickdraw/ --out data/quickdraw --max-per-class 1000
+      flowkit prepare ControlSketch/ --out data/controlsketch
+    """
+    from rich.console import Console
+
+    from flowkit.sketch.prepare import prepare as run_prepare
+    from flowkit.ui.prepare_view import reading_bar, summary
+
+    with reading_bar() as progress:
+        report = run_prepare(
+            source, out, size=size, over=over, max_per_class=max_per_class, seed=seed, overwrite=overwrite, progress=progress
+        )  # fmt: skip
+    Console(highlight=False).print(summary(report))
+
+
 # ---- evaluate ----
+@app.command(rich_help_panel="Use a model")
+def evaluate(
+    samples: Annotated[Path | None, typer.Argument(help="A samples file; it is compared with --data.")] = None,
+    ckpt: Annotated[
+        Path | None,
+        typer.Option(help="A run, a checkpoint directory, or a .safetensors with its .json: samples are drawn."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="The real data; by default what the model was trained on.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="validation, test or all: the real rows to compare with. Default: validation if it has 500, else all."
+        ),
+    ] = None,
+    num_samples: Annotated[int, typer.Option("--num-samples", "-n", min=1, help="Rows on each side, at most.")] = 1000,
+    weights: Weights = "ema",
+    guidance_scale: Annotated[
+        float | None, typer.Option("--guidance-scale", "-w", help="Default: the recipe's.")
+    ] = None,
+    solver: Annotated[str | None, typer.Option(help="euler, midpoint, heun or rk4; default: the recipe's.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Solver steps; default: the recipe's.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the samples. The rows compared with never depend on it.")] = 0,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples at a time; default: by device.")] = None,
+    device: Device = "auto",
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; by default evaluation/ in the run.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
+) -> None:
+    """Measure samples beside real rows and beside a Gaussian, with intervals; draw each beside its nearest training row.
+
+    [bold]Examples[/bold]
+
+      flowkit evaluate --ckpt runs/kanji
+      flowkit evaluate --ckpt runs/kanji --guidance-scale 2 --steps 10 --json
+      flowkit evaluate water/samples.safetensors --data data/kanji.safetensors
+    """
+    if (samples is None) == (ckpt is None):
+        raise UserError(
+            "evaluate: name a checkpoint (--ckpt RUN) or a samples file (SAMPLES --data REAL), one of the two"
+        )
+    if samples is not None and data is None:
+        raise UserError(f"evaluate: {samples} needs real data to be compared with: --data REAL.safetensors")
+    from flowkit.evaluate import evaluate_checkpoint, evaluate_files
+    from flowkit.ui.evaluate_view import evaluation_progress, print_evaluation
+
+    with evaluation_progress() as tell:
+        if ckpt is not None:
+            found = evaluate_checkpoint(
+                ckpt, data=data, split=split, num_samples=num_samples, weights=weights, seed=seed, solver=solver,
+                steps=steps, guidance_scale=guidance_scale, batch_size=batch_size, device=device, out=out, tell=tell,
+            )  # fmt: skip
+        else:
+            assert samples is not None and data is not None
+            found = evaluate_files(samples, data, split=split, num_samples=num_samples, out=out, tell=tell)
+    if as_json:
+        import json
+
+        print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+    else:
+        print_evaluation(found)
+
+
 # ---- inspect ----
+@app.command(rich_help_panel="Look")
+def inspect(
+    path: Annotated[
+        Path, typer.Argument(help="A run, a checkpoint, a .safetensors file, a recipe, or a folder of samples.")
+    ],
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead.")] = False,
+) -> None:
+    """Say what is in a run, a checkpoint, a weight file, a data set or a recipe, without loading any of it.
+
+    [bold]Examples[/bold]
+
+      flowkit inspect runs/kanji
+      flowkit inspect runs/kanji/checkpoints/best/ema.safetensors --json
+      flowkit inspect data/kanji.safetensors
+      flowkit inspect recipes/quickstart.toml
+    """
+    from flowkit.inspect import inspect as run_inspect
+
+    report = run_inspect(path)
+    if json:
+        from flowkit.inspect.as_json import as_json
+
+        print(as_json(report))
+        return
+    from rich.console import Console
+
+    from flowkit.ui.inspect_view import show
+
+    show(report, Console(highlight=False))

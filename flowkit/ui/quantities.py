@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 NOTHING = "–"  # where a value will stand once there is one
 
@@ -54,3 +55,8 @@ def duration(seconds: float) -> str:
     if days:
         return f"{days} d {h:02d}:{m:02d}"
     return f"{h}:{m:02d}:{s:02d}" if h else f"{m}:{s:02d}"
+
+
+def shape(sizes: Sequence[int]) -> str:
+    """`32 × 8`."""
+    return " × ".join(map(str, sizes)) or "scalar"

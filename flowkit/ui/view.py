@@ -12,11 +12,12 @@ from pathlib import Path
 from rich.text import Text
 
 from flowkit.events import RunStarted
+from flowkit.ui.heading import heading
 from flowkit.ui.previews import preview_grid
-from flowkit.ui.quantities import NOTHING, duration, rate, short_count, size, value
+from flowkit.ui.quantities import NOTHING, duration, rate, shape, short_count, size, value
 from flowkit.ui.sparkline import Series, bars, chart, sparkline
 from flowkit.ui.state import RunState
-from flowkit.ui.wording import batch, plural, precision, shape
+from flowkit.ui.wording import batch, plural, precision
 
 LOSS, VALIDATION, GOOD, BAD, QUIET = "cyan", "magenta", "green", "yellow", "dim"
 ROOMY_WIDTH, ROOMY_HEIGHT = 104, 30
@@ -75,7 +76,7 @@ def _head(started: RunStarted, width: int) -> list[Text]:
         + (f"EMA {started.ema_decay:g}" if started.ema_decay else "no EMA"),
         QUIET,
     )
-    return [_rule(started.name, _path(started.run_dir), width), what, where]
+    return [heading(started.name, _path(started.run_dir), width), what, where]
 
 
 def _compact(state: RunState, width: int) -> list[Text]:
@@ -203,15 +204,7 @@ def _samples(state: RunState, width: int, height: int) -> list[Text]:
     facts = f"{sampled.nfe} NFE, {sampled.seconds:.1f} s"
     if width >= ROOMY_WIDTH:
         facts += f" · {_path(sampled.path)}"
-    return [*spread, _rule(f"samples at step {sampled.step:,}", facts, width), *grid]
-
-
-def _rule(left: str, right: str, width: int) -> Text:
-    line = Text.assemble(("── ", "bright_black"), (left, "bold cyan"), " ")
-    room = width - line.cell_len - len(right) - 4
-    if room < 1:
-        return line.append("─" * max(0, width - line.cell_len), "bright_black")
-    return line.append("─" * room, "bright_black").append(f" {right} ", QUIET).append("──", "bright_black")
+    return [*spread, heading(f"samples at step {sampled.step:,}", facts, width), *grid]
 
 
 def _path(path: Path) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from typing import TYPE_CHECKING
 
-from flowkit.events import Finished, RunStarted
 from flowkit.ui.quantities import duration, value
-from flowkit.ui.state import RunState
 
-
-def shape(sizes: tuple[int, ...] | list[int]) -> str:
-    return " × ".join(map(str, sizes)) or "scalar"
+if TYPE_CHECKING:
+    from flowkit.events import Finished, RunStarted
+    from flowkit.ui.state import RunState
 
 
 def batch(started: RunStarted) -> str:

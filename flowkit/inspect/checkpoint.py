@@ -1,0 +1,110 @@
+"""Reports of runs and checkpoints: JSON and headers, no tensor is read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from flowkit.checkpoint import (
+    BEST,
+    CHECKPOINTS,
+    EMA,
+    LATEST,
+    MODEL,
+    STATE,
+    find_checkpoint,
+    list_checkpoints,
+    read_model_json,
+)
+from flowkit.data.files import read_json
+from flowkit.data.header import read_header
+from flowkit.errors import UserError
+from flowkit.inspect.metrics import metrics_report
+from flowkit.inspect.weights import weights_report
+
+
+def run_report(path: Path) -> dict[str, Any]:
+    """A run: its latest checkpoint, all its checkpoints, and its losses. A run that has saved nothing yet is one too."""
+    saved = list_checkpoints(path)
+    latest, best = (_target(path / CHECKPOINTS / name) for name in (LATEST, BEST))
+    run = {
+        "path": str(path),
+        "name": path.resolve().name,
+        "checkpoints": [
+            {
+                "name": one.name,
+                "step": _step(one),
+                "bytes": _bytes(one),
+                "latest": one.name == latest,
+                "best": one.name == best,
+            }
+            for one in saved
+        ],
+        "latest": latest,
+        "best": best,
+        "metrics": metrics_report(path),
+        "samples": sorted(one.name for one in (path / "samples").glob("step-*") if one.is_dir()),
+    }
+    if not saved:
+        return {"what": "run", "path": str(path), "run": run, "model": None, "recipe": _recipe(path),
+                "remarks": ["it has saved no checkpoint yet"]}  # fmt: skip
+    return {**checkpoint_report(path), "what": "run", "path": str(path), "run": run}
+
+
+def checkpoint_report(path: Path) -> dict[str, Any]:
+    """A checkpoint, or a weight file with its sidecar. Raises UserError where a file of it is missing or not whole."""
+    files = find_checkpoint(path)
+    sidecar = read_model_json(files.sidecar)
+    headers = {one: read_header(one) for one in (files.model, files.ema) if one is not None}
+    weights = weights_report(files.model, headers[files.model])
+    remarks = []
+    if files.ema is not None and _shapes(headers[files.ema]) != _shapes(headers[files.model]):
+        remarks.append(f"{EMA} does not hold the same tensors as {MODEL}")
+    counted = sidecar.get("num_parameters")
+    if isinstance(counted, int) and counted > weights["elements"]:
+        remarks.append(f"{files.sidecar.name} counts {counted:,} parameters; the file holds {weights['elements']:,}")
+    whole = path.suffix != ".safetensors"
+    state = files.directory / STATE
+    names = sorted(files.directory.iterdir()) if whole else [files.model, files.sidecar]
+    return {
+        "what": "checkpoint",
+        "path": str(path),
+        "checkpoint": str(files.directory if whole else files.model),
+        "files": {one.name: one.stat().st_size for one in names if one.is_file() and not one.name.startswith(".")},
+        "model": {key: content for key, content in sidecar.items() if key != "recipe"},
+        "recipe": sidecar.get("recipe"),
+        "weights": weights,
+        "state": read_json(state) if whole and state.is_file() else None,
+        "remarks": remarks,
+    }
+
+
+def _shapes(header: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: entry.shape for name, entry in header.items()}
+
+
+def _target(link: Path) -> str | None:
+    """What a link in checkpoints/ names; None where it dangles."""
+    return Path(os.path.realpath(link)).name if link.exists() else None
+
+
+def _step(directory: Path) -> int | None:
+    digits = directory.name.removeprefix("step-")
+    return int(digits) if digits.isdecimal() else None
+
+
+def _bytes(directory: Path) -> int:
+    return sum(one.stat().st_size for one in directory.iterdir() if one.is_file())
+
+
+def _recipe(run_dir: Path) -> dict[str, Any] | None:
+    import tomllib
+
+    path = run_dir / "recipe.toml"
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as TOML ({error})") from None

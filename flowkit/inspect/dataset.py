@@ -1,0 +1,83 @@
+"""Reports of prepared data and samples: the sidecar, the labels, and statistics of a few thousand rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowkit.data.dataset import SPLITS, Dataset, data_files, read_dataset
+from flowkit.domain import Preview, get_domain
+from flowkit.errors import UserError
+
+STATISTICS_ROWS = 4096
+DRAWN = 8
+
+
+def data_report(path: Path) -> dict[str, Any]:
+    """Raises UserError where a file is missing, not whole, or contradicts the other."""
+    data = read_dataset(path, check=False)
+    looked = _spread(len(data), STATISTICS_ROWS)
+    tensors_path, json_path = data_files(path)
+    arrays = {"x": data.x, "condition": data.condition}
+    statistics = {name: _statistics(array[looked]) for name, array in arrays.items() if array is not None}
+    remarks = [f"{found['bad_rows']} of the {len(looked):,} rows looked at have NaN or infinity in {name!r}"
+               for name, found in statistics.items() if found["bad_rows"]]  # fmt: skip
+    split = None
+    if data.split is not None:
+        split = {name: int((data.split == number).sum()) for name, number in SPLITS.items()}
+    return {
+        "what": "data",
+        "path": str(tensors_path),
+        "kind": data.kind,
+        "rows": len(data),
+        "shape": list(data.x.shape[1:]),
+        "condition_shape": None if data.condition is None else list(data.condition.shape[1:]),
+        "class_names": list(data.class_names),
+        "class_counts": data.class_counts() or None,
+        "split": split,
+        "files": {one.name: one.stat().st_size for one in (tensors_path, json_path)},
+        "statistics": statistics,
+        "statistics_rows": len(looked),
+        "info": data.info,
+        "remarks": remarks,
+    }
+
+
+def pictures(path: Path, limit: int = DRAWN) -> list[Preview]:
+    """A few rows, of as many classes as can be, as their domain draws them. Raises UserError where it cannot."""
+    data = read_dataset(path, check=False)
+    rows = _one_of_each(data, limit)
+    few = data.take(rows)
+    domain = get_domain(data.kind)
+    domain.check(few, str(path))
+    if not np.isfinite(few.x).all():
+        raise UserError("rows with NaN or infinity cannot be drawn")
+    labels = few.class_label
+    titles = [str(row) if labels is None else data.class_names[labels[i]] for i, row in enumerate(rows)]
+    return domain.preview(few.x, titles)
+
+
+def _spread(count: int, limit: int) -> np.ndarray:
+    """At most `limit` row numbers, evenly spread: rows of a class often stand together."""
+    return np.arange(count) if count <= limit else np.arange(limit) * count // limit
+
+
+def _one_of_each(data: Dataset, limit: int) -> np.ndarray:
+    if data.class_label is None or not len(data):
+        return _spread(len(data), limit)
+    _, first = np.unique(data.class_label, return_index=True)
+    return first[_spread(len(first), limit)] if len(first) >= limit else _spread(len(data), limit)
+
+
+def _statistics(rows: np.ndarray) -> dict[str, Any]:
+    flat = rows.reshape(len(rows), -1).astype(np.float64)
+    good = np.isfinite(flat).all(axis=1)
+    flat = flat[good]
+    if not flat.size:
+        return {"mean": None, "std": None, "min": None, "max": None, "row_norm": None, "bad_rows": int((~good).sum())}
+    return {
+        "mean": float(flat.mean()), "std": float(flat.std()), "min": float(flat.min()), "max": float(flat.max()),
+        "row_norm": float(np.sqrt((flat**2).sum(axis=1)).mean()), "bad_rows": int((~good).sum()),
+    }  # fmt: skip

@@ -1,0 +1,58 @@
+"""The report of a recipe: checked and resolved as `train` would, and what follows from it."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowkit.data.dataset import data_files, read_sidecar
+from flowkit.domain import BUILTIN
+from flowkit.errors import UserError
+
+if TYPE_CHECKING:
+    from flowkit.recipe import Recipe
+
+
+def recipe_report(path: Path) -> dict[str, Any]:
+    """Raises UserError with every mistake of the recipe."""
+    from flowkit.recipe import load_recipe
+
+    recipe = load_recipe(path)
+    given = tomllib.loads(path.read_text("utf-8-sig"))
+    facts, remarks = _facts(recipe)
+    return {
+        "what": "recipe",
+        "path": str(path),
+        "recipe": recipe.to_dict(),
+        "given": {section: sorted(keys) for section, keys in given.items() if isinstance(keys, dict)},
+        "facts": facts,
+        "remarks": remarks,
+    }
+
+
+def _facts(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
+    """Rows, updates and sketches seen, as far as the data can be looked up without loading it."""
+    facts: dict[str, Any] = {"run_dir": str(Path(recipe.run.dir) / recipe.run.name)}
+    facts["run_exists"] = Path(facts["run_dir"]).exists()
+    try:
+        rows = _train_rows(recipe)
+    except UserError as error:
+        return facts, [f"data.source: {error}"]
+    steps = recipe.train.total_steps(rows)
+    seen = steps * recipe.train.batch_size
+    return {**facts, "train_rows": rows, "steps": steps, "rows_seen": seen, "epochs": seen / rows if rows else None}, []
+
+
+def _train_rows(recipe: Recipe) -> int:
+    data = recipe.data
+    if data.source in BUILTIN:
+        rows, split = data.num_samples, {}
+    else:
+        tensors, _ = data_files(data.source)
+        if not tensors.exists():
+            raise UserError(f"{tensors} does not exist yet; `flowkit prepare` makes it")
+        counts = read_sidecar(data.source).get("counts", {})
+        rows, split = counts.get("rows", 0), counts.get("split") or {}
+    training = split.get("train", rows - round(data.val_fraction * rows))
+    return min(training, data.subset or training)

@@ -1,0 +1,91 @@
+"""The report of prepared data or samples in a terminal: facts, classes as bars, a few rows drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flowkit.errors import UserError
+from flowkit.ui.facts import Facts, FactsBlock, plain, settings
+from flowkit.ui.heading import heading
+from flowkit.ui.previews import preview_grid
+from flowkit.ui.quantities import NOTHING, shape, size, value
+
+STATISTICS = {"mean": "mean", "std": "std", "min": "from", "max": "to", "row_norm": "row norm"}
+MOST_CLASSES = 60  # shown with their counts
+
+
+def data_view(report: dict[str, Any], console: Console) -> None:
+    console.print(FactsBlock(_facts(report)))
+    if report["class_counts"]:
+        console.print(heading("classes", f"{len(report['class_counts'])}", console.width))
+        console.print(_classes(report["class_counts"], console.width))
+    try:
+        drawn = _pictures(report, console.width)
+    except UserError as error:
+        drawn = [Text(f"nothing is drawn: {error}", "yellow")]
+    if drawn:
+        console.print(heading("a few of them", "", console.width))
+        for line in drawn:
+            console.print(line, no_wrap=True, crop=True)
+
+
+def _pictures(report: dict[str, Any], width: int) -> list[Text]:
+    from flowkit.inspect.dataset import pictures
+
+    return preview_grid(pictures(Path(report["path"])), width)
+
+
+def _facts(report: dict[str, Any]) -> Facts:
+    facts: Facts = [("rows", Text.assemble((f"{report['rows']:,}", "bold"), f" of {shape(report['shape'])}"))]
+    if report["condition_shape"]:
+        facts.append(("condition", shape(report["condition_shape"])))
+    if report["split"]:
+        facts.append(("split", " · ".join(f"{count:,} {name}" for name, count in report["split"].items() if count)))
+    facts.append(("files", " · ".join(f"{name} {size(count)}" for name, count in report["files"].items())))
+    for name, found in report["statistics"].items():
+        shown = settings(
+            {label: NOTHING if found[key] is None else value(found[key]) for key, label in STATISTICS.items()}
+        )
+        if report["statistics_rows"] < report["rows"]:
+            shown.parts.append(Text(f"of {report['statistics_rows']:,} rows", "dim"))
+        facts.append((name, shown))
+    facts += [
+        (key, settings(content) if isinstance(content, dict) else plain(content))
+        for key, content in report["info"].items()
+    ]
+    return facts
+
+
+def _classes(counts: dict[str, int], width: int) -> Table:
+    """Name, count, bar; as many columns of them as fit."""
+    shown = list(counts.items())[:MOST_CLASSES]
+    names = min(28, max(len(name) for name, _ in shown))
+    top, digits = max(1, *counts.values()), len(f"{max(counts.values()):,}")
+    bar = 12
+    columns = max(1, min(4, (width + 4) // (names + digits + bar + 6)))
+    rows = -(-len(shown) // columns)
+    table = Table.grid(padding=(0, 4, 0, 0))
+    for row in range(rows):
+        cells = [Text()] * columns
+        for column in range(columns):
+            if row + column * rows < len(shown):
+                name, count = shown[row + column * rows]
+                cell = Text(name)
+                cell.truncate(names, overflow="ellipsis", pad=True)
+                cell.append(f" {count:>{digits},} ").append(f"{_bar(count / top, bar):<{bar}}", "cyan")
+                cells[column] = cell
+        table.add_row(*cells)
+    if len(counts) > len(shown):
+        table.add_row(Text(f"... and {len(counts) - len(shown)} more", "dim"))
+    return table
+
+
+def _bar(share: float, width: int) -> str:
+    """A bar in eighths of a cell."""
+    whole, eighths = divmod(round(8 * width * share), 8)
+    return "█" * whole + (" ▏▎▍▌▋▊▉"[eighths] if eighths else "")

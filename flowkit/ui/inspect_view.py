@@ -1,0 +1,191 @@
+"""Reports of `flowkit inspect` as they look in a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from flowkit.ui.facts import Facts, FactsBlock, settings
+from flowkit.ui.heading import heading
+from flowkit.ui.parameter_tree import parameter_tree
+from flowkit.ui.quantities import NOTHING, shape, size, value
+from flowkit.ui.sparkline import sparkline
+
+
+def show(report: dict[str, Any], console: Console) -> None:
+    """Print a report of `flowkit.inspect.inspect`."""
+    console.print(heading(_title(report), report["path"], console.width), no_wrap=True, overflow="ellipsis")
+    for remark in report.get("remarks", ()):
+        console.print(Text.assemble(("note  ", "yellow"), remark))
+    match report["what"]:
+        case "data":
+            from flowkit.ui.inspect_data_view import data_view
+
+            data_view(report, console)
+        case "recipe":
+            console.print(FactsBlock(_recipe_facts(report)))
+            console.print(Text())
+            console.print(recipe_view(report["recipe"], report["given"]))
+        case "tensors":
+            console.print(FactsBlock(_weights_facts(report["weights"])))
+            console.print(parameter_tree(report["weights"], "numbers"), crop=True)
+        case _:
+            _model(report, console)
+
+
+def _title(report: dict[str, Any]) -> str:
+    if report["what"] == "run":
+        return report["run"]["name"]
+    if report["what"] == "data":
+        return f"{report['kind']} data"
+    return report.get("holds", report["what"])
+
+
+def _model(report: dict[str, Any], console: Console) -> None:
+    """A run or a checkpoint."""
+    run, model = report.get("run"), report.get("model")
+    if model:
+        console.print(FactsBlock(_model_facts(model, report)))
+    if run and run["metrics"]:
+        console.print(heading("losses", "", console.width))
+        console.print(FactsBlock(_metrics_facts(run["metrics"])))
+    if report.get("recipe"):
+        left = ("run", "data", "loss", "optim", "train") if model else tuple(report["recipe"])
+        console.print(heading("recipe", "", console.width))
+        console.print(recipe_view({name: report["recipe"][name] for name in left if name in report["recipe"]}))
+    if report.get("weights"):
+        console.print(heading("parameters", Path(report["weights"]["path"]).name, console.width))
+        console.print(parameter_tree(report["weights"]), crop=True)
+    if run and run["checkpoints"]:
+        console.print(heading("checkpoints", "", console.width))
+        console.print(FactsBlock(_checkpoints(run["checkpoints"])))
+    elif report.get("files"):
+        console.print(heading("files", size(sum(report["files"].values())), console.width))
+        console.print(FactsBlock([(name, f"{size(count):>8}") for name, count in report["files"].items()]))
+
+
+def _model_facts(model: dict[str, Any], report: dict[str, Any]) -> Facts:
+    weights, names = report["weights"], model.get("class_names") or []
+    counted = model.get("num_parameters")
+    count = f"{counted:,} parameters" if isinstance(counted, int) else f"{weights['elements']:,} numbers"
+    dtypes = ", ".join(weights["dtypes"])
+    facts: Facts = [
+        (
+            "architecture",
+            Text.assemble((str(model["architecture"]), "bold"), f" · {count} · {dtypes} · {size(weights['bytes'])}"),
+        ),
+        ("arguments", settings(model["model_args"])),
+        ("data", _data_of(model)),
+    ]
+    if names:
+        facts.append(("classes", Text.assemble((f"{len(names)}: ", "dim"), _some(names))))
+    if model.get("condition_shape"):
+        facts.append(("condition", shape(model["condition_shape"])))
+    facts += [
+        ("normalizer", settings(model["normalizer"])),
+        ("flow", settings(model["flow"])),
+        ("sampling", settings(model.get("sampling") or {})),
+        ("EMA", settings(model["ema"]) if isinstance(model.get("ema"), dict) else Text("none", "dim")),
+        ("step", _step_of(model, report)),
+    ]  # fmt: skip
+    if found := model.get("validation"):
+        shown = _against_zero(found.get("loss"), found.get("zero_loss"))
+        if isinstance(found.get("raw_loss"), float):
+            shown.append(f"  without EMA {value(found['raw_loss'])}", "dim")
+        facts.append(("validation", shown))
+    return facts
+
+
+def _step_of(model: dict[str, Any], report: dict[str, Any]) -> Text:
+    step = model.get("step")
+    text = Text(f"{step:,}" if isinstance(step, int) else NOTHING)
+    if model.get("flowkit"):
+        text.append(f" · by flowkit {model['flowkit']}", "dim")
+    if report["what"] == "run":
+        text.append(f" · {Path(report['checkpoint']).resolve().name}", "dim")
+    return text
+
+
+def _data_of(model: dict[str, Any]) -> Text:
+    data = model.get("data") or {}
+    text = Text(f"{model['kind']} {shape(model['shape'])}")
+    if "source" in data:
+        text.append(f" · {data['source']}")
+    if "train_rows" in data:
+        text.append(f" · {data['train_rows']:,} training rows, {data.get('val_rows', 0):,} for validation", "dim")
+    return text
+
+
+def _some(names: list[str], limit: int = 40) -> str:
+    return ", ".join(names[:limit]) + (f", ... ({len(names) - limit} more)" if len(names) > limit else "")
+
+
+def _against_zero(loss: Any, zero: Any) -> Text:
+    text = Text.assemble((value(loss) if isinstance(loss, int | float) else NOTHING, "bold magenta"))
+    if isinstance(loss, int | float) and isinstance(zero, int | float) and zero > 0:
+        text.append(f"  {100 * loss / zero:.1f}% of predicting zero, {value(zero)}", "dim")
+    return text
+
+
+def _metrics_facts(metrics: dict[str, Any]) -> Facts:
+    last, validation, best = metrics["last"], metrics["last_validation"], metrics["best_validation"]
+    facts: Facts = []
+    if last:
+        curve = sparkline([loss for _, loss in metrics["loss_curve"]], 40)
+        facts.append(("loss", Text.assemble((f"{value(last['loss']):<8}", "bold"), (curve, "cyan"), _at(last))))
+    if validation:
+        curve = sparkline([loss for _, loss in metrics["validation_curve"]], 40)
+        shown = Text.assemble(
+            (f"{value(validation['val_loss']):<8}", "bold magenta"), (curve, "magenta"), _at(validation)
+        )
+        facts.append(("validation", shown))
+    if best:
+        shown = _against_zero(best["val_loss"], best.get("val_zero_loss"))
+        facts.append(("best", shown.append_text(_at(best))))
+    if metrics["unreadable_lines"]:
+        facts.append(("", Text(f"{metrics['unreadable_lines']} lines of metrics.jsonl cannot be read", "yellow")))
+    return facts
+
+
+def _at(row: dict[str, Any]) -> Text:
+    return Text(f"  step {row['step']:,}", "dim")
+
+
+def _weights_facts(weights: dict[str, Any]) -> Facts:
+    dtypes = ", ".join(f"{name} {count:,}" for name, count in weights["dtypes"].items())
+    return [("file", f"{size(weights['bytes'])} · {weights['tensors']:,} tensors"), ("numbers", dtypes or "none")]
+
+
+def _checkpoints(checkpoints: list[dict[str, Any]]) -> Facts:
+    facts: Facts = []
+    for one in checkpoints:
+        marks = [("  latest", "cyan")] * one["latest"] + [("  best", "green")] * one["best"]
+        facts.append((one["name"], Text.assemble(f"{size(one['bytes']):>8}", *marks)))
+    return facts
+
+
+def _recipe_facts(report: dict[str, Any]) -> Facts:
+    facts, recipe = report["facts"], report["recipe"]
+    shown: Facts = [
+        ("trains", Text.assemble((recipe["model"]["arch"], "bold"), " on ", (recipe["data"]["source"], "bold"))),
+        ("into", facts["run_dir"] + (" (exists)" if facts["run_exists"] else "")),
+    ]
+    if "steps" in facts:
+        rows, batch = facts["train_rows"], recipe["train"]["batch_size"]
+        shown.append(("for", f"{facts['steps']:,} updates of {batch:,} rows: {facts['epochs']:,.1f} epochs of {rows:,} rows"
+                             if facts["epochs"] else f"{facts['steps']:,} updates of {batch:,} rows"))  # fmt: skip
+    return shown
+
+
+def recipe_view(recipe: dict[str, Any], given: dict[str, list[str]] | None = None) -> RenderableType:
+    """One paragraph a section; with `given`, the keys that the file itself sets stand out."""
+    facts: Facts = []
+    for section, keys in recipe.items():
+        if isinstance(keys, dict):
+            own = {} if given is None else {key: "bold" for key in given.get(section, ())}
+            facts.append((f"[{section}]", settings(keys, own, "" if given is None else "dim")))
+    block = FactsBlock(facts, style="cyan")
+    return block if given is None else Group(block, Text("bold: set in this file; the rest are defaults", "dim"))
