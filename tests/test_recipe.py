@@ -175,7 +175,7 @@ def test_intervals():
     assert Interval.parse("1 epoch").steps(7.5) == 8
     assert Interval.parse("2 epochs").steps(7.5) == 15
     assert Interval.parse("0.01 epochs").steps(7.5) == 1
-    assert Interval.parse("0.7 epochs").steps(10) == 7  # 0.7 * 10 is 7.000000000000001
+    assert Interval.parse("0.07 epochs").steps(100) == 7  # 0.07 * 100 is 7.000000000000001
     for off in (0, "never", "0 epochs"):
         assert not Interval.parse(off) and Interval.parse(off).steps(7.5) == 0
     assert Interval.parse("1 epochs").plain() == "1 epoch" and Interval.parse("0.5 epochs").plain() == "0.5 epochs"

@@ -66,7 +66,7 @@ def test_all_mistakes_in_keys_and_types_come_at_once():
     found = lines(text)
     assert text.startswith(f"recipe: {len(found)} mistakes:\n")
     assert found == {
-        "run.name": 'expected a folder name (letters, digits and . _ - + =), found "../up"',
+        "run.name": 'expected a folder name: letters, digits and . _ - + =, found "../up"',
         "run.deterministic": 'expected true or false, found "True"; write true',
         "data.subset": 'expected a whole number >= 1, or "1k" for 1000, found 0',
         "model.arch": 'expected "bezier_sketch_dit", "bezier_sketch_transformer" or "custom", found "bezier_sketch_dti"; '
@@ -193,6 +193,11 @@ def test_all_impossible_combinations_come_at_once_and_after_the_types():
     assert set(lines(complaint({**changes, "optim.lr": "x"}))) == {"optim.lr"}
 
 
+def test_without_dropped_conditions_only_guidance_is_impossible():
+    assert recipe_from_dict({**BASE, "flow": {"cond_drop": 0}}).flow.cond_drop == 0
+    assert set(lines(complaint({"flow.cond_drop": 0, "sample.guidance_scale": 0.0}))) == {"sample.guidance_scale"}
+
+
 def test_neither_steps_nor_epochs():
     assert lines(complaint({"train": {}})) == {
         "train.steps": "missing, and so is train.epochs; give one of them: how long to train"
@@ -243,7 +248,7 @@ def test_steps_and_epochs_replace_each_other():
     assert recipe_from_dict(BASE, ["train.epochs=3"]).train.steps is None
     by_epochs = {**BASE, "train": {"epochs": 3}}
     assert recipe_from_dict(by_epochs, ["train.steps=30"]).train.epochs is None
-    assert "train.steps" in lines(complaint(None, "train.epochs=3", "train.steps=30"))
+    assert "train.steps: 30, but train.epochs = 3 is given too" in complaint(None, "train.epochs=3", "train.steps=30")
 
 
 def test_mistakes_in_overrides_name_them():

@@ -63,8 +63,6 @@ def _batch(recipe: Recipe) -> list[tuple[str, str]]:
 def _heads(recipe: Recipe) -> list[tuple[str, str]]:
     if recipe.model.arch == "custom":
         return []
-    if recipe.model.arch == "custom":
-        return []
     width, heads = recipe.model.embed_dim, recipe.model.num_heads
     if width % heads == 0:
         return []

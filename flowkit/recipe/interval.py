@@ -15,7 +15,7 @@ MAX_COUNT = 10**12  # beyond any run, and far below where a float loses whole nu
 
 
 def whole_steps(count: float) -> int:
-    """`count` updates rounded up, as promised for epochs; 0.7 x 10 is 7, whatever binary floating point says."""
+    """`count` updates rounded up, as promised for epochs; 0.07 x 100 is 7, whatever binary floating point says."""
     return math.ceil(round(count, 6))
 
 

@@ -61,8 +61,7 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file{_offer(path)}") from None
     except IsADirectoryError:
-        recipe = path / "recipe.toml"
-        raise UserError(f"{path}: is a folder{_did_you_mean(recipe) if recipe.is_file() else _offer(recipe)}") from None
+        raise UserError(f"{path}: is a folder{_offer(path / 'recipe.toml')}") from None  # a run has its recipe there
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if len(raw) > MAX_BYTES:
@@ -80,10 +79,6 @@ def _read(path: Path) -> dict[str, Any]:
 def _quote_line(text: str, message: str) -> str:
     match = re.search(r"at line (\d+)", message)
     return f"\n  line {match[1]}: {text.splitlines()[int(match[1]) - 1].strip()[:120]}" if match else ""
-
-
-def _did_you_mean(path: Path) -> str:
-    return f"; did you mean '{path}'?"
 
 
 def _offer(path: Path) -> str:

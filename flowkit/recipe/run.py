@@ -10,7 +10,7 @@ from pydantic import Field
 from flowkit.recipe.base import Says, Section
 
 FolderName = Annotated[
-    str, Field(pattern=r"^\w[\w.+=-]*$", max_length=200), Says("a folder name (letters, digits and . _ - + =)")
+    str, Field(pattern=r"^\w[\w.+=-]*$", max_length=200), Says("a folder name: letters, digits and . _ - + =")
 ]
 
 

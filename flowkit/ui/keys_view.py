@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from rich.console import Group
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
 from flowkit.recipe.describe import KeyRow, key_table
+
+
+def print_keys() -> None:
+    """Print the keys on stdout."""
+    Console().print(keys_view())
 
 
 def keys_view() -> Group:
