@@ -15,8 +15,6 @@ from flowkit.models.layers import (
     linear,
 )
 
-CLASS_TOKENS = 4  # memory tokens that a class expands to
-
 
 class BezierSketchTransformer(nn.Module):
     """Predicts (B, num_strokes, stroke_dim) from x of that shape and t (B,). Its output is 0 at initialisation.
@@ -36,19 +34,25 @@ class BezierSketchTransformer(nn.Module):
         dropout: float = 0.0,
         num_classes: int = 0,
         clip_dim: int = 0,
+        class_embed_dim: int = CLASS_DIM,
+        num_memory_tokens: int = 4,
+        mlp_ratio: float = 4.0,
     ):
+        """A class, embedded in `class_embed_dim` numbers, expands to `num_memory_tokens` memory tokens."""
         super().__init__()
         self.stroke_in = linear(stroke_dim, embed_dim)
         self.position = learned(num_strokes, embed_dim)
         self.time = TimeEmbedding(embed_dim)
-        self.class_embedding = ClassEmbedding(num_classes) if num_classes else None
+        self.class_embedding = ClassEmbedding(num_classes, class_embed_dim) if num_classes else None
         if num_classes:
-            self.class_tokens = linear(CLASS_DIM, CLASS_TOKENS * embed_dim)
+            self.class_tokens = linear(class_embed_dim, num_memory_tokens * embed_dim)
         self.features = FeatureProjection(clip_dim, embed_dim) if clip_dim else None
         if clip_dim:
             self.null_features = learned(embed_dim)
         cross = bool(num_classes or clip_dim)
-        self.blocks = nn.ModuleList(DecoderBlock(embed_dim, num_heads, dropout, cross) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(
+            DecoderBlock(embed_dim, num_heads, dropout, mlp_ratio, cross) for _ in range(num_layers)
+        )
         self.norm = nn.LayerNorm(embed_dim)
         self.stroke_out = linear(embed_dim, stroke_dim, zero=True)
 
@@ -90,7 +94,7 @@ class BezierSketchTransformer(nn.Module):
             tokens = [projected, self.null_features.to(projected.dtype).expand(len(x), 1, -1)]
         if self.class_embedding is not None:
             expanded = self.class_tokens(self.class_embedding(class_label, cfg_mask, x))
-            tokens.append(expanded.unflatten(-1, (CLASS_TOKENS, -1)))
+            tokens.append(expanded.unflatten(-1, (-1, self.position.shape[1])))
         if not tokens:
             return None, None
         memory = torch.cat(tokens, dim=1)
@@ -101,17 +105,18 @@ class BezierSketchTransformer(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Pre-norm: self-attention, cross-attention to the memory where there is one, feed-forward of width 4 D."""
+    """Pre-norm: self-attention, cross-attention to the memory where there is one, feed-forward of width mlp_ratio D."""
 
-    def __init__(self, embed_dim: int, num_heads: int, dropout: float, cross: bool):
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float, mlp_ratio: float, cross: bool):
         super().__init__()
+        hidden = round(mlp_ratio * embed_dim)
         self.norm_self = nn.LayerNorm(embed_dim)
         self.self_attention = Attention(embed_dim, num_heads)
         if cross:
             self.norm_cross = nn.LayerNorm(embed_dim)
             self.cross_attention = Attention(embed_dim, num_heads, cross=True)
         self.norm_mlp = nn.LayerNorm(embed_dim)
-        self.mlp = nn.Sequential(linear(embed_dim, 4 * embed_dim), nn.GELU(), linear(4 * embed_dim, embed_dim))
+        self.mlp = nn.Sequential(linear(embed_dim, hidden), nn.GELU(), linear(hidden, embed_dim))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h: Tensor, memory: Tensor | None, visible: Tensor | None) -> Tensor:

@@ -47,12 +47,12 @@ class TimeEmbedding(nn.Module):
 
 
 class ClassEmbedding(nn.Module):
-    """class_label (B,) -> (B, 128). The last row of the table is the null: samples that are dropped or have no label."""
+    """class_label (B,) -> (B, dim). The last row of the table is the null: samples that are dropped or have no label."""
 
-    def __init__(self, num_classes: int):
+    def __init__(self, num_classes: int, dim: int = CLASS_DIM):
         super().__init__()
         self.null = num_classes
-        self.table = nn.Embedding(num_classes + 1, CLASS_DIM)
+        self.table = nn.Embedding(num_classes + 1, dim)
 
     def forward(self, class_label: Tensor | None, dropped: Tensor | None, like: Tensor) -> Tensor:
         """`like` (B, ...) gives batch size and device."""
