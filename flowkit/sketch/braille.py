@@ -35,5 +35,5 @@ def _thin(dots: np.ndarray, owner: np.ndarray) -> np.ndarray:
     if len(dots) > 2:
         corner = (np.abs(dots[2:] - dots[:-2]) == 1).all(axis=1) & (owner[2:] == owner[:-2])
         for i in np.flatnonzero(corner) + 1:  # in order: a dot next to one just dropped must stay
-            keep[i] = keep[i - 1]
+            keep[i] = not keep[i - 1]
     return dots[keep]

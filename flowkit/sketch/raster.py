@@ -41,61 +41,66 @@ def trace(sketch: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray]:
     return np.einsum("mk,mkd->md", bernstein(t), strokes[owner]), owner
 
 
-def rasterise(
-    sketch: np.ndarray, size: int = 512, *, stroke_width: float = STROKE_WIDTH, supersample: int = 4
-) -> np.ndarray:
+def rasterise(sketch: np.ndarray, size: int = 512, *, stroke_width: float = STROKE_WIDTH) -> np.ndarray:
     """`sketch` (S, 8) as a grey picture (size, size) uint8, black on white, round caps and joins.
 
-    `stroke_width` is in canvas units; what lies off the canvas is cut. Discs are stamped along the strokes on a grid
-    `supersample` times as fine, so caps and joins are round by construction.
+    `stroke_width` is in canvas units; what lies off the canvas is cut. Discs are stamped along the strokes on a finer
+    grid, so caps and joins are round by construction.
     """
-    fine = size * supersample
-    radius = max(stroke_width * fine / 4, 0.5)  # fine pixels: the canvas is 2 wide, the radius half the width
-    points, _ = trace(sketch, spacing=0.4 * radius * 2 / fine)
-    centres = (points + 1) * (fine / 2)
-    reach = int(np.ceil(radius)) + 1
-    centres = centres[((centres > -reach) & (centres < fine + reach)).all(axis=1)]
-    ink = np.zeros((fine + 4 * reach, fine + 4 * reach), bool)  # a margin, so that a disc at the edge fits
-    steps = np.arange(-reach, reach + 1)
-    corner = np.floor(centres).astype(int)
-    dx2, dy2 = np.moveaxis((corner[:, :, None] + steps + 0.5 - centres[:, :, None]) ** 2, 1, 0)  # (M, 2 reach + 1) each
-    inside = dy2[:, :, None] + dx2[:, None, :] <= radius * radius
-    row = (corner[:, 1] + 2 * reach)[:, None, None] + steps[None, :, None]
-    column = (corner[:, 0] + 2 * reach)[:, None, None] + steps[None, None, :]
-    ink.ravel()[(row * ink.shape[1] + column)[inside]] = True
-    ink = ink[2 * reach : 2 * reach + fine, 2 * reach : 2 * reach + fine]
-    cover = ink.reshape(size, supersample, size, supersample).mean(axis=(1, 3))
-    return np.round(255 * (1 - cover)).astype(np.uint8)
+    radius = stroke_width * size / 4  # pixels: the canvas is 2 wide, the radius half the width
+    supersample = int(np.clip(np.ceil(4 / radius), 4, 12)) if radius > 0 else 4
+    fine, radius = size * supersample, radius * supersample
+    points, _ = trace(sketch, spacing=0.25 * max(radius, 0.5) * 2 / fine)
+    x, y = ((points + 1) * (fine / 2) - 0.5).T  # the centres of the fine pixels are at the integers
+    near = (x > -radius) & (x < fine + radius) & (y > -radius) & (y < fine + radius)
+    x, y = x[near, None], y[near, None]
+    # Each disc is a span of pixels a row: +1 where a span begins, -1 after its end, and ink is where the sum is not 0.
+    rows = np.round(y) + np.arange(-np.ceil(radius), np.ceil(radius) + 1)
+    half2 = radius * radius - (rows - y) ** 2
+    half = np.sqrt(np.maximum(half2, 0))
+    start, stop = np.clip(np.ceil(x - half), 0, fine), np.clip(np.floor(x + half) + 1, 0, fine)
+    drawn = (half2 >= 0) & (rows >= 0) & (rows < fine)
+    row = rows[drawn].astype(np.int64) * (fine + 1)
+    spans = np.zeros((fine, fine + 1), np.int32)
+    one = np.int32(1)  # of the array's type: with a Python number `add.at` is 25 times slower
+    np.add.at(spans.reshape(-1), row + start[drawn].astype(np.int64), one)
+    np.add.at(spans.reshape(-1), row + stop[drawn].astype(np.int64), -one)
+    ink = np.cumsum(spans, axis=1, dtype=np.int32)[:, :-1] > 0
+    # Rows first: far faster than both axes at once.
+    count = ink.reshape(size, supersample, fine).sum(axis=1, dtype=np.uint16)
+    count = count.reshape(size, size, supersample).sum(axis=2)
+    return np.round(255 - count * (255 / supersample**2)).astype(np.uint8)
 
 
-def ink_grid(x: np.ndarray, size: int = 14, *, points: int = 24, chunk: int = 2048) -> np.ndarray:
-    """How much ink lies where: `x` (N, S, 8) to (N, size * size) float32, each row of unit length.
+def ink_grid(x: np.ndarray, size: int = 14, *, chords: int = 16, chunk: int = 2048) -> np.ndarray:
+    """How much ink lies where: `x` (N, S, 8) to (N, size * size) float32, the length of line in cell widths.
 
-    Points along every stroke, weighted by length, are shared out between the four nearest cells; off-canvas ink is
-    dropped. The square root evens out dense and thin places before the row is normalised.
+    Every stroke counts as `chords` short lines, each shared out between the four cells nearest to its middle; what
+    lies off the canvas is dropped. Splitting a stroke, or drawing it backwards, changes nothing. Rows are not scaled to
+    unit length, since how much is drawn tells classes apart.
     """
     x = np.nan_to_num(np.asarray(x, np.float32), nan=9, posinf=9, neginf=-9).clip(-9, 9)  # 9 is well off the canvas
-    weights = bernstein(((np.arange(points) + 0.5) / points).astype(np.float32))
+    weights = bernstein(np.linspace(0, 1, chords + 1, dtype=np.float32))
     return np.concatenate([_ink_rows(x[i : i + chunk], size, weights) for i in range(0, len(x), chunk)] or
                           [np.zeros((0, size * size), np.float32)])  # fmt: skip
 
 
 def _ink_rows(x: np.ndarray, size: int, weights: np.ndarray) -> np.ndarray:
     n = len(x)
-    at = np.einsum("pk,nskd->nspd", weights, x.reshape(n, -1, 4, 2), optimize=True)
-    length = np.linalg.norm(np.gradient(at, axis=2), axis=-1)
-    at = ((at + 1) * (size / 2) - 0.5).clip(-9, size + 9)  # cell centres at the integers
+    line = np.einsum("pk,nskd->nspd", weights, x.reshape(n, -1, 4, 2), optimize=True)
+    length = np.linalg.norm(np.diff(line, axis=2), axis=-1) * (size / 2)
+    at = (line[:, :, 1:] + line[:, :, :-1]) / 2
+    at = ((at + 1) * (size / 2) - 0.5).clip(-2, size + 0.5)  # cell centres at the integers
     low = np.floor(at).astype(np.int64)
     frac = at - low
-    grid = np.zeros(n * (size + 20) ** 2, np.float32)  # with a margin that catches what lies off the canvas
-    side = size + 20
-    base = (np.arange(n) * side * side)[:, None, None] + (low[..., 1] + 10) * side + low[..., 0] + 10
+    side = size + 4  # a margin of 2 cells catches what lies off the canvas
+    grid = np.zeros(n * side * side, np.float32)
+    base = (np.arange(n) * side * side)[:, None, None] + (low[..., 1] + 2) * side + low[..., 0] + 2
     for dy in (0, 1):
         for dx in (0, 1):
             share = np.abs(1 - dy - frac[..., 1]) * np.abs(1 - dx - frac[..., 0]) * length
             grid += np.bincount((base + dy * side + dx).ravel(), share.ravel(), len(grid)).astype(np.float32)
-    rows = np.sqrt(grid.reshape(n, side, side)[:, 10:-10, 10:-10].reshape(n, -1))
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return grid.reshape(n, side, side)[:, 2:-2, 2:-2].reshape(n, -1)
 
 
 def contact_sheet(
@@ -107,7 +112,7 @@ def contact_sheet(
     """
     sheet = sheet_image(x, titles, columns, cell)
     with replacing(Path(path)) as partial:
-        sheet.save(partial, "PNG", optimize=True)
+        sheet.save(partial, "PNG")
 
 
 def sheet_image(x: np.ndarray, titles: Sequence[str], columns: int | None = None, cell: int | None = None) -> Image:
@@ -120,6 +125,7 @@ def sheet_image(x: np.ndarray, titles: Sequence[str], columns: int | None = None
     gap, label = max(cell // 14, 6), max(cell // 8, 15)
     font = ImageFont.load_default(max(cell // 13, 11))
     wide, high = cell + gap, cell + gap + label
+    fitted = {title: _fit(title, font, cell) for title in set(titles)}
     rows = -(-len(x) // columns)
     page = Image.new("L", (columns * wide + gap, rows * high + gap), PAGE)
     draw = ImageDraw.Draw(page)
@@ -127,8 +133,7 @@ def sheet_image(x: np.ndarray, titles: Sequence[str], columns: int | None = None
         left, top = gap + number % columns * wide, gap + number // columns * high
         grey = rasterise(sketch, cell, stroke_width=max(STROKE_WIDTH, 3.2 / cell)).astype(np.float32) / 255
         page.paste(Image.fromarray((INK + (PAPER - INK) * grey).astype(np.uint8)), (left, top))
-        text = _fit(title, font, cell)
-        draw.text((left + cell / 2, top + cell + label / 2), text, fill=LABEL, font=font, anchor="mm")
+        draw.text((left + cell / 2, top + cell + label / 2), fitted[title], fill=LABEL, font=font, anchor="mm")
     return page
 
 
@@ -144,7 +149,7 @@ def _fit(text: str, font: FreeTypeFont | ImageFont, width: int) -> str:
     text = " ".join(text.encode("utf-8", "replace").decode().split())
     if font.getlength(text) <= width:
         return text
-    text = text[:200]
+    text = text[: int(len(text) * width / font.getlength(text)) + 1]  # near enough to start from
     while text and font.getlength(text + "...") > width:
         text = text[:-1]
     return text + "..."

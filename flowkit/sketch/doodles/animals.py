@@ -71,16 +71,8 @@ def fish(pen: Pen) -> None:
     bands = ~scales & pen.chance(0.7)
     for x, h in ((0.08, 0.88), (-0.08, 0.76)):
         pen.draw(bow(x - 1j * high * h, x + 1j * low * h, -0.14), bands, body)
-    side = ~scales & ~bands
-    pen.draw(
-        join(
-            bow(0.08 - 0.02j, -0.14 - 0.1j, -0.1),
-            bow(-0.14 - 0.1j, -0.1 + 0.08j, -0.2),
-            bow(-0.1 + 0.08j, 0.08 - 0.02j, 0),
-        ),
-        side,
-        body,
-    )
+    root, tip = 0.12 + 0.04j, -0.16 + 0.02j
+    pen.draw(join(bow(root, tip, 0.28), bow(tip, root, 0.28)), ~scales & ~bands, body)
     bubbles = pen.chance(0.6)
     for x, y, r in ((0.76, -0.2, 0.04), (0.7, -0.4, 0.055)):
         pen.draw(ellipse(x + 1j * y, r, r, 2), bubbles & pen.chance(0.85), tail)
@@ -299,7 +291,7 @@ def butterfly(pen: Pen) -> None:
 def snail(pen: Pen) -> None:
     shell, floor = pen.between(0.38, 0.46), 0.48
     centre = -0.2 + 1j * (floor - 0.02 - shell)
-    turn, tight = pen.between(60, 90), pen.between(0.13, 0.19)
+    turn, tight = pen.between(60, 90), pen.between(0.18, 0.23)
     coil = [polar(centre, shell * (1 - (1 - tight) * (i / 10) ** 0.85), turn + 72 * i) for i in range(11)]
     spiral = pen.draw(curve(*coil))
     head = 0.52 + 1j * pen.between(-0.24, -0.08)

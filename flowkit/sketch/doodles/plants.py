@@ -140,7 +140,7 @@ def cactus(pen: Pen) -> None:
             line(half + 1j * (top + half), right),
         )
     )
-    pot, rim, base = pen.between(0.24, 0.3), 0.09, pen.between(0.72, 0.78)
+    pot, rim, base = pen.between(0.24, 0.3), 0.115, pen.between(0.72, 0.78)
     pen.draw(
         line(-pot + 1j * soil, pot + 1j * soil, pot + 1j * (soil + rim), -pot + 1j * (soil + rim), -pot + 1j * soil)
     )
@@ -178,7 +178,7 @@ def cactus(pen: Pen) -> None:
     spines = pen.chance(0.65)
     for x, y in ((-0.4, -0.28), (0.3, -0.12), (-0.3, 0.06), (0.35, 0.2), (0.2, -0.4)):
         at, tilt = half * x + 1j * y, pen.between(-0.02, 0.02)
-        pen.draw(line(at - 0.04j - tilt, at + 0.04j + tilt), spines, body)
+        pen.draw(line(at - 0.048j - tilt, at + 0.048j + tilt), spines, body)
     ribs = ~spines & pen.chance(0.7)
     for x in (-0.4, 0.4):
         pen.draw(line(half * x + 1j * (top + half * 0.8), half * x + 1j * (soil - 0.08)), ribs, body)
