@@ -79,9 +79,13 @@ class Session:
         """The weights that samples come from: the EMA's, unless the recipe asks for the raw ones or keeps no EMA."""
         return self.ema.module if self.ema is not None and self.recipe.sample.weights == "ema" else self.model
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return () if self.data.class_label is None else self.data.class_names
+
     def announce(self) -> RunStarted:
         recipe, layout = self.recipe, self.layout
-        classes = f" ({len(self.data.class_names)} classes)" if self.data.class_names else ""
+        classes = f" ({len(self.class_names)} classes)" if self.class_names else ""
         return RunStarted(
             name=recipe.run.name, run_dir=self.run_dir, arch=self.architecture, num_parameters=count_parameters(self.model),
             data=f"{self.source}{classes}", noun=self.domain.noun, train_rows=len(self.batches.train_rows),
@@ -104,7 +108,7 @@ class Session:
         return {
             "flowkit": flowkit.__version__, "architecture": self.architecture, "custom": self.custom,
             "model_args": self.model_args, "num_parameters": count_parameters(self.model), "kind": self.data.kind,
-            "shape": list(self.data.x.shape[1:]), "class_names": list(self.data.class_names),
+            "shape": list(self.data.x.shape[1:]), "class_names": list(self.class_names),
             "condition_shape": None if condition is None else list(condition.shape[1:]),
             "normalizer": self.normalizer.to_json(), "flow": recipe["flow"],
             "sampling": {name: recipe["sample"][name] for name in ("solver", "steps", "guidance_scale")},

@@ -1,0 +1,196 @@
+"""Sampling from a checkpoint: repeatable, guided, from the EMA, and refused where the model cannot do it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import flowkit
+from flowkit.errors import UserError
+from tests.conftest import sketch_rows
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory) -> Path:
+    """A class-only model, trained long enough to have a class: 400 updates of a small DiT on three clusters."""
+    folder = tmp_path_factory.mktemp("runs")
+    recipe = {
+        "run": {"name": "clusters", "dir": str(folder)},
+        "model": {"arch": "bezier_sketch_dit", "embed_dim": 32, "num_layers": 2, "num_heads": 4},
+        "optim": {"lr": 3e-3},
+        "ema": {"decay": 0.99},
+        "flow": {"cond_drop": 0.2},
+        "train": {"steps": 400, "batch_size": 32, "val_every": "never", "save_every": "never"},
+        "sample": {"every": "never", "steps": 8},
+    }
+    flowkit.train(recipe, data=sketch_rows())
+    return folder / "clusters"
+
+
+def test_the_same_seed_gives_the_same_samples_whatever_the_batch(run_dir):
+    model = flowkit.load(run_dir)
+    whole = model.sample(7, class_label="boat", seed=5)
+    for batch_size in (1, 3):
+        np.testing.assert_allclose(
+            model.sample(7, class_label="boat", seed=5, batch_size=batch_size).x, whole.x, atol=1e-5
+        )
+    np.testing.assert_allclose(model.sample(3, class_label="boat", seed=5).x, whole.x[:3], atol=1e-5)
+    assert np.abs(model.sample(7, class_label="boat", seed=6).x - whole.x).mean() > 0.01
+    assert np.abs(whole.x[0] - whole.x[1]).mean() > 0.01
+
+
+def test_guidance_changes_what_a_class_only_model_draws(run_dir):
+    model, centres = flowkit.load(run_dir), _centres()
+    drawn = {w: model.sample(96, class_label="cat", seed=0, guidance_scale=w) for w in (0.0, 1.0, 3.0)}
+    for a, b in ((0.0, 1.0), (1.0, 3.0), (0.0, 3.0)):
+        assert np.abs(drawn[a].x - drawn[b].x).mean() > 0.01, (a, b)
+    nearest = {w: _nearest(samples.x, centres) for w, samples in drawn.items()}
+    assert (nearest[1.0] == 2).mean() > 0.9  # conditioned: the class that was asked for
+    assert (nearest[0.0] == 2).mean() < 0.7  # the null condition: any of the three
+    assert {w: samples.info["nfe"] for w, samples in drawn.items()} == {0.0: 16, 1.0: 16, 3.0: 32}
+
+
+def test_guidance_is_what_its_formula_says(run_dir):
+    """One Euler step from the noise is linear in w: x(w) = x(0) + w (x(1) - x(0))."""
+    model = flowkit.load(run_dir)
+    x0, x1, x3 = (model.sample(5, class_label=0, guidance_scale=w, solver="euler", steps=1).x for w in (0.0, 1.0, 3.0))
+    np.testing.assert_allclose(x3, x0 + 3 * (x1 - x0), atol=1e-4)
+
+
+def test_labels_by_name_number_list_and_all(run_dir):
+    model = flowkit.load(run_dir)
+    assert model.sample(4, class_label="boat", steps=1).class_label.tolist() == [1] * 4
+    assert model.sample(2, class_label=2, steps=1).class_label.tolist() == [2, 2]
+    assert model.sample(4, class_label=["cat", "0"], steps=1).class_label.tolist() == [2, 2, 0, 0]
+    for every in (None, "all"):
+        assert model.sample(6, class_label=every, steps=1).class_label.tolist() == [0, 0, 1, 1, 2, 2]
+    with pytest.raises(UserError, match=r"no class 'bat'; did you mean 'boat' or 'cat'\?"):
+        model.sample(1, class_label="bat")
+    for label in (3, -1, "3"):
+        with pytest.raises(UserError, match="anchor, boat, cat"):
+            model.sample(1, class_label=label)
+
+
+def test_samples_come_from_the_ema_unless_asked_otherwise(run_dir):
+    latest = run_dir / "checkpoints" / "latest"
+    for which, file in (("ema", "ema"), ("raw", "model")):
+        loaded = flowkit.load(run_dir, weights=which)
+        stored = load_file(latest / f"{file}.safetensors")
+        assert all(torch.equal(tensor, stored[name]) for name, tensor in loaded.model.state_dict().items())
+        assert loaded.sample(1, steps=1).info["weights"] == which
+    with pytest.raises(UserError, match="neither 'ema' nor 'raw'"):
+        flowkit.load(run_dir, weights="best")
+
+
+def test_what_the_recipe_said_is_the_default(run_dir):
+    info = flowkit.load(run_dir).sample(1).info
+    assert (info["solver"], info["steps"], info["guidance_scale"], info["nfe"]) == ("heun", 8, 1.0, 16)
+
+
+def test_every_way_to_name_a_checkpoint(run_dir, tmp_path):
+    checkpoint = (run_dir / "checkpoints" / "latest").resolve()
+    wanted = flowkit.load(run_dir).sample(2, steps=1).x
+    lone = tmp_path / "shared.safetensors"
+    shutil.copy(checkpoint / "ema.safetensors", lone)
+    shutil.copy(checkpoint / "model.json", lone.with_suffix(".json"))
+    for path in (checkpoint, run_dir / "checkpoints" / "latest", checkpoint / "ema.safetensors", lone):
+        np.testing.assert_array_equal(flowkit.load(path).sample(2, steps=1).x, wanted)
+
+
+def test_bad_checkpoints_are_told_apart(run_dir, tmp_path):
+    def broken(change):
+        copy = tmp_path / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree((run_dir / "checkpoints" / "latest").resolve(), copy)
+        change(copy)
+        return copy
+
+    def edit(**changes):
+        def change(folder):
+            info = json.loads((folder / "model.json").read_text())
+            info.update(changes)
+            (folder / "model.json").write_text(json.dumps(info))
+
+        return change
+
+    def cut(folder):
+        (folder / "ema.safetensors").write_bytes((folder / "ema.safetensors").read_bytes()[:-10])
+
+    def rename(folder):
+        tensors = load_file(folder / "ema.safetensors")
+        tensors["other"] = tensors.pop(next(iter(tensors)))
+        save_file(tensors, folder / "ema.safetensors")
+
+    args = flowkit.load(run_dir).info["model_args"]
+    cases = [
+        (cut, "not a whole safetensors file"),
+        (rename, "1 tensors are missing .* 1 tensors are not the model's"),
+        (edit(architecture="bezier_sketch_dot"), "did you mean 'bezier_sketch_dit'"),
+        (edit(model_args={**args, "embed_dim": 64}), r"does not fit the architecture: \d+ shapes differ"),
+        (edit(model_args={**args, "width": 1}), "width"),
+        (edit(format=7), "upgrade flowkit"),
+        (edit(normalizer={"name": "global"}), "normalizer|cannot be understood"),
+        (edit(normalizer={"name": "global", "shift": 0, "scale": 0}), "scale positive"),
+        (edit(kind="song"), "unknown kind of data 'song'"),
+        (edit(flow={}), "cannot be understood"),
+        (edit(shape=None), "'shape' is missing"),
+        (lambda folder: (folder / "model.json").unlink(), "model.json: no such file"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors"),
+    ]
+    for change, says in cases:
+        with pytest.raises(UserError, match=says):
+            flowkit.load(broken(change))
+    with pytest.raises(UserError, match="did you mean 'clusters'"):
+        flowkit.load(run_dir.with_name("cluster"))
+    with pytest.raises(UserError, match="no such file"):
+        flowkit.load(tmp_path / "none.safetensors")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match="has saved no checkpoint yet"):
+        flowkit.load(tmp_path / "run")
+
+
+def test_conditions_and_guidance_that_a_model_cannot_have(run_dir):
+    model = flowkit.load(run_dir)
+    with pytest.raises(UserError, match="without condition vectors"):
+        model.sample(1, condition=np.zeros(3))
+    with pytest.raises(UserError, match="expected at least 1"):
+        model.sample(0)
+    with pytest.raises(UserError, match="unknown solver 'huen'; known are .* did you mean 'heun'"):
+        model.sample(1, solver="huen")
+    with pytest.raises(UserError, match="device: 'gpu' is not available"):
+        flowkit.load(run_dir, device="gpu")
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 5)])
+def test_condition_vectors_are_learned_and_sampled(tmp_path, tiny, shape):
+    rows = sketch_rows()
+    rng = np.random.default_rng(0)
+    codes = rng.standard_normal((3, *shape)).astype(np.float32)
+    rows["condition"] = codes[rows.pop("class_label")]
+    tiny["train"].update(steps=300, batch_size=32)
+    tiny["optim"]["lr"] = 3e-3
+    tiny["ema"] = {"decay": 0.99}
+    model = flowkit.train(tiny, data=rows)
+    for label, code in enumerate(codes):
+        samples = model.sample(24, condition=code, solver="heun", steps=8)
+        assert (_nearest(samples.x, _centres()) == label).mean() > 0.8
+        assert samples.condition.shape == (24, *shape) and samples.class_label is None
+    with pytest.raises(UserError, match="expected"):
+        model.sample(2, condition=np.zeros((3, *shape)))
+    with pytest.raises(UserError, match="knows no classes"):
+        model.sample(1, class_label="cat", condition=codes[0])
+
+
+def _centres() -> np.ndarray:
+    rows = sketch_rows()
+    return np.stack([rows["x"][rows["class_label"] == c].mean(0) for c in range(3)])
+
+
+def _nearest(x: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    return ((x[:, None] - centres) ** 2).sum((2, 3)).argmin(1)

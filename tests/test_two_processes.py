@@ -1,0 +1,123 @@
+"""Two real processes over gloo do what one does: same parameters, same metrics, one run directory."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from flowkit.data.dataset import Dataset, write_dataset
+from tests.conftest import sketch_rows
+
+RECIPE = """
+[run]
+name = "one"
+[data]
+source = "rows.safetensors"
+val_fraction = 0.11
+[model]
+arch = "bezier_sketch_dit"
+embed_dim = 32
+num_layers = 2
+num_heads = 4
+[optim]
+lr = 1e-4
+[train]
+steps = 50
+batch_size = 16
+log_every = 10
+val_every = 25
+save_every = 25
+[sample]
+every = 25
+num_samples = 2
+steps = 2
+"""
+
+
+def launch(folder: Path, processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [*launcher, "-m", "flowkit", "train", "recipe.toml", *arguments]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    rows = sketch_rows(100)
+    write_dataset(folder / "rows", Dataset("sketch", rows["x"], rows["class_label"], class_names=rows["class_names"]))
+    (folder / "recipe.toml").write_text(RECIPE)
+    done = launch(folder, 1)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def tensors(folder: Path, run: str, name: str = "model"):
+    return load_file(folder / "runs" / run / "checkpoints" / "latest" / f"{name}.safetensors")
+
+
+def distance(a, b) -> float:
+    difference = sum((a[name].double() - b[name].double()).square().sum().item() for name in b)
+    return math.sqrt(difference / sum(tensor.double().square().sum().item() for tensor in b.values()))
+
+
+def metrics(folder: Path, run: str) -> list[dict]:
+    return [json.loads(line) for line in (folder / "runs" / run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+def test_two_processes_give_the_parameters_that_one_gives(folder, accumulation):
+    run = f"two-{accumulation}"
+    done = launch(folder, 2, "--set", f"run.name={run}", "--set", f"train.micro_batch_size={8 // accumulation}")
+    assert done.returncode == 0, done.stderr
+    assert distance(tensors(folder, run), tensors(folder, "one")) < 1e-5
+    assert distance(tensors(folder, run, "ema"), tensors(folder, "one", "ema")) < 1e-5
+    for mine, wanted in zip(metrics(folder, run), metrics(folder, "one"), strict=True):
+        assert mine.keys() == wanted.keys()
+        for name in mine.keys() & {"step", "loss", "lr", "grad_norm", "val_loss", "val_zero_loss"}:
+            assert mine[name] == pytest.approx(wanted[name], rel=1e-4), name
+
+
+def test_the_yardstick_would_see_a_wrong_gradient_or_row(folder):
+    done = launch(folder, 1, "--set", "run.name=seed", "--set", "run.seed=1")
+    assert done.returncode == 0, done.stderr
+    assert distance(tensors(folder, "seed"), tensors(folder, "one")) > 1e-3
+
+
+def test_one_process_resumes_what_two_began(folder):
+    begun = launch(folder, 2, "--set", "run.name=moved", "--set", "train.steps=50")
+    assert begun.returncode == 0, begun.stderr
+    checkpoints = folder / "runs" / "moved" / "checkpoints"
+    for path in sorted(checkpoints.glob("step-*"))[1:]:
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+    (checkpoints / "latest").unlink()
+    resumed = launch(folder, 1, "--set", "run.name=moved", "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert distance(tensors(folder, "moved"), tensors(folder, "one")) < 1e-5
+
+
+def test_bad_input_is_said_once_by_two_processes(folder):
+    done = launch(folder, 2, "--set", "run.name=odd", "--set", "train.batch_size=15")
+    said = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(said) == 1 and "15 rows do not divide among 2 processes" in said[0]
+    assert done.returncode != 0 and not (folder / "runs" / "odd").exists()
+
+
+def test_two_ranks_cannot_each_believe_to_be_alone(folder):
+    """With no GPU and no ACCELERATE_USE_CPU, accelerate would start two runs of one process each."""
+    done = launch(folder, 2, "--set", "run.name=joined", "--set", "train.steps=2")
+    assert done.returncode == 0, done.stderr
+    assert "processes=2" in done.stderr
