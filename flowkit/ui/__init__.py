@@ -29,12 +29,14 @@ def listener(console: Console | None = None) -> Listener:
     from flowkit.ui.plain import PlainListener
 
     if console is None:
-        if sys.stderr is None or not sys.stderr.isatty():  # FORCE_COLOR alone does not make a log a screen
+        if sys.stderr is None or not sys.stderr.isatty():  # the usual case of a log needs no Rich
             return PlainListener()
         from rich.console import Console
 
         console = Console(stderr=True)
-    if not console.is_interactive or console.options.ascii_only or console.legacy_windows:
+    # FORCE_COLOR makes Rich call a log file a terminal: it may have colours, but it is no screen to repaint
+    screen = console.file.isatty() and console.is_interactive and not console.legacy_windows
+    if not screen or console.options.ascii_only:
         return PlainListener(console.file)
     from flowkit.ui.live import LiveListener
 

@@ -73,10 +73,8 @@ class LiveListener:
             return
         if whole:
             self._whole_at = time.monotonic()
-        width, height = (
-            self._console.width - 1,
-            self._console.height - 1,
-        )  # the last cell and line are left to the cursor
+        # The last cell and line are the cursor's.
+        width, height = self._console.width - 1, self._console.height - 1
         key = (self._state.version, width, height)
         recent = not self._stop.is_set() and time.monotonic() - self._body_at < BODY
         if key != self._body_of and not (recent and key[1:] == self._body_of[1:]):
@@ -102,7 +100,8 @@ class LiveListener:
     def _say_what_next(self) -> None:
         finished = self._state.finished
         assert finished
-        commands = Text("  or  ", "dim").join(Text(command, "cyan") for command in next_commands(finished))
+        first, second = next_commands(finished)
+        next_line = Text.assemble(("next  ", "dim"), (first, "cyan"), ("  or  ", "dim"), (second, "cyan"))
         good = "green" if finished.reason == "done" else "yellow"
-        for line in (Text(summary(self._state, finished), good), Text.assemble(("next  ", "dim"), commands)):
+        for line in (Text(summary(self._state, finished), good), next_line):
             self._console.print(line, soft_wrap=True, highlight=False)

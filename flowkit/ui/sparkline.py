@@ -13,15 +13,20 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # bit of a dot by column, then row, in a braille cell
 
 
+Points = list[tuple[float, float]]  # (step, value)
+
+
 @dataclass
 class History:
-    """A curve over the whole run in bounded memory: when full, neighbours are averaged."""
+    """A curve over the whole run in bounded memory: when full, neighbours are averaged.
+
+    `points` may be read from another thread at any time: it grows by whole points, and is replaced whole.
+    """
 
     limit: int = 512
-    steps: list[float] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
+    points: Points = field(default_factory=list)
     _stride: int = 1  # readings in one point
-    _pending: list[tuple[float, float]] = field(default_factory=list)
+    _pending: Points = field(default_factory=list)
 
     def add(self, step: float, value: float) -> None:
         """A value that is not finite has no place on a curve and is left out."""
@@ -30,16 +35,15 @@ class History:
         self._pending.append((step, value))
         if len(self._pending) < self._stride:
             return
-        self.steps.append(sum(s for s, _ in self._pending) / self._stride)
-        self.values.append(sum(v for _, v in self._pending) / self._stride)
+        self.points.append(_mean(self._pending))
         self._pending.clear()
-        if len(self.values) >= self.limit:
-            self.steps, self.values = _pairs(self.steps), _pairs(self.values)
+        if len(self.points) >= self.limit:
+            self.points = [_mean(pair) for pair in zip(self.points[::2], self.points[1::2], strict=False)]
             self._stride *= 2
 
 
-def _pairs(values: list[float]) -> list[float]:
-    return [(a + b) / 2 for a, b in zip(values[::2], values[1::2], strict=False)]
+def _mean(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return sum(step for step, _ in points) / len(points), sum(value for _, value in points) / len(points)
 
 
 def _scaler(values: Sequence[float]):
@@ -72,17 +76,12 @@ def bars(values: Sequence[float]) -> str:
     return "".join(BLOCKS[max(0, min(7, round(8 * v / top) - 1))] if math.isfinite(v) else "?" for v in values)
 
 
-@dataclass(frozen=True)
-class Series:
-    steps: Sequence[float]
-    values: Sequence[float]
-    style: str
-    markers: bool = False  # single dots, joined by nothing
+def chart(series: Sequence[tuple[Points, str]], last_step: float, width: int, rows: int) -> list[Text]:
+    """`rows` lines of `width` cells: each of `series` a curve and its style, later ones over earlier ones.
 
-
-def chart(series: Sequence[Series], last_step: float, width: int, rows: int) -> list[Text]:
-    """`rows` lines of `width` cells; steps 0 to `last_step` across, values up, on one logarithmic scale."""
-    everything = [value for one in series for value in one.values]
+    Steps 0 to `last_step` across, values up, all on one scale: logarithmic, where all are positive.
+    """
+    everything = [value for points, _ in series for _, value in points]
     if not everything:
         return [Text(" " * width) for _ in range(rows)]
     scale = _scaler(everything)
@@ -93,16 +92,16 @@ def chart(series: Sequence[Series], last_step: float, width: int, rows: int) -> 
         bits[y // 4][x // 2] |= _DOTS[x % 2][y % 4]
         styles[y // 4][x // 2] = style
 
-    for one in series:
+    for points, style in series:
         columns: dict[int, list[float]] = {}
-        for step, value in zip(one.steps, one.values, strict=True):
+        for step, value in points:
             x = round((2 * width - 1) * min(1.0, step / max(1.0, last_step)))
             columns.setdefault(x, []).append(value)
         before: tuple[int, int] | None = None
         for x, found in sorted(columns.items()):
             y = round((4 * rows - 1) * (1 - scale(sum(found) / len(found))))
-            for px, py in [(x, y)] if one.markers or before is None else _segment(*before, x, y):
-                dot(px, py, one.style)
+            for px, py in [(x, y)] if before is None else _segment(*before, x, y):
+                dot(px, py, style)
             before = (x, y)
     lines = []
     for row_bits, row_styles in zip(bits, styles, strict=True):

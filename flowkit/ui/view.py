@@ -15,7 +15,7 @@ from flowkit.events import RunStarted
 from flowkit.ui.heading import heading
 from flowkit.ui.previews import preview_grid
 from flowkit.ui.quantities import NOTHING, duration, rate, shape, short_count, size, value
-from flowkit.ui.sparkline import Series, bars, chart, sparkline
+from flowkit.ui.sparkline import bars, chart, sparkline
 from flowkit.ui.state import RunState
 from flowkit.ui.wording import batch, plural, precision
 
@@ -70,13 +70,10 @@ def _head(started: RunStarted, width: int) -> list[Text]:
         f" · {short_count(started.num_parameters)} parameters · {started.data}",
         (f" · {started.train_rows:,} + {started.val_rows:,} {started.noun} of {shape(started.x_shape)}", QUIET),
     )
-    where = Text(
-        f"{started.device} · {started.num_processes} process{'es' if started.num_processes != 1 else ''} · "
-        f"{precision(started.precision)} · batch {batch(started)} · "
-        + (f"EMA {started.ema_decay:g}" if started.ema_decay else "no EMA"),
-        QUIET,
-    )
-    return [heading(started.name, _path(started.run_dir), width), what, where]
+    processes = f"{started.num_processes} process{'es' if started.num_processes != 1 else ''}"
+    ema = f"EMA {started.ema_decay:g}" if started.ema_decay else "no EMA"
+    where = f"{processes} · {precision(started.precision)} · batch {batch(started)} · {ema} · {started.device}"
+    return [heading(started.name, _path(started.run_dir), width), what, Text(where, QUIET)]
 
 
 def _compact(state: RunState, width: int) -> list[Text]:
@@ -85,7 +82,7 @@ def _compact(state: RunState, width: int) -> list[Text]:
     graph = max(0, width - left - 1)
     loss = Text.assemble(("loss        ", QUIET), (f"{value(logged.loss if logged else None):<8}", "bold"))
     loss.truncate(left, overflow="ellipsis", pad=True)
-    loss.append(" ").append(sparkline(state.losses.values, graph), LOSS)
+    loss.append(" ").append(sparkline([value for _, value in list(state.losses.points)], graph), LOSS)
     validation = Text.assemble(("validation  ", QUIET), *_validation(state))
     validation.truncate(left, overflow="ellipsis", pad=True)
     validation.append(" ").append_text(_bins(state, graph))
@@ -176,12 +173,10 @@ def _chart(state: RunState, width: int, rows: int) -> list[Text]:
     """The losses over the whole run, with the scale's ends at the left and the steps below."""
     assert state.started
     label = 9
-    everything = [*state.losses.values, *state.validations.values]
-    last = max([1.0, *state.losses.steps[-1:], *state.validations.steps[-1:]])
-    series = [
-        Series(state.losses.steps, state.losses.values, LOSS),
-        Series(state.validations.steps, state.validations.values, VALIDATION),
-    ]
+    losses, validations = list(state.losses.points), list(state.validations.points)
+    everything = [value for _, value in (*losses, *validations)]
+    last = max([1.0, *(step for step, _ in (*losses[-1:], *validations[-1:]))])
+    series = [(losses, LOSS), (validations, VALIDATION)]
     drawn = []
     for i, line in enumerate(chart(series, last, width - label, rows - 1)):
         edge = value(max(everything)) if everything and i == 0 else ""
