@@ -192,6 +192,12 @@ def test_braille_draws_straight_lines_one_dot_thin():
     assert len(slanting) == 24 == len({x for x, _ in slanting})
 
 
+def test_braille_thins_each_stroke_by_itself():
+    """A step from the end of one stroke to the start of the next is no corner of a line."""
+    two = np.concatenate([straight(-0.95, -0.95, -0.95, -0.95), straight(-0.7, -0.95, -0.7, -0.1)])
+    assert dots(braille(two, 4, 2)) == {(0, 0), (1, 0), (1, 1), (1, 2), (1, 3)}
+
+
 def test_braille_size_and_what_is_cut(doodles):
     for sketch in doodles:
         lines = braille(sketch, columns=20, rows=9)
