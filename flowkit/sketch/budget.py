@@ -1,0 +1,155 @@
+"""From any number of cubics to exactly S of them: lossless splitting when there are fewer, fitting when there are more."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from flowkit.sketch import bezier
+from flowkit.sketch.importers.items import Unreadable
+
+_DENSE = 16  # points a cubic when a curve is treated as a polyline
+_SAMPLES = 33  # points a piece that a fit sees
+_TOUCHING = 1e-6  # canvas units
+
+
+@dataclass(frozen=True)
+class Budgeted:
+    x: np.ndarray  # (S, 8) float32, in drawing order
+    fitted: bool  # False: the same curves, split or as they were
+    error: float = 0.0  # canvas units: Hausdorff distance to the original stroke, the largest of all; 0 unless fitted
+    dots: int = 0  # strokes without length that were dropped
+
+
+def to_size(strokes: Sequence[np.ndarray], size: int, *, fit: bool = True) -> Budgeted:
+    """Strokes, each a chain of cubics (n, 8) in canvas units, as exactly `size` cubics.
+
+    Fewer: the longest are split, the curve stays the same. More: with `fit` neighbouring cubics of a stroke are
+    merged into fitted ones, always those that lose least; with `over="leave_out"` the sketch is refused.
+    Raises Unreadable when there is nothing to draw, or when more than `size` strokes or cubics cannot be reduced.
+    """
+    strokes = [stroke for stroke in strokes if len(stroke)]
+    drawn = [kept for stroke in strokes if len(kept := _without_points(stroke))]
+    dots = len(strokes) - len(drawn)
+    if not drawn:
+        raise Unreadable("has no strokes")
+    count = sum(map(len, drawn))
+    if count <= size:
+        return Budgeted(_split_longest(np.concatenate(drawn), size).astype(np.float32), False, dots=dots)
+    if not fit:
+        raise Unreadable(f"has more than {size} cubics", str(count))
+    drawn = _joined(drawn)
+    if len(drawn) > size:
+        raise Unreadable(f"has more than {size} separate strokes", str(len(drawn)))
+    fitted, error = _merge(drawn, size)
+    return Budgeted(fitted.astype(np.float32), True, error, dots)
+
+
+def _without_points(stroke: np.ndarray) -> np.ndarray:
+    """Without the cubics that do not leave their starting point: they draw nothing and would teach degenerate strokes."""
+    reach = np.abs(stroke.reshape(-1, 4, 2) - stroke[:, None, :2]).max(axis=(1, 2))
+    return stroke[reach > _TOUCHING]
+
+
+def _joined(strokes: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Strokes that begin where the one before ended become one: some writers start a new path at every segment."""
+    out: list[np.ndarray] = []
+    for stroke in strokes:
+        if out and np.abs(out[-1][-1, 6:] - stroke[0, :2]).max() <= _TOUCHING:
+            out[-1] = np.concatenate([out[-1], stroke])
+        else:
+            out.append(stroke)
+    return out
+
+
+def _split_longest(cubics: np.ndarray, size: int) -> np.ndarray:
+    """Cubics (n, 8), n < size, as (size, 8) in the same order: each further piece goes to where pieces are longest."""
+    lengths = bezier.arc_length(cubics)
+    pieces = [1] * len(cubics)
+    longest = [(-length, i) for i, length in enumerate(lengths.tolist())]
+    heapq.heapify(longest)
+    for _ in range(size - len(cubics)):
+        _, i = longest[0]
+        pieces[i] += 1
+        heapq.heapreplace(longest, (-lengths[i] / pieces[i], i))
+    parts = [bezier.split_evenly(c, n) if n > 1 else c[None] for c, n in zip(cubics, pieces, strict=True)]
+    return np.concatenate(parts)
+
+
+class _Ink:
+    """The strokes as one dense polyline over a common axis of arc length, with a gap of 1 on the axis between strokes."""
+
+    def __init__(self, strokes: Sequence[np.ndarray]) -> None:
+        t = np.linspace(0, 1, _DENSE + 1)
+        self.points = np.empty((sum(len(s) * _DENSE + 1 for s in strokes), 2))
+        self.joints: list[np.ndarray] = []  # of each stroke: indices (n + 1,) into points where its cubics meet
+        at = 0
+        for stroke in strokes:
+            dense = bezier.points(stroke, t)
+            stop = at + len(stroke) * _DENSE
+            self.points[at:stop] = dense[:, :-1].reshape(-1, 2)
+            self.points[stop] = dense[-1, -1]
+            self.joints.append(np.arange(at, stop + 1, _DENSE))
+            at = stop + 1
+        step = np.linalg.norm(np.diff(self.points, axis=0), axis=1)
+        step[[joints[-1] for joints in self.joints[:-1]]] = 1.0
+        self.along = np.concatenate([[0.0], np.cumsum(step)])
+
+    def samples(self, pieces: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Points (B, M, 2) spaced evenly over each piece, given by the indices where it starts and stops."""
+        begin, end = self.along[np.array(pieces)].T
+        s = begin[:, None] + (end - begin)[:, None] * np.linspace(0, 1, _SAMPLES)
+        # Rounding must not carry the last sample over the gap into the next stroke.
+        s = np.minimum(s, end[:, None])
+        xy = [np.interp(s, self.along, self.points[:, axis]) for axis in (0, 1)]
+        return np.stack(xy, axis=-1)
+
+    def error(self, piece: tuple[int, int], cubic: np.ndarray) -> float:
+        """Hausdorff distance between a piece and the cubic that stands for it."""
+        old = self.points[piece[0] : piece[1] + 1]
+        new = bezier.points(cubic, np.linspace(0, 1, 65))
+        return max(bezier.gap(old, new), bezier.gap(new, old))
+
+
+def _merge(strokes: Sequence[np.ndarray], size: int) -> tuple[np.ndarray, float]:
+    """Chains of cubics, more than `size` in all, as (size, 8) and the error: the cheapest neighbours are merged first."""
+    ink = _Ink(strokes)
+    pieces = [pair for joints in ink.joints for pair in pairwise(joints.tolist())]
+    cubics = dict(zip(pieces, np.concatenate(strokes), strict=True))  # by where they start and stop
+    costs: dict[tuple[int, int], float] = {}
+    untouched = set(pieces)
+    while len(pieces) > size:
+        left = [i for i in range(len(pieces) - 1) if pieces[i][1] == pieces[i + 1][0]]
+        merged = [(pieces[i][0], pieces[i + 1][1]) for i in left]
+        if new := [piece for piece in merged if piece not in costs]:
+            fits, errors = bezier.fit(ink.samples(new))
+            cubics.update(zip(new, fits, strict=True))
+            costs.update(zip(new, errors.tolist(), strict=True))
+        # Half of what is still to go in one round, for speed; the last and dearest merges are chosen one by one.
+        chosen = _cheapest(left, [costs[piece] for piece in merged], (len(pieces) - size + 1) // 2)
+        for k in sorted(chosen, reverse=True):
+            pieces[left[k] : left[k] + 2] = [merged[k]]
+    if fitted := [piece for piece in pieces if piece not in untouched]:
+        fits, _ = bezier.fit(ink.samples(fitted), iterations=20)  # those that stay are worth the time
+        cubics.update(zip(fitted, fits, strict=True))
+    error = max((ink.error(piece, cubics[piece]) for piece in fitted), default=0.0)
+    return np.stack([cubics[piece] for piece in pieces]), error
+
+
+def _cheapest(left: list[int], costs: list[float], limit: int) -> list[int]:
+    """Up to `limit` positions in `left`, cheapest first, of which no two share a piece."""
+    taken: set[int] = set()
+    chosen: list[int] = []
+    for k in np.argsort(costs, kind="stable").tolist():
+        i = left[k]
+        if i in taken or i + 1 in taken:
+            continue
+        taken.update((i, i + 1))
+        chosen.append(k)
+        if len(chosen) == limit:
+            break
+    return chosen

@@ -1,0 +1,47 @@
+"""What every importer yields: sketches of any number of cubics in canvas units, or why one could not be read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from flowkit.errors import UserError
+
+MARGIN = 0.1  # canvas units left free around drawings that come without a canvas of their own
+
+
+class Unreadable(UserError):
+    """One sketch that has to be left out. `reason` is what the summary counts by, `detail` what differs from file to file."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason} ({detail})" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Item:
+    class_name: str
+    where: str  # for messages: "cat/12.svg", "cat.ndjson line 7"
+    strokes: list[np.ndarray] | None  # each (n, 8) float64, canvas units; None when it could not be read
+    problem: Unreadable | None = None
+    split: str = ""  # "train" | "validation" | "test" where the source was split
+
+
+def fit_canvas(polylines: list[np.ndarray]) -> list[np.ndarray]:
+    """Polylines (n, 2) of any unit, moved and scaled: bounding box centred on the canvas, MARGIN left at its longer side.
+
+    Raises Unreadable when they have no extent or are not finite.
+    """
+    if not polylines:
+        raise Unreadable("has no strokes")
+    every = np.concatenate(polylines)
+    if not np.isfinite(every).all():
+        raise Unreadable("holds coordinates that are not finite")
+    low, high = every.min(axis=0), every.max(axis=0)
+    extent = float((high - low).max())
+    if not extent > 0:
+        raise Unreadable("has no strokes")
+    centre, scale = (low + high) / 2, 2 * (1 - MARGIN) / extent
+    return [(line - centre) * scale for line in polylines]

@@ -1,0 +1,21 @@
+"""SVG files, in class folders, flat, or in a zip of either."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flowkit.sketch.importers.files import Files, places
+from flowkit.sketch.importers.items import Item, Unreadable
+from flowkit.sketch.svg_read import MAX_BYTES, read_svg
+
+
+def read(files: Files) -> Iterator[Item]:
+    """One sketch a file; its folder is its class. The SVG's own canvas becomes [-1, 1] x [-1, 1]."""
+    entries = files.only(".svg")
+    for entry, (split, class_name) in zip(entries, places(entries, files.name), strict=True):
+        try:
+            strokes = read_svg(files.read(entry, MAX_BYTES))
+            yield Item(class_name, entry.name, strokes, split=split)
+        except Unreadable as problem:
+            yield Item(class_name, entry.name, None, problem, split)
+        files.consumed += entry.size

@@ -1,0 +1,186 @@
+"""Sketches from files to one prepared data set: read, bring to S cubics each, write, and say what became of every one."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from flowkit.data.dataset import SPLITS, Dataset, data_files, write_dataset
+from flowkit.errors import UserError, nearest
+from flowkit.sketch.budget import Budgeted, to_size
+from flowkit.sketch.importers.detect import detect
+from flowkit.sketch.importers.files import open_files
+from flowkit.sketch.importers.items import Item, Unreadable
+
+OVER = ("fit", "leave-out")
+
+
+@dataclass
+class ClassReport:
+    """What became of the drawings of one class; read = kept + left out, and fitted are among those kept."""
+
+    name: str
+    read: int = 0
+    kept: int = 0
+    errors: list[float] = field(default_factory=list)  # of those fitted: Hausdorff distance, canvas units
+    left_out: Counter[str] = field(default_factory=Counter)  # reason -> how many
+    dots: int = 0  # strokes without length, dropped from drawings that were kept
+
+    @property
+    def fitted(self) -> int:
+        return len(self.errors)
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    source: Path
+    format: str  # "svg" | "controlsketch" | "quickdraw" | "stroke3"
+    paths: tuple[Path, Path]  # .safetensors and .json
+    shape: tuple[int, ...]
+    splits: dict[str, int]  # rows by split; empty where the source was not split
+    classes: tuple[ClassReport, ...]
+    examples: dict[str, str]  # reason -> the first drawing left out for it
+
+    @property
+    def errors(self) -> list[float]:
+        return [error for report in self.classes for error in report.errors]
+
+
+def prepare(
+    source: Path | str,
+    out: Path | str,
+    *,
+    size: int = 32,
+    over: str = "fit",
+    max_per_class: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> PrepareReport:
+    """Read every sketch of `source` and write x (N, size, 8), canvas [-1, 1], with class labels (and splits) to `out`.
+
+    `over` says what to do with a sketch of more than `size` cubics: "fit" or "leave-out". `max_per_class` keeps the
+    first so many of a class (and of a split). Rows are shuffled by `seed`, so that the first k are a fair subset.
+    `progress(done, total, file)` counts bytes. Nothing is written before everything is read.
+    Raises UserError: no such source, no known format, nothing left to keep, `out` exists or cannot be written.
+    """
+    source = Path(source)
+    over = over.replace("_", "-")
+    if over not in OVER:
+        raise UserError(f"over = {over!r}: expected {' or '.join(map(repr, OVER))}{nearest(over, OVER)}")
+    if size < 1:
+        raise UserError(f"size = {size}: expected at least 1 cubic a sketch")
+    paths = _target(out, overwrite)
+    tally = _Tally(size, over, max_per_class)
+    with open_files(source) as files:
+        name, read = detect(source, files)
+        total = sum(entry.size for entry in files.entries)
+        for item in read(files):
+            tally.add(item)
+            if progress:
+                progress(min(files.consumed, total), total, item.where)
+    data = tally.dataset(source, seed)
+    data.info = {"source": {"name": source.resolve().name, "format": name}, "prepared": tally.summary(size, over, seed)}
+    write_dataset(paths[0], data)
+    splits = {} if data.split is None else {key: len(data.rows(key)) for key in SPLITS}
+    return PrepareReport(source, name, paths, data.x.shape, splits, tally.reports(), tally.examples)
+
+
+def _target(out: Path | str, overwrite: bool) -> tuple[Path, Path]:
+    """Where to write, found out before the long part. Raises UserError."""
+    out = Path(out)
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; name a file in it, such as {out / 'sketches'}")
+    paths = data_files(out)
+    existing = [path for path in paths if path.exists()]
+    if existing and not overwrite:
+        raise UserError(f"{existing[0]}: exists already; choose another --out, or replace it with --overwrite")
+    parent = paths[0].absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(f"{paths[0]}: cannot be written, {parent} is no folder that you may write to")
+    return paths
+
+
+class _Tally:
+    """Collects rows and counts while the source is read."""
+
+    def __init__(self, size: int, over: str, max_per_class: int | None) -> None:
+        self.size, self.over, self.max_per_class = size, over, max_per_class
+        self.rows: list[np.ndarray] = []
+        self.places: list[tuple[str, str]] = []  # (class, split) of each row
+        self.by_class: dict[str, ClassReport] = {}
+        self.examples: dict[str, str] = {}
+        self.kept: Counter[tuple[str, str]] = Counter()
+
+    def add(self, item: Item) -> None:
+        report = self.by_class.setdefault(item.class_name, ClassReport(item.class_name))
+        report.read += 1
+        place = (item.class_name, item.split)
+        try:
+            if item.problem or item.strokes is None:
+                raise item.problem or Unreadable("has no strokes")
+            if self.max_per_class is not None and self.kept[place] >= self.max_per_class:
+                raise Unreadable(f"beyond the first {self.max_per_class:,} of its class")
+            found = to_size(item.strokes, self.size, fit=self.over == "fit")
+        except Unreadable as problem:
+            report.left_out[problem.reason] += 1
+            self.examples.setdefault(
+                problem.reason, f"{item.where}" + (f": {problem.detail}" if problem.detail else "")
+            )
+            return
+        self._keep(found, place, report)
+
+    def _keep(self, found: Budgeted, place: tuple[str, str], report: ClassReport) -> None:
+        self.rows.append(found.x)
+        self.places.append(place)
+        self.kept[place] += 1
+        report.kept += 1
+        report.dots += found.dots
+        if found.fitted:
+            report.errors.append(found.error)
+
+    def dataset(self, source: Path, seed: int) -> Dataset:
+        if not self.rows:
+            counts = sum((report.left_out for report in self.by_class.values()), Counter())
+            why = "; ".join(f"{n:,}: {reason}, e.g. {self.examples[reason]}" for reason, n in counts.most_common(5))
+            raise UserError(
+                f"{source}: no sketch could be kept of {counts.total():,} read ({why}); nothing was written"
+            )
+        names = self._class_names()
+        numbers = {name: number for number, name in enumerate(names)}
+        order = np.random.default_rng(seed).permutation(len(self.rows))
+        labels = np.array([numbers[name] for name, _ in self.places], np.int64)
+        split = None
+        if any(split_name for _, split_name in self.places):
+            split = np.array([SPLITS[split_name or "train"] for _, split_name in self.places], np.uint8)[order]
+        return Dataset("sketch", np.stack([self.rows[i] for i in order]), labels[order], split=split, class_names=names)
+
+    def _class_names(self) -> tuple[str, ...]:
+        """Alphabetical; those that occur in training first, so that a model's class numbers do not hang on the test set."""
+        trained = {name for name, split in self.places if split in ("", "train")}
+        return tuple(sorted({name for name, _ in self.places}, key=lambda name: (name not in trained, name)))
+
+    def reports(self) -> tuple[ClassReport, ...]:
+        return tuple(sorted(self.by_class.values(), key=lambda report: report.name))
+
+    def summary(self, size: int, over: str, seed: int) -> dict[str, Any]:
+        """For the sidecar: how the rows came to be."""
+        errors = [error for report in self.by_class.values() for error in report.errors]
+        left_out = sum((report.left_out for report in self.by_class.values()), Counter())
+        fit = {"sketches": len(errors), "error_median": median(errors or [0.0]), "error_max": max(errors, default=0.0)}
+        return {
+            "size": size,
+            "over": over,
+            "seed": seed,
+            "fitted": {**fit, "error_unit": "Hausdorff distance on the canvas [-1, 1]"},
+            "left_out": dict(left_out.most_common()),
+        }
