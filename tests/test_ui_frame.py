@@ -72,7 +72,7 @@ class Terminal:
 
     @property
     def screen(self) -> list[str]:
-        return [row.rstrip() for row in self.rows[: self.row]]
+        return "\n".join(row.rstrip() for row in self.rows).rstrip("\n").split("\n")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def _one_of_each(data: Dataset, limit: int) -> np.ndarray:
 
 
 def _statistics(rows: np.ndarray) -> dict[str, Any]:
-    flat = rows.reshape(len(rows), -1).astype(np.float64)
+    flat = rows.reshape(len(rows), math.prod(rows.shape[1:])).astype(np.float64)
     good = np.isfinite(flat).all(axis=1)
     flat = flat[good]
     if not flat.size:
