@@ -88,6 +88,15 @@ def test_number_of_parameters(strokes, dim, layers, classes, clip):
     assert size(create_model("bezier_sketch_transformer", **args)) == transformer
 
 
+def test_number_of_parameters_of_another_transformer():
+    """What class width, memory tokens and feed-forward ratio add to the defaults of 128, 4 and 4."""
+    args = dict(num_classes=10, num_layers=3, embed_dim=32)
+    default, other = (size(create_model("bezier_sketch_transformer", **args, **more))
+                      for more in ({}, dict(class_embed_dim=64, num_memory_tokens=6, mlp_ratio=2.5)))  # fmt: skip
+    table, tokens, mlp = 11 * (64 - 128), (64 * 6 * 32 + 6 * 32) - (128 * 4 * 32 + 4 * 32), 2 * 32 * 48 + 48
+    assert other - default == table + tokens - 3 * mlp
+
+
 @each_arch
 @each_condition
 def test_output_is_zero_at_initialisation(arch, kind):
@@ -270,10 +279,9 @@ def test_bf16_autocast(arch, kind):
 
 
 @each_arch
-@pytest.mark.parametrize("kind", ["class", "class+patches"])
-def test_traces_as_one_graph(arch, kind):
-    batch = (*inputs(kind), torch.tensor([True, False, False, False]))
-    model = build(arch, kind, awake=True)
+def test_traces_as_one_graph(arch):
+    batch = (*inputs("class+patches"), torch.tensor([True, False, False, False]))
+    model = build(arch, "class+patches", awake=True)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(*batch), model(*batch), rtol=1e-4, atol=1e-5)
 
@@ -340,6 +348,8 @@ def test_learns_two_classes(arch):
         ("bezier_sketch_transformer", dict(clip_dim="wide"), "clip_dim is 'wide'"),
         ("bezier_sketch_transformer", dict(dropout=1.0), "dropout is 1.0"),
         ("bezier_sketch_transformer", dict(num_strokes=True), "num_strokes is True"),
+        ("bezier_sketch_transformer", dict(num_memory_tokens=0), "num_memory_tokens is 0"),
+        ("bezier_sketch_transformer", dict(mlp_ratio=0.0), "mlp_ratio is 0.0; expected a number above 0"),
     ],
 )  # fmt: skip
 def test_impossible_models(arch, args, message):

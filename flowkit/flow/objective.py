@@ -14,7 +14,7 @@ PREDICTIONS = ("velocity", "data")
 
 @dataclass(frozen=True)
 class FlowObjective:
-    """A path and a prediction. Network outputs may be bf16 or fp16: all is computed in the dtype of the states.
+    """A path and a prediction. Network outputs may be bf16 or fp16: all is computed in the dtype of x0, x1 and x_t.
 
     "data" (the network predicts x1, the loss is the velocity's: arXiv 2511.13720) divides by sigma, which is clipped
     at `min_sigma` both in the loss and in sampling; on the linear path that concerns t > 1 - min_sigma only.
@@ -41,7 +41,6 @@ class FlowObjective:
         A "data" output is converted as in `to_velocity`, and so is the true x1, so that x1 stays the minimiser
         where the division is clipped.
         """
-        output = output.to(x1.dtype)
         if self.prediction == "velocity":
             error = output - self.path.velocity(x0, x1, t)
         else:

@@ -16,7 +16,10 @@ ARCHS = {
     "bezier_sketch_dit": "BezierSketchDiT",
 }
 
-_AT_LEAST_ONE = ("num_strokes", "stroke_dim", "embed_dim", "num_layers", "num_heads")
+_AT_LEAST_ONE = (
+    *("num_strokes", "stroke_dim", "embed_dim", "num_layers", "num_heads"),
+    *("class_embed_dim", "num_memory_tokens"),
+)
 _AT_LEAST_ZERO = ("num_classes", "clip_dim")
 
 
@@ -43,6 +46,9 @@ def check_args(arch: str, args: dict[str, Any]) -> None:
     dropout = args.get("dropout", 0.0)
     if not isinstance(dropout, int | float) or isinstance(dropout, bool) or not 0 <= dropout < 1:
         raise UserError(f"{arch}: dropout is {dropout!r}; expected a number from 0 up to, but not including, 1")
+    ratio = args.get("mlp_ratio", 1.0)
+    if not isinstance(ratio, int | float) or isinstance(ratio, bool) or not 0 < ratio < float("inf"):
+        raise UserError(f"{arch}: mlp_ratio is {ratio!r}; expected a number above 0")
     dim, heads = args.get("embed_dim"), args.get("num_heads")
     if dim and heads and dim % heads:
         fitting = [n for n in range(1, dim + 1) if dim % n == 0]

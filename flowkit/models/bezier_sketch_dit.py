@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from flowkit.models.layers import (
     CLASS_DIM,
+    POSITION_STD,
     Attention,
     ClassEmbedding,
     FeatureProjection,
@@ -37,7 +38,7 @@ class BezierSketchDiT(nn.Module):
     ):
         super().__init__()
         self.stroke_in = linear(stroke_dim, embed_dim)
-        self.position = learned(num_strokes, embed_dim)  # the order of the strokes carries meaning
+        self.position = learned(num_strokes, embed_dim, std=POSITION_STD)  # the order of the strokes carries meaning
         self.time = TimeEmbedding(embed_dim)
         self.class_embedding = ClassEmbedding(num_classes) if num_classes else None
         if num_classes:
@@ -46,8 +47,8 @@ class BezierSketchDiT(nn.Module):
         if clip_dim:
             self.null_features = learned(embed_dim)
         self.blocks = nn.ModuleList(DiTBlock(embed_dim, num_heads, dropout) for _ in range(num_layers))
-        self.out_modulation = linear(embed_dim, 2 * embed_dim, zero=True)
-        self.stroke_out = linear(embed_dim, stroke_dim, zero=True)
+        self.out_modulation = linear(embed_dim, 2 * embed_dim, gain=0)
+        self.stroke_out = linear(embed_dim, stroke_dim, gain=0)
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay must leave alone, beside biases and norms."""
@@ -92,7 +93,7 @@ class DiTBlock(nn.Module):
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float):
         super().__init__()
-        self.modulation = linear(embed_dim, 6 * embed_dim, zero=True)
+        self.modulation = linear(embed_dim, 6 * embed_dim, gain=0)
         self.attention = Attention(embed_dim, num_heads)
         self.mlp = SwiGLU(embed_dim)
         self.dropout = nn.Dropout(dropout)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from flowkit.models.layers import (
     CLASS_DIM,
+    POSITION_STD,
     Attention,
     ClassEmbedding,
     FeatureProjection,
@@ -41,7 +42,7 @@ class BezierSketchTransformer(nn.Module):
         """A class, embedded in `class_embed_dim` numbers, expands to `num_memory_tokens` memory tokens."""
         super().__init__()
         self.stroke_in = linear(stroke_dim, embed_dim)
-        self.position = learned(num_strokes, embed_dim)
+        self.position = learned(num_strokes, embed_dim, std=POSITION_STD)
         self.time = TimeEmbedding(embed_dim)
         self.class_embedding = ClassEmbedding(num_classes, class_embed_dim) if num_classes else None
         if num_classes:
@@ -50,11 +51,13 @@ class BezierSketchTransformer(nn.Module):
         if clip_dim:
             self.null_features = learned(embed_dim)
         cross = bool(num_classes or clip_dim)
+        # Branches start smaller the more of them add up, so that depth does not raise the variance (as in GPT-2).
+        gain = (3 * num_layers if cross else 2 * num_layers) ** -0.5
         self.blocks = nn.ModuleList(
-            DecoderBlock(embed_dim, num_heads, dropout, mlp_ratio, cross) for _ in range(num_layers)
+            DecoderBlock(embed_dim, num_heads, dropout, mlp_ratio, cross, gain) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(embed_dim)
-        self.stroke_out = linear(embed_dim, stroke_dim, zero=True)
+        self.stroke_out = linear(embed_dim, stroke_dim, gain=0)
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay must leave alone, beside biases and norms."""
@@ -107,16 +110,16 @@ class BezierSketchTransformer(nn.Module):
 class DecoderBlock(nn.Module):
     """Pre-norm: self-attention, cross-attention to the memory where there is one, feed-forward of width mlp_ratio D."""
 
-    def __init__(self, embed_dim: int, num_heads: int, dropout: float, mlp_ratio: float, cross: bool):
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float, mlp_ratio: float, cross: bool, out_gain: float):
         super().__init__()
         hidden = round(mlp_ratio * embed_dim)
         self.norm_self = nn.LayerNorm(embed_dim)
-        self.self_attention = Attention(embed_dim, num_heads)
+        self.self_attention = Attention(embed_dim, num_heads, out_gain=out_gain)
         if cross:
             self.norm_cross = nn.LayerNorm(embed_dim)
-            self.cross_attention = Attention(embed_dim, num_heads, cross=True)
+            self.cross_attention = Attention(embed_dim, num_heads, cross=True, out_gain=out_gain)
         self.norm_mlp = nn.LayerNorm(embed_dim)
-        self.mlp = nn.Sequential(linear(embed_dim, hidden), nn.GELU(), linear(hidden, embed_dim))
+        self.mlp = nn.Sequential(linear(embed_dim, hidden), nn.GELU(), linear(hidden, embed_dim, gain=out_gain))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h: Tensor, memory: Tensor | None, visible: Tensor | None) -> Tensor:

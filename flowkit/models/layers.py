@@ -9,16 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CLASS_DIM = 128  # width of the class table
+POSITION_STD = 0.2  # about that of the projected strokes; at the customary 0.02 the order is learned late
 FREQUENCIES = 128  # of the time's sinusoid; one sine and one cosine each
 
 
-def linear(in_features: int, out_features: int, *, bias: bool = True, zero: bool = False) -> nn.Linear:
-    """A Linear with Xavier-uniform weights and zero bias, or all zero: for the last layer of a branch or network."""
+def linear(in_features: int, out_features: int, *, bias: bool = True, gain: float = 1.0) -> nn.Linear:
+    """A Linear with Xavier-uniform weights times `gain` and zero bias; gain 0 for layers that start silent."""
     layer = nn.Linear(in_features, out_features, bias=bias)
-    if zero:
-        nn.init.zeros_(layer.weight)
-    else:
-        nn.init.xavier_uniform_(layer.weight)
+    nn.init.xavier_uniform_(layer.weight, gain)
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
@@ -95,7 +93,7 @@ class Attention(nn.Module):
     move it; one of the values adds to that of `out`; for the queries the norm before them has a shift.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, *, cross: bool = False):
+    def __init__(self, embed_dim: int, num_heads: int, *, cross: bool = False, out_gain: float = 1.0):
         super().__init__()
         self.num_heads = num_heads
         self.cross = cross
@@ -104,7 +102,7 @@ class Attention(nn.Module):
             self.key_value = linear(embed_dim, 2 * embed_dim, bias=False)
         else:
             self.qkv = linear(embed_dim, 3 * embed_dim, bias=False)
-        self.out = linear(embed_dim, embed_dim)
+        self.out = linear(embed_dim, embed_dim, gain=out_gain)
 
     def forward(self, x: Tensor, memory: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
         if self.cross:
