@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -64,7 +65,7 @@ def _facts(report: dict[str, Any]) -> Facts:
 def _classes(counts: dict[str, int], width: int) -> Table:
     """Name, count, bar; as many columns of them as fit."""
     shown = list(counts.items())[:MOST_CLASSES]
-    names = min(28, max(len(name) for name, _ in shown))
+    names = min(28, max(cell_len(name) for name, _ in shown))
     top, digits = max(1, *counts.values()), len(f"{max(counts.values()):,}")
     bar = 12
     columns = max(1, min(4, (width + 4) // (names + digits + bar + 6)))
