@@ -21,6 +21,7 @@ from flowkit.data.files import write_json
 from flowkit.errors import UserError
 from flowkit.inspect import inspect
 from flowkit.inspect.as_json import as_json
+from flowkit.ui.facts import plain
 from flowkit.ui.inspect_view import show
 
 CLASSES = ["water", "tree", "hand"]
@@ -232,6 +233,16 @@ def test_data(data):
     assert any(0x2800 < ord(char) < 0x2900 for char in text)  # something was drawn
 
 
+@pytest.mark.parametrize(
+    ("setting", "shown"),
+    [({"name": "ot", "block": 1024}, "ot (block 1024)"), ({"name": "ot"}, "ot"), ({"a": 1, "b": {}}, "a 1, b none"),
+     ([0.9, 0.999], "[0.9, 0.999]"), ((), "none"), ([0.0] * 1024, "1,024 values"), ([[1.0], [2.0]], "2 values"),
+     (True, "yes"), (None, "none"), (1e-8, "1e-08"), ("x", "x")],
+)  # fmt: skip
+def test_settings_in_words(setting, shown):
+    assert plain(setting) == shown
+
+
 def test_a_folder_of_samples(tmp_path, data):
     for suffix in (".safetensors", ".json"):
         shutil.copy(data.with_suffix(suffix), tmp_path / f"samples{suffix}")
@@ -324,6 +335,7 @@ import sys
 from rich.console import Console
 from flowkit.inspect import inspect
 from flowkit.inspect.as_json import as_json
+from flowkit.ui.facts import plain
 from flowkit.ui.inspect_view import show
 report = inspect({path!r})
 as_json(report)

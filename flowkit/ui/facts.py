@@ -63,15 +63,16 @@ def settings(table: dict[str, Any], styles: Mapping[str, str] = MappingProxyType
 
 
 def plain(setting: Any) -> str:
+    """A setting in a few words: tables by their name, long lists by their length."""
     match setting:
+        case {"name": str(name), **rest}:
+            return f"{name} ({_pairs(rest)})" if rest else name
         case dict():
-            name = [setting["name"]] if isinstance(setting.get("name"), str) else []
-            rest = [f"{key} {plain(inner)}" for key, inner in setting.items() if key != "name" or not name]
-            return " ".join(name) + (f" ({', '.join(rest)})" if rest else "")
-        case list() if len(setting) > 8 or any(isinstance(one, list) for one in setting):
+            return _pairs(setting) or "none"
+        case list() | tuple() if len(setting) > 8 or any(isinstance(one, list) for one in setting):
             return f"{len(setting):,} values"
-        case list():
-            return "[" + ", ".join(map(plain, setting)) + "]"
+        case list() | tuple():
+            return "[" + ", ".join(map(plain, setting)) + "]" if setting else "none"
         case bool():
             return "yes" if setting else "no"
         case float():
@@ -79,3 +80,7 @@ def plain(setting: Any) -> str:
         case None:
             return "none"
     return str(setting)
+
+
+def _pairs(table: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {plain(setting)}" for key, setting in table.items())
