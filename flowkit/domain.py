@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flowkit.data.dataset import Dataset
+    from flowkit.metrics.comparison import Comparison
+    from flowkit.metrics.report import Figure
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,23 @@ class Domain(Protocol):
 
     def write(self, x: np.ndarray, titles: Sequence[str], out: Path) -> list[Path]:
         """Write every row in its readable form (SVG, text) and an overview into the folder `out`; the paths made."""
+        ...
+
+    def evaluator(self, comparison: Comparison) -> Evaluator:
+        """What measures samples of this domain. Raises UserError where nothing does."""
+        ...
+
+
+class Evaluator(Protocol):
+    protocol: str  # names the features, metrics and counts; figures compare under one name only
+    legend: str  # what the groups of figures look at, in a few words
+
+    def figures(self, stage: Callable[[str], None]) -> Sequence[Figure]:
+        """All metrics of samples, real rows and Gaussian draws; `stage` is told which of the three is measured now."""
+        ...
+
+    def picture(self, path: Path) -> None:
+        """Write a PNG of some samples, each beside the nearest training row."""
         ...
 
 

@@ -82,9 +82,9 @@ def test_frechet_distance_is_that_of_the_matrix_square_root():
 def test_frechet_distance_of_a_set_from_itself_and_from_its_shift():
     a = normal(40, 3)
     assert frechet(a, a) == pytest.approx(0.0, abs=1e-9)
-    assert frechet(a, a + [3.0, 0.0, 4.0]) == pytest.approx(25.0)
+    assert frechet(a, a + np.array([3.0, 0.0, 4.0])) == pytest.approx(25.0)
     flat = a * [1.0, 1.0, 0.0]  # a singular covariance
-    assert frechet(flat, flat + [0.0, 2.0, 0.0]) == pytest.approx(4.0)
+    assert frechet(flat, flat + np.array([0.0, 2.0, 0.0])) == pytest.approx(4.0)
 
 
 def test_mmd_is_the_unbiased_sum_over_pairs():
@@ -97,7 +97,9 @@ def test_mmd_is_the_unbiased_sum_over_pairs():
 
 def test_mmd_of_one_distribution_is_zero_on_average_and_positive_otherwise():
     def draw(seed, shift):
-        return mmd2(*(rbf_kernel(d, 2.0) for d in three(normal(40, seed=2 * seed), normal(40, shift=shift, seed=2 * seed + 1))))
+        return mmd2(
+            *(rbf_kernel(d, 2.0) for d in three(normal(40, seed=2 * seed), normal(40, shift=shift, seed=2 * seed + 1)))
+        )
 
     same = [draw(seed, 0.0) for seed in range(60)]
     assert abs(np.mean(same)) < 3 * np.std(same) / np.sqrt(60) and min(same) < 0

@@ -18,7 +18,7 @@ class Figure:
     name: str  # "1-NN accuracy"
     about: str  # what it is computed on, and how: one sentence
     group: str  # the heading that it stands under
-    good: str  # which way is good: "50 is perfect", "lower", "higher", "as real ones"
+    good: str  # which way is good: "50 is perfect", "lower is better", "like real"
     samples: Estimate | None
     real: Estimate | None
     gaussian: Estimate | None

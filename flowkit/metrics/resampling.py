@@ -26,7 +26,7 @@ def half_sampling(
     statistic: Callable[..., Sequence[float] | float],
     sizes: Sequence[int],
     *,
-    repeats: int = REPEATS,
+    repeats: int | None = None,
     level: float = LEVEL,
     bounds: tuple[float, float] = (-np.inf, np.inf),
     seed: int = 0,
@@ -42,7 +42,7 @@ def half_sampling(
 
     statistic: called with one array of row numbers per set, of the lengths `sizes` or half that; returns k figures.
     """
-    rng = np.random.default_rng(seed)
+    rng, repeats = np.random.default_rng(seed), repeats or REPEATS
     whole = np.atleast_1d(statistic(*(np.arange(size) for size in sizes)))
     halves = np.empty((repeats, len(whole)))
     for repeat in range(repeats):

@@ -1,0 +1,239 @@
+"""How good samples are, beside how good real rows look: from a checkpoint, or from two data files.
+
+What is measured belongs to the data's domain; here the rows are chosen, the samples drawn and the yard-sticks made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flowkit.data.dataset import Dataset, data_files, read_dataset, write_dataset
+from flowkit.data.files import write_json
+from flowkit.decode import check_writable
+from flowkit.domain import get_domain
+from flowkit.errors import UserError, listing
+from flowkit.metrics.comparison import (
+    DEFAULT_ROWS,
+    Comparison,
+    Sides,
+    choose_sides,
+    match_samples,
+    pick_samples,
+)
+from flowkit.metrics.gaussian import sample_class_gaussians
+from flowkit.metrics.report import Evaluation
+
+if TYPE_CHECKING:
+    from flowkit.recipe import Recipe
+    from flowkit.sample import LoadedModel
+
+Tell = Callable[[str, int, int], None]  # what is being done, how much of it is done, out of how much
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    pass
+
+
+def evaluate_checkpoint(
+    ckpt: Path | str,
+    *,
+    data: Path | str | None = None,
+    split: str | None = None,
+    num_samples: int = DEFAULT_ROWS,
+    weights: str = "ema",
+    seed: int = 0,
+    solver: str | None = None,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    out: Path | None = None,
+    tell: Tell = _silent,
+) -> Evaluation:
+    """Draw samples in the classes of the reference rows and measure them; writes `out` and returns what was found.
+
+    data: a prepared file in place of what the model was trained on. split and num_samples: as in `choose_sides`. The rest
+    is as in `LoadedModel.sample`, and what is None is as the recipe had it. out: by default a folder in the run's
+    `evaluation/`, named by the settings. Raises UserError: no such checkpoint or data, rows that do not fit each other.
+    """
+    from flowkit.sample import load
+
+    model = load(ckpt, weights=weights, device=device)
+    rows, notes = _training_data(model, data)
+    sides = choose_sides(rows, split, num_samples)
+    out = out or _default_out(model, solver=solver, steps=steps, guidance_scale=guidance_scale)
+    check_writable(out)
+    condition = (
+        rows.condition[sides.reference] if model.info.get("condition_shape") and rows.condition is not None else None
+    )
+    samples = model.sample(
+        len(sides.reference), class_label=_class_labels(model, rows, sides), condition=condition, seed=seed, solver=solver,
+        steps=steps, guidance_scale=guidance_scale, batch_size=batch_size,
+        progress=lambda done: tell(f"sampling {model.domain.noun}", done, len(sides.reference)),
+    )  # fmt: skip
+    matched = match_samples(samples, rows)
+    if sides.split == "all":
+        notes.append(
+            "the model was trained on most of the reference rows: read the figures with the memorisation ratio"
+        )
+    title = f"{ckpt}: {model.info['architecture']}, step {model.info.get('step', 0):,}"
+    return _evaluate(
+        title, rows, sides, matched, out, tell, notes, (write_dataset(out / "samples.safetensors", samples),)
+    )
+
+
+def evaluate_files(
+    samples: Path | str,
+    data: Path | str,
+    *,
+    split: str | None = None,
+    num_samples: int = DEFAULT_ROWS,
+    out: Path | None = None,
+    tell: Tell = _silent,
+) -> Evaluation:
+    """Measure the samples of one file against the real rows of another, class by class in equal numbers.
+
+    out: by default `evaluation` beside the samples (with their name, unless that is just "samples"). Raises UserError: as `evaluate_checkpoint`, and for samples of classes
+    that the data does not have.
+    """
+    real = _read(data)
+    matched = match_samples(_read(samples), real)
+    sides = choose_sides(real, split, num_samples, matched)
+    file, _ = data_files(samples)
+    out = out or file.with_name("evaluation" if file.stem == "samples" else f"{file.stem}-evaluation")
+    check_writable(out)
+    labels = None if real.class_label is None else np.asarray(real.class_label)[sides.reference]
+    used = pick_samples(matched, np.zeros(len(sides.reference), np.int64) if labels is None else labels)
+    notes = []
+    if (matched.class_label is None) and real.class_label is not None:
+        notes.append("the samples carry no classes: all were compared as one, and class fidelity was left out")
+    return _evaluate(f"{file} against {data_files(data)[0]}", real, sides, used, out, tell, notes, of=len(matched))
+
+
+def _read(path: Path | str) -> Dataset:
+    data = read_dataset(path)
+    get_domain(data.kind).check(data, str(data_files(path)[0]))
+    return data
+
+
+def _training_data(model: LoadedModel, path: Path | str | None) -> tuple[Dataset, list[str]]:
+    """The data with the split that training had, and what the reader should know of it."""
+    from flowkit.data.source import open_data, with_split
+
+    recipe = _recipe(model)
+    if path is None:
+        try:
+            data = open_data(recipe)
+        except UserError as error:
+            raise UserError(f"{error}. Name the data that the model was trained on with --data") from None
+    else:
+        data = with_split(read_dataset(path), recipe.data.val_fraction, recipe.data.subset, recipe.data.seed, str(path))
+    trained_on, rows = (model.info.get("data") or {}).get("train_rows"), len(data.rows("train"))
+    if trained_on in (None, rows):
+        return data, []
+    if path is None:
+        raise UserError(
+            f"data.source: {recipe.data.source!r} has {rows:,} training rows and the model was trained on "
+            f"{trained_on:,}, so it is not the same data; name the right file with --data"
+        )
+    return data, [
+        f"this is not the data that the model was trained on ({trained_on:,} rows): 'training' means this file's rows"
+    ]
+
+
+def _recipe(model: LoadedModel) -> Recipe:
+    from flowkit.recipe import recipe_from_dict
+
+    if not isinstance(model.info.get("recipe"), dict):
+        raise UserError(f"{model.files.sidecar}: has no 'recipe', so the data that it was trained on is not known")
+    return recipe_from_dict(model.info["recipe"])
+
+
+def _class_labels(model: LoadedModel, data: Dataset, sides: Sides) -> list[str | int] | None:
+    """For each reference row its class, by name; None for a model without classes."""
+    if not model.class_names:
+        return None
+    if data.class_label is None:
+        raise UserError("the model draws by class, and the data has no classes; give data with class labels")
+    wanted = [data.class_names[label] for label in data.class_label[sides.reference]]
+    if missing := sorted(set(wanted) - set(model.class_names)):
+        raise UserError(
+            f"the reference rows have classes that the model does not know: {listing(missing)}; it knows "
+            f"{listing(model.class_names)}. Name another split or other data"
+        )
+    return [model.class_names.index(name) for name in wanted]
+
+
+def _default_out(model: LoadedModel, **settings: Any) -> Path:
+    run_dir = model.files.run_dir
+    if run_dir is None:
+        return model.files.directory / "evaluation"
+    used = {
+        **(model.info.get("sampling") or {}),
+        **{name: value for name, value in settings.items() if value is not None},
+    }
+    name = f"step-{model.info.get('step', 0):08d}-{model.weights}-{used.get('solver', 'heun')}{used.get('steps', 25)}"
+    return run_dir / "evaluation" / f"{name}-w{used.get('guidance_scale', 1.0):g}"
+
+
+def _evaluate(
+    title: str, data: Dataset, sides: Sides, samples: Dataset, out: Path, tell: Tell, notes: list[str],
+    files: tuple[Path, ...] = (), of: int | None = None,
+) -> Evaluation:  # fmt: skip
+    domain = get_domain(data.kind)
+    comparison = Comparison(data, sides, samples, _gaussian_draws(data, sides))
+    stages = iter(range(3))
+    evaluator = domain.evaluator(comparison)
+    figures = evaluator.figures(lambda what: tell(f"measuring {what}", next(stages), 3))
+    picture = out / "nearest.png"
+    evaluator.picture(picture)
+    tell("done", 3, 3)
+    facts = {
+        "samples": _samples_fact(samples, of),
+        "reference": sides.words["reference"],
+        "real": sides.words["real"],
+        "Gaussian": f"{len(comparison.gaussian):,} draws from a full Gaussian per class, fitted on the training rows",
+    }
+    settings = {
+        "split": sides.split,
+        "rows": len(sides.reference),
+        "train_rows": len(sides.train),
+        "held_out_rows": len(sides.held_out),
+        "classes": len(np.unique(_labels(data)[sides.reference])),
+        "samples": samples.info,
+    }
+    path = out / "evaluation.json"
+    written = tuple(map(str, (path, picture, *files)))
+    evaluation = Evaluation(
+        evaluator.protocol, title, facts, tuple(figures), evaluator.legend, tuple(notes), settings, written
+    )
+    write_json(path, evaluation.to_json())
+    return evaluation
+
+
+def _labels(data: Dataset) -> np.ndarray:
+    return np.zeros(len(data), np.int64) if data.class_label is None else np.asarray(data.class_label)
+
+
+def _gaussian_draws(data: Dataset, sides: Sides) -> np.ndarray:
+    """Fitted on the training rows, or on the real side where those lack the classes."""
+    labels = _labels(data)
+    fit, wanted = sides.train, labels[sides.reference]
+    if not np.isin(wanted, labels[fit]).all():
+        fit = sides.real
+    return sample_class_gaussians(data.x[fit], labels[fit], wanted)
+
+
+def _samples_fact(samples: Dataset, of: int | None) -> str:
+    made = samples.info
+    parts = [f"{len(samples):,}" if of in (None, len(samples)) else f"{len(samples):,} of {of:,} (as classes match)"]
+    if "solver" in made:
+        parts.append(
+            f"{made.get('weights', '')} weights, {made['solver']}, {made.get('steps')} steps, NFE {made.get('nfe')}"
+        )
+        parts.append(f"guidance {made.get('guidance_scale', 1.0):g}, seed {made.get('seed')}")
+    return ", ".join(parts)

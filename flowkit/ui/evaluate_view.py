@@ -1,0 +1,87 @@
+"""The table of an evaluation, and the progress bar of making one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from itertools import groupby
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from flowkit.metrics.report import Evaluation, Figure
+from flowkit.metrics.resampling import Estimate
+
+ONE_LINE = 118  # columns of terminal from which figure and interval stand side by side
+
+
+def print_evaluation(evaluation: Evaluation, console: Console | None = None) -> None:
+    """The facts, the table and where the files are, on stdout."""
+    console = console or Console()
+    console.print(Text(evaluation.title, style="bold"))
+    facts = Table.grid(padding=(0, 2))
+    for name, text in evaluation.facts.items():
+        facts.add_row(Text(name, style="cyan"), text)
+    console.print(Padding(facts, (0, 0, 1, 2)))
+    console.print(evaluation_table(evaluation, wide=console.width >= ONE_LINE))
+    brackets = "In brackets: 90% intervals. real: other real rows in the samples' place. "
+    console.print(Text(brackets + evaluation.legend, style="dim"))
+    for note in evaluation.notes:
+        console.print(Text(f"note: {note}", style="yellow"))
+    console.print(Text(f"figures of protocol {evaluation.protocol}; written:", style="dim"))
+    for file in evaluation.files:
+        console.print(f"  {file}", highlight=False, soft_wrap=True)
+
+
+def evaluation_table(evaluation: Evaluation, wide: bool) -> Table:
+    """A row a figure; where the terminal is not wide, intervals, units and what is good stand on a second line."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("", min_width=23)
+    for heading in ("samples", "real", "Gaussian"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    if wide:
+        table.add_column("", style="dim", no_wrap=True)
+    for number, (group, figures) in enumerate(groupby(evaluation.figures, key=lambda figure: figure.group)):
+        if number and wide:
+            table.add_row()
+        table.add_row(Text(group, style="cyan"))
+        for figure in figures:
+            unit = f", {figure.unit}" if figure.unit else ""
+            name = Text(f"  {figure.name}{unit if wide else ''}")
+            if not wide:
+                name.append(f"\n  {figure.good}{unit}", "dim")
+            cells = [_cell(estimate, figure, wide) for estimate in (figure.samples, figure.real, figure.gaussian)]
+            cells[0].stylize("bold", 0, cells[0].plain.find(" " if wide else "\n") % (len(cells[0]) + 1))
+            table.add_row(name, *cells, *([figure.good] if wide else []))
+    return table
+
+
+def _cell(estimate: Estimate | None, figure: Figure, wide: bool) -> Text:
+    if estimate is None:
+        return Text("–", style="dim")
+    shown = estimate.scaled(figure.scale)
+    decimals = 1 if figure.unit == "%" else _decimals(shown)
+    interval = f"[{shown.low:.{decimals}f}, {shown.high:.{decimals}f}]"
+    return Text.assemble(
+        f"{shown.value:.{decimals}f}", " " if wide else "\n", (f"{interval:>14}" if wide else interval, "dim")
+    )
+
+
+def _decimals(shown: Estimate) -> int:
+    """Three significant digits of the larger end."""
+    largest = max(abs(shown.low), abs(shown.high), abs(shown.value))
+    return 2 if largest < 10 else 1 if largest < 100 else 0
+
+
+@contextlib.contextmanager
+def evaluation_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Yields what `evaluate_*` tells its progress to: one bar on stderr, silent where that is no terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("opening", total=None)
+        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)

@@ -1,0 +1,331 @@
+"""`flowkit evaluate` from end to end: figures that mean what they say, files, rows chosen fairly, and bad input."""
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import flowkit
+from flowkit.cli import main
+from flowkit.data.dataset import Dataset, read_dataset, write_dataset
+from flowkit.domain import get_domain
+from flowkit.errors import UserError
+from flowkit.evaluate import evaluate_checkpoint, evaluate_files
+from flowkit.metrics.comparison import choose_sides, match_samples, pick_samples
+from flowkit.sketch.evaluation import FIGURES
+from flowkit.ui.evaluate_view import print_evaluation
+
+NAMES = ("anchor", "boat", "cat")
+
+
+def labelled(counts, split=None, seed=0, strokes=3):
+    """counts[k] rows of class k, mixed."""
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    x = np.random.default_rng(seed + 1).uniform(-0.9, 0.9, (len(labels), strokes, 8)).astype(np.float32)
+    return Dataset("sketch", x, labels, None, split, NAMES[: len(counts)])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_repeats():
+    """The intervals have tests of their own; here they need not be fine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flowkit.metrics.resampling.REPEATS", 20)
+        yield
+
+
+# ---- which rows are compared ----
+def class_counts(data, rows):
+    return np.bincount(data.class_label[rows], minlength=len(data.class_names)).tolist()
+
+
+def test_halves_share_no_row_and_have_the_same_classes():
+    data = labelled((41, 30, 8))
+    sides = choose_sides(data)
+    assert sides.split == "all" and not set(sides.reference) & set(sides.real)
+    assert class_counts(data, sides.reference) == class_counts(data, sides.real) == [20, 15, 4]
+    again = choose_sides(labelled((41, 30, 8)))
+    np.testing.assert_array_equal(sides.reference, again.reference)
+
+
+def test_rows_are_cut_in_proportion_to_the_classes():
+    data = labelled((400, 200, 100))
+    sides = choose_sides(data, limit=70)
+    assert class_counts(data, sides.reference) == class_counts(data, sides.real) == [40, 20, 10]
+    uneven = labelled((400, 200, 98))  # of 200, 100 and 49: 28.65, 14.33 and 7.02
+    assert class_counts(uneven, choose_sides(uneven, limit=50).reference) == [29, 14, 7]
+
+
+def test_held_out_rows_are_the_reference_where_there_are_enough():
+    split = np.repeat(np.array([0, 1], np.uint8), [900, 600])
+    data = labelled((700, 800), split)
+    sides = choose_sides(data)
+    assert sides.split == "validation" and len(sides.reference) == 600
+    assert set(data.split[sides.reference]) == {1} and set(data.split[sides.real]) == {0}
+    assert class_counts(data, sides.reference) == class_counts(data, sides.real)
+    few = labelled((700, 800), np.repeat(np.array([0, 1], np.uint8), [1100, 400]))
+    assert choose_sides(few).split == "all" and len(choose_sides(few, "validation").reference) == 400
+
+
+def test_a_test_split_of_other_classes_is_halved():
+    data = labelled((100, 100, 100))
+    data.split = np.where(data.class_label == 2, 2, 0).astype(np.uint8)
+    sides = choose_sides(data, "test")
+    assert class_counts(data, sides.reference) == class_counts(data, sides.real) == [0, 0, 50]
+    assert not set(sides.reference) & set(sides.real)
+
+
+def test_rows_in_no_split_are_left_out():
+    data = labelled((100, 100), np.repeat(np.array([0, 1, 255, 2], np.uint8), 50))
+    sides = choose_sides(data)
+    assert set(data.split[np.concatenate([sides.reference, sides.real])]) <= {0, 1}
+    assert set(data.split[sides.train]) == {0} and set(data.split[sides.held_out]) == {1}
+
+
+def test_samples_are_matched_to_the_reference_by_class_name():
+    data, samples = labelled((60, 60, 60)), labelled((10, 50, 40), seed=3)
+    samples.class_names = ("cat", "anchor", "boat")
+    matched = match_samples(samples, data)
+    assert [matched.class_names[k] for k in matched.class_label] == [
+        samples.class_names[k] for k in samples.class_label
+    ]
+    sides = choose_sides(data, samples=matched)
+    assert class_counts(data, sides.reference) == [30, 30, 10]
+    used = pick_samples(matched, data.class_label[sides.reference])
+    np.testing.assert_array_equal(used.class_label, data.class_label[sides.reference])
+    assert len(np.unique(used.x[:, 0, 0])) == 70  # no sample twice
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda s: setattr(s, "class_names", ("anchor", "boat", "dragon")), "dragon"),
+        (lambda s: setattr(s, "x", s.x[:, :2]), r"\(2, 8\).*\(3, 8\)"),
+        (lambda s: setattr(s, "kind", "embedding"), "embedding"),
+        (lambda s: s.x.__setitem__((3, 1), np.nan), "1 of 90 samples"),
+    ],
+)
+def test_samples_that_do_not_fit_the_data(change, says):
+    samples = labelled((30, 30, 30))
+    change(samples)
+    with pytest.raises(UserError, match=says):
+        match_samples(samples, labelled((30, 30, 30), seed=5))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"split": "test"}, "train 60, validation 0, test 0"),
+        ({"split": "dev"}, "'dev'"),
+        ({"limit": 5}, "at least 20"),
+        ({"samples": labelled((9, 9, 0))}, "18 on a side"),
+    ],
+)
+def test_rows_that_are_too_few(arguments, says):
+    with pytest.raises(UserError, match=says):
+        choose_sides(labelled((30, 30, 0)), **arguments)
+
+
+# ---- two files ----
+def doodles(seed):
+    """200 doodles of five classes."""
+    data = get_domain("sketch").generate("doodles", 800, seed)
+    return data.take(np.flatnonzero(data.class_label < 5))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("doodles")
+    data = doodles(0)
+    data.split = (np.arange(len(data)) % 10 == 0).astype(np.uint8)
+    write_dataset(folder / "real", data)
+    return folder
+
+
+def evaluate_variant(folder, name, x, **arguments):
+    """Sketches x (200, 32, 8) with the labels of doodles(1), against the real ones."""
+    labels = doodles(1)
+    write_dataset(folder / name, Dataset("sketch", x, labels.class_label, None, None, labels.class_names))
+    return evaluate_files(folder / name, folder / "real", **arguments)
+
+
+@pytest.fixture(scope="module")
+def fresh(folder):
+    return evaluate_variant(folder, "fresh", doodles(1).x)
+
+
+def values(found, key):
+    figure = next(figure for figure in found.figures if figure.key == key)
+    return figure.samples.value, figure.real.value, figure.gaussian.value
+
+
+def test_fresh_drawings_look_real(fresh):
+    assert [figure.key for figure in fresh.figures] == list(FIGURES) and fresh.settings["rows"] == 100
+    samples, real, gaussian = values(fresh, "one_nn_chamfer")
+    assert abs(samples - real) < 0.12 and gaussian > real + 0.1
+    samples, real, gaussian = values(fresh, "memorisation")
+    assert abs(samples - 1) < 0.15 and real == 1 and gaussian > 1.2
+    samples, real, gaussian = values(fresh, "class_fidelity")
+    assert samples > 0.9 and real > 0.9
+    for figure in fresh.figures:
+        for estimate in (figure.samples, figure.real, figure.gaussian):
+            assert estimate.low <= estimate.high and np.isfinite([estimate.low, estimate.value, estimate.high]).all()
+
+
+def test_copies_are_found_out_and_the_yardsticks_stay_where_they_are(folder, fresh):
+    real, wanted = read_dataset(folder / "real"), doodles(1).class_label
+    train = real.rows("train")
+    rows = [train[real.class_label[train] == label] for label in range(5)]
+    turn = [int((wanted[:i] == label).sum()) for i, label in enumerate(wanted)]
+    copies = real.x[[rows[label][at % len(rows[label])] for label, at in zip(wanted, turn, strict=True)]]
+    found = evaluate_variant(folder, "copies", copies)
+    assert values(found, "memorisation")[0] < 0.05 and values(found, "one_nn_chamfer")[0] < 0.45
+    assert [figure.real for figure in found.figures] == [figure.real for figure in fresh.figures]
+    assert [figure.gaussian for figure in found.figures] == [figure.gaussian for figure in fresh.figures]
+
+
+def test_noise_is_told_from_drawings(folder):
+    noise = 0.5 * np.random.default_rng(0).standard_normal((200, 32, 8)).astype(np.float32)
+    found = evaluate_variant(folder, "noise", noise, num_samples=50)
+    assert values(found, "one_nn_chamfer")[0] > 0.95 and values(found, "precision_ink")[0] < 0.1
+    assert values(found, "class_fidelity")[0] < 0.5 and values(found, "on_canvas")[0] < 0.95
+    samples, real, gaussian = values(found, "frechet_strokes")
+    assert samples > gaussian > real
+
+
+def test_one_shape_again_and_again_covers_little(folder):
+    data = doodles(1)
+    first = [np.flatnonzero(data.class_label == label)[0] for label in range(5)]
+    found = evaluate_variant(folder, "collapsed", data.x[[first[label] for label in data.class_label]], num_samples=50)
+    samples, real, _ = values(found, "coverage_chamfer")
+    assert samples <= 0.1 < 0.4 < real  # five drawings, fifty of the reference
+    samples, real, _ = values(found, "mmd_chamfer")
+    assert samples > 1.3 * real  # far from most of the reference, though each sample has a near one
+    assert values(found, "recall_ink")[0] < 0.1 and values(found, "class_fidelity")[0] > 0.9
+
+
+def test_the_same_files_give_the_same_figures(folder, fresh):
+    again = evaluate_files(folder / "fresh.safetensors", folder / "real", out=folder / "elsewhere")
+    assert again.figures == fresh.figures and (folder / "elsewhere" / "nearest.png").exists()
+
+
+def test_samples_without_classes(folder):
+    write_dataset(folder / "plain", Dataset("sketch", doodles(1).x))
+    found = evaluate_files(folder / "plain", folder / "real", num_samples=40)
+    assert "no classes" in found.notes[0]
+    figures = {figure.key: figure for figure in found.figures}
+    assert figures["class_fidelity"].samples is None and figures["recall_ink"].samples is not None
+    assert found.to_json()["figures"]["class_fidelity"]["samples"] is None
+
+
+def test_table_and_files(folder, fresh):
+    written = json.loads((folder / "fresh-evaluation" / "evaluation.json").read_text())
+    assert written["format"] == 1 and written["protocol"] == "sketch-1" and set(written["figures"]) == set(FIGURES)
+    assert (folder / "fresh-evaluation" / "nearest.png").read_bytes().startswith(b"\x89PNG")
+    for width in (72, 80, 120, 200):
+        console = Console(width=width, record=True, file=io.StringIO())
+        print_evaluation(fresh, console)
+        text = console.export_text()
+        assert max(len(line.rstrip()) for line in text.splitlines() if str(folder) not in line) <= width
+        assert (
+            all(word in text for word in ("1-NN", "50 is perfect", "Gaussian", "memorisation ratio"))
+            and "…" not in text
+        )
+
+
+# ---- the command, and checkpoints ----
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["flowkit", "evaluate", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+def test_command_on_two_files_prints_json(folder, fresh, monkeypatch, capsys):
+    assert run(monkeypatch, folder / "fresh", "--data", folder / "real", "--json", "--num-samples", 60) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["settings"]["rows"] == 60 and found["figures"]["recall_ink"]["real"]["value"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "one of the two"),
+        (["a.safetensors"], "--data"),
+        (["a.safetensors", "--data", "b.safetensors"], "no such file"),
+        (["--ckpt", "runs/none"], "runs/none"),
+    ],
+)
+def test_command_on_bad_input(arguments, says, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, *arguments) == 2
+    error = capsys.readouterr().err
+    assert says in error and "Traceback" not in error and not list(tmp_path.iterdir())
+
+
+def test_checkpoint_is_compared_with_its_own_data(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny["data"]["num_samples"] = 120
+    flowkit.train(tiny)
+    told = []
+    found = evaluate_checkpoint(
+        tmp_path / "runs" / "tiny", tell=lambda what, done, total: told.append((what, done, total))
+    )
+    assert found.settings["rows"] == 60 and found.settings["split"] == "all" and found.settings["train_rows"] == 90
+    assert found.settings["samples"]["nfe"] == 4 and "memorisation" in found.notes[0]
+    assert ("sampling sketches", 60, 60) in told and told[-1] == ("done", 3, 3)
+    out = tmp_path / "runs" / "tiny" / "evaluation" / "step-00000008-ema-heun2-w1"
+    assert {path.name for path in out.iterdir()} == {
+        "evaluation.json",
+        "nearest.png",
+        "samples.safetensors",
+        "samples.json",
+    }
+    assert values(found, "one_nn_chamfer")[0] > 0.9  # 8 updates teach nothing
+    # the samples that were written, compared as files, are the same comparison
+    write_dataset(tmp_path / "real", _with_split(tiny))
+    again = evaluate_files(out / "samples.safetensors", tmp_path / "real")
+    assert [f.samples for f in again.figures] == [f.samples for f in found.figures]
+
+
+def _with_split(tiny):
+    from flowkit.data.source import open_data
+    from flowkit.recipe import recipe_from_dict
+
+    return open_data(recipe_from_dict(tiny))
+
+
+def test_checkpoint_with_other_settings_and_other_data(tiny, tmp_path):
+    tiny["data"]["num_samples"] = 100
+    flowkit.train(tiny)
+    run_dir = tmp_path / "runs" / "tiny"
+    other = labelled((30, 30), strokes=32)
+    other.class_names = ("cat", "dragon")
+    write_dataset(tmp_path / "other", other)
+    with pytest.raises(UserError, match="does not know: dragon"):
+        evaluate_checkpoint(run_dir, data=tmp_path / "other")
+    other.class_names = ("cat", "fish")
+    write_dataset(tmp_path / "other", other)
+    found = evaluate_checkpoint(
+        run_dir, data=tmp_path / "other", guidance_scale=2.0, solver="euler", steps=3, weights="raw"
+    )
+    assert any("not the data" in note for note in found.notes)
+    assert (run_dir / "evaluation" / "step-00000008-raw-euler3-w2" / "nearest.png").exists()
+    assert found.settings["samples"]["nfe"] >= 3 and found.settings["classes"] == 2
+
+
+def test_checkpoint_whose_data_has_gone(tiny, rows, tmp_path):
+    tiny["data"]["source"] = str(tmp_path / "mine.safetensors")
+    arrays = {name: rows[name] for name in ("x", "class_label", "class_names")}
+    write_dataset(tmp_path / "mine", Dataset("sketch", **arrays))
+    flowkit.train(tiny)
+    (tmp_path / "mine.safetensors").unlink()
+    with pytest.raises(UserError, match="--data"):
+        evaluate_checkpoint(tmp_path / "runs" / "tiny")
+    write_dataset(tmp_path / "mine", Dataset("sketch", **arrays).take(np.arange(70)))
+    with pytest.raises(UserError, match="not the same data"):
+        evaluate_checkpoint(tmp_path / "runs" / "tiny")
