@@ -145,7 +145,7 @@ def test_the_reported_error_bounds_the_distance(seed: int, strokes: int, size: i
     chains = [bezier.from_lines(line) for line in lines]
     found = to_size(chains, size)
     assert found.x.shape == (size, 8) and np.isfinite(found.x).all()
-    assert hausdorff(found.x, np.concatenate(chains)) <= 1.02 * found.error + 2e-3
+    assert hausdorff(found.x, np.concatenate(chains)) <= found.error + 4e-3  # the samples' spacing
     if found.fitted:
         ends = {tuple(np.float32(line[i]).tolist()) for line in lines for i in (0, -1)}
         assert ends <= {tuple(p.tolist()) for p in found.x.reshape(-1, 4, 2)[:, [0, 3]].reshape(-1, 2)}

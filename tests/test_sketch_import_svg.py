@@ -203,6 +203,10 @@ def test_width_and_height_stand_in_for_a_view_box() -> None:
     np.testing.assert_array_equal(stroke, expected[None])
 
 
+def test_subpaths_are_strokes_of_their_own() -> None:
+    assert [len(subpath) for subpath in path_cubics("M0 0h1v1z h1 v1 M5 5 M6 6 l1 1 M7 7 m1 1 1 1")] == [3, 2, 1, 1]
+
+
 def test_without_a_canvas_the_drawing_is_fitted() -> None:
     (stroke,) = read_svg(b'<svg width="100%"><path d="M100 100 h40 v10"/></svg>')
     assert np.abs(stroke).max() == pytest.approx(0.9)
@@ -244,6 +248,7 @@ HOSTILE = {
     "parameter": ((DOCTYPE.format('<!ENTITY % a SYSTEM "http://x.test/y"> %a;') + "<svg/>").encode(), "entities"),
     "huge": (b"<svg>" + b" " * MAX_BYTES + b"</svg>", "larger than 10 MB"),
     "many curves": (b'<svg viewBox="0 0 9 9"><path d="M0 0' + b"h1" * 30_000 + b'"/></svg>', "20,000 curves"),
+    "long path": (b'<svg viewBox="0 0 9 9"><path d="M0 0' + b"h1" * 2_000_000 + b'"/></svg>', "3,000,000 characters"),
     "deep": (b"<svg>" + b"<g>" * 100_000 + b"</g>" * 100_000 + b"</svg>", "nested"),
     "use of itself": (b'<svg viewBox="0 0 9 9"><g id="a"><use href="#a"/></g></svg>', "nested"),
     "use, exponentially": (USES.replace("<path", "<title").encode(), "200,000 elements"),

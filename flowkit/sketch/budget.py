@@ -111,7 +111,8 @@ class _Ink:
     def error(self, piece: tuple[int, int], cubic: np.ndarray) -> float:
         """Hausdorff distance between a piece and the cubic that stands for it."""
         old = self.points[piece[0] : piece[1] + 1]
-        new = bezier.points(cubic, np.linspace(0, 1, 65))
+        reach = np.linalg.norm(np.diff(cubic.reshape(4, 2), axis=0), axis=1).sum()
+        new = bezier.points(cubic, np.linspace(0, 1, 32 + int(reach / 0.008)))
         return max(bezier.gap(old, new), bezier.gap(new, old))
 
 

@@ -31,10 +31,14 @@ _LENGTH = re.compile(rf"\s*({_NUMBER.pattern})\s*([A-Za-z]*|%)\s*", re.ASCII)
 _TRANSFORM = re.compile(r"([A-Za-z]+)\s*\(([^()]*)\)")
 
 
-def path_cubics(d: str) -> list[list[Cubic]]:
-    """The subpaths of path data. What stands before an error is drawn, as SVG asks; lines become straight cubics."""
+def path_cubics(d: str, limit: int = 1_000_000) -> list[list[Cubic]]:
+    """The subpaths of path data. What stands before an error is drawn, as SVG asks; lines become straight cubics.
+
+    Reading ends where there are more than `limit` cubics.
+    """
     pen = _Pen()
-    for command, arguments in _COMMAND.findall(d):
+    for match in _COMMAND.finditer(d):
+        command, arguments = match.groups()
         takes = _TAKES[command.upper()]
         numbers, whole = _arc_numbers(arguments) if takes == 7 else _numbers(arguments)
         if not pen.started and command not in "Mm":
@@ -45,6 +49,8 @@ def path_cubics(d: str) -> list[list[Cubic]]:
                 break
             continue
         for i in range(0, len(numbers) - takes + 1, takes):
+            if pen.count > limit:
+                return [subpath for subpath in pen.subpaths if subpath]
             # Pairs after the first of a move are lines.
             name = command if i == 0 or command not in "Mm" else ("L" if command == "M" else "l")
             pen.draw(name, numbers[i : i + takes])
@@ -86,6 +92,7 @@ class _Pen:
         self.at = self.start = 0j
         self.control: complex | None = None  # of the command before, where S and T reflect it
         self.before = ""
+        self.count = 0
 
     def draw(self, command: str, n: list[float]) -> None:
         origin = self.at if command.islower() else 0j
@@ -121,6 +128,7 @@ class _Pen:
     def add(self, cubic: Cubic) -> None:
         self.subpaths[-1].append(cubic)
         self.at = cubic[3]
+        self.count += 1
 
     def line(self, to: complex) -> None:
         step = to - self.at

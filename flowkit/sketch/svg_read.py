@@ -18,6 +18,7 @@ from flowkit.sketch.svg_path import IDENTITY, Affine, Cubic, compose, length, pa
 
 MAX_BYTES = 10_000_000
 MAX_CUBICS = 20_000
+MAX_PATH = 3_000_000  # characters of one path
 MAX_ELEMENTS = 200_000  # also counts what <use> repeats
 MAX_DEPTH = 100  # also ends a <use> of itself
 FARTHEST = 100.0  # canvas units; beyond it a coordinate is taken for a mistake
@@ -223,7 +224,9 @@ class _Reader:
             return
         a = node.attributes
         d = a.get("d", "") if node.tag == "path" else shape_path(node.tag, a, self.width, self.height)
-        subpaths = path_cubics(d)
+        if len(d) > MAX_PATH:
+            raise Unreadable(f"has a path of more than {MAX_PATH:,} characters")
+        subpaths = path_cubics(d, MAX_CUBICS)
         self.cubics += sum(map(len, subpaths))
         if self.cubics > MAX_CUBICS:
             raise Unreadable(f"has more than {MAX_CUBICS:,} curves")
