@@ -61,7 +61,7 @@ def train(
 def _dataset(data: Rows) -> Dataset:
     if isinstance(data, Dataset):
         return data
-    table = dict(data) if isinstance(data, Mapping) else {"x": data}
+    table: dict[str, Any] = dict(data) if isinstance(data, Mapping) else {"x": data}
     unknown = table.keys() - {"x", "class_label", "condition", "class_names", "kind"}
     if unknown or "x" not in table:
         raise UserError(

@@ -97,8 +97,8 @@ def evaluate_files(
 ) -> Evaluation:
     """Measure the samples of one file against the real rows of another, class by class in equal numbers.
 
-    out: by default `evaluation` beside the samples (with their name, unless that is just "samples"). Raises UserError: as `evaluate_checkpoint`, and for samples of classes
-    that the data does not have.
+    out: by default `evaluation` beside the samples (with their name, unless that is just "samples"). Raises UserError:
+    as `evaluate_checkpoint`, and for samples of classes that the data does not have.
     """
     real = _read(data)
     matched = match_samples(_read(samples), real)
@@ -126,6 +126,9 @@ def _training_data(model: LoadedModel, path: Path | str | None) -> tuple[Dataset
 
     recipe = _recipe(model)
     if path is None:
+        known = (model.info.get("data") or {}).get("source")
+        if known not in (None, recipe.data.source):  # rows given from Python; the recipe's source was never opened
+            raise UserError(f"{model.files.sidecar}: the model was trained on {known}; name a file of it with --data")
         try:
             data = open_data(recipe)
         except UserError as error:

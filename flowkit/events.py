@@ -31,6 +31,7 @@ class RunStarted:
     total_steps: int
     steps_per_epoch: float
     ema_decay: float  # the ceiling; 0.0 when there is no EMA
+    best: tuple[int, float] | None = None  # step and validation loss of the best checkpoint so far, on a resume
 
 
 @dataclass(frozen=True)

@@ -71,8 +71,8 @@ def run(session: Session, emit: Emit, stop_requested: Callable[[], bool] = lambd
                 emit(draw_preview(session, step))
             if session.is_main and (saving or stopping):
                 emit(save(session, step, validated))
-            if saving and validated is not None:
-                session.best_loss = min(session.best_loss, validated.loss)
+            if saving and validated is not None and validated.best:
+                session.best = (step, validated.loss)
         if stopping and not last:
             reason = "interrupted"
             break
@@ -151,28 +151,26 @@ def validate(session: Session, step: int) -> Validated:
     autocast = session.environment.accelerator.autocast
     raw = session.validator(session.model, autocast)
     smooth = raw if session.ema is None else session.validator(session.ema.module, autocast)
-    best = smooth.loss < session.best_loss
+    best = session.best is None or smooth.loss < session.best[1]
     return Validated(step, smooth.loss, raw.loss, smooth.zero_loss, smooth.bins, best)
 
 
 def save(session: Session, step: int, validated: Validated | None) -> Saved:
     """Write a checkpoint; `best` moves to it when its validation loss is the lowest that was saved."""
     start = time.perf_counter()
-    best, losses, lowest = False, None, session.best_loss
+    is_best, best, losses = False, session.best, None
     if validated is not None:
-        best, lowest = validated.best, min(lowest, validated.loss)
+        is_best = validated.best
+        best = (step, validated.loss) if is_best else best
         losses = {"loss": validated.loss, "raw_loss": validated.raw_loss, "zero_loss": validated.zero_loss}
     scaler = session.environment.accelerator.scaler
-    state = {
-        "step": step, "best_loss": None if math.isinf(lowest) else lowest,
-        "scaler": None if scaler is None else scaler.state_dict(),
-    }  # fmt: skip
+    state = {"step": step, "best": best, "scaler": None if scaler is None else scaler.state_dict()}
     path = save_checkpoint(
         session.run_dir, step, model=session.model, ema=None if session.ema is None else session.ema.module,
-        optimizer=session.optimizer, sidecar=session.sidecar(step, losses), state=state, best=best,
+        optimizer=session.optimizer, sidecar=session.sidecar(step, losses), state=state, best=is_best,
         keep_last=session.recipe.train.keep_last,
     )  # fmt: skip
-    return Saved(step, path, best, time.perf_counter() - start)
+    return Saved(step, path, is_best, time.perf_counter() - start)
 
 
 def _due(step: int, every: int, last: bool) -> bool:

@@ -64,7 +64,7 @@ class Session:
     source: str  # what the data is called in messages and sidecars
     custom: bool  # the model is the user's own module
     start_step: int = 0
-    best_loss: float = float("inf")
+    best: tuple[int, float] | None = None  # step and validation loss of the best checkpoint saved so far
 
     @property
     def device(self) -> torch.device:
@@ -93,7 +93,7 @@ class Session:
             device=self.environment.device_name(), num_processes=layout.world_size, precision=recipe.train.precision,
             batch_size=layout.batch_size, micro_batch_size=layout.micro, accumulation=layout.accumulation,
             start_step=self.start_step, total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch,
-            ema_decay=recipe.ema.decay,
+            ema_decay=recipe.ema.decay, best=self.best,
         )  # fmt: skip
 
     @property

@@ -168,4 +168,5 @@ def _restore(session: Session, files: CheckpointFiles, *, resume: bool) -> None:
     if scaler is not None and state.get("scaler"):
         scaler.load_state_dict(state["scaler"])
     session.start_step = state["step"]
-    session.best_loss = state.get("best_loss") or float("inf")
+    step, loss = state.get("best") or (None, None)
+    session.best = None if step is None else (step, loss)

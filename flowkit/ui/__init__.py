@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from flowkit.events import Event
-
-
-class Listener(Protocol):
-    """Takes a run's events, between entering and leaving it as a context manager."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def __call__(self, event: Event) -> None: ...
+    from flowkit.events import Listener
 
 
 def listener(console: Console | None = None) -> Listener:

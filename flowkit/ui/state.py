@@ -17,7 +17,7 @@ class RunState:
     step: int = 0
     logged: Logged | None = None
     validated: Validated | None = None
-    best: Validated | None = None
+    best: tuple[int, float] | None = None  # step and validation loss
     sampled: Sampled | None = None
     saved: Saved | None = None
     finished: Finished | None = None
@@ -34,12 +34,13 @@ class RunState:
                 return
             case RunStarted():
                 self.started, self.step, self.began = event, event.start_step, time.monotonic()
+                self.best = event.best
             case Logged():
                 self.logged, self.step, self.logged_at = event, event.step, time.monotonic()
                 self.losses.add(event.step, event.loss)
             case Validated():
                 self.validated = event
-                self.best = event if event.best else self.best
+                self.best = (event.step, event.loss) if event.best else self.best
                 self.validations.add(event.step, event.loss)
             case Sampled():
                 self.sampled = event

@@ -165,7 +165,7 @@ def _extra(state: RunState) -> list[tuple[str, str]]:
 
 def _checkpoints(state: RunState) -> Text:
     saved = f"step {state.saved.step:,}" if state.saved else NOTHING
-    best = f"{value(state.best.loss)} at step {state.best.step:,}" if state.best else NOTHING
+    best = f"{value(state.best[1])} at step {state.best[0]:,}" if state.best else NOTHING
     return Text.assemble(("checkpoint  ", QUIET), saved, ("   best  ", QUIET), (best, GOOD if state.best else ""))
 
 

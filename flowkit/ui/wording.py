@@ -33,7 +33,7 @@ def summary(state: RunState, finished: Finished) -> str:
     if state.validated:
         parts.append(f"validation loss {value(state.validated.loss)}")
     if state.best:
-        parts.append(f"best {value(state.best.loss)} at step {state.best.step:,}")
+        parts.append(f"best {value(state.best[1])} at step {state.best[0]:,}")
     return ", ".join(parts)
 
 
