@@ -105,16 +105,17 @@ def test_counts_the_evaluations_that_the_velocity_claims():
     assert integrate(Twice(), torch.zeros(1, 2), solver="rk4", steps=3)[1] == 24
 
 
+@pytest.mark.parametrize("produced", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize(
     ("given", "kept"),
     [(torch.bfloat16, torch.float32), (torch.float16, torch.float32), (torch.float64, torch.float64)],
 )
-def test_precision_of_the_state(given, kept):
+def test_precision_of_the_state(given, kept, produced):
     dtypes = set()
 
     def velocity(x, t):
         dtypes.update((x.dtype, t.dtype))
-        return x.bfloat16()  # as a network under autocast does
+        return torch.ones_like(x, dtype=produced)
 
     x, _ = integrate(velocity, torch.ones(2, 3, dtype=given), steps=4)
     assert dtypes == {kept} and x.dtype == kept

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from flowkit.errors import UserError
+from flowkit.flow.guidance import guided
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import get_path
+from flowkit.flow.solvers import integrate
 from flowkit.models import ARCHS, create_model
 from flowkit.models.layers import Attention, SwiGLU, TimeEmbedding
 
@@ -197,6 +199,17 @@ def test_time_and_stroke_order_matter(arch):
 
 
 @each_arch
+def test_without_blocks_each_stroke_answers_for_itself(arch):
+    x, t, _, _ = inputs("none")
+    model = build(arch, awake=True)
+    model.blocks = nn.ModuleList()
+    moved = x.clone()
+    moved[:, 2] += 1
+    changed = (model(moved, t) - model(x, t)).abs().amax((0, 2))
+    assert [stroke for stroke in range(6) if changed[stroke] > 1e-6] == [2]
+
+
+@each_arch
 def test_refuses_another_number_of_strokes(arch):
     with pytest.raises(AssertionError, match="1 strokes"):  # would broadcast against the positions
         build(arch)(torch.zeros(2, 1, 8), torch.zeros(2))
@@ -265,6 +278,23 @@ def test_dropout(arch):
 
 
 @each_arch
+def test_dropout_covers_every_branch(arch):
+    x, t, label, _ = inputs("class")
+    model = build(arch, "class", awake=True, dropout=0.5)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 1.0
+    through_blocks = model(x, t, label)
+    model.eval()
+    assert not torch.allclose(through_blocks, model(x, t, label))
+    before, after = [], []
+    model.train().blocks[0].register_forward_pre_hook(lambda _, args: before.append(args[0]))
+    model.blocks[-1].register_forward_hook(lambda _, args, out: after.append(out))
+    model(x, t, label)
+    assert torch.equal(before[0], after[0])
+
+
+@each_arch
 @each_condition
 def test_bf16_autocast(arch, kind):
     batch = inputs(kind)
@@ -302,6 +332,24 @@ def test_state_reloads_and_holds_parameters_only(arch):
     other.load_state_dict(model.state_dict())
     assert torch.equal(other(x, t, label, features), model(x, t, label, features))
     assert set(model.state_dict()) == {name for name, _ in model.named_parameters()}
+
+
+@each_arch
+def test_guidance_works_for_a_class_only_model(arch):
+    noise, _, label, _ = inputs("class")
+    model = build(arch, "class", awake=True).eval()
+
+    @torch.no_grad()
+    def draw(label, scale):
+        return integrate(guided(model, FlowObjective(get_path("linear")), label, None, scale), noise, steps=5)[0]
+
+    drawn = {scale: draw(label, scale) for scale in (0, 1, 3)}
+    for one, other in ((0, 1), (1, 3), (0, 3)):
+        assert (drawn[one] - drawn[other]).flatten(1).norm(dim=1).min() > 1e-2
+    another = (label + 1) % CLASSES
+    torch.testing.assert_close(draw(another, 0), drawn[0])
+    torch.testing.assert_close(draw(None, 3), drawn[0])
+    assert (draw(another, 1) - drawn[1]).flatten(1).norm(dim=1).min() > 1e-2
 
 
 @each_arch
