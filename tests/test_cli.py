@@ -83,7 +83,11 @@ def test_help_names_every_command_and_shows_examples(flowkit):
 
 def test_help_and_inspect_need_no_torch(folder):
     for arguments in (["--help"], ["train", "--help"], ["inspect", "runs/cli"], ["inspect", "rows.safetensors"]):
-        code = "import sys; from flowkit.cli import app\ntry: app(sys.argv[1:])\nfinally: print([m for m in ('torch', 'timm', 'wandb', 'sonar') if m in sys.modules], file=sys.stderr)"
+        code = (
+            "import sys\nfrom flowkit.cli import app\n"
+            "try: app(sys.argv[1:])\n"
+            "finally: print([m for m in ('torch', 'timm', 'wandb', 'sonar') if m in sys.modules], file=sys.stderr)"
+        )
         done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stderr.strip().endswith("[]"), arguments

@@ -161,7 +161,7 @@ def test_conditions_and_guidance_that_a_model_cannot_have(run_dir):
         model.sample(1, condition=np.zeros(3))
     with pytest.raises(UserError, match="expected at least 1"):
         model.sample(0)
-    with pytest.raises(UserError, match="unknown solver 'huen'; known are .* did you mean 'heun'"):
+    with pytest.raises(UserError, match=r"unknown solver 'huen'; known are .* did you mean 'heun'"):
         model.sample(1, solver="huen")
     with pytest.raises(UserError, match="device: 'gpu' is not available"):
         flowkit.load(run_dir, device="gpu")

@@ -60,6 +60,7 @@ def test_folders_are_classes(tmp_path: Path) -> None:
     files |= {"drawings/dog/a.SVG": SVG.format(9), "drawings/dog/deeper/b.svg": SVG.format(8)}
     litter: dict[str, str | bytes] = {
         "__MACOSX/drawings/cat/._0.svg": "x",
+        "__MACOSX/x.svg": SVG,
         "drawings/.DS_Store": "x",
         "drawings/README.md": "",
     }

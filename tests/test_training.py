@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.conftest import Recorder, sketch_rows
 
 import flowkit
 from flowkit.checkpoint import list_checkpoints
@@ -21,6 +20,7 @@ from flowkit.events import Finished, Logged, RunStarted, Sampled, Saved, Stepped
 from flowkit.models import create_model
 from flowkit.recipe import recipe_from_dict
 from flowkit.training.optimizer import lr_schedule
+from tests.conftest import Recorder, sketch_rows
 
 
 def weights(run_dir, name="model", step=None):
@@ -331,7 +331,7 @@ def test_ones_own_module_and_tensors(tmp_path, tiny):
     trained = flowkit.train(recipe, model=Linear(), data=x)
     samples = trained.sample(2000, seed=1, solver="rk4", steps=20).x
     np.testing.assert_allclose(samples.mean(0), [5, 0, -3], atol=0.4)
-    with pytest.raises(UserError, match="flowkit.load"):
+    with pytest.raises(UserError, match=r"flowkit.load"):
         flowkit.load(tmp_path / "runs" / "tiny")
     again = flowkit.load(tmp_path / "runs" / "tiny", model=Linear())
     np.testing.assert_array_equal(again.sample(5, seed=3).x, trained.sample(5, seed=3).x)
