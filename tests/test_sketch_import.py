@@ -21,8 +21,8 @@ from flowkit.sketch import bezier
 from flowkit.sketch.importers import quickdraw
 from flowkit.sketch.importers.files import open_files
 from flowkit.sketch.prepare import PrepareReport, prepare
+from tests.conftest import SHARED
 
-SHARED = Path(__file__).parents[2] / "shared/data"
 real = pytest.mark.skipif(not SHARED.exists(), reason="the real data is not at hand")
 SVG = '<svg viewBox="0 0 10 10"><path d="M0 0 C 1 2 3 4 {} 10"/></svg>'
 

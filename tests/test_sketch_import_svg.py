@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from flowkit.errors import UserError
 from flowkit.sketch import bezier
 from flowkit.sketch.svg_path import parse_transform, path_cubics
 from flowkit.sketch.svg_read import MAX_BYTES, read_svg
+from tests.conftest import SHARED
 
 resvg_py = pytest.importorskip("resvg_py")
 svgelements = pytest.importorskip("svgelements")
@@ -308,7 +308,7 @@ def test_any_bytes_are_read_or_refused(data: st.DataObject) -> None:
     finite_or_refused(bytes(text))
 
 
-REAL = Path(__file__).parents[2] / "shared/data/kanjivg-left-components.zip"
+REAL = SHARED / "kanjivg-left-components.zip"
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real characters are not at hand")
