@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -49,8 +49,20 @@ class PrepareReport:
     examples: dict[str, str]  # reason -> the first drawing left out for it
 
     @property
-    def errors(self) -> list[float]:
-        return [error for report in self.classes for error in report.errors]
+    def total(self) -> ClassReport:
+        return summed(self.classes)
+
+
+def summed(reports: Iterable[ClassReport]) -> ClassReport:
+    """One report of all classes together."""
+    total = ClassReport("total")
+    for report in reports:
+        total.read += report.read
+        total.kept += report.kept
+        total.errors += report.errors
+        total.left_out += report.left_out
+        total.dots += report.dots
+    return total
 
 
 def prepare(
@@ -150,7 +162,7 @@ class _Tally:
 
     def dataset(self, source: Path, seed: int) -> Dataset:
         if not self.rows:
-            counts = sum((report.left_out for report in self.by_class.values()), Counter())
+            counts = summed(self.by_class.values()).left_out
             why = "; ".join(f"{n:,}: {reason}, e.g. {self.examples[reason]}" for reason, n in counts.most_common(5))
             raise UserError(
                 f"{source}: no sketch could be kept of {counts.total():,} read ({why}); nothing was written"
@@ -174,8 +186,8 @@ class _Tally:
 
     def summary(self, size: int, over: str, seed: int) -> dict[str, Any]:
         """For the sidecar: how the rows came to be."""
-        errors = [error for report in self.by_class.values() for error in report.errors]
-        left_out = sum((report.left_out for report in self.by_class.values()), Counter())
+        total = summed(self.by_class.values())
+        errors, left_out = total.errors, total.left_out
         fit = {"sketches": len(errors), "error_median": median(errors or [0.0]), "error_max": max(errors, default=0.0)}
         return {
             "size": size,

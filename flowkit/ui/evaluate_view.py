@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from itertools import groupby
 
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from flowkit.metrics.report import Evaluation, Figure
 from flowkit.metrics.resampling import Estimate
+from flowkit.ui.progress import stage_bar
 
 ONE_LINE = 118  # columns of terminal from which figure and interval stand side by side
 
@@ -75,13 +76,6 @@ def _decimals(shown: Estimate) -> int:
     return 2 if largest < 10 else 1 if largest < 100 else 0
 
 
-@contextlib.contextmanager
-def evaluation_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Yields what `evaluate_*` tells its progress to: one bar on stderr, silent where that is no terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("opening", total=None)
-        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
+def evaluation_progress() -> AbstractContextManager[Callable[[str, int, int], None]]:
+    """What `evaluate_*` tells its progress to: one bar on stderr."""
+    return stage_bar("opening")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from rich.text import Text
@@ -58,7 +59,4 @@ def _name_width(module: dict[str, Any], depth: int) -> int:
 
 
 def _numel(entry: dict[str, Any]) -> int:
-    count = 1
-    for size in entry["shape"]:
-        count *= size
-    return count
+    return math.prod(entry["shape"])

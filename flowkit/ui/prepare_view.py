@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -17,14 +16,14 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def reading_bar() -> Iterator[Callable[[int, int, str], None]]:
     """A progress bar on stderr; yields what `prepare` wants for `progress`. Silent where stderr is no terminal."""
-    from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    from flowkit.ui.progress import passing
+
     columns = (TextColumn("reading"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
                TextColumn("[dim]{task.description}"))  # fmt: skip
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with passing(*columns) as progress:
         task = progress.add_task("", total=None)
         yield lambda done, total, where: progress.update(
             task, completed=done, total=total, description=escape(where[-40:])
@@ -39,7 +38,7 @@ def summary(report: PrepareReport) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    total = _total(report.classes)
+    total = report.total
     table = Table(title=f"{escape(str(report.source))} ({report.format})", title_justify="left", show_footer=True)
     table.box, table.pad_edge, table.padding = SIMPLE_HEAD, False, (0, 1, 0, 0)
     table.add_column("class", footer="total", min_width=5)
@@ -70,16 +69,3 @@ def summary(report: PrepareReport) -> Group:
 def _row(one: ClassReport) -> list[str]:
     errors = [f"{median(one.errors):.4f}", f"{max(one.errors):.4f}"] if one.errors else ["0", "0"]
     return [f"{one.read:,}", f"{one.kept:,}", f"{one.fitted:,}", *errors, f"{one.left_out.total():,}"]
-
-
-def _total(classes: Sequence[ClassReport]) -> ClassReport:
-    from flowkit.sketch.prepare import ClassReport
-
-    return ClassReport(
-        "total",
-        read=sum(one.read for one in classes),
-        kept=sum(one.kept for one in classes),
-        errors=[error for one in classes for error in one.errors],
-        left_out=sum((one.left_out for one in classes), Counter()),
-        dots=sum(one.dots for one in classes),
-    )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flowkit.decode import Decoded
+if TYPE_CHECKING:
+    from flowkit.decode import Decoded
 
 
 def print_written(decoded: Decoded, noun: str, facts: str, preview: bool, also: Path | None = None) -> None:
