@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-MIN_EXTENT = 0.05  # below it a stroke counts as degenerate; canvas units
+from flowkit.sketch.validity import DEGENERATE
 
 
 def smoothness(x: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def degenerate(x: Tensor) -> Tensor:
     points = _control_points(x)
     between = torch.linalg.vector_norm(points[..., :, None, :] - points[..., None, :, :], dim=-1)
     extent = between.amax((-2, -1))
-    return torch.relu(MIN_EXTENT - extent).square().mean(-1)
+    return torch.relu(DEGENERATE - extent).square().mean(-1)
 
 
 def _control_points(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import numpy as np
 from flowkit.sketch.features import curve
 
 TOLERANCE = 0.01  # canvas units by which a stroke may leave the canvas and still be on it
-DEGENERATE = DUPLICATE = 0.05  # canvas units; the first is the degenerate loss's threshold
+DEGENERATE = DUPLICATE = 0.05  # canvas units; the first is the threshold of the degenerate loss too
 
 
 def on_canvas(x: np.ndarray) -> np.ndarray:
