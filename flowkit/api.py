@@ -38,7 +38,7 @@ def train(
     model: a module of one's own, called `model(x (B, ...), t (B,))`, and with `(class_label, condition, cfg_mask)` after
     those where the data has labels or conditions; `model.arch = "custom"` in the recipe then stands for it.
     data: a `Dataset`, or x (N, ...) float, or {"x": ..., "class_label": ..., "condition": ..., "class_names": ...}.
-    listeners: makes what hears the run's events, e.g. `lambda: [flowkit.ui.listener()]`.
+    listeners: makes what hears the run's events, e.g. `lambda: [listener()]` with the live view of `flowkit.ui`.
 
     Raises UserError for whatever the caller can mend.
     """
@@ -65,28 +65,45 @@ def _dataset(data: Rows) -> Dataset:
     unknown = table.keys() - {"x", "class_label", "condition", "class_names", "kind"}
     if unknown or "x" not in table:
         raise UserError(
-            f"data: expected x, class_label, condition, class_names, kind; found {', '.join(map(repr, table))}"
+            "data: expected x, class_label, condition, class_names, kind (all but x may be left out); "
+            f"found {', '.join(map(repr, table)) or 'nothing'}"
         )
     arrays = {name: _array(table[name]) for name in ("x", "class_label", "condition") if table.get(name) is not None}
     x = arrays["x"].astype(np.float32, copy=False)
+    if not x.size:
+        raise UserError(f"data: x has shape {x.shape}, so there is nothing to learn from; expected (N, ...) with rows")
     for name, array in arrays.items():
-        if len(array) != len(x):
-            raise UserError(f"data: {name} has {len(array)} rows and x has {len(x)}")
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise UserError(f"data: {name} holds NaN or infinity")
+        if array.shape[:1] != x.shape[:1]:
+            raise UserError(f"data: {name} has {len(array)} rows and x has {len(x)}; expected one for each row of x")
+        bad = (~np.isfinite(array.reshape(len(array), -1)).all(axis=1)).sum()
+        if bad:
+            raise UserError(
+                f"data: {name} holds NaN or infinity in {bad} of its {len(array)} rows; leave those rows out"
+            )
     labels = arrays.get("class_label")
     names = tuple(table.get("class_names") or ())
     if labels is not None:
-        if labels.ndim != 1 or labels.dtype.kind not in "iu" or (len(labels) and labels.min() < 0):
-            raise UserError("data: class_label must be whole numbers from 0, of shape (N,)")
+        if labels.ndim != 1 or labels.dtype.kind not in "iu" or labels.min() < 0:
+            raise UserError(
+                f"data: class_label must be whole numbers from 0, of shape (N,); found {labels.dtype} {labels.shape}"
+            )
         labels = labels.astype(np.int64)
         names = names or tuple(map(str, range(int(labels.max()) + 1)))
         if labels.max() >= len(names):
-            raise UserError(f"data: class_label goes up to {labels.max()}, and there are {len(names)} class_names")
+            raise UserError(
+                f"data: class_label goes up to {labels.max()}, and there are {len(names)} class_names; expected a name "
+                "for each number from 0"
+            )
     condition = arrays.get("condition")
     return Dataset(table.get("kind", "array"), x, labels, None if condition is None else condition.astype(np.float32),
                    None, names, {"source": "python"})  # fmt: skip
 
 
 def _array(values: Any) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = (values.float() if values.is_floating_point() else values).numpy()  # numpy has no bfloat16
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub" or not array.ndim:
+        raise UserError(f"data: expected arrays of numbers, a row each; found {array.dtype} of shape {array.shape}")
+    return array

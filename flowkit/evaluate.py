@@ -132,7 +132,9 @@ def _training_data(model: LoadedModel, path: Path | str | None) -> tuple[Dataset
         try:
             data = open_data(recipe)
         except UserError as error:
-            raise UserError(f"{error}. Name the data that the model was trained on with --data") from None
+            raise UserError(
+                f"{error}; for evaluation, name the data that the model was trained on with --data"
+            ) from None
     else:
         data = with_split(read_dataset(path), recipe.data.val_fraction, recipe.data.subset, recipe.data.seed, str(path))
     trained_on, rows = (model.info.get("data") or {}).get("train_rows"), len(data.rows("train"))
@@ -152,7 +154,8 @@ def _recipe(model: LoadedModel) -> Recipe:
     from flowkit.recipe import recipe_from_dict
 
     if not isinstance(model.info.get("recipe"), dict):
-        raise UserError(f"{model.files.sidecar}: has no 'recipe', so the data that it was trained on is not known")
+        raise UserError(f"{model.files.sidecar}: has no 'recipe', so it is not known what data it was trained on and how that "
+                        "was split; evaluate a samples file against a data file instead")  # fmt: skip
     return recipe_from_dict(model.info["recipe"])
 
 
@@ -161,7 +164,7 @@ def _class_labels(model: LoadedModel, data: Dataset, sides: Sides) -> list[str |
     if not model.class_names:
         return None
     if data.class_label is None:
-        raise UserError("the model draws by class, and the data has no classes; give data with class labels")
+        raise UserError("the model draws by class, and the data has no classes; give data with class_label by --data")
     wanted = [data.class_names[label] for label in data.class_label[sides.reference]]
     if missing := sorted(set(wanted) - set(model.class_names)):
         raise UserError(

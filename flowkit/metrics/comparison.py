@@ -71,7 +71,8 @@ def choose_sides(
         of_samples = "" if samples is None else f" and {len(samples):,} samples"
         raise UserError(
             f"too few rows to compare: {len(candidates):,} real rows ({split}){of_samples} leave {counts.sum()} on a "
-            f"side once the classes match; at least {LEAST_ROWS} are needed"
+            f"side once the classes match; at least {LEAST_ROWS} are needed. Give more samples, more data, or the split "
+            "'all'"
         )
     reference, real = [], []
     for label, count in enumerate(counts):
@@ -115,7 +116,10 @@ def match_samples(samples: Dataset, data: Dataset) -> Dataset:
         )
     bad = ~np.isfinite(samples.x).reshape(len(samples), -1).all(axis=1)
     if bad.any():
-        raise UserError(f"{int(bad.sum())} of {len(samples)} samples hold NaN or infinity; the model has diverged")
+        raise UserError(
+            f"{int(bad.sum())} of {len(samples)} samples hold NaN or infinity: the model has diverged; "
+            "try an earlier checkpoint, or leave those rows out"
+        )
     if samples.class_label is None or data.class_label is None:
         return Dataset(samples.kind, samples.x, info=samples.info)
     numbers = {name: number for number, name in enumerate(data.class_names)}
