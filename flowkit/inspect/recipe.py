@@ -33,8 +33,7 @@ def recipe_report(path: Path) -> dict[str, Any]:
 
 def _facts(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
     """Rows, updates and sketches seen, as far as the data can be looked up without loading it."""
-    facts: dict[str, Any] = {"run_dir": str(Path(recipe.run.dir) / recipe.run.name)}
-    facts["run_exists"] = Path(facts["run_dir"]).exists()
+    facts: dict[str, Any] = {"run_dir": str(recipe.run.directory), "run_exists": recipe.run.directory.exists()}
     try:
         rows = _train_rows(recipe)
     except UserError as error:
