@@ -14,6 +14,7 @@ from flowkit.sketch.importers.items import Unreadable
 
 _DENSE = 16  # points a cubic when a curve is treated as a polyline
 _SAMPLES = 33  # points a piece that a fit sees
+_FINE = 0.008  # canvas units between the points that errors are measured at
 _TOUCHING = 1e-6  # canvas units
 
 
@@ -104,15 +105,18 @@ class _Ink:
         begin, end = self.along[np.array(pieces)].T
         s = begin[:, None] + (end - begin)[:, None] * np.linspace(0, 1, _SAMPLES)
         # Rounding must not carry the last sample over the gap into the next stroke.
-        s = np.minimum(s, end[:, None])
-        xy = [np.interp(s, self.along, self.points[:, axis]) for axis in (0, 1)]
-        return np.stack(xy, axis=-1)
+        return self.at(np.minimum(s, end[:, None]))
+
+    def at(self, s: np.ndarray) -> np.ndarray:
+        """Points (..., 2) at places s (...) on the axis."""
+        return np.stack([np.interp(s, self.along, self.points[:, axis]) for axis in (0, 1)], axis=-1)
 
     def error(self, piece: tuple[int, int], cubic: np.ndarray) -> float:
-        """Hausdorff distance between a piece and the cubic that stands for it."""
-        old = self.points[piece[0] : piece[1] + 1]
+        """Hausdorff distance between a piece and the cubic that stands for it, to half of _FINE."""
+        vertices = self.along[piece[0] : piece[1] + 1]
+        old = self.at(np.union1d(vertices, np.arange(vertices[0], vertices[-1], _FINE)))
         reach = np.linalg.norm(np.diff(cubic.reshape(4, 2), axis=0), axis=1).sum()
-        new = bezier.points(cubic, np.linspace(0, 1, 32 + int(reach / 0.008)))
+        new = bezier.points(cubic, np.linspace(0, 1, 32 + int(reach / _FINE)))
         return max(bezier.gap(old, new), bezier.gap(new, old))
 
 
