@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ def train(
     init_from: Path | str | None = None,
     listeners: Callable[[], Sequence[Listener]] = tuple,
 ) -> LoadedModel:
-    """Train, and return the trained model, ready to sample.
+    """Train, and return the trained model, ready to sample: a copy, where `model` is given, which itself is left as trained.
 
     recipe: a `Recipe`, the path of a TOML file, or its tables as a mapping; `overrides` as in `--set`: `"optim.lr=3e-4"`.
     model: a module of one's own, called `model(x (B, ...), t (B,))`, and with `(class_label, condition, cfg_mask)` after
@@ -55,7 +56,7 @@ def train(
         recipe, model=model, data=None if data is None else _dataset(data), resume=resume, overwrite=overwrite,
         init_from=init_from, listeners=listeners,
     )  # fmt: skip
-    return load(outcome.run_dir, model=model)
+    return load(outcome.run_dir, model=copy.deepcopy(model))
 
 
 def _dataset(data: Rows) -> Dataset:

@@ -34,8 +34,8 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        # Under a launcher every process meets the same bad input; one of them says so.
-        if os.environ.get("RANK", "0") == "0":
+        # Under a launcher every process meets the same bad input; one on each machine says so, for what is bad may be its own.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except BrokenPipeError:  # `flowkit inspect runs/x | head`
@@ -87,7 +87,7 @@ def train(
     outcome = run_training(
         loaded, resume=resume, overwrite=overwrite, init_from=init_from, listeners=lambda: [] if quiet else [listener()]
     )
-    if outcome.signal is not None:
+    if outcome.reason == "interrupted" and outcome.signal is not None:
         raise typer.Exit(128 + outcome.signal)
 
 

@@ -51,10 +51,9 @@ def titles(data: Dataset) -> list[str]:
 
 
 def check_writable(out: Path) -> None:
-    """Make the folder now, so that minutes of sampling are not spent on a place that cannot be written to."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be made a folder ({error.strerror}); name another with --out") from None
-    if not os.access(out, os.W_OK | os.X_OK):
+    """Look now, so that minutes of sampling are not spent on a place that cannot be written to. Makes nothing yet."""
+    place = next(place for place in (out, *out.parents) if os.path.exists(place))
+    if not place.is_dir():
+        raise UserError(f"{out}: cannot be made a folder ({place} is a file); name another with --out")
+    if not os.access(place, os.W_OK | os.X_OK):
         raise UserError(f"{out}: cannot be written to; name another folder with --out")

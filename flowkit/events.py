@@ -54,7 +54,7 @@ class Logged:
     epoch: float
     loss: float  # mean over the updates since the last log step
     lr: float
-    grad_norm: float  # before clipping, mean over the same updates
+    grad_norm: float  # before clipping, mean over the same updates but the skipped ones
     ema_decay: float  # in force now
     rows_per_second: float
     seconds_left: float
@@ -70,7 +70,7 @@ class Validated:
     raw_loss: float  # the weights being trained
     zero_loss: float  # of predicting zero on the same rows, noises and times
     bins: tuple[tuple[float, float, float], ...]  # (t from, t to, loss)
-    best: bool
+    best: bool  # the lowest of all that were saved, and a checkpoint of it follows
     extra: dict[str, float] = field(default_factory=dict)  # the domain's own yard-sticks
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowkit.checkpoint import CheckpointFiles, check_weights, find_checkpoint, read_model_json
+from flowkit.checkpoint import EMA, MODEL, CheckpointFiles, check_weights, find_checkpoint, read_model_json
 from flowkit.data.dataset import Dataset
 from flowkit.data.keys import key
 from flowkit.data.normalizers import Normalizer
@@ -24,7 +24,7 @@ from flowkit.flow.solvers import integrate
 from flowkit.models.calls import call_model
 
 BATCH_SIZES = {"cpu": 64, "cuda": 1024}
-ClassLabel = str | int | Sequence[str | int] | None
+ClassLabel = str | int | Sequence[str | int] | np.ndarray | np.integer | Tensor | None
 
 
 def sample_noise(seed: int, indices: range, shape: tuple[int, ...]) -> Tensor:
@@ -106,9 +106,9 @@ class LoadedModel:
     ) -> Dataset:
         """`num_samples` samples in the domain's units, with labels and how they were made in `.info`.
 
-        class_label: a name or number for all, a sequence of them in turn, "all" for every class in turn, None for the
-        unconditional model (or, where the model knows classes, every class in turn). condition: (C,) or (P, C) for all,
-        or one a sample (N, ...). What is None is as the recipe had it. Raises UserError for what the model cannot do.
+        class_label: a name or number for all, a sequence or array of them in turn, "all" for every class in turn, None
+        for the unconditional model (or, where the model knows classes, every class in turn). condition: (C,) or (P, C)
+        for all, or one a sample (N, ...). What is None is as the recipe had it. Raises UserError for what the model cannot do.
         """
         settings = {"solver": "heun", "steps": 25, "guidance_scale": 1.0, **(self.info.get("sampling") or {})}
         given = {"solver": solver, "steps": steps, "guidance_scale": guidance_scale}
@@ -120,6 +120,11 @@ class LoadedModel:
         if labels is None and features is None and settings["guidance_scale"] != 1.0:
             raise UserError(
                 "guidance_scale: this model has neither classes nor conditions, so there is nothing to guide by"
+            )
+        if settings["guidance_scale"] != 1.0 and self.info["flow"].get("cond_drop") == 0:
+            raise UserError(
+                "guidance_scale: this model was trained with flow.cond_drop = 0, so it never saw a dropped condition to "
+                "guide away from; only 1.0 can be asked of it"
             )
         x, nfe = draw_samples(
             self.model, self.objective, self.normalizer, self.shape, num_samples,
@@ -143,6 +148,8 @@ class LoadedModel:
             if class_label is not None:
                 raise UserError(f"class_label: {class_label!r} is asked for, and this model knows no classes")
             return None
+        if isinstance(class_label, np.ndarray | np.generic | Tensor):
+            class_label = class_label.tolist()
         if class_label is None or class_label == "all":
             wanted: list[int] = list(range(len(self.class_names)))
         elif isinstance(class_label, str | int):
@@ -157,7 +164,7 @@ class LoadedModel:
     def _class_number(self, label: str | int) -> int:
         if isinstance(label, str) and label in self.class_names:
             return self.class_names.index(label)
-        number = int(label) if isinstance(label, int) or label.isdigit() else -1
+        number = int(label) if isinstance(label, int) or label.isdecimal() else -1
         if 0 <= number < len(self.class_names):
             return number
         raise UserError(
@@ -208,7 +215,7 @@ def load(
     model.load_state_dict(load_file(path))
     model.requires_grad_(False).eval().to(pick_device(device))
     try:
-        return LoadedModel(model, info, files, "ema" if path.name == "ema.safetensors" else weights)
+        return LoadedModel(model, info, files, {EMA: "ema", MODEL: "raw"}.get(path.name, weights))
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise

@@ -73,6 +73,28 @@ def test_a_label_without_a_name_is_an_error(tmp_path):
         read_dataset(path)
 
 
+@pytest.mark.parametrize(("name", "shape"), [("class_label", (6, 1)), ("condition", (6,))])
+def test_tensors_of_the_wrong_rank(tmp_path, name, shape):
+    path = tmp_path / "set.safetensors"
+    kind = np.int64 if name == "class_label" else np.float32
+    save_file({"x": np.zeros((6, 2), np.float32), name: np.zeros(shape, kind)}, path)
+    path.with_suffix(".json").write_text('{"format": 1, "kind": "array", "class_names": ["a", "b"]}')
+    with pytest.raises(UserError, match=f"tensor '{name}' has shape"):
+        read_dataset(path)
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, monkeypatch):
+    import safetensors.numpy
+
+    def full(arrays, path):
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    with pytest.raises(UserError, match=r"cannot be written .*No space left"):
+        write_dataset(tmp_path / "set", make())
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("cut", [0, 5, 100, -1])
 def test_a_truncated_file_is_told_from_a_whole_one(tmp_path, cut):
     path = write_dataset(tmp_path / "set", make())

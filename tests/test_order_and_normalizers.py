@@ -67,6 +67,15 @@ def test_normalizers_invert_and_agree_with_numpy(name):
     torch.testing.assert_close(back.denormalize(back.normalize(x64)), x64, rtol=1e-12, atol=1e-12)
 
 
+def test_a_normalizer_met_first_while_sampling_still_trains():
+    fitted = Normalizer("global", np.asarray(1.0), np.asarray(2.0))
+    with torch.inference_mode():
+        fitted.denormalize(torch.ones(2))
+    x = torch.ones(2, requires_grad=True)
+    fitted.denormalize(x).sum().backward()
+    assert x.grad is not None and x.grad.tolist() == [2, 2]
+
+
 def test_chunks_sum_like_the_whole(monkeypatch):
     rng = np.random.default_rng(1)
     x = (1000 + rng.standard_normal((3000, 4))).astype(np.float32)  # cancellation would show

@@ -70,9 +70,12 @@ def test_labels_by_name_number_list_and_all(run_dir):
     assert model.sample(4, class_label=["cat", "0"], steps=1).class_label.tolist() == [2, 2, 0, 0]
     for every in (None, "all"):
         assert model.sample(6, class_label=every, steps=1).class_label.tolist() == [0, 0, 1, 1, 2, 2]
+    for every in (np.array([2, 0]), torch.tensor([2, 0])):
+        assert model.sample(2, class_label=every, steps=1).class_label.tolist() == [2, 0]
+    assert model.sample(2, class_label=np.int64(1), steps=1).class_label.tolist() == [1, 1]
     with pytest.raises(UserError, match=r"no class 'bat'; did you mean 'boat' or 'cat'\?"):
         model.sample(1, class_label="bat")
-    for label in (3, -1, "3"):
+    for label in (3, -1, "3", "²"):
         with pytest.raises(UserError, match="anchor, boat, cat"):
             model.sample(1, class_label=label)
 
@@ -84,6 +87,7 @@ def test_samples_come_from_the_ema_unless_asked_otherwise(run_dir):
         stored = load_file(latest / f"{file}.safetensors")
         assert all(torch.equal(tensor, stored[name]) for name, tensor in loaded.model.state_dict().items())
         assert loaded.sample(1, steps=1).info["weights"] == which
+    assert flowkit.load(latest / "model.safetensors").weights == "raw"  # whatever was asked for, that is what it is
     with pytest.raises(UserError, match="neither 'ema' nor 'raw'"):
         flowkit.load(run_dir, weights="best")
 
@@ -163,6 +167,9 @@ def test_conditions_and_guidance_that_a_model_cannot_have(run_dir):
         model.sample(0)
     with pytest.raises(UserError, match=r"unknown solver 'huen'; known are .* did you mean 'heun'"):
         model.sample(1, solver="huen")
+    model.info["flow"]["cond_drop"] = 0
+    with pytest.raises(UserError, match="never saw a dropped condition"):
+        model.sample(1, guidance_scale=2.0)
     with pytest.raises(UserError, match="device: 'gpu' is not available"):
         flowkit.load(run_dir, device="gpu")
 

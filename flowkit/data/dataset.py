@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flowkit.data.files import read_json, replacing, write_json
+from flowkit.data.files import read_json, replacing, tensor_file_errors, write_json
 from flowkit.data.header import NUMPY_NAMES, TensorEntry, read_header
 from flowkit.errors import UserError
 
@@ -78,7 +78,7 @@ def write_dataset(path: Path | str, data: Dataset) -> Path:
     if data.split is not None:
         arrays["split"] = data.split.astype(np.uint8, copy=False)
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    with replacing(tensors_path) as partial:
+    with replacing(tensors_path) as partial, tensor_file_errors():
         save_file(arrays, partial)
     counts: dict[str, Any] = {"rows": len(data)}
     if data.split is not None:
@@ -123,6 +123,10 @@ def read_dataset(path: Path | str, *, check: bool = True) -> Dataset:
             raise UserError(f"{tensors_path}: tensor {name!r} is {entry.dtype}; expected {dtype}")
         if not entry.shape or entry.shape[0] != (header["x"].shape or (0,))[0]:
             raise UserError(f"{tensors_path}: tensor {name!r} has shape {entry.shape}; x has shape {header['x'].shape}")
+        if name in ("class_label", "split") and len(entry.shape) != 1:
+            raise UserError(f"{tensors_path}: tensor {name!r} has shape {entry.shape}; expected one number a row")
+        if name == "condition" and len(entry.shape) not in (2, 3):
+            raise UserError(f"{tensors_path}: tensor {name!r} has shape {entry.shape}; expected (N, C) or (N, P, C)")
         arrays[name] = _memory_map(tensors_path, entry)
     names = tuple(sidecar.get("class_names", ()))
     labels = arrays.get("class_label")

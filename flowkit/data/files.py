@@ -33,18 +33,30 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(partial, 0o666 & ~_umask())  # mkstemp's 0600 would hide the file from one's colleagues
+        make_readable(partial)
         os.replace(partial, path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _umask() -> int:
+def make_readable(path: Path) -> None:
+    """The permissions of an ordinary new file: mkstemp's (and safetensors') 0600 would hide it from one's colleagues."""
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    os.chmod(path, 0o666 & ~mask)
+
+
+@contextlib.contextmanager
+def tensor_file_errors() -> Iterator[None]:
+    """A full disk reaches us from safetensors as its own SafetensorError; inside this it is the OSError that it stands for."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

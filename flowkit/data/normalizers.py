@@ -5,7 +5,7 @@ A flow from unit noise wants data of about unit variance. The statistics travel 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +27,7 @@ class Normalizer:
     name: str
     shift: np.ndarray
     scale: np.ndarray
+    _tensors: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False, compare=False)
 
     def normalize(self, x: Tensor) -> Tensor:
         """x (B, ...) in the domain's units -> about zero mean and unit variance."""
@@ -41,7 +42,13 @@ class Normalizer:
     def _like(self, x: Tensor) -> tuple[Tensor, Tensor]:
         import torch
 
-        return torch.as_tensor(self.shift).to(x), torch.as_tensor(self.scale).to(x)
+        # Kept by device and dtype: a copy from the host waits for the device, and auxiliary losses come here every step.
+        found = self._tensors.get((x.device, x.dtype))
+        if found is None:
+            with torch.inference_mode(False):  # or a tensor made while sampling could not enter a graph when training
+                found = torch.as_tensor(self.shift).to(x), torch.as_tensor(self.scale).to(x)
+            self._tensors[x.device, x.dtype] = found
+        return found
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "shift": self.shift.tolist(), "scale": self.scale.tolist()}

@@ -76,7 +76,7 @@ class Batches:
 
     def _read(self, update: int) -> Rows:
         return read_rows(
-            self.data, self.train_rows[self.order.batch(update)[self.places]], self.normalizer, self.device
+            self.data, self.train_rows[self.order.batch(update)[self.places]], self.normalizer, self.device, pinned=True
         )
 
     def close(self) -> None:
@@ -84,15 +84,20 @@ class Batches:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def read_rows(data: Dataset, rows: np.ndarray, normalizer: Normalizer, device: torch.device) -> Rows:
-    """Copy `rows` to the device and normalise them there."""
+def read_rows(
+    data: Dataset, rows: np.ndarray, normalizer: Normalizer, device: torch.device, *, pinned: bool = False
+) -> Rows:
+    """Copy `rows` to the device and normalise them there. `pinned`: by way of pinned memory, for copies beside training."""
 
     def move(array: np.ndarray | None) -> Tensor | None:
         if array is None:
             return None
         tensor = torch.from_numpy(array[rows])
-        # From pageable memory a copy to the GPU waits for the device; from pinned memory it does not.
-        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+        # From pageable memory a copy to the GPU waits for the device; from pinned memory it does not. Torch never gives
+        # pinned memory back to the system, so a whole data set does not go through it.
+        if pinned and device.type == "cuda":
+            return tensor.pin_memory().to(device, non_blocking=True)
+        return tensor.to(device)
 
     x = move(data.x)
     assert x is not None

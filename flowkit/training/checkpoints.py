@@ -28,7 +28,7 @@ from flowkit.checkpoint import (
     check_weights,
     list_checkpoints,
 )
-from flowkit.data.files import read_json, write_json
+from flowkit.data.files import make_readable, read_json, tensor_file_errors, write_json
 from flowkit.data.header import read_header
 from flowkit.errors import UserError
 
@@ -52,13 +52,15 @@ def save_checkpoint(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file(_plain(model.state_dict()), partial / MODEL)
-        if ema is not None:
-            save_file(_plain(ema.state_dict()), partial / EMA)
-        save_file(_optimizer_tensors(model, optimizer), partial / OPTIMIZER)
+        with tensor_file_errors():
+            save_file(_plain(model.state_dict()), partial / MODEL)
+            if ema is not None:
+                save_file(_plain(ema.state_dict()), partial / EMA)
+            save_file(_optimizer_tensors(model, optimizer), partial / OPTIMIZER)
         write_json(partial / SIDECAR, sidecar)
         write_json(partial / STATE, state)
         for file in partial.iterdir():
+            make_readable(file)
             _sync(file)
         _sync(partial)
         if target.exists():  # a run that was resumed from an earlier checkpoint passes this step again
@@ -115,8 +117,15 @@ def read_state(directory: Path) -> dict[str, Any]:
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous and unshared, as safetensors demands."""
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    """Contiguous and unshared, as safetensors demands: weights that a module ties are written under each of their names."""
+    plain: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        plain[name] = tensor.clone() if place in storages else tensor
+        storages.add(place)
+    return plain
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -50,7 +50,8 @@ def start(recipe: Recipe) -> Environment:
     from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 
     precision, notices = recipe.train.precision, []
-    has_gpu = torch.accelerator.is_available()
+    gpu = torch.accelerator.current_accelerator(check_available=True)
+    has_gpu = gpu is not None and gpu.type != "mps"  # which has no float64, and the meters sum in it
     use_cpu = recipe.run.device == "cpu" or not has_gpu
     if recipe.run.device == "cuda" and not torch.cuda.is_available():
         raise UserError('run.device: is "cuda", and torch sees no CUDA device here; use "auto" or "cpu"')

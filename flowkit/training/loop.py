@@ -61,18 +61,22 @@ def run(session: Session, emit: Emit, stop_requested: Callable[[], bool] = lambd
             means, stops = meters.means(stop=stop_requested())
             stopping = stopping or stops
             emit(progress.log(step, means))
-        saving = _due(step, every.save, last)
-        with watch.held():
-            validated = None
-            if session.validator.count and (saving or _due(step, every.validate, last)):
-                validated = validate(session, step)
-                emit(validated)
-            if session.is_main and every.sample and _due(step, every.sample, last):
-                emit(draw_preview(session, step))
-            if session.is_main and (saving or stopping):
-                emit(save(session, step, validated))
-            if saving and validated is not None and validated.best:
-                session.best = (step, validated.loss)
+        saving = stopping or _due(step, every.save, last)
+        validating = bool(session.validator.count) and (
+            _due(step, every.validate, last) or _due(step, every.save, last)
+        )
+        sampling = bool(every.sample) and _due(step, every.sample, last)
+        if saving or validating or sampling:
+            with watch.held(session.device):
+                validated = validate(session, step, saving=saving) if validating else None
+                if validated is not None:
+                    emit(validated)
+                if session.is_main and sampling:
+                    emit(draw_preview(session, step))
+                if session.is_main and saving:
+                    emit(save(session, step, validated))
+                if validated is not None and validated.best:
+                    session.best = (step, validated.loss)
         if stopping and not last:
             reason = "interrupted"
             break
@@ -103,7 +107,8 @@ def one_update(session: Session, update: int, meters: Meters) -> None:
             session.environment.accelerator.backward(loss / layout.accumulation)
         meters.add(**{name: term / layout.accumulation for name, term in terms.items()})
     norm, skipped = step_optimizer(session)
-    meters.add(grad_norm=norm, skipped=skipped)
+    # The mean norm is that of the updates that were made: one overflow, usual in fp16, would hide all the others.
+    meters.add(grad_norm=norm.nan_to_num(0, 0, 0), skipped=skipped)
     meters.tick()
 
 
@@ -146,12 +151,12 @@ def step_optimizer(session: Session) -> tuple[Tensor, Tensor]:
     return norm, skipped
 
 
-def validate(session: Session, step: int) -> Validated:
-    """Validation loss of the EMA weights and of the raw ones. A collective: every rank calls it."""
+def validate(session: Session, step: int, *, saving: bool) -> Validated:
+    """Validation loss of the EMA weights and of the raw ones; the best, if a checkpoint of it follows. A collective."""
     autocast = session.environment.accelerator.autocast
     raw = session.validator(session.model, autocast)
     smooth = raw if session.ema is None else session.validator(session.ema.module, autocast)
-    best = session.best is None or smooth.loss < session.best[1]
+    best = saving and (session.best is None or smooth.loss < session.best[1])
     return Validated(step, smooth.loss, raw.loss, smooth.zero_loss, smooth.bins, best)
 
 
@@ -201,11 +206,13 @@ class _Progress:
         session, seconds = self.session, self.watch.seconds()
         updates, passed = step - self.step, max(seconds - self.seconds, 1e-9)
         self.step, self.seconds = step, seconds
-        self.skipped += round(means.pop("skipped") * updates)
+        skipped = round(means.pop("skipped") * updates)
+        self.skipped += skipped
+        grad_norm = means.pop("grad_norm") * updates / (updates - skipped) if skipped < updates else math.nan
         ema = session.ema
         return Logged(
             step=step, epoch=step / session.steps_per_epoch, loss=means.pop("loss"), lr=session.rate(step - 1),
-            grad_norm=means.pop("grad_norm"), ema_decay=0.0 if ema is None else ema.get_decay(step),
+            grad_norm=grad_norm, ema_decay=0.0 if ema is None else ema.get_decay(step),
             rows_per_second=updates * session.layout.batch_size / passed,
             seconds_left=(session.total_steps - step) * passed / updates,
             memory_bytes=memory_bytes(session.device), skipped=self.skipped, terms=means,

@@ -54,7 +54,9 @@ class Stopwatch:
         return time.perf_counter() - self._started - self._held
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, device: torch.device) -> Iterator[None]:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # updates that the GPU has yet to finish are training, not what follows
         start = time.perf_counter()
         try:
             yield

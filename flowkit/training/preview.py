@@ -19,10 +19,7 @@ def draw_preview(session: Session, step: int) -> Sampled:
     start = time.perf_counter()
     settings, data = session.recipe.sample, session.data
     count = settings.num_samples
-    labels = None
-    if data.class_label is not None:
-        labels = np.arange(count, dtype=np.int64) * max(1, len(data.class_names) // count) % len(data.class_names)
-    condition = _conditions(data, count)
+    labels, condition = _conditions(data, count)
     model = session.sampling_model
     training = model.training
     model.eval()
@@ -45,12 +42,19 @@ def draw_preview(session: Session, step: int) -> Sampled:
     return Sampled(step, previews, out, nfe, time.perf_counter() - start, _image(written))
 
 
-def _conditions(data: Dataset, count: int) -> np.ndarray | None:
-    """Conditions of held-out rows, where there are any, for the samples to be drawn by."""
+def _conditions(data: Dataset, count: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Labels (the classes take turns) and conditions (of held-out rows, where there are any) to draw the samples by.
+
+    Where rows have both, both are those of the same rows, for a class does not go with any picture.
+    """
     if data.condition is None:
-        return None
+        if data.class_label is None:
+            return None, None
+        return np.arange(count, dtype=np.int64) * max(1, len(data.class_names) // count) % len(data.class_names), None
     rows = data.rows("validation") if len(data.rows("validation")) else data.rows("train")
-    return np.ascontiguousarray(data.condition[np.sort(np.resize(rows, count))])
+    rows = np.sort(np.resize(rows, count))
+    labels = None if data.class_label is None else np.ascontiguousarray(data.class_label[rows])
+    return labels, np.ascontiguousarray(data.condition[rows])
 
 
 def _image(paths: list[Path]) -> Path | None:

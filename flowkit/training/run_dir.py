@@ -28,6 +28,8 @@ def open_run_dir(recipe: Recipe, *, resume: bool, overwrite: bool) -> tuple[Path
             raise UserError(f"{run_dir}: has no checkpoint to resume from; leave --resume out to start it")
         latest = run_dir / CHECKPOINTS / LATEST
         return run_dir, latest.resolve() if latest.is_dir() else checkpoints[-1]
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"{run_dir}: is a file, where the run's directory would be; choose another run.name or run.dir")
     if run_dir.exists() and any(run_dir.iterdir()):
         if not overwrite:
             raise UserError(
@@ -48,7 +50,14 @@ def write_run_dir(run_dir: Path, recipe: Recipe, *, fresh: bool) -> None:
     from flowkit.recipe import dump_toml
 
     if fresh and run_dir.exists():
-        shutil.rmtree(run_dir)
+        try:
+            # What a link points to is emptied, so that a run may lie on another disk.
+            for path in run_dir.iterdir():
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        except OSError as error:
+            raise UserError(
+                f"{run_dir}: cannot be cleared ({error.strerror or error}); remove it, or name another run"
+            ) from None
     with replacing(run_dir / RECIPE) as partial:
         partial.write_text(dump_toml(recipe), "utf-8")
 

@@ -194,9 +194,9 @@ def _make_ema(model: nn.Module, recipe: Recipe) -> ModelEmaV3 | None:
 
     ema = ModelEmaV3(
         model, decay=recipe.ema.decay, use_warmup=recipe.ema.warmup, warmup_power=recipe.ema.warmup_power,
-        exclude_buffers=True, dtype=torch.float32,
+        exclude_buffers=True,
     )  # fmt: skip
-    ema.module.requires_grad_(False)
+    ema.module.float().requires_grad_(False)
     return ema
 
 

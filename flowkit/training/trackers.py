@@ -73,24 +73,36 @@ def _step(line: str) -> float:
         return math.inf
 
 
+def require_wandb() -> None:
+    """Raise UserError where the package is missing; asked before anything of an earlier run is given up."""
+    try:
+        from wandb import init  # noqa: F401  a mere folder called wandb, as its runs leave behind, can be imported too
+    except ImportError:
+        raise UserError(
+            "track.wandb: is true, and the package wandb is not installed; `pip install wandb`, or set track.wandb=false"
+        ) from None
+
+
 class WandbTracker:
     """One Weights & Biases run a flowkit run: its id is kept in the run directory, so that a resume continues it."""
 
     def __init__(self, recipe: Recipe, run_dir: Path, start_step: int):
-        try:
-            import wandb
-        except ImportError:
-            raise UserError(
-                "track.wandb: is true, and the package wandb is not installed; `pip install wandb`, or set track.wandb=false"
-            ) from None
+        import wandb
+
         id_file = run_dir / "wandb_id"
         run_id = id_file.read_text("utf-8").strip() if start_step and id_file.exists() else secrets.token_hex(4)
         self._wandb = wandb
-        self._run = wandb.init(
-            project=recipe.track.project, name=recipe.run.name, group=recipe.track.group, tags=list(recipe.track.tags),
-            dir=str(run_dir), id=run_id, resume="allow", config=recipe.to_dict(),
-            settings=wandb.Settings(console="off"),  # its capture of the console would fight with the live view
-        )  # fmt: skip
+        try:
+            self._run = wandb.init(
+                project=recipe.track.project, name=recipe.run.name, group=recipe.track.group, tags=list(recipe.track.tags),
+                dir=str(run_dir), id=run_id, resume="allow", config=recipe.to_dict(),
+                settings=wandb.Settings(console="off"),  # its capture of the console would fight with the live view
+            )  # fmt: skip
+        except wandb.Error as error:
+            raise UserError(
+                f"track.wandb: Weights & Biases cannot start ({error}); `wandb login`, or set WANDB_MODE=offline or "
+                "track.wandb=false"
+            ) from None
         id_file.write_text(run_id + "\n", "utf-8")
         self._images = recipe.track.images
 

@@ -22,7 +22,7 @@ from flowkit.training.checkpoints import load_optimizer, load_weights, read_stat
 from flowkit.training.loop import run
 from flowkit.training.run_dir import open_run_dir, write_run_dir
 from flowkit.training.session import Session, build
-from flowkit.training.trackers import METRICS, MetricsFile, WandbTracker
+from flowkit.training.trackers import METRICS, MetricsFile, WandbTracker, require_wandb
 
 if TYPE_CHECKING:
     from flowkit.recipe import Recipe
@@ -60,6 +60,8 @@ def train(
             raise UserError(
                 'model.arch: "custom" stands for a module given to flowkit.train(recipe, model=...) from Python'
             )
+        if recipe.track.wandb and accelerator.is_main_process:
+            require_wandb()
         source = recipe.data.source if data is None else "data given from Python"
         if data is None:
             data = open_data(recipe)
@@ -79,7 +81,8 @@ def train(
                 f"{run_dir}: has already trained {session.start_step} of {session.total_steps} updates; "
                 "raise train.steps or train.epochs to go on"
             )
-        # One rank looks and clears, the others begin to write nothing until it has.
+        # One rank clears and writes, when all have read what they start from (--init-from may lie in there).
+        accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             write_run_dir(run_dir, recipe, fresh=resume_from is None)
         accelerator.wait_for_everyone()
@@ -88,9 +91,16 @@ def train(
                 emit(Notice(notice))
             reason = run(session, emit, stop_requested=lambda: stop.number is not None)
         session.batches.close()
+        _release(session)
         return Outcome(run_dir, reason, stop.number)
     finally:
         environments.leave(environment)
+
+
+def _release(session: Session) -> None:
+    """Take off what accelerate put into the module itself (autocast, its mark): the user's own may be trained again."""
+    session.environment.accelerator.unwrap_model(session.wrapped, keep_fp32_wrapper=False)
+    session.model.__dict__.pop("_is_accelerate_prepared", None)
 
 
 @contextlib.contextmanager
@@ -168,5 +178,5 @@ def _restore(session: Session, files: CheckpointFiles, *, resume: bool) -> None:
     if scaler is not None and state.get("scaler"):
         scaler.load_state_dict(state["scaler"])
     session.start_step = state["step"]
-    step, loss = state.get("best") or (None, None)
-    session.best = None if step is None else (step, loss)
+    best = state.get("best")
+    session.best = None if best is None else (best[0], best[1])
