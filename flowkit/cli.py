@@ -100,12 +100,15 @@ def sample(
         list[str] | None,
         typer.Option(help="A class by name or number; may be repeated; 'all' (the default) takes every class in turn."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to; by default samples/ in the run.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; by default samples/last/ in the run.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same samples, whatever the batch size.")] = 0,
     solver: Annotated[str | None, typer.Option(help="euler, midpoint, heun or rk4; default: the recipe's.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Solver steps; default: the recipe's.")] = None,
     guidance_scale: Annotated[
-        float | None, typer.Option("--guidance-scale", "-w", help="w in v_null + w (v_cond - v_null); 1 is none.")
+        float | None,
+        typer.Option(
+            "--guidance-scale", "-w", help="w in v_null + w (v_cond - v_null), 1 is none; default: the recipe's."
+        ),
     ] = None,
     condition: Annotated[
         Path | None, typer.Option(help="A .safetensors with a tensor 'condition': one row for all, or one a sample.")
@@ -122,13 +125,15 @@ def sample(
       flowkit sample --ckpt runs/dit-sketch --class-label cat
       flowkit sample --ckpt runs/kanji --class-label water -n 64 -w 2 --solver heun --steps 25 --out water/
       flowkit sample --ckpt runs/kanji/checkpoints/best --class-label water --class-label tree --weights raw
+
+    The architecture, the classes and the normalizer come from the checkpoint.
     """
     import time
 
     from flowkit.data.dataset import write_dataset
     from flowkit.decode import check_writable, write_readable
     from flowkit.sample import load, read_condition
-    from flowkit.ui.progress import progress_bar
+    from flowkit.ui.progress import stage_bar
     from flowkit.ui.written import print_written
 
     loaded = load(ckpt, weights=weights, device=device)
@@ -136,15 +141,15 @@ def sample(
     labels = "all" if class_label in (["all"], None) else class_label
     check_writable(out)
     start = time.perf_counter()
-    with progress_bar(f"sampling {loaded.domain.noun}", num_samples) as advance:
+    with stage_bar(f"sampling {loaded.domain.noun}", num_samples) as tell:
         samples = loaded.sample(
             num_samples, class_label=labels if loaded.class_names else class_label, seed=seed, solver=solver, steps=steps,
             guidance_scale=guidance_scale, condition=None if condition is None else read_condition(condition),
-            batch_size=batch_size, progress=advance,
+            batch_size=batch_size, progress=lambda done: tell(f"sampling {loaded.domain.noun}", done, num_samples),
         )  # fmt: skip
-    seconds = time.perf_counter() - start
-    file = write_dataset(out / "samples.safetensors", samples)
-    decoded = write_readable(samples, out)
+        seconds = time.perf_counter() - start
+        file = write_dataset(out / "samples.safetensors", samples)
+        decoded = write_readable(samples, out, tell)
     facts = (
         f"{samples.info['weights']} weights of step {samples.info['step']}, {samples.info['solver']}, "
         f"guidance {samples.info['guidance_scale']:g}, seed {seed}, NFE {samples.info['nfe']}, "
@@ -167,11 +172,16 @@ def decode(
 
       flowkit decode water/samples.safetensors
       flowkit decode data/kanji.safetensors --limit 100 --out kanji-sheet/
+
+    The kind of data says how it is decoded.
     """
     from flowkit.decode import decode as run_decode
+    from flowkit.ui.progress import stage_bar
     from flowkit.ui.written import print_written
 
-    print_written(run_decode(samples, out=out, limit=limit), "samples", "", preview)
+    with stage_bar("reading") as tell:
+        decoded = run_decode(samples, out=out, limit=limit, tell=tell)
+    print_written(decoded, "samples", "", preview)
 
 
 # ---- prepare ----
@@ -192,8 +202,8 @@ def prepare(
 
     Folders are classes: SOURCE/cat/12.svg is a cat. The kind of file is found out.
 
-    A sketch of fewer cubics than --size has its longest ones split, without loss. One of more is fitted, and the
-    fit error reported.
+    A sketch of fewer cubics than --size has its longest ones split, without loss.
+    One of more is fitted, and the fit error reported.
 
     [bold]Examples[/bold]
 
@@ -249,6 +259,8 @@ def evaluate(
       flowkit evaluate --ckpt runs/kanji
       flowkit evaluate --ckpt runs/kanji --guidance-scale 2 --steps 10 --json
       flowkit evaluate water/samples.safetensors --data data/kanji.safetensors
+
+    Rows, features and metrics are fixed and named, so that the figures of two runs compare.
     """
     if (samples is None) == (ckpt is None):
         raise UserError(
@@ -256,6 +268,12 @@ def evaluate(
         )
     if samples is not None and data is None:
         raise UserError(f"evaluate: {samples} needs real data to be compared with: --data REAL.safetensors")
+    drawing = {"--guidance-scale": guidance_scale, "--solver": solver, "--steps": steps, "--batch-size": batch_size}
+    idle = [name for name, value in drawing.items() if value is not None]
+    if samples is not None and idle:
+        raise UserError(
+            f"evaluate: {', '.join(idle)} would do nothing: {samples} is drawn already. Leave it out, or use --ckpt"
+        )
     from flowkit.evaluate import evaluate_checkpoint, evaluate_files
     from flowkit.ui.evaluate_view import evaluation_progress, print_evaluation
 
@@ -292,6 +310,8 @@ def inspect(
       flowkit inspect runs/kanji/checkpoints/best/ema.safetensors --json
       flowkit inspect data/kanji.safetensors
       flowkit inspect recipes/quickstart.toml
+
+    Of checkpoints it reads the headers only.
     """
     from flowkit.inspect import inspect as run_inspect
 

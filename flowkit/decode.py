@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from flowkit.domain import Preview, get_domain
 from flowkit.errors import UserError
 
 PREVIEWED = 8
+Tell = Callable[[str, int, int], object]
 
 
 @dataclass(frozen=True)
@@ -22,32 +24,29 @@ class Decoded:
     previews: tuple[Preview, ...]
 
 
-def decode(path: Path, *, out: Path | None = None, limit: int | None = None) -> Decoded:
-    """Decode the file at `path` into the folder `out` (by default beside it). Raises UserError for a file that is none."""
+def decode(path: Path, *, out: Path | None = None, limit: int | None = None, tell: Tell | None = None) -> Decoded:
+    """Decode the file at `path` into the folder `out` (by default beside it). Raises UserError for a file that is none.
+
+    tell: told what is being done, how many rows are done, and of how many.
+    """
     data = read_dataset(path)
     get_domain(data.kind).check(data, str(data_files(path)[0]))
     if limit is not None and limit < len(data):
         data = data.take(np.arange(limit))
     tensors, _ = data_files(path)
-    return write_readable(data, out or (tensors.parent if tensors.stem == "samples" else tensors.with_suffix("")))
+    return write_readable(data, out or (tensors.parent if tensors.stem == "samples" else tensors.with_suffix("")), tell)
 
 
-def write_readable(data: Dataset, out: Path) -> Decoded:
+def write_readable(data: Dataset, out: Path, tell: Tell | None = None) -> Decoded:
     """Write every row in its readable form, and draw a few. Raises UserError where `out` cannot be written to."""
     domain = get_domain(data.kind)
     check_writable(out)
-    names = titles(data)
-    files = domain.write(data.x, names, out)
+    names = data.titles()
+    progress = None if tell is None else lambda done: tell(f"writing {domain.noun}", done, len(data))
+    files = domain.write(data.x, names, out, progress)
     few = np.unique(np.linspace(0, len(data) - 1, min(PREVIEWED, len(data))).round().astype(int)) if len(data) else []
     previews = domain.preview(data.x[few], [names[i] for i in few]) if len(data) else []
     return Decoded(out, tuple(files), tuple(previews))
-
-
-def titles(data: Dataset) -> list[str]:
-    """What each row is called: its class, or its number."""
-    if data.class_label is None:
-        return [str(i) for i in range(len(data))]
-    return [data.class_names[label] for label in data.class_label]
 
 
 def check_writable(out: Path) -> None:

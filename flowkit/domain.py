@@ -58,8 +58,13 @@ class Domain(Protocol):
         """Terminal pictures of a few rows."""
         ...
 
-    def write(self, x: np.ndarray, titles: Sequence[str], out: Path) -> list[Path]:
-        """Write every row in its readable form (SVG, text) and an overview into the folder `out`; the paths made."""
+    def write(
+        self, x: np.ndarray, titles: Sequence[str], out: Path, progress: Callable[[int], object] | None = None
+    ) -> list[Path]:
+        """Write every row in its readable form (SVG, text) and an overview into the folder `out`; the paths made.
+
+        `progress` is told how many rows are done.
+        """
         ...
 
     def evaluator(self, comparison: Comparison) -> Evaluator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,9 @@ class ArrayDomain:
             for row, title in zip(flat, titles, strict=True)
         ]
 
-    def write(self, x: np.ndarray, titles: Sequence[str], out: Path) -> list[Path]:
+    def write(
+        self, x: np.ndarray, titles: Sequence[str], out: Path, progress: Callable[[int], object] | None = None
+    ) -> list[Path]:
         return []
 
     def evaluator(self, comparison: Comparison) -> Evaluator:

@@ -17,7 +17,6 @@ from flowkit.errors import UserError
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
-KNOWN = ("x", "class_label", "condition", "split")
 
 
 @dataclass
@@ -46,6 +45,12 @@ class Dataset:
         pick = lambda a: None if a is None else np.ascontiguousarray(a[rows])  # noqa: E731
         return Dataset(self.kind, np.ascontiguousarray(self.x[rows]), pick(self.class_label), pick(self.condition),
                        pick(self.split), self.class_names, self.info)  # fmt: skip
+
+    def titles(self) -> list[str]:
+        """What each row is called: its class, or its number."""
+        if self.class_label is None:
+            return [str(i) for i in range(len(self))]
+        return [self.class_names[label] for label in self.class_label]
 
     def class_counts(self) -> dict[str, int]:
         """Rows by class name, in class order; empty where nothing is labelled."""

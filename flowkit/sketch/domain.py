@@ -75,7 +75,9 @@ class SketchDomain:
 
         return [Preview(title, braille(sketch)) for sketch, title in zip(x, titles, strict=True)]
 
-    def write(self, x: np.ndarray, titles: Sequence[str], out: Path) -> list[Path]:
+    def write(
+        self, x: np.ndarray, titles: Sequence[str], out: Path, progress: Callable[[int], object] | None = None
+    ) -> list[Path]:
         """One SVG a sketch, `000-cat.svg` onwards, and all of them in `sheet.png`. Raises UserError if it cannot."""
         from flowkit.sketch.raster import contact_sheet
         from flowkit.sketch.svg_write import write_svg
@@ -86,7 +88,7 @@ class SketchDomain:
             paths.append(Path(out) / f"{number:0{digits}d}-{safe_name(title)}.svg")
             write_svg(paths[-1], sketch, title)
         if paths:
-            contact_sheet(x, titles, Path(out) / "sheet.png")
+            contact_sheet(x, titles, Path(out) / "sheet.png", progress=progress)  # by far the larger part of the time
             paths.append(Path(out) / "sheet.png")
         return paths
 

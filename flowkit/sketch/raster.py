@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,18 +104,31 @@ def _ink_rows(x: np.ndarray, size: int, weights: np.ndarray) -> np.ndarray:
 
 
 def contact_sheet(
-    x: np.ndarray, titles: Sequence[str], path: Path | str, columns: int | None = None, *, cell: int | None = None
+    x: np.ndarray,
+    titles: Sequence[str],
+    path: Path | str,
+    columns: int | None = None,
+    *,
+    cell: int | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> None:
     """A PNG of all sketches `x` (N, S, 8), N >= 1, with its title under each. Raises UserError where it cannot be written.
 
-    `cell` is the width of one picture in pixels: 176, or 112 from a hundred sketches on.
+    `cell` is the width of one picture in pixels: 176, or 112 from a hundred sketches on. `progress` is told how many
+    sketches are drawn.
     """
-    sheet = sheet_image(x, titles, columns, cell)
+    sheet = sheet_image(x, titles, columns, cell, progress)
     with replacing(Path(path)) as partial:
         sheet.save(partial, "PNG")
 
 
-def sheet_image(x: np.ndarray, titles: Sequence[str], columns: int | None = None, cell: int | None = None) -> Image:
+def sheet_image(
+    x: np.ndarray,
+    titles: Sequence[str],
+    columns: int | None = None,
+    cell: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Image:
     """The picture that `contact_sheet` writes, as a PIL image of mode L."""
     from PIL import Image, ImageDraw, ImageFont
 
@@ -134,6 +147,8 @@ def sheet_image(x: np.ndarray, titles: Sequence[str], columns: int | None = None
         grey = rasterise(sketch, cell, stroke_width=max(STROKE_WIDTH, 3.2 / cell)).astype(np.float32) / 255
         page.paste(Image.fromarray((INK + (PAPER - INK) * grey).astype(np.uint8)), (left, top))
         draw.text((left + cell / 2, top + cell + label / 2), fitted[title], fill=LABEL, font=font, anchor="mm")
+        if progress is not None:
+            progress(number + 1)
     return page
 
 

@@ -31,14 +31,14 @@ def draw_preview(session: Session, step: int) -> Sampled:
         batch_size=BATCH_SIZES.get(session.device.type, 256),
     )  # fmt: skip
     model.train(training)
-    titles = [str(i) for i in range(count)] if labels is None else [data.class_names[label] for label in labels]
     out = session.run_dir / "samples" / f"step-{step:08d}"
     info = {"source": "samples", "step": step, "seed": session.recipe.run.seed, "nfe": nfe, "solver": settings.solver,
             "steps": settings.steps, "guidance_scale": settings.guidance_scale}  # fmt: skip
     names = data.class_names if labels is not None else ()
-    write_dataset(out / "samples.safetensors", Dataset(data.kind, x, labels, condition, None, names, info))
-    written = session.domain.write(x, titles, out)
-    previews = tuple(session.domain.preview(x, titles))
+    samples = Dataset(data.kind, x, labels, condition, None, names, info)
+    write_dataset(out / "samples.safetensors", samples)
+    written = session.domain.write(x, samples.titles(), out)
+    previews = tuple(session.domain.preview(x, samples.titles()))
     return Sampled(step, previews, out, nfe, time.perf_counter() - start, _image(written))
 
 

@@ -28,10 +28,3 @@ def stage_bar(first: str, total: int | None = None) -> Iterator[Callable[[str, i
     with passing(*columns) as progress:
         task = progress.add_task(first, total=total)
         yield lambda stage, done, total: progress.update(task, description=stage, completed=done, total=total)
-
-
-@contextlib.contextmanager
-def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yields a function that is told how much is done by now."""
-    with stage_bar(what, total) as tell:
-        yield lambda done: tell(what, done, total)
