@@ -137,7 +137,7 @@ def test_smooth_curves_take_few() -> None:
     assert to_size([circle], 8).error < 1e-3
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(5, 20))
 def test_the_reported_error_bounds_the_distance(seed: int, strokes: int, size: int) -> None:
     rng = np.random.default_rng(seed)

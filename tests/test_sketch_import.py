@@ -148,7 +148,7 @@ def test_controlsketch(tmp_path: Path) -> None:
     for split in ("val", "validation"):
         renamed = {name.replace("val/", split + "/"): content for name, content in files.items()}
         report, data = run(write(tmp_path / split, dict(renamed)), tmp_path, overwrite=True)
-        assert report.splits == {"train": 2, "validation": 2, "test": 2} and report.errors == []
+        assert report.splits == {"train": 2, "validation": 2, "test": 2} and report.total.errors == []
         assert data.class_names == ("angel", "cat", "apple", "bird")  # those trained on come first
         assert data.class_label is not None and data.split is not None
         found = {(data.class_names[c], int(s)): x for c, s, x in zip(data.class_label, data.split, data.x, strict=True)}
@@ -408,7 +408,7 @@ def test_preparing_imports_no_torch() -> None:
 def test_real_characters_lose_nothing(tmp_path: Path) -> None:
     report, data = run(SHARED / "kanjivg-left-components.zip", tmp_path)
     assert data.x.shape == (1304, 32, 8) and len(data.class_names) == 15
-    assert report.errors == [] and all(one.read == one.kept for one in report.classes)
+    assert report.total.errors == [] and all(one.read == one.kept for one in report.classes)
     assert data.class_counts()["water"] == 223
     lengths = bezier.arc_length(np.asarray(data.x, float))
     assert lengths.min() > 1e-4 and np.abs(data.x).max() < 1.05
