@@ -29,6 +29,7 @@ def train(
     data: Rows | None = None,
     overrides: Sequence[str] = (),
     resume: bool = False,
+    allow_changes: bool = False,
     overwrite: bool = False,
     init_from: Path | str | None = None,
     listeners: Callable[[], Sequence[Listener]] = tuple,
@@ -53,8 +54,8 @@ def train(
     else:
         recipe = load_recipe(recipe, overrides)
     outcome = run_training(
-        recipe, model=model, data=None if data is None else _dataset(data), resume=resume, overwrite=overwrite,
-        init_from=init_from, listeners=listeners,
+        recipe, model=model, data=None if data is None else _dataset(data), resume=resume,
+        allow_changes=allow_changes, overwrite=overwrite, init_from=init_from, listeners=listeners,
     )  # fmt: skip
     return load(outcome.run_dir, model=copy.deepcopy(model))
 

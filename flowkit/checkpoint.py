@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowkit.data.files import read_json
 from flowkit.data.header import read_header
 from flowkit.errors import UserError, listing, nearest
+
+if TYPE_CHECKING:
+    from torch import nn
 
 CHECKPOINTS, LATEST, BEST = "checkpoints", "latest", "best"
 MODEL, EMA, SIDECAR = "model.safetensors", "ema.safetensors", "model.json"
@@ -83,7 +86,15 @@ def read_model_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_weights(path: Path, expected: dict[str, tuple[int, ...]]) -> None:
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a weight file into `model`. Raises UserError where names or shapes differ, before anything is changed."""
+    from flowkit.data.tensors import load_tensors
+
+    _check_weights(path, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+    model.load_state_dict(load_tensors(path))
+
+
+def _check_weights(path: Path, expected: dict[str, tuple[int, ...]]) -> None:
     """Compare a weight file's header with the tensors a model has, so that a mismatch is told before anything is loaded."""
     found = {name: entry.shape for name, entry in read_header(path).items()}
     missing, surplus = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())

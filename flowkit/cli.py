@@ -57,6 +57,9 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run from its latest checkpoint.")] = False,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Resume although the recipe is not the one the run began with.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run of the same name.")] = False,
     init_from: Annotated[
         Path | None, typer.Option(help="Start from another checkpoint's weights (fine-tuning).", metavar="CKPT")
@@ -85,7 +88,12 @@ def train(
     from flowkit.ui import listener
 
     outcome = run_training(
-        loaded, resume=resume, overwrite=overwrite, init_from=init_from, listeners=lambda: [] if quiet else [listener()]
+        loaded,
+        resume=resume,
+        allow_changes=allow_changes,
+        overwrite=overwrite,
+        init_from=init_from,
+        listeners=lambda: [] if quiet else [listener()],
     )
     if outcome.reason == "interrupted" and outcome.signal is not None:
         raise typer.Exit(128 + outcome.signal)
@@ -138,12 +146,12 @@ def sample(
 
     loaded = load(ckpt, weights=weights, device=device)
     out = out or loaded.default_out()
-    labels = "all" if class_label in (["all"], None) else class_label
+    labels = "all" if class_label == ["all"] else class_label
     check_writable(out)
     start = time.perf_counter()
     with stage_bar(f"sampling {loaded.domain.noun}", num_samples) as tell:
         samples = loaded.sample(
-            num_samples, class_label=labels if loaded.class_names else class_label, seed=seed, solver=solver, steps=steps,
+            num_samples, class_label=labels, seed=seed, solver=solver, steps=steps,
             guidance_scale=guidance_scale, condition=None if condition is None else read_condition(condition),
             batch_size=batch_size, progress=lambda done: tell(f"sampling {loaded.domain.noun}", done, num_samples),
         )  # fmt: skip

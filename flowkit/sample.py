@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowkit.checkpoint import EMA, MODEL, CheckpointFiles, check_weights, find_checkpoint, read_model_json
+from flowkit.checkpoint import EMA, MODEL, CheckpointFiles, find_checkpoint, load_weights, read_model_json
 from flowkit.data.dataset import Dataset
 from flowkit.data.keys import key
 from flowkit.data.normalizers import Normalizer
+from flowkit.data.tensors import load_tensors
 from flowkit.domain import Domain, get_domain
 from flowkit.errors import UserError, listing, nearest
 from flowkit.flow.guidance import guided
@@ -115,7 +116,7 @@ class LoadedModel:
         settings.update({name: value for name, value in given.items() if value is not None})
         if num_samples < 1:
             raise UserError(f"num_samples: {num_samples} samples are asked for; expected at least 1")
-        labels = self._labels(num_samples, class_label)
+        labels = self._labels(num_samples, class_label, conditioned=condition is not None)
         features = self._condition(num_samples, condition)
         if labels is None and features is None and settings["guidance_scale"] != 1.0:
             raise UserError(
@@ -143,13 +144,15 @@ class LoadedModel:
         run_dir = self.files.run_dir
         return run_dir / "samples" / "last" if run_dir is not None else self.files.directory / "samples"
 
-    def _labels(self, num_samples: int, class_label: ClassLabel) -> np.ndarray | None:
+    def _labels(self, num_samples: int, class_label: ClassLabel, *, conditioned: bool) -> np.ndarray | None:
         if not self.class_names:
             if class_label is not None:
                 raise UserError(f"class_label: {class_label!r} is asked for, and this model knows no classes")
             return None
         if isinstance(class_label, np.ndarray | np.generic | Tensor):
-            class_label = class_label.tolist()
+            class_label = cast("ClassLabel", class_label.tolist())
+        if class_label is None and conditioned:
+            return None  # the null class beside the condition
         if class_label is None or class_label == "all":
             wanted: list[int] = list(range(len(self.class_names)))
         elif isinstance(class_label, str | int):
@@ -168,8 +171,8 @@ class LoadedModel:
         if 0 <= number < len(self.class_names):
             return number
         raise UserError(
-            f"class_label: there is no class {label!r}{nearest(str(label), self.class_names)} "
-            f"The {len(self.class_names)} classes are {listing(self.class_names)} (or 0 to {len(self.class_names) - 1})"
+            f"class_label: there is no class {label!r}; the {len(self.class_names)} classes are {listing(self.class_names)} "
+            f"(or 0 to {len(self.class_names) - 1}){nearest(str(label), self.class_names)}"
         )
 
     def _condition(self, num_samples: int, condition: np.ndarray | Tensor | None) -> Tensor | None:
@@ -196,8 +199,6 @@ def load(
     weights: "ema" or "raw". `model`: the user's own module, for a run that trained one. Raises UserError when something is
     missing, broken, or of another architecture.
     """
-    from safetensors.torch import load_file
-
     from flowkit.models import create_model
 
     files = find_checkpoint(ckpt)
@@ -211,8 +212,7 @@ def load(
         except UserError as error:
             raise UserError(f"{files.sidecar}: {error}") from None
     path = files.weights(weights)
-    check_weights(path, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
-    model.load_state_dict(load_file(path))
+    load_weights(model, path)
     model.requires_grad_(False).eval().to(pick_device(device))
     try:
         return LoadedModel(model, info, files, {EMA: "ema", MODEL: "raw"}.get(path.name, weights))
@@ -235,10 +235,7 @@ def pick_device(name: str) -> torch.device:
 
 def read_condition(path: Path) -> Tensor:
     """The tensor "condition" of a .safetensors file. Raises UserError."""
-    from safetensors.torch import load_file
-
-    from flowkit.data.header import read_header
-
-    if "condition" not in (header := read_header(path)):
-        raise UserError(f"{path}: has no tensor 'condition'; it has {listing(header) or 'none'}")
-    return load_file(path)["condition"]
+    tensors = load_tensors(path)
+    if "condition" not in tensors:
+        raise UserError(f"{path}: has no tensor 'condition'; it has {listing(tensors) or 'none'}")
+    return tensors["condition"]

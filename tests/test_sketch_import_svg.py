@@ -30,7 +30,7 @@ def document(body: str, paint: str = "fill", view_box: str = "0 0 100 100") -> s
 
 
 def ink(svg: str) -> np.ndarray:
-    png = resvg_py.svg_to_bytes(svg_string=svg, dpi=96)
+    png = resvg_py.svg_to_bytes(svg_string=svg, dpi=96, skip_system_fonts=True)
     return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))[..., 3] > 127
 
 

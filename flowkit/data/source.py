@@ -29,7 +29,7 @@ def open_data(recipe: Recipe) -> Dataset:
         if not tensors.exists():
             raise UserError(
                 f"data.source: {settings.source!r} is neither a built-in data set ({listing(BUILTIN)}) nor a prepared "
-                f"file ({tensors} does not exist){nearest(settings.source, BUILTIN)}. `flowkit prepare` makes one"
+                f"file ({tensors} does not exist; `flowkit prepare` makes one){nearest(settings.source, BUILTIN)}"
             )
         data = read_dataset(settings.source)
     return with_split(data, settings.val_fraction, settings.subset, settings.seed, settings.source)

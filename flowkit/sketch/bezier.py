@@ -83,15 +83,15 @@ def _least_squares(z: np.ndarray, u: np.ndarray, along: np.ndarray, weight: floa
     basis = np.stack([3 * s * s * u, 3 * s * u * u], axis=1)  # (B, 2, M)
     first, last = z[:, :1], z[:, -1:]
     rest = z - s**3 * first - u**3 * last
-    x, y, less = along.real, along.imag, weight - 1
+    x, y, less = np.real(along), np.imag(along), weight - 1
     xx, xy, yy = 1 + less * x * x, less * x * y, 1 + less * y * y  # how differences are measured, (B, M) each
     normal = np.empty((len(z), 4, 4))  # unknowns: x of both inner points, y of both
     across = basis.transpose(0, 2, 1)
     normal[:, :2, :2] = (basis * xx[:, None]) @ across
     normal[:, :2, 2:] = normal[:, 2:, :2] = (basis * xy[:, None]) @ across
     normal[:, 2:, 2:] = (basis * yy[:, None]) @ across
-    right = np.concatenate([xx * rest.real + xy * rest.imag, xy * rest.real + yy * rest.imag]).reshape(2, *z.shape)
-    right = (basis @ right.transpose(1, 2, 0)).transpose(0, 2, 1).reshape(-1, 4, 1)
+    rx, ry = np.real(rest), np.imag(rest)
+    right = (basis @ np.stack([xx * rx + xy * ry, xy * rx + yy * ry], axis=-1)).transpose(0, 2, 1).reshape(-1, 4, 1)
     scale = normal[:, range(4), range(4)].sum(1) + 1e-30
     normal[:, range(4), range(4)] += 1e-9 * scale[:, None]  # samples bunched up leave it singular
     inner = np.linalg.solve(normal, right)[..., 0]

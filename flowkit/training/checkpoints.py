@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flowkit.checkpoint import (
@@ -25,11 +25,10 @@ from flowkit.checkpoint import (
     OPTIMIZER,
     SIDECAR,
     STATE,
-    check_weights,
     list_checkpoints,
 )
 from flowkit.data.files import make_readable, read_json, tensor_file_errors, write_json
-from flowkit.data.header import read_header
+from flowkit.data.tensors import load_tensors
 from flowkit.errors import UserError
 
 
@@ -81,12 +80,6 @@ def save_checkpoint(
     return target
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a weight file into `model`. Raises UserError where names or shapes differ, before anything is changed."""
-    check_weights(path, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
-    model.load_state_dict(load_file(path))
-
-
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
     """Restore AdamW's moments and step counts by parameter name."""
     tensors = load_tensors(path)
@@ -99,12 +92,6 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Pat
                 raise UserError(f"{path}: has no optimizer state for {name!r}; it belongs to another model")
             # `step` stays where the fused kernel wants it: beside its parameter.
             optimizer.state[parameter] = {part: tensor.to(parameter.device) for part, tensor in found.items()}  # type: ignore[union-attr]
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file. Raises UserError when the file is missing or not whole."""
-    read_header(path)
-    return load_file(path)
 
 
 def read_state(directory: Path) -> dict[str, Any]:

@@ -85,13 +85,21 @@ def start(recipe: Recipe) -> Environment:
             f"the launcher started {expected} processes and accelerate joined {accelerator.num_processes}; without a GPU, "
             "launch with accelerate_configs/cpu_two_processes.yaml or set ACCELERATE_USE_CPU=true"
         )
+    kind = str(accelerator.distributed_type.value)
+    if kind not in ("NO", "MULTI_CPU", "MULTI_GPU"):
+        raise UserError(
+            f"the launcher's configuration asks for {kind}; flowkit trains with plain data parallelism: use one of "
+            "accelerate_configs/"
+        )
     return Environment(accelerator, tuple(notices))
 
 
 def leave(environment: Environment) -> None:
     """Destroy the process group and forget accelerate's singletons, so that a second run in this process may differ."""
+    import torch
     from accelerate.state import AcceleratorState
 
+    torch.use_deterministic_algorithms(False)
     environment.accelerator.end_training()
     environment.accelerator.free_memory()
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -101,9 +101,9 @@ def one_update(session: Session, update: int, meters: Meters) -> None:
         torch.manual_seed(key(recipe.run.seed, "dropout", update, micro_step, layout.rank))
         # Gradients are reduced once an update: with the last micro-step's.
         with nullcontext() if last else session.environment.accelerator.no_sync(session.wrapped):
-            loss, terms = flow_loss(
-                session, mine, noise[places], times[places], None if dropped is None else dropped[places]
-            )
+            x0 = noise[places]
+            x0 = x0[session.coupling(x0, mine.x)]
+            loss, terms = flow_loss(session, mine, x0, times[places], None if dropped is None else dropped[places])
             session.environment.accelerator.backward(loss / layout.accumulation)
         meters.add(**{name: term / layout.accumulation for name, term in terms.items()})
     norm, skipped = step_optimizer(session)

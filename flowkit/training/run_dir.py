@@ -19,7 +19,7 @@ RECIPE = "recipe.toml"
 
 def open_run_dir(recipe: Recipe, *, resume: bool, overwrite: bool) -> tuple[Path, Path | None]:
     """(run directory, checkpoint to continue from). Raises UserError for a run that exists, or that cannot be resumed."""
-    run_dir = Path(recipe.run.dir) / recipe.run.name
+    run_dir = recipe.run.directory
     if resume and overwrite:
         raise UserError("--resume and --overwrite contradict each other; give one of them")
     if resume:

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from flowkit.checkpoint import EMA, MODEL, OPTIMIZER, STATE, CheckpointFiles, find_checkpoint, read_model_json
+from flowkit.checkpoint import find_checkpoint
 from flowkit.data.dataset import Dataset
-from flowkit.data.normalizers import Normalizer
 from flowkit.data.source import open_data, with_split
 from flowkit.errors import UserError
 from flowkit.events import Event, Listener, Notice
 from flowkit.training import environment as environments
-from flowkit.training.checkpoints import load_optimizer, load_weights, read_state
 from flowkit.training.loop import run
+from flowkit.training.resume import checkpoint_normalizer, recipe_changes, restore
 from flowkit.training.run_dir import open_run_dir, write_run_dir
 from flowkit.training.session import Session, build
 from flowkit.training.trackers import METRICS, MetricsFile, WandbTracker, require_wandb
@@ -41,6 +40,7 @@ def train(
     model: nn.Module | None = None,
     data: Dataset | None = None,
     resume: bool = False,
+    allow_changes: bool = False,
     overwrite: bool = False,
     init_from: Path | str | None = None,
     listeners: Callable[[], Sequence[Listener]] = tuple,
@@ -50,10 +50,12 @@ def train(
     `listeners` is called on the main process only, when the run is about to begin. Raises UserError before anything of an
     earlier run is touched.
     """
+    if resume and init_from is not None:
+        raise UserError("--resume and --init-from contradict each other: a resumed run goes on from its own checkpoint")
     environment = environments.start(recipe)
     accelerator = environment.accelerator
     try:
-        run_dir, resume_from = Path(recipe.run.dir) / recipe.run.name, None
+        run_dir, resume_from = recipe.run.directory, None
         if accelerator.is_main_process or resume:
             run_dir, resume_from = open_run_dir(recipe, resume=resume, overwrite=overwrite)
         if recipe.model.arch == "custom" and model is None:
@@ -70,12 +72,18 @@ def train(
         start = None
         if resume_from is not None:
             start = find_checkpoint(resume_from)
+            changes = recipe_changes(recipe, start)
+            if changes and not allow_changes:
+                raise UserError(
+                    f"{run_dir}: the recipe is not the one that this run began with: {'; '.join(changes)}. Put that back, "
+                    "or go on all the same with --allow-changes"
+                )
         elif init_from is not None:
             start = find_checkpoint(init_from)
-        normalizer = None if start is None else _normalizer(start, data)
+        normalizer = None if start is None else checkpoint_normalizer(start, data)
         session = build(recipe, environment, data, source=source, run_dir=run_dir, model=model, normalizer=normalizer)
         if start is not None:
-            _restore(session, start, resume=resume_from is not None)
+            restore(session, start, resume=resume_from is not None)
         if resume_from is not None and session.start_step >= session.total_steps:
             raise UserError(
                 f"{run_dir}: has already trained {session.start_step} of {session.total_steps} updates; "
@@ -145,38 +153,3 @@ def _stop_signals() -> Iterator[_Stop]:
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
-
-
-def _normalizer(files: CheckpointFiles, data: Dataset) -> Normalizer:
-    """The checkpoint's own normalizer: a model means what it learned under that one only. Checks that the data fits it."""
-    info = read_model_json(files.sidecar)
-    if list(info["shape"]) != list(data.x.shape[1:]):
-        raise UserError(
-            f"{files.directory}: was trained on rows of shape {info['shape']}; the data's are {data.x.shape[1:]}"
-        )
-    try:
-        return Normalizer.from_json(info["normalizer"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{files.sidecar}: its normalizer cannot be understood ({error})") from None
-
-
-def _restore(session: Session, files: CheckpointFiles, *, resume: bool) -> None:
-    """Continue a run (weights, EMA, moments, step), or start a new one from a checkpoint's weights (EMA's where kept)."""
-    if not resume:
-        load_weights(session.model, files.weights("ema"))
-        if session.ema is not None:
-            session.ema.module.load_state_dict(session.model.state_dict())
-        return
-    state = read_state(files.directory)
-    if not isinstance(state.get("step"), int):
-        raise UserError(f"{files.directory / STATE}: has no step; it is damaged")
-    load_weights(session.model, files.directory / MODEL)
-    load_optimizer(session.model, session.optimizer, files.directory / OPTIMIZER)
-    if session.ema is not None:
-        load_weights(session.ema.module, files.directory / (EMA if files.ema else MODEL))
-    scaler = session.environment.accelerator.scaler
-    if scaler is not None and state.get("scaler"):
-        scaler.load_state_dict(state["scaler"])
-    session.start_step = state["step"]
-    best = state.get("best")
-    session.best = None if best is None else (best[0], best[1])

@@ -1,0 +1,75 @@
+"""Where a run begins when it does not begin anew: from its own checkpoint, or from another run's weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowkit.checkpoint import EMA, MODEL, OPTIMIZER, STATE, CheckpointFiles, load_weights, read_model_json
+from flowkit.data.dataset import Dataset
+from flowkit.data.normalizers import Normalizer
+from flowkit.errors import UserError
+from flowkit.training.checkpoints import load_optimizer, read_state
+from flowkit.training.session import Session
+
+if TYPE_CHECKING:
+    from flowkit.recipe import Recipe
+
+# What a resumed run may change: how long it is, how it is watched, and what leaves the mathematics alone.
+FREE_SECTIONS = ("run.name", "run.dir", "run.device", "sample.", "track.")
+FREE_KEYS = (
+    "steps",
+    "epochs",
+    "micro_batch_size",
+    "compile",
+    "log_every",
+    "val_every",
+    "val_rows",
+    "save_every",
+    "keep_last",
+)
+
+
+def recipe_changes(recipe: Recipe, files: CheckpointFiles) -> list[str]:
+    """`optim.lr: 0.0001 -> 0.0003` for what differs from the checkpoint's recipe and would make it another run."""
+    from flowkit.recipe import diff, recipe_from_dict
+
+    earlier = read_model_json(files.sidecar).get("recipe")
+    if not isinstance(earlier, dict):
+        return []
+    free = (*FREE_SECTIONS, *(f"train.{key}:" for key in FREE_KEYS))
+    return [line for line in diff(recipe_from_dict(earlier), recipe) if not line.startswith(free)]
+
+
+def checkpoint_normalizer(files: CheckpointFiles, data: Dataset) -> Normalizer:
+    """The checkpoint's own normalizer: a model means what it learned under that one only. Checks that the data fits it."""
+    info = read_model_json(files.sidecar)
+    if list(info["shape"]) != list(data.x.shape[1:]):
+        raise UserError(
+            f"{files.directory}: was trained on rows of shape {info['shape']}; the data's are {data.x.shape[1:]}"
+        )
+    try:
+        return Normalizer.from_json(info["normalizer"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{files.sidecar}: its normalizer cannot be understood ({error})") from None
+
+
+def restore(session: Session, files: CheckpointFiles, *, resume: bool) -> None:
+    """Continue a run (weights, EMA, moments, step), or start a new one from a checkpoint's weights (EMA's where kept)."""
+    if not resume:
+        load_weights(session.model, files.weights("ema"))
+        if session.ema is not None:
+            session.ema.module.load_state_dict(session.model.state_dict())
+        return
+    state = read_state(files.directory)
+    if not isinstance(state.get("step"), int):
+        raise UserError(f"{files.directory / STATE}: has no step; it is damaged")
+    load_weights(session.model, files.directory / MODEL)
+    load_optimizer(session.model, session.optimizer, files.directory / OPTIMIZER)
+    if session.ema is not None:
+        load_weights(session.ema.module, files.directory / (EMA if files.ema else MODEL))
+    scaler = session.environment.accelerator.scaler
+    if scaler is not None and state.get("scaler"):
+        scaler.load_state_dict(state["scaler"])
+    session.start_step = state["step"]
+    best = state.get("best")
+    session.best = None if best is None else (best[0], best[1])
