@@ -194,6 +194,10 @@ def source(name: str) -> list[str]:
         (["decode", "rows", "--out", "file"], ["file", "--out"]),
         (["inspect", "runs/none"], ["runs/none"]),
         (["evaluate", "--ckpt", "runs/none"], ["runs/none"]),
+        (["evaluate", "rows", "--data", "rows", "--steps", 3], ["--steps would do nothing"]),
+        (["evaluate", "rows"], ["--data"]),
+        (["train", "recipe.toml", "--resume", "--set", "optim.lr=1"], ["optim.lr", "--allow-changes"]),
+        (["train", "recipe.toml", "--resume", "--init-from", "runs/cli"], ["contradict"]),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_message(flowkit, folder, arguments, says):

@@ -168,6 +168,18 @@ def test_resume_is_bit_equal(tiny, rows, tmp_path, change):
     assert lines == wanted
 
 
+def test_resume_refuses_another_recipe_unless_allowed(tiny, rows, tmp_path):
+    flowkit.train(tiny, data=rows)
+    longer = ["train.log_every=1", "sample.num_samples=2", "train.micro_batch_size=8", "train.steps=10"]
+    with pytest.raises(UserError, match=r"run\.seed: 0 -> 4; optim\.lr: 0\.001 -> 0\.01.*--allow-changes"):
+        flowkit.train(tiny, data=rows, resume=True, overrides=[*longer, "optim.lr=0.01", "run.seed=4"])
+    flowkit.train(tiny, data=rows, resume=True, overrides=longer)
+    assert list_checkpoints(tmp_path / "runs" / "tiny")[-1].name == "step-00000010"
+    changed = [*longer[:-1], "train.steps=12", "optim.lr=0.01"]
+    flowkit.train(tiny, data=rows, resume=True, allow_changes=True, overrides=changed)
+    assert list_checkpoints(tmp_path / "runs" / "tiny")[-1].name == "step-00000012"
+
+
 def test_a_run_that_exists_is_not_touched_unasked(tiny, rows, tmp_path):
     flowkit.train(tiny, data=rows)
     before = weights(tmp_path / "runs" / "tiny")
@@ -186,6 +198,8 @@ def test_a_run_that_exists_is_not_touched_unasked(tiny, rows, tmp_path):
     (tmp_path / "runs" / "thesis" / "chapter.tex").touch()
     with pytest.raises(UserError, match="does not look like a run"):
         flowkit.train(tiny, data=rows, overwrite=True, overrides=["run.name=thesis"])
+    with pytest.raises(UserError, match=r"--init-from contradict"):
+        flowkit.train(tiny, data=rows, resume=True, init_from=tmp_path / "runs" / "tiny")
     with pytest.raises(UserError, match="has no checkpoint to resume from"):
         flowkit.train(tiny, data=rows, resume=True, overrides=["run.name=new"])
 
