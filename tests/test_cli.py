@@ -261,4 +261,4 @@ def test_wandb_offline_keeps_what_was_logged(flowkit, folder):
     assert status == 0, err
     run_dir = folder / "runs" / "tracked"
     assert list((run_dir / "wandb").glob("offline-run-*/*.wandb")) and (run_dir / "wandb_id").read_text().strip()
-    assert "wandb" not in err.replace("tracked", "")
+    assert "Traceback" not in err
