@@ -73,7 +73,7 @@ def test_labels_by_name_number_list_and_all(run_dir):
     for every in (np.array([2, 0]), torch.tensor([2, 0])):
         assert model.sample(2, class_label=every, steps=1).class_label.tolist() == [2, 0]
     assert model.sample(2, class_label=np.int64(1), steps=1).class_label.tolist() == [1, 1]
-    with pytest.raises(UserError, match=r"no class 'bat'; did you mean 'boat' or 'cat'\?"):
+    with pytest.raises(UserError, match=r"no class 'bat'; .*did you mean 'boat' or 'cat'\?"):
         model.sample(1, class_label="bat")
     for label in (3, -1, "3", "²"):
         with pytest.raises(UserError, match="anchor, boat, cat"):
