@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import typer
@@ -29,8 +30,23 @@ app = typer.Typer(
 )
 
 
+def _help_without_what_it_never_shows() -> None:
+    """Keep `--help` from loading a Markdown parser and a traceback printer, two fifths of its time, which it never calls.
+
+    Typer's help imports both at its top for markup and pretty exceptions that this app has turned off. Only a process that
+    is about to print help and leave gets the stand-ins.
+    """
+    if len(sys.argv) > 1 and not {"-h", "--help"} & set(sys.argv):
+        return
+    for name, unused in (("rich.markdown", "Markdown"), ("rich.traceback", "Traceback")):
+        stand_in = ModuleType(name)
+        setattr(stand_in, unused, type(unused, (), {}))
+        sys.modules.setdefault(name, stand_in)
+
+
 def main() -> None:
     """Run the command line; bad input is one message on stderr and exit status 2."""
+    _help_without_what_it_never_shows()
     try:
         app()
     except UserError as error:

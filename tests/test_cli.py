@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rich.markdown
+import rich.traceback  # both loaded here, so that `--help` in this process puts no stand-ins in their place
 from safetensors.numpy import save_file
 
 from flowkit import cli
@@ -70,6 +72,9 @@ def flowkit(folder, monkeypatch, capfd):
         return int(exit_.value.code or 0), out, err
 
     return run
+
+
+assert rich.markdown and rich.traceback
 
 
 def test_help_names_every_command_and_shows_examples(flowkit):
