@@ -44,7 +44,9 @@ class Train(Section):
     save_every: Interval = Field(
         default=Interval(1000), description="how often to save a checkpoint; the end of a run is saved always"
     )
-    keep_last: int = Field(default=3, ge=0, description="how many of the last checkpoints to keep, beside the best; 0 keeps all")
+    keep_last: int = Field(
+        default=3, ge=0, description="how many of the last checkpoints to keep, beside the best; 0 keeps all"
+    )
 
     def total_steps(self, rows: int) -> int:
         """Updates in the run over `rows` training rows: N epochs are ceil(N x rows / batch_size)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from flowkit.training.optimizer import lr_schedule, make_optimizer
 from flowkit.training.validation import Validator
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from timm.utils import ModelEmaV3
 
     from flowkit.recipe import Recipe
@@ -167,13 +169,21 @@ def build(
         recipe=recipe, environment=environment, run_dir=run_dir, data=data, domain=domain, normalizer=normalizer,
         objective=objective, times=get_times(flow["times"]), coupling=get_coupling(flow["coupling"]),
         extra_losses=_extra_losses(recipe, domain), model=model, model_args=model_args,
-        wrapped=accelerator.prepare_model(model), ema=ema, optimizer=optimizer,
+        wrapped=_wrap(accelerator, model), ema=ema, optimizer=optimizer,
         rate=lr_schedule(recipe, total_steps, steps_per_epoch), layout=layout,
         batches=Batches(data, normalizer, layout, recipe.run.seed, device), draws=Draws(recipe.run.seed, device),
         validator=Validator(data, normalizer, objective, max_rows=recipe.train.val_rows, batch_size=layout.micro,
                             seed=recipe.data.seed, device=device, rank=layout.rank, world_size=layout.world_size),
         steps_per_epoch=steps_per_epoch, total_steps=total_steps, source=source, custom=custom,
     )  # fmt: skip
+
+
+def _wrap(accelerator: Accelerator, model: nn.Module) -> nn.Module:
+    """The model as accelerate prepares it: under autocast, and in DDP where there are several processes."""
+    with warnings.catch_warnings():
+        # torch 2.15 renames this argument; the older torch that we also run on knows the old name only.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return accelerator.prepare_model(model)
 
 
 def count_parameters(model: nn.Module) -> int:
