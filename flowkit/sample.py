@@ -158,7 +158,7 @@ class LoadedModel:
         elif isinstance(class_label, str | int):
             wanted = [self._class_number(class_label)]
         else:
-            wanted = [self._class_number(one) for one in class_label]
+            wanted = [self._class_number(one) for one in cast("Sequence[str | int]", class_label)]
             if not wanted:
                 raise UserError("class_label: an empty list; name at least one class")
         # Spread evenly, classes side by side: 8 samples of 2 classes are 4 of one, then 4 of the other.
