@@ -41,12 +41,10 @@ def write_readable(data: Dataset, out: Path, tell: Tell | None = None) -> Decode
     """Write every row in its readable form, and draw a few. Raises UserError where `out` cannot be written to."""
     domain = get_domain(data.kind)
     check_writable(out)
-    names = data.titles()
     progress = None if tell is None else lambda done: tell(f"writing {domain.noun}", done, len(data))
-    files = domain.write(data.x, names, out, progress)
     few = np.unique(np.linspace(0, len(data) - 1, min(PREVIEWED, len(data))).round().astype(int)) if len(data) else []
-    previews = domain.preview(data.x[few], [names[i] for i in few]) if len(data) else []
-    return Decoded(out, tuple(files), tuple(previews))
+    shown = domain.presenter(None)(data, out, shown=[int(row) for row in few], progress=progress)
+    return Decoded(out, shown.files, shown.previews)
 
 
 def check_writable(out: Path) -> None:

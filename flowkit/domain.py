@@ -7,7 +7,7 @@ needs no torch; only `extra_losses` and `normalizer_axes` speak of training.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,11 +24,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preview:
-    """One sample as a terminal can show it: rows of text of equal width, with a title and an optional remark."""
+    """One sample as a terminal can show it: rows of text of equal width, with a title and an optional remark.
+
+    Samples of one line each (sentences) are listed one below the other; the others are pictures, side by side.
+    """
 
     title: str
     lines: tuple[str, ...]
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Presented:
+    """What became of samples when they were made fit to look at."""
+
+    files: tuple[Path, ...] = ()
+    previews: tuple[Preview, ...] = ()
+    texts: tuple[str, ...] | None = None  # a sentence a sample, where the domain's rows stand for text
+    figures: dict[str, float] = field(default_factory=dict)  # measured on the samples, by their names in metrics.jsonl
+    caption: str = ""  # what the previews' remarks are
+
+
+class Presenter(Protocol):
+    """Makes samples fit to look at. Made once a run (or command), since it may hold a decoder or training rows."""
+
+    notice: str  # what the user should know once, such as why sentences cannot be decoded here; may be empty
+
+    def __call__(
+        self, samples: Dataset, out: Path, *, shown: Sequence[int] = (), progress: Callable[[int], object] | None = None
+    ) -> Presented:
+        """Write every row in its readable form (SVG, PNG) and an overview into the folder `out`; previews of `shown` rows.
+
+        `progress` is told how many rows are done. Raises UserError where `out` cannot be written to.
+        """
+        ...
 
 
 class Domain(Protocol):
@@ -38,6 +67,10 @@ class Domain(Protocol):
     archs: tuple[str, ...]  # architectures that fit its data
     default_normalizer: str
 
+    def default_prediction(self, arch: str) -> str:
+        """What that architecture's output should be, "velocity" or "data", where the recipe leaves it to us."""
+        ...
+
     def generate(self, name: str, num_samples: int, seed: int) -> Dataset:
         """A built-in data set of `num_samples` rows; the same for the same seed."""
         ...
@@ -46,24 +79,25 @@ class Domain(Protocol):
         """Raise UserError when the rows cannot be this domain's (shape, range)."""
         ...
 
-    def model_args(self, data: Dataset) -> dict[str, Any]:
-        """The arguments of `create_model` that follow from the data: sizes, number of classes, condition width."""
+    def model_args(self, data: Dataset, shape: tuple[int, ...]) -> dict[str, Any]:
+        """The arguments of `create_model` that follow from the data: sizes, number of classes, condition width.
+
+        `shape` is that of a row as the model sees it: normalised.
+        """
         ...
 
     def extra_losses(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
         """Auxiliary losses by their key in `[loss]`: predicted x1 (B, ...) in the domain's units -> (B,)."""
         ...
 
-    def preview(self, x: np.ndarray, titles: Sequence[str]) -> list[Preview]:
-        """Terminal pictures of a few rows."""
+    def preview(self, rows: Dataset) -> list[Preview]:
+        """Terminal pictures of a few rows of data, or of samples; torch-free."""
         ...
 
-    def write(
-        self, x: np.ndarray, titles: Sequence[str], out: Path, progress: Callable[[int], object] | None = None
-    ) -> list[Path]:
-        """Write every row in its readable form (SVG, text) and an overview into the folder `out`; the paths made.
+    def presenter(self, data: Dataset | None, *, decode: bool = True, device: str = "auto") -> Presenter:
+        """What makes samples fit to look at. `data`: what the model is trained on, where it is at hand, to compare with.
 
-        `progress` is told how many rows are done.
+        `decode`: whether a decoder may be loaded for it, onto `device`.
         """
         ...
 
@@ -80,15 +114,16 @@ class Evaluator(Protocol):
         """All metrics of samples, real rows and Gaussian draws; `stage` is told which of the three is measured now."""
         ...
 
-    def picture(self, path: Path) -> None:
-        """Write a PNG of some samples, each beside the nearest training row."""
+    def write(self, out: Path) -> list[Path]:
+        """Write some samples, each beside the nearest training row, into the folder `out`; the paths made."""
         ...
 
 
 # Built-in data sets by name: which domain generates them.
-BUILTIN = {"doodles": "sketch"}
+BUILTIN = {"doodles": "sketch", "sentences": "embedding"}
 _HOMES = {
     "sketch": ("flowkit.sketch.domain", "SketchDomain"),
+    "embedding": ("flowkit.text.domain", "TextDomain"),
     "array": ("flowkit.data.array_domain", "ArrayDomain"),
 }
 

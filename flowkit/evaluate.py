@@ -195,8 +195,7 @@ def _evaluate(
     stages = iter(range(3))
     evaluator = domain.evaluator(comparison)
     figures = evaluator.figures(lambda what: tell(f"measuring {what}", next(stages), 3))
-    picture = out / "nearest.png"
-    evaluator.picture(picture)
+    pictures = evaluator.write(out)
     tell("done", 3, 3)
     facts = {
         "samples": _samples_fact(samples, of),
@@ -213,7 +212,7 @@ def _evaluate(
         "samples": samples.info,
     }
     path = out / "evaluation.json"
-    written = tuple(map(str, (path, picture, *files)))
+    written = tuple(map(str, (path, *pictures, *files)))
     evaluation = Evaluation(
         evaluator.protocol, title, facts, tuple(figures), evaluator.legend, tuple(notes), settings, written
     )

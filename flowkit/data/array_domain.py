@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowkit.domain import Evaluator, Preview
+import numpy as np
+
+from flowkit.domain import Evaluator, Presented, Preview
 from flowkit.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from flowkit.data.dataset import Dataset
     from flowkit.metrics.comparison import Comparison
 
@@ -30,23 +30,36 @@ class ArrayDomain:
         if data.x.ndim < 2:
             raise UserError(f"{where}: x has shape {data.x.shape}; expected (N, ...) with at least two dimensions")
 
-    def model_args(self, data: Dataset) -> dict[str, Any]:
+    def default_prediction(self, arch: str) -> str:
+        return "velocity"
+
+    def model_args(self, data: Dataset, shape: tuple[int, ...]) -> dict[str, Any]:
         return {}
 
     def extra_losses(self) -> dict[str, Any]:
         return {}
 
-    def preview(self, x: np.ndarray, titles: Sequence[str]) -> list[Preview]:
-        flat = x.reshape(len(x), -1)
+    def preview(self, rows: Dataset) -> list[Preview]:
+        flat = rows.x.reshape(len(rows), -1)
         return [
             Preview(title, (f"mean {row.mean():+.3f}", f"std  {row.std():.3f} ", f"norm {(row**2).sum() ** 0.5:.3f} "))
-            for row, title in zip(flat, titles, strict=True)
+            for row, title in zip(flat, rows.titles(), strict=True)
         ]
 
-    def write(
-        self, x: np.ndarray, titles: Sequence[str], out: Path, progress: Callable[[int], object] | None = None
-    ) -> list[Path]:
-        return []
+    def presenter(self, data: Dataset | None, *, decode: bool = True, device: str = "auto") -> ArrayPresenter:
+        return ArrayPresenter()
 
     def evaluator(self, comparison: Comparison) -> Evaluator:
         raise UserError("evaluate: there are no metrics for plain tensors; only data of a known kind can be measured")
+
+
+class ArrayPresenter:
+    """There is nothing to write of plain tensors beyond the samples file; their statistics are shown."""
+
+    notice = ""
+
+    def __call__(
+        self, samples: Dataset, out: Path, *, shown: Sequence[int] = (), progress: Callable[[int], object] | None = None
+    ) -> Presented:
+        previews = ArrayDomain().preview(samples.take(np.asarray(shown, np.int64))) if len(shown) else []
+        return Presented(previews=tuple(previews))

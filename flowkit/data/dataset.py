@@ -1,10 +1,13 @@
 """Prepared data: `<name>.safetensors` with the rows and `<name>.json` beside it that says what they are. Torch-free.
 
+Rows that stand for sentences have them in `<name>.jsonl`, one `{"text": ...}` a row, read when they are asked for.
+
 Samples are written in the same format, so whatever reads one reads the other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import numpy as np
 
 from flowkit.data.files import read_json, replacing, tensor_file_errors, write_json
 from flowkit.data.header import NUMPY_NAMES, TensorEntry, read_header
+from flowkit.data.texts import TextLines, write_texts
 from flowkit.errors import UserError
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -30,6 +34,7 @@ class Dataset:
     split: np.ndarray | None = None  # (N,) uint8: 0 train, 1 validation, 2 test
     class_names: tuple[str, ...] = ()
     info: dict[str, Any] = field(default_factory=dict)  # where it came from and how; kept in the sidecar
+    texts: Sequence[str] | None = None  # (N,) the sentences that the rows stand for
 
     def __len__(self) -> int:
         return len(self.x)
@@ -44,7 +49,8 @@ class Dataset:
         """The same data set with only `rows`, in that order (copied)."""
         pick = lambda a: None if a is None else np.ascontiguousarray(a[rows])  # noqa: E731
         return Dataset(self.kind, np.ascontiguousarray(self.x[rows]), pick(self.class_label), pick(self.condition),
-                       pick(self.split), self.class_names, self.info)  # fmt: skip
+                       pick(self.split), self.class_names, self.info,
+                       None if self.texts is None else [self.texts[int(row)] for row in rows])  # fmt: skip
 
     def titles(self) -> list[str]:
         """What each row is called: its class, or its number."""
@@ -71,7 +77,7 @@ def data_files(path: Path | str) -> tuple[Path, Path]:
 
 
 def write_dataset(path: Path | str, data: Dataset) -> Path:
-    """Write both files, each whole or not at all; returns the .safetensors. Raises UserError where it cannot."""
+    """Write the files, each whole or not at all; returns the .safetensors. Raises UserError where it cannot."""
     from safetensors.numpy import save_file
 
     tensors_path, json_path = data_files(path)
@@ -83,14 +89,22 @@ def write_dataset(path: Path | str, data: Dataset) -> Path:
     if data.split is not None:
         arrays["split"] = data.split.astype(np.uint8, copy=False)
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    texts_path = tensors_path.with_suffix(".jsonl")
+    if data.texts is not None:
+        assert len(data.texts) == len(data.x), "one text a row"
+        write_texts(texts_path, data.texts)
     with replacing(tensors_path) as partial, tensor_file_errors():
         save_file(arrays, partial)
+    if data.texts is None and _has_texts(json_path):
+        texts_path.unlink(missing_ok=True)  # of the data that is replaced
     counts: dict[str, Any] = {"rows": len(data)}
     if data.split is not None:
         counts["split"] = {name: int((data.split == number).sum()) for name, number in SPLITS.items()}
     if data.class_label is not None:
         counts["classes"] = data.class_counts()
     sidecar = {"kind": data.kind, "shape": list(data.x.shape), "class_names": list(data.class_names), **data.info}
+    if data.texts is not None:
+        sidecar["texts"] = texts_path.name
     write_json(json_path, {**sidecar, "counts": counts})
     return tensors_path
 
@@ -146,8 +160,19 @@ def read_dataset(path: Path | str, *, check: bool = True) -> Dataset:
             if name in arrays:
                 _check_finite(tensors_path, name, arrays[name])
     info = {key: value for key, value in sidecar.items()
-            if key not in ("format", "kind", "shape", "class_names", "counts")}  # fmt: skip
-    return Dataset(sidecar["kind"], arrays["x"], labels, arrays.get("condition"), arrays.get("split"), names, info)
+            if key not in ("format", "kind", "shape", "class_names", "counts", "texts")}  # fmt: skip
+    texts_path = tensors_path.with_suffix(".jsonl")
+    texts = TextLines(texts_path, len(arrays["x"])) if sidecar.get("texts") and texts_path.is_file() else None
+    return Dataset(
+        sidecar["kind"], arrays["x"], labels, arrays.get("condition"), arrays.get("split"), names, info, texts
+    )
+
+
+def _has_texts(json_path: Path) -> bool:
+    try:
+        return bool(read_json(json_path).get("texts"))
+    except UserError:
+        return False
 
 
 def _memory_map(path: Path, entry: TensorEntry) -> np.ndarray:

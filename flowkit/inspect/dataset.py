@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,10 @@ def pictures(path: Path, limit: int = DRAWN) -> list[Preview]:
     domain.check(few, str(path))
     if not np.isfinite(few.x).all():
         raise UserError("rows with NaN or infinity cannot be drawn")
-    labels = few.class_label
-    titles = [str(row) if labels is None else data.class_names[labels[i]] for i, row in enumerate(rows)]
-    return domain.preview(few.x, titles)
+    previews = domain.preview(few)
+    if few.class_label is not None:
+        return previews
+    return [replace(preview, title=str(row)) for preview, row in zip(previews, rows, strict=True)]
 
 
 def _spread(count: int, limit: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowkit.data.dataset import Dataset
-from flowkit.domain import Preview
+from flowkit.domain import Presented, Preview
 from flowkit.errors import UserError, listing, nearest
 
 if TYPE_CHECKING:
@@ -54,11 +54,14 @@ class SketchDomain:
                 "Pixels of a picture `size` wide become canvas units by p / size * 2 - 1"
             )
 
-    def model_args(self, data: Dataset) -> dict[str, Any]:
+    def default_prediction(self, arch: str) -> str:
+        return "velocity"
+
+    def model_args(self, data: Dataset, shape: tuple[int, ...]) -> dict[str, Any]:
         """Sizes for `create_model`; `num_classes` and `clip_dim` are 0 where `data` has no labels or conditions."""
         return {
-            "num_strokes": int(data.x.shape[1]),
-            "stroke_dim": int(data.x.shape[2]),
+            "num_strokes": shape[0],
+            "stroke_dim": shape[1],
             "num_classes": len(data.class_names) if data.class_label is not None else 0,
             "clip_dim": int(data.condition.shape[-1]) if data.condition is not None else 0,
         }
@@ -69,19 +72,34 @@ class SketchDomain:
 
         return {"smoothness": smoothness, "bending": bending, "degenerate": degenerate}
 
-    def preview(self, x: np.ndarray, titles: Sequence[str]) -> list[Preview]:
-        """`x` (N, S, 8) as braille pictures of 24 x 12 characters."""
+    def preview(self, rows: Dataset) -> list[Preview]:
+        """Sketches as braille pictures of 24 x 12 characters."""
         from flowkit.sketch.braille import braille
 
-        return [Preview(title, braille(sketch)) for sketch, title in zip(x, titles, strict=True)]
+        return [Preview(title, braille(sketch)) for sketch, title in zip(rows.x, rows.titles(), strict=True)]
 
-    def write(
-        self, x: np.ndarray, titles: Sequence[str], out: Path, progress: Callable[[int], object] | None = None
-    ) -> list[Path]:
+    def presenter(self, data: Dataset | None, *, decode: bool = True, device: str = "auto") -> SketchPresenter:
+        return SketchPresenter()
+
+    def evaluator(self, comparison: Comparison) -> SketchEvaluator:
+        from flowkit.sketch.evaluation import SketchEvaluator
+
+        return SketchEvaluator(comparison)
+
+
+class SketchPresenter:
+    """Writes sketches as SVG and a contact sheet."""
+
+    notice = ""
+
+    def __call__(
+        self, samples: Dataset, out: Path, *, shown: Sequence[int] = (), progress: Callable[[int], object] | None = None
+    ) -> Presented:
         """One SVG a sketch, `000-cat.svg` onwards, and all of them in `sheet.png`. Raises UserError if it cannot."""
         from flowkit.sketch.raster import contact_sheet
         from flowkit.sketch.svg_write import write_svg
 
+        titles, x = samples.titles(), samples.x
         digits = max(3, len(str(len(x) - 1)))
         paths = []
         for number, (sketch, title) in enumerate(zip(x, titles, strict=True)):
@@ -90,12 +108,8 @@ class SketchDomain:
         if paths:
             contact_sheet(x, titles, Path(out) / "sheet.png", progress=progress)  # by far the larger part of the time
             paths.append(Path(out) / "sheet.png")
-        return paths
-
-    def evaluator(self, comparison: Comparison) -> SketchEvaluator:
-        from flowkit.sketch.evaluation import SketchEvaluator
-
-        return SketchEvaluator(comparison)
+        previews = SketchDomain().preview(samples.take(np.asarray(shown, np.int64))) if len(shown) else []
+        return Presented(tuple(paths), tuple(previews))
 
 
 def _chunks(x: np.ndarray, rows: int = 1 << 16):

@@ -96,8 +96,8 @@ class SketchEvaluator:
             for key, text in FIGURES.items()
         ]
 
-    def picture(self, path: Path) -> None:
-        """Samples, each with the nearest training sketch at its right: some of every class, then the nearest of all."""
+    def write(self, out: Path) -> list[Path]:
+        """`nearest.png`: samples, each with the nearest training sketch at its right, some of every class, then the nearest."""
         from flowkit.sketch.raster import contact_sheet
 
         data, samples = self.comparison.data, self.comparison.samples
@@ -110,7 +110,8 @@ class SketchEvaluator:
             shown += [samples.x[row], data.x[twin]]
             titles.append(f"sample: {_class_name(samples.class_names, samples.class_label, row)}")
             titles.append(f"nearest: {_class_name(data.class_names, data.class_label, twin)}, {distance[row]:.3f}")
-        contact_sheet(np.stack(shown), titles, path, columns=8)
+        contact_sheet(np.stack(shown), titles, out / "nearest.png", columns=8)
+        return [out / "nearest.png"]
 
     @cached_property
     def _voting(self) -> np.ndarray:

@@ -1,0 +1,86 @@
+"""A codec turns sentences into vectors and vectors into sentences. SONAR is one, its miniature another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from flowkit.errors import UserError, listing, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ENGLISH = "eng_Latn"
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How vectors become text."""
+
+    lang: str = ENGLISH
+    beam_size: int = 5
+    top_p: float | None = None  # nucleus sampling with this mass, in place of beams
+    seed: int = 0  # of nucleus sampling
+    block_ngrams: int = 0  # no n-gram of this length twice in a sentence; 0 is off. 3 helps vectors off the manifold
+    max_seq_len: int = 128  # tokens; without it a vector would count as a source of 1,024 tokens and decode up to 512
+
+
+class Codec(Protocol):
+    """Vectors (N, D) float32 for N sentences, in their order, and back."""
+
+    name: str  # "sonar" | "mini-sonar"
+    dimension: int  # D
+    languages: tuple[str, ...]  # codes such as "eng_Latn"
+
+    def identity(self) -> dict[str, Any]:
+        """What a sidecar says of the codec: enough for `open_codec` to open the same one again. Holds "name"."""
+        ...
+
+    def encode(
+        self, texts: Sequence[str], *, lang: str = ENGLISH, progress: Callable[[int], object] | None = None
+    ) -> np.ndarray:
+        """texts (N) -> vectors (N, D) float32. `progress` is told how many are done. Raises UserError: unknown language."""
+        ...
+
+    def decode(
+        self, vectors: np.ndarray, how: Decoding | None = None, *, progress: Callable[[int], object] | None = None
+    ) -> list[str]:
+        """vectors (N, D) -> texts (N). Raises UserError: unknown language, vectors of another dimension."""
+        ...
+
+
+CODECS = ("sonar", "mini-sonar")
+
+
+def open_codec(identity: Mapping[str, Any] | str, *, device: str = "auto", dtype: str = "fp32") -> Codec:
+    """The codec of that name, or the one that a sidecar's "codec" describes; it may download or train what it lacks.
+
+    dtype: "fp32", "fp16" or "bf16". Raises UserError, with how to mend it: unknown name, missing packages or weights.
+    """
+    described = {"name": identity} if isinstance(identity, str) else dict(identity)
+    name = described.get("name")
+    if name == "sonar":
+        from flowkit.text.sonar import open_sonar
+
+        return open_sonar(described, device=device, dtype=dtype)
+    if name == "mini-sonar":
+        from flowkit.text.mini.codec import open_mini
+
+        return open_mini(described, device=device, dtype=dtype)
+    raise UserError(f"codec: {name!r} is unknown; known are {listing(CODECS)}{nearest(str(name), CODECS)}")
+
+
+def why_not_at_hand(identity: Mapping[str, Any] | str) -> str | None:
+    """None where `open_codec` would need no download and no training; else the reason, as part of a sentence."""
+    described = {"name": identity} if isinstance(identity, str) else dict(identity)
+    name = described.get("name")
+    if name == "sonar":
+        from flowkit.text.sonar import why_sonar_not_at_hand
+
+        return why_sonar_not_at_hand(described)
+    if name == "mini-sonar":
+        from flowkit.text.mini.codec import why_mini_not_at_hand
+
+        return why_mini_not_at_hand(described)
+    return f"the data was made by {name!r}, which is no codec that flowkit knows" if name else "its codec is not known"
