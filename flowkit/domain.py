@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from flowkit.errors import UserError, listing, nearest
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from flowkit.data.dataset import Dataset

@@ -1,0 +1,64 @@
+"""The command line. Every heavy import stands inside its command, so that `flowkit --help` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import ModuleType
+
+import typer
+
+from flowkit.cli.decode import decode
+from flowkit.cli.evaluate import evaluate
+from flowkit.cli.inspect import inspect
+from flowkit.cli.prepare import prepare
+from flowkit.cli.sample import sample
+from flowkit.cli.train import train
+from flowkit.errors import UserError
+
+app = typer.Typer(
+    help="Train flow-matching generative models from a TOML recipe, and turn samples back into things to look at.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for command, panel in (
+    (train, "Make a model"),
+    (sample, "Use a model"),
+    (decode, "Use a model"),
+    (prepare, "Make a model"),
+    (evaluate, "Use a model"),
+    (inspect, "Look"),
+):
+    app.command(rich_help_panel=panel)(command)
+
+
+def _help_without_what_it_never_shows() -> None:
+    """Keep `--help` from loading a Markdown parser and a traceback printer, two fifths of its time, which it never calls.
+
+    Typer's help imports both at its top for markup and pretty exceptions that this app has turned off. Only a process that
+    is about to print help and leave gets the stand-ins.
+    """
+    if len(sys.argv) > 1 and not {"-h", "--help"} & set(sys.argv):
+        return
+    for name, unused in (("rich.markdown", "Markdown"), ("rich.traceback", "Traceback")):
+        stand_in = ModuleType(name)
+        setattr(stand_in, unused, type(unused, (), {}))
+        sys.modules.setdefault(name, stand_in)
+
+
+def main() -> None:
+    """Run the command line; bad input is one message on stderr and exit status 2."""
+    _help_without_what_it_never_shows()
+    try:
+        app()
+    except UserError as error:
+        # Under a launcher every process meets the same bad input; one on each machine says so, for what is bad may be its own.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except BrokenPipeError:  # `flowkit inspect runs/x | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None

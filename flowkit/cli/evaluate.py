@@ -1,0 +1,79 @@
+"""`flowkit evaluate`: how good samples are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flowkit.cli.options import Device, Weights
+from flowkit.errors import UserError
+
+
+def evaluate(
+    samples: Annotated[Path | None, typer.Argument(help="A samples file; it is compared with --data.")] = None,
+    ckpt: Annotated[
+        Path | None,
+        typer.Option(help="A run, a checkpoint directory, or a .safetensors with its .json: samples are drawn."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="The real data; by default what the model was trained on.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="validation, test or all: the real rows to compare with. Default: validation if it has 500, else all."
+        ),
+    ] = None,
+    num_samples: Annotated[int, typer.Option("--num-samples", "-n", min=1, help="Rows on each side, at most.")] = 1000,
+    weights: Weights = "ema",
+    guidance_scale: Annotated[
+        float | None, typer.Option("--guidance-scale", "-w", help="Default: the recipe's.")
+    ] = None,
+    solver: Annotated[str | None, typer.Option(help="euler, midpoint, heun or rk4; default: the recipe's.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Solver steps; default: the recipe's.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the samples. The rows compared with never depend on it.")] = 0,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples at a time; default: by device.")] = None,
+    device: Device = "auto",
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; by default evaluation/ in the run.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
+) -> None:
+    """Measure samples beside real rows and beside a Gaussian, with intervals; draw each beside its nearest training row.
+
+    [bold]Examples[/bold]
+
+      flowkit evaluate --ckpt runs/kanji
+      flowkit evaluate --ckpt runs/kanji --guidance-scale 2 --steps 10 --json
+      flowkit evaluate water/samples.safetensors --data data/kanji.safetensors
+
+    Rows, features and metrics are fixed and named, so that the figures of two runs compare.
+    """
+    if (samples is None) == (ckpt is None):
+        raise UserError(
+            "evaluate: name a checkpoint (--ckpt RUN) or a samples file (SAMPLES --data REAL), one of the two"
+        )
+    if samples is not None and data is None:
+        raise UserError(f"evaluate: {samples} needs real data to be compared with: --data REAL.safetensors")
+    drawing = {"--guidance-scale": guidance_scale, "--solver": solver, "--steps": steps, "--batch-size": batch_size}
+    idle = [name for name, value in drawing.items() if value is not None]
+    if samples is not None and idle:
+        raise UserError(
+            f"evaluate: {', '.join(idle)} would do nothing: {samples} is drawn already. Leave it out, or use --ckpt"
+        )
+    from flowkit.evaluate import evaluate_checkpoint, evaluate_files
+    from flowkit.ui.evaluate_view import evaluation_progress, print_evaluation
+
+    with evaluation_progress() as tell:
+        if ckpt is not None:
+            found = evaluate_checkpoint(
+                ckpt, data=data, split=split, num_samples=num_samples, weights=weights, seed=seed, solver=solver,
+                steps=steps, guidance_scale=guidance_scale, batch_size=batch_size, device=device, out=out, tell=tell,
+            )  # fmt: skip
+        else:
+            assert samples is not None and data is not None
+            found = evaluate_files(samples, data, split=split, num_samples=num_samples, out=out, tell=tell)
+    if as_json:
+        import json
+
+        print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+    else:
+        print_evaluation(found)

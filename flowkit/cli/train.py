@@ -1,0 +1,65 @@
+"""`flowkit train`: from a recipe to a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def _print_keys(asked: bool) -> None:
+    if asked:
+        from flowkit.ui.keys_view import print_keys
+
+        print_keys()
+        raise typer.Exit()
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe: one TOML file that describes the whole run.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run from its latest checkpoint.")] = False,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Resume although the recipe is not the one the run began with.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run of the same name.")] = False,
+    init_from: Annotated[
+        Path | None, typer.Option(help="Start from another checkpoint's weights (fine-tuning).", metavar="CKPT")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing; metrics.jsonl is written anyway.")] = False,
+    keys: Annotated[
+        bool, typer.Option("--keys", is_eager=True, callback=_print_keys, help="List every key of a recipe, and exit.")
+    ] = False,
+) -> None:
+    """Train a flow-matching model from a recipe.
+
+    [bold]Examples[/bold]
+
+      flowkit train recipes/quickstart.toml
+      flowkit train recipes/dit_sketch.toml --set optim.lr=3e-4 --set train.epochs=200
+      flowkit train recipes/dit_sketch.toml --set data.source=data/kanji.safetensors --set run.name=kanji
+      flowkit train recipes/dit_sketch.toml --resume
+      accelerate launch --config_file accelerate_configs/multi_gpu.yaml -m flowkit train recipes/dit_sketch.toml
+
+    Every key of a recipe: flowkit train --keys
+    """
+    from flowkit.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or ())
+    from flowkit.training.train import train as run_training
+    from flowkit.ui import listener
+
+    outcome = run_training(
+        loaded,
+        resume=resume,
+        allow_changes=allow_changes,
+        overwrite=overwrite,
+        init_from=init_from,
+        listeners=lambda: [] if quiet else [listener()],
+    )
+    if outcome.reason == "interrupted" and outcome.signal is not None:
+        raise typer.Exit(128 + outcome.signal)
