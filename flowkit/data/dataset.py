@@ -146,7 +146,7 @@ def read_dataset(path: Path | str, *, check: bool = True) -> Dataset:
             raise UserError(f"{tensors_path}: tensor {name!r} has shape {entry.shape}; expected one number a row")
         if name == "condition" and len(entry.shape) not in (2, 3):
             raise UserError(f"{tensors_path}: tensor {name!r} has shape {entry.shape}; expected (N, C) or (N, P, C)")
-        arrays[name] = _memory_map(tensors_path, entry)
+        arrays[name] = memory_map(tensors_path, entry)
     names = tuple(sidecar.get("class_names", ()))
     labels = arrays.get("class_label")
     if labels is not None and len(labels) and not (labels.min() >= 0 and labels.max() < len(names)):
@@ -158,7 +158,7 @@ def read_dataset(path: Path | str, *, check: bool = True) -> Dataset:
     if check:
         for name in ("x", "condition"):
             if name in arrays:
-                _check_finite(tensors_path, name, arrays[name])
+                check_finite(tensors_path, name, arrays[name])
     info = {key: value for key, value in sidecar.items()
             if key not in ("format", "kind", "shape", "class_names", "counts", "texts")}  # fmt: skip
     texts_path = tensors_path.with_suffix(".jsonl")
@@ -175,13 +175,15 @@ def _has_texts(json_path: Path) -> bool:
         return False
 
 
-def _memory_map(path: Path, entry: TensorEntry) -> np.ndarray:
+def memory_map(path: Path, entry: TensorEntry) -> np.ndarray:
+    """A tensor of a .safetensors, read-only and on the disk until it is looked at; of a dtype in `NUMPY_NAMES`."""
     if entry.numel == 0:
         return np.empty(entry.shape, NUMPY_NAMES[entry.dtype])
     return np.memmap(path, NUMPY_NAMES[entry.dtype], mode="r", offset=entry.start, shape=entry.shape)
 
 
-def _check_finite(path: Path, name: str, array: np.ndarray, chunk_bytes: int = 1 << 26) -> None:
+def check_finite(path: Path, name: str, array: np.ndarray, chunk_bytes: int = 1 << 26) -> None:
+    """Raise UserError with the numbers of the rows that hold NaN or infinity; `name` is what the rows are called."""
     rows = max(1, chunk_bytes // max(1, array[:1].nbytes))
     bad: list[int] = []
     for start in range(0, len(array), rows):
