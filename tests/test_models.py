@@ -24,7 +24,8 @@ CONDITIONS = {
     "class+pooled": dict(num_classes=CLASSES, clip_dim=WIDTH),
     "class+patches": dict(num_classes=CLASSES, clip_dim=WIDTH),
 }
-each_arch = pytest.mark.parametrize("arch", ARCHS)
+SKETCH = [arch for arch in ARCHS if arch.startswith("bezier_sketch")]
+each_arch = pytest.mark.parametrize("arch", SKETCH)
 each_condition = pytest.mark.parametrize("kind", CONDITIONS)
 conditioned = pytest.mark.parametrize("kind", [kind for kind in CONDITIONS if kind != "none"])
 

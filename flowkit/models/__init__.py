@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 ARCHS = {
     "bezier_sketch_transformer": "BezierSketchTransformer",
     "bezier_sketch_dit": "BezierSketchDiT",
+    "mlp": "SimpleMLP",
+    "dit": "DiTVelocityNetwork",
 }
 
 _AT_LEAST_ONE = (
     *("num_strokes", "stroke_dim", "embed_dim", "num_layers", "num_heads"),
-    *("class_embed_dim", "num_memory_tokens"),
+    *("class_embed_dim", "num_memory_tokens", "input_dim", "hidden_dim", "num_tokens"),
 )
-_AT_LEAST_ZERO = ("num_classes", "clip_dim")
+_AT_LEAST_ZERO = ("num_classes", "clip_dim", "condition_dim")
+_DIVISIBLE = (("embed_dim", "num_heads"), ("hidden_dim", "num_heads"), ("input_dim", "num_tokens"))
 
 
 def create_model(arch: str, **args: Any) -> nn.Module:
@@ -49,12 +52,18 @@ def check_args(arch: str, args: dict[str, Any]) -> None:
     ratio = args.get("mlp_ratio", 1.0)
     if not isinstance(ratio, int | float) or isinstance(ratio, bool) or not 0 < ratio < float("inf"):
         raise UserError(f"{arch}: mlp_ratio is {ratio!r}; expected a number above 0")
-    dim, heads = args.get("embed_dim"), args.get("num_heads")
-    if dim and heads and dim % heads:
-        fitting = [n for n in range(1, dim + 1) if dim % n == 0]
-        near = sorted(sorted(fitting, key=lambda n: abs(n - heads))[:3])
-        width = heads * max(1, round(dim / heads))
-        raise UserError(
-            f"{arch}: embed_dim {dim} is not divisible by num_heads {heads}; "
-            f"num_heads of {listing(map(str, near))} would do, or embed_dim {width}"
-        )
+    if arch == "mlp" and args.get("num_layers") == 1:
+        raise UserError("mlp: num_layers is 1; expected at least 2, the first and the last")
+    for total, parts in _DIVISIBLE:
+        if args.get(total) and args.get(parts) and args[total] % args[parts]:
+            raise UserError(f"{arch}: {_not_divisible(total, args[total], parts, args[parts])}")
+
+
+def _not_divisible(total: str, size: int, parts: str, number: int) -> str:
+    """`embed_dim 100 is not divisible by num_heads 8; num_heads of 4, 5, 10 would do, or embed_dim 96`."""
+    fitting = [n for n in range(1, size + 1) if size % n == 0]
+    near = sorted(sorted(fitting, key=lambda n: abs(n - number))[:3])
+    text = f"{total} {size} is not divisible by {parts} {number}; {parts} of {listing(map(str, near))} would do"
+    if total == "input_dim":  # follows from the data
+        return text
+    return f"{text}, or {total} {number * max(1, round(size / number))}"

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowkit.models.layers import (
-    CLASS_DIM,
-    POSITION_STD,
-    Attention,
-    ClassEmbedding,
-    FeatureProjection,
-    SwiGLU,
-    TimeEmbedding,
-    learned,
-    linear,
-)
+from flowkit.models.layers import POSITION_STD, Attention, Conditioned, SwiGLU, learned, linear, modulate
 
 
-class BezierSketchDiT(nn.Module):
+class BezierSketchDiT(Conditioned):
     """Predicts (B, num_strokes, stroke_dim) from x of that shape and t (B,). Its output is 0 at initialisation.
 
     num_classes = 0 and clip_dim = 0 mean none; the network then ignores that input.
@@ -39,20 +28,10 @@ class BezierSketchDiT(nn.Module):
         super().__init__()
         self.stroke_in = linear(stroke_dim, embed_dim)
         self.position = learned(num_strokes, embed_dim, std=POSITION_STD)  # the order of the strokes carries meaning
-        self.time = TimeEmbedding(embed_dim)
-        self.class_embedding = ClassEmbedding(num_classes) if num_classes else None
-        if num_classes:
-            self.class_mlp = nn.Sequential(linear(CLASS_DIM, embed_dim), nn.SiLU(), linear(embed_dim, embed_dim))
-        self.features = FeatureProjection(clip_dim, embed_dim) if clip_dim else None
-        if clip_dim:
-            self.null_features = learned(embed_dim)
+        self.embed_conditions(embed_dim, num_classes, clip_dim)
         self.blocks = nn.ModuleList(DiTBlock(embed_dim, num_heads, dropout) for _ in range(num_layers))
         self.out_modulation = linear(embed_dim, 2 * embed_dim, gain=0)
         self.stroke_out = linear(embed_dim, stroke_dim, gain=0)
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay must leave alone, beside biases and norms."""
-        return {"position", "null_features", "class_embedding.table.weight"}
 
     def forward(
         self,
@@ -67,25 +46,12 @@ class BezierSketchDiT(nn.Module):
         cfg_mask (B,) bool: True drops the sample's conditions. A missing condition is a dropped one.
         """
         assert x.shape[1] == len(self.position), f"x has {x.shape[1]} strokes; the network {len(self.position)}"
-        condition = F.silu(self._condition(x, t, class_label, clip_features, cfg_mask))
+        condition = F.silu(self.conditions(x, t, class_label, clip_features, cfg_mask))
         h = self.stroke_in(x) + self.position
         for block in self.blocks:
             h = block(h, condition)
         shift, scale = self.out_modulation(condition)[:, None].chunk(2, dim=-1)
         return self.stroke_out(modulate(h, shift, scale))
-
-    def _condition(
-        self, x: Tensor, t: Tensor, class_label: Tensor | None, clip_features: Tensor | None, cfg_mask: Tensor | None
-    ) -> Tensor:
-        condition = self.time(t)
-        if self.class_embedding is not None:
-            condition = condition + self.class_mlp(self.class_embedding(class_label, cfg_mask, x))
-        if self.features is not None:
-            tokens, dropped = self.features(clip_features, cfg_mask, x)
-            if dropped is None:
-                dropped = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-            condition = condition + torch.where(dropped[:, None], self.null_features, tokens.mean(1))
-        return condition
 
 
 class DiTBlock(nn.Module):
@@ -103,8 +69,3 @@ class DiTBlock(nn.Module):
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(6, dim=-1)
         h = h + gate_a * self.dropout(self.attention(modulate(h, shift_a, scale_a)))
         return h + gate_m * self.dropout(self.mlp(modulate(h, shift_m, scale_m)))
-
-
-def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm whose gain and bias come from the condition: h (B, S, D), shift and scale (B, 1, D)."""
-    return F.layer_norm(h, h.shape[-1:], eps=1e-6) * (1 + scale) + shift

@@ -1,4 +1,4 @@
-"""Layers that the sketch networks share. D is the embedding width, T a number of tokens."""
+"""Layers that the networks share. D is the embedding width, T a number of tokens."""
 
 from __future__ import annotations
 
@@ -86,22 +86,67 @@ class FeatureProjection(nn.Module):
         return self.project(self.norm(tokens)), dropped
 
 
+class Conditioned(nn.Module):
+    """A network whose time, class and features are embedded alike and add up to one vector (B, D).
+
+    What a network is built without (num_classes = 0, feature_dim = 0) has no parameters and is ignored when given.
+    """
+
+    def embed_conditions(self, embed_dim: int, num_classes: int, feature_dim: int) -> None:
+        """Make the layers; a part of `__init__`."""
+        self.time = TimeEmbedding(embed_dim)
+        self.class_embedding = ClassEmbedding(num_classes) if num_classes else None
+        if num_classes:
+            self.class_mlp = nn.Sequential(linear(CLASS_DIM, embed_dim), nn.SiLU(), linear(embed_dim, embed_dim))
+        self.features = FeatureProjection(feature_dim, embed_dim) if feature_dim else None
+        if feature_dim:
+            self.null_features = learned(embed_dim)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay must leave alone, beside biases and norms."""
+        return {"position", "null_features", "class_embedding.table.weight"}
+
+    def conditions(
+        self, x: Tensor, t: Tensor, class_label: Tensor | None, features: Tensor | None, cfg_mask: Tensor | None
+    ) -> Tensor:
+        """t (B,), class_label (B,), features (B, C) or (B, P, C), of which the mean counts, cfg_mask (B,) -> (B, D)."""
+        condition = self.time(t)
+        if self.class_embedding is not None:
+            condition = condition + self.class_mlp(self.class_embedding(class_label, cfg_mask, x))
+        if self.features is not None:
+            tokens, dropped = self.features(features, cfg_mask, x)
+            if dropped is None:
+                dropped = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+            condition = condition + torch.where(dropped[:, None], self.null_features, tokens.mean(1))
+        return condition
+
+
+def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm whose gain and bias come from the condition: h (B, T, D), shift and scale (B, 1, D)."""
+    return F.layer_norm(h, h.shape[-1:], eps=1e-6) * (1 + scale) + shift
+
+
 class Attention(nn.Module):
     """Multi-head attention of x (B, T, D) to itself, or to `memory` (B, M, D) where `visible` (B, M) is True.
 
-    Query, key and value have no biases. One of the keys changes nothing, yet rounding noise that Adam amplifies would
-    move it; one of the values adds to that of `out`; for the queries the norm before them has a shift.
+    As a rule query, key and value have no biases. One of the keys changes nothing, yet rounding noise that Adam amplifies
+    would move it; one of the values adds to that of `out`; for the queries the norm before them has a shift.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, *, cross: bool = False, out_gain: float = 1.0):
+    def __init__(
+        self, embed_dim: int, num_heads: int, *, cross: bool = False, out_gain: float = 1.0,
+        bias: bool = False, qk_norm: bool = False,
+    ):  # fmt: skip
+        """bias: of query, key and value (self-attention only). qk_norm: queries and keys of unit RMS (arXiv 2302.05442)."""
         super().__init__()
         self.num_heads = num_heads
         self.cross = cross
+        self.qk_norm = qk_norm
         if cross:
             self.query = linear(embed_dim, embed_dim, bias=False)
             self.key_value = linear(embed_dim, 2 * embed_dim, bias=False)
         else:
-            self.qkv = linear(embed_dim, 3 * embed_dim, bias=False)
+            self.qkv = linear(embed_dim, 3 * embed_dim, bias=bias)
         self.out = linear(embed_dim, embed_dim, gain=out_gain)
 
     def forward(self, x: Tensor, memory: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
@@ -111,9 +156,20 @@ class Attention(nn.Module):
             key, value = self._heads(self.key_value(memory), 2)
         else:
             query, key, value = self._heads(self.qkv(x), 3)
+        if self.qk_norm:
+            query, key = (F.rms_norm(part, part.shape[-1:], eps=1e-6) for part in (query, key))
         mask = None if visible is None else visible[:, None, None, :]
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out(attended.transpose(1, 2).flatten(2))
+
+    def of_one(self, x: Tensor) -> Tensor:
+        """Self-attention of x (B, 1, D): all weight is on the only token, so the result is that of its value.
+
+        Queries and keys are not computed. Their gradient is exactly 0 (not the rounding noise of a softmax, which Adam
+        would amplify), and they stay in the graph, being rows of the same matrix.
+        """
+        value = 2 * x.shape[-1]
+        return self.out(F.linear(x, self.qkv.weight[value:], None if self.qkv.bias is None else self.qkv.bias[value:]))
 
     def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
         """(B, T, parts * D) -> `parts` times (B, heads, T, D / heads)."""
