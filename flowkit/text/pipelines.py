@@ -1,0 +1,296 @@
+"""One codec around sonar-space's two pipelines: the real SONAR and its miniature both speak through it.
+
+The pipelines' `predict` is taken apart into the pieces that it is made of, because as a whole it sets the process-wide
+matmul precision while it runs (decoding beside a training step would change that step's numbers), tokenises anew,
+draws from the global generator when it samples, and hides a full GPU behind an exception of its data pipeline.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flowkit.data.keys import key
+from flowkit.errors import UserError, listing
+from flowkit.text.codec import ENGLISH, Decoding
+from flowkit.text.languages import unknown_language
+from flowkit.text.nucleus import KeyedNucleus
+
+if TYPE_CHECKING:
+    from fairseq2.data.tokenizers import Tokenizer
+    from sonar.inference_pipelines.text import EmbeddingToTextModelPipeline, TextToEmbeddingModelPipeline
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+MAX_SOURCE_LEN = 512  # tokens of a sentence that are encoded: what SONAR was trained on
+WINDOW = 8192  # sentences whose tokens are held at once
+ENCODE_TOKENS = {"cpu": 4096, "cuda": 32768}  # padded tokens of a batch
+DECODE_ROWS = {"cpu": 64, "cuda": 256}  # vectors of a batch; beams multiply it
+
+
+class PipelineCodec:
+    """A `Codec` (flowkit.text.codec) of a SONAR encoder, decoder and tokenizer.
+
+    load_encoder and load_decoder return the models when they are first needed, so that who only encodes needs no decoder.
+    dimension: D of the vectors. identity: what `identity()` gives back. dtype: "fp32", "fp16" or "bf16".
+    `truncated` counts the sentences that were longer than `max_source_len` tokens and lost their end.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        dimension: int,
+        languages: Sequence[str],
+        identity: Mapping[str, Any],
+        tokenizer: Tokenizer,
+        load_encoder: Callable[[], nn.Module],
+        load_decoder: Callable[[], nn.Module],
+        device: str | torch.device = "auto",
+        dtype: str = "fp32",
+        max_source_len: int = MAX_SOURCE_LEN,
+    ):
+        self.name, self.dimension, self.languages = name, dimension, tuple(languages)
+        self.device, self.dtype = pick_device(device), pick_dtype(dtype)
+        self.truncated = 0
+        self._identity, self._tokenizer = dict(identity), tokenizer
+        self._load_encoder, self._load_decoder = load_encoder, load_decoder
+        self._max_source_len = max_source_len
+        self._share = 1.0  # of the batches' usual size: halved whenever one did not fit the GPU
+
+    def identity(self) -> dict[str, Any]:
+        return dict(self._identity)
+
+    def encode(
+        self, texts: Sequence[str], *, lang: str = ENGLISH, progress: Callable[[int], object] | None = None
+    ) -> np.ndarray:
+        """texts (N) -> vectors (N, D) float32, in order. Sentences that are too long lose their end, with a warning.
+
+        Sentences of like length share a batch: a batch is as long as its longest. `progress` is told how many are done.
+        Raises UserError: unknown language, a text that is no valid Unicode, numbers that overflow in half precision.
+        """
+        self._check_language(lang)
+        vectors = np.empty((len(texts), self.dimension), np.float32)
+        cut: list[int] = []
+        for start in range(0, len(texts), WINDOW):
+            tokens = [self._tokens(text, lang, start + i) for i, text in enumerate(texts[start : start + WINDOW])]
+            cut += [start + i for i, sequence in enumerate(tokens) if len(sequence) > self._source_limit]
+            tokens = [sequence[: self._source_limit] for sequence in tokens]
+
+            def work(rows: Sequence[int], start: int = start, tokens: list[Tensor] = tokens) -> None:
+                vectors[[start + row for row in rows]] = self._embed([tokens[row] for row in rows])
+
+            lengths = [len(sequence) for sequence in tokens]
+            budget = int(_for_device(ENCODE_TOKENS, self.device) * self._share)
+            self._in_batches(list(batches_of_tokens(lengths, budget)), work, start, progress)
+        _check_finite(vectors, f"encoding in {self.dtype} gave NaN or infinity", "use fp32 or bf16")
+        if cut:
+            self.truncated += len(cut)
+            warnings.warn(
+                f"{len(cut)} of {len(texts)} sentences have more than {self._source_limit} tokens and lost what is beyond "
+                f"(rows {listing(map(str, cut), 10)}); split them into sentences",
+                stacklevel=2,
+            )
+        return vectors
+
+    def decode(
+        self, vectors: np.ndarray, how: Decoding | None = None, *, progress: Callable[[int], object] | None = None
+    ) -> list[str]:
+        """vectors (N, D) -> texts (N), in order. A row's text depends on its vector, its number and `how`, not on the batch.
+
+        Touches no global random state, so that it may run beside training. Raises UserError: unknown language, vectors of
+        another dimension, NaN (the rows are named).
+        """
+        how = how or Decoding()
+        self._check_language(how.lang)
+        vectors = np.asarray(vectors, np.float32)
+        if vectors.ndim != 2 or vectors.shape[1] != self.dimension:
+            found = f"{vectors.shape[1]} dimensions" if vectors.ndim == 2 else f"the shape {vectors.shape}"
+            raise UserError(
+                f"vectors: have {found}; the codec {self.name!r} decodes vectors of {self.dimension} dimensions"
+            )
+        _check_finite(vectors, "vectors: NaN or infinity", "remove these rows")
+        texts = [""] * len(vectors)
+
+        def work(rows: Sequence[int]) -> None:
+            for row, text in zip(rows, self._speak(vectors[rows], how, rows), strict=True):
+                texts[row] = text
+
+        size = max(1, int(_for_device(DECODE_ROWS, self.device) * self._share))
+        batches = [range(start, min(start + size, len(texts))) for start in range(0, len(texts), size)]
+        self._in_batches(batches, work, 0, progress)
+        return texts
+
+    def _check_language(self, lang: str) -> None:
+        if lang not in self.languages:
+            raise UserError(unknown_language(lang, self.languages, f"the codec {self.name!r}"))
+
+    def _in_batches(
+        self,
+        batches: Sequence[Sequence[int]],
+        work: Callable[[Sequence[int]], None],
+        done: int,
+        progress: Callable[[int], object] | None,
+    ) -> None:
+        """`work` on each batch; where one does not fit the GPU, all that remain are halved."""
+        pending = list(reversed(batches))
+        while pending:
+            batch = pending.pop()
+            try:
+                work(batch)
+                fits = True
+            except torch.OutOfMemoryError:  # the exception holds the frames and their tensors: leave it before going on
+                fits = False
+            if fits:
+                done += len(batch)
+                if progress:
+                    progress(done)
+                continue
+            if len(batch) == 1:
+                raise UserError(f"codec: not even one sentence fits the memory of {self.device}; use --device cpu")
+            torch.cuda.empty_cache()
+            self._share /= 2
+            pending = [half for whole in (*pending, batch) for half in _halves(whole)]
+
+    @cached_property
+    def _encoder(self) -> TextToEmbeddingModelPipeline:
+        from sonar.inference_pipelines.text import TextToEmbeddingModelPipeline
+
+        model = self._load_encoder().to(device=self.device, dtype=self.dtype)
+        return TextToEmbeddingModelPipeline(model, self._tokenizer, self.device, self.dtype)  # type: ignore[arg-type]
+
+    @cached_property
+    def _decoder(self) -> EmbeddingToTextModelPipeline:
+        from sonar.inference_pipelines.text import EmbeddingToTextModelPipeline
+
+        model = self._load_decoder().to(device=self.device, dtype=self.dtype)
+        return EmbeddingToTextModelPipeline(model, self._tokenizer, self.device, self.dtype)  # type: ignore[arg-type]
+
+    @cached_property
+    def _source_limit(self) -> int:
+        positions: Any = getattr(self._encoder.model.encoder_frontend, "pos_encoder", None)
+        return self._max_source_len if positions is None else min(self._max_source_len, positions.max_seq_len)
+
+    @cached_property
+    def _token_encoders(self) -> dict[str, Callable[[str], Tensor]]:
+        return {}
+
+    def _tokens(self, text: str, lang: str, row: int) -> Tensor:
+        """text -> token numbers (S)."""
+        encoders = self._token_encoders
+        if lang not in encoders:
+            encoders[lang] = self._tokenizer.create_encoder(lang=lang)
+        try:
+            return encoders[lang](text)
+        except TypeError:  # the C++ binding's word for a string that UTF-8 cannot hold
+            raise UserError(f"texts: row {row} is no valid Unicode ({text[:40]!a}); expected a sentence") from None
+
+    @torch.inference_mode()
+    def _embed(self, tokens: Sequence[Tensor]) -> np.ndarray:
+        """Token sequences -> (B, D)."""
+        from fairseq2.nn import BatchLayout
+
+        padding = self._tokenizer.vocab_info.pad_idx or 0
+        padded = nn.utils.rnn.pad_sequence(list(tokens), batch_first=True, padding_value=padding).to(self.device)
+        layout = BatchLayout.of(padded, [len(sequence) for sequence in tokens])
+        return self._encoder.model(padded, layout).sentence_embeddings.float().cpu().numpy()
+
+    @torch.inference_mode()
+    def _speak(self, vectors: np.ndarray, how: Decoding, rows: Sequence[int]) -> list[str]:
+        """vectors (B, D), numbered `rows` -> texts."""
+        from fairseq2.generation.generator import SequenceGenerationError
+        from fairseq2.nn import BatchLayout
+        from sonar.inference_pipelines.utils import SequenceToTextConverter
+
+        source = torch.from_numpy(vectors).to(self.device, self.dtype)
+        converter = SequenceToTextConverter(
+            self._generator(how, rows), self._tokenizer, task="translation", target_lang=how.lang
+        )
+        try:
+            return converter.batch_convert(source, BatchLayout.of(source))[0]
+        except SequenceGenerationError:
+            worst = int(np.abs(vectors).max(1).argmax())
+            raise UserError(
+                f"decoding in {self.dtype} gave NaN; the largest number of these vectors is "
+                f"{np.abs(vectors[worst]).max():.3g} (row {rows[worst]}). Use fp32, or vectors nearer to real ones"
+            ) from None
+
+    def _generator(self, how: Decoding, rows: Sequence[int]) -> Any:
+        from fairseq2.generation.beam_search.generator import BeamSearchSeq2SeqGenerator
+        from fairseq2.generation.sampling import SamplingSeq2SeqGenerator
+        from fairseq2.generation.step_processor import NGramRepeatBlockProcessor
+
+        model, vocabulary = self._decoder.model, self._tokenizer.vocab_info
+        options: dict[str, Any] = {
+            "max_seq_len": how.max_seq_len,
+            "max_gen_len": (0.0, how.max_seq_len),  # by default it grows with D, which counts as a source's length
+            "step_processors": [NGramRepeatBlockProcessor(how.block_ngrams)] if how.block_ngrams else [],
+        }
+        if how.top_p is None:
+            return BeamSearchSeq2SeqGenerator(model, vocabulary, beam_size=how.beam_size, **options)
+        assert vocabulary.eos_idx is not None
+        uniforms = torch.stack([_uniforms(key(how.seed, "decode", row), how.max_seq_len) for row in rows])
+        sampler: Any = KeyedNucleus(how.top_p, uniforms.to(self.device), vocabulary.eos_idx)
+        return SamplingSeq2SeqGenerator(
+            model, vocabulary, sampler, temperature=1.0, **options
+        )  # its own default is 0.6
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """ "auto" is CUDA where there is any. Raises UserError for CUDA where there is none."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"device: {device!r} is unknown; known are auto, cpu and cuda") from None
+    if picked.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: no CUDA device is here; use cpu or auto")
+    return picked
+
+
+def pick_dtype(dtype: str) -> torch.dtype:
+    """The torch type of "fp32", "fp16" or "bf16". Raises UserError for another name."""
+    if dtype not in DTYPES:
+        raise UserError(f"dtype: {dtype!r} is unknown; known are {listing(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def batches_of_tokens(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Rows in batches of like length, longest first, whose padded size (rows x longest) stays within `budget` tokens.
+
+    A sentence that is longer than the budget stands alone.
+    """
+    batch: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _halves(batch: Sequence[int]) -> list[Sequence[int]]:
+    """Two halves, the second first: batches are taken from the end of a list."""
+    middle = (len(batch) + 1) // 2
+    return [half for half in (batch[middle:], batch[:middle]) if len(half)]
+
+
+def _for_device(sizes: Mapping[str, int], device: torch.device) -> int:
+    return sizes["cpu" if device.type == "cpu" else "cuda"]
+
+
+def _uniforms(seed: int, count: int) -> Tensor:
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _check_finite(vectors: np.ndarray, what: str, mend: str) -> None:
+    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(broken):
+        raise UserError(f"{what} in {len(broken)} of {len(vectors)} rows ({listing(map(str, broken), 10)}); {mend}")
