@@ -1,4 +1,4 @@
-"""Samples as a grid of little pictures with their titles: as many columns and rows as the place allows."""
+"""Samples in as much room as there is: pictures with their titles in a grid, sentences in a list."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from flowkit.domain import Preview
+from flowkit.ui.sentences_view import sentence_list
 
 GAP = 2  # cells between pictures
 
 
-def preview_grid(previews: Sequence[Preview], width: int, height: int | None = None) -> list[Text]:
-    """Lines of at most `width` cells, at most `height` of them: a title above each picture, whole pictures only.
+def preview_grid(previews: Sequence[Preview], width: int, height: int | None = None, caption: str = "") -> list[Text]:
+    """Lines of at most `width` cells, at most `height` of them. `caption`: what the previews' remarks are.
 
-    Nothing is returned where not even one row of pictures fits. A picture wider than the place is cut at its right.
+    Previews of one line each are sentences, and are listed. Pictures stand beside each other, a title above each, whole
+    ones only: nothing is returned where not even one row of them fits. One that is wider than the place is cut at its right.
     """
     if not previews or width < 1:
         return []
+    if all(len(preview.lines) == 1 for preview in previews):
+        return sentence_list(previews, width, height, caption)
     cell = min(width, max(_width(preview) for preview in previews))
     columns = max(1, (width + GAP) // (cell + GAP))
     lines: list[Text] = []
