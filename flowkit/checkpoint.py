@@ -16,9 +16,12 @@ from flowkit.errors import UserError, listing, nearest
 if TYPE_CHECKING:
     from torch import nn
 
+    from flowkit.data.normalizers import Normalizer
+
 CHECKPOINTS, LATEST, BEST = "checkpoints", "latest", "best"
 MODEL, EMA, SIDECAR = "model.safetensors", "ema.safetensors", "model.json"
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+NORMALIZER = "normalizer.safetensors"  # of normalizers that are more than a few numbers a dimension
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,19 @@ def read_model_json(path: Path) -> dict[str, Any]:
         if not isinstance(content.get(name), kind):
             raise UserError(f"{path}: {name!r} is missing or no {kind.__name__}; is it the sidecar of a flowkit model?")
     return content
+
+
+def read_normalizer(files: CheckpointFiles, info: dict[str, Any]) -> Normalizer:
+    """The normalizer that the model learned under. `info`: the sidecar's content. Raises UserError where it is damaged."""
+    from flowkit.data.arrays import load_arrays
+    from flowkit.data.normalizers import normalizer_from_json
+
+    content = info["normalizer"]
+    arrays = load_arrays(files.sidecar.with_name(content["file"])) if "file" in content else {}
+    try:
+        return normalizer_from_json(content, arrays)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{files.sidecar}: its normalizer cannot be understood ({error})") from None
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

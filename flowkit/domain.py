@@ -65,6 +65,7 @@ class Domain(Protocol):
     builtin: tuple[str, ...]  # names of the data sets that it can generate
     archs: tuple[str, ...]  # architectures that fit its data
     default_normalizer: str
+    inverted_rows: int  # validation rows that a run carries back to noise and forth again whenever it draws samples
 
     def default_prediction(self, arch: str) -> str:
         """What that architecture's output should be, "velocity" or "data", where the recipe leaves it to us."""
@@ -98,6 +99,10 @@ class Domain(Protocol):
 
         `decode`: whether a decoder may be loaded for it, onto `device`.
         """
+        ...
+
+    def inherited(self, data: Dataset) -> dict[str, Any]:
+        """What samples of a model trained on `data` say of themselves in their sidecar, so that they can be decoded."""
         ...
 
     def evaluator(self, comparison: Comparison) -> Evaluator:

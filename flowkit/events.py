@@ -71,7 +71,9 @@ class Validated:
     zero_loss: float  # of predicting zero on the same rows, noises and times
     bins: tuple[tuple[float, float, float], ...]  # (t from, t to, loss)
     best: bool  # the lowest of all that were saved, and a checkpoint of it follows
-    extra: dict[str, float] = field(default_factory=dict)  # the domain's own yard-sticks
+    gaussian_losses: dict[str, float] = field(
+        default_factory=dict
+    )  # of the best "diagonal" and "full" Gaussian's field
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Sampled:
     nfe: int
     seconds: float
     image: Path | None = None
+    caption: str = ""  # what the previews' remarks are
+    figures: dict[str, float] = field(default_factory=dict)  # measured on the samples, by their names in metrics.jsonl
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowkit.checkpoint import EMA, MODEL, CheckpointFiles, find_checkpoint, load_weights, read_model_json
+from flowkit.checkpoint import (
+    EMA,
+    MODEL,
+    CheckpointFiles,
+    find_checkpoint,
+    load_weights,
+    read_model_json,
+    read_normalizer,
+)
 from flowkit.data.dataset import Dataset
 from flowkit.data.keys import key
 from flowkit.data.normalizers import Normalizer
@@ -55,7 +63,7 @@ def draw_samples(
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, int]:
-    """(samples (N, *shape) float32 in the domain's units, NFE a sample).
+    """(samples (N, ...) float32 in the domain's units, NFE a sample). `shape` is that of a row as the model sees it.
 
     class_label (N,) and condition (N, ...) go with sample i. `progress` is told the number of samples done after each
     batch. The model is used as it stands: on its device, in its precision, and should be in eval mode.
@@ -71,7 +79,7 @@ def draw_samples(
         done.append(normalizer.denormalize(x).cpu().numpy())
         if progress is not None:
             progress(indices.stop)
-    return np.concatenate(done) if done else np.empty((0, *shape), np.float32), nfe
+    return np.concatenate(done), nfe
 
 
 class LoadedModel:
@@ -85,7 +93,8 @@ class LoadedModel:
         self.domain: Domain = get_domain(info["kind"])
         self.class_names: tuple[str, ...] = tuple(info.get("class_names") or ())
         self.shape: tuple[int, ...] = tuple(info["shape"])
-        self.normalizer = Normalizer.from_json(info["normalizer"])
+        self.normalizer = read_normalizer(files, info)
+        self.latent_shape = self.normalizer.shape(self.shape)
         self.objective = FlowObjective(get_path(info["flow"]["path"]), info["flow"]["prediction"])
 
     @property
@@ -128,13 +137,14 @@ class LoadedModel:
                 "guide away from; only 1.0 can be asked of it"
             )
         x, nfe = draw_samples(
-            self.model, self.objective, self.normalizer, self.shape, num_samples,
+            self.model, self.objective, self.normalizer, self.latent_shape, num_samples,
             class_label=None if labels is None else torch.from_numpy(labels), condition=features, seed=seed, **settings,
             batch_size=batch_size or BATCH_SIZES.get(self.device.type, 256), progress=progress,
         )  # fmt: skip
         made = {
             "source": "samples", "checkpoint": str(self.files.directory), "architecture": self.info["architecture"],
             "step": self.info.get("step"), "weights": self.weights, "seed": seed, **settings, "nfe": nfe,
+            **(self.info.get("inherited") or {}),
         }  # fmt: skip
         names = self.class_names if labels is not None else ()
         return Dataset(self.info["kind"], x, labels, None if features is None else features.numpy(), None, names, made)

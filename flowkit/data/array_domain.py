@@ -22,6 +22,7 @@ class ArrayDomain:
     builtin: tuple[str, ...] = ()
     archs: tuple[str, ...] = ()
     default_normalizer = "zscore"
+    inverted_rows = 0
 
     def generate(self, name: str, num_samples: int, seed: int) -> Dataset:
         raise UserError(f"no built-in data set of plain tensors is called {name!r}")
@@ -48,6 +49,9 @@ class ArrayDomain:
 
     def presenter(self, data: Dataset | None, *, decode: bool = True, device: str = "auto") -> ArrayPresenter:
         return ArrayPresenter()
+
+    def inherited(self, data: Dataset) -> dict[str, Any]:
+        return {}
 
     def evaluator(self, comparison: Comparison) -> Evaluator:
         raise UserError("evaluate: there are no metrics for plain tensors; only data of a known kind can be measured")

@@ -30,6 +30,7 @@ class SketchDomain:
     builtin = ("doodles",)
     archs = ("bezier_sketch_dit", "bezier_sketch_transformer")
     default_normalizer = "global"
+    inverted_rows = 0
 
     def generate(self, name: str, num_samples: int, seed: int) -> Dataset:
         """A built-in data set. Raises UserError for a name that is not in `builtin`."""
@@ -80,6 +81,9 @@ class SketchDomain:
 
     def presenter(self, data: Dataset | None, *, decode: bool = True, device: str = "auto") -> SketchPresenter:
         return SketchPresenter()
+
+    def inherited(self, data: Dataset) -> dict[str, Any]:
+        return {}
 
     def evaluator(self, comparison: Comparison) -> SketchEvaluator:
         from flowkit.sketch.evaluation import SketchEvaluator

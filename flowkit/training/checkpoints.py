@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -22,6 +24,7 @@ from flowkit.checkpoint import (
     EMA,
     LATEST,
     MODEL,
+    NORMALIZER,
     OPTIMIZER,
     SIDECAR,
     STATE,
@@ -39,6 +42,7 @@ def save_checkpoint(
     model: nn.Module,
     ema: nn.Module | None,
     optimizer: torch.optim.Optimizer,
+    normalizer: dict[str, np.ndarray],
     sidecar: dict[str, Any],
     state: dict[str, Any],
     best: bool,
@@ -56,6 +60,8 @@ def save_checkpoint(
             if ema is not None:
                 save_file(_plain(ema.state_dict()), partial / EMA)
             save_file(_optimizer_tensors(model, optimizer), partial / OPTIMIZER)
+            if normalizer:
+                save_arrays(normalizer, partial / NORMALIZER)
         write_json(partial / SIDECAR, sidecar)
         write_json(partial / STATE, state)
         for file in partial.iterdir():

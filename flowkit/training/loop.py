@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from flowkit.data.keys import key
-from flowkit.events import Event, Finished, Logged, Saved, Stepped, Validated
+from flowkit.events import Event, Finished, Logged, Notice, Saved, Stepped, Validated
 from flowkit.models.calls import call_model
 from flowkit.training.batches import Rows
 from flowkit.training.checkpoints import save_checkpoint
 from flowkit.training.meters import Meters, Stopwatch, memory_bytes
-from flowkit.training.preview import draw_preview
+from flowkit.training.preview import Sampler
 from flowkit.training.session import Session
 
 Emit = Callable[[Event], None]
@@ -44,6 +44,9 @@ def run(session: Session, emit: Emit, stop_requested: Callable[[], bool] = lambd
     meters, watch, started, step = Meters(), Stopwatch(), time.perf_counter(), session.start_step
     progress = _Progress(session, watch)
     emit(session.announce())
+    sampler = Sampler(session) if session.is_main and every.sample else None
+    if sampler is not None and sampler.notice:
+        emit(Notice(sampler.notice))
     _discarded_backward(session)
     reason = "done"
     for update in range(session.start_step, session.total_steps):
@@ -71,8 +74,8 @@ def run(session: Session, emit: Emit, stop_requested: Callable[[], bool] = lambd
                 validated = validate(session, step, saving=saving) if validating else None
                 if validated is not None:
                     emit(validated)
-                if session.is_main and sampling:
-                    emit(draw_preview(session, step))
+                if sampler is not None and sampling:
+                    emit(sampler(step))
                 if session.is_main and saving:
                     emit(save(session, step, validated))
                 if validated is not None and validated.best:
@@ -157,7 +160,8 @@ def validate(session: Session, step: int, *, saving: bool) -> Validated:
     raw = session.validator(session.model, autocast)
     smooth = raw if session.ema is None else session.validator(session.ema.module, autocast)
     best = saving and (session.best is None or smooth.loss < session.best[1])
-    return Validated(step, smooth.loss, raw.loss, smooth.zero_loss, smooth.bins, best)
+    gaussian = session.validator.gaussian_losses if session.is_main else {}
+    return Validated(step, smooth.loss, raw.loss, smooth.zero_loss, smooth.bins, best, gaussian)
 
 
 def save(session: Session, step: int, validated: Validated | None) -> Saved:
@@ -172,7 +176,7 @@ def save(session: Session, step: int, validated: Validated | None) -> Saved:
     state = {"step": step, "best": best, "scaler": None if scaler is None else scaler.state_dict()}
     path = save_checkpoint(
         session.run_dir, step, model=session.model, ema=None if session.ema is None else session.ema.module,
-        optimizer=session.optimizer, sidecar=session.sidecar(step, losses), state=state, best=is_best,
+        optimizer=session.optimizer, normalizer=session.normalizer.tensors(), sidecar=session.sidecar(step, losses), state=state, best=is_best,
         keep_last=session.recipe.train.keep_last,
     )  # fmt: skip
     return Saved(step, path, is_best, time.perf_counter() - start)

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flowkit.checkpoint import EMA, MODEL, OPTIMIZER, STATE, CheckpointFiles, load_weights, read_model_json
+from flowkit.checkpoint import (
+    EMA,
+    MODEL,
+    OPTIMIZER,
+    STATE,
+    CheckpointFiles,
+    load_weights,
+    read_model_json,
+    read_normalizer,
+)
 from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import Normalizer
 from flowkit.errors import UserError
@@ -47,10 +56,7 @@ def checkpoint_normalizer(files: CheckpointFiles, data: Dataset) -> Normalizer:
         raise UserError(
             f"{files.directory}: was trained on rows of shape {info['shape']}; the data's are {data.x.shape[1:]}"
         )
-    try:
-        return Normalizer.from_json(info["normalizer"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{files.sidecar}: its normalizer cannot be understood ({error})") from None
+    return read_normalizer(files, info)
 
 
 def restore(session: Session, files: CheckpointFiles, *, resume: bool) -> None:

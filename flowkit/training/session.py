@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import flowkit
+from flowkit.checkpoint import NORMALIZER
 from flowkit.data.dataset import Dataset
 from flowkit.data.keys import key
 from flowkit.data.normalizers import Normalizer, fit_normalizer
@@ -47,6 +48,7 @@ class Session:
     data: Dataset
     domain: Domain
     normalizer: Normalizer
+    flow: dict[str, Any]  # the recipe's section, with nothing left to "auto"
     objective: FlowObjective
     times: Times
     coupling: Coupling
@@ -106,18 +108,20 @@ class Session:
 
     def sidecar(self, step: int, validation: dict[str, float] | None) -> dict[str, Any]:
         """The content of model.json: all that `sample` and `inspect` need."""
-        recipe, condition = self.recipe.to_dict(), self.data.condition
+        recipe, condition, normalizer = self.recipe.to_dict(), self.data.condition, self.normalizer.to_json()
+        if self.normalizer.tensors():
+            normalizer["file"] = NORMALIZER
         return {
             "flowkit": flowkit.__version__, "architecture": self.architecture, "custom": self.custom,
             "model_args": self.model_args, "num_parameters": count_parameters(self.model), "kind": self.data.kind,
             "shape": list(self.data.x.shape[1:]), "class_names": list(self.class_names),
             "condition_shape": None if condition is None else list(condition.shape[1:]),
-            "normalizer": self.normalizer.to_json(), "flow": recipe["flow"],
+            "normalizer": normalizer, "flow": self.flow,
             "sampling": {name: recipe["sample"][name] for name in ("solver", "steps", "guidance_scale")},
             "step": step, "ema": recipe["ema"] if self.ema is not None else None, "validation": validation,
             "data": {"source": self.source, "train_rows": len(self.batches.train_rows),
                      "val_rows": len(self.data.rows("validation"))},
-            "recipe": recipe,
+            "inherited": self.domain.inherited(self.data), "recipe": recipe,
         }  # fmt: skip
 
 
@@ -144,8 +148,8 @@ def build(
             f"set train.batch_size to at most {len(train_rows)}"
         )
     if normalizer is None:
-        name = recipe.data.normalizer
-        normalizer = fit_normalizer(domain.default_normalizer if name == "auto" else name, data.x, train_rows)
+        choice = recipe.to_dict()["data"]["normalizer"]
+        normalizer = fit_normalizer(domain.default_normalizer if choice == "auto" else choice, data.x, train_rows)
     custom = model is not None
     model_args: dict[str, Any] = {}
     if model is None:
@@ -153,7 +157,7 @@ def build(
             raise UserError(
                 f"model.arch: {recipe.model.arch!r} does not fit {data.kind} data; {listing(domain.archs) or 'none'} does"
             )
-        model_args = {**recipe.model.arguments(), **domain.model_args(data)}
+        model_args = {**recipe.model.arguments(), **domain.model_args(data, normalizer.shape(data.x.shape[1:]))}
         torch.manual_seed(key(recipe.run.seed, "initial weights"))
         model = create_model(recipe.model.arch, **model_args)
     model.to(device).train()
@@ -161,13 +165,13 @@ def build(
     optimizer = make_optimizer(model, recipe, device)
     if recipe.train.compile:
         model.compile()  # in place and before it is wrapped, so that its keys stay those of the plain model
-    flow = recipe.to_dict()["flow"]
+    flow = _resolved_flow(recipe, domain)
     objective = FlowObjective(get_path(flow["path"]), flow["prediction"])
     steps_per_epoch = len(train_rows) / layout.batch_size
     total_steps = recipe.train.total_steps(len(train_rows))
     return Session(
         recipe=recipe, environment=environment, run_dir=run_dir, data=data, domain=domain, normalizer=normalizer,
-        objective=objective, times=get_times(flow["times"]), coupling=get_coupling(flow["coupling"]),
+        flow=flow, objective=objective, times=get_times(flow["times"]), coupling=get_coupling(flow["coupling"]),
         extra_losses=_extra_losses(recipe, domain), model=model, model_args=model_args,
         wrapped=_wrap(accelerator, model), ema=ema, optimizer=optimizer,
         rate=lr_schedule(recipe, total_steps, steps_per_epoch), layout=layout,
@@ -188,6 +192,13 @@ def _wrap(accelerator: Accelerator, model: nn.Module) -> nn.Module:
 
 def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _resolved_flow(recipe: Recipe, domain: Domain) -> dict[str, Any]:
+    flow = recipe.to_dict()["flow"]
+    if flow["prediction"] == "auto":
+        flow["prediction"] = domain.default_prediction(recipe.model.arch)
+    return flow
 
 
 def _layout(recipe: Recipe, environment: Environment) -> Layout:

@@ -20,7 +20,7 @@ METRICS = "metrics.jsonl"
 
 
 def metrics_of(event: Event) -> dict[str, Any] | None:
-    """The numbers of a log step or a validation by their names in `metrics.jsonl`; None for other events."""
+    """The numbers of a log step, a validation or a drawing of samples by their names in `metrics.jsonl`; None for other events."""
     if isinstance(event, Logged):
         return {
             "step": event.step, "epoch": event.epoch, "loss": event.loss, "lr": event.lr, "grad_norm": event.grad_norm,
@@ -30,13 +30,15 @@ def metrics_of(event: Event) -> dict[str, Any] | None:
     if isinstance(event, Validated):
         return {
             "step": event.step, "val_loss": event.loss, "val_raw_loss": event.raw_loss, "val_zero_loss": event.zero_loss,
-            "val_bins": [list(bin_) for bin_ in event.bins], "best": event.best, **event.extra,
+            "val_bins": [list(bin_) for bin_ in event.bins], "best": event.best, **{f"val_{kind}_gaussian_loss": loss for kind, loss in event.gaussian_losses.items()},
         }  # fmt: skip
+    if isinstance(event, Sampled) and event.figures:
+        return {"step": event.step, "nfe": event.nfe, **event.figures}
     return None
 
 
 class MetricsFile:
-    """Appends one JSON object a log step or validation. Continuing from step s first drops what was logged after s."""
+    """Appends one JSON object a log step, validation or drawing of samples. Continuing from step s first drops what was logged after s."""
 
     def __init__(self, path: Path, start_step: int):
         if path.exists():

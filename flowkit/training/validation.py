@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from flowkit.flow.objective import FlowObjective
 from flowkit.models.calls import call_model
 from flowkit.training.batches import Rows, read_rows
 from flowkit.training.draws import Draws
+from flowkit.training.yardsticks import GaussianYardstick, gaussian_losses
 
 BINS = 5  # equal bins of t
 MIN_EVALUATIONS = 1024  # a small validation split meets several noises and times a row, or its loss is all chance
@@ -53,11 +55,24 @@ class Validator:
         places = np.arange(self.count)[rank::world_size]
         self.rows: Rows = read_rows(data, rows[places % len(rows)], normalizer, device)
         draws = Draws(seed, device)
-        self.noise = draws.normal("validation noise", 0, (self.count, *data.x.shape[1:]))[rank::world_size]
+        noise = draws.normal("validation noise", 0, (self.count, *self.rows.x.shape[1:]))
         # One time in each of `count` equal strata, in an order that does not follow the rows.
         strata = draws.uniform("validation strata", 0, (self.count,)).argsort()
         times = (strata + draws.uniform("validation times", 0, (self.count,))) / self.count
-        self.times = times[rank::world_size]
+        self.noise, self.times = noise[rank::world_size], times[rank::world_size]
+
+        def yardstick() -> dict[str, float]:
+            """On all the rows, whatever this rank's share of them is."""
+            fitted = GaussianYardstick.fit(data.x, data.rows("train"), normalizer, objective.path, device=device)
+            x1 = read_rows(data, rows[np.arange(self.count) % len(rows)], normalizer, device).x
+            return gaussian_losses(fitted, noise, x1, times)
+
+        self._yardstick = yardstick
+
+    @cached_property
+    def gaussian_losses(self) -> dict[str, float]:
+        """The losses of the best "diagonal" and "full" Gaussian's field on the same rows, noises and times."""
+        return self._yardstick()
 
     @torch.no_grad()
     def __call__(self, model: nn.Module, autocast: Callable[..., AbstractContextManager]) -> ValidationResult:

@@ -46,8 +46,9 @@ def lines(event: Event, state: RunState) -> list[str]:
         case Validated():
             return [_validation(event)]
         case Sampled():
+            figures = "".join(f" {name}={value(number)}" for name, number in event.figures.items())
             return [f"samples step={event.step} count={len(event.previews)} nfe={event.nfe} "
-                    f"seconds={event.seconds:.2f} path={event.path}"]  # fmt: skip
+                    f"seconds={event.seconds:.2f}{figures} path={event.path}"]  # fmt: skip
         case Saved():
             best = " best" if event.best else ""
             return [f"saved step={event.step} seconds={event.seconds:.2f} path={event.path}{best}"]
@@ -83,8 +84,8 @@ def _step(event: Logged, state: RunState) -> str:
 
 def _validation(event: Validated) -> str:
     bins = ",".join(value(loss) for _, _, loss in event.bins)
-    extra = "".join(f" {name}={value(number)}" for name, number in event.extra.items())
+    gaussians = "".join(f" {kind}={value(loss)}" for kind, loss in event.gaussian_losses.items())
     return (
         f"validation step={event.step} loss={value(event.loss)} raw={value(event.raw_loss)} "
-        f"zero={value(event.zero_loss)} bins={bins}{extra}{' best' if event.best else ''}"
+        f"zero={value(event.zero_loss)}{gaussians} bins={bins}{' best' if event.best else ''}"
     )

@@ -78,12 +78,12 @@ def _head(started: RunStarted, width: int) -> list[Text]:
 
 def _compact(state: RunState, width: int) -> list[Text]:
     logged = state.logged
-    left = 42
+    left = 46
     graph = max(0, width - left - 1)
     loss = Text.assemble(("loss        ", QUIET), (f"{value(logged.loss if logged else None):<8}", "bold"))
     loss.truncate(left, overflow="ellipsis", pad=True)
     loss.append(" ").append(sparkline([value for _, value in list(state.losses.points)], graph), LOSS)
-    validation = Text.assemble(("validation  ", QUIET), *_validation(state))
+    validation = Text.assemble(("validation  ", QUIET), *_validation(state), "  ", *_yardsticks(state, short=True))
     validation.truncate(left, overflow="ellipsis", pad=True)
     validation.append(" ").append_text(_bins(state, graph))
     figures = [
@@ -106,8 +106,9 @@ def _roomy(state: RunState, width: int) -> list[Text]:
     rows = [
         _figure("loss", (value(logged.loss if logged else None), "bold")),
         _figure("validation", *_validation(state)),
+        _figure("  beside that of", *_yardsticks(state)),
         _figure("  by time", _bins(state, FIGURES - 16)),
-        _figure("  raw weights", value(state.validated.raw_loss if state.validated else None), *_extra(state)),
+        _figure("  raw weights", value(state.validated.raw_loss if state.validated else None)),
         _figure("gradient norm", value(logged.grad_norm if logged else None)),
         _figure("learning rate", f"{logged.lr:.2e}" if logged else NOTHING),
         _figure("EMA decay", f"{logged.ema_decay:.5f}" if logged else NOTHING),
@@ -131,10 +132,18 @@ def _validation(state: RunState) -> list[str | tuple[str, str]]:
     found = state.validated
     if not found:
         return [NOTHING]
-    parts: list[str | tuple[str, str]] = [(value(found.loss), f"bold {VALIDATION}")]
-    if found.zero_loss > 0:
-        parts.append((f"  {100 * found.loss / found.zero_loss:.1f}% of zero's {value(found.zero_loss)}", QUIET))
-    return parts
+    return [(value(found.loss), f"bold {VALIDATION}")]
+
+
+def _yardsticks(state: RunState, short: bool = False) -> list[tuple[str, str]]:
+    """The losses, on the same rows, noises and times, of predicting zero and of the best Gaussians."""
+    found = state.validated
+    if not found:
+        return []
+    shown = {"zero": found.zero_loss, **found.gaussian_losses}
+    if short:
+        shown.pop("diagonal", None)
+    return [("  ".join(f"{name} {value(loss)}" for name, loss in shown.items()), QUIET)]
 
 
 def _bins(state: RunState, width: int) -> Text:
@@ -156,11 +165,6 @@ def _terms(state: RunState) -> Text:
     """The auxiliary losses; an empty line where there are none."""
     terms = state.logged.terms if state.logged else {}
     return Text("   ").join(Text.assemble((f"{name} ", QUIET), value(term)) for name, term in terms.items())
-
-
-def _extra(state: RunState) -> list[tuple[str, str]]:
-    extra = state.validated.extra if state.validated else {}
-    return [(f"  {name} {value(number)}", QUIET) for name, number in extra.items()]
 
 
 def _checkpoints(state: RunState) -> Text:
@@ -193,13 +197,26 @@ def _samples(state: RunState, width: int, height: int) -> list[Text]:
     if sampled is None or height < 3:
         return []
     spread = [Text()] if height > 20 else []
-    grid = preview_grid(sampled.previews, width, height - 1 - len(spread))
+    figures = _figures(sampled.figures, width)
+    grid = preview_grid(sampled.previews, width, height - 1 - len(spread) - len(figures))
     if not grid:
         return []
     facts = f"{sampled.nfe} NFE, {sampled.seconds:.1f} s"
     if width >= ROOMY_WIDTH:
         facts += f" · {_path(sampled.path)}"
-    return [*spread, heading(f"samples at step {sampled.step:,}", facts, width), *grid]
+    return [*spread, heading(f"samples at step {sampled.step:,}", facts, width), *figures, *grid]
+
+
+def _figures(figures: dict[str, float], width: int) -> list[Text]:
+    """What was measured on the samples, in as many lines as it takes."""
+    lines: list[Text] = []
+    for name, number in figures.items():
+        part = Text.assemble((f"{name.replace('_', ' ')} ", QUIET), value(number))
+        if lines and lines[-1].cell_len + 3 + part.cell_len <= width:
+            lines[-1].append("   ").append_text(part)
+        else:
+            lines.append(part)
+    return lines
 
 
 def _path(path: Path) -> str:

@@ -1,0 +1,88 @@
+"""The domain of sentence embeddings: what the trainer, the sampler and the inspector need to know of text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flowkit.data.dataset import Dataset
+from flowkit.domain import Preview
+from flowkit.errors import UserError, listing, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flowkit.metrics.comparison import Comparison
+    from flowkit.text.evaluation import TextEvaluator
+    from flowkit.text.presenter import TextPresenter
+
+
+class TextDomain:
+    """Sentence vectors (D,), in the units of the codec that made them: 1024 numbers for SONAR, 256 for its miniature."""
+
+    kind = "embedding"
+    noun = "sentences"
+    builtin = ("sentences",)
+    archs = ("mlp", "dit")
+    default_normalizer = "zscore"
+    inverted_rows = 128
+
+    def default_prediction(self, arch: str) -> str:
+        return "data"
+
+    def generate(self, name: str, num_samples: int, seed: int) -> Dataset:
+        """Built-in sentences, encoded by the miniature SONAR, which is trained at its first use."""
+        if name not in self.builtin:
+            hint = nearest(name, self.builtin)
+            raise UserError(f"there is no built-in set of sentences {name!r}; there is {listing(self.builtin)}{hint}")
+        from flowkit.text.sentences import generate_sentences
+
+        return generate_sentences(num_samples, seed)
+
+    def check(self, data: Dataset, where: str) -> None:
+        """Raise UserError unless `data.x` is (N, D), of the dimension that its codec says."""
+        if data.x.ndim != 2 or data.x.shape[1] < 1:
+            raise UserError(f"{where}: x has shape {tuple(data.x.shape)}; embeddings are (N, D): a vector a sentence")
+        codec = data.info.get("codec")
+        dimension = codec.get("dimension") if isinstance(codec, dict) else None
+        if isinstance(dimension, int) and dimension != data.x.shape[1]:
+            raise UserError(
+                f"{where}: its vectors have {data.x.shape[1]} dimensions, and those of its codec {codec.get('name')!r} "
+                f"have {dimension}; prepare the data again, or name the codec that made it"
+            )
+
+    def model_args(self, data: Dataset, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Sizes for `create_model`; `num_classes` and `condition_dim` are 0 where `data` has no labels or conditions."""
+        return {
+            "input_dim": shape[0],
+            "num_classes": len(data.class_names) if data.class_label is not None else 0,
+            "condition_dim": int(data.condition.shape[-1]) if data.condition is not None else 0,
+        }
+
+    def extra_losses(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        return {}
+
+    def preview(self, rows: Dataset) -> list[Preview]:
+        """The sentences themselves where they are at hand, else the vectors' norms."""
+        norms = np.linalg.norm(rows.x, axis=1)
+        texts = rows.texts if rows.texts is not None else ["(a vector without its sentence)"] * len(rows)
+        return [
+            Preview(title, (text,), f"norm {norm:.3g}")
+            for title, text, norm in zip(rows.titles(), texts, norms, strict=True)
+        ]
+
+    def presenter(self, data: Dataset | None, *, decode: bool = True, device: str = "auto") -> TextPresenter:
+        from flowkit.text.presenter import TextPresenter
+
+        return TextPresenter(data, decode=decode, device=device)
+
+    def inherited(self, data: Dataset) -> dict[str, Any]:
+        """The codec and the language, which samples share with the rows that the model was trained on."""
+        return {name: data.info[name] for name in ("codec", "lang") if name in data.info}
+
+    def evaluator(self, comparison: Comparison) -> TextEvaluator:
+        from flowkit.text.evaluation import TextEvaluator
+
+        return TextEvaluator(comparison)
