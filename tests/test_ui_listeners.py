@@ -37,7 +37,7 @@ EVENTS = [
     Logged(
         50, 10.3, 0.81234, 9.3e-5, 1.25, 0.91, 21412.0, 724.0, 3_100_000_000, skipped=2, terms={"smoothness": 0.0123}
     ),
-    Validated(50, 0.412, 0.415, 1.648, ((0.0, 0.5, 0.6), (0.5, 1.0, 0.2)), True, {"kid": 0.031}),
+    Validated(50, 0.412, 0.415, 1.648, ((0.0, 0.5, 0.6), (0.5, 1.0, 0.2)), True, {"diagonal": 0.62, "full": 0.51}),
     Saved(50, RUN / "checkpoints/step-00000050", True, 0.21),
     Sampled(50, PICTURES, RUN / "samples/step-00000050", 49, 1.23),
 ]
@@ -62,7 +62,7 @@ def test_plain_lines_are_one_an_event_and_keep_their_keys():
         "step 50/2000 epoch=10.30 loss=0.8123 smoothness=0.0123 grad_norm=1.250 lr=9.300e-05 ema=0.91 "
         "sketches/s=21412.0 memory=3.1GB left=12:04 skipped=2"
     )
-    assert lines[3] == "validation step=50 loss=0.4120 raw=0.4150 zero=1.648 bins=0.6000,0.2000 kid=0.0310 best"
+    assert lines[3] == "validation step=50 loss=0.4120 raw=0.4150 zero=1.648 diagonal=0.6200 full=0.5100 bins=0.6000,0.2000 best"
     assert lines[4] == f"saved step=50 seconds=0.21 path={RUN}/checkpoints/step-00000050 best"
     assert lines[5] == f"samples step=50 count=8 nfe=49 seconds=1.23 path={RUN}/samples/step-00000050"
     assert lines[6] == "done at step 2,000 after 1:02:03, validation loss 0.4120, best 0.4120 at step 50"
@@ -122,7 +122,7 @@ def test_nothing_moves_when_values_come_in(width, height):
 def test_the_view_tells_all_there_is(width, height, pictures):
     text = "\n".join(line.plain for line in view.lines(_state(*EVENTS), width, height))
     for fact in ("kanji", "bezier_sketch_dit", "7.41 M", "15 classes", "NVIDIA H100", "2 processes", "bf16",
-                 "256 = 2 × 4 × 32", "0.9999", "2%", "50 / 2,000", "0.8123", "0.4120", "25.0% of zero's 1.648", "9.30e-05",
+                 "256 = 2 × 4 × 32", "0.9999", "2%", "50 / 2,000", "0.8123", "0.4120", "zero 1.648", "full 0.5100", "9.30e-05",
                  "1.250", "0.91000", "21,412 sketches/s", "3.1 GB", "2 updates skipped", "smoothness 0.0123",
                  "step 50", "0.4120 at step 50", "samples at step 50", "49 NFE"):  # fmt: skip
         assert fact in text, fact

@@ -176,8 +176,8 @@ def save(session: Session, step: int, validated: Validated | None) -> Saved:
     state = {"step": step, "best": best, "scaler": None if scaler is None else scaler.state_dict()}
     path = save_checkpoint(
         session.run_dir, step, model=session.model, ema=None if session.ema is None else session.ema.module,
-        optimizer=session.optimizer, normalizer=session.normalizer.tensors(), sidecar=session.sidecar(step, losses), state=state, best=is_best,
-        keep_last=session.recipe.train.keep_last,
+        optimizer=session.optimizer, normalizer=session.normalizer.tensors(), sidecar=session.sidecar(step, losses),
+        state=state, best=is_best, keep_last=session.recipe.train.keep_last,
     )  # fmt: skip
     return Saved(step, path, is_best, time.perf_counter() - start)
 

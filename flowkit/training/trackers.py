@@ -20,7 +20,7 @@ METRICS = "metrics.jsonl"
 
 
 def metrics_of(event: Event) -> dict[str, Any] | None:
-    """The numbers of a log step, a validation or a drawing of samples by their names in `metrics.jsonl`; None for other events."""
+    """The numbers of a log step, a validation or samples by their names in `metrics.jsonl`; None for other events."""
     if isinstance(event, Logged):
         return {
             "step": event.step, "epoch": event.epoch, "loss": event.loss, "lr": event.lr, "grad_norm": event.grad_norm,
@@ -28,9 +28,10 @@ def metrics_of(event: Event) -> dict[str, Any] | None:
             "skipped": event.skipped, **event.terms,
         }  # fmt: skip
     if isinstance(event, Validated):
+        gaussian = {f"val_{kind}_gaussian_loss": loss for kind, loss in event.gaussian_losses.items()}
         return {
-            "step": event.step, "val_loss": event.loss, "val_raw_loss": event.raw_loss, "val_zero_loss": event.zero_loss,
-            "val_bins": [list(bin_) for bin_ in event.bins], "best": event.best, **{f"val_{kind}_gaussian_loss": loss for kind, loss in event.gaussian_losses.items()},
+            "step": event.step, "val_loss": event.loss, "val_raw_loss": event.raw_loss, "val_zero_loss": event.zero_loss, **gaussian,
+            "val_bins": [list(bin_) for bin_ in event.bins], "best": event.best,
         }  # fmt: skip
     if isinstance(event, Sampled) and event.figures:
         return {"step": event.step, "nfe": event.nfe, **event.figures}
@@ -38,7 +39,7 @@ def metrics_of(event: Event) -> dict[str, Any] | None:
 
 
 class MetricsFile:
-    """Appends one JSON object a log step, validation or drawing of samples. Continuing from step s first drops what was logged after s."""
+    """Appends one JSON object a log step, validation or drawing of samples; continuing from step s drops what came after."""
 
     def __init__(self, path: Path, start_step: int):
         if path.exists():
