@@ -1,12 +1,10 @@
-"""Row order, keys, splits and normalizers, against numpy and counting."""
+"""Row order, keys and splits, against counting."""
 
 import numpy as np
 import pytest
-import torch
 
 from flowkit.data.dataset import Dataset
 from flowkit.data.keys import key
-from flowkit.data.normalizers import Normalizer, fit_normalizer
 from flowkit.data.order import RowOrder
 from flowkit.data.source import with_split
 from flowkit.errors import UserError
@@ -49,53 +47,3 @@ def test_a_files_own_split_is_kept():
     split = np.array([2, 1, 0, 0], np.uint8)
     data = with_split(Dataset("array", np.zeros((4, 2), np.float32), split=split), 0.5, None, 0, "x")
     assert data.rows("train").tolist() == [2, 3] and data.rows("test").tolist() == [0]
-
-
-@pytest.mark.parametrize("name", ["none", "global", "zscore"])
-def test_normalizers_invert_and_agree_with_numpy(name):
-    rng = np.random.default_rng(0)
-    x = (5 + rng.standard_normal((4000, 3, 2)) * [0.1, 4]).astype(np.float32)
-    rows = np.arange(0, 4000, 2)
-    fitted = fit_normalizer(name, x, rows)
-    mean, std = {
-        "none": (0.0, 1.0), "global": (x[rows].mean(), x[rows].std()), "zscore": (x[rows].mean(0), x[rows].std(0)),
-    }[name]  # fmt: skip
-    np.testing.assert_allclose(fitted.shift, mean, rtol=1e-5)
-    np.testing.assert_allclose(fitted.scale, std, rtol=1e-5)
-    back = Normalizer.from_json(fitted.to_json())
-    x64 = torch.from_numpy(x).double()
-    torch.testing.assert_close(back.denormalize(back.normalize(x64)), x64, rtol=1e-12, atol=1e-12)
-
-
-def test_a_normalizer_met_first_while_sampling_still_trains():
-    fitted = Normalizer("global", np.asarray(1.0), np.asarray(2.0))
-    with torch.inference_mode():
-        fitted.denormalize(torch.ones(2))
-    x = torch.ones(2, requires_grad=True)
-    fitted.denormalize(x).sum().backward()
-    assert x.grad is not None and x.grad.tolist() == [2, 2]
-
-
-def test_chunks_sum_like_the_whole(monkeypatch):
-    rng = np.random.default_rng(1)
-    x = (1000 + rng.standard_normal((3000, 4))).astype(np.float32)  # cancellation would show
-    whole = fit_normalizer("zscore", x, np.arange(3000))
-    monkeypatch.setattr(np, "array_split", lambda rows, n: [rows[i : i + 7] for i in range(0, len(rows), 7)])
-    parts = fit_normalizer("zscore", x, np.arange(3000))
-    np.testing.assert_allclose(parts.scale, whole.scale, rtol=1e-9)
-    np.testing.assert_allclose(parts.scale, x.astype(np.float64).std(0), rtol=1e-9)
-
-
-def test_constant_elements_stay_finite():
-    x = np.random.default_rng(0).standard_normal((100, 3)).astype(np.float32)
-    x[:, 1] = 4
-    normalized = fit_normalizer("zscore", x, np.arange(100)).normalize(torch.from_numpy(x))
-    assert normalized.isfinite().all() and normalized[:, 1].abs().max() < 1e-5
-    assert fit_normalizer("global", np.ones((5, 2), np.float32), np.arange(5)).scale == 1
-    assert (fit_normalizer("zscore", np.ones((5, 2), np.float32), np.arange(5)).scale == 1).all()
-
-
-def test_only_training_rows_count():
-    x = np.zeros((10, 2), np.float32)
-    x[5:] = 100
-    assert fit_normalizer("global", x, np.arange(5)).shift == 0

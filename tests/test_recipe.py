@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from flowkit.errors import UserError
 from flowkit.recipe import Interval, Recipe, Warmup, check_batch, diff, dump_toml, load_recipe, recipe_from_dict
 from flowkit.recipe.flow import LogitNormalTimes, UniformTimes
-from flowkit.recipe.model import SketchDiT, SketchTransformer
+from flowkit.recipe.model import SketchDiT, SketchTransformer, VectorDiT, VectorMLP
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
 
@@ -58,7 +58,7 @@ def test_importing_recipes_loads_no_torch():
     assert not {"torch", "scipy", "timm", "accelerate", "numpy"} & set(loaded)
 
 
-@pytest.mark.parametrize("kind", [SketchDiT, SketchTransformer])
+@pytest.mark.parametrize("kind", [SketchDiT, SketchTransformer, VectorMLP, VectorDiT])
 def test_model_keys_are_the_constructors_arguments_with_the_same_defaults(kind):
     from importlib import import_module
 
@@ -93,6 +93,40 @@ def test_a_choice_is_a_name_or_a_table():
     assert recipe_from_dict(table(flow={"times": "uniform"})).flow.times == UniformTimes()
     settings = {"name": "logit_normal", "mean": -0.5, "std": 1.0}
     assert recipe_from_dict(table(flow={"times": settings})).to_dict()["flow"]["times"] == settings
+
+
+@pytest.mark.parametrize(
+    ("given", "resolved"),
+    [
+        ("auto", "auto"), ("robust", "robust"), ({"name": "zscore"}, "zscore"), ({"name": "whitening"}, "whitening"),
+        ({"name": "whitening", "components": 128}, {"name": "whitening", "floor": 0.01, "components": 128}),
+        ({"name": "whitening", "components": 0.9}, {"name": "whitening", "floor": 0.01, "components": 0.9}),
+        ({"name": "whitening", "floor": 1}, {"name": "whitening", "floor": 1.0}),
+    ],
+)  # fmt: skip
+def test_normalizers_are_chosen_by_name_or_table_and_survive_toml(given, resolved):
+    recipe = recipe_from_dict(table(data={"normalizer": given}))
+    assert recipe.to_dict()["data"]["normalizer"] == resolved
+    again = recipe_from_dict(tomllib.loads(dump_toml(recipe)))
+    assert again == recipe and again.to_dict()["data"]["normalizer"] == resolved
+    assert recipe_from_dict(table()).data.normalizer.name == "auto"
+
+
+def test_what_a_recipe_says_of_a_normalizer_can_be_fitted():
+    import numpy as np
+
+    from flowkit.data.normalizers import NORMALIZERS, fit_normalizer
+
+    x = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
+    for choice in (*NORMALIZERS, {"name": "whitening", "components": 2}, {"name": "whitening", "components": 0.5}):
+        resolved = recipe_from_dict(table(data={"normalizer": choice})).to_dict()["data"]["normalizer"]
+        fitted = fit_normalizer(resolved, x, np.arange(50))
+        assert fitted.name == (choice if isinstance(choice, str) else choice["name"])
+
+
+def test_the_prediction_is_left_to_the_domain_unless_it_is_said():
+    assert recipe_from_dict(table()).flow.prediction == "auto"
+    assert recipe_from_dict(table(flow={"prediction": "data"})).flow.prediction == "data"
 
 
 def test_a_recipe_is_frozen_and_hashable():

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from flowkit.models import ARCHS
 from flowkit.recipe import Recipe, recipe_from_dict
 from flowkit.recipe.describe import key_table, markdown_table
 from flowkit.recipe.overrides import parse_value
@@ -16,7 +17,7 @@ ROWS = {row.dotted: row for row in key_table()}
 
 def test_every_key_is_there_once_with_a_line_of_description():
     assert len(ROWS) == len(key_table())
-    for arch in ("bezier_sketch_dit", "bezier_sketch_transformer"):
+    for arch in ("bezier_sketch_dit", "bezier_sketch_transformer", "mlp", "dit"):
         recipe = recipe_from_dict({"run": {"name": "a"}, "model": {"arch": arch}, "train": {"steps": 1}})
         for section in Recipe.model_fields:
             for key in type(getattr(recipe, section)).model_fields:
@@ -29,17 +30,23 @@ def test_every_key_is_there_once_with_a_line_of_description():
 def test_types_and_defaults_in_words():
     assert (ROWS["optim.lr"].type, ROWS["optim.lr"].default) == ("number > 0", "0.0001")
     assert (ROWS["run.name"].default, ROWS["train.steps"].default) == ("required", "-")
-    assert ROWS["model.arch"].type == '"bezier_sketch_dit", "bezier_sketch_transformer" or "custom"'
+    assert ROWS["model.arch"].type == '"bezier_sketch_dit", "bezier_sketch_transformer", "mlp", "dit" or "custom"'
     assert ROWS["sample.solver"].type == '"euler", "midpoint", "heun" or "rk4"'
     assert ROWS["train.epochs"].type == "number > 0"
+    assert ROWS["model.num_layers"].default == "8"
+    assert ROWS["model.num_layers"].description.endswith("; default of mlp 5, of dit 3")
+    assert "default of" not in ROWS["model.dropout"].description
+    assert ROWS["data.normalizer.components"].type == "whole number >= 1, or a share of the variance below 1"
     assert ROWS["model.mlp_ratio"].description.startswith("bezier_sketch_transformer: ")
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 def test_the_default_in_the_table_is_the_default(row):
-    """Given as it stands there, it changes nothing."""
-    arch = "bezier_sketch_transformer"
-    base = recipe_from_dict({"run": {"name": "a"}, "model": {"arch": arch}, "train": {"steps": 1}})
+    """Given as it stands there, where the key exists, it changes nothing."""
+    tag = row.description.split(": ")[0].split(", ")[0]  # of the first of the alternatives that have it
+    arch = tag if row.section == "model" and tag in ARCHS else "bezier_sketch_transformer"
+    choice = [f"{row.section}.{row.key.rpartition('.')[0]}={tag}"] if "." in row.key else []
+    base = recipe_from_dict({"run": {"name": "a"}, "model": {"arch": arch}, "train": {"steps": 1}}, choice)
     if row.default in ("required", "-"):
         return
     given = recipe_from_dict(base.to_dict(), [f"{row.dotted}={row.default}"])

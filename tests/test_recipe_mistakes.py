@@ -69,12 +69,12 @@ def test_all_mistakes_in_keys_and_types_come_at_once():
         "run.name": 'expected a folder name: letters, digits and . _ - + =, found "../up"',
         "run.deterministic": 'expected true or false, found "True"; write true',
         "data.subset": 'expected a whole number >= 1, or "1k" for 1000, found 0',
-        "model.arch": 'expected "bezier_sketch_dit", "bezier_sketch_transformer" or "custom", found "bezier_sketch_dti"; '
-        "did you mean 'bezier_sketch_dit' or 'bezier_sketch_transformer'?",
+        "model.arch": 'expected "bezier_sketch_dit", "bezier_sketch_transformer", "mlp", "dit" or "custom", '
+        "found \"bezier_sketch_dti\"; did you mean 'bezier_sketch_dit' or 'bezier_sketch_transformer'?",
         "model.embed_dim": "expected a whole number >= 1, found 256.0",
         "model.clas_embed_dim": "unknown key; did you mean 'class_embed_dim' or 'embed_dim'?",
         "flow.path": 'expected "linear", found "liner"; did you mean \'linear\'?',
-        "flow.prediction": 'expected "velocity" or "data", found "velocty"; did you mean \'velocity\'?',
+        "flow.prediction": 'expected "auto", "velocity" or "data", found "velocty"; did you mean \'velocity\'?',
         "flow.times.std": "expected a number > 0, found 0",
         "flow.times.men": "unknown key; did you mean 'mean'?",
         "optim.lr": 'expected a number > 0, found "1e-4"; numbers stand without quotes',
@@ -109,6 +109,9 @@ def test_all_mistakes_in_keys_and_types_come_at_once():
         ("optim.learning_rate", 3, "unknown key; [optim] has lr, betas, eps, weight_decay, warmup"),
         ("model.mlp_ratio", 2.0, "unknown key; only 'bezier_sketch_transformer' has it"),
         ("flow.coupling", None, 'expected "independent", found None'),
+        ("flow.times", "unifrom", 'expected "uniform" or "logit_normal", found "unifrom"; did you mean \'uniform\'?'),
+        ("model.num_tokens", 16, "unknown key; only 'dit' has it"),
+        ("model.hidden_dim", 16, "unknown key; only 'mlp', 'dit' have it"),
     ],
 )
 def test_one_mistake_is_one_line(key, value, expected):
@@ -124,6 +127,27 @@ def test_settings_of_another_choice_and_a_table_without_name():
     assert lines(complaint({"flow.times": {"std": 1.0}})) == {
         "flow.times.name": 'missing; expected "uniform" or "logit_normal"'
     }
+
+
+NORMALIZERS = '"auto", "none", "global", "zscore", "robust" or "whitening"'
+COMPONENTS = "expected a whole number >= 1, or a share of the variance below 1, found "
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "key", "expected"),
+    [
+        ("whitenin", "data.normalizer", f"expected {NORMALIZERS}, found \"whitenin\"; did you mean 'whitening'?"),
+        ({"name": "zscor"}, "data.normalizer.name", f"expected {NORMALIZERS}, found \"zscor\"; did you mean 'zscore'?"),
+        (3, "data.normalizer", f"expected {NORMALIZERS}, or a table with its settings, found 3"),
+        ({"name": "whitening", "components": 0}, "data.normalizer.components", COMPONENTS + "0"),
+        ({"name": "whitening", "components": 1.0}, "data.normalizer.components", COMPONENTS + "1.0"),
+        ({"name": "whitening", "components": True}, "data.normalizer.components", COMPONENTS + "true"),
+        ({"name": "whitening", "floor": 0}, "data.normalizer.floor", "expected a number > 0, found 0"),
+        ({"name": "robust", "floor": 1}, "data.normalizer.floor", "unknown key; only 'whitening' has it"),
+    ],
+)
+def test_mistakes_in_a_normalizer(normalizer, key, expected):
+    assert lines(complaint({"data.normalizer": normalizer})) == {key: expected}
 
 
 def test_an_empty_recipe_says_what_it_needs():
@@ -207,6 +231,12 @@ def test_neither_steps_nor_epochs():
 @pytest.mark.parametrize("warmup, length", [(100, {"steps": 100}), ("3 epochs", {"epochs": 2.5})])
 def test_a_warmup_as_long_as_the_run(warmup, length):
     assert "optim.warmup" in lines(complaint({"train": length, "optim.warmup": warmup}))
+
+
+def test_heads_of_a_dit_divide_its_hidden_width_and_an_mlp_has_none():
+    text = "5 does not divide model.hidden_dim = 384; the nearest that do are 4 and 6, or a hidden_dim of 380 or 385"
+    assert lines(complaint({"model": {"arch": "dit", "num_heads": 5}})) == {"model.num_heads": text}
+    assert recipe_from_dict({**BASE, "model": {"arch": "mlp", "hidden_dim": 7}}).model.arguments()["hidden_dim"] == 7
 
 
 def test_a_module_of_ones_own_has_no_heads_to_divide():

@@ -61,13 +61,16 @@ def _batch(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def _heads(recipe: Recipe) -> list[tuple[str, str]]:
-    if recipe.model.arch == "custom":
+    sizes = recipe.model.arguments()
+    if "num_heads" not in sizes:
         return []
-    width, heads = recipe.model.embed_dim, recipe.model.num_heads
-    if width % heads == 0:
+    width = "embed_dim" if "embed_dim" in sizes else "hidden_dim"
+    dim, heads = sizes[width], sizes["num_heads"]
+    if dim % heads == 0:
         return []
-    return [("model.num_heads", f"{_no_divisor(heads, width, f'model.embed_dim = {width}')}, or an embed_dim of "
-                                f"{_multiples(width, heads, 'or')}")]  # fmt: skip
+    article = "an" if width == "embed_dim" else "a"
+    return [("model.num_heads", f"{_no_divisor(heads, dim, f'model.{width} = {dim}')}, or {article} {width} of "
+                                f"{_multiples(dim, heads, 'or')}")]  # fmt: skip
 
 
 def _guidance(recipe: Recipe) -> list[tuple[str, str]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from flowkit.recipe.base import Says, Section
+from flowkit.recipe.base import BY_NAME, Choice, Says, Section
 
 _THOUSANDS = re.compile(r"([1-9]\d{0,8})k")
 
@@ -18,6 +18,54 @@ def _rows(value: Any) -> Any:
 
 
 Rows = Annotated[int, Field(ge=1), BeforeValidator(_rows), Says('a whole number >= 1, or "1k" for 1000')]
+
+
+def _components(value: float) -> float:
+    if value <= 0 or (isinstance(value, float) and value >= 1):
+        raise ValueError("neither a number of directions nor a share of the variance")
+    return value
+
+
+Components = Annotated[
+    int | float, AfterValidator(_components), Says("a whole number >= 1, or a share of the variance below 1")
+]
+
+
+class AutoNormalizer(Choice):
+    name: Literal["auto"] = "auto"
+
+
+class NoNormalizer(Choice):
+    name: Literal["none"] = "none"
+
+
+class GlobalNormalizer(Choice):
+    name: Literal["global"] = "global"
+
+
+class ZScoreNormalizer(Choice):
+    name: Literal["zscore"] = "zscore"
+
+
+class RobustNormalizer(Choice):
+    name: Literal["robust"] = "robust"
+
+
+class WhiteningNormalizer(Choice):
+    name: Literal["whitening"] = "whitening"
+    floor: float = Field(
+        default=0.01, gt=0, description="least variance of a direction, over the mean of all directions'"
+    )
+    components: Components | None = Field(
+        default=None, description="directions to keep, the widest first, or the share of the variance to keep"
+    )
+
+
+NormalizerChoice = Annotated[
+    AutoNormalizer | NoNormalizer | GlobalNormalizer | ZScoreNormalizer | RobustNormalizer | WhiteningNormalizer,
+    Field(discriminator="name"),
+    BY_NAME,
+]
 
 
 class Data(Section):
@@ -32,7 +80,7 @@ class Data(Section):
         default=0.05, ge=0, lt=1, description="share held out for validation; a file that was split keeps its own split"
     )
     subset: Rows | None = Field(default=None, description="train on the first so many training rows only")
-    normalizer: Literal["auto", "none", "global", "zscore"] = Field(
-        default="auto",
+    normalizer: NormalizerChoice = Field(
+        default=AutoNormalizer(),
         description="how x is brought to unit variance for the model; auto is the choice of the data's domain",
     )

@@ -131,10 +131,19 @@ def _rows(section: str, prefix: str, kinds: tuple[type[Section], ...]) -> Iterat
         if prefix and key == "name":
             continue  # of a choice: the row above has it
         words = type_words(field) if key != "arch" else either(f'"{tag_of(kind)}"' for kind in kinds)
-        description = (f"{', '.join(tags)}: " if tags else "") + (field.description or "")
+        description = (
+            (f"{', '.join(tags)}: " if tags else "") + (field.description or "") + _other_defaults(key, owners)
+        )
         yield KeyRow(section, prefix + key, words.removeprefix("a "), default_words(field), description)
         if choices := sections_of(field):
             yield from _rows(section, f"{key}.", choices)
+
+
+def _other_defaults(key: str, owners: Sequence[type[Section]]) -> str:
+    """`; default of dit 3`: of alternatives whose default is not that of the first."""
+    defaults = {kind: default_words(kind.model_fields[key]) for kind in owners}
+    others = [f"{tag_of(kind)} {words}" for kind, words in defaults.items() if words != defaults[owners[0]]]
+    return f"; default of {either(others).replace(' or ', ', of ')}" if others else ""
 
 
 def _alternatives(field: FieldInfo) -> list[Any]:

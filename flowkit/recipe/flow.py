@@ -35,8 +35,9 @@ TimesChoice = Annotated[UniformTimes | LogitNormalTimes, Field(discriminator="na
 class Flow(Section):
     path: PathChoice = Field(default=LinearPath(), description="how a point moves from noise (t = 0) to data (t = 1)")
     coupling: CouplingChoice = Field(default=IndependentCoupling(), description="which noise is paired with which row")
-    prediction: Literal["velocity", "data"] = Field(
-        default="velocity", description="what the network's output is; the loss is the velocity's either way"
+    prediction: Literal["auto", "velocity", "data"] = Field(
+        default="auto",
+        description="the network's output; the loss is the velocity's; auto: the domain's choice for the architecture",
     )
     times: TimesChoice = Field(default=LogitNormalTimes(), description="how training times t are drawn")
     cond_drop: float = Field(

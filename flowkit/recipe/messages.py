@@ -85,7 +85,7 @@ def _explain(
         assert field is not None
         yield ".".join(names), f"missing; expected {type_words(field)}"
     elif detail["type"] in UNKNOWN_TAG and isinstance(detail["input"], dict):
-        yield _wrong_tag(detail["input"], names, kinds)
+        yield _wrong_tag(detail["input"], names, kinds, by_name=isinstance(_given(data, names), str))
     else:
         assert field is not None
         value = data
@@ -104,7 +104,7 @@ def _suggestion(name: str, names: list[str], kinds: Kinds) -> str:
     field = find_field(names)
     others = [tag_of(kind) for kind in (sections_of(field) if field else ()) if name in kind.model_fields]
     if others:
-        return f"; only {listing(map(repr, others))} has it"
+        return f"; only {listing(map(repr, others))} {'has' if len(others) == 1 else 'have'} it"
     elsewhere = [f"{section}.{key}" for section, field in Recipe.model_fields.items() for kind in sections_of(field)
                  for key in kind.model_fields if key == name]  # fmt: skip
     if elsewhere:
@@ -114,13 +114,22 @@ def _suggestion(name: str, names: list[str], kinds: Kinds) -> str:
     return nearest(name, here) or f"; {where} {listing(here)}"
 
 
-def _wrong_tag(table: dict[str, Any], names: list[str], kinds: Kinds) -> tuple[str, str]:
+def _given(data: dict[str, Any], names: list[str]) -> Any:
+    """What the recipe has under those keys; None where it has nothing there."""
+    value: Any = data
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _wrong_tag(table: dict[str, Any], names: list[str], kinds: Kinds, by_name: bool) -> tuple[str, str]:
+    """`by_name`: the choice was written as its name alone, so that is the key at fault."""
     key = str(tag_key(kinds[0]))
     expected = _expected(kinds, key, None)
     if key not in table:
         return ".".join([*names, key]), f"missing; expected {expected}"
     near = nearest(table[key], map(tag_of, kinds)) if isinstance(table[key], str) else ""
-    return ".".join([*names, key]), f"expected {expected}, found {toml_value(table[key])}{near}"
+    return ".".join(names if by_name else [*names, key]), f"expected {expected}, found {toml_value(table[key])}{near}"
 
 
 def _expected(kinds: Kinds, key: str, field: FieldInfo | None) -> str:

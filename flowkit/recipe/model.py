@@ -11,18 +11,29 @@ from flowkit.recipe.base import Section
 ARCH = 'the architecture; "custom" is a module given to flowkit.train(recipe, model=...)'
 
 
-class SketchModel(Section):
-    """What both sketch architectures take, `arch` first; names and defaults are those of the constructors."""
+HIDDEN = "width of the layers; of a dit, a multiple of num_heads"
+LAYERS = "number of blocks; of an mlp, linear layers"
+HEADS = "attention heads"
+DROPOUT = "dropout inside the blocks; in an mlp, after each hidden layer"
+
+
+class BuiltIn(Section):
+    """Keys of our own architectures, `arch` first; names and defaults are those of the constructors."""
 
     arch: str
-    embed_dim: int = Field(default=256, ge=1, le=10**6, description="width of a token; a multiple of num_heads")
-    num_layers: int = Field(default=8, ge=1, description="number of blocks")
-    num_heads: int = Field(default=8, ge=1, description="attention heads")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout inside the blocks")
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments for `create_model(arch, ...)`; those that follow from the data are added by its domain."""
         return self.model_dump(exclude={"arch"})
+
+
+class SketchModel(BuiltIn):
+    """What both sketch architectures take."""
+
+    embed_dim: int = Field(default=256, ge=1, le=10**6, description="width of a token; a multiple of num_heads")
+    num_layers: int = Field(default=8, ge=1, description=LAYERS)
+    num_heads: int = Field(default=8, ge=1, description=HEADS)
+    dropout: float = Field(default=0.0, ge=0, lt=1, description=DROPOUT)
 
 
 class SketchDiT(SketchModel):
@@ -38,6 +49,22 @@ class SketchTransformer(SketchModel):
     mlp_ratio: float = Field(default=4.0, gt=0, description="hidden width of the feed-forward layers over embed_dim")
 
 
+class VectorMLP(BuiltIn):
+    arch: Literal["mlp"] = Field(description=ARCH)  # pyright: ignore[reportIncompatibleVariableOverride]
+    hidden_dim: int = Field(default=256, ge=1, le=10**6, description=HIDDEN)
+    num_layers: int = Field(default=5, ge=2, description=LAYERS)
+    dropout: float = Field(default=0.0, ge=0, lt=1, description=DROPOUT)
+
+
+class VectorDiT(BuiltIn):
+    arch: Literal["dit"] = Field(description=ARCH)  # pyright: ignore[reportIncompatibleVariableOverride]
+    hidden_dim: int = Field(default=384, ge=1, le=10**6, description=HIDDEN)
+    num_layers: int = Field(default=3, ge=1, description=LAYERS)
+    num_heads: int = Field(default=6, ge=1, description=HEADS)
+    num_tokens: int = Field(default=1, ge=1, description="pieces that a vector is cut into; divides its length")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description=DROPOUT)
+
+
 class CustomModel(Section):
     """A module of one's own, from Python."""
 
@@ -48,4 +75,4 @@ class CustomModel(Section):
         return {}
 
 
-Model = Annotated[SketchDiT | SketchTransformer | CustomModel, Field(discriminator="arch")]
+Model = Annotated[SketchDiT | SketchTransformer | VectorMLP | VectorDiT | CustomModel, Field(discriminator="arch")]

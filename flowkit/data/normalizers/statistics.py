@@ -1,0 +1,60 @@
+"""Statistics of many rows, in float64 and a bounded amount of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+CHUNK_BYTES = 1 << 24  # of rows as they are stored
+QUARTILE_ROWS = 1 << 16  # 256 MB of 1024-d rows; the error of a median of so many is 0.5% of a standard deviation
+COLUMNS = 64  # whose quartiles are found at a time
+
+
+def moments(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance (divided by N) of every element: x (N, ...) -> two arrays (...)."""
+    mean, variance = _pooled(x, rows, lambda gaps: np.einsum("nd,nd->d", gaps, gaps))
+    return mean.reshape(x.shape[1:]), variance.reshape(x.shape[1:])
+
+
+def covariance(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (D,) and covariance (D, D) (divided by N) of rows with D elements in all."""
+    return _pooled(x, rows, lambda gaps: gaps.T @ gaps)
+
+
+def quartiles(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The three quartiles of every element, (3, ...): of all rows, or of QUARTILE_ROWS, always the same, of more."""
+    if len(rows) > QUARTILE_ROWS:
+        rows = np.sort(np.random.default_rng(0).choice(rows, QUARTILE_ROWS, replace=False))
+    picked = x[rows].reshape(len(rows), -1)
+    blocks = [
+        np.quantile(np.ascontiguousarray(picked[:, start : start + COLUMNS].T, np.float64), (0.25, 0.5, 0.75), axis=1)
+        for start in range(0, picked.shape[1], COLUMNS)
+    ]
+    return np.concatenate(blocks, axis=1).reshape(3, *x.shape[1:])
+
+
+def _pooled(
+    x: np.ndarray, rows: np.ndarray, square: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (D,) of the rows and mean of `square` (b, D) -> (...) of their gaps to it, summed over b.
+
+    Chan et al.'s pairwise update: sums of squares would cancel where the mean is large beside the deviation.
+    """
+    size = int(np.prod(x.shape[1:]))
+    count, mean = 0, np.zeros(size)
+    total = square(np.zeros((0, size)))
+    for chunk in _chunks(x, rows):
+        own, both = chunk.mean(axis=0), count + len(chunk)
+        total += square(chunk - own) + square((own - mean)[None]) * (count * len(chunk) / both)
+        mean += (own - mean) * (len(chunk) / both)
+        count = both
+    return mean, total / max(count, 1)
+
+
+def _chunks(x: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows as (b, D) float64, a chunk at a time."""
+    step = max(1, CHUNK_BYTES // max(1, x[:1].nbytes))
+    for start in range(0, len(rows), step):
+        picked = rows[start : start + step]
+        yield x[picked].reshape(len(picked), -1).astype(np.float64)

@@ -1,0 +1,119 @@
+"""Whitening: the principal components of the data, each brought to unit variance; the smallest may be left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flowkit.data.normalizers.base import Normalizer, OnDevices
+from flowkit.data.normalizers.statistics import covariance
+from flowkit.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FLOOR = 1e-2
+MAX_DIM = 8192  # half a gigabyte of covariance
+
+
+@dataclass(frozen=True)
+class WhiteningNormalizer(Normalizer):
+    """y = (x - mean) basis / scale, over flattened rows of D elements; k of D directions, the widest first.
+
+    With all D directions it inverts exactly and rows keep their shape. With fewer, normalised rows are (k,), what lies
+    across them is lost, and `denormalize` lands on the subspace, where the two are each other's inverse.
+    """
+
+    row_shape: tuple[int, ...]
+    mean: np.ndarray  # (D,)
+    basis: np.ndarray  # (D, k), orthonormal columns
+    scale: np.ndarray  # (k,)
+    variance: float = 1.0  # the share of the data's variance that lies in those directions
+    name: str = "whitening"
+
+    @cached_property
+    def _tensors(self) -> OnDevices:
+        return OnDevices(self.mean, self.basis, self.scale)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        mean, basis, scale = self._exact(x)
+        y = (x.flatten(1).to(mean.dtype) - mean) @ basis / scale
+        return y.to(x.dtype).reshape(len(x), *self.shape(self.row_shape))
+
+    def denormalize(self, x: Tensor) -> Tensor:
+        mean, basis, scale = self._exact(x)
+        y = (x.flatten(1).to(mean.dtype) * scale) @ basis.T + mean
+        return y.to(x.dtype).reshape(len(x), *self.row_shape)
+
+    def _exact(self, x: Tensor) -> tuple[Tensor, ...]:
+        """In float64 where the device has it: a float32 product may be done in TF32 or, under autocast, in bf16."""
+        import torch
+
+        return self._tensors.on(x.device, torch.float32 if x.device.type == "mps" else torch.float64)
+
+    def shape(self, row_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return row_shape if len(self.scale) == len(self.mean) else (len(self.scale),)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "shape": list(self.row_shape),
+            "components": len(self.scale),
+            "variance": self.variance,
+        }
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """float64: in float32 the basis would be orthonormal, and so the inverse exact, to seven digits only."""
+        return {"mean": self.mean, "basis": self.basis, "scale": self.scale}
+
+    @staticmethod
+    def from_json(content: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> WhiteningNormalizer:
+        row_shape = tuple(int(size) for size in content["shape"])
+        mean, basis, scale = (np.asarray(tensors[name], np.float64) for name in ("mean", "basis", "scale"))
+        dim, count = math.prod(row_shape), content["components"]
+        if mean.shape != (dim,) or basis.shape != (dim, count) or scale.shape != (count,):
+            raise ValueError(f"mean, basis and scale have shapes {mean.shape}, {basis.shape} and {scale.shape}; "
+                             f"expected {(dim,)}, {(dim, count)} and {(count,)}")  # fmt: skip
+        if not (np.isfinite(mean).all() and np.isfinite(scale).all() and (scale > 0).all()):
+            raise ValueError("mean and scale must be finite, and scale positive")
+        if not np.abs(basis.T @ basis - np.eye(count)).max() < 1e-9:
+            raise ValueError("the columns of basis are not orthonormal")
+        return WhiteningNormalizer(row_shape, mean, basis, scale, float(content["variance"]))
+
+
+def fit_whitening(
+    x: np.ndarray, rows: np.ndarray, *, floor: float = FLOOR, components: float | None = None
+) -> WhiteningNormalizer:
+    """Fit on `x[rows]`. components: how many directions to keep, or (a float) the share of the variance to keep.
+
+    floor: the least variance a direction is taken to have, over the mean of all directions'. It bounds how far noise is
+    blown up where the data is flat, and where there are too few rows to know how flat it is: with fewer than about five
+    rows a dimension, held-out rows come out wider than 1, and a floor of 0.1 or fewer components serve better.
+
+    Raises UserError for more components than elements, and for rows too wide for a covariance matrix.
+    """
+    dim = math.prod(x.shape[1:])
+    if dim > MAX_DIM:
+        raise UserError(f'data.normalizer: "whitening" takes a matrix of {dim} x {dim} for rows of {dim:,} numbers; '
+                        f'at most {MAX_DIM:,} can be whitened; use "zscore" or "robust"')  # fmt: skip
+    if isinstance(components, int) and components > dim:
+        raise UserError(f"data.normalizer.components: {components} are asked for, and rows have {dim} numbers; "
+                        f"ask for at most {dim}")  # fmt: skip
+    mean, spread = covariance(x, rows)
+    values, basis = np.linalg.eigh(spread)
+    values, basis = np.maximum(values[::-1], 0.0), basis[:, ::-1]
+    basis = basis * np.sign(basis[np.abs(basis).argmax(axis=0), np.arange(dim)])  # else the signs are LAPACK's whim
+    total = values.sum()
+    shares = np.cumsum(values) / total if total > 0 else np.ones(dim)
+    count = dim if components is None else components
+    if isinstance(count, float):
+        count = min(int(np.searchsorted(shares, count)) + 1, dim)
+    scale = np.sqrt(np.maximum(values, floor * total / dim)) if total > 0 else np.ones(dim)
+    return WhiteningNormalizer(
+        tuple(x.shape[1:]), mean, np.ascontiguousarray(basis[:, :count]), scale[:count], float(shares[count - 1])
+    )

@@ -1,0 +1,277 @@
+"""Normalizers against numpy and scikit-free formulas: statistics, exact inverses, what is constant, what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from flowkit.data import normalizers
+from flowkit.data.normalizers import AffineNormalizer, fit_normalizer, normalizer_from_json, statistics
+from flowkit.errors import UserError
+
+WHITENINGS = [
+    "whitening", {"name": "whitening", "components": 2}, {"name": "whitening", "components": 0.7},
+    {"name": "whitening", "floor": 0.5},
+]  # fmt: skip
+ALL = ["none", "global", "zscore", "robust", *WHITENINGS]
+each = pytest.mark.parametrize("choice", ALL, ids=str)
+
+
+def correlated(rows=4000, seed=0, offset=5.0):
+    """(rows, 3, 2) float32 whose six elements are mixed and of very different widths."""
+    rng = np.random.default_rng(seed)
+    mixed = rng.standard_normal((rows, 6)) * [0.01, 0.1, 0.3, 1, 2, 4] @ np.linalg.qr(rng.standard_normal((6, 6)))[0]
+    return (offset + mixed).reshape(rows, 3, 2).astype(np.float32)
+
+
+def reloaded(fitted, tmp_path):
+    """By way of JSON and a tensor file, as a checkpoint keeps it."""
+    from safetensors.numpy import load_file, save_file
+
+    save_file(fitted.tensors(), tmp_path / "n.safetensors")
+    return normalizer_from_json(json.loads(json.dumps(fitted.to_json())), load_file(tmp_path / "n.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["none", "global", "zscore", "robust"])
+def test_statistics_are_those_of_numpy(name):
+    x, rows = correlated(), np.arange(0, 4000, 2)
+    fitted = fit_normalizer(name, x, rows)
+    part = x[rows].astype(np.float64)
+    quarter, median, upper = np.sort(part, axis=0)[[500, 1000, 1500]]
+    shift, scale, rtol = {
+        "none": (0.0, 1.0, 0), "global": (part.mean(), part.std(), 1e-9), "zscore": (part.mean(0), part.std(0), 1e-9),
+        "robust": (median, 0.7413 * (upper - quarter), 1e-2),
+    }[name]  # fmt: skip
+    np.testing.assert_allclose(fitted.shift, shift, rtol=rtol)
+    np.testing.assert_allclose(fitted.scale, scale, rtol=rtol)
+
+
+def test_robust_is_the_exact_median_and_a_standard_deviation_of_gaussians():
+    x = np.random.default_rng(0).normal(3, [0.1, 7.0], (50_001, 2)).astype(np.float32)
+    fitted = fit_normalizer("robust", x, np.arange(len(x)))
+    np.testing.assert_array_equal(fitted.shift, np.sort(x, axis=0)[25_000])
+    np.testing.assert_allclose(fitted.scale, [0.1, 7.0], rtol=0.02)
+    x[:5000] = 1e6  # a tenth of outliers
+    np.testing.assert_allclose(fit_normalizer("robust", x, np.arange(len(x))).scale, [0.1, 7.0], rtol=0.25)
+
+
+def test_quartiles_of_many_rows_are_those_of_a_fixed_sample(monkeypatch):
+    x = np.random.default_rng(0).standard_normal((20_000, 3)).astype(np.float32)
+    rows = np.arange(4000, 20_000)
+    x[:4000] = 100
+    exact = fit_normalizer("robust", x, rows)
+    monkeypatch.setattr(statistics, "QUARTILE_ROWS", 10_000)
+    sampled, again = (fit_normalizer("robust", x, rows) for _ in range(2))
+    assert (sampled.shift == again.shift).all() and (sampled.shift != exact.shift).any()
+    np.testing.assert_allclose(sampled.scale, exact.scale, rtol=0.03)
+    np.testing.assert_allclose(sampled.shift, exact.shift, atol=0.03)
+
+
+def test_whitened_rows_have_the_unit_matrix_as_covariance():
+    x = correlated()
+    fitted = fit_normalizer({"name": "whitening", "floor": 1e-9}, x, np.arange(len(x)))
+    y = fitted.normalize(torch.from_numpy(x).double())
+    assert y.shape == x.shape == (4000, *fitted.shape((3, 2)))
+    y = y.flatten(1).numpy()
+    np.testing.assert_allclose(np.cov(y, rowvar=False, ddof=0), np.eye(6), atol=1e-6)
+    np.testing.assert_allclose(y.mean(0), 0, atol=1e-6)
+    # its directions are those of the singular values, the widest first
+    flat = x.reshape(4000, 6).astype(np.float64)
+    left, widths, _ = np.linalg.svd(flat - flat.mean(0), full_matrices=False)
+    np.testing.assert_allclose(fitted.scale, widths / np.sqrt(4000), rtol=1e-9)
+    np.testing.assert_allclose(np.abs((left * y).mean(0) * np.sqrt(4000)), 1, rtol=1e-6)
+
+
+def test_the_floor_is_a_share_of_the_mean_variance():
+    x = correlated()
+    rows, total = np.arange(len(x)), x.reshape(len(x), 6).var(0, dtype=np.float64).sum()
+    narrow, floored = (fit_normalizer({"name": "whitening", "floor": f}, x, rows).scale for f in (1e-9, 0.1))
+    np.testing.assert_allclose(floored[-3:], np.sqrt(0.1 * total / 6), rtol=1e-6)
+    np.testing.assert_array_equal(floored[:3], narrow[:3])
+    assert (narrow[-3:] < floored[-3:]).all() and narrow[-1] == pytest.approx(0.01, rel=0.05)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.5, 1), (0.8, 2), (0.97, 3), (0.9999, 5), (0.9999999, 6)])
+def test_a_share_of_the_variance_is_the_fewest_directions_that_hold_it(share, count):
+    """The variances are about 16, 4, 1, .09, .01 and .0001."""
+    x = correlated()
+    fitted = fit_normalizer({"name": "whitening", "components": share}, x, np.arange(len(x)))
+    values = np.linalg.svd(x.reshape(4000, 6) - x.reshape(4000, 6).mean(0), compute_uv=False) ** 2
+    assert fitted.shape((3, 2)) == ((count,) if count < 6 else (3, 2)) and len(fitted.scale) == count
+    assert fitted.to_json()["variance"] == pytest.approx(values[:count].sum() / values.sum(), abs=1e-5)
+    assert fitted.to_json()["variance"] >= share > (values[: count - 1].sum() / values.sum() if count > 1 else 0)
+
+
+def test_what_truncation_loses_is_the_variance_left_out():
+    x = correlated()
+    fitted = fit_normalizer({"name": "whitening", "components": 2}, x, np.arange(len(x)))
+    x64 = torch.from_numpy(x).double()
+    lost = (fitted.denormalize(fitted.normalize(x64)) - x64).square().sum((1, 2)).mean()
+    total = (x64 - x64.mean(0)).square().sum((1, 2)).mean()
+    assert float(lost / total) == pytest.approx(1 - fitted.to_json()["variance"], rel=1e-6)
+
+
+@each
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_there_and_back_is_the_identity(choice, dtype, tmp_path):
+    """Of what comes from the model always; of the data where no direction is left out. Also after a reload."""
+    x = correlated()
+    fitted = reloaded(fit_normalizer(choice, x, np.arange(len(x))), tmp_path)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    y = torch.randn(50, *fitted.shape((3, 2)), generator=torch.Generator().manual_seed(0)).to(dtype)
+    back = fitted.normalize(fitted.denormalize(y))
+    assert back.dtype == dtype and fitted.denormalize(y).shape == (50, 3, 2)
+    # the float32 in between holds 5 and more to seven digits, of which the narrowest direction has few
+    loose = {torch.float64: 1e-9, torch.float32: 1e-3}[dtype]
+    torch.testing.assert_close(back, y, rtol=0, atol=loose)
+    if len(fitted.normalize(torch.from_numpy(x[:1])).flatten()) == 6:
+        x_dtype = torch.from_numpy(x).to(dtype)
+        back = fitted.denormalize(fitted.normalize(x_dtype))
+        torch.testing.assert_close(back, x_dtype, rtol=tolerance, atol=10 * tolerance)
+
+
+@each
+def test_a_reload_is_the_same_to_the_bit(choice, tmp_path):
+    x = correlated()
+    fitted = fit_normalizer(choice, x, np.arange(len(x)))
+    back = reloaded(fitted, tmp_path)
+    assert back.to_json() == fitted.to_json() and back.name == fitted.name
+    assert torch.equal(back.normalize(torch.from_numpy(x)), fitted.normalize(torch.from_numpy(x)))
+    assert len(json.dumps(back.to_json())) < 500
+
+
+@each
+def test_only_training_rows_count_in_any_number_of_chunks(choice, monkeypatch):
+    x = correlated(3000, offset=1000.0)  # so large that sums of squares would cancel
+    rows = np.arange(3000) % 3 > 0
+    whole = fit_normalizer(choice, x, np.flatnonzero(rows))
+    x[~rows] = 1e9
+    monkeypatch.setattr(statistics, "CHUNK_BYTES", 7 * x[:1].nbytes)
+    monkeypatch.setattr(statistics, "COLUMNS", 4)
+    parts = fit_normalizer(choice, x, np.flatnonzero(rows))
+    np.testing.assert_allclose(parts.scale, whole.scale, rtol=1e-9)
+    y = torch.from_numpy(x[rows]).double()
+    torch.testing.assert_close(parts.normalize(y), whole.normalize(y), rtol=1e-6, atol=1e-6)
+
+
+def test_memory_mapped_rows_are_read_in_chunks(monkeypatch):
+    """No request is for more rows than fit the chunk."""
+    asked = []
+
+    class Rows(np.ndarray):
+        def __getitem__(self, item):
+            if isinstance(item, np.ndarray):
+                asked.append(len(item))
+            return super().__getitem__(item)
+
+    x = np.zeros((1000, 4), np.float32).view(Rows)
+    monkeypatch.setattr(statistics, "CHUNK_BYTES", 16 * 50)
+    for choice in ("global", "zscore", "whitening"):
+        asked.clear()
+        fit_normalizer(choice, x, np.arange(900))
+        assert max(asked) == 50 and sum(asked) == 900
+    monkeypatch.setattr(statistics, "QUARTILE_ROWS", 64)
+    asked.clear()
+    fit_normalizer("robust", x, np.arange(900))
+    assert asked == [64]
+
+
+@each
+def test_constant_elements_stay_finite(choice):
+    """As of two dimensions of SONAR, one of them constant but for rounding."""
+    x = np.random.default_rng(0).standard_normal((500, 6)).astype(np.float32)
+    x[:, 1] = 4
+    x[:, 3] = 4 + 1e-6 * x[:, 3]
+    fitted = fit_normalizer(choice, x, np.arange(400))
+    y = fitted.normalize(torch.from_numpy(x))
+    assert y.isfinite().all() and y.abs().max() < 10
+    if choice in ("zscore", "robust"):
+        assert y[:, [1, 3]].abs().max() < 1e-3
+    everywhere = fit_normalizer(choice, np.full((5, 2), 7, np.float32), np.arange(5))
+    rows = torch.full((3, 2), 7.0)
+    assert (everywhere.scale == 1).all() and everywhere.normalize(rows).isfinite().all()
+    torch.testing.assert_close(everywhere.denormalize(everywhere.normalize(rows)), rows)
+
+
+def test_fewer_rows_than_dimensions():
+    x = np.random.default_rng(0).standard_normal((20, 64)).astype(np.float32)
+    fitted = fit_normalizer("whitening", x, np.arange(20))
+    y = fitted.normalize(torch.from_numpy(x))
+    assert y.isfinite().all() and float(y.square().sum() / 20) == pytest.approx(19, rel=1e-4)  # its rank
+    torch.testing.assert_close(fitted.denormalize(y), torch.from_numpy(x), rtol=1e-5, atol=1e-5)
+
+
+@each
+def test_a_normalizer_met_first_while_sampling_still_trains(choice):
+    fitted = fit_normalizer(choice, correlated(), np.arange(100))
+    y = torch.ones(2, *fitted.shape((3, 2)))
+    with torch.inference_mode():
+        fitted.denormalize(y)
+    y.requires_grad_(True)
+    fitted.denormalize(y).sum().backward()
+    assert y.grad is not None and y.grad.isfinite().all() and y.grad.any()
+
+
+@each
+def test_autocast_changes_nothing(choice):
+    fitted = fit_normalizer(choice, correlated(), np.arange(4000))
+    x = torch.from_numpy(correlated(50, seed=1))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = fitted.normalize(x)
+    assert inside.dtype == torch.float32 and torch.equal(inside, fitted.normalize(x))
+
+
+@each
+def test_no_rows_are_no_error(choice):
+    fitted = fit_normalizer(choice, correlated(), np.arange(100))
+    y = fitted.normalize(torch.zeros(0, 3, 2))
+    assert y.shape == (0, *fitted.shape((3, 2))) and fitted.denormalize(y).shape == (0, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("choice", "shape", "message"),
+    [
+        ("zscor", (9, 4), "unknown normalizer 'zscor'; known are none, global, zscore, robust, whitening; did you mean 'zscore'"),
+        ({"name": "whitening", "flor": 1}, (9, 4), "normalizer 'whitening' has no setting 'flor'; it has floor, components"),
+        ({"name": "zscore", "floor": 1}, (9, 4), "normalizer 'zscore' has no setting 'floor'; it has none"),
+        ({"name": "whitening", "components": 9}, (9, 4, 2), "components: 9 are asked for, and rows have 8 numbers; ask for at"),
+        ("whitening", (1, 9000), "a matrix of 9000 x 9000 for rows of 9,000 numbers; at most 8,192"),
+    ],
+)  # fmt: skip
+def test_impossible_normalizers(choice, shape, message):
+    with pytest.raises(UserError, match=message.split(";")[0].replace("(", r"\(")) as error:
+        fit_normalizer(choice, np.zeros(shape, np.float32), np.arange(shape[0]))
+    assert message in str(error.value)
+
+
+def test_damaged_statistics_are_refused():
+    fitted = fit_normalizer("whitening", correlated(), np.arange(100))
+    good, arrays = fitted.to_json(), fitted.tensors()
+    assert normalizer_from_json(good, arrays).name == "whitening"
+    skewed, zero = arrays["basis"].copy(), 0 * arrays["scale"]
+    skewed[0, 0] += 1e-3
+    affine = fit_normalizer("zscore", correlated(), np.arange(100)).to_json()
+    for content, tensors in [
+        ({}, {}), ({**good, "name": "witening"}, arrays), ({**good, "name": ["whitening"]}, arrays), (good, {}),
+        ({**good, "shape": [7]}, arrays), ({**good, "shape": 3}, arrays), ({**good, "components": 5}, arrays),
+        (good, {**arrays, "basis": skewed}), (good, {**arrays, "scale": zero}), (good, {**arrays, "mean": np.zeros(5)}),
+        (good, {**arrays, "mean": np.full(6, np.nan)}), (good, {**arrays, "basis": np.nan * skewed}),
+        ({**affine, "scale": 0}, {}), ({**affine, "shift": "wide"}, {}), ({"name": "zscore", "shift": 0}, {}),
+        ({**affine, "shift": None}, {}),
+    ]:  # fmt: skip
+        with pytest.raises((KeyError, TypeError, ValueError)):
+            normalizer_from_json(content, tensors)
+
+
+def test_affine_scales_are_multiplied_back():
+    fitted = AffineNormalizer("global", np.asarray(1.0), np.asarray(2.0))
+    assert fitted.denormalize(torch.tensor([3.0])).tolist() == [7] and fitted.normalize(
+        torch.tensor([7.0])
+    ).tolist() == [3]
+
+
+def test_the_floors_of_recipe_and_function_agree():
+    from flowkit.recipe.data import WhiteningNormalizer
+
+    assert WhiteningNormalizer().floor == normalizers.whitening.__defaults__[0]
