@@ -1,0 +1,69 @@
+"""What vectors have in common with the vectors of sentences: the cycle through a codec, and the nearest rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from flowkit.text.codec import ENGLISH, Codec, Decoding
+
+CHUNK_BYTES = 1 << 26
+
+
+def cosines(a: np.ndarray, b: np.ndarray, centre: np.ndarray | None = None) -> np.ndarray:
+    """Cosine of each row of a to the same row of b, both (N, D), after `centre` (D,) is taken off -> (N,). 0 for no length."""
+    return np.einsum("nd,nd->n", unit(a, centre), unit(b, centre))
+
+
+def unit(x: np.ndarray, centre: np.ndarray | None = None) -> np.ndarray:
+    """Rows (N, D) less `centre`, of length 1, in float32; those of no length stay zero."""
+    moved = np.asarray(x, np.float32) if centre is None else (x - centre).astype(np.float32)
+    return moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+
+def go_round(
+    codec: Codec, vectors: np.ndarray, *, lang: str = ENGLISH, progress: Callable[[int], object] | None = None
+) -> tuple[list[str], np.ndarray]:
+    """decode, then encode: vectors (N, D) -> (texts (N), the texts' vectors (N, D)). `progress`: how many are decoded."""
+    texts = codec.decode(vectors, Decoding(lang=lang), progress=progress)
+    return texts, codec.encode(texts, lang=lang)
+
+
+def cycle_cosines(codec: Codec, vectors: np.ndarray, centre: np.ndarray, *, lang: str = ENGLISH) -> np.ndarray:
+    """Centred cosine of z to encode(decode(z)): vectors (N, D), centre (D,) the training rows' mean -> (N,).
+
+    Near 1 where z is the vector of a sentence. A decoder is a language model too, and writes fluent sentences for
+    noise; but those sentences have vectors of their own, far from the noise. Not centred, what all sentences share
+    would hide that.
+    """
+    return cosines(vectors, go_round(codec, vectors, lang=lang)[1], centre)
+
+
+def nearest_rows(
+    queries: np.ndarray, x: np.ndarray, rows: np.ndarray, *, own: np.ndarray | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """The nearest of `x[rows]` by plain cosine: queries (M, D) -> (cosines (M,), which row of x (M,) int64).
+
+    x may be memory-mapped; it is read once, a chunk at a time, and the chunk's cosines stay within CHUNK_BYTES. own:
+    (M,) the row of x that a query is itself, which does not count; -1 for none. progress: how many rows are done.
+    Raises ValueError where there is no row.
+    """
+    if not len(rows):
+        raise ValueError("there are no rows to be near to")
+    directions = unit(queries).T
+    best, found = np.full(len(queries), -np.inf, np.float32), np.full(len(queries), -1, np.int64)
+    step = max(1, CHUNK_BYTES // max(4 * len(queries), x[:1].nbytes))
+    for start in range(0, len(rows), step):
+        some = rows[start : start + step]
+        near = unit(x[some]) @ directions  # (rows, M)
+        if own is not None:
+            near[some[:, None] == own] = -np.inf
+        top = near.argmax(axis=0)
+        value = near[top, np.arange(len(queries))]
+        better = value > best
+        best[better], found[better] = value[better], some[top[better]]
+        if progress is not None:
+            progress(min(start + step, len(rows)))
+    return best, found

@@ -1,0 +1,144 @@
+"""How varied sentences are. All of it looks at tokens: lower-cased words, and each punctuation mark by itself."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from itertools import groupby
+
+import numpy as np
+
+ORDER = 4  # of BLEU
+SMOOTHING = 0.1  # matches that stand in for none of an order (method 1 of Chen and Cherry, 2014)
+
+Tokens = tuple[str, ...]
+
+
+def tokenize(text: str) -> Tokens:
+    """Lower-cased, split at blanks; marks at a word's ends are tokens, within it ("don't", "3.5") they belong to it.
+
+    Chinese characters, kana and Thai letters are a token each, since no blanks part their words.
+    """
+    tokens: list[str] = []
+    for chunk in text.lower().split():
+        kinds = [_kind(character) for character in chunk]
+        words = [place for place, kind in enumerate(kinds) if kind == "word"]
+        for place in range(words[0], words[-1]) if words else ():
+            if kinds[place] == "mark":
+                kinds[place] = "word"
+        places = groupby(range(len(chunk)), key=lambda place: "word" if kinds[place] == "word" else place)
+        tokens += ["".join(chunk[place] for place in group) for _, group in places]
+    return tuple(tokens)
+
+
+@cache
+def _kind(character: str) -> str:
+    if unicodedata.category(character)[0] in "PS":
+        return "mark"
+    return (
+        "alone"
+        if unicodedata.name(character, "").startswith(("CJK UNIFIED", "HIRAGANA", "KATAKANA", "THAI"))
+        else "word"
+    )
+
+
+def count_words(tokens: Tokens) -> int:
+    """How many tokens are words and not marks."""
+    return sum(any(_kind(character) != "mark" for character in token) for token in tokens)
+
+
+def ngrams(tokens: Tokens, n: int) -> list[Tokens]:
+    return [tokens[i : i + n] for i in range(len(tokens) - n + 1)]
+
+
+class DistinctN:
+    """Distinct n-grams over all n-grams of a set of sentences (1510.03055). It falls with size: compare equal numbers."""
+
+    def __init__(self, sentences: Sequence[Tokens], n: int) -> None:
+        numbers: dict[Tokens, int] = {}
+        self._grams = [
+            np.array([numbers.setdefault(gram, len(numbers)) for gram in ngrams(tokens, n)], np.int64)
+            for tokens in sentences
+        ]
+        self._kinds = len(numbers)
+
+    def __call__(self, rows: np.ndarray) -> float:
+        """Of the sentences `rows`, 0 to 1; 0 where none is n tokens long."""
+        picked = [self._grams[row] for row in rows]
+        total = sum(map(len, picked))
+        return np.count_nonzero(np.bincount(np.concatenate(picked), minlength=self._kinds)) / total if total else 0.0
+
+
+class SelfBleu:
+    """Mean BLEU-4 of each sentence with all others as its references (1802.01886): 1 where all are the same.
+
+    BLEU as usual: n-gram matches clipped by the reference that has most of them, geometric mean of the precisions of
+    orders 1 to 4 (of those that the sentence is long enough for; none found counts as SMOOTHING), brevity penalty
+    by the reference nearest in length, of two the shorter. Exact: for a sentence's n-grams only the two largest counts
+    of any sentence matter, since one of the two is another's.
+    """
+
+    def __init__(self, sentences: Sequence[Tokens]) -> None:
+        self.lengths = np.array([len(tokens) for tokens in sentences], np.int64)
+        self._orders = [_counted(sentences, n) for n in range(1, ORDER + 1)]
+
+    def __call__(self, rows: np.ndarray) -> float:
+        """Among the sentences `rows` only, each of which appears once; 0 for fewer than two."""
+        return float(self.scores(rows).mean()) if len(rows) > 1 else 0.0
+
+    def scores(self, rows: np.ndarray) -> np.ndarray:
+        """The BLEU of each of the sentences `rows` (two at least), 0 to 1."""
+        size = len(self.lengths)
+        chosen = np.zeros(size, bool)
+        chosen[rows] = True
+        logarithm, orders = np.zeros(size), np.zeros(size)
+        for n, (sentence, gram, count) in enumerate(self._orders, start=1):
+            keep = chosen[sentence]
+            matches = np.bincount(sentence[keep], _clipped_matches(gram[keep], count[keep]), minlength=size)
+            total = np.maximum(self.lengths - n + 1, 0)
+            there = total > 0
+            precision = np.where(matches > 0, matches, SMOOTHING) / np.maximum(total, 1)
+            logarithm += np.where(there, np.log(precision), 0.0)
+            orders += there
+        mean = np.exp(logarithm[rows] / np.maximum(orders[rows], 1))
+        own = self.lengths[rows]
+        brevity = np.exp(np.minimum(0.0, 1.0 - _nearest_length(own) / np.maximum(own, 1)))
+        return np.where(own > 0, mean * brevity, 0.0)
+
+
+def _counted(sentences: Sequence[Tokens], n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(sentence, gram, count), an entry for each n-gram of each sentence: gram by gram, the largest count first."""
+    numbers: dict[Tokens, int] = {}
+    entries = [
+        (row, numbers.setdefault(gram, len(numbers)), count)
+        for row, tokens in enumerate(sentences)
+        for gram, count in Counter(ngrams(tokens, n)).items()
+    ]
+    sentence, gram, count = np.array(entries, np.int64).reshape(-1, 3).T
+    order = np.lexsort((-count, gram))
+    return sentence[order], gram[order], count[order]
+
+
+def _clipped_matches(gram: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """For each entry its count, or the largest among other sentences where that is less. Sorted as by `_counted`."""
+    if not len(gram):
+        return np.zeros(0)
+    first = np.flatnonzero(np.concatenate([[True], gram[1:] != gram[:-1]]))
+    runs = np.diff(np.append(first, len(gram)))
+    second = np.where(runs > 1, count[np.minimum(first + 1, len(count) - 1)], 0)
+    others = np.repeat(count[first], runs)
+    others[first] = second
+    return np.minimum(count, others)
+
+
+def _nearest_length(lengths: np.ndarray) -> np.ndarray:
+    """For each of (N,) the nearest of the other lengths, of two equally near the shorter."""
+    order = np.argsort(lengths, kind="stable")
+    ascending = lengths[order].astype(np.float64)
+    below = np.concatenate([[-np.inf], ascending[:-1]])
+    above = np.concatenate([ascending[1:], [np.inf]])
+    nearest = np.empty(len(lengths))
+    nearest[order] = np.where(above - ascending < ascending - below, above, below)
+    return nearest
