@@ -44,9 +44,17 @@ class Codec(Protocol):
         ...
 
     def decode(
-        self, vectors: np.ndarray, how: Decoding | None = None, *, progress: Callable[[int], object] | None = None
+        self,
+        vectors: np.ndarray,
+        how: Decoding | None = None,
+        *,
+        batch_size: int | None = None,
+        progress: Callable[[int], object] | None = None,
     ) -> list[str]:
-        """vectors (N, D) -> texts (N). Raises UserError: unknown language, vectors of another dimension."""
+        """vectors (N, D) -> texts (N). Raises UserError: unknown language, vectors of another dimension.
+
+        batch_size: vectors at a time, at most; None is as many as fit the device.
+        """
         ...
 
 

@@ -99,7 +99,12 @@ class PipelineCodec:
         return vectors
 
     def decode(
-        self, vectors: np.ndarray, how: Decoding | None = None, *, progress: Callable[[int], object] | None = None
+        self,
+        vectors: np.ndarray,
+        how: Decoding | None = None,
+        *,
+        batch_size: int | None = None,
+        progress: Callable[[int], object] | None = None,
     ) -> list[str]:
         """vectors (N, D) -> texts (N), in order. A row's text depends on its vector, its number and `how`, not on the batch.
 
@@ -122,6 +127,7 @@ class PipelineCodec:
                 texts[row] = text
 
         size = max(1, int(_for_device(DECODE_ROWS, self.device) * self._share))
+        size = min(size, batch_size or size)
         batches = [range(start, min(start + size, len(texts))) for start in range(0, len(texts), size)]
         self._in_batches(batches, work, 0, progress)
         return texts
