@@ -7,16 +7,17 @@ Samples are written in the same format, so whatever reads one reads the other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flowkit.data.files import read_json, replacing, tensor_file_errors, write_json
+from flowkit.data.files import read_json, replacing, write_json
 from flowkit.data.header import NUMPY_NAMES, TensorEntry, read_header
 from flowkit.data.texts import TextLines, write_texts
+from flowkit.data.writing import write_tensors
 from flowkit.errors import UserError
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -76,10 +77,16 @@ def data_files(path: Path | str) -> tuple[Path, Path]:
     return path.with_suffix(".safetensors"), path.with_suffix(".json")
 
 
-def write_dataset(path: Path | str, data: Dataset) -> Path:
-    """Write the files, each whole or not at all; returns the .safetensors. Raises UserError where it cannot."""
-    from safetensors.numpy import save_file
+def write_dataset(
+    path: Path | str,
+    data: Dataset,
+    rows: np.ndarray | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Path:
+    """Write the files, each whole or not at all; returns the .safetensors. Raises UserError where it cannot.
 
+    `rows`: only these, in that order; a memory-mapped x is then never held in memory whole. `progress`: bytes, of how many.
+    """
     tensors_path, json_path = data_files(path)
     arrays: dict[str, np.ndarray] = {"x": data.x.astype(np.float32, copy=False)}
     if data.class_label is not None:
@@ -88,21 +95,22 @@ def write_dataset(path: Path | str, data: Dataset) -> Path:
         arrays["condition"] = data.condition.astype(np.float32, copy=False)
     if data.split is not None:
         arrays["split"] = data.split.astype(np.uint8, copy=False)
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     texts_path = tensors_path.with_suffix(".jsonl")
     if data.texts is not None:
         assert len(data.texts) == len(data.x), "one text a row"
-        write_texts(texts_path, data.texts)
-    with replacing(tensors_path) as partial, tensor_file_errors():
-        save_file(arrays, partial)
+        write_texts(texts_path, data.texts if rows is None else [data.texts[int(row)] for row in rows])
+    with replacing(tensors_path) as partial:
+        write_tensors(partial, arrays, rows, progress)
     if data.texts is None and _has_texts(json_path):
         texts_path.unlink(missing_ok=True)  # of the data that is replaced
-    counts: dict[str, Any] = {"rows": len(data)}
+    picked = slice(None) if rows is None else rows
+    shape = (len(data.x) if rows is None else len(rows), *data.x.shape[1:])
+    counts: dict[str, Any] = {"rows": shape[0]}
     if data.split is not None:
-        counts["split"] = {name: int((data.split == number).sum()) for name, number in SPLITS.items()}
+        counts["split"] = {name: int((data.split[picked] == number).sum()) for name, number in SPLITS.items()}
     if data.class_label is not None:
-        counts["classes"] = data.class_counts()
-    sidecar = {"kind": data.kind, "shape": list(data.x.shape), "class_names": list(data.class_names), **data.info}
+        counts["classes"] = replace(data, class_label=data.class_label[picked]).class_counts()
+    sidecar = {"kind": data.kind, "shape": list(shape), "class_names": list(data.class_names), **data.info}
     if data.texts is not None:
         sidecar["texts"] = texts_path.name
     write_json(json_path, {**sidecar, "counts": counts})
