@@ -1,0 +1,111 @@
+"""Cards to models and tokenizers, by fairseq2's own loaders; what these raise is put in the user's words."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowkit.errors import UserError
+from flowkit.text.sonar_cards import WEIGHTS, Card, cache_folder
+
+if TYPE_CHECKING:
+    from fairseq2.data.tokenizers import Tokenizer
+    from torch import nn
+
+
+def load_model(role: str, card: Card) -> nn.Module:
+    """The "encoder" or "decoder" of a card, in fp32 on the CPU. Raises UserError: no network, not a checkpoint of that size.
+
+    Not in the precision that is wanted at last: fairseq2 makes that the process-wide default while it loads, which a
+    training loop in another thread would notice.
+    """
+    import torch
+    from fairseq2.assets import AssetCardError
+    from fairseq2.models import load_model
+
+    asset, device = as_asset(card), torch.device("cpu")
+    with _user_errors(role, card, "checkpoint"):
+        try:
+            return load_model(asset, device=device, dtype=torch.float32, mmap=True)  # reading it all would take 9 GB
+        except AssetCardError as error:
+            if "mmap" not in f"{_deepest(error)}":
+                raise
+        return load_model(asset, device=device, dtype=torch.float32)  # saved by a torch of before 1.6
+
+
+def load_tokenizer(card: Card) -> Tokenizer:
+    """The tokenizer of a card. Raises UserError: no network, no sentencepiece model."""
+    from fairseq2.data.tokenizers import load_tokenizer
+
+    with _user_errors("tokenizer", card, "tokenizer"):
+        return load_tokenizer(as_asset(card))
+
+
+def dimension_of(encoder: Card, decoder: Card, tokenizer: Tokenizer, tokenizer_name: str) -> int:
+    """D of the vectors, where encoder, decoder and tokenizer go together. Reads the cards' configurations, not the weights."""
+    from sonar.models.sonar_text import get_sonar_text_decoder_hub, get_sonar_text_encoder_hub
+
+    with _user_errors("encoder", encoder, "checkpoint"):
+        encoding = get_sonar_text_encoder_hub().get_model_config(as_asset(encoder))
+    with _user_errors("decoder", decoder, "checkpoint"):
+        decoding = get_sonar_text_decoder_hub().get_model_config(as_asset(decoder))
+    made, taken = encoding.embedding_dim or encoding.model_dim, decoding.input_dim or decoding.model_dim
+    if made != taken:
+        raise UserError(
+            f"codec: encoder {encoder.name!r} makes vectors of {made} dimensions and decoder {decoder.name!r} takes {taken}; "
+            "name two that belong together"
+        )
+    for role, size in (("encoder", encoding.vocab_info.size), ("decoder", decoding.vocab_info.size)):
+        if size != tokenizer.vocab_info.size:
+            raise UserError(
+                f"tokenizer: {tokenizer_name!r} has {tokenizer.vocab_info.size:,} tokens, those of its languages among them, "
+                f"and the {role} has {size:,}; name the tokenizer, and the languages, that the {role} was trained with"
+            )
+    return made
+
+
+def as_asset(card: Card) -> Any:
+    """The card as fairseq2 takes it."""
+    from fairseq2.assets import AssetCard
+
+    base = as_asset(card.base) if card.base else None
+    return AssetCard(card.name, {**card.fields, "__base_path__": card.folder}, base)
+
+
+@contextlib.contextmanager
+def _user_errors(role: str, card: Card, field: str) -> Iterator[None]:
+    from fairseq2.assets import AssetDownloadError
+
+    place = card.place(field)
+    try:
+        yield
+    except AssetDownloadError as error:
+        raise UserError(
+            f"{role}: {place} could not be downloaded ({_deepest(error)}). SONAR's encoder and decoder ({WEIGHTS}) are "
+            f"downloaded at first use and kept in {cache_folder()}. Without a network, name local files: an encoder and a "
+            "decoder (.pt) and a tokenizer (.model), or their card (.yaml)"
+        ) from error
+    except Exception as error:  # what a file that is none makes of an unpickler, a protobuf reader or a config parser
+        where = place if isinstance(place, Path) else f"card {card.name!r}"
+        raise UserError(
+            f"{role}: {where}: cannot be loaded ({_told(error)}); expected those of a SONAR {role}"
+        ) from error
+
+
+def _told(error: Exception) -> str:
+    deepest = _deepest(error)
+    told = " ".join(str(deepest).split())
+    if isinstance(deepest, KeyError):  # sonar-space looks for the names of its own weights, or of fairseq's
+        return f"{told} is not in it"
+    if "eights only load failed" in told or "weights_only" in told:  # torch goes on to advise the opposite
+        return "it is no file of plain tensors, and nothing else is unpickled"
+    return told if len(told) <= 300 else told[:300] + " ..."
+
+
+def _deepest(error: BaseException) -> BaseException:
+    """What it was at first: fairseq2 wraps its errors twice, and says least in the outermost."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
