@@ -30,8 +30,8 @@ def metrics_of(event: Event) -> dict[str, Any] | None:
     if isinstance(event, Validated):
         gaussian = {f"val_{kind}_gaussian_loss": loss for kind, loss in event.gaussian_losses.items()}
         return {
-            "step": event.step, "val_loss": event.loss, "val_raw_loss": event.raw_loss, "val_zero_loss": event.zero_loss, **gaussian,
-            "val_bins": [list(bin_) for bin_ in event.bins], "best": event.best,
+            "step": event.step, "val_loss": event.loss, "val_raw_loss": event.raw_loss, "val_zero_loss": event.zero_loss,
+            **gaussian, "val_bins": [list(bin_) for bin_ in event.bins], "best": event.best,
         }  # fmt: skip
     if isinstance(event, Sampled) and event.figures:
         return {"step": event.step, "nfe": event.nfe, **event.figures}

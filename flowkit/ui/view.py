@@ -21,7 +21,7 @@ from flowkit.ui.wording import batch, plural, precision
 
 LOSS, VALIDATION, GOOD, BAD, QUIET = "cyan", "magenta", "green", "yellow", "dim"
 ROOMY_WIDTH, ROOMY_HEIGHT = 104, 30
-FIGURES = 50  # width of the roomy layout's left column
+FIGURES = 58  # width of the roomy layout's left column
 PROGRESS_LINE = 3  # where `lines` puts what changes with every step
 
 
@@ -198,7 +198,7 @@ def _samples(state: RunState, width: int, height: int) -> list[Text]:
         return []
     spread = [Text()] if height > 20 else []
     figures = _figures(sampled.figures, width)
-    grid = preview_grid(sampled.previews, width, height - 1 - len(spread) - len(figures))
+    grid = preview_grid(sampled.previews, width, height - 1 - len(spread) - len(figures), sampled.caption)
     if not grid:
         return []
     facts = f"{sampled.nfe} NFE, {sampled.seconds:.1f} s"
