@@ -1,50 +1,98 @@
-"""From a samples file (or prepared data) to what people can look at. The samples' kind says which domain does it."""
+"""From samples, prepared data or other people's vectors to what people can look at. Their kind says which domain does it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flowkit.checkpoint import CHECKPOINTS
 from flowkit.data.dataset import Dataset, data_files, read_dataset
-from flowkit.domain import Preview, get_domain
+from flowkit.domain import Presented, Presenter, Preview, get_domain
 from flowkit.errors import UserError
+from flowkit.text.decoding import TextOptions
 
-PREVIEWED = 8
+if TYPE_CHECKING:
+    from flowkit.text.decoding import Sentences
+
+PREVIEWED, PREVIEWED_LINES = 8, 16  # pictures, and rows that a line each stands for
 Tell = Callable[[str, int, int], object]
+Bar = Callable[[str], contextlib.AbstractContextManager[Tell]]
 
 
 @dataclass(frozen=True)
 class Decoded:
+    """Rows in their readable form, written to the folder `out`; a few of them in `previews`."""
+
     out: Path
-    files: tuple[Path, ...]
-    previews: tuple[Preview, ...]
+    shown: Presented
+    notice: str = ""  # what could not be done, and why
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self.shown.files
+
+    @property
+    def previews(self) -> tuple[Preview, ...]:
+        return self.shown.previews
 
 
-def decode(path: Path, *, out: Path | None = None, limit: int | None = None, tell: Tell | None = None) -> Decoded:
-    """Decode the file at `path` into the folder `out` (by default beside it). Raises UserError for a file that is none.
+@dataclass(frozen=True)
+class DecodedSentences:
+    sentences: Sentences
+    files: tuple[Path, ...]  # none where they are only to be shown
 
-    tell: told what is being done, how many rows are done, and of how many.
+
+@contextlib.contextmanager
+def _silent(first: str) -> Iterator[Tell]:
+    yield lambda what, done, total: None
+
+
+def decode(
+    path: Path | str,
+    *,
+    out: Path | None = None,
+    limit: int | None = None,
+    options: TextOptions | None = None,
+    bar: Bar = _silent,
+) -> Decoded | DecodedSentences:
+    """Decode the first `limit` rows of the file at `path`: sentences to the file `out`, pictures to the folder `out`.
+
+    Pictures go beside their data where `out` is None, and sentences to no file. `bar` shows how far it is: what it
+    yields is told what is being done, how many rows are done, and of how many. Raises UserError for a file that is none,
+    for options of another kind of data, and where `out` cannot be written to.
     """
-    data = read_dataset(path)
-    get_domain(data.kind).check(data, str(data_files(path)[0]))
+    options = options or TextOptions()
+    options.check()
+    data, tensors = _open(Path(path), options.codec)
     if limit is not None and limit < len(data):
         data = data.take(np.arange(limit))
-    tensors, _ = data_files(path)
-    return write_readable(data, out or (tensors.parent if tensors.stem == "samples" else tensors.with_suffix("")), tell)
+    if data.kind == "embedding":
+        return _sentences(data, tensors, out, options, bar)
+    if given := options.given():
+        raise UserError(f"{given[0]} is for sentence embeddings, and {tensors} holds {get_domain(data.kind).noun}")
+    with bar("reading") as tell:
+        return write_readable(data, out or _folder_of(tensors), tell)
 
 
-def write_readable(data: Dataset, out: Path, tell: Tell | None = None) -> Decoded:
-    """Write every row in its readable form, and draw a few. Raises UserError where `out` cannot be written to."""
+def write_readable(data: Dataset, out: Path, tell: Tell | None = None, presenter: Presenter | None = None) -> Decoded:
+    """Write every row in its readable form, and draw a few. Raises UserError where `out` cannot be written to.
+
+    presenter: of the domain, where one was made already.
+    """
     domain = get_domain(data.kind)
     check_writable(out)
     progress = None if tell is None else lambda done: tell(f"writing {domain.noun}", done, len(data))
-    few = np.unique(np.linspace(0, len(data) - 1, min(PREVIEWED, len(data))).round().astype(int)) if len(data) else []
-    shown = domain.presenter(None)(data, out, shown=[int(row) for row in few], progress=progress)
-    return Decoded(out, shown.files, shown.previews)
+    presenter = presenter or domain.presenter(None)
+    most = PREVIEWED_LINES if data.x.ndim == 2 else PREVIEWED
+    few = np.unique(np.linspace(0, len(data) - 1, min(most, len(data))).round().astype(int)) if len(data) else []
+    shown = presenter(data, out, shown=[int(row) for row in few], progress=progress)
+    return Decoded(out, shown, presenter.notice)
 
 
 def check_writable(out: Path) -> None:
@@ -54,3 +102,49 @@ def check_writable(out: Path) -> None:
         raise UserError(f"{out}: cannot be made a folder ({place} is a file); name another with --out")
     if not os.access(place, os.W_OK | os.X_OK):
         raise UserError(f"{out}: cannot be written to; name another folder with --out")
+
+
+def _open(path: Path, codec: str | None) -> tuple[Dataset, Path]:
+    """The rows and the file that holds them. Bare tensors are vectors of the codec that is named."""
+    tensors, sidecar = data_files(path)
+    if path.suffix in (".npy", ".pt", ".pth"):
+        tensors, bare = path, True
+    else:
+        bare = tensors.is_file() and not sidecar.is_file()
+    if bare:
+        from flowkit.text.vectors import read_vectors
+
+        if codec is None:
+            raise UserError(
+                f"{tensors}: has no {sidecar.name} beside it that says what it holds; if its rows are sentence vectors, name "
+                "the codec that made them with --codec"
+            )
+        return Dataset("embedding", read_vectors(tensors)), tensors
+    data = read_dataset(path)
+    if data.kind == "array" and data.x.ndim == 2 and codec is not None:  # a model that was trained on bare vectors
+        data = replace(data, kind="embedding")
+    get_domain(data.kind).check(data, str(tensors))
+    return data, tensors
+
+
+def _sentences(data: Dataset, tensors: Path, out: Path | None, options: TextOptions, bar: Bar) -> DecodedSentences:
+    from flowkit.text.decoding import check_file, codec_of, decode_rows, languages, write_sentences
+
+    if out is not None:
+        check_file(out, tensors.with_suffix(".jsonl"))
+        check_writable(out.parent)
+    if not len(data):
+        raise UserError(f"{tensors}: has no rows, so there is nothing to decode")
+    codec = codec_of(data, str(tensors), options)
+    langs = languages(data, options, codec)
+    with bar("decoding") as tell:
+        sentences = decode_rows(codec, data, langs, options, tell)
+    return DecodedSentences(sentences, write_sentences(sentences, out) if out is not None else ())
+
+
+def _folder_of(tensors: Path) -> Path:
+    """Where the pictures of a file go: beside samples (in a run, where `flowkit sample` puts them), else a folder of its name."""
+    if tensors.stem != "samples":
+        return tensors.with_suffix("")
+    in_run = (tensors.parent / CHECKPOINTS).is_dir()
+    return tensors.parent / "samples" / "last" if in_run else tensors.parent

@@ -63,7 +63,7 @@ def evaluate_checkpoint(
     from flowkit.sample import load
 
     model = load(ckpt, weights=weights, device=device)
-    rows, notes = _training_data(model, data)
+    rows, notes = training_data(model, data)
     sides = choose_sides(rows, split, num_samples)
     out = out or _default_out(model, solver=solver, steps=steps, guidance_scale=guidance_scale)
     check_writable(out)
@@ -120,8 +120,11 @@ def _read(path: Path | str) -> Dataset:
     return data
 
 
-def _training_data(model: LoadedModel, path: Path | str | None) -> tuple[Dataset, list[str]]:
-    """The data with the split that training had, and what the reader should know of it."""
+def training_data(model: LoadedModel, path: Path | str | None = None) -> tuple[Dataset, list[str]]:
+    """The data with the split that training had, and what the reader should know of it.
+
+    `path`: a file in place of what the model's sidecar names. Raises UserError where that is not at hand or has changed.
+    """
     from flowkit.data.source import open_data, with_split
 
     recipe = _recipe(model)

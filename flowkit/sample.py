@@ -149,10 +149,15 @@ class LoadedModel:
         names = self.class_names if labels is not None else ()
         return Dataset(self.info["kind"], x, labels, None if features is None else features.numpy(), None, names, made)
 
-    def default_out(self) -> Path:
-        """Where `flowkit sample` writes when nothing is said: `samples/last` in the run, `samples` beside a lone file."""
+    def default_out(self) -> tuple[Path, Path]:
+        """Where `flowkit sample` writes when nothing is said: the samples file, and the folder of what people look at.
+
+        In a run `samples.safetensors` and `samples/last/`; beside a lone file all of it goes to `samples/`.
+        """
         run_dir = self.files.run_dir
-        return run_dir / "samples" / "last" if run_dir is not None else self.files.directory / "samples"
+        if run_dir is not None:
+            return run_dir / "samples.safetensors", run_dir / "samples" / "last"
+        return self.files.directory / "samples" / "samples.safetensors", self.files.directory / "samples"
 
     def _labels(self, num_samples: int, class_label: ClassLabel, *, conditioned: bool) -> np.ndarray | None:
         if not self.class_names:

@@ -131,7 +131,7 @@ def test_sample_then_decode(flowkit, folder):
 def test_samples_of_every_class_by_default(flowkit, folder):
     status, _, _ = flowkit("sample", "--ckpt", "runs/cli", "-n", 6, "--no-preview")
     assert status == 0
-    samples = read_dataset(folder / "runs/cli/samples/last")
+    samples = read_dataset(folder / "runs/cli")
     assert samples.class_label.tolist() == [0, 0, 1, 1, 2, 2]
 
 

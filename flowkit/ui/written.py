@@ -1,4 +1,4 @@
-"""What a command says when it has written samples: where they lie, how they were made, and a few of them drawn."""
+"""What a command says when it has written samples: where they lie, how they were made, and a few of them shown."""
 
 from __future__ import annotations
 
@@ -6,25 +6,57 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flowkit.decode import Decoded
+    from flowkit.decode import Decoded, DecodedSentences
+
+SHOWN = 8  # sentences, of those that went to a file
 
 
-def print_written(decoded: Decoded, noun: str, facts: str, preview: bool, also: Path | None = None) -> None:
-    """Previews on stdout, then one line a fact. `also`: the samples file, where one was written."""
+def print_written(decoded: Decoded, noun: str, facts: str, preview: bool, also: tuple[Path, ...] = ()) -> None:
+    """Previews on stdout, then one line a fact. `also`: the samples file, where one was written, and their sentences."""
     from rich.console import Console
+    from rich.text import Text
 
     from flowkit.ui.previews import preview_grid
 
     console = Console(highlight=False)
-    if preview:
-        for line in preview_grid(decoded.previews, console.width):
+    if preview and decoded.previews:
+        for line in preview_grid(decoded.previews, console.width, caption=decoded.shown.caption):
             console.print(line)
         console.print()
     sheets = [path for path in decoded.files if path.suffix == ".png"]
     rows = len(decoded.files) - len(sheets)
     if rows:
         console.print(f"[bold]{rows}[/bold] {noun} -> {decoded.out}/")
-    for path in [*sheets, *([also] if also else [])]:
-        console.print(f"  {path}")
-    if facts:
-        console.print(f"[dim]{facts}[/dim]")
+    for path in [*sheets, *also]:
+        console.print(Text(f"  {path}"))
+    for line in (decoded.notice, facts):
+        if line:
+            console.print(Text(line, "dim"))
+
+
+def print_sentences(decoded: DecodedSentences, preview: bool) -> None:
+    """A table on stdout: of all of them, or of the first few where they went to a file; then what became of them."""
+    from itertools import islice
+
+    from rich.console import Console
+    from rich.text import Text
+
+    from flowkit.ui.sentences_view import sentence_table
+
+    console, found = Console(highlight=False), decoded.sentences
+    if preview or not decoded.files:
+        shown = slice(SHOWN if decoded.files else None)
+        columns = {lang: texts[shown] for lang, texts in found.by_lang.items()}
+        if found.texts is not None:
+            columns["text"] = list(islice(found.texts, shown.stop))
+        cycle = [] if found.cycle is None else [f"{cosine:.3f}" for cosine in found.cycle[shown]]
+        for line in sentence_table(columns, console.width, cycle, "cycle"):
+            console.print(line, no_wrap=True, crop=True)
+        console.print()
+    for path in decoded.files:
+        console.print(Text.assemble((f"{len(found):,}", "bold"), f" sentences -> {path}"))
+    if found.faithful is not None:
+        console.print(Text(f"{found.faithful:,} of {len(found):,} word for word as the data has them", "dim"))
+    if found.cycle is not None:
+        console.print(Text(f"cycle: cosine of a vector and its sentence's, mean {found.cycle.mean():.3f}", "dim"))
+    console.print(Text(found.facts, "dim"))

@@ -1,0 +1,185 @@
+"""Vectors of a file into sentences: which codec, which languages, what is asked of it, and where they are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowkit.data.dataset import Dataset
+from flowkit.data.files import replacing
+from flowkit.errors import UserError, nearest
+from flowkit.text.codec import ENGLISH, Codec, Decoding, open_codec
+from flowkit.text.languages import unknown_language
+
+SUFFIXES = (".jsonl", ".txt")
+Tell = Callable[[str, int, int], object]
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """What was asked for, None (or empty) where nothing was; the names are those of the command's options."""
+
+    lang: tuple[str, ...] = ()
+    beam_size: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    block_ngrams: int | None = None
+    max_seq_len: int | None = None
+    codec: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    batch_size: int | None = None
+    cycle: bool = False
+
+    def given(self) -> list[str]:
+        """As options of the command line: "--beam-size"."""
+        asked = [field.name for field in fields(self) if getattr(self, field.name) not in (None, (), False)]
+        return [f"--{name.replace('_', '-')}" for name in asked]
+
+    def check(self) -> None:
+        """Raise UserError where the options contradict each other or would do nothing."""
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(f"--top-p: {self.top_p:g} is no probability mass; expected a number above 0 and at most 1")
+        if self.top_p is not None and self.beam_size is not None:
+            raise UserError("--top-p draws sentences and --beam-size searches for the likeliest; give one of them")
+        if self.seed is not None and self.top_p is None:
+            raise UserError("--seed would do nothing, for beam search draws nothing; it belongs to --top-p")
+
+    def decoding(self, lang: str) -> Decoding:
+        names = ("beam_size", "top_p", "seed", "block_ngrams", "max_seq_len")
+        return Decoding(lang, **{name: getattr(self, name) for name in names if getattr(self, name) is not None})
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Decoded rows, in their order."""
+
+    by_lang: Mapping[str, Sequence[str]]
+    texts: Sequence[str] | None  # that prepared vectors were made from
+    classes: Sequence[str] | None
+    cycle: np.ndarray | None  # (N,) cosine between a vector and the encoding of what it was decoded to
+    facts: str  # "mini-sonar, beam 5"
+    faithful: int | None = (
+        None  # rows whose sentence is `texts`, word for word, in the language that they were made from
+    )
+
+    def __len__(self) -> int:
+        return len(next(iter(self.by_lang.values())))
+
+
+def codec_of(data: Dataset, where: str, options: TextOptions) -> Codec:
+    """The codec that made the vectors, opened: the sidecar's, else the one that is named.
+
+    It may be downloaded or trained. Raises UserError: none is known, another than the sidecar's, or of another dimension.
+    """
+    described: Any = data.info.get("codec")
+    own = described.get("name") if isinstance(described, Mapping) else described
+    if options.codec is not None and own not in (None, options.codec):
+        raise UserError(f"{where}: its vectors were made by {own!r}; leave --codec {options.codec} out")
+    if options.codec is None and not isinstance(own, str):
+        raise UserError(f"{where}: does not say which codec made its vectors; name it with --codec")
+    codec = open_codec(options.codec or described, device=options.device or "auto", dtype=options.dtype or "fp32")
+    if data.x.shape[1] != codec.dimension:
+        raise UserError(
+            f"{where}: its vectors have {data.x.shape[1]} dimensions, and those of {codec.name!r} have {codec.dimension}; "
+            "they were made by another codec: name it with --codec, or decode another file"
+        )
+    return codec
+
+
+def languages(data: Dataset, options: TextOptions, codec: Codec) -> tuple[str, ...]:
+    """Those asked for, else that of the data, else English. Raises UserError for one that the codec does not know."""
+    langs = tuple(dict.fromkeys(options.lang)) or (data.info.get("lang") or ENGLISH,)
+    for lang in langs:
+        if lang not in codec.languages:
+            raise UserError(unknown_language(lang, codec.languages, f"the codec {codec.name!r}"))
+    return langs
+
+
+def decode_rows(codec: Codec, data: Dataset, langs: Sequence[str], options: TextOptions, tell: Tell) -> Sentences:
+    """Every row in every language. `tell`: what is being done, how many rows are done, of how many."""
+    x = np.asarray(data.x)
+    by_lang = {}
+    for lang in langs:
+        what = f"decoding to {lang}" if len(langs) > 1 else "decoding"
+        tell(what, 0, len(x))
+        by_lang[lang] = codec.decode(
+            x,
+            options.decoding(lang),
+            batch_size=options.batch_size,
+            progress=lambda done, what=what: tell(what, done, len(x)),
+        )
+    cycle = None
+    if options.cycle:
+        back = codec.encode(
+            by_lang[langs[0]], lang=langs[0], progress=lambda done: tell("encoding again", done, len(x))
+        )
+        cycle = np.einsum("nd,nd->n", x, back) / np.maximum(
+            np.linalg.norm(x, axis=1) * np.linalg.norm(back, axis=1), 1e-12
+        )
+    texts = None if data.info.get("source") == "samples" else data.texts  # those of samples were decoded, like ours
+    faithful = None
+    if texts is not None and (lang := data.info.get("lang", ENGLISH)) in by_lang:
+        faithful = sum(_words(one) == _words(own) for one, own in zip(by_lang[lang], texts, strict=True))
+    how = options.decoding(langs[0])
+    search = f"beam {how.beam_size}" if how.top_p is None else f"top-p {how.top_p:g}, seed {how.seed}"
+    classes = None if data.class_label is None else data.titles()
+    return Sentences(by_lang, texts, classes, cycle, f"{codec.name}, {search}", faithful)
+
+
+def check_file(out: Path, own: Path) -> None:
+    """Raise UserError unless sentences can be written to `out`; `own` is the file of the data's own sentences."""
+    if out.suffix not in SUFFIXES:
+        raise UserError(
+            f"--out {out}: sentences are written as {' or '.join(SUFFIXES)}{nearest(out.suffix, SUFFIXES)} "
+            "(without --out they are shown as a table)"
+        )
+    if out.is_dir():
+        raise UserError(f"--out {out}: is a folder; name a file in it, such as {out / 'sentences.jsonl'}")
+    if own.is_file() and out.resolve() == own.resolve():
+        raise UserError(f"--out {out}: holds the sentences of the data itself; write to another name")
+
+
+def write_sentences(sentences: Sentences, out: Path) -> tuple[Path, ...]:
+    """.jsonl: an object a row, as `json_lines` has them. .txt: a sentence a line, and a file a language (`out.fra_Latn.txt`).
+
+    Returns the paths. Raises UserError where one cannot be written.
+    """
+    if out.suffix == ".jsonl":
+        contents = {out: json_lines(sentences)}
+    else:
+        several = len(sentences.by_lang) > 1
+        contents = {
+            out.with_suffix(f".{lang}.txt") if several else out: [" ".join(text.split()) for text in texts]
+            for lang, texts in sentences.by_lang.items()
+        }
+    for path, lines in contents.items():
+        with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+    return tuple(contents)
+
+
+def json_lines(sentences: Sentences) -> list[str]:
+    """{"row": 0, "class": "news", "eng_Latn": "...", "fra_Latn": "...", "text": "...", "cycle": 0.98}: the row's number in
+    the file, its class where it has one, a key a language, the sentence that a prepared vector was made from, the cosine."""
+    lines = []
+    for row in range(len(sentences)):
+        line: dict[str, Any] = {"row": row}
+        if sentences.classes is not None:
+            line["class"] = sentences.classes[row]
+        line |= {lang: texts[row] for lang, texts in sentences.by_lang.items()}
+        if sentences.texts is not None:
+            line["text"] = sentences.texts[row]
+        if sentences.cycle is not None:
+            line["cycle"] = round(float(sentences.cycle[row]), 6)
+        lines.append(json.dumps(line, ensure_ascii=False))
+    return lines
+
+
+def _words(text: str) -> list[str]:
+    return text.split()
