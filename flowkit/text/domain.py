@@ -27,6 +27,7 @@ class TextDomain:
     builtin = ("sentences",)
     archs = ("mlp", "dit")
     default_normalizer = "zscore"
+    compared_with = ("test", "validation")
     inverted_rows = 128
 
     def default_prediction(self, arch: str) -> str:
@@ -46,7 +47,8 @@ class TextDomain:
         if data.x.ndim != 2 or data.x.shape[1] < 1:
             raise UserError(f"{where}: x has shape {tuple(data.x.shape)}; embeddings are (N, D): a vector a sentence")
         codec = data.info.get("codec")
-        dimension = codec.get("dimension") if isinstance(codec, dict) else None
+        codec = codec if isinstance(codec, dict) else {}
+        dimension = codec.get("dimension")
         if isinstance(dimension, int) and dimension != data.x.shape[1]:
             raise UserError(
                 f"{where}: its vectors have {data.x.shape[1]} dimensions, and those of its codec {codec.get('name')!r} "
@@ -82,7 +84,7 @@ class TextDomain:
         """The codec and the language, which samples share with the rows that the model was trained on."""
         return {name: data.info[name] for name in ("codec", "lang") if name in data.info}
 
-    def evaluator(self, comparison: Comparison) -> TextEvaluator:
+    def evaluator(self, comparison: Comparison, *, decode: bool = True, device: str = "auto") -> TextEvaluator:
         from flowkit.text.evaluation import TextEvaluator
 
-        return TextEvaluator(comparison)
+        return TextEvaluator(comparison, decode=decode, device=device)

@@ -106,7 +106,7 @@ def _roomy(state: RunState, width: int) -> list[Text]:
     rows = [
         _figure("loss", (value(logged.loss if logged else None), "bold")),
         _figure("validation", *_validation(state)),
-        _figure("  beside that of", *_yardsticks(state)),
+        _figure("  yard-sticks", *_yardsticks(state)),
         _figure("  by time", _bins(state, FIGURES - 16)),
         _figure("  raw weights", value(state.validated.raw_loss if state.validated else None)),
         _figure("gradient norm", value(logged.grad_norm if logged else None)),
@@ -197,7 +197,7 @@ def _samples(state: RunState, width: int, height: int) -> list[Text]:
     if sampled is None or height < 3:
         return []
     spread = [Text()] if height > 20 else []
-    figures = _figures(sampled.figures, width)
+    figures = _figures(sampled.figures, width)[: height // 4]
     grid = preview_grid(sampled.previews, width, height - 1 - len(spread) - len(figures), sampled.caption)
     if not grid:
         return []

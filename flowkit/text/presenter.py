@@ -1,0 +1,130 @@
+"""Sampled vectors made fit to look at: decoded where the codec is at hand, and held against real vectors either way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from flowkit.data.dataset import Dataset
+from flowkit.domain import Presented, Preview
+from flowkit.errors import UserError
+from flowkit.text.codec import ENGLISH, Codec, Decoding, open_codec, why_not_at_hand
+from flowkit.text.cycle import cosines, go_round, nearest_rows
+
+NEIGHBOURS = 50_000  # training rows compared with, evenly spread: at 1,024 dimensions they take 200 MB
+YARDSTICK_ROWS = 32  # of real vectors, Gaussian draws and noise that go round the cycle once, to compare with
+MAX_TOKENS = 64  # of a sentence in a run's own samples: vectors that are no sentence's may ramble
+
+
+class TextPresenter:
+    """`data`: what the model was trained on, for nearest sentences and yard-sticks; None to decode only."""
+
+    def __init__(self, data: Dataset | None, *, decode: bool, device: str):
+        self.data, self.notice = data, ""
+        self._decode, self._device = decode, device
+        self._codec: Codec | None = None
+        if data is not None:
+            # Opened now and not at the first samples: a missing decoder is better known before the training than during it.
+            self._codec_of(data)
+
+    def __call__(
+        self, samples: Dataset, out: Path, *, shown: Sequence[int] = (), progress: Callable[[int], object] | None = None
+    ) -> Presented:
+        """Decode all samples; writes nothing itself, for sentences go beside their vectors (`samples.jsonl`)."""
+        codec = self._codec_of(self.data or samples)
+        lang = samples.info.get("lang", ENGLISH)
+        figures: dict[str, float] = {}
+        texts: list[str] | None = None
+        if codec is not None and self.data is None:
+            texts = codec.decode(samples.x, Decoding(lang=lang), progress=progress)
+        elif codec is not None:
+            how = Decoding(lang=lang, max_seq_len=MAX_TOKENS)
+            texts = codec.decode(samples.x, how, progress=progress)
+            again = codec.encode(texts, lang=lang)
+            figures["cycle"] = float(np.median(cosines(samples.x, again, self._centre)))
+            figures |= self._cycle_yardsticks
+        if self.data is None:
+            notes = [f"norm {norm:.3g}" for norm in np.linalg.norm(samples.x, axis=1)]
+            lines, caption = texts or ["(not decoded)"] * len(samples), ""
+        else:
+            near, rows = nearest_rows(samples.x, self._train, np.arange(len(self._train)))
+            figures["nearest_train"] = float(np.median(near))
+            if len(self._held_out):
+                new, _ = nearest_rows(samples.x, self._held_out, np.arange(len(self._held_out)))
+                figures["nearest_held_out"] = float(np.median(new))
+            notes, caption = [f"{cosine:.2f}" for cosine in near], "cosine to the nearest training sentence"
+            lines = texts or self._neighbours(samples, self._train_rows[rows])
+        previews = tuple(Preview(str(row), (lines[row],), notes[row]) for row in shown)
+        return Presented(
+            previews=previews, texts=None if texts is None else tuple(texts), figures=figures, caption=caption
+        )
+
+    def _codec_of(self, data: Dataset) -> Codec | None:
+        """The codec that made `data`, if it is at hand; `notice` says why it is not."""
+        if not self._decode:
+            return None
+        identity = data.info.get("codec") or {}
+        if self._codec is None and not self.notice:
+            reason = why_not_at_hand(identity)
+            try:
+                self._codec = None if reason else open_codec(identity, device=self._device)
+            except UserError as error:
+                reason = str(error)
+            if reason:
+                self.notice = f"sentences are not decoded: {reason}. `flowkit decode` decodes samples later"
+        return self._codec
+
+    def _neighbours(self, samples: Dataset, rows: np.ndarray) -> list[str]:
+        """What can be said of a sample that is not decoded: its norm, and the training sentence (row of data) next to it."""
+        assert self.data is not None
+        known = self.data.texts
+        near = [f"row {row}" if known is None else known[int(row)] for row in rows]
+        norms = np.linalg.norm(samples.x, axis=1)
+        return [f"norm {norm:.3g}, nearest: {text}" for norm, text in zip(norms, near, strict=True)]
+
+    @cached_property
+    def _train_rows(self) -> np.ndarray:
+        assert self.data is not None
+        rows = self.data.rows("train")
+        return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), NEIGHBOURS)).astype(np.int64))]
+
+    @cached_property
+    def _train(self) -> np.ndarray:
+        assert self.data is not None
+        return np.asarray(self.data.x[self._train_rows])
+
+    @cached_property
+    def _held_out(self) -> np.ndarray:
+        """Test rows, or validation rows where there are none: as many as a hold-out of that size can honestly say."""
+        assert self.data is not None
+        rows = self.data.rows("test") if len(self.data.rows("test")) else self.data.rows("validation")
+        return np.asarray(self.data.x[rows[:NEIGHBOURS]])
+
+    @cached_property
+    def _centre(self) -> np.ndarray:
+        return self._train.mean(axis=0)
+
+    @cached_property
+    def _cycle_yardsticks(self) -> dict[str, float]:
+        """The cycle of held-out vectors, of a full Gaussian's draws and of noise with the training rows' overall variance."""
+        assert self.data is not None and self._codec is not None
+        generator = np.random.default_rng(0)
+        centred = self._train - self._centre
+        mix = generator.standard_normal((YARDSTICK_ROWS, len(centred))) / np.sqrt(len(centred))
+        noise = generator.standard_normal((YARDSTICK_ROWS, centred.shape[1])) * np.sqrt(centred.var(axis=0).mean())
+        kinds = {
+            "cycle_held_out": self._held_out[:YARDSTICK_ROWS],
+            "cycle_gaussian": self._centre + mix @ centred,  # its covariance is that of the rows
+            "cycle_noise": self._centre + noise,
+        }
+        lang = self.data.info.get("lang", ENGLISH)
+        found = {}
+        for name, vectors in kinds.items():
+            if len(vectors):
+                vectors = vectors.astype(np.float32)
+                again = go_round(self._codec, vectors, lang=lang)[1]
+                found[name] = float(np.median(cosines(vectors, again, self._centre)))
+        return found
