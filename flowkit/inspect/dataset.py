@@ -15,6 +15,7 @@ from flowkit.errors import UserError
 
 STATISTICS_ROWS = 4096
 DRAWN = 8
+NEAR_CONSTANT = 0.1
 
 
 def data_report(path: Path) -> dict[str, Any]:
@@ -26,6 +27,7 @@ def data_report(path: Path) -> dict[str, Any]:
     statistics = {name: _statistics(array[looked]) for name, array in arrays.items() if array is not None}
     remarks = [f"{found['bad_rows']} of the {len(looked):,} rows looked at have NaN or infinity in {name!r}"
                for name, found in statistics.items() if found["bad_rows"]]  # fmt: skip
+    files = [tensors_path, json_path] + ([tensors_path.with_suffix(".jsonl")] if data.texts is not None else [])
     split = None
     if data.split is not None:
         split = {name: int((data.split == number).sum()) for name, number in SPLITS.items()}
@@ -39,8 +41,9 @@ def data_report(path: Path) -> dict[str, Any]:
         "class_names": list(data.class_names),
         "class_counts": data.class_counts() or None,
         "split": split,
-        "files": {one.name: one.stat().st_size for one in (tensors_path, json_path)},
+        "files": {one.name: one.stat().st_size for one in files},
         "statistics": statistics,
+        "vectors": vector_facts(data.x[looked]) if data.kind == "embedding" and data.x.ndim == 2 else None,
         "statistics_rows": len(looked),
         "info": data.info,
         "remarks": remarks,
@@ -60,6 +63,28 @@ def pictures(path: Path, limit: int = DRAWN) -> list[Preview]:
     if few.class_label is not None:
         return previews
     return [replace(preview, title=str(row)) for preview, row in zip(previews, rows, strict=True)]
+
+
+def vector_facts(rows: np.ndarray) -> dict[str, Any] | None:
+    """Of vectors (N, D): how long they are, how alike, and which dimensions hardly vary; None of fewer than two.
+
+    mean_cosine is that of all pairs of different rows. near_constant: dimensions whose standard deviation is below
+    `NEAR_CONSTANT` of the dimensions' median one, which a normalizer must not divide by.
+    """
+    rows = np.asarray(rows, np.float64)
+    rows = rows[np.isfinite(rows).all(axis=1)]
+    count = len(rows)
+    if count < 2:
+        return None
+    norms, spread = np.linalg.norm(rows, axis=1), rows.std(axis=0)
+    directions = rows / np.maximum(norms, np.finfo(np.float64).tiny)[:, None]
+    total = directions.sum(axis=0)
+    alike = (total @ total - (directions**2).sum()) / (count * (count - 1))  # |sum u|^2 holds every pair twice
+    flat = np.flatnonzero(spread <= NEAR_CONSTANT * np.median(spread))
+    return {
+        "norm_mean": float(norms.mean()), "norm_std": float(norms.std()), "mean_cosine": float(alike),
+        "near_constant": [int(dimension) for dimension in flat],
+    }  # fmt: skip
 
 
 def _spread(count: int, limit: int) -> np.ndarray:

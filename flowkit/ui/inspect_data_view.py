@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flowkit.errors import UserError
-from flowkit.ui.facts import Facts, FactsBlock, plain, settings
+from flowkit.errors import UserError, listing
+from flowkit.ui.facts import Facts, FactsBlock, Settings, plain, settings
 from flowkit.ui.heading import heading
 from flowkit.ui.previews import preview_grid
 from flowkit.ui.quantities import NOTHING, shape, size, value
@@ -49,17 +49,30 @@ def _facts(report: dict[str, Any]) -> Facts:
         facts.append(("split", " · ".join(f"{count:,} {name}" for name, count in report["split"].items() if count)))
     facts.append(("files", " · ".join(f"{name} {size(count)}" for name, count in report["files"].items())))
     for name, found in report["statistics"].items():
-        shown = settings(
-            {label: NOTHING if found[key] is None else value(found[key]) for key, label in STATISTICS.items()}
-        )
+        labels = {key: label for key, label in STATISTICS.items() if key != "row_norm" or not report["vectors"]}
+        shown = settings({label: NOTHING if found[key] is None else value(found[key]) for key, label in labels.items()})
         if report["statistics_rows"] < report["rows"]:
             shown.parts.append(Text(f"of {report['statistics_rows']:,} rows", "dim"))
         facts.append((name, shown))
+    if report["vectors"]:
+        facts.append(("vectors", _vectors(report["vectors"], report["shape"][0])))
     facts += [
         (key, settings(content) if isinstance(content, dict) else plain(content))
         for key, content in report["info"].items()
     ]
     return facts
+
+
+def _vectors(found: dict[str, Any], dimensions: int) -> Settings:
+    flat = found["near_constant"]
+    which = f" ({listing(flat, 6)})" if 0 < len(flat) < dimensions else ""
+    return settings(
+        {
+            "norm": f"{value(found['norm_mean'])} ± {value(found['norm_std'])}",
+            "cosine of two": value(found["mean_cosine"]),
+            "near-constant": f"{len(flat)} of {dimensions:,} dimensions{which}",
+        }
+    )
 
 
 def _classes(counts: dict[str, int], width: int) -> Table:

@@ -48,7 +48,7 @@ def lines(event: Event, state: RunState) -> list[str]:
         case Sampled():
             figures = "".join(f" {name}={value(number)}" for name, number in event.figures.items())
             return [f"samples step={event.step} count={len(event.previews)} nfe={event.nfe} "
-                    f"seconds={event.seconds:.2f}{figures} path={event.path}"]  # fmt: skip
+                    f"seconds={event.seconds:.2f}{figures} path={event.path}", *_sentences(event)]  # fmt: skip
         case Saved():
             best = " best" if event.best else ""
             return [f"saved step={event.step} seconds={event.seconds:.2f} path={event.path}{best}"]
@@ -57,6 +57,16 @@ def lines(event: Event, state: RunState) -> list[str]:
         case Finished():
             return [summary(state, event), *(f"next: {command}" for command in next_commands(event))]
     return []
+
+
+def _sentences(event: Sampled, most: int = 3) -> list[str]:
+    """The first few samples, where a line is all there is to one."""
+    if any(len(preview.lines) != 1 for preview in event.previews):
+        return []
+    return [
+        f"sample step={event.step} title={preview.title!r} remark={preview.note!r} text={preview.lines[0]!r}"
+        for preview in event.previews[:most]
+    ]
 
 
 def _run(event: RunStarted) -> str:
