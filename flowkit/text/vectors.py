@@ -72,8 +72,8 @@ def _torch_save(path: Path) -> np.ndarray:
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # torch's own message advises to turn the guard off
         raise UserError(
-            f"{path}: holds other Python objects than tensors, and reading those may run code, so they are not read; save "
-            "the bare tensor: torch.save(vectors, ...)"
+            f"{path}: holds other Python objects than tensors (or is no file of torch.save), and is not read, since that may "
+            "run code; save the bare tensor: torch.save(vectors, ...)"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         why = next(iter(str(error).splitlines()), type(error).__name__)

@@ -17,6 +17,7 @@ def print_written(decoded: Decoded, noun: str, facts: str, preview: bool, also: 
     from rich.text import Text
 
     from flowkit.ui.previews import preview_grid
+    from flowkit.ui.quantities import value
 
     console = Console(highlight=False)
     if preview and decoded.previews:
@@ -29,7 +30,8 @@ def print_written(decoded: Decoded, noun: str, facts: str, preview: bool, also: 
         console.print(f"[bold]{rows}[/bold] {noun} -> {decoded.out}/")
     for path in [*sheets, *also]:
         console.print(Text(f"  {path}"))
-    for line in (decoded.notice, facts):
+    measured = " · ".join(f"{name.replace('_', ' ')} {value(found)}" for name, found in decoded.shown.figures.items())
+    for line in (decoded.notice, measured, facts):
         if line:
             console.print(Text(line, "dim"))
 
