@@ -99,9 +99,11 @@ def check_writable(out: Path) -> None:
     """Look now, so that minutes of sampling are not spent on a place that cannot be written to. Makes nothing yet."""
     place = next(place for place in (out, *out.parents) if os.path.exists(place))
     if not place.is_dir():
-        raise UserError(f"{out}: cannot be made a folder ({place} is a file); name another with --out")
+        raise UserError(
+            f"{out}: cannot be written to ({place} is a file, and no folder); name another place with --out"
+        )
     if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"{out}: cannot be written to; name another folder with --out")
+        raise UserError(f"{out}: cannot be written to; name another place with --out")
 
 
 def _open(path: Path, codec: str | None) -> tuple[Dataset, Path]:

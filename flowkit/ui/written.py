@@ -16,6 +16,7 @@ def print_written(decoded: Decoded, noun: str, facts: str, preview: bool, also: 
     from rich.console import Console
     from rich.text import Text
 
+    from flowkit.ui.facts import settings
     from flowkit.ui.previews import preview_grid
     from flowkit.ui.quantities import value
 
@@ -30,8 +31,10 @@ def print_written(decoded: Decoded, noun: str, facts: str, preview: bool, also: 
         console.print(f"[bold]{rows}[/bold] {noun} -> {decoded.out}/")
     for path in [*sheets, *also]:
         console.print(Text(f"  {path}"))
-    measured = " · ".join(f"{name.replace('_', ' ')} {value(found)}" for name, found in decoded.shown.figures.items())
-    for line in (decoded.notice, measured, facts):
+    if decoded.shown.figures:
+        figures = {name.replace("_", " "): value(found) for name, found in decoded.shown.figures.items()}
+        console.print(settings(figures, otherwise="dim"))
+    for line in (decoded.notice, facts):
         if line:
             console.print(Text(line, "dim"))
 
