@@ -101,7 +101,7 @@ def write_dataset(
         write_texts(texts_path, data.texts if rows is None else [data.texts[int(row)] for row in rows])
     with replacing(tensors_path) as partial:
         write_tensors(partial, arrays, rows, progress)
-    if data.texts is None and _has_texts(json_path):
+    if data.texts is None and says_texts(json_path):
         texts_path.unlink(missing_ok=True)  # of the data that is replaced
     picked = slice(None) if rows is None else rows
     shape = (len(data.x) if rows is None else len(rows), *data.x.shape[1:])
@@ -176,7 +176,8 @@ def read_dataset(path: Path | str, *, check: bool = True) -> Dataset:
     )
 
 
-def _has_texts(json_path: Path) -> bool:
+def says_texts(json_path: Path) -> bool:
+    """Whether a sidecar says that the .jsonl beside it is the data set's own."""
     try:
         return bool(read_json(json_path).get("texts"))
     except UserError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -12,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from flowkit.data.dataset import SPLITS, Dataset, data_files, write_dataset
+from flowkit.data.dataset import SPLITS, Dataset, write_dataset
+from flowkit.data.target import free_target
 from flowkit.errors import UserError, nearest
 from flowkit.sketch.budget import Budgeted, to_size
 from flowkit.sketch.importers.detect import detect
@@ -42,7 +42,7 @@ class ClassReport:
 class PrepareReport:
     source: Path
     format: str  # "svg" | "controlsketch" | "quickdraw" | "stroke3"
-    paths: tuple[Path, Path]  # .safetensors and .json
+    paths: tuple[Path, ...]  # .safetensors and .json
     shape: tuple[int, ...]
     splits: dict[str, int]  # rows by split; empty where the source was not split
     classes: tuple[ClassReport, ...]
@@ -89,7 +89,7 @@ def prepare(
         raise UserError(f"over = {over!r}: expected {' or '.join(map(repr, OVER))}{nearest(over, OVER)}")
     if size < 1:
         raise UserError(f"size = {size}: expected at least 1 cubic a sketch")
-    paths = _target(out, overwrite)
+    paths = free_target(out, overwrite=overwrite, sources=[source], example="sketches")
     tally = _Tally(size, over, max_per_class)
     with open_files(source) as files:
         name, read = detect(source, files)
@@ -103,23 +103,6 @@ def prepare(
     write_dataset(paths[0], data)
     splits = {} if data.split is None else {key: len(data.rows(key)) for key in SPLITS}
     return PrepareReport(source, name, paths, data.x.shape, splits, tally.reports(), tally.examples)
-
-
-def _target(out: Path | str, overwrite: bool) -> tuple[Path, Path]:
-    """Where to write, found out before the long part. Raises UserError."""
-    out = Path(out)
-    if out.is_dir():
-        raise UserError(f"{out}: is a folder; name a file in it, such as {out / 'sketches'}")
-    paths = data_files(out)
-    existing = [path for path in paths if path.exists()]
-    if existing and not overwrite:
-        raise UserError(f"{existing[0]}: exists already; choose another --out, or replace it with --overwrite")
-    parent = paths[0].absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UserError(f"{paths[0]}: cannot be written, {parent} is no folder that you may write to")
-    return paths
 
 
 class _Tally:

@@ -1,0 +1,145 @@
+"""What is there twice: equal sentences, and vectors that point almost the same way."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BLOCK = 1024  # rows that are decided on together
+TILE = 2048  # rows that a block is compared with at once: their bounds stay in a CPU's cache
+BASIS = 128  # directions in which most pairs already show that they differ
+BASIS_ROWS = 8192  # rows that these are fitted on
+SLACK = 1e-4  # of a bound, for the rounding of single precision
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Of N rows, which are left, and for each of the others the row that stands for it."""
+
+    partner: np.ndarray  # (N,) int64, -1 for a row that is left
+    cosine: np.ndarray  # (N,) float32, to the partner; 1 for a row that is left
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Row numbers, in order."""
+        return np.flatnonzero(self.partner < 0)
+
+    @property
+    def removed(self) -> np.ndarray:
+        return np.flatnonzero(self.partner >= 0)
+
+
+def exact_duplicates(keys: Iterable[Hashable]) -> Duplicates:
+    """Of rows with equal keys the first is left."""
+    first: dict[Hashable, int] = {}
+    owner = np.fromiter((first.setdefault(key, row) for row, key in enumerate(keys)), np.int64)
+    return Duplicates(np.where(owner == np.arange(len(owner)), -1, owner), np.ones(len(owner), np.float32))
+
+
+def row_keys(x: np.ndarray) -> Iterator[bytes]:
+    """A key for each row of x (N, D), equal where the rows are equal bit for bit."""
+    return (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in x)
+
+
+def near_duplicates(
+    x: np.ndarray,
+    rows: np.ndarray,
+    threshold: float,
+    *,
+    device: str = "auto",
+    progress: Callable[[int, int], object] | None = None,
+) -> Duplicates:
+    """Of x[rows] (N, D), drop each row whose cosine to a row before it that is left is above `threshold`.
+
+    So no two rows that are left have a cosine above it. Every pair is compared, in blocks: memory grows with N, not with
+    its square. What makes that quick is the Cauchy-Schwarz bound in an orthonormal basis of few directions,
+    cos(a, b) <= <Pa, Pb> + |a - Pa| |b - Pb|, which rules almost every pair out; the others are compared in full.
+
+    `x` may be a memory map. A row of zeros resembles none. `progress`: pairs decided, of how many.
+    """
+    import torch
+
+    from flowkit.text.pipelines import pick_device
+
+    place, count, total = pick_device(device), 0, len(rows)
+    shorten = _shortener(x, rows, place)
+    partner, cosine = np.full(total, -1, np.int64), np.ones(total, np.float32)
+    kept = np.empty(total, np.int64)  # the first `count` are the rows that are left so far
+    kept_short = torch.empty(total, shorten(_unit(x[rows[:1]], place)).shape[1], device=place)
+    for start in range(0, total, BLOCK):
+        block = _unit(x[rows[start : start + BLOCK]], place)
+        short = shorten(block)
+        undecided = np.arange(len(block))
+        for tile in range(0, count, TILE):
+            others = slice(tile, min(tile + TILE, count))
+            bound = short[undecided] @ kept_short[others].T
+            near = _indices(bound.amax(dim=1) > threshold - SLACK)
+            if not len(near):
+                continue
+            columns = _indices(bound.amax(dim=0) > threshold - SLACK)
+            close = block[undecided[near]] @ _unit(x[rows[kept[others][columns]]], place).T
+            best, which = (found.cpu().numpy() for found in close.max(dim=1))
+            above = np.flatnonzero(best > threshold)
+            gone = start + undecided[near[above]]
+            partner[gone], cosine[gone] = kept[others][columns[which[above]]], best[above]
+            undecided = np.delete(undecided, near[above])
+        for first, later, values in _greedy((block[undecided] @ block[undecided].T).cpu().numpy(), threshold):
+            partner[start + undecided[later]], cosine[start + undecided[later]] = start + undecided[first], values
+        left = np.flatnonzero(partner[start : start + len(block)] < 0)
+        kept[count : count + len(left)] = start + left
+        kept_short[count : count + len(left)] = short[left]
+        count += len(left)
+        if progress:
+            done = start + len(block)
+            progress(done * (done + 1) // 2, total * (total + 1) // 2)
+    return Duplicates(partner, cosine)
+
+
+def _greedy(cosines: np.ndarray, threshold: float) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(a row that is left, later rows that it stands for, their cosines) in a block's own cosines (B, B)."""
+    above = np.triu(cosines > threshold, 1)
+    gone = np.zeros(len(cosines), bool)
+    for row in np.flatnonzero(above.any(axis=1)):
+        if not gone[row]:
+            later = np.flatnonzero(above[row] & ~gone)
+            gone[later] = True
+            yield int(row), later, cosines[row, later]
+
+
+def _unit(rows: np.ndarray, place: object) -> Tensor:
+    """(B, D) of length 1, on the device."""
+    import torch
+
+    x = torch.from_numpy(np.array(rows, np.float32)).to(place)  # type: ignore[arg-type]
+    return x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _shortener(x: np.ndarray, rows: np.ndarray, place: object) -> Callable[[Tensor], Tensor]:
+    """Maps unit rows (B, D) to few numbers (B, K + 1) whose inner products are nowhere below the rows' cosines.
+
+    The directions are those of the largest second moments of some of the rows.
+    """
+    import torch
+
+    if len(rows) <= BASIS_ROWS or x.shape[1] < 2 * BASIS:  # nothing to save
+        return lambda unit: unit
+    sample = _unit(x[rows[np.arange(BASIS_ROWS) * len(rows) // BASIS_ROWS]], place).double()
+    basis = torch.linalg.eigh(sample.T @ sample)[1][:, -BASIS:].float()
+
+    def shorten(unit: Tensor) -> Tensor:
+        inside = unit @ basis
+        beyond = (unit.square().sum(1, keepdim=True) - inside.square().sum(1, keepdim=True)).clamp(min=0).sqrt()
+        return torch.cat([inside, beyond], dim=1)
+
+    return shorten
+
+
+def _indices(mask: Tensor) -> np.ndarray:
+    return mask.nonzero().squeeze(1).cpu().numpy()

@@ -1,0 +1,152 @@
+"""Sentences to vectors in shards that stay on the disk, so that encoding which is stopped goes on where it was."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowkit.data.files import read_json, write_json
+from flowkit.errors import UserError
+from flowkit.text.codec import Codec
+
+SHARD = 2048  # sentences: what is lost at most when the process is killed
+
+
+class Scratch:
+    """The hidden folder beside the data set to be where its vectors gather: `vectors.f32`, and `encoding.json` about them.
+
+    Vectors are only ever appended. The JSON, replaced as a whole after each shard is on the disk, says how many count:
+    whatever a killed process left behind those is cut off.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.folder = out.with_name(f".{out.stem}.partial")
+        self._vectors, self._about = self.folder / "vectors.f32", self.folder / "encoding.json"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """The folder for this process alone; UserError where another one works in it, or it cannot be made."""
+        import fcntl
+
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / "lock").open("w")
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written ({error.strerror}); choose another --out") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    f"{self.folder}: another process is preparing this data set; wait for it, or choose another --out"
+                ) from None
+            try:
+                yield
+            finally:
+                if not self._about.exists():  # nothing worth keeping
+                    self.remove()
+
+    def encoded(self) -> int:
+        """How many sentences the folder holds."""
+        return int(read_json(self._about)["done"]) if self._about.exists() else 0
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def resume(self, described: dict[str, Any], row_bytes: int) -> tuple[dict[str, Any], str]:
+        """(what the JSON says of vectors so described, "done": 0 where there are none; what to tell the user)."""
+        if not self._about.exists():
+            return {**described, "done": 0, "truncated": 0}, ""
+        try:
+            found = read_json(self._about)
+            changed = [name for name, value in described.items() if found.get(name) != value]
+            told = f"what was encoded before had other {' and '.join(changed)}; encoding starts anew" if changed else ""
+            done = min(int(found["done"]), self._vectors.stat().st_size // row_bytes)
+            truncated = int(found["truncated"])
+        except (UserError, OSError, KeyError, TypeError, ValueError):
+            done, truncated = 0, 0
+            told = f"what was encoded before cannot be read ({self._about}); encoding starts anew"
+        if told:
+            self._about.unlink()  # before its vectors are overwritten: it must never speak of others than it describes
+            done, truncated = 0, 0
+        return {**described, "done": done, "truncated": truncated}, told
+
+    def append(self, vectors: np.ndarray, about: dict[str, Any]) -> None:
+        """Put `vectors` behind the first `about["done"]` rows, and count them."""
+        with self._vectors.open("r+b" if self._vectors.exists() else "w+b") as file:
+            file.truncate(about["done"] * vectors[0].nbytes)
+            file.seek(0, os.SEEK_END)
+            file.write(np.ascontiguousarray(vectors, np.float32).data)
+            file.flush()
+            os.fsync(file.fileno())
+        about["done"] += len(vectors)
+        write_json(self._about, about)
+
+    def rows(self, count: int, dimension: int) -> np.ndarray:
+        """The first `count` vectors, memory-mapped."""
+        return np.memmap(self._vectors, "<f4", mode="r", shape=(count, dimension))
+
+
+def encode(
+    texts: Sequence[str],
+    codec: Codec,
+    lang: str,
+    scratch: Scratch,
+    *,
+    dtype: str = "fp32",
+    progress: Callable[[int, int], object] | None = None,
+    notice: Callable[[str], object] | None = None,
+) -> tuple[np.ndarray, int]:
+    """(vectors (N, D) float32, memory-mapped in `scratch`; how many sentences were too long and lost their end).
+
+    Goes on where an earlier call with the same texts, codec, language and dtype was stopped; what another call left is
+    thrown away, and `notice` told so. Call it while `scratch.locked()`. Raises UserError where the disk is full.
+    """
+    tell = notice or (lambda text: None)
+    described = {"sentences": _digest(texts), "codec": codec.identity(), "language": lang, "dtype": dtype}
+    described = json.loads(json.dumps(described))  # as it comes back from the file
+    about, told = scratch.resume(described, row_bytes=4 * codec.dimension)
+    if about["done"]:
+        told = f"{about['done']:,} of {len(texts):,} sentences were encoded before; going on from there"
+    if told:
+        tell(told)
+    before = getattr(codec, "truncated", 0) - about["truncated"]
+    try:
+        while about["done"] < len(texts):
+            done = about["done"]
+            tell_more = None if progress is None else lambda more, done=done: progress(done + more, len(texts))
+            vectors = _encode_shard(codec, texts[done : done + SHARD], lang, tell_more)
+            about["truncated"] = getattr(codec, "truncated", 0) - before
+            scratch.append(vectors, about)
+    except OSError as error:
+        kept = f"{about['done']:,} of {len(texts):,} sentences are encoded and kept"
+        raise UserError(
+            f"{scratch.folder}: cannot be written ({error.strerror}); {kept}: make room, and give the same command again"
+        ) from None
+    return scratch.rows(len(texts), codec.dimension), about["truncated"]
+
+
+def _encode_shard(
+    codec: Codec, shard: Sequence[str], lang: str, progress: Callable[[int], object] | None
+) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of sentences cut off: the summary counts them all
+        vectors = codec.encode(shard, lang=lang, progress=progress)
+    assert vectors.shape == (len(shard), codec.dimension) and vectors.dtype == np.float32, "the codec's promise"
+    return vectors
+
+
+def _digest(texts: Sequence[str]) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        found.update(text.encode() + b"\n")  # no text holds a line feed
+    return found.hexdigest()

@@ -1,0 +1,318 @@
+"""Sentences, or vectors that somebody made of them, to one prepared data set, with an account of what became of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowkit.data.dataset import SPLITS, Dataset, write_dataset
+from flowkit.data.target import free_target
+from flowkit.errors import UserError, listing
+from flowkit.text import vectors
+from flowkit.text.codec import CODECS, ENGLISH, Codec, open_codec, why_not_at_hand
+from flowkit.text.deduplicate import Duplicates, exact_duplicates, near_duplicates, row_keys
+from flowkit.text.encoding import Scratch, encode
+from flowkit.text.languages import unknown_language
+from flowkit.text.prepare_report import Pair, Removed, TextReport, statistics
+from flowkit.text.reading import SUFFIXES, Sentences, read_sentences
+from flowkit.text.splitting import split_sentences
+from flowkit.text.vectors import read_vectors
+
+NEAR = 0.95  # cosine above which two sentences count as one
+FRACTIONS = (0.8, 0.1, 0.1)
+SONAR_DIMENSION = 1024  # of Meta's release
+SONAR_NORMS = (0.05, 1.0)  # sentences have about 0.2 to 0.3; far from it the decoder garbles them
+Tell = Callable[[str, int, int], object]  # what is being done, how much of it is, of how much
+Named = Codec | Mapping[str, Any] | str
+
+
+@dataclass(frozen=True)
+class Settings:
+    lang: str = ENGLISH
+    text_key: str = "text"  # of a .jsonl
+    split_sentences: bool = False  # each line is a paragraph
+    skip_empty: bool = False
+    near_duplicates: float = NEAR  # 0 keeps them
+    split: tuple[float, ...] = FRACTIONS  # training, validation, test
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "fp32"
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What there is to choose from: rows of x, their sentences (a text a row) and numbers (of the line, or the vector)."""
+
+    x: np.ndarray  # (M, D) float32
+    rows: np.ndarray  # (N,) of x
+    numbers: np.ndarray  # (N,)
+    texts: Sequence[str] | None  # (N,)
+    exact: Removed
+    codec: dict[str, Any] | None
+    lines: Sentences | None  # as read
+    truncated: int = 0
+
+    def pair(self, duplicates: Duplicates) -> Pair | None:
+        """The least alike of those that count as alike."""
+        if not len(duplicates.removed):
+            return None
+        row = int(duplicates.removed[duplicates.cosine[duplicates.removed].argmin()])
+        return _pair(int(duplicates.partner[row]), row, self.texts, self.numbers, float(duplicates.cosine[row]))
+
+
+def prepare(
+    source: Path | str,
+    out: Path | str,
+    *,
+    codec: Named | None = None,
+    texts: Path | str | None = None,
+    settings: Settings | None = None,
+    overwrite: bool = False,
+    tell: Tell | None = None,
+    notice: Callable[[str], object] | None = None,
+) -> TextReport:
+    """Write x (N, D) of the sentences in `source` (.txt, .jsonl), or the vectors in it (.npy, .safetensors, .pt), to `out`.
+
+    codec: what encodes the sentences, or has made the vectors, whose sentences `texts` holds, a line a row. Of sentences
+    that are equal the first is kept, and of vectors with a cosine above `near_duplicates`. Rows are shuffled by `seed`
+    and split, so that no two rows across splits are nearer than that, and the first k training rows are a fair subset.
+    Sentences are encoded in shards: stopped, even killed, the same call goes on. `tell` is told of progress, `notice` what
+    the user should know.
+
+    Raises UserError: no such source, a line that is no sentence, counts that differ, a codec that does not fit, `out` exists.
+    """
+    source, texts, how = Path(source), None if texts is None else Path(texts), settings or Settings()
+    tell, notice = tell or (lambda stage, done, total: None), notice or (lambda text: None)
+    imported = source.suffix.lower() in vectors.SUFFIXES
+    _check(source, imported, codec, texts, how)
+    sources = [source] if texts is None else [source, texts]
+    paths = free_target(
+        out, overwrite=overwrite, sources=sources, texts=bool(texts) or not imported, example="sentences"
+    )
+    if imported:
+        return _finish(source, paths, _import(source, texts, codec, how, tell, notice), how, tell)
+    assert codec is not None, "checked"
+    lines, scratch = _read(source, how, tell), Scratch(paths[0])
+    opened = _open(codec, how)
+    with scratch.locked():
+        try:
+            report = _finish(source, paths, _encode(lines, opened, how, scratch, tell, notice), how, tell)
+        except KeyboardInterrupt:
+            kept = f"{scratch.encoded():,} sentences are encoded and kept in {scratch.folder}"
+            notice(f"stopped: {kept}; the same command goes on from there")
+            raise
+        scratch.remove()
+    return report
+
+
+def _finish(source: Path, paths: tuple[Path, ...], chosen: _Rows, how: Settings, tell: Tell) -> TextReport:
+    near = _near_duplicates(chosen, how, tell)
+    data, order = _dataset(chosen, near, how)
+    data.info = _info(source, chosen, near, how)
+    write_dataset(paths[0], data, order, lambda done, total: tell("writing", done, total))
+    return _report(source, paths, chosen, near, data, order, how)
+
+
+def _check(source: Path, imported: bool, codec: Named | None, texts: Path | None, how: Settings) -> None:
+    if not imported and source.suffix.lower() not in SUFFIXES:
+        known = listing((*SUFFIXES, *vectors.SUFFIXES))
+        raise UserError(f"{source}: holds neither sentences nor vectors, by its suffix; known are {known}")
+    if not source.is_file():
+        raise UserError(f"{source}: {'is a folder' if source.is_dir() else 'no such file'}; expected a file")
+    if imported and how.split_sentences:
+        raise UserError(f"--split-sentences: {source} holds vectors, one a sentence already; leave it out")
+    if not imported and texts is not None:
+        raise UserError(f"--texts: {source} holds sentences itself; --texts goes with a file of vectors")
+    if not imported and codec is None:
+        raise UserError(f"--codec: {source} holds sentences; name what encodes them: {' or '.join(CODECS)}")
+    if not 0 <= how.near_duplicates < 1:
+        raise UserError(f"--near-duplicates {how.near_duplicates:g}: expected a cosine below 1, or 0 to keep them")
+    fractions = how.split
+    if (
+        len(fractions) != 3
+        or min(fractions) < 0
+        or not fractions[0]
+        or not math.isclose(sum(fractions), 1, abs_tol=1e-6)
+    ):
+        given = ",".join(f"{fraction:g}" for fraction in fractions)
+        raise UserError(f"--split {given}: expected three fractions that add up to 1, such as 0.8,0.1,0.1")
+
+
+def _read(path: Path, how: Settings, tell: Tell) -> Sentences:
+    lines = read_sentences(
+        path,
+        text_key=how.text_key,
+        skip_empty=how.skip_empty,
+        progress=lambda done, total: tell("reading", done, total),
+    )
+    if not how.split_sentences:
+        return lines
+    return split_sentences(lines, how.lang, lambda done, total: tell("splitting", done, total))
+
+
+def _open(codec: Named, how: Settings) -> Codec:
+    opened = open_codec(codec, device=how.device, dtype=how.dtype) if isinstance(codec, str | Mapping) else codec
+    if how.lang not in opened.languages:
+        raise UserError(unknown_language(how.lang, opened.languages, f"the codec {opened.name!r}"))
+    return opened
+
+
+def _encode(
+    lines: Sentences, codec: Codec, how: Settings, scratch: Scratch, tell: Tell, notice: Callable[[str], object]
+) -> _Rows:
+    equal = exact_duplicates(lines.texts)
+    texts, numbers = [lines.texts[row] for row in equal.kept], lines.numbers[equal.kept]
+    x, truncated = encode(
+        texts, codec, how.lang, scratch, dtype=how.dtype,
+        progress=lambda done, total: tell("encoding", done, total), notice=notice,
+    )  # fmt: skip
+    removed = _removed(equal, lines.texts, lines.numbers)
+    return _Rows(x, np.arange(len(x)), numbers, texts, removed, codec.identity(), lines, truncated)
+
+
+def _import(
+    source: Path, texts: Path | None, codec: Named | None, how: Settings, tell: Tell, notice: Callable[[str], object]
+) -> _Rows:
+    lines = None if texts is None else _read(texts, how, tell)
+    x = read_vectors(source)
+    if lines is not None and lines.read != len(x):
+        raise UserError(f"{texts}: has {lines.read:,} lines, and {source} {len(x):,} vectors; expected a line a vector")
+    identity = None if codec is None else _identity(codec, how, notice)
+    dimension = (identity or {}).get("dimension")
+    if dimension is not None and dimension != x.shape[1]:
+        assert identity is not None
+        raise UserError(
+            f"{source}: its vectors have {x.shape[1]} dimensions, and those of the codec {identity.get('name')!r} have "
+            f"{dimension}; name the codec that made them"
+        )
+    rows = np.arange(len(x)) if lines is None else lines.numbers - 1
+    keys = row_keys(x) if lines is None else lines.texts
+    equal = exact_duplicates(keys)
+    kept = None if lines is None else [lines.texts[row] for row in equal.kept]
+    removed = _removed(equal, None if lines is None else lines.texts, rows + 1)
+    return _Rows(x, rows[equal.kept], rows[equal.kept] + 1, kept, removed, identity, lines)
+
+
+def _identity(codec: Named, how: Settings, notice: Callable[[str], object]) -> dict[str, Any]:
+    """The codec's own words for itself; of SONAR without its weights, what was given, since nothing is encoded here."""
+    if not isinstance(codec, str | Mapping):
+        return codec.identity()
+    described = {"name": codec} if isinstance(codec, str) else dict(codec)
+    missing = why_not_at_hand(described) if described.get("name") == "sonar" else None
+    if missing is None:
+        return _open(described, how).identity()
+    notice(f"what the samples will need to be decoded is not here yet: {missing}")
+    return described if len(described) > 1 else {**described, "dimension": SONAR_DIMENSION}
+
+
+def _near_duplicates(chosen: _Rows, how: Settings, tell: Tell) -> Duplicates:
+    count = len(chosen.rows)
+    if not how.near_duplicates:
+        return Duplicates(np.full(count, -1, np.int64), np.ones(count, np.float32))
+    return near_duplicates(
+        chosen.x, chosen.rows, how.near_duplicates, device=how.device,
+        progress=lambda done, total: tell("comparing", done, total),
+    )  # fmt: skip
+
+
+def _dataset(chosen: _Rows, near: Duplicates, how: Settings) -> tuple[Dataset, np.ndarray]:
+    """(all rows; which of them are written, in this order: shuffled, the training rows before the others)."""
+    kept = near.kept[np.random.default_rng(how.seed).permutation(len(near.kept))]
+    order, split = chosen.rows[kept], np.zeros(len(chosen.x), np.uint8)
+    sizes = split_sizes(len(order), how.split)
+    split[order] = np.repeat(np.arange(len(sizes), dtype=np.uint8), sizes)
+    texts = None
+    if chosen.texts is not None:
+        texts = [""] * len(chosen.x)
+        for row, text in zip(chosen.rows.tolist(), chosen.texts, strict=True):
+            texts[row] = text
+    return Dataset("embedding", chosen.x, split=split, texts=texts), order
+
+
+def split_sizes(count: int, fractions: Sequence[float]) -> tuple[int, int, int]:
+    """Rows of training, validation and test: at least one of each that is wanted, where there are three."""
+    held_out = [max(round(count * part), 1 if part and count >= 3 else 0) for part in fractions[1:]]
+    validation, test = held_out
+    return count - validation - test, validation, test
+
+
+def _info(source: Path, chosen: _Rows, near: Duplicates, how: Settings) -> dict[str, Any]:
+    lines = chosen.lines
+    return {
+        **({"codec": chosen.codec} if chosen.codec else {}),
+        "lang": how.lang,
+        "source": {"name": source.name, "format": source.suffix.lower().lstrip(".")},
+        "prepared": {
+            "seed": how.seed,
+            "split": list(how.split),
+            "split_sentences": how.split_sentences,
+            "dtype": how.dtype,
+            "near_duplicates_above": how.near_duplicates or None,
+            "read": len(chosen.x) if lines is None else lines.read,
+            "left_out": {
+                "empty": 0 if lines is None else len(lines.empty),
+                "exact_duplicates": chosen.exact.count,
+                "near_duplicates": len(near.removed),
+            },
+            "truncated": chosen.truncated,
+        },
+    }
+
+
+def _report(
+    source: Path,
+    paths: tuple[Path, ...],
+    chosen: _Rows,
+    near: Duplicates,
+    data: Dataset,
+    order: np.ndarray,
+    how: Settings,
+) -> TextReport:
+    assert data.split is not None
+    splits = {name: int((data.split[order] == number).sum()) for name, number in SPLITS.items()}
+    measured, lines = statistics(chosen.x, order[: splits["train"]]), chosen.lines
+    remarks = []
+    if (chosen.codec or {}).get("name") == "sonar" and not SONAR_NORMS[0] < measured.norm < SONAR_NORMS[1]:
+        remarks.append(
+            f"SONAR's vectors have norms of about 0.2, these of {measured.norm:.3g}: where they were normalised, undo it, "
+            "or their samples will not decode"
+        )
+    if chosen.codec is None:
+        remarks.append("without --codec, what a model makes of these vectors cannot be decoded to sentences")
+    if not how.near_duplicates:
+        remarks.append("near-duplicates were kept, so a validation row may have its double among the training rows")
+    return TextReport(
+        source=source,
+        format=source.suffix.lower().lstrip("."),
+        paths=paths,
+        shape=(len(order), chosen.x.shape[1]),
+        splits=splits,
+        read=len(chosen.x) if lines is None else lines.read,
+        unit="vectors" if lines is None else "lines",
+        sentences=len(lines) if lines is not None and how.split_sentences else None,
+        empty=0 if lines is None else len(lines.empty),
+        exact=chosen.exact,
+        near=Removed(len(near.removed), chosen.pair(near)),
+        threshold=how.near_duplicates,
+        truncated=chosen.truncated,
+        statistics=measured,
+        codec=(chosen.codec or {}).get("name"),
+        remarks=tuple(remarks),
+    )
+
+
+def _removed(equal: Duplicates, texts: Sequence[str] | None, numbers: np.ndarray) -> Removed:
+    if not len(equal.removed):
+        return Removed(0)
+    row = int(equal.removed[0])
+    return Removed(len(equal.removed), _pair(int(equal.partner[row]), row, texts, numbers, None))
+
+
+def _pair(first: int, second: int, texts: Sequence[str] | None, numbers: np.ndarray, cosine: float | None) -> Pair:
+    both = None if texts is None else (texts[first], texts[second])
+    return Pair(both, (int(numbers[first]), int(numbers[second])), cosine)
