@@ -258,6 +258,7 @@ def test_a_codec_that_is_not_at_hand_is_said_in_one_line(flowkit, run, monkeypat
     install(monkeypatch, "the miniature was not trained yet")
     status, out, err = flowkit("sample", "--ckpt", "runs/text", "-n", 3, "--out", "elsewhere")
     assert status == 0, err
+    assert "nearest: " in out  # what can be said without it
     assert read_dataset("elsewhere").texts is None and not Path("elsewhere/samples.jsonl").exists()
     assert (
         sum("was not trained yet" in line for line in " ".join(out.split()).split(". ")) == 1

@@ -104,11 +104,13 @@ def _data_to_compare_with(loaded: LoadedModel) -> Dataset | None:
 
     if loaded.domain.kind != "embedding":
         return None
+    from flowkit.domain import BUILTIN
     from flowkit.evaluate import training_data
     from flowkit.text.codec import why_not_at_hand
 
+    recipe, inherited = loaded.info.get("recipe") or {}, loaded.info.get("inherited") or {}
+    built_in = (recipe.get("data") or {}).get("source") in BUILTIN
     try:
-        codec = (loaded.info.get("inherited") or {}).get("codec")
-        return None if codec is None or why_not_at_hand(codec) else training_data(loaded)[0]
+        return None if built_in and why_not_at_hand(inherited.get("codec") or {}) else training_data(loaded)[0]
     except UserError:
         return None

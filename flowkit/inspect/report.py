@@ -70,7 +70,7 @@ def _tensors(path: Path) -> dict[str, Any]:
         }  # fmt: skip
     own, shared = path.with_suffix(".json"), path.with_name(SIDECAR)
     sidecar = own if own.is_file() else shared
-    if "x" in header and own.is_file() and "architecture" not in read_json(own):
+    if "x" in header and own.is_file() and "model_args" not in read_json(own):
         return _data(path)
     if sidecar.is_file():
         return checkpoint_report(path)

@@ -55,7 +55,7 @@ def cut(lines: Sequence[str], most: int, width: int) -> list[str]:
 def sentence_list(previews: Sequence[Preview], width: int, height: int | None = None, caption: str = "") -> list[Text]:
     """Title, remark and sentence, a line each; in at most `height` lines of at most `width` cells.
 
-    A sentence goes on in lines below itself while all have one and lines are left. Where the place is narrow, titles and
+    A sentence goes on in lines below itself where all have one and lines are left. Where the place is narrow, titles and
     then remarks give way. `caption` says above the remarks what they are.
     """
     titles, remarks = (
@@ -140,16 +140,14 @@ def _below(columns: Mapping[str, Sequence[str]], room: int) -> tuple[Cells, Body
 
 
 def _fitted(sentences: Sequence[list[str]], height: int, room: int) -> list[list[str]]:
-    """A line for every sentence as long as there are any; what is left lets them go on: wholly, else onto a second."""
-    spare = height - len(sentences)
-    if sum(map(len, sentences)) <= height:
-        return list(sentences)
-    fitted = []
-    for sentence in sentences[: max(0, height)]:
-        more = 1 if len(sentence) > 1 and spare > 0 else 0
-        spare -= more
-        fitted.append(cut(sentence, 1 + more, room))
-    return fitted
+    """A line for every sentence as long as there are any; what is left goes round, a line each, to those that go on."""
+    shown = list(sentences[: max(0, height)])
+    most, spare = [1] * len(shown), height - len(shown)
+    while spare > 0 and (waiting := [i for i, sentence in enumerate(shown) if len(sentence) > most[i]]):
+        for i in waiting[:spare]:
+            most[i] += 1
+        spare -= len(waiting)
+    return [cut(sentence, lines, room) for sentence, lines in zip(shown, most, strict=True)]
 
 
 def _shared(longest: Mapping[str, int], room: int) -> dict[str, int]:
