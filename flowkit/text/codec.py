@@ -16,7 +16,7 @@ ENGLISH = "eng_Latn"
 
 @dataclass(frozen=True)
 class Decoding:
-    """How vectors become text."""
+    """How vectors become text. Raises UserError for what no decoder could do."""
 
     lang: str = ENGLISH
     beam_size: int = 5
@@ -24,6 +24,20 @@ class Decoding:
     seed: int = 0  # of nucleus sampling
     block_ngrams: int = 0  # no n-gram of this length twice in a sentence; 0 is off. 3 helps vectors off the manifold
     max_seq_len: int = 128  # tokens; without it a vector would count as a source of 1,024 tokens and decode up to 512
+
+    def __post_init__(self) -> None:
+        if self.beam_size < 1:
+            raise UserError(f"beam_size: {self.beam_size}; expected 1 (greedy) or more")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(f"top_p: {self.top_p}; expected a mass above 0 and up to 1")
+        if (
+            self.block_ngrams < 0 or self.block_ngrams == 1
+        ):  # one: the end is a token too, and has stood at the beginning
+            raise UserError(f"block_ngrams: {self.block_ngrams}; expected 0 (off) or 2 and more")
+        if self.max_seq_len < 4:
+            raise UserError(
+                f"max_seq_len: {self.max_seq_len}; expected 4 or more, of which the language takes two, the end one"
+            )
 
 
 class Codec(Protocol):

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 MAX_SOURCE_LEN = 512  # tokens of a sentence that are encoded: what SONAR was trained on
 WINDOW = 8192  # sentences whose tokens are held at once
-ENCODE_TOKENS = {"cpu": 4096, "cuda": 32768}  # padded tokens of a batch
-DECODE_ROWS = {"cpu": 64, "cuda": 256}  # vectors of a batch; beams multiply it
+ENCODE_TOKENS = {"cpu": 1024, "cuda": 32768}  # padded tokens of a batch; measured on a CPU, ample on a GPU
+DECODE_ROWS = {"cpu": 32, "cuda": 256}  # vectors of a batch; beams multiply it
 
 
 class PipelineCodec:

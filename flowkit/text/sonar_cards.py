@@ -69,6 +69,8 @@ def find_card(role: str, value: str) -> Card:
         if not path.exists():
             raise UserError(f"{role}: {value}: no such file")
         cards = [card for card in read_cards(path).values() if fits(card, role)]
+        if role == "tokenizer" and len({card.place("tokenizer") for card in cards}) == 1:
+            cards = cards[:1]  # an encoder and a decoder in one file say the same of it
         if len(cards) != 1:
             found = f"several ({listing(card.name for card in cards)})" if cards else "none"
             raise UserError(f"{role}: {value}: expected one card of a SONAR {role}, found {found}")
