@@ -42,13 +42,12 @@ class TextOptions:
         return [f"--{name.replace('_', '-')}" for name in asked]
 
     def check(self) -> None:
-        """Raise UserError where the options contradict each other or would do nothing."""
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError(f"--top-p: {self.top_p:g} is no probability mass; expected a number above 0 and at most 1")
+        """Raise UserError where the options contradict each other, would do nothing, or are out of range."""
         if self.top_p is not None and self.beam_size is not None:
             raise UserError("--top-p draws sentences and --beam-size searches for the likeliest; give one of them")
         if self.seed is not None and self.top_p is None:
             raise UserError("--seed would do nothing, for beam search draws nothing; it belongs to --top-p")
+        self.decoding(ENGLISH)
 
     def decoding(self, lang: str) -> Decoding:
         names = ("beam_size", "top_p", "seed", "block_ngrams", "max_seq_len")
