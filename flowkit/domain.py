@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from flowkit.metrics.report import Figure
 
 
+Tell = Callable[[str, int, int], None]  # what is being done, how much of it is done, out of how much
+
+
 @dataclass(frozen=True)
 class Preview:
     """One sample as a terminal can show it: rows of text of equal width, with a title and an optional remark.
@@ -65,6 +68,7 @@ class Domain(Protocol):
     builtin: tuple[str, ...]  # names of the data sets that it can generate
     archs: tuple[str, ...]  # architectures that fit its data
     default_normalizer: str
+    compared_with: tuple[str, ...]  # splits that samples are compared with, the first that has enough rows
     inverted_rows: int  # validation rows that a run carries back to noise and forth again whenever it draws samples
 
     def default_prediction(self, arch: str) -> str:
@@ -105,17 +109,21 @@ class Domain(Protocol):
         """What samples of a model trained on `data` say of themselves in their sidecar, so that they can be decoded."""
         ...
 
-    def evaluator(self, comparison: Comparison) -> Evaluator:
-        """What measures samples of this domain. Raises UserError where nothing does."""
+    def evaluator(self, comparison: Comparison, *, decode: bool = True, device: str = "auto") -> Evaluator:
+        """What measures samples of this domain. Raises UserError where nothing does.
+
+        `decode`: whether a decoder may be loaded for it, onto `device`, where it is at hand.
+        """
         ...
 
 
 class Evaluator(Protocol):
     protocol: str  # names the features, metrics and counts; figures compare under one name only
     legend: str  # what the groups of figures look at, in a few words
+    notes: tuple[str, ...]  # what the reader should know, such as why something was not measured
 
-    def figures(self, stage: Callable[[str], None]) -> Sequence[Figure]:
-        """All metrics of samples, real rows and Gaussian draws; `stage` is told which of the three is measured now."""
+    def figures(self, tell: Tell) -> Sequence[Figure]:
+        """All metrics of samples, real rows and Gaussian draws; `tell` is told what is being measured."""
         ...
 
     def write(self, out: Path) -> list[Path]:

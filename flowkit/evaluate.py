@@ -5,7 +5,8 @@ What is measured belongs to the data's domain; here the rows are chosen, the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from flowkit.data.dataset import Dataset, data_files, read_dataset, write_dataset
 from flowkit.data.files import write_json
 from flowkit.decode import check_writable
-from flowkit.domain import get_domain
+from flowkit.domain import Tell, get_domain
 from flowkit.errors import UserError, listing
 from flowkit.metrics.comparison import (
     DEFAULT_ROWS,
@@ -28,10 +29,11 @@ from flowkit.metrics.gaussian import sample_class_gaussians
 from flowkit.metrics.report import Evaluation
 
 if TYPE_CHECKING:
+    from flowkit.flow.inversion import Inversion
     from flowkit.recipe import Recipe
     from flowkit.sample import LoadedModel
 
-Tell = Callable[[str, int, int], None]  # what is being done, how much of it is done, out of how much
+INVERTED = 256  # reference rows that are carried back to noise and forth again
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -51,27 +53,31 @@ def evaluate_checkpoint(
     guidance_scale: float | None = None,
     batch_size: int | None = None,
     device: str = "auto",
+    decode: bool = True,
     out: Path | None = None,
     tell: Tell = _silent,
 ) -> Evaluation:
     """Draw samples in the classes of the reference rows and measure them; writes `out` and returns what was found.
 
     data: a prepared file in place of what the model was trained on. split and num_samples: as in `choose_sides`. The rest
-    is as in `LoadedModel.sample`, and what is None is as the recipe had it. out: by default a folder in the run's
-    `evaluation/`, named by the settings. Raises UserError: no such checkpoint or data, rows that do not fit each other.
+    is as in `LoadedModel.sample`, and what is None is as the recipe had it. decode: whether what samples say is measured
+    too, where they stand for text. out: by default a folder in the run's `evaluation/`, named by the settings.
+
+    Raises UserError: no such checkpoint or data, rows that do not fit each other.
     """
     from flowkit.sample import load
 
     model = load(ckpt, weights=weights, device=device)
     rows, notes = training_data(model, data)
-    sides = choose_sides(rows, split, num_samples)
+    sides = choose_sides(rows, split, num_samples, preferred=model.domain.compared_with)
     out = out or _default_out(model, solver=solver, steps=steps, guidance_scale=guidance_scale)
     check_writable(out)
     condition = (
         rows.condition[sides.reference] if model.info.get("condition_shape") and rows.condition is not None else None
     )
+    labels = _class_labels(model, rows, sides)
     samples = model.sample(
-        len(sides.reference), class_label=_class_labels(model, rows, sides), condition=condition, seed=seed, solver=solver,
+        len(sides.reference), class_label=labels, condition=condition, seed=seed, solver=solver,
         steps=steps, guidance_scale=guidance_scale, batch_size=batch_size,
         progress=lambda done: tell(f"sampling {model.domain.noun}", done, len(sides.reference)),
     )  # fmt: skip
@@ -81,9 +87,11 @@ def evaluate_checkpoint(
             "the model was trained on most of the reference rows: read the figures with the memorisation ratio"
         )
     title = f"{ckpt}: {model.info['architecture']}, step {model.info.get('step', 0):,}"
+    inverted = _invert(model, rows, sides, labels, samples.info, tell)
     return _evaluate(
-        title, rows, sides, matched, out, tell, notes, (write_dataset(out / "samples.safetensors", samples),)
-    )
+        title, rows, sides, matched, out, tell, notes, (write_dataset(out / "samples.safetensors", samples),),
+        decode=decode, device=device, inverted=inverted,
+    )  # fmt: skip
 
 
 def evaluate_files(
@@ -92,17 +100,20 @@ def evaluate_files(
     *,
     split: str | None = None,
     num_samples: int = DEFAULT_ROWS,
+    device: str = "auto",
+    decode: bool = True,
     out: Path | None = None,
     tell: Tell = _silent,
 ) -> Evaluation:
     """Measure the samples of one file against the real rows of another, class by class in equal numbers.
 
-    out: by default `evaluation` beside the samples (with their name, unless that is just "samples"). Raises UserError:
-    as `evaluate_checkpoint`, and for samples of classes that the data does not have.
+    device, decode: of a decoder, as in `evaluate_checkpoint`. out: by default `evaluation` beside the samples (with their
+    name, unless that is just "samples"). Raises UserError: as `evaluate_checkpoint`, and for samples of classes that the
+    data does not have.
     """
     real = _read(data)
     matched = match_samples(_read(samples), real)
-    sides = choose_sides(real, split, num_samples, matched)
+    sides = choose_sides(real, split, num_samples, matched, get_domain(real.kind).compared_with)
     file, _ = data_files(samples)
     out = out or file.with_name("evaluation" if file.stem == "samples" else f"{file.stem}-evaluation")
     check_writable(out)
@@ -111,7 +122,8 @@ def evaluate_files(
     notes = []
     if (matched.class_label is None) and real.class_label is not None:
         notes.append("the samples carry no classes: all were compared as one, and class fidelity was left out")
-    return _evaluate(f"{file} against {data_files(data)[0]}", real, sides, used, out, tell, notes, of=len(matched))
+    title = f"{file} against {data_files(data)[0]}"
+    return _evaluate(title, real, sides, used, out, tell, notes, of=len(matched), decode=decode, device=device)
 
 
 def _read(path: Path | str) -> Dataset:
@@ -191,20 +203,21 @@ def _default_out(model: LoadedModel, **settings: Any) -> Path:
 
 def _evaluate(
     title: str, data: Dataset, sides: Sides, samples: Dataset, out: Path, tell: Tell, notes: list[str],
-    files: tuple[Path, ...] = (), of: int | None = None,
+    files: tuple[Path, ...] = (), of: int | None = None, *, decode: bool, device: str,
+    inverted: tuple[Inversion, Inversion] | None = None,
 ) -> Evaluation:  # fmt: skip
     domain = get_domain(data.kind)
     comparison = Comparison(data, sides, samples, _gaussian_draws(data, sides))
-    stages = iter(range(3))
-    evaluator = domain.evaluator(comparison)
-    figures = evaluator.figures(lambda what: tell(f"measuring {what}", next(stages), 3))
+    evaluator = domain.evaluator(comparison, decode=decode, device=device)
+    figures = evaluator.figures(tell)
     pictures = evaluator.write(out)
     tell("done", 3, 3)
+    per_class = "" if data.class_label is None else " per class"
     facts = {
         "samples": _samples_fact(samples, of),
         "reference": sides.words["reference"],
         "real": sides.words["real"],
-        "Gaussian": f"{len(comparison.gaussian):,} draws from a full Gaussian per class, fitted on the training rows",
+        "Gaussian": f"{len(comparison.gaussian):,} draws from a full Gaussian{per_class}, fitted on the training rows",
     }
     settings = {
         "split": sides.split,
@@ -214,13 +227,58 @@ def _evaluate(
         "classes": len(np.unique(_labels(data)[sides.reference])),
         "samples": samples.info,
     }
+    if inverted is not None:
+        facts["reconstruction"] = _inversion_fact(*inverted)
+        settings["reconstruction"] = {"rows": min(INVERTED, len(sides.reference)), "passes": inverted[0].passes,
+                                      "model": asdict(inverted[0]), "zero_field": asdict(inverted[1])}  # fmt: skip
     path = out / "evaluation.json"
     written = tuple(map(str, (path, *pictures, *files)))
     evaluation = Evaluation(
-        evaluator.protocol, title, facts, tuple(figures), evaluator.legend, tuple(notes), settings, written
+        evaluator.protocol,
+        title,
+        facts,
+        tuple(figures),
+        evaluator.legend,
+        (*notes, *evaluator.notes),
+        settings,
+        written,
     )
     write_json(path, evaluation.to_json())
     return evaluation
+
+
+def _invert(
+    model: LoadedModel, data: Dataset, sides: Sides, labels: list[str | int] | None, made: dict[str, Any], tell: Tell
+) -> tuple[Inversion, Inversion]:
+    """Reference rows carried to noise and back, with their own conditions and no guidance; and the same of the zero field."""
+    import torch
+
+    from flowkit.flow.guidance import guided
+    from flowkit.flow.inversion import inversion_figures, reconstruct, zero_field_figures
+    from flowkit.models.calls import call_model
+
+    tell("carrying real rows to noise and back", 0, 1)
+    count = min(INVERTED, len(sides.reference))
+    places = np.arange(count) * len(sides.reference) // count
+    rows = sides.reference[places]
+    x1 = model.normalizer.normalize(torch.from_numpy(data.x[rows]).to(model.device))
+    label = None if labels is None else torch.tensor([labels[place] for place in places]).to(model.device)
+    condition = None
+    if model.info.get("condition_shape") and data.condition is not None:
+        condition = torch.from_numpy(data.condition[rows]).to(model.device)
+    with torch.inference_mode():
+        velocity = guided(partial(call_model, model.model), model.objective, label, condition, 1.0)
+        x0, back = reconstruct(velocity, x1, solver=made["solver"], steps=made["steps"])
+    return inversion_figures(x0, x1, back), zero_field_figures(x1)
+
+
+def _inversion_fact(found: Inversion, zero: Inversion) -> str:
+    verdict = "passes" if found.passes else "fails"
+    return (
+        f"{verdict}: to noise and back, MSE {found.mse:.3g} a dimension (under 0.1), variance of the noise {found.variance:.3g} "
+        f"(0.8 to 1.2), {found.effective_dimensions:,.0f} effective dimensions; zero field: 0, {zero.variance:.3g}, "
+        f"{zero.effective_dimensions:,.0f}"
+    )
 
 
 def _labels(data: Dataset) -> np.ndarray:

@@ -21,7 +21,7 @@ def evaluate(
     split: Annotated[
         str | None,
         typer.Option(
-            help="validation, test or all: the real rows to compare with. Default: validation if it has 500, else all."
+            help="validation, test or all: the real rows to compare with. Default: held-out rows if there are 500, else all."
         ),
     ] = None,
     num_samples: Annotated[int, typer.Option("--num-samples", "-n", min=1, help="Rows on each side, at most.")] = 1000,
@@ -34,15 +34,19 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the samples. The rows compared with never depend on it.")] = 0,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples at a time; default: by device.")] = None,
     device: Device = "auto",
+    decode: Annotated[
+        bool, typer.Option("--decode/--no-decode", help="Measure what vectors say too, where their codec is at hand.")
+    ] = True,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; by default evaluation/ in the run.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
 ) -> None:
-    """Measure samples beside real rows and beside a Gaussian, with intervals; draw each beside its nearest training row.
+    """Measure samples beside real rows and beside a Gaussian, with intervals; show each beside its nearest training row.
 
     [bold]Examples[/bold]
 
       flowkit evaluate --ckpt runs/kanji
       flowkit evaluate --ckpt runs/kanji --guidance-scale 2 --steps 10 --json
+      flowkit evaluate --ckpt runs/dit-text --split test --no-decode
       flowkit evaluate water/samples.safetensors --data data/kanji.safetensors
 
     Rows, features and metrics are fixed and named, so that the figures of two runs compare.
@@ -66,11 +70,14 @@ def evaluate(
         if ckpt is not None:
             found = evaluate_checkpoint(
                 ckpt, data=data, split=split, num_samples=num_samples, weights=weights, seed=seed, solver=solver,
-                steps=steps, guidance_scale=guidance_scale, batch_size=batch_size, device=device, out=out, tell=tell,
+                steps=steps, guidance_scale=guidance_scale, batch_size=batch_size, device=device, decode=decode, out=out,
+                tell=tell,
             )  # fmt: skip
         else:
             assert samples is not None and data is not None
-            found = evaluate_files(samples, data, split=split, num_samples=num_samples, out=out, tell=tell)
+            found = evaluate_files(
+                samples, data, split=split, num_samples=num_samples, device=device, decode=decode, out=out, tell=tell
+            )
     if as_json:
         import json
 

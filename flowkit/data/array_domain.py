@@ -22,6 +22,7 @@ class ArrayDomain:
     builtin: tuple[str, ...] = ()
     archs: tuple[str, ...] = ()
     default_normalizer = "zscore"
+    compared_with = ("validation",)
     inverted_rows = 0
 
     def generate(self, name: str, num_samples: int, seed: int) -> Dataset:
@@ -53,7 +54,7 @@ class ArrayDomain:
     def inherited(self, data: Dataset) -> dict[str, Any]:
         return {}
 
-    def evaluator(self, comparison: Comparison) -> Evaluator:
+    def evaluator(self, comparison: Comparison, *, decode: bool = True, device: str = "auto") -> Evaluator:
         raise UserError("evaluate: there are no metrics for plain tensors; only data of a known kind can be measured")
 
 

@@ -41,12 +41,14 @@ class Comparison:
 
 
 def choose_sides(
-    data: Dataset, split: str | None = None, limit: int = DEFAULT_ROWS, samples: Dataset | None = None
-) -> Sides:
+    data: Dataset, split: str | None = None, limit: int = DEFAULT_ROWS, samples: Dataset | None = None,
+    preferred: tuple[str, ...] = ("validation",),
+) -> Sides:  # fmt: skip
     """The same sides for the same data and arguments; no seed has a part in it.
 
     split: "validation" or "test" compares with those rows, and the yard-stick is as many training rows; "all" halves
-    the training and validation rows, since few held-out rows say nothing. None: validation where it has 500 rows.
+    the training and validation rows, since few held-out rows say nothing. None: the first of the `preferred` splits that
+    has 500 rows, else "all".
     limit: rows on a side, classes in proportion. samples: those there are, if they are drawn already (and matched by
     `match_samples`): no side has more of a class than they. Raises UserError for an unknown or empty split and for too
     few rows.
@@ -55,7 +57,7 @@ def choose_sides(
         raise UserError(f"num_samples: {limit} rows on each side say nothing; ask for at least {LEAST_ROWS}")
     train, validation = data.rows("train"), data.rows("validation")
     if split is None:
-        split = "validation" if len(validation) >= ENOUGH_HELD_OUT else "all"
+        split = next((name for name in preferred if len(data.rows(name)) >= ENOUGH_HELD_OUT), "all")
     if split not in ("all", "validation", "test"):
         raise UserError(f"split: {split!r} is none of 'validation', 'test' and 'all'")
     candidates = np.sort(np.concatenate([train, validation])) if split == "all" else data.rows(split)

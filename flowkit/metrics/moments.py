@@ -14,6 +14,20 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
     return float(gap @ gap + bures(np.cov(a, rowvar=False, ddof=1), np.cov(b, rowvar=False, ddof=1)))
 
 
+def frechet_few(a: np.ndarray, b: np.ndarray) -> float:
+    """The same distance by way of the rows' inner products: faster where there are fewer rows than dimensions.
+
+    With A and B the centred rows over the roots of N - 1 and M - 1, tr (S_a^1/2 S_b S_a^1/2)^1/2 is the sum of the singular
+    values of A B^T, an (N, M) matrix. They come as roots of eigenvalues: exact to about 1e-6 of the largest.
+    """
+    gap = a.mean(axis=0) - b.mean(axis=0)
+    a, b = ((x - x.mean(axis=0)) / np.sqrt(len(x) - 1) for x in (a, b))
+    product = a @ b.T
+    product = product @ product.T if len(a) <= len(b) else product.T @ product
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(product), 0.0)).sum()
+    return float(gap @ gap + max(np.square(a).sum() + np.square(b).sum() - 2.0 * cross, 0.0))
+
+
 def bures(a: np.ndarray, b: np.ndarray) -> float:
     """tr(a + b - 2 (a^1/2 b a^1/2)^1/2) of two covariances (D, D): never below 0, and singular ones will do."""
     a, b = np.atleast_2d(a), np.atleast_2d(b)

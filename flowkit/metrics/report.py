@@ -7,12 +7,12 @@ from typing import Any
 
 from flowkit.metrics.resampling import Estimate
 
-COLUMNS = ("samples", "real", "gaussian")
+COLUMNS = ("samples", "real", "gaussian", "noise")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One metric: of the samples, of real rows in their place, and of draws from a Gaussian per class."""
+    """One metric: of the samples, of real rows in their place, of draws from a Gaussian per class, of noise where asked."""
 
     key: str  # "one_nn_chamfer": the same from version to version
     name: str  # "1-NN accuracy"
@@ -24,6 +24,7 @@ class Figure:
     gaussian: Estimate | None
     unit: str = ""  # of what is shown: "%", "10⁻³"
     scale: float = 1.0  # what is shown is the figure times this
+    noise: Estimate | None = None  # of shapeless draws; most domains have no use for them
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Evaluation:
     settings: dict[str, Any] = field(default_factory=dict)  # the same for programs
     files: tuple[str, ...] = ()
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those of COLUMNS that have figures; the first three always stand."""
+        return COLUMNS if any(figure.noise is not None for figure in self.figures) else COLUMNS[:3]
+
     def to_json(self) -> dict[str, Any]:
         """Figures in their own units (shares are 0 to 1), by key."""
         figures = {
@@ -44,7 +50,7 @@ class Evaluation:
                 "name": figure.name,
                 "about": figure.about,
                 "good": figure.good,
-                **{column: _estimate(getattr(figure, column)) for column in COLUMNS},
+                **{column: _estimate(getattr(figure, column)) for column in self.columns},
             }
             for figure in self.figures
         }

@@ -30,6 +30,7 @@ class SketchDomain:
     builtin = ("doodles",)
     archs = ("bezier_sketch_dit", "bezier_sketch_transformer")
     default_normalizer = "global"
+    compared_with = ("validation",)
     inverted_rows = 0
 
     def generate(self, name: str, num_samples: int, seed: int) -> Dataset:
@@ -85,7 +86,7 @@ class SketchDomain:
     def inherited(self, data: Dataset) -> dict[str, Any]:
         return {}
 
-    def evaluator(self, comparison: Comparison) -> SketchEvaluator:
+    def evaluator(self, comparison: Comparison, *, decode: bool = True, device: str = "auto") -> SketchEvaluator:
         from flowkit.sketch.evaluation import SketchEvaluator
 
         return SketchEvaluator(comparison)

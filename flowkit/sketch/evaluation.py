@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from flowkit.domain import Tell
 from flowkit.metrics.comparison import Comparison
 from flowkit.metrics.distances import PointClouds, chamfer, euclidean
 from flowkit.metrics.moments import frechet, mmd2, rbf_kernel
@@ -55,6 +55,7 @@ class SketchEvaluator:
 
     protocol = PROTOCOL
     legend = LEGEND
+    notes: tuple[str, ...] = ()
 
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
@@ -68,8 +69,8 @@ class SketchEvaluator:
             own = np.arange(min(len(sides.train), NEW_ROWS))
             self._usual, _ = self._nearest(data.x[sides.train[own]], own)
 
-    def figures(self, stage: Callable[[str], None]) -> list[Figure]:
-        """All metrics of samples, real rows and Gaussian draws. `stage` is told what is being worked on."""
+    def figures(self, tell: Tell) -> list[Figure]:
+        """All metrics of samples, real rows and Gaussian draws. `tell` is told what is being worked on."""
         data, sides = self.comparison.data, self.comparison.sides
         reference = _Described(np.asarray(data.x[sides.reference]))
         columns: dict[str, Column] = {}
@@ -78,7 +79,8 @@ class SketchEvaluator:
             ("real", data.x[sides.real]),
             ("gaussian", self.comparison.gaussian),
         ):
-            stage({"samples": "samples", "real": "real sketches", "gaussian": "Gaussian draws"}[name])
+            what = {"samples": "samples", "real": "real sketches", "gaussian": "Gaussian draws"}[name]
+            tell(f"measuring {what}", len(columns), 3)
             columns[name] = {
                 **_distribution(reference, _Described(np.asarray(x))),
                 "class_fidelity": self._fidelity(name, x) if self.comparison.labelled else None,

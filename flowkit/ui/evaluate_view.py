@@ -15,6 +15,7 @@ from flowkit.metrics.report import Evaluation, Figure
 from flowkit.metrics.resampling import Estimate
 from flowkit.ui.progress import stage_bar
 
+HEADINGS = {"gaussian": "Gaussian"}
 ONE_LINE = 118  # columns of terminal from which figure and interval stand side by side
 
 
@@ -40,8 +41,8 @@ def evaluation_table(evaluation: Evaluation, wide: bool) -> Table:
     """A row a figure; where the terminal is not wide, intervals, units and what is good stand on a second line."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("", min_width=23)
-    for heading in ("samples", "real", "Gaussian"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for column in evaluation.columns:
+        table.add_column(HEADINGS.get(column, column), justify="right", no_wrap=True)
     if wide:
         table.add_column("", style="dim", no_wrap=True)
     for number, (group, figures) in enumerate(groupby(evaluation.figures, key=lambda figure: figure.group)):
@@ -53,21 +54,22 @@ def evaluation_table(evaluation: Evaluation, wide: bool) -> Table:
             name = Text(f"  {figure.name}{unit if wide else ''}")
             if not wide:
                 name.append(f"\n  {figure.good}{unit}", "dim")
-            cells = [_cell(estimate, figure, wide) for estimate in (figure.samples, figure.real, figure.gaussian)]
+            # Noise is far off; its interval would only take room.
+            cells = [_cell(getattr(figure, one), figure, wide, one != "noise") for one in evaluation.columns]
             cells[0].stylize("bold", 0, cells[0].plain.find(" " if wide else "\n") % (len(cells[0]) + 1))
             table.add_row(name, *cells, *([figure.good] if wide else []))
     return table
 
 
-def _cell(estimate: Estimate | None, figure: Figure, wide: bool) -> Text:
+def _cell(estimate: Estimate | None, figure: Figure, wide: bool, interval: bool) -> Text:
     if estimate is None:
         return Text("–", style="dim")
     shown = estimate.scaled(figure.scale)
     decimals = 1 if figure.unit == "%" else _decimals(shown)
-    interval = f"[{shown.low:.{decimals}f}, {shown.high:.{decimals}f}]"
-    return Text.assemble(
-        f"{shown.value:.{decimals}f}", " " if wide else "\n", (f"{interval:>14}" if wide else interval, "dim")
-    )
+    if not interval:
+        return Text(f"{shown.value:.{decimals}f}")
+    ends = f"[{shown.low:.{decimals}f}, {shown.high:.{decimals}f}]"
+    return Text.assemble(f"{shown.value:.{decimals}f}", " " if wide else "\n", (f"{ends:>14}" if wide else ends, "dim"))
 
 
 def _decimals(shown: Estimate) -> int:

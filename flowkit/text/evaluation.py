@@ -1,0 +1,254 @@
+"""What is measured on sentence vectors. `PROTOCOL` names features, metrics and counts: figures compare under one name only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowkit.domain import Tell
+from flowkit.errors import UserError
+from flowkit.metrics.comparison import Comparison
+from flowkit.metrics.report import COLUMNS, Figure
+from flowkit.metrics.resampling import Estimate, half_sampling
+from flowkit.text.codec import ENGLISH, Codec, open_codec, why_not_at_hand
+from flowkit.text.cycle import cosines, go_round, nearest_rows
+from flowkit.text.distribution import Column, Reference
+from flowkit.text.figures import FIGURES, LEGEND
+from flowkit.text.samples_page import write_samples_page
+from flowkit.text.variety import share, variety
+
+PROTOCOL = "embedding-1"
+DECODED = 500  # rows of each column that go round the cycle, spread over all of them
+OWN_ROWS = 1000  # training rows that stand in for held-out ones where there are none
+WORDS = {"samples": "samples", "real": "real vectors", "gaussian": "Gaussian draws", "noise": "noise",
+         "reference": "the reference"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What `rows` (n,) of a column say: their texts, the texts' vectors (n, D), and how near those are to the rows (n,)."""
+
+    rows: np.ndarray
+    texts: list[str]
+    again: np.ndarray
+    cosines: np.ndarray
+
+
+@dataclass(frozen=True)
+class Near:
+    """The nearest training rows of a column: cosines (n,), and row numbers in the data (n,)."""
+
+    cosines: np.ndarray
+    rows: np.ndarray
+
+
+class TextEvaluator:
+    """Measures one comparison of vectors (N, D); what they say, too, where their codec is at hand (`notes` say if not).
+
+    Raises UserError for samples of another codec than the data's.
+    """
+
+    protocol = PROTOCOL
+    legend = LEGEND
+
+    def __init__(
+        self, comparison: Comparison, *, decode: bool = True, device: str = "auto", codec: Codec | None = None
+    ) -> None:
+        """codec: one that is open already; by default the data's own, where it needs no download and no training."""
+        self.comparison = comparison
+        data, sides, samples = comparison.data, comparison.sides, comparison.samples
+        _same_codec(samples.info, data.info)
+        self.lang = data.info.get("lang") or ENGLISH
+        reason = None if codec else _why_not(data.info.get("codec"), decode)
+        self.codec = codec or (None if reason else open_codec(data.info["codec"], device=device))
+        self.notes = (f"what the vectors say was not measured: {reason}",) if reason else ()
+        fitted = np.asarray(data.x[sides.train], np.float64)
+        self.centre = fitted.mean(axis=0)
+        noise = np.random.default_rng(0).standard_normal(comparison.gaussian.shape)
+        self.x: dict[str, np.ndarray] = {
+            "samples": np.asarray(samples.x),
+            "real": np.asarray(data.x[sides.real]),
+            "gaussian": comparison.gaussian,
+            "noise": (self.centre + np.sqrt(fitted.var(axis=0).mean()) * noise).astype(np.float32),
+            "reference": np.asarray(data.x[sides.reference]),
+        }
+        self._tell: Tell = lambda what, done, total: None
+
+    def figures(self, tell: Tell) -> list[Figure]:
+        """All metrics of samples, real rows, Gaussian draws and noise. `tell` is told what is being worked on."""
+        self._tell = tell
+        reference = Reference(self.x["reference"])
+        columns: dict[str, Column] = {}
+        for number, name in enumerate(COLUMNS):
+            tell(f"measuring {WORDS[name]}", number, len(COLUMNS))
+            columns[name] = reference.compared(self.x[name])
+        held_out = self._near_held_out()
+        for name in COLUMNS:
+            columns[name] |= _copying(self.near[name], self.near["real"], held_out.get(name))
+        if self.codec is not None:
+            said = Reference(self.spoken["reference"].again, reference.spread)
+            tell("measuring sentences", 0, 1)
+            for name in COLUMNS:
+                columns[name] |= self._speech(name, said)
+        return [
+            Figure(key, **text, **by_column)
+            for key, text in FIGURES.items()
+            if any((by_column := _one(columns, key)).values())
+        ]
+
+    def write(self, out: Path) -> list[Path]:
+        """`samples.md`: samples, each with its nearest training sentence; some as they come, then the nearest."""
+        spoken, near = self.spoken.get("samples"), self.near["samples"]
+        rows = np.arange(len(near.rows)) if spoken is None else spoken.rows
+        path = out / "samples.md"
+        write_samples_page(
+            path, rows, near.cosines[rows], self._texts(near.rows[rows]), None if spoken is None else spoken.texts,
+            None if spoken is None else spoken.cosines,
+        )  # fmt: skip
+        return [path]
+
+    @cached_property
+    def near(self) -> dict[str, Near]:
+        """By column; "real" are held-out rows, or training rows without themselves. One pass over the training rows."""
+        data, sides = self.comparison.data, self.comparison.sides
+        real, train = sides.held_out if len(sides.held_out) else sides.train[:OWN_ROWS], data.rows("train")
+        parts = {name: data.x[real] if name == "real" else self.x[name] for name in COLUMNS}
+        own = [real if name == "real" else np.full(len(x), -1) for name, x in parts.items()]
+        cosine, rows = nearest_rows(
+            np.concatenate(list(parts.values())), data.x, train, own=np.concatenate(own),
+            progress=lambda done: self._tell("looking for the nearest training rows", done, len(train)),
+        )  # fmt: skip
+        cuts = np.cumsum([len(x) for x in parts.values()])[:-1]
+        return {
+            name: Near(*found) for name, *found in zip(parts, np.split(cosine, cuts), np.split(rows, cuts), strict=True)
+        }
+
+    def _near_held_out(self) -> dict[str, np.ndarray]:
+        """By column, cosines to the nearest held-out row; empty where there are too few of those."""
+        x, rows = self.comparison.data.x, self.comparison.sides.held_out
+        if len(rows) < 2:
+            return {}
+        found = {name: nearest_rows(self.x[name], x, rows)[0] for name in COLUMNS if name != "real"}
+        return {**found, "real": nearest_rows(x[rows], x, rows, own=rows)[0]}
+
+    @cached_property
+    def spoken(self) -> dict[str, Spoken]:
+        """By column, and of the reference; empty without a codec."""
+        if self.codec is None:
+            return {}
+        chosen = {name: _spread(len(x), DECODED) for name, x in self.x.items()}
+        total, done, spoken = sum(map(len, chosen.values())), 0, {}
+        for name, rows in chosen.items():
+            x, told = self.x[name][rows], done
+            texts, again = go_round(
+                self.codec, x, lang=self.lang,
+                progress=lambda some: self._tell(f"decoding {WORDS[name]}", told + some, total),  # noqa: B023
+            )  # fmt: skip
+            spoken[name] = Spoken(rows, texts, again, cosines(x, again, self.centre))
+            done += len(rows)
+        return spoken
+
+    def _speech(self, name: str, said: Reference) -> Column:
+        """Cycle and sentences of a column; for "real" the cycle of the reference and the sentences as they were written."""
+        sides, spoken, texts = self.comparison.sides, self.spoken[name], self.spoken[name].texts
+        if name == "real":
+            texts = self._texts(sides.real[spoken.rows]) or texts
+        return {
+            "cycle": median(self.spoken["reference" if name == "real" else name].cosines),
+            "frechet_cycle": said.frechet(spoken.again),
+            **variety(texts),
+            "new": self._new(name),
+            "grammatical": self._grammatical(texts),
+        }
+
+    def _new(self, name: str) -> Estimate | None:
+        if not self._seen:
+            return None
+        if name == "real" and self.comparison.sides.split == "all":
+            return None  # the reference is made of training rows
+        texts = self._written if name == "real" else self.spoken[name].texts
+        return share([not self._seen[_key(text)] for text in texts])
+
+    @cached_property
+    def _written(self) -> list[str]:
+        """The reference's own sentences, of the rows that are decoded."""
+        return self._texts(self.comparison.sides.reference[self.spoken["reference"].rows])
+
+    @cached_property
+    def _seen(self) -> dict[str, bool]:
+        """For every sentence that is asked about, whether it is a training sentence; empty where those are not known.
+
+        The question goes the other way round, since a million training sentences are read once and not kept.
+        """
+        texts = self.comparison.data.texts
+        if texts is None:
+            return {}
+        asked = [*self._written, *(text for spoken in self.spoken.values() for text in spoken.texts)]
+        seen = dict.fromkeys(map(_key, asked), False)
+        for row in self.comparison.data.rows("train"):
+            if (key := _key(str(texts[int(row)]))) in seen:
+                seen[key] = True
+        return seen
+
+    def _grammatical(self, texts: Sequence[str]) -> Estimate | None:
+        assert self.codec is not None
+        if self.codec.name != "mini-sonar":
+            return None
+        from flowkit.text.mini.grammar import belongs
+
+        return share([belongs(text) for text in texts])
+
+    def _texts(self, rows: np.ndarray) -> list[str]:
+        """The data's sentences of these rows; empty where it has none."""
+        texts = self.comparison.data.texts
+        return [] if texts is None else [str(texts[int(row)]) for row in rows]
+
+
+def median(values: np.ndarray) -> Estimate:
+    """The median with its interval: values (n,), at least two."""
+    return half_sampling(lambda rows: float(np.median(values[rows])), (len(values),))[0]
+
+
+def _one(columns: dict[str, Column], key: str) -> dict[str, Any]:
+    """That figure of every column, None where a column has none."""
+    return {name: columns[name].get(key) for name in COLUMNS}
+
+
+def _copying(near: Near, real: Near, held_out: np.ndarray | None) -> Column:
+    far, usual = 1.0 - near.cosines, 1.0 - real.cosines
+    ratio = lambda a, b: float(np.median(far[a]) / max(np.median(usual[b]), 1e-9))  # noqa: E731
+    return {
+        "nearest_train": median(near.cosines),
+        "nearest_held_out": None if held_out is None else median(held_out),
+        "memorisation": half_sampling(ratio, (len(far), len(usual)), bounds=(0.0, np.inf))[0],
+    }
+
+
+def _spread(size: int, limit: int) -> np.ndarray:
+    """At most `limit` of `size` row numbers at even distances: rows may come by class."""
+    return np.arange(min(size, limit)) * size // min(size, limit)
+
+
+def _key(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _why_not(identity: Mapping[str, Any] | None, decode: bool) -> str | None:
+    if not decode:
+        return "decoding was left out"
+    return why_not_at_hand(identity or {})
+
+
+def _same_codec(samples: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Raise UserError where both say which codec they are of, and say different ones."""
+    ours, theirs = ((info.get("codec") or {}).get("name") for info in (samples, data))
+    if None not in (ours, theirs) and ours != theirs:
+        raise UserError(
+            f"the samples are vectors of the codec {ours!r} and the real data of {theirs!r}; their spaces have nothing to do "
+            "with each other. Give the data that the model was trained on"
+        )
