@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from flowkit.models.layers import Conditioned, linear
 
-SILU_GAIN = 1.7  # E[silu(z)^2] of unit normal z is 0.356: layers of this gain keep the variance of their input
+SILU_GAIN = 2**0.5  # as for ReLU; with no gain the signal fades from layer to layer, and learning is slower throughout
 OUT_GAIN = 0.1  # the output starts near 0, as the mean of the velocity is
 
 
@@ -31,8 +31,8 @@ class SimpleMLP(Conditioned):
         self.embed_conditions(hidden_dim, num_classes, condition_dim)
         widths = [input_dim + hidden_dim] + (num_layers - 1) * [hidden_dim]
         layers: list[nn.Module] = []
-        for width in widths[:-1]:
-            layers += [linear(width, hidden_dim, gain=SILU_GAIN), nn.SiLU(), nn.Dropout(dropout)]
+        for number, width in enumerate(widths[:-1]):
+            layers += [linear(width, hidden_dim, gain=SILU_GAIN if number else 1.0), nn.SiLU(), nn.Dropout(dropout)]
         self.layers = nn.Sequential(*layers, linear(widths[-1], input_dim, gain=OUT_GAIN))
         self.input_dim = input_dim
 
