@@ -76,8 +76,10 @@ def test_the_parts_of_the_dit_are_as_large_as_published():
     assert len(model.blocks) == 3 and size(block) == 2_659_968
 
 
-@pytest.mark.parametrize(("dim", "width", "layers", "tokens", "classes", "condition"),
-                         [(1024, 384, 3, 16, 0, 0), (256, 64, 2, 1, 7, 0), (96, 40, 4, 8, 0, 33), (30, 16, 2, 3, 4, 5)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dim", "width", "layers", "tokens", "classes", "condition"),
+    [(1024, 384, 3, 16, 0, 0), (256, 64, 2, 1, 7, 0), (96, 40, 4, 8, 0, 33), (30, 16, 2, 3, 4, 5)],
+)
 def test_number_of_parameters(dim, width, layers, tokens, classes, condition):
     """Layer by layer, weights + biases."""
     w, token = width, dim // tokens
@@ -182,10 +184,7 @@ def test_the_network_is_its_formula(network, kind, dropped):
     shown = [None if part is None or (dropped and number > 1) else part.numpy()
              for number, part in enumerate((x, t, label, condition))]  # fmt: skip
     w = weights_of(model)
-    if network == "mlp":
-        expected = mlp_in_numpy(w, *shown)
-    else:
-        expected = dit_in_numpy(w, *shown, heads=4, tokens=model.num_tokens)
+    expected = mlp_in_numpy(w, *shown) if network == "mlp" else dit_in_numpy(w, *shown, 4, model.num_tokens)
     with torch.no_grad():
         got = model(x, t, label, condition, mask)
     assert got.dtype == torch.float64 and np.abs(expected).max() > 0.1
