@@ -245,6 +245,16 @@ def test_impossible_normalizers(choice, shape, message):
     assert message in str(error.value)
 
 
+def test_directions_of_sketches_are_no_strokes():
+    from flowkit.data.dataset import Dataset
+    from flowkit.sketch.domain import SketchDomain
+
+    data = Dataset("sketch", np.zeros((2, 5, 8), np.float32))
+    assert SketchDomain().model_args(data, (5, 8))["num_strokes"] == 5
+    with pytest.raises(UserError, match="leave components out"):
+        SketchDomain().model_args(data, (30,))
+
+
 def test_damaged_statistics_are_refused():
     fitted = fit_normalizer("whitening", correlated(), np.arange(100))
     good, arrays = fitted.to_json(), fitted.tensors()

@@ -60,7 +60,15 @@ class SketchDomain:
         return "velocity"
 
     def model_args(self, data: Dataset, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Sizes for `create_model`; `num_classes` and `clip_dim` are 0 where `data` has no labels or conditions."""
+        """Sizes for `create_model`; `num_classes` and `clip_dim` are 0 where `data` has no labels or conditions.
+
+        Raises UserError where a normalizer left no strokes.
+        """
+        if len(shape) != 2:
+            raise UserError(
+                "data.normalizer.components: what whitening leaves of sketches, when it leaves directions out, are no "
+                "strokes for a network to attend to; leave components out"
+            )
         return {
             "num_strokes": shape[0],
             "stroke_dim": shape[1],
