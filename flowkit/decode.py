@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,10 +14,15 @@ from flowkit.checkpoint import CHECKPOINTS
 from flowkit.data.dataset import Dataset, data_files, read_dataset
 from flowkit.domain import Presented, Presenter, Preview, get_domain
 from flowkit.errors import UserError
-from flowkit.text.decoding import TextOptions
-
-if TYPE_CHECKING:
-    from flowkit.text.decoding import Sentences
+from flowkit.text.decoding import (
+    Sentences,
+    TextOptions,
+    check_file,
+    codec_of,
+    decode_rows,
+    languages,
+    write_sentences,
+)
 
 PREVIEWED, PREVIEWED_LINES = 8, 16  # pictures, and rows that a line each stands for
 Tell = Callable[[str, int, int], object]
@@ -87,7 +91,7 @@ def write_readable(data: Dataset, out: Path, tell: Tell | None = None, presenter
     """
     domain = get_domain(data.kind)
     check_writable(out)
-    progress = None if tell is None else lambda done: tell(f"writing {domain.noun}", done, len(data))
+    progress = None if tell is None else lambda done: tell(f"rendering {domain.noun}", done, len(data))
     presenter = presenter or domain.presenter(None)
     most = PREVIEWED_LINES if data.x.ndim == 2 else PREVIEWED
     few = np.unique(np.linspace(0, len(data) - 1, min(most, len(data))).round().astype(int)) if len(data) else []
@@ -130,8 +134,6 @@ def _open(path: Path, codec: str | None) -> tuple[Dataset, Path]:
 
 
 def _sentences(data: Dataset, tensors: Path, out: Path | None, options: TextOptions, bar: Bar) -> DecodedSentences:
-    from flowkit.text.decoding import check_file, codec_of, decode_rows, languages, write_sentences
-
     if out is not None:
         check_file(out, tensors.with_suffix(".jsonl"))
         check_writable(out.parent)

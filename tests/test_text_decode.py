@@ -169,6 +169,7 @@ def bad_files() -> None:
         (["bare.npy", "--codec", "sonnar"], ["'sonnar'", "did you mean 'sonar'"]),
         (["flat.npy", "--codec", "mini-sonar"], ["flat.npy", "(8,)"]),
         (["samples", "--codec", "sonar"], ["made by 'mini-sonar'", "--codec sonar"]),
+        (["samples", "--decoder", "own.pt"], ["--decoder is of sonar", "mini-sonar"]),
         (["samples", "--out", "sentences.json"], [".jsonl", ".txt", "did you mean '.jsonl'"]),
         (["samples", "--out", "folder"], [".jsonl", ".txt", "table"]),
         (["samples", "--out", "dir.txt"], ["is a folder"]),

@@ -48,6 +48,11 @@ def decode(
     codec: Annotated[
         str | None, _of_sentences("sonar or mini-sonar, for files that do not say which made them.")
     ] = None,
+    encoder: Annotated[
+        str | None, _of_sentences("Of sonar: a card, a card file or a checkpoint of one's own, for --cycle.")
+    ] = None,
+    decoder: Annotated[str | None, _of_sentences("The same of its decoder.")] = None,
+    tokenizer: Annotated[str | None, _of_sentences("The same of its tokenizer, or a sentencepiece model.")] = None,
     device: Annotated[str | None, _of_sentences("auto (the default), cpu, cuda, cuda:1, ...")] = None,
     dtype: Annotated[str | None, _of_sentences("fp32 (the default), fp16 or bf16.")] = None,
     batch_size: Annotated[
@@ -79,8 +84,10 @@ def decode(
     from flowkit.ui.written import print_sentences, print_written
 
     options = TextOptions(
-        tuple(lang or ()), beam_size, top_p, seed, block_ngrams, max_seq_len, codec, dtype, device, batch_size, cycle
-    )
+        lang=tuple(lang or ()), beam_size=beam_size, top_p=top_p, seed=seed, block_ngrams=block_ngrams, cycle=cycle,
+        max_seq_len=max_seq_len, codec=codec, encoder=encoder, decoder=decoder, tokenizer=tokenizer, device=device,
+        dtype=dtype, batch_size=batch_size,
+    )  # fmt: skip
     decoded = run_decode(samples, out=out, limit=limit, options=options, bar=stage_bar)
     if isinstance(decoded, DecodedSentences):
         print_sentences(decoded, preview)

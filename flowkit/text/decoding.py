@@ -31,6 +31,9 @@ class TextOptions:
     block_ngrams: int | None = None
     max_seq_len: int | None = None
     codec: str | None = None
+    encoder: str | None = None  # parts of SONAR of one's own
+    decoder: str | None = None
+    tokenizer: str | None = None
     dtype: str | None = None
     device: str | None = None
     batch_size: int | None = None
@@ -63,9 +66,7 @@ class Sentences:
     classes: Sequence[str] | None
     cycle: np.ndarray | None  # (N,) cosine between a vector and the encoding of what it was decoded to
     facts: str  # "mini-sonar, beam 5"
-    faithful: int | None = (
-        None  # rows whose sentence is `texts`, word for word, in the language that they were made from
-    )
+    faithful: int | None = None  # rows that say `texts` again, word for word, in the language of the data
 
     def __len__(self) -> int:
         return len(next(iter(self.by_lang.values())))
@@ -77,12 +78,17 @@ def codec_of(data: Dataset, where: str, options: TextOptions) -> Codec:
     It may be downloaded or trained. Raises UserError: none is known, another than the sidecar's, or of another dimension.
     """
     described: Any = data.info.get("codec")
-    own = described.get("name") if isinstance(described, Mapping) else described
-    if options.codec is not None and own not in (None, options.codec):
-        raise UserError(f"{where}: its vectors were made by {own!r}; leave --codec {options.codec} out")
-    if options.codec is None and not isinstance(own, str):
+    described = dict(described) if isinstance(described, Mapping) else {"name": described}
+    own, named = described.get("name"), options.codec
+    if named is not None and own not in (None, named):
+        raise UserError(f"{where}: its vectors were made by {own!r}; leave --codec {named} out")
+    if named is None and not isinstance(own, str):
         raise UserError(f"{where}: does not say which codec made its vectors; name it with --codec")
-    codec = open_codec(options.codec or described, device=options.device or "auto", dtype=options.dtype or "fp32")
+    parts = {name: part for name in ("encoder", "decoder", "tokenizer") if (part := getattr(options, name)) is not None}
+    if parts and (named or own) != "sonar":
+        raise UserError(f"--{next(iter(parts))} is of sonar, and {where} is decoded by {named or own}")
+    described = (described if own is not None else {"name": named}) | parts
+    codec = open_codec(described, device=options.device or "auto", dtype=options.dtype or "fp32")
     if data.x.shape[1] != codec.dimension:
         raise UserError(
             f"{where}: its vectors have {data.x.shape[1]} dimensions, and those of {codec.name!r} have {codec.dimension}; "
@@ -118,13 +124,12 @@ def decode_rows(codec: Codec, data: Dataset, langs: Sequence[str], options: Text
         back = codec.encode(
             by_lang[langs[0]], lang=langs[0], progress=lambda done: tell("encoding again", done, len(x))
         )
-        cycle = np.einsum("nd,nd->n", x, back) / np.maximum(
-            np.linalg.norm(x, axis=1) * np.linalg.norm(back, axis=1), 1e-12
-        )
+        norms = np.linalg.norm(x, axis=1) * np.linalg.norm(back, axis=1)
+        cycle = np.einsum("nd,nd->n", x, back) / np.maximum(norms, 1e-12)
     texts = None if data.info.get("source") == "samples" else data.texts  # those of samples were decoded, like ours
     faithful = None
     if texts is not None and (lang := data.info.get("lang", ENGLISH)) in by_lang:
-        faithful = sum(_words(one) == _words(own) for one, own in zip(by_lang[lang], texts, strict=True))
+        faithful = sum(one.split() == own.split() for one, own in zip(by_lang[lang], texts, strict=True))
     how = options.decoding(langs[0])
     search = f"beam {how.beam_size}" if how.top_p is None else f"top-p {how.top_p:g}, seed {how.seed}"
     classes = None if data.class_label is None else data.titles()
@@ -178,7 +183,3 @@ def json_lines(sentences: Sentences) -> list[str]:
             line["cycle"] = round(float(sentences.cycle[row]), 6)
         lines.append(json.dumps(line, ensure_ascii=False))
     return lines
-
-
-def _words(text: str) -> list[str]:
-    return text.split()
