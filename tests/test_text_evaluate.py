@@ -263,6 +263,30 @@ def test_unread_sentences_look_real_and_are_new(folder, toy):
             assert estimate.low <= estimate.high and np.isfinite([estimate.low, estimate.value, estimate.high]).all()
 
 
+def test_the_cycle_against_its_definition(tmp_path, toy, monkeypatch):
+    """On vectors that are not their sentences' exactly, and far from the origin."""
+
+    class Far(ToyCodec):
+        def __init__(self):
+            super().__init__()
+            self.words = [words + 3 for words in self.words]
+
+    monkeypatch.setattr("flowkit.text.evaluation.open_codec", lambda identity, device: Far())
+    codec, data, rng = Far(), make_data(), np.random.default_rng(0)
+    data.x = (codec.encode(data.texts) + 0.8 * rng.standard_normal(data.x.shape)).astype(np.float32)
+    x = (codec.encode(unread(250)) + 1.2 * rng.standard_normal((250, codec.dimension))).astype(np.float32)
+    write_dataset(tmp_path / "real", data)
+    write_dataset(tmp_path / "x", Dataset("embedding", x))
+    found = evaluate_files(tmp_path / "x", tmp_path / "real", split="test")
+    reference = data.x[choose_sides(data, "test").reference]
+    again, real = (codec.encode(codec.decode(rows, Decoding())) for rows in (x, reference))
+    total = reference.astype(np.float64).var(axis=0, ddof=1).sum()
+    assert values(found, "frechet_cycle")[0] == pytest.approx(frechet(again, real) / total, rel=1e-4)
+    centre = data.x[:1000].mean(axis=0)
+    expected = [np.median(cosines(a, b, centre)) for a, b in ((x, again), (reference, real))]
+    assert values(found, "cycle")[:2] == pytest.approx(expected, abs=1e-4) and expected[0] < 0.9
+
+
 def test_copies_are_found_out_and_the_yardsticks_stay_where_they_are(folder, toy):
     real = read_dataset(folder / "real")
     copies, fresh = (
@@ -351,7 +375,7 @@ def test_the_test_split_is_the_reference_where_it_has_enough_rows():
 
 def test_table_fits_the_terminal(folder, toy):
     found = evaluate(folder, "fresh", ToyCodec().encode(unread(250)))
-    for width in (80, 120, 200):
+    for width in (80, 118, 200):
         console = Console(width=width, record=True, file=io.StringIO())
         print_evaluation(found, console)
         text = console.export_text()
