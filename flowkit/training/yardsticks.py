@@ -21,7 +21,7 @@ from flowkit.data.normalizers import Normalizer
 from flowkit.flow.paths import Path
 from flowkit.metrics.gaussian import fit_gaussian
 
-MAX_ROWS = 1 << 16  # fitted on; more would change the third digit and cost minutes
+MAX_ROWS = 1 << 15  # fitted on: 32 a dimension of SONAR's; more would change the fourth digit and take longer
 MAX_DIMENSION = 2048  # of the full Gaussian: beyond it its decompositions take minutes
 VARIANCE_FLOOR = 1e-4  # of the mean variance
 BLOCK = 256  # neighbouring rows taken together: a memory map then reads few pages that nobody asked for
