@@ -47,7 +47,7 @@ def _facts(report: dict[str, Any]) -> Facts:
         facts.append(("condition", shape(report["condition_shape"])))
     if report["split"]:
         facts.append(("split", " · ".join(f"{count:,} {name}" for name, count in report["split"].items() if count)))
-    facts.append(("files", " · ".join(f"{name} {size(count)}" for name, count in report["files"].items())))
+    facts.append(("files", settings({name: size(count) for name, count in report["files"].items()})))
     for name, found in report["statistics"].items():
         labels = {key: label for key, label in STATISTICS.items() if key != "row_norm" or not report["vectors"]}
         shown = settings({label: NOTHING if found[key] is None else value(found[key]) for key, label in labels.items()})

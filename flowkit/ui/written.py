@@ -63,5 +63,7 @@ def print_sentences(decoded: DecodedSentences, preview: bool) -> None:
     if found.faithful is not None:
         console.print(Text(f"{found.faithful:,} of {len(found):,} word for word as the data has them", "dim"))
     if found.cycle is not None:
-        console.print(Text(f"cycle: cosine of a vector and its sentence's, mean {found.cycle.mean():.3f}", "dim"))
+        console.print(
+            Text(f"cycle: cosine of a vector and its sentence's, not centred; mean {found.cycle.mean():.3f}", "dim")
+        )
     console.print(Text(found.facts, "dim"))
