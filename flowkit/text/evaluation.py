@@ -18,7 +18,7 @@ from flowkit.metrics.resampling import Estimate, half_sampling
 from flowkit.text.codec import ENGLISH, Codec, open_codec, why_not_at_hand
 from flowkit.text.cycle import cosines, go_round, nearest_rows
 from flowkit.text.distribution import Column, Reference
-from flowkit.text.figures import FIGURES, LEGEND
+from flowkit.text.figures import FIGURES, LEGEND, LEGEND_OF_SPEECH
 from flowkit.text.samples_page import write_samples_page
 from flowkit.text.variety import share, variety
 
@@ -54,7 +54,6 @@ class TextEvaluator:
     """
 
     protocol = PROTOCOL
-    legend = LEGEND
 
     def __init__(
         self, comparison: Comparison, *, decode: bool = True, device: str = "auto", codec: Codec | None = None
@@ -67,6 +66,7 @@ class TextEvaluator:
         reason = None if codec else _why_not(data.info.get("codec"), decode)
         self.codec = codec or (None if reason else open_codec(data.info["codec"], device=device))
         self.notes = (f"what the vectors say was not measured: {reason}",) if reason else ()
+        self.legend = LEGEND + (LEGEND_OF_SPEECH if self.codec else "")
         fitted = np.asarray(data.x[sides.train], np.float64)
         self.centre = fitted.mean(axis=0)
         noise = np.random.default_rng(0).standard_normal(comparison.gaussian.shape)

@@ -6,9 +6,12 @@ from typing import Any
 
 LEGEND = (
     "noise: round, with the data's mean and overall variance. Vectors: Euclidean, 5 neighbours; a fitted Gaussian has the data's "
-    "moments by construction, so its Fréchet distance there is as good as real; after the cycle it is not. Copying: plain "
-    "cosines; real are held-out rows, and a memorisation ratio well below 1 means copies. Cycle: a vector z beside "
-    "encode(decode(z)). Sentences: as decoded, real ones as they were written."
+    "moments by construction, so its Fréchet distance there is as good as real. Copying: plain cosines; real are held-out rows, "
+    "and a memorisation ratio well below 1 means copies."
+)
+LEGEND_OF_SPEECH = (
+    " Cycle: a vector z beside encode(decode(z)); there a Gaussian's Fréchet distance is honest. Sentences: as decoded, real "
+    "ones as they were written."
 )
 
 _PERCENT, _THOUSANDTHS = {"unit": "%", "scale": 100.0}, {"unit": "10⁻³", "scale": 1e3}
