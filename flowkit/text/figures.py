@@ -58,7 +58,7 @@ FIGURES: dict[str, dict[str, Any]] = {
     },
     "cycle": {
         "group": "Cycle", "name": "cycle cosine", "good": "like real",
-        "about": "median cosine of z to encode(decode(z)), after the training rows' mean is taken off; real: the reference's vectors",
+        "about": "median cosine of z to encode(decode(z)), less the training rows' mean; real: the reference's vectors",
     },
     "frechet_cycle": {
         "group": "Cycle", "name": "Fréchet after cycle", "good": "lower is better", **_THOUSANDTHS,
