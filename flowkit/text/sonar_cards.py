@@ -106,9 +106,11 @@ def named_card(name: str, role: str) -> Card:
         if name in known:
             return known[name]
     fitting = [other for other, card in known.items() if fits(card, role)]
+    near = nearest(name, fitting) or "."
+    file = ".model" if role == "tokenizer" else ".pt"
     raise UserError(
-        f"{role}: there is no card {name!r}{nearest(name, fitting)}; known are {listing(sorted(fitting))}. "
-        "For files of your own name a checkpoint (.pt), or a card (.yaml), or put cards into $FAIRSEQ2_USER_ASSET_DIR"
+        f"{role}: there is no card {name!r}; known are {listing(sorted(fitting))}{near} For a file of your own give its path "
+        f"({file}), or that of its card (.yaml); cards in $FAIRSEQ2_USER_ASSET_DIR are known by their names"
     )
 
 

@@ -84,8 +84,8 @@ def _user_errors(role: str, card: Card, field: str) -> Iterator[None]:
     except AssetDownloadError as error:
         raise UserError(
             f"{role}: {place} could not be downloaded ({_deepest(error)}). SONAR's encoder and decoder ({WEIGHTS}) are "
-            f"downloaded at first use and kept in {cache_folder()}. Without a network, name local files: an encoder and a "
-            "decoder (.pt) and a tokenizer (.model), or their card (.yaml)"
+            f"downloaded at first use and kept in {cache_folder()}. Without a network, name local files: --encoder "
+            "and --decoder (.pt, or the card of one: .yaml) and --tokenizer (.model)"
         ) from error
     except Exception as error:  # what a file that is none makes of an unpickler, a protobuf reader or a config parser
         where = place if isinstance(place, Path) else f"card {card.name!r}"
