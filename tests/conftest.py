@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+if TYPE_CHECKING:
+    from flowkit.text.codec import Codec
+
 # Half the suite is small models: more threads than one only wait for each other, and sums stay the same on any machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("FLOWKIT_MINI", "tiny")  # the miniature SONAR of the tests, and of the commands that they run
 
 SHARED = Path(os.environ.get("FLOWKIT_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
@@ -24,6 +28,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not torch.cuda.is_available():
             for item in gpu:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Miniatures are trained into a folder of this test run, for all its processes; the user's own is left alone."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    os.environ["FLOWKIT_CACHE"] = str(folder / "flowkit-cache")
+    return folder / "flowkit-cache"
+
+
+@pytest.fixture(scope="session")
+def mini_codec(cache_of_the_tests: Path) -> Codec:
+    """A small miniature SONAR, trained in some seconds once a test run: D = 96, most words right, half the sentences."""
+    pytest.importorskip("sonar", reason="needs sonar-space")
+    pytest.importorskip("sentencepiece")
+    from flowkit.text.codec import open_codec
+
+    return open_codec("mini-sonar", device="cpu")
 
 
 @pytest.fixture

@@ -1,0 +1,167 @@
+"""The miniature SONAR as a codec: trained when it is first opened, kept in the cache, used as the real one is."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from flowkit.errors import UserError
+from flowkit.text import sonar_packages
+from flowkit.text.codec import ENGLISH
+from flowkit.text.mini import cache, grammar
+from flowkit.text.mini.recipe import MiniRecipe, recipe_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from flowkit.text.codec import Codec
+
+NAME = "mini-sonar"
+
+
+def open_mini(described: Mapping[str, Any], *, device: str = "auto", dtype: str = "fp32") -> Codec:
+    """The miniature that `described` names: its "size" ("full" where nobody says) and, where data was made with it, its
+    "fingerprint". It is trained where the cache has none, which takes about two minutes on two cores.
+
+    Raises UserError: sonar-space missing or unfit, a cache that cannot be written, data of another miniature than this.
+    """
+    recipe = recipe_of(described)
+    reason = sonar_packages.why_not_importable()
+    if reason:
+        raise UserError(f"codec: {reason}")
+    kept, broken = _look(recipe)
+    if kept is None:
+        kept = _train_alone(recipe, broken)
+    difference = _why_another(described, kept)
+    if difference:
+        raise UserError(f"codec: {difference}")
+    sonar_packages.import_sonar()
+    from flowkit.text.mini.networks import load_tokenizer, make_decoder, make_encoder
+    from flowkit.text.pipelines import PipelineCodec
+
+    tokenizer = load_tokenizer(kept.tokenizer)
+    return PipelineCodec(
+        name=NAME,
+        dimension=recipe.dimension,
+        languages=(ENGLISH,),
+        identity=identity_of(recipe, kept),
+        tokenizer=tokenizer,
+        load_encoder=partial(_load, kept, "encoder", partial(make_encoder, recipe, tokenizer.vocab_info)),
+        load_decoder=partial(_load, kept, "decoder", partial(make_decoder, recipe, tokenizer.vocab_info)),
+        device=device,
+        dtype=dtype,
+    )
+
+
+def why_mini_not_at_hand(described: Mapping[str, Any]) -> str | None:
+    """None where `open_mini` would not have to train; else why, as part of a sentence. Imports nothing heavy."""
+    reason = sonar_packages.why_not_importable()
+    if reason:
+        return reason
+    try:
+        recipe = recipe_of(described)
+    except UserError as error:
+        return str(error)
+    kept, broken = _look(recipe)
+    if kept is None:
+        return broken or f"the miniature SONAR is not yet trained here ({cache.folder_of(recipe)} has none)"
+    return _why_another(described, kept)
+
+
+def identity_of(recipe: MiniRecipe, kept: cache.Kept) -> dict[str, Any]:
+    return {"name": NAME, "size": recipe.size, "fingerprint": kept.fingerprint, "dimension": recipe.dimension}
+
+
+def _look(recipe: MiniRecipe) -> tuple[cache.Kept | None, str | None]:
+    """(the miniature in the cache, what is wrong with the one there is)."""
+    try:
+        return cache.find(recipe), None
+    except UserError as error:
+        return None, str(error)
+
+
+def _why_another(described: Mapping[str, Any], kept: cache.Kept) -> str | None:
+    wanted = described.get("fingerprint")
+    if wanted in (None, kept.fingerprint):
+        return None
+    return (
+        f"the data was encoded by the miniature SONAR {wanted}, and the one in {kept.folder} is {kept.fingerprint}: "
+        "vectors of one mean nothing to the other. Prepare the data again, or set "
+        f"{cache.FOLDER_VARIABLE} to the cache that holds {wanted}"
+    )
+
+
+def _train_alone(recipe: MiniRecipe, broken: str | None) -> cache.Kept:
+    """Train the miniature, or wait until another process has."""
+    with cache.alone(recipe):
+        kept, _ = _look(recipe)
+        if kept is None:
+            if broken:
+                print(f"{broken}; the miniature SONAR is trained anew", file=sys.stderr)
+            with _progress(recipe) as progress:
+                kept = _train(recipe, progress)
+    return kept
+
+
+def _train(recipe: MiniRecipe, progress: Callable[[int], object]) -> cache.Kept:
+    sonar_packages.import_sonar()
+    from safetensors.torch import save_file
+
+    from flowkit.data.files import replacing, tensor_file_errors
+    from flowkit.text.mini.networks import load_tokenizer, train_tokenizer
+    from flowkit.text.mini.training import train
+
+    sentences = grammar.generate(recipe.num_sentences, seed=-1 - recipe.seed)  # seeds of data sets are not negative
+    with cache.writing(recipe) as folder:
+        cache.write_bytes(folder / cache.TOKENIZER, train_tokenizer(recipe, sentences))
+        encoder, decoder = train(recipe, load_tokenizer(folder / cache.TOKENIZER), sentences, progress)
+        tensors = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+        tensors |= {f"decoder.{name}": tensor for name, tensor in decoder.state_dict().items() if name != TIED}
+        with replacing(folder / cache.WEIGHTS) as partial_file, tensor_file_errors():
+            save_file(tensors, partial_file)
+    kept = cache.find(recipe)
+    assert kept is not None
+    return kept
+
+
+TIED = "final_proj.weight"  # of the decoder: the very tensor of its embedding
+
+
+def _load(kept: cache.Kept, part: str, make: Callable[[], nn.Module]) -> nn.Module:
+    from safetensors.torch import load_file
+
+    prefix = f"{part}."
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in load_file(kept.weights).items()
+               if name.startswith(prefix)}  # fmt: skip
+    module = make()
+    missing, unexpected = module.load_state_dict(tensors, strict=False)
+    assert not unexpected and set(missing) <= {TIED}, "the cache is keyed by the design"
+    return module
+
+
+@contextlib.contextmanager
+def _progress(recipe: MiniRecipe) -> Iterator[Callable[[int], object]]:
+    """Tells on stderr how far training is: a bar on a terminal, else a line at each quarter. Only who trains tells."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console, began = Console(stderr=True, soft_wrap=True, highlight=False, markup=False), time.monotonic()
+    console.print(f"Training the miniature SONAR, once; it is kept in {cache.folder_of(recipe)}")
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:.0f}%"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("miniature SONAR", total=recipe.steps)
+            yield lambda done: bar.update(task, completed=done)
+    else:
+        quarters = {recipe.steps * quarter // 4: 25 * quarter for quarter in (1, 2, 3)}
+        yield lambda done: console.print(f"  {quarters[done]}%") if done in quarters else None
+    console.print(f"Trained the miniature SONAR in {time.monotonic() - began:.0f} s")

@@ -1,0 +1,206 @@
+"""A small language of English sentences: what the miniature SONAR speaks, and the built-in data set "sentences".
+
+Some two hundred words in two dozen patterns make `SIZE` sentences, so a sentence that a model writes is
+almost never one that it has read. Nouns, verbs and adjectives come in classes that fit together; whether a string
+belongs to the language can be decided exactly. Torch-free.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import product
+
+from flowkit.errors import UserError
+
+# A symbol in capitals stands for one of its alternatives, drawn by the number before it (1 where there is none).
+# "a" becomes "an" before a vowel. Every sentence has one derivation only, so that counting derivations counts sentences.
+PATTERNS = {
+    "SENTENCE": "8 CLAUSE DAY? . | 2 DAY , CLAUSE . | 2 QUESTION ?",
+    "CLAUSE": """3 SOMEONE HANDLED A-THING WHERE? | 2 SOMEONE ATE A-FOOD WHERE? | 2 SOMEONE MET A-FRIEND WHERE?
+        | 2 SOMEONE FED A-PET WHERE? | 2 A-PET CHASED SOME-PREY WHERE? | 2 SOMEONE WORKED HOW? WHERE | 2 A-PET SLEPT HOW? WHERE
+        | 2 COUNT ADJ-MANY? MANY PLAYED WHERE | 2 SOMEONE GAVE A-FRIEND A-THING | WHOEVER was MOOD
+        | SOMEONE was TROUBLE but JOY | A-THING was WHERE | 2 there was a NEW WHERE
+        | SOMEONE who HANDLED A-THING was MOOD | SOMEONE who WORKED WHERE HANDLED A-THING
+        | A-PET that SLEPT WHERE CHASED SOME-PREY | SOMEONE WORKED while A-PET SLEPT WHERE""",
+    "QUESTION": """who HANDLED A-THING WHERE? DAY? | was WHOEVER MOOD DAY? | why was WHOEVER MOOD DAY?
+        | where did SOMEONE HANDLE A-THING DAY? | did A-PET SLEEP WHERE DAY?""",
+    "WHOEVER": "SOMEONE | A-PET",
+    "SOMEONE": "THE ADJ-PERSON? PERSON",
+    "A-PET": "THE ADJ-PET? PET",
+    "A-FRIEND": "the ADJ-FRIEND? FRIEND",
+    "SOME-PREY": "THE ADJ-PREY? PREY",
+    "A-THING": "THE ADJ-THING? THING",
+    "A-FOOD": "THE ADJ-FOOD? FOOD",
+    "NEW": "ADJ-THING? THING | ADJ-PET? PET",
+    "THE": "2 the | a",
+    "MOOD": "TROUBLE | JOY",
+    "WHERE": "in the INSIDE | BESIDE the PLACE",
+    "DAY": """yesterday | last NIGHT | on WEEKDAY | before MEAL | after MEAL""",
+}
+# Words that stand in one place only. "X?" above is one of X half of the time, and nothing otherwise.
+WORDS = {
+    "PERSON": "baker child doctor farmer girl king painter queen sailor singer teacher uncle",
+    "ADJ-PERSON": "clever friendly kind old quiet tall young",
+    "FRIEND": "brother cousin guest neighbour sister stranger visitor",
+    "ADJ-FRIEND": "famous lazy lonely rich shy",
+    "PET": "bear cat cow dog elephant fox horse owl pony tiger wolf",
+    "ADJ-PET": "big black brown grey hungry small white",
+    "PREY": "chicken duck frog goat mouse rabbit sheep",
+    "ADJ-PREY": "fat frightened little slow wild",
+    "THING": "basket book coin hat key lamp letter map mirror ring umbrella violin",
+    "ADJ-THING": "beautiful blue broken golden green heavy new red tiny wooden",
+    "FOOD": "apple cake carrot onion pancake pear pie sandwich",
+    "ADJ-FOOD": "cold delicious fresh large sweet warm",
+    "HANDLED": "bought carried dropped found hid lost sold wanted",
+    "HANDLE": "buy drop find hide lose sell",
+    "ATE": "ate bought cut shared tasted",
+    "MET": "called greeted helped met thanked visited",
+    "FED": "caught fed found painted washed watched",
+    "CHASED": "chased followed heard saw watched",
+    "WORKED": "danced sang slept waited walked worked",
+    "SLEPT": "drank jumped ran rested slept waited",
+    "SLEEP": "drink jump rest sleep wait",
+    "HOW": "alone happily quickly quietly slowly",
+    "GAVE": "brought gave sent showed",
+    "COUNT": "five four many some three two",
+    "ADJ-MANY": "busy cheerful noisy polite",
+    "MANY": "birds boys children dogs farmers geese girls horses mice sailors",
+    "PLAYED": "danced met played rested sang waited",
+    "TROUBLE": "afraid angry cold lost sad tired wet",
+    "JOY": "brave calm happy proud safe warm",
+    "INSIDE": "barn castle cellar forest garden kitchen park school village",
+    "BESIDE": "behind beside near",
+    "PLACE": "bridge church house lake market river station tower",
+    "NIGHT": "month night summer week winter",
+    "WEEKDAY": "Monday Tuesday Friday Sunday",
+    "MEAL": "breakfast dinner lunch",
+}
+
+Symbols = tuple[str, ...]
+Rule = tuple[tuple[int, Symbols], ...]  # (weight, symbols) of each alternative
+Grammar = dict[str, Rule]
+
+
+def compile_grammar(patterns: dict[str, str], words: dict[str, str]) -> Grammar:
+    """Rules by their symbol, "SENTENCE" among them; whatever has no rule is a word."""
+    rules: Grammar = {name: tuple((1, (word,)) for word in listed.split()) for name, listed in words.items()}
+    for name, pattern in patterns.items():
+        rules[name] = tuple(_alternative(text.split()) for text in pattern.split("|"))
+    optional = {symbol for rule in rules.values() for _, symbols in rule for symbol in symbols if symbol[:-1] in rules}
+    return rules | {symbol: ((1, ()), (1, (symbol[:-1],))) for symbol in optional if symbol not in rules}
+
+
+def _alternative(symbols: list[str]) -> tuple[int, Symbols]:
+    return (int(symbols[0]), tuple(symbols[1:])) if symbols[0].isdigit() else (1, tuple(symbols))
+
+
+def count(grammar: Grammar, symbol: str = "SENTENCE") -> int:
+    """How many strings a symbol stands for, where none has two derivations."""
+    if symbol not in grammar:
+        return 1
+    total = 0
+    for _, symbols in grammar[symbol]:
+        ways = 1
+        for part in symbols:
+            ways *= count(grammar, part)
+        total += ways
+    return total
+
+
+def enumerate_sentences(grammar: Grammar, symbol: str = "SENTENCE") -> Iterator[Symbols]:
+    """Every derivation's words; for small grammars only."""
+    if symbol not in grammar:
+        yield (symbol,)
+        return
+    for _, symbols in grammar[symbol]:
+        for parts in product(*(tuple(enumerate_sentences(grammar, part)) for part in symbols)):
+            yield tuple(word for part in parts for word in part)
+
+
+GRAMMAR = compile_grammar(PATTERNS, WORDS)
+SIZE = count(GRAMMAR)
+
+
+def generate(num: int, seed: int, grammar: Grammar = GRAMMAR) -> list[str]:
+    """`num` distinct sentences, the same for the same seed, and the beginning of any longer list of that seed.
+
+    Raises UserError where that many cannot be drawn in good time: more than a tenth of the language.
+    """
+    if not 1 <= num <= max(1, count(grammar) // 10):
+        raise UserError(f"{num:,} sentences were asked for; expected 1 to {count(grammar) // 10:,}")
+    rng = random.Random(f"sentences {seed}")
+    bounds = {symbol: _bounds(rule) for symbol, rule in grammar.items()}
+    found: dict[str, None] = {}
+    while len(found) < num:
+        words: list[str] = []
+        pending = ["SENTENCE"]
+        while pending:
+            symbol = pending.pop()
+            if symbol in bounds:
+                alternatives = bounds[symbol]
+                pending += alternatives[int(rng.random() * len(alternatives))]
+            else:
+                words.append(symbol)
+        found[render(words)] = None
+    return list(found)
+
+
+def _bounds(rule: Rule) -> list[Symbols]:
+    """Each alternative as often as its weight says, its symbols last first, as a stack takes them."""
+    return [symbols[::-1] for weight, symbols in rule for _ in range(weight)]
+
+
+def render(words: list[str] | Symbols) -> str:
+    """The sentence of these words: a or an, marks close to the word before them, a capital first."""
+    text = ""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        word = "an" if word == "a" and following[:1] in "aeiou" else word
+        text += word if word in ".,?" else " " + word
+    return text[1:2].upper() + text[2:]
+
+
+def belongs(sentence: str) -> bool:
+    """Whether this is a sentence of the language, letter for letter."""
+    return derivations(sentence) > 0
+
+
+def derivations(sentence: str, grammar: Grammar = GRAMMAR) -> int:
+    """In how many ways the grammar derives it: 0 for what does not belong, 1 otherwise where it is unambiguous."""
+    words = _read(sentence)
+    if not words or render(words) != sentence:
+        return 0
+
+    @lru_cache(None)
+    def ends(symbol: str, start: int) -> dict[int, int]:
+        """Where a string of `symbol` that begins at word `start` may end, and in how many ways."""
+        found: dict[int, int] = {}
+        for _, symbols in grammar[symbol]:
+            reached = {start: 1}
+            for part in symbols:
+                reached = onward(part, reached)
+                if not reached:
+                    break
+            for end, ways in reached.items():
+                found[end] = found.get(end, 0) + ways
+        return found
+
+    def onward(part: str, reached: dict[int, int]) -> dict[int, int]:
+        if part not in grammar:
+            return {place + 1: ways for place, ways in reached.items() if place < len(words) and words[place] == part}
+        following: dict[int, int] = {}
+        for place, ways in reached.items():
+            for end, more in ends(part, place).items():
+                following[end] = following.get(end, 0) + ways * more
+        return following
+
+    return ends("SENTENCE", 0).get(len(words), 0)
+
+
+def _read(sentence: str) -> list[str]:
+    """The words and marks of a sentence, as the rules spell them; whether it was written so is for `render` to say."""
+    text = sentence[:1].lower() + sentence[1:]
+    for mark in ".,?":
+        text = text.replace(mark, f" {mark}")
+    return ["a" if word == "an" else word for word in text.split()]

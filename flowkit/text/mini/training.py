@@ -1,0 +1,126 @@
+"""Training the miniature: sentence -> vector -> the same sentence, with noise on the vector. Minutes on two cores."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flowkit.text.codec import ENGLISH
+from flowkit.text.mini.networks import make_decoder, make_encoder, standardise
+from flowkit.text.mini.recipe import MiniRecipe
+
+if TYPE_CHECKING:
+    from fairseq2.data.tokenizers import Tokenizer
+
+WARMUP = 50  # updates
+DECAY = 0.5  # of the updates, at the end, over which the learning rate falls to nothing
+
+
+def train(
+    recipe: MiniRecipe, tokenizer: Tokenizer, sentences: list[str], progress: Callable[[int], object]
+) -> tuple[nn.Module, nn.Module]:
+    """The encoder and the decoder. `progress` is told how many updates are done.
+
+    On the CPU, with a number of threads that depends on the machine alone and with generators of its own: the same
+    recipe gives the same weights on one machine, whatever else the process has drawn or set.
+    """
+    with _threads(min(recipe.threads, _cores())), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        encoder = make_encoder(recipe, tokenizer.vocab_info)
+        decoder = make_decoder(recipe, tokenizer.vocab_info)
+        tokens = _tokenise(tokenizer, sentences)
+        parameters = [*encoder.parameters(), *decoder.parameters()]
+        optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, betas=(0.9, 0.98), fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _lr_factor(step, recipe.steps))
+        end = tokenizer.vocab_info.eos_idx
+        assert end is not None
+        noises = torch.Generator().manual_seed(recipe.seed)
+        batches = _batches(tokens, recipe.batch_size, np.random.default_rng(recipe.seed))
+        for step in range(recipe.steps):
+            loss = _loss(encoder, decoder, next(batches), end, recipe.noise, noises)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            progress(step + 1)
+        encoder.eval()
+        decoder.eval()
+        standardise(encoder, decoder, _encode(encoder, tokenizer, tokens[:4096]))
+    return encoder, decoder
+
+
+def _lr_factor(step: int, steps: int) -> float:
+    return min(1.0, (step + 1) / WARMUP, (steps - step) / (DECAY * steps))
+
+
+def _tokenise(tokenizer: Tokenizer, sentences: list[str]) -> list[Tensor]:
+    encode = tokenizer.create_encoder(lang=ENGLISH, mode="source")
+    return [encode(sentence) for sentence in sentences]
+
+
+def _batches(tokens: list[Tensor], size: int, rng: np.random.Generator) -> Iterator[Tensor]:
+    """Endless batches (B, S) of sentences of one length each: nothing is padded and nothing masked.
+
+    What does not fill a batch waits for the next round, in which other sentences are left over.
+    """
+    lengths = np.array([len(sentence) for sentence in tokens])
+    while True:
+        order = rng.permutation(len(tokens))
+        batches = [
+            rows[i : i + size]
+            for length in np.unique(lengths)
+            for rows in [order[lengths[order] == length]]
+            for i in range(0, len(rows) - size + 1, size)
+        ]
+        for number in rng.permutation(len(batches)):
+            yield torch.stack([tokens[row] for row in batches[number]])
+
+
+def _loss(
+    encoder: nn.Module, decoder: nn.Module, target: Tensor, end: int, noise: float, generator: torch.Generator
+) -> Tensor:
+    """Cross-entropy a token of telling the sentences `target` (B, S) from their vectors.
+
+    A vector bears white noise, up to `noise` standard deviations, so that what lies near a sentence's vector decodes to
+    that sentence, and likeness of vectors is likeness of sentences. The decoder reads what precedes each token:
+    end-of-sentence, language, words; the encoder read language, words, end-of-sentence.
+    """
+    from fairseq2.nn import BatchLayout
+
+    vectors = encoder(target, BatchLayout.of(target)).sentence_embeddings  # (B, D)
+    scale = (vectors - vectors.mean(0)).square().mean().sqrt().detach()
+    level = noise * scale * torch.rand(len(vectors), 1, generator=generator)
+    vectors = vectors + level * torch.randn(vectors.shape, generator=generator)
+    before = torch.cat([torch.full((len(target), 1), end), target[:, :-1]], 1)
+    source = vectors[:, None]
+    logits = decoder(source, BatchLayout.of(source), before, BatchLayout.of(before))  # (B, S, pieces)
+    return nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
+
+
+@torch.no_grad()
+def _encode(encoder: nn.Module, tokenizer: Tokenizer, tokens: list[Tensor]) -> Tensor:
+    from fairseq2.nn import BatchLayout
+
+    padded = nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=tokenizer.vocab_info.pad_idx or 0)
+    return encoder(padded, BatchLayout.of(padded, [len(sentence) for sentence in tokens])).sentence_embeddings
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
