@@ -209,9 +209,9 @@ class TextEvaluator:
         return [] if texts is None else [str(texts[int(row)]) for row in rows]
 
 
-def median(values: np.ndarray) -> Estimate:
-    """The median with its interval: values (n,), at least two."""
-    return half_sampling(lambda rows: float(np.median(values[rows])), (len(values),))[0]
+def median(cosines: np.ndarray) -> Estimate:
+    """The median with its interval: cosines (n,), at least two."""
+    return half_sampling(lambda rows: float(np.median(cosines[rows])), (len(cosines),), bounds=(-1.0, 1.0))[0]
 
 
 def _one(columns: dict[str, Column], key: str) -> dict[str, Any]:
