@@ -508,6 +508,28 @@ def test_a_full_disk_says_what_is_kept(tmp_path, monkeypatch):
         prepare(write(tmp_path / "mine.txt", sentences(45)), tmp_path / "set", codec=BagOfWords())
 
 
+def test_half_written_files_of_a_killed_process_are_cleared_away(tmp_path):
+    for name in (".set.safetensors.ab12.partial", ".set.v2.safetensors.cd34.partial"):
+        (tmp_path / name).write_bytes(b"half")
+    prepare(write(tmp_path / "mine.txt", sentences(20)), tmp_path / "set", codec=BagOfWords())
+    assert [p.name for p in tmp_path.glob(".*")] == [".set.v2.safetensors.cd34.partial"]  # another data set's
+
+
+def test_a_data_set_that_cannot_be_replaced_whole_stays_as_it_was(tmp_path, monkeypatch):
+    source = write(tmp_path / "mine.txt", sentences(20))
+    prepare(source, tmp_path / "set", codec=BagOfWords())
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("set*")}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("flowkit.data.dataset.write_tensors", full)
+    write(source, sentences(20, seed=1))
+    with pytest.raises(UserError, match=r"set\.safetensors: cannot be written \(No space left on device\)"):
+        prepare(source, tmp_path / "set", codec=BagOfWords(), overwrite=True)
+    assert len(before) == 3 and before == {path.name: path.read_bytes() for path in tmp_path.glob("set*")}
+
+
 SLOW = """
 import flowkit.text.prepare, flowkit.text.encoding as encoding
 from flowkit.cli import main

@@ -8,13 +8,14 @@ Samples are written in the same format, so whatever reads one reads the other.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flowkit.data.files import read_json, replacing, write_json
+from flowkit.data.files import json_text, read_json, replacing
 from flowkit.data.header import NUMPY_NAMES, TensorEntry, read_header
 from flowkit.data.texts import TextLines, write_texts
 from flowkit.data.writing import write_tensors
@@ -83,7 +84,7 @@ def write_dataset(
     rows: np.ndarray | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Path:
-    """Write the files, each whole or not at all; returns the .safetensors. Raises UserError where it cannot.
+    """Write the files, all or none of them; returns the .safetensors. Raises UserError where it cannot.
 
     `rows`: only these, in that order; a memory-mapped x is then never held in memory whole. `progress`: bytes, of how many.
     """
@@ -96,13 +97,7 @@ def write_dataset(
     if data.split is not None:
         arrays["split"] = data.split.astype(np.uint8, copy=False)
     texts_path = tensors_path.with_suffix(".jsonl")
-    if data.texts is not None:
-        assert len(data.texts) == len(data.x), "one text a row"
-        write_texts(texts_path, data.texts if rows is None else [data.texts[int(row)] for row in rows])
-    with replacing(tensors_path) as partial:
-        write_tensors(partial, arrays, rows, progress)
-    if data.texts is None and says_texts(json_path):
-        texts_path.unlink(missing_ok=True)  # of the data that is replaced
+    assert data.texts is None or len(data.texts) == len(data.x), "one text a row"
     picked = slice(None) if rows is None else rows
     shape = (len(data.x) if rows is None else len(rows), *data.x.shape[1:])
     counts: dict[str, Any] = {"rows": shape[0]}
@@ -113,7 +108,15 @@ def write_dataset(
     sidecar = {"kind": data.kind, "shape": list(shape), "class_names": list(data.class_names), **data.info}
     if data.texts is not None:
         sidecar["texts"] = texts_path.name
-    write_json(json_path, {**sidecar, "counts": counts})
+    stale_texts = data.texts is None and says_texts(json_path)  # of the data that is replaced
+    with ExitStack() as files:  # they take their places together, in the reverse order, once all are written
+        files.enter_context(replacing(json_path)).write_text(json_text({**sidecar, "counts": counts}), "utf-8")
+        if data.texts is not None:
+            texts = data.texts if rows is None else [data.texts[int(row)] for row in rows]
+            write_texts(files.enter_context(replacing(texts_path)), texts)
+        write_tensors(files.enter_context(replacing(tensors_path)), arrays, rows, progress)
+    if stale_texts:
+        texts_path.unlink(missing_ok=True)
     return tensors_path
 
 

@@ -60,9 +60,14 @@ def tensor_file_errors() -> Iterator[None]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` with the format's number first, indented, whole or not at all."""
+    """Write `content` as `json_text` has it, whole or not at all."""
     with replacing(path) as partial:
-        partial.write_text(json.dumps({"format": FORMAT, **content}, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        partial.write_text(json_text(content), "utf-8")
+
+
+def json_text(content: dict[str, Any]) -> str:
+    """JSON with the format's number first, indented."""
+    return json.dumps({"format": FORMAT, **content}, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from typing import overload
 
 import numpy as np
 
-from flowkit.data.files import replacing
 from flowkit.errors import UserError
 
 
@@ -71,6 +70,6 @@ class TextLines(Sequence[str]):
 
 
 def write_texts(path: Path, texts: Sequence[str]) -> None:
-    """Write `texts`, one JSON object a line, whole or not at all. Raises UserError where it cannot."""
-    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+    """Write `texts`, one JSON object a line. Raises OSError where it cannot."""
+    with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)

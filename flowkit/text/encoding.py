@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -29,12 +30,16 @@ class Scratch:
     """
 
     def __init__(self, out: Path) -> None:
+        self._out = out
         self.folder = out.with_name(f".{out.stem}.partial")
         self._vectors, self._about = self.folder / "vectors.f32", self.folder / "encoding.json"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """The folder for this process alone; UserError where another one works in it, or it cannot be made."""
+        """The folder for this process alone, until it is removed or the block ends; an empty one does not stay.
+
+        Raises UserError where another process works in it, or it cannot be made.
+        """
         import fcntl
 
         try:
@@ -49,6 +54,10 @@ class Scratch:
                 raise UserError(
                     f"{self.folder}: another process is preparing this data set; wait for it, or choose another --out"
                 ) from None
+            for suffix in (".safetensors", ".jsonl", ".json"):
+                name = self._out.with_suffix(suffix).name
+                for stale in self._out.parent.glob(f".{glob.escape(name)}.*.partial"):
+                    stale.unlink(missing_ok=True)  # half a file, of a process that was killed while it wrote
             try:
                 yield
             finally:

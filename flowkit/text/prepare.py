@@ -94,20 +94,25 @@ def prepare(
     paths = free_target(
         out, overwrite=overwrite, sources=sources, texts=bool(texts) or not imported, example="sentences"
     )
-    if imported:
-        return _finish(source, paths, _import(source, texts, codec, how, tell, notice), how, tell)
-    assert codec is not None, "checked"
-    lines, scratch = _read(source, how, tell), Scratch(paths[0])
-    opened = _open(codec, how)
-    with scratch.locked():
-        try:
+    scratch = Scratch(paths[0])
+    try:
+        if imported:
+            chosen = _import(source, texts, codec, how, tell, notice)
+            with scratch.locked():
+                return _finish(source, paths, chosen, how, tell)
+        assert codec is not None, "checked"
+        lines = _read(source, how, tell)
+        tell("opening the codec", 0, 0)
+        opened = _open(codec, how)
+        with scratch.locked():
             report = _finish(source, paths, _encode(lines, opened, how, scratch, tell, notice), how, tell)
-        except KeyboardInterrupt:
-            kept = f"{scratch.encoded():,} sentences are encoded and kept in {scratch.folder}"
-            notice(f"stopped: {kept}; the same command goes on from there")
-            raise
-        scratch.remove()
-    return report
+            scratch.remove()
+            return report
+    except KeyboardInterrupt:
+        done = scratch.encoded()
+        kept = f"{done:,} sentences are encoded and kept in {scratch.folder}; the same command goes on from there"
+        notice(f"stopped: {kept if done else 'nothing was written'}")
+        raise
 
 
 def _finish(source: Path, paths: tuple[Path, ...], chosen: _Rows, how: Settings, tell: Tell) -> TextReport:

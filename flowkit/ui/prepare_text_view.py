@@ -18,7 +18,10 @@ COUNTED = {"encoding", "splitting"}  # stages whose steps are sentences; those o
 
 @contextlib.contextmanager
 def preparing_bar() -> Iterator[tuple[Callable[[str, int, int], None], Callable[[str], None]]]:
-    """Yields what `prepare` wants for `tell` and `notice`, both on stderr. The bar is silent where that is no terminal."""
+    """Yields what `prepare` wants for `tell` and `notice`, both on stderr. The bar is silent where that is no terminal.
+
+    Of a stage of unknown length, 0 of 0, it shows nothing.
+    """
     from rich.markup import escape
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -26,16 +29,20 @@ def preparing_bar() -> Iterator[tuple[Callable[[str, int, int], None], Callable[
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with passing(*columns) as progress:
-        task, stage = progress.add_task("reading", total=None), ""
+        task, stage = progress.add_task("reading", total=None), "reading"
 
         def tell(now: str, done: int, total: int) -> None:
             nonlocal stage
             said = f"{now} {done:,} of {total:,}" if now in COUNTED else now
-            if now != stage:  # the speed of the last stage says nothing of this one's
-                stage = now
-                progress.reset(task, total=total, completed=done, description=said)
-            else:
+            if now == stage:
                 progress.update(task, total=total, completed=done, description=said)
+                return
+            stage = now
+            if not total:  # what loads, downloads or trains a codec has bars of its own
+                progress.stop()
+                return
+            progress.start()
+            progress.reset(task, total=total, completed=done, description=said)  # its speed is not the last stage's
 
         yield tell, lambda text: progress.console.print(escape(text), highlight=False, soft_wrap=True)
 
