@@ -34,9 +34,9 @@ def test_size_of_reduced_grammars_is_what_enumeration_finds() -> None:
                  for name, listed in WORDS.items()}  # fmt: skip
         reduced = compile_grammar(PATTERNS, words)
         sentences = [render(derived) for derived in enumerate_sentences(reduced)]
-        assert len(set(sentences)) == len(sentences) == count(reduced) > 5000 * kept
-        assert all(derivations(sentence, reduced) == 1 for sentence in sentences[:: 60 * kept])
-        assert all(belongs(sentence) for sentence in sentences[:: 60 * kept])
+        assert len(set(sentences)) == len(sentences) == count(reduced) > 300 * kept
+        assert all(derivations(sentence, reduced) == 1 for sentence in sentences[:: 6 * kept])
+        assert all(belongs(sentence) for sentence in sentences[:: 6 * kept])
 
 
 def test_size_by_hand() -> None:
@@ -71,21 +71,21 @@ def test_generation_depends_on_the_seed_alone() -> None:
 
 def test_sentences_read_as_english() -> None:
     lengths = [len(sentence.split()) for sentence in SENTENCES]
-    assert min(lengths) >= 3 and max(lengths) <= 16 and len(set(lengths)) >= 9
+    assert min(lengths) >= 3 and max(lengths) <= 16 and len(set(lengths)) >= 8
     for sentence in SENTENCES:
         assert re.fullmatch(r"[A-Z][a-zA-Z]*( [a-zA-Z]+|, [a-z]+)*[.?]", sentence), sentence
         assert not re.search(r"\b[Aa] [aeiou]|\b[Aa]n [^aeiou]", sentence), sentence
     assert sum(sentence.endswith("?") for sentence in SENTENCES) > 300
-    assert sum(" who " in sentence or " that " in sentence for sentence in SENTENCES) > 150
-    assert sum(" an " in sentence or sentence.startswith("An ") for sentence in SENTENCES) > 100
+    assert sum(" while " in sentence or " but " in sentence for sentence in SENTENCES) > 150
+    assert sum(" an " in sentence or sentence.startswith("An ") for sentence in SENTENCES) > 50
 
 
 @pytest.mark.parametrize(
     "sentence",
     [
         "The old king found a golden key in the garden yesterday.",
-        "An elephant slept near the river.",
-        "On Monday, a tall sailor ate an onion.",
+        "Did the elephant sleep near the river?",
+        "The old sailor ate an onion behind the tower on Monday.",
         "Was the fox hungry?",
         "the old king found a golden key.",
         "The old king found a golden key",
@@ -112,8 +112,8 @@ def test_sentences_read_as_english() -> None:
 def test_the_checker_decides_letter_for_letter(sentence: str) -> None:
     assert belongs(sentence) is (sentence in (
         "The old king found a golden key in the garden yesterday.",
-        "An elephant slept near the river.",
-        "On Monday, a tall sailor ate an onion.",
+        "Did the elephant sleep near the river?",
+        "The old sailor ate an onion behind the tower on Monday.",
     ))  # fmt: skip
 
 

@@ -28,10 +28,10 @@ class MiniRecipe:
     inner_dimension: int = 512  # of the feed-forward networks
     pieces: int = 900  # of the tokenizer, 256 bytes among them: every word of the grammar is one
     num_sentences: int = 80_000  # that it is trained on
-    steps: int = 1000
+    steps: int = 700
     batch_size: int = 64
     lr: float = 1.5e-3
-    noise: float = 0.3  # most noise on the vectors in training, in their standard deviations
+    noise: float = 0.5  # most noise on the vectors in training, in their standard deviations
     seed: int = 0
     threads: int = 4  # at most; more only wait for each other in networks this small
 
