@@ -62,7 +62,10 @@ def test_plain_lines_are_one_an_event_and_keep_their_keys():
         "step 50/2000 epoch=10.30 loss=0.8123 smoothness=0.0123 grad_norm=1.250 lr=9.300e-05 ema=0.91 "
         "sketches/s=21412.0 memory=3.1GB left=12:04 skipped=2"
     )
-    assert lines[3] == "validation step=50 loss=0.4120 raw=0.4150 zero=1.648 diagonal=0.6200 full=0.5100 bins=0.6000,0.2000 best"
+    assert (
+        lines[3]
+        == "validation step=50 loss=0.4120 raw=0.4150 zero=1.648 diagonal=0.6200 full=0.5100 bins=0.6000,0.2000 best"
+    )
     assert lines[4] == f"saved step=50 seconds=0.21 path={RUN}/checkpoints/step-00000050 best"
     assert lines[5] == f"samples step=50 count=8 nfe=49 seconds=1.23 path={RUN}/samples/step-00000050"
     assert lines[6] == "done at step 2,000 after 1:02:03, validation loss 0.4120, best 0.4120 at step 50"

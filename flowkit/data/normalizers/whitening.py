@@ -115,5 +115,9 @@ def fit_whitening(
         count = min(int(np.searchsorted(shares, count)) + 1, dim)
     scale = np.sqrt(np.maximum(values, floor * total / dim)) if total > 0 else np.ones(dim)
     return WhiteningNormalizer(
-        tuple(x.shape[1:]), mean, np.ascontiguousarray(basis[:, :count]), scale[:count], min(float(shares[count - 1]), 1.0)
+        tuple(x.shape[1:]),
+        mean,
+        np.ascontiguousarray(basis[:, :count]),
+        scale[:count],
+        min(float(shares[count - 1]), 1.0),
     )
