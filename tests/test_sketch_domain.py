@@ -50,11 +50,11 @@ def test_refuses_pixels_but_not_strokes_that_leave_the_canvas(domain):
 def test_model_args_follow_from_the_data(domain):
     x = np.zeros((2, 5, 8), np.float32)
     plain = {"num_strokes": 5, "stroke_dim": 8, "num_classes": 0, "clip_dim": 0}
-    assert domain.model_args(Dataset("sketch", x, class_names=("a",))) == plain
+    assert domain.model_args(Dataset("sketch", x, class_names=("a",)), x.shape[1:]) == plain
     data = Dataset("sketch", x, np.array([0, 2]), np.zeros((2, 7, 512), np.float32), class_names=("a", "b", "c"))
-    assert domain.model_args(data) == {**plain, "num_classes": 3, "clip_dim": 512}
+    assert domain.model_args(data, x.shape[1:]) == {**plain, "num_classes": 3, "clip_dim": 512}
     data.condition = np.zeros((2, 64), np.float32)
-    assert domain.model_args(data)["clip_dim"] == 64
+    assert domain.model_args(data, x.shape[1:])["clip_dim"] == 64
 
 
 def test_extra_losses_take_sketches_to_one_number_each(domain):
@@ -69,27 +69,35 @@ def test_extra_losses_take_sketches_to_one_number_each(domain):
 
 
 def test_preview_is_a_picture_of_equal_lines(domain):
-    previews = domain.preview(domain.generate("doodles", 2, 0).x, ["cat", "house"])
-    assert [preview.title for preview in previews] == ["cat", "house"]
+    rows = domain.generate("doodles", 2, 0)
+    previews = domain.preview(rows)
+    assert [preview.title for preview in previews] == rows.titles()
     assert all(len(preview.lines) == 12 and {len(line) for line in preview.lines} == {24} for preview in previews)
 
 
+def named(domain, *titles: str) -> Dataset:
+    x = domain.generate("doodles", len(titles), 0).x
+    return Dataset("sketch", x, np.arange(len(titles)), class_names=titles)
+
+
 def test_write_makes_an_svg_each_and_a_sheet(domain, tmp_path):
-    x = domain.generate("doodles", 3, 0).x
-    paths = domain.write(x, ["cat", "../../etc/passwd", "a/b\x00<c>"], tmp_path / "out")
+    rows = named(domain, "cat", "../../etc/passwd", "a/b\x00<c>")
+    shown = domain.presenter(None)(rows, tmp_path / "out", shown=[2, 0])
+    paths = shown.files
+    assert [preview.title for preview in shown.previews] == ["a/b\x00<c>", "cat"]
     assert [path.name for path in paths] == ["000-cat.svg", "001-etc-passwd.svg", "002-a-b-c.svg", "sheet.png"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(p.name for p in paths)
     assert not [p for p in tmp_path.iterdir() if p.name != "out"]
     for path in paths[:3]:
         assert sum(element.tag.endswith("path") for element in ET.parse(path).iter()) == 32
     Image.open(paths[-1]).verify()
-    assert domain.write(x[:0], [], tmp_path / "none") == []
+    assert domain.presenter(None)(rows.take(np.arange(0)), tmp_path / "none").files == ()
 
 
 def test_write_to_a_place_that_cannot_be_written(domain, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="cannot be written"):
-        domain.write(domain.generate("doodles", 1, 0).x, ["cat"], tmp_path / "file")
+        domain.presenter(None)(named(domain, "cat"), tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -113,10 +121,10 @@ def test_safe_names(title, name):
 
 def test_no_torch_is_imported_to_look_at_sketches(tmp_path):
     code = (
-        "import sys; from flowkit.domain import get_domain; d = get_domain('sketch')\n"
-        "data = d.generate('doodles', 2, 0); d.check(data, ''); d.model_args(data); d.preview(data.x, ['a', 'b'])\n"
+        "import sys; from pathlib import Path; from flowkit.domain import get_domain; d = get_domain('sketch')\n"
+        "data = d.generate('doodles', 2, 0); d.check(data, ''); d.model_args(data, data.x.shape[1:]); d.preview(data)\n"
         "assert 'PIL' not in sys.modules\n"
-        f"d.write(data.x, ['a', 'b'], {str(tmp_path)!r})\n"
+        f"d.presenter(None)(data, Path({str(tmp_path)!r}))\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
