@@ -7,6 +7,7 @@ Samples are written in the same format, so whatever reads one reads the other.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -194,6 +195,13 @@ def memory_map(path: Path, entry: TensorEntry) -> np.ndarray:
     return np.memmap(path, NUMPY_NAMES[entry.dtype], mode="r", offset=entry.start, shape=entry.shape)
 
 
+def forget_pages(array: np.ndarray) -> None:
+    """Let go of a memory map's pages that were looked at: who reads all of a file once should not seem to hold it all."""
+    mapped = getattr(array, "_mmap", None)
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
 def check_finite(path: Path, name: str, array: np.ndarray, chunk_bytes: int = 1 << 26) -> None:
     """Raise UserError with the numbers of the rows that hold NaN or infinity; `name` is what the rows are called."""
     rows = max(1, chunk_bytes // max(1, array[:1].nbytes))
@@ -205,6 +213,7 @@ def check_finite(path: Path, name: str, array: np.ndarray, chunk_bytes: int = 1 
                 chunk.sum(axis=1)
             )  # a sum is not finite when a term is not; overflow is looked at again
         bad += [start + int(i) for i in np.flatnonzero(~finite) if not np.isfinite(chunk[i]).all()]
+        forget_pages(array)
     if bad:
         shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
         raise UserError(

@@ -20,10 +20,10 @@ class TextLines(Sequence[str]):
     """The texts of a .jsonl of `count` lines. Raises UserError at the first look, where lines and rows differ in number."""
 
     def __init__(self, path: Path, count: int):
-        self.path, self.count = path, count
+        self.path, self.rows = path, count
 
     def __len__(self) -> int:
-        return self.count
+        return self.rows
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -31,15 +31,15 @@ class TextLines(Sequence[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self.count))]
-        row = index + self.count if index < 0 else index
-        if not 0 <= row < self.count:
+            return [self[i] for i in range(*index.indices(self.rows))]
+        row = index + self.rows if index < 0 else index
+        if not 0 <= row < self.rows:
             raise IndexError(index)
         starts, content = self._lines
         return self._parse(bytes(content[starts[row] : starts[row + 1]]), row)
 
     def __iter__(self) -> Iterator[str]:
-        return (self[row] for row in range(self.count))
+        return (self[row] for row in range(self.rows))
 
     @cached_property
     def _lines(self) -> tuple[np.ndarray, np.ndarray]:
@@ -52,9 +52,9 @@ class TextLines(Sequence[str]):
         ends = np.flatnonzero(content == ord("\n")) + 1
         if len(content) and (not len(ends) or ends[-1] != len(content)):
             ends = np.append(ends, len(content))  # a last line without its newline
-        if len(ends) != self.count:
+        if len(ends) != self.rows:
             raise UserError(
-                f"{self.path}: has {len(ends):,} lines, and the data has {self.count:,} rows; expected a line for each row. "
+                f"{self.path}: has {len(ends):,} lines, and the data has {self.rows:,} rows; expected a line for each row. "
                 "Prepare the data again, or remove the file to go on without sentences"
             )
         return np.concatenate(([0], ends)), content

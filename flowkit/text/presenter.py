@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flowkit.data.dataset import Dataset
+from flowkit.data.dataset import Dataset, forget_pages
 from flowkit.domain import Presented, Preview
 from flowkit.errors import UserError
 from flowkit.text.codec import ENGLISH, Codec, Decoding, open_codec, why_not_at_hand
@@ -94,7 +94,9 @@ class TextPresenter:
     @cached_property
     def _train(self) -> np.ndarray:
         assert self.data is not None
-        return np.asarray(self.data.x[self._train_rows])
+        picked = np.asarray(self.data.x[self._train_rows])
+        forget_pages(self.data.x)
+        return picked
 
     @cached_property
     def _held_out(self) -> np.ndarray:

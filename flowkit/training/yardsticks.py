@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowkit.data.dataset import forget_pages
 from flowkit.data.normalizers import Normalizer
 from flowkit.flow.paths import Path
 from flowkit.metrics.gaussian import fit_gaussian
@@ -65,6 +66,7 @@ class GaussianYardstick:
         def chunks() -> Iterator[np.ndarray]:
             for part in np.array_split(used, max(1, -(-len(used) * x[:1].nbytes * 2 // CHUNK_BYTES))):
                 yield normalizer.normalize(torch.from_numpy(x[part].astype(np.float64))).flatten(1).numpy()
+                forget_pages(x)
 
         dimension = next(chunks()).shape[1]
         fitted = fit_gaussian(chunks, full=dimension <= MAX_DIMENSION)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from flowkit.data.dataset import forget_pages
+
 CHUNK_BYTES = 1 << 24  # of rows as they are stored
 QUARTILE_ROWS = 1 << 16  # 256 MB of 1024-d rows; the error of a median of so many is 0.5% of a standard deviation
 COLUMNS = 64  # whose quartiles are found at a time
@@ -58,3 +60,4 @@ def _chunks(x: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
     for start in range(0, len(rows), step):
         picked = rows[start : start + step]
         yield x[picked].reshape(len(picked), -1).astype(np.float64)
+        forget_pages(x)
