@@ -40,6 +40,9 @@ class Decoding:
             )
 
 
+BLOCKED = 3  # n-grams that no sampled vector's sentence repeats: off the manifold a decoder may fall into a loop
+
+
 class Codec(Protocol):
     """Vectors (N, D) float32 for N sentences, in their order, and back."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from flowkit.text.codec import ENGLISH, Codec, Decoding
+from flowkit.text.codec import BLOCKED, ENGLISH, Codec, Decoding
 
 CHUNK_BYTES = 1 << 26
 
@@ -26,7 +26,7 @@ def go_round(
     codec: Codec, vectors: np.ndarray, *, lang: str = ENGLISH, progress: Callable[[int], object] | None = None
 ) -> tuple[list[str], np.ndarray]:
     """decode, then encode: vectors (N, D) -> (texts (N), the texts' vectors (N, D)). `progress`: how many are decoded."""
-    texts = codec.decode(vectors, Decoding(lang=lang), progress=progress)
+    texts = codec.decode(vectors, Decoding(lang=lang, block_ngrams=BLOCKED), progress=progress)
     return texts, codec.encode(texts, lang=lang)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from flowkit.data.dataset import Dataset, forget_pages
 from flowkit.domain import Presented, Preview
 from flowkit.errors import UserError
-from flowkit.text.codec import ENGLISH, Codec, Decoding, open_codec, why_not_at_hand
+from flowkit.text.codec import BLOCKED, ENGLISH, Codec, Decoding, open_codec, why_not_at_hand
 from flowkit.text.cycle import cosines, go_round, nearest_rows
 
 NEIGHBOURS = 50_000  # training rows compared with, evenly spread: at 1,024 dimensions they take 200 MB
@@ -39,9 +39,9 @@ class TextPresenter:
         figures: dict[str, float] = {}
         texts: list[str] | None = None
         if codec is not None and self.data is None:
-            texts = codec.decode(samples.x, Decoding(lang=lang), progress=progress)
+            texts = codec.decode(samples.x, Decoding(lang=lang, block_ngrams=BLOCKED), progress=progress)
         elif codec is not None:
-            how = Decoding(lang=lang, max_seq_len=MAX_TOKENS)
+            how = Decoding(lang=lang, max_seq_len=MAX_TOKENS, block_ngrams=BLOCKED)
             texts = codec.decode(samples.x, how, progress=progress)
             again = codec.encode(texts, lang=lang)
             figures["cycle"] = float(np.median(cosines(samples.x, again, self._centre)))
