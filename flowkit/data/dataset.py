@@ -23,6 +23,7 @@ from flowkit.data.writing import write_tensors
 from flowkit.errors import UserError
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
+GATHERED = 1024  # rows of a memory map that are read before their pages are let go
 SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
 
@@ -200,6 +201,19 @@ def forget_pages(array: np.ndarray) -> None:
     mapped = getattr(array, "_mmap", None)
     if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def gather(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`array[rows]`, a copy. Of a memory map it lets the pages go as it reads: the system maps sixteen for each that is asked
+    for, so that rows from all over a large file would soon hold most of it in memory.
+    """
+    if not isinstance(getattr(array, "_mmap", None), mmap.mmap):
+        return array[rows]
+    picked = np.empty((len(rows), *array.shape[1:]), array.dtype)
+    for start in range(0, len(rows), GATHERED):
+        picked[start : start + GATHERED] = array[rows[start : start + GATHERED]]
+        forget_pages(array)
+    return picked
 
 
 def check_finite(path: Path, name: str, array: np.ndarray, chunk_bytes: int = 1 << 26) -> None:

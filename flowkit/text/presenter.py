@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flowkit.data.dataset import Dataset, forget_pages
+from flowkit.data.dataset import Dataset, gather
 from flowkit.domain import Presented, Preview
 from flowkit.errors import UserError
 from flowkit.text.codec import BLOCKED, ENGLISH, Codec, Decoding, open_codec, why_not_at_hand
@@ -94,16 +94,14 @@ class TextPresenter:
     @cached_property
     def _train(self) -> np.ndarray:
         assert self.data is not None
-        picked = np.asarray(self.data.x[self._train_rows])
-        forget_pages(self.data.x)
-        return picked
+        return gather(self.data.x, self._train_rows)
 
     @cached_property
     def _held_out(self) -> np.ndarray:
         """Test rows, or validation rows where there are none: as many as a hold-out of that size can honestly say."""
         assert self.data is not None
         rows = self.data.rows("test") if len(self.data.rows("test")) else self.data.rows("validation")
-        return np.asarray(self.data.x[rows[:NEIGHBOURS]])
+        return gather(self.data.x, rows[:NEIGHBOURS])
 
     @cached_property
     def _centre(self) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowkit.data.dataset import Dataset
+from flowkit.data.dataset import Dataset, gather
 from flowkit.data.normalizers import Normalizer
 from flowkit.data.order import RowOrder
 
@@ -92,7 +92,7 @@ def read_rows(
     def move(array: np.ndarray | None) -> Tensor | None:
         if array is None:
             return None
-        tensor = torch.from_numpy(array[rows])
+        tensor = torch.from_numpy(gather(array, rows))
         # From pageable memory a copy to the GPU waits for the device; from pinned memory it does not. Torch never gives
         # pinned memory back to the system, so a whole data set does not go through it.
         if pinned and device.type == "cuda":
