@@ -39,7 +39,7 @@ def decode(
     top_p: Annotated[float | None, _of_sentences("Draw from this mass of likely tokens instead: 0.9.")] = None,
     seed: Annotated[int | None, _of_sentences("Of --top-p; default: 0.")] = None,
     block_ngrams: Annotated[
-        int | None, _of_sentences("No n-gram of this length twice in a sentence: 3. Default: 0, off.", min=0)
+        int | None, _of_sentences("No n-gram of this length twice; 0 is off. Default: 3 for samples, else 0.", min=0)
     ] = None,
     max_seq_len: Annotated[int | None, _of_sentences("Tokens of a sentence at most; default: 128.", min=1)] = None,
     cycle: Annotated[

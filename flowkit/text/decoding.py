@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from flowkit.data.dataset import Dataset
 from flowkit.data.files import replacing
 from flowkit.errors import UserError, nearest
-from flowkit.text.codec import ENGLISH, Codec, Decoding, open_codec
+from flowkit.text.codec import BLOCKED, ENGLISH, Codec, Decoding, open_codec
 from flowkit.text.languages import unknown_language
 
 SUFFIXES = (".jsonl", ".txt")
@@ -109,6 +109,9 @@ def languages(data: Dataset, options: TextOptions, codec: Codec) -> tuple[str, .
 def decode_rows(codec: Codec, data: Dataset, langs: Sequence[str], options: TextOptions, tell: Tell) -> Sentences:
     """Every row in every language. `tell`: what is being done, how many rows are done, of how many."""
     x = np.asarray(data.x)
+    sampled = data.info.get("source") == "samples"
+    if sampled and options.block_ngrams is None:
+        options = replace(options, block_ngrams=BLOCKED)
     by_lang = {}
     for lang in langs:
         what = f"decoding to {lang}" if len(langs) > 1 else "decoding"
@@ -126,7 +129,7 @@ def decode_rows(codec: Codec, data: Dataset, langs: Sequence[str], options: Text
         )
         norms = np.linalg.norm(x, axis=1) * np.linalg.norm(back, axis=1)
         cycle = np.einsum("nd,nd->n", x, back) / np.maximum(norms, 1e-12)
-    texts = None if data.info.get("source") == "samples" else data.texts  # those of samples were decoded, like ours
+    texts = None if sampled else data.texts  # those of samples were decoded, like ours
     faithful = None
     if texts is not None and (lang := data.info.get("lang", ENGLISH)) in by_lang:
         faithful = sum(one.split() == own.split() for one, own in zip(by_lang[lang], texts, strict=True))
