@@ -543,8 +543,10 @@ main()
 def start(folder: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", SLOW, "prepare", "mine.txt", "--out", "set", "--codec", "bag", *options]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    # A shell's background jobs ignore SIGINT, and hand that on: tests that run in one would wait for a deaf process.
+    hear = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear
     )
 
 
