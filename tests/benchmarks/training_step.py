@@ -39,7 +39,7 @@ class Bare:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema.decay, use_warmup=True, exclude_buffers=True)
         rows = session.batches._all
-        assert rows is not None and rows.class_label is not None
+        assert rows is not None, "data that lies on the device"
         self.x, self.labels = rows.x, rows.class_label
         self.batch, self.device, self.step = recipe.train.batch_size, device, 0
         self.precision = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.train.precision]
@@ -50,9 +50,10 @@ class Bare:
         x0 = torch.randn_like(x1)
         t = torch.sigmoid(torch.randn(self.batch, device=self.device))
         drop = torch.rand(self.batch, device=self.device) < 0.1
-        t_ = t[:, None, None]
+        t_ = t.view(-1, *[1] * (x1.ndim - 1))
+        given = () if self.labels is None else (self.labels[picked], None, drop)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
-            output = self.model(t_ * x1 + (1 - t_) * x0, t, self.labels[picked], None, drop)
+            output = self.model(t_ * x1 + (1 - t_) * x0, t, *given)
         loss = (output.float() - (x1 - x0)).square().mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
