@@ -27,8 +27,7 @@ from flowkit.data.tensors import load_tensors
 from flowkit.domain import Domain, get_domain
 from flowkit.errors import UserError, listing, nearest
 from flowkit.flow.guidance import guided
-from flowkit.flow.objective import FlowObjective
-from flowkit.flow.paths import get_path
+from flowkit.flow.objective import FlowObjective, get_objective
 from flowkit.flow.solvers import integrate
 from flowkit.models.calls import call_model
 
@@ -36,8 +35,8 @@ BATCH_SIZES = {"cpu": 64, "cuda": 1024}
 ClassLabel = str | int | Sequence[str | int] | np.ndarray | np.integer | Tensor | None
 
 
-def sample_noise(seed: int, indices: range, shape: tuple[int, ...]) -> Tensor:
-    """Noise for sampling, (len(indices), *shape) on the CPU: one key per sample index.
+def draw_noise(seed: int, indices: range, shape: tuple[int, ...]) -> Tensor:
+    """What sampling starts from, (len(indices), *shape) on the CPU: one key per sample index.
 
     Drawn sample by sample (a batched `randn` has no prefix property), so that sample i is the same whatever the batch
     size, the number of samples and the device.
@@ -74,7 +73,7 @@ def draw_samples(
         indices = range(start, min(start + batch_size, num_samples))
         cut = lambda tensor: None if tensor is None else tensor[start : indices.stop].to(device)  # noqa: B023, E731
         velocity = guided(partial(call_model, model), objective, cut(class_label), cut(condition), guidance_scale)
-        noise = sample_noise(seed, indices, shape).to(device)
+        noise = draw_noise(seed, indices, shape).to(device)
         x, nfe = integrate(velocity, noise, solver=solver, steps=steps)
         done.append(normalizer.denormalize(x).cpu().numpy())
         if progress is not None:
@@ -95,7 +94,7 @@ class LoadedModel:
         self.shape: tuple[int, ...] = tuple(info["shape"])
         self.normalizer = read_normalizer(files, info)
         self.latent_shape = self.normalizer.shape(self.shape)
-        self.objective = FlowObjective(get_path(info["flow"]["path"]), info["flow"]["prediction"])
+        self.objective = get_objective(info["flow"])
 
     @property
     def device(self) -> torch.device:
@@ -112,13 +111,17 @@ class LoadedModel:
         steps: int | None = None,
         guidance_scale: float | None = None,
         batch_size: int | None = None,
+        pairs: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> Dataset:
         """`num_samples` samples in the domain's units, with labels and how they were made in `.info`.
 
         class_label: a name or number for all, a sequence or array of them in turn, "all" for every class in turn, None
         for the unconditional model (or, where the model knows classes, every class in turn). condition: (C,) or (P, C)
-        for all, or one a sample (N, ...). What is None is as the recipe had it. Raises UserError for what the model cannot do.
+        for all, or one a sample (N, ...). What is None is as the recipe had it. pairs: `.noise` is then what each sample came
+        from, as the model saw it: float32 (N, *latent_shape), for reflow (arXiv 2209.03003).
+
+        Raises UserError for what the model cannot do.
         """
         settings = {"solver": "heun", "steps": 25, "guidance_scale": 1.0, **(self.info.get("sampling") or {})}
         given = {"solver": solver, "steps": steps, "guidance_scale": guidance_scale}
@@ -147,7 +150,9 @@ class LoadedModel:
             **(self.info.get("inherited") or {}),
         }  # fmt: skip
         names = self.class_names if labels is not None else ()
-        return Dataset(self.info["kind"], x, labels, None if features is None else features.numpy(), None, names, made)
+        noise = draw_noise(seed, range(num_samples), self.latent_shape).numpy() if pairs else None
+        return Dataset(self.info["kind"], x, labels, None if features is None else features.numpy(), None, names, made,
+                       noise=noise)  # fmt: skip
 
     def default_out(self) -> tuple[Path, Path]:
         """Where `flowkit sample` writes when nothing is said: the samples file, and the folder of what people look at.

@@ -33,6 +33,19 @@ def test_round_trip(tmp_path):
     assert isinstance(back.x, np.memmap)
 
 
+def test_noise_goes_with_its_rows(tmp_path):
+    data = make()
+    data.noise = np.random.default_rng(1).standard_normal((7, 3)).astype(np.float32)
+    back = read_dataset(write_dataset(tmp_path / "set", data, np.array([5, 0, 3])))
+    assert isinstance(back.noise, np.memmap)
+    np.testing.assert_array_equal(back.noise, data.noise[[5, 0, 3]])
+    np.testing.assert_array_equal(back.take(np.array([2, 0])).noise, data.noise[[3, 5]])
+    assert make().take(np.array([1])).noise is None
+    data.noise[4, 1] = np.nan
+    with pytest.raises(UserError, match="'noise' hold NaN or infinity: 4"):
+        read_dataset(write_dataset(tmp_path / "set", data))
+
+
 def test_safetensors_itself_reads_what_is_written_and_finds_it_aligned(tmp_path, monkeypatch):
     monkeypatch.setattr("flowkit.data.writing.CHUNK_BYTES", 300)  # two rows of x at a time
     data, told = make(), []

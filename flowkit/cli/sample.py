@@ -41,6 +41,10 @@ def sample(
     ] = None,
     weights: Weights = "ema",
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples at a time; default: by device.")] = None,
+    pairs: Annotated[
+        bool,
+        typer.Option("--pairs", help="Keep the noise that each sample came from, in the samples file: for reflow."),
+    ] = False,
     device: Device = "auto",
     preview: Annotated[bool, typer.Option(help="Show some of them in the terminal.")] = True,
     decode: Annotated[
@@ -80,7 +84,7 @@ def sample(
         samples = loaded.sample(
             num_samples, class_label=labels, seed=seed, solver=solver, steps=steps,
             guidance_scale=guidance_scale, condition=None if condition is None else read_condition(condition),
-            batch_size=batch_size, progress=lambda done: tell(f"sampling {noun}", done, num_samples),
+            batch_size=batch_size, pairs=pairs, progress=lambda done: tell(f"sampling {noun}", done, num_samples),
         )  # fmt: skip
         seconds = time.perf_counter() - start
         write_dataset(file, samples)  # before they are decoded, which may take longer and can be done again

@@ -39,6 +39,9 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     info: dict[str, Any] = field(default_factory=dict)  # where it came from and how; kept in the sidecar
     texts: Sequence[str] | None = None  # (N,) the sentences that the rows stand for
+    noise: np.ndarray | None = (
+        None  # (N, ...) float32: of samples, what each was drawn from, as the model saw it (reflow)
+    )
 
     def __len__(self) -> int:
         return len(self.x)
@@ -54,7 +57,7 @@ class Dataset:
         pick = lambda a: None if a is None else np.ascontiguousarray(a[rows])  # noqa: E731
         return Dataset(self.kind, np.ascontiguousarray(self.x[rows]), pick(self.class_label), pick(self.condition),
                        pick(self.split), self.class_names, self.info,
-                       None if self.texts is None else [self.texts[int(row)] for row in rows])  # fmt: skip
+                       None if self.texts is None else [self.texts[int(row)] for row in rows], pick(self.noise))  # fmt: skip
 
     def titles(self) -> list[str]:
         """What each row is called: its class, or its number."""
@@ -98,6 +101,8 @@ def write_dataset(
         arrays["condition"] = data.condition.astype(np.float32, copy=False)
     if data.split is not None:
         arrays["split"] = data.split.astype(np.uint8, copy=False)
+    if data.noise is not None:
+        arrays["noise"] = data.noise.astype(np.float32, copy=False)
     texts_path = tensors_path.with_suffix(".jsonl")
     assert data.texts is None or len(data.texts) == len(data.x), "one text a row"
     picked = slice(None) if rows is None else rows
@@ -145,7 +150,7 @@ def read_dataset(path: Path | str, *, check: bool = True) -> Dataset:
     if "x" not in header:
         found = ", ".join(header) or "none"
         raise UserError(f"{tensors_path}: has no tensor 'x' (it has {found}); is it prepared data?")
-    wanted = {"x": "F32", "class_label": "I64", "condition": "F32", "split": "U8"}
+    wanted = {"x": "F32", "class_label": "I64", "condition": "F32", "split": "U8", "noise": "F32"}
     arrays: dict[str, np.ndarray] = {}
     for name, dtype in wanted.items():
         if name not in header:
@@ -169,7 +174,7 @@ def read_dataset(path: Path | str, *, check: bool = True) -> Dataset:
             f"the {len(names)} class_names of {json_path.name}"
         )
     if check:
-        for name in ("x", "condition"):
+        for name in ("x", "condition", "noise"):
             if name in arrays:
                 check_finite(tensors_path, name, arrays[name])
     info = {key: value for key, value in sidecar.items()
@@ -177,8 +182,9 @@ def read_dataset(path: Path | str, *, check: bool = True) -> Dataset:
     texts_path = tensors_path.with_suffix(".jsonl")
     texts = TextLines(texts_path, len(arrays["x"])) if sidecar.get("texts") and texts_path.is_file() else None
     return Dataset(
-        sidecar["kind"], arrays["x"], labels, arrays.get("condition"), arrays.get("split"), names, info, texts
-    )
+        sidecar["kind"], arrays["x"], labels, arrays.get("condition"), arrays.get("split"), names, info, texts,
+        arrays.get("noise"),
+    )  # fmt: skip
 
 
 def says_texts(json_path: Path) -> bool:
