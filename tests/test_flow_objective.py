@@ -82,8 +82,8 @@ def test_half_precision_outputs_are_scored_in_fp32(objective):
 def test_unknown_prediction():
     with pytest.raises(UserError, match="did you mean 'velocity'"):
         FlowObjective(PATH, "velocty")
-    with pytest.raises(UserError, match="min_sigma"):
-        FlowObjective(PATH, "data", min_sigma=0.0)
+    with pytest.raises(UserError, match="clip"):
+        FlowObjective(PATH, "data", clip=0.0)
 
 
 class Recorder(nn.Module):

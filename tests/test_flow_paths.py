@@ -1,13 +1,19 @@
 """Paths, times, couplings and choices against closed forms."""
 
+import math
+
 import pytest
 import torch
 from scipy import stats
 
 from flowkit.errors import UserError
 from flowkit.flow.couplings import COUPLINGS, get_coupling
-from flowkit.flow.paths import PATHS, expand, get_path
-from flowkit.flow.times import TIMES, LogitNormal, get_times
+from flowkit.flow.paths import PATHS, QUANTITIES, GaussianPath, expand, get_path
+from flowkit.flow.times import TIMES, LogitNormal, get_times, stratify
+
+
+GAUSSIAN = [name for name, kind in PATHS.items() if issubclass(kind, GaussianPath)]
+OTHERS = [name for name in PATHS if name not in GAUSSIAN]
 
 
 def random_ends(*shape):
@@ -15,6 +21,10 @@ def random_ends(*shape):
     draw = lambda: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
     t = torch.rand(shape[0], generator=generator, dtype=torch.float64)
     return draw(), draw(), t
+
+
+def eps_for(path, x):
+    return torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype) if path.stochastic else None
 
 
 def test_linear_is_the_straight_line():
@@ -29,37 +39,121 @@ def test_linear_is_the_straight_line():
 @pytest.mark.parametrize("name", PATHS)
 def test_path_runs_from_noise_to_data(name):
     x0, x1, _ = random_ends(4, 6)
-    path = get_path(name)
-    torch.testing.assert_close(path.interpolate(x0, x1, torch.zeros(4, dtype=x0.dtype)), x0)
-    torch.testing.assert_close(path.interpolate(x0, x1, torch.ones(4, dtype=x0.dtype)), x1)
+    path = get_path(name, **({"sigma": 1e-9} if name == "icfm" else {}))
+    loose = dict(rtol=0, atol=0.05) if name == "vp" else dict(rtol=1e-6, atol=1e-7)  # alpha(0) of vp is 0.007
+    eps = eps_for(path, x1)
+    torch.testing.assert_close(path.interpolate(x0, x1, torch.zeros(4, dtype=x0.dtype), eps), x0, **loose)
+    torch.testing.assert_close(path.interpolate(x0, x1, torch.ones(4, dtype=x0.dtype), eps), x1, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_velocity_is_the_derivative_of_the_path(name):
-    x0, x1, t = random_ends(6, 3)
+@pytest.mark.parametrize("shape", [(6, 3), (4, 4), (5, 2, 3)])
+def test_velocity_is_the_derivative_of_the_path(name, shape):
+    x0, x1, t = random_ends(*shape)
+    t = 0.01 + 0.98 * t  # where no derivative is clipped
     path = get_path(name)
-    _, expected = torch.autograd.functional.jvp(lambda s: path.interpolate(x0, x1, s), t, torch.ones_like(t))
-    torch.testing.assert_close(path.velocity(x0, x1, t), expected)
+    eps = eps_for(path, x1)
+    _, expected = torch.autograd.functional.jvp(lambda s: path.interpolate(x0, x1, s, eps), t, torch.ones_like(t))
+    torch.testing.assert_close(path.velocity(x0, x1, t, eps), expected)
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_conversions_invert_each_other(name):
+def test_rows_do_not_mix_where_batch_equals_width(name):
+    x0, x1, t = random_ends(5, 5)
+    path = get_path(name)
+    eps = eps_for(path, x1)
+    row = lambda i: (x0[i : i + 1], x1[i : i + 1], t[i : i + 1], None if eps is None else eps[i : i + 1])  # noqa: E731
+    for method in (path.interpolate, path.velocity):
+        torch.testing.assert_close(method(x0, x1, t, eps), torch.cat([method(*row(i)) for i in range(5)]))
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_everything_is_finite_at_both_ends(name):
+    path = get_path(name)
+    for dtype in (torch.float32, torch.float64):
+        x0, x1 = (x[:2].to(dtype) for x in random_ends(2, 3)[:2])
+        t = torch.tensor([0.0, 1.0], dtype=dtype)
+        eps = eps_for(path, x1)
+        x_t, v = path.interpolate(x0, x1, t, eps), path.velocity(x0, x1, t, eps)
+        assert x_t.isfinite().all() and v.isfinite().all()
+        values = {"velocity": v, "data": x1, "noise": x0, "score": -x0}
+        for source, value in values.items():
+            for to in values:
+                if path.converts(source, to):
+                    assert path.convert(value, x_t, t, source, to).isfinite().all(), (source, to)
+
+
+@pytest.mark.parametrize("name", GAUSSIAN)
+def test_conversions_of_one_pair_are_its_own_values(name):
     x0, x1, t = random_ends(50, 3)
-    t = 0.94 * t  # where nothing is clipped at 0.05
+    t = 0.3 + 0.6 * t  # where nothing is clipped at 0.05 (vp has alpha < 0.05 up to t = 0.23)
     path = get_path(name)
-    x_t, v = path.interpolate(x0, x1, t), path.velocity(x0, x1, t)
-    torch.testing.assert_close(path.velocity_to_data(v, x_t, t), x1)
-    torch.testing.assert_close(path.data_to_velocity(x1, x_t, t, 0.05), v)
+    values = {"velocity": path.velocity(x0, x1, t), "data": x1, "noise": x0, "score": -x0 / path.sigma(t)[:, None]}
+    x_t = path.interpolate(x0, x1, t)
+    for source, value in values.items():
+        for to, expected in values.items():
+            torch.testing.assert_close(path.convert(value, x_t, t, source, to), expected, msg=f"{source} to {to}")
 
 
-@pytest.mark.parametrize("name", PATHS)
-def test_conversions_are_finite_at_both_ends(name):
-    x0, x1, _ = random_ends(2, 3)
-    t = torch.tensor([0.0, 1.0], dtype=x0.dtype)
+class GaussianTarget:
+    """Data N(mean, variance) by dimension, unit noise: everything that a network could predict, in closed form."""
+
+    mean = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    variance = torch.tensor([0.3, 2.0, 1.0], dtype=torch.float64)
+
+    @classmethod
+    def log_density(cls, path, x, t):
+        alpha, sigma = path.alpha(t)[:, None], path.sigma(t)[:, None]
+        variance = alpha**2 * cls.variance + sigma**2
+        return (-0.5 * (x - alpha * cls.mean) ** 2 / variance - 0.5 * variance.log()).sum(1)
+
+    @classmethod
+    def expected_data(cls, path, x, t):
+        alpha, sigma = path.alpha(t)[:, None], path.sigma(t)[:, None]
+        gain = alpha * cls.variance / (alpha**2 * cls.variance + sigma**2)
+        return cls.mean + gain * (x - alpha * cls.mean)
+
+
+@pytest.mark.parametrize("name", GAUSSIAN)
+def test_score_is_the_gradient_of_the_log_density(name):
+    """By autograd of the marginal's own density, and from each quantity's expectation."""
+    x, _, t = random_ends(40, 3)
+    t = 0.3 + 0.6 * t
     path = get_path(name)
-    x_t, v = path.interpolate(x0, x1, t), path.velocity(x0, x1, t)
-    torch.testing.assert_close(path.velocity_to_data(v, x_t, t), x1)
-    assert path.data_to_velocity(x1, x_t, t, 0.05).isfinite().all()
+    x.requires_grad_(True)
+    (score,) = torch.autograd.grad(GaussianTarget.log_density(path, x, t).sum(), x)
+    x = x.detach()
+    data = GaussianTarget.expected_data(path, x, t)
+    torch.testing.assert_close(path.convert(data, x, t, "data", "score"), score)
+    for through in ("velocity", "noise"):
+        value = path.convert(data, x, t, "data", through)
+        torch.testing.assert_close(path.convert(value, x, t, through, "score"), score)
+        torch.testing.assert_close(path.convert(score, x, t, "score", through), value)
+
+
+@pytest.mark.parametrize("name", GAUSSIAN)
+def test_the_marginal_velocity_moves_the_marginal_density(name):
+    """The continuity equation, d log p / dt = - div v - v . score, on a Gaussian target and in float64."""
+    x, _, t = random_ends(30, 3)
+    t = 0.3 + 0.6 * t
+    path = get_path(name)
+    velocity = lambda x: path.convert(GaussianTarget.expected_data(path, x, t), x, t, "data", "velocity")  # noqa: E731
+    _, change = torch.autograd.functional.jvp(lambda s: GaussianTarget.log_density(path, x, s), t, torch.ones_like(t))
+    jacobian = torch.autograd.functional.jacobian(lambda x: velocity(x).sum(0), x)  # (3, 30, 3), rows are independent
+    divergence = torch.einsum("ibi->b", jacobian)
+    score = path.convert(GaussianTarget.expected_data(path, x, t), x, t, "data", "score")
+    torch.testing.assert_close(change, -divergence - (velocity(x) * score).sum(1))
+
+
+@pytest.mark.parametrize("name", GAUSSIAN)
+def test_affine_gives_the_slope_of_a_conversion(name):
+    x, value, t = random_ends(20, 2)
+    path = get_path(name)
+    for source in QUANTITIES:
+        for to in QUANTITIES:
+            slope = path.affine(t, source, to)[1]
+            moved = path.convert(value + 1, x, t, source, to) - path.convert(value, x, t, source, to)
+            torch.testing.assert_close(moved, slope[:, None].expand_as(moved), rtol=1e-6, atol=1e-9)
 
 
 def test_clipped_velocity_shrinks_the_noise_only():
@@ -67,7 +161,73 @@ def test_clipped_velocity_shrinks_the_noise_only():
     t = torch.full((3,), 0.99, dtype=x0.dtype)
     path = get_path("linear")
     x_t = path.interpolate(x0, x1, t)
-    torch.testing.assert_close(path.data_to_velocity(x1, x_t, t, 0.05), x1 - x0 * 0.01 / 0.05)
+    torch.testing.assert_close(path.convert(x1, x_t, t, "data", "velocity"), x1 - x0 * 0.01 / 0.05)
+    t = 1 - t
+    x_t = path.interpolate(x0, x1, t)
+    torch.testing.assert_close(path.convert(x0, x_t, t, "noise", "velocity"), x1 * 0.01 / 0.05 - x0)
+
+
+def test_linear_with_sigma_min_ends_in_noise_around_the_data():
+    x0, x1, _ = random_ends(3, 2)
+    path = get_path("linear", sigma_min=0.1)
+    torch.testing.assert_close(path.interpolate(x0, x1, torch.ones(3, dtype=x0.dtype)), x1 + 0.1 * x0)
+
+
+def test_variance_preserving_path_is_that_of_the_sde():
+    """alpha = exp(-1/2 integral of beta), by quadrature of the rate from t to the data."""
+    path = get_path("vp", beta_min=0.2, beta_max=12.0)
+    for t in (0.0, 0.3, 0.9):
+        s = torch.linspace(0, 1 - t, 20_001, dtype=torch.float64)
+        integral = torch.trapezoid(0.2 + s * (12.0 - 0.2), s)
+        time = torch.tensor([t], dtype=torch.float64)
+        torch.testing.assert_close(path.alpha(time), (-0.5 * integral).exp()[None], rtol=1e-8, atol=0)
+        torch.testing.assert_close(path.alpha(time) ** 2 + path.sigma(time) ** 2, torch.ones_like(time))
+
+
+def test_bridges_have_the_noise_that_they_say():
+    x0, x1 = torch.zeros(200_000, 1), torch.zeros(200_000, 1)
+    eps = torch.randn(200_000, 1, generator=torch.Generator().manual_seed(0))
+    for name, t, expected in (("icfm", 0.3, 0.5), ("schrodinger_bridge", 0.2, 0.5 * 0.4), ("icfm", 1.0, 0.5)):
+        path = get_path(name, sigma=0.5)
+        assert path.interpolate(x0, x1, torch.full((200_000,), t), eps).std() == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_does_not_convert_says_so(name):
+    x0, x1, t = random_ends(4, 3)
+    path = get_path(name)
+    for source in QUANTITIES:
+        for to in QUANTITIES:
+            if not path.converts(source, to):
+                with pytest.raises(ValueError, match=f"{source} and x_t do not imply the {to}"):
+                    path.convert(x0, x1, t, source, to)
+    assert not path.converts("velocity", "score") and not path.converts("data", "velocity")
+
+
+def test_spherical_path_stays_on_the_sphere_at_a_constant_rate():
+    x0, x1, t = random_ends(64, 16)
+    x0, x1 = (3 * x / x.norm(dim=1, keepdim=True) for x in (x0, x1))
+    path = get_path("spherical")
+    torch.testing.assert_close(path.interpolate(x0, x1, t).norm(dim=1), torch.full((64,), 3.0, dtype=t.dtype))
+    angle = torch.acos((x0 * x1).sum(1) / 9)
+    torch.testing.assert_close(path.velocity(x0, x1, t).norm(dim=1), 3 * angle)
+    turned = torch.acos((x0 * path.interpolate(x0, x1, t)).sum(1) / 9)
+    torch.testing.assert_close(turned, t * angle)
+
+
+def test_spherical_velocity_implies_the_data():
+    x0, x1, t = random_ends(64, 2, 8)  # norms differ
+    path = get_path("spherical")
+    x_t, v = path.interpolate(x0, x1, t), path.velocity(x0, x1, t)
+    torch.testing.assert_close(path.convert(v, x_t, t, "velocity", "data"), x1)
+
+
+def test_spherical_path_between_like_and_opposite_vectors_is_finite():
+    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    path, t = get_path("spherical"), torch.tensor([0.0, 0.3, 0.6, 1.0])
+    for x1 in (x, 2 * x, -x, torch.zeros_like(x)):
+        assert path.interpolate(x, x1, t).isfinite().all() and path.velocity(x, x1, t).isfinite().all()
+    torch.testing.assert_close(path.interpolate(x, x, t), x, rtol=1e-4, atol=1e-4)
 
 
 def test_expand_with_as_many_rows_as_columns():
@@ -96,6 +256,27 @@ def test_logit_normal_times_have_its_distribution(mean, std):
     quantile = torch.tensor([0.01, 0.3, 0.9], dtype=torch.float64)
     expected = torch.sigmoid(torch.from_numpy(logit.ppf(quantile.numpy())))
     torch.testing.assert_close(LogitNormal(mean, std)(quantile), expected)
+
+
+@pytest.mark.parametrize("shift", [0.3, 1.0, 3.0])
+def test_shifted_times_move_the_odds_of_noise_to_data(shift):
+    """arXiv 2403.03206's map of its own time, which runs the other way: s -> shift s / (1 + (shift - 1) s), s = 1 - t."""
+    s = torch.linspace(0, 1, 101, dtype=torch.float64)
+    expected = 1 - shift * s / (1 + (shift - 1) * s)
+    torch.testing.assert_close(get_times("shifted", shift=shift)(1 - s), expected)
+    inner = slice(1, -1)  # a shift of the logit by -log(shift)
+    t = get_times("shifted", shift=shift)(1 - s)[inner]
+    torch.testing.assert_close(t.logit(), (1 - s)[inner].logit() - math.log(shift))
+
+
+def test_stratified_uniforms_fill_every_stratum_once():
+    generator = torch.Generator().manual_seed(0)
+    u, order = torch.rand(64, generator=generator), torch.randperm(64, generator=generator)
+    strata = stratify(u, order)
+    assert torch.equal((strata * 64).long(), order) and strata.max() < 1
+    torch.testing.assert_close((strata * 64).frac(), u, rtol=0, atol=1e-5)
+    worst = stratify(torch.full((1 << 12,), 1 - 2**-24), torch.arange(1 << 12))
+    assert worst.max() < 1
 
 
 @pytest.mark.parametrize("name", TIMES)
@@ -127,11 +308,18 @@ def test_choice_is_a_name_or_a_table():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: get_path("linaer"), "unknown path 'linaer'; known are linear; did you mean 'linear'"),
+        (
+            lambda: get_path("linaer"),
+            "unknown path 'linaer'; known are linear, cosine, vp, icfm, schrodinger_bridge, spherical; did you mean 'linear'",
+        ),
         (lambda: get_path({"settings": 1}), "unknown path None"),
         (lambda: get_times({"name": "logit_normal", "maen": 1}), "no setting 'maen'; it has mean, std"),
         (lambda: get_times("uniform", std=1), "no setting 'std'; it has none"),
         (lambda: get_times("logit_normal", std=0), "std is 0; expected a number above 0"),
+        (lambda: get_times("shifted", shift=0), "shift is 0; expected a number above 0"),
+        (lambda: get_path("vp", beta_min=3.0, beta_max=2.0), "expected 0 < beta_min < beta_max"),
+        (lambda: get_path("icfm", sigma=0.0), "sigma is 0.0; expected a number above 0"),
+        (lambda: get_path("linear", sigma_min=1.0), "sigma_min is 1.0"),
         (lambda: get_coupling("independant"), "did you mean 'independent'"),
     ],
 )

@@ -10,13 +10,13 @@ import torch
 from flowkit.data.normalizers import fit_normalizer
 from flowkit.errors import UserError
 from flowkit.flow.inversion import effective_dimensions, inversion_figures, reconstruct, zero_field_figures
-from flowkit.flow.paths import Linear, Path
+from flowkit.flow.paths import GaussianPath, Linear
 from flowkit.metrics.gaussian import fit_gaussian
 from flowkit.training.yardsticks import GaussianYardstick, gaussian_losses, spread_blocks
 
 
 @dataclass(frozen=True)
-class Trigonometric(Path):
+class Trigonometric(GaussianPath):
     """Another path, so that nothing is true of the linear one alone."""
 
     def alpha(self, t):

@@ -1,62 +1,95 @@
-"""What the network predicts and how that is scored: always in velocity space, per sample, in fp32."""
+"""What the network predicts and how that is scored: independent choices, computed per sample in fp32 (or fp64)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
 from flowkit.errors import UserError, listing, nearest
-from flowkit.flow.paths import Path, expand
+from flowkit.flow.error import Error, Squared, get_error
+from flowkit.flow.paths import CLIP, GaussianPath, Path, expand, get_path
+from flowkit.flow.weights import MinSNR, UniformWeights, Weights, get_weights
 
-PREDICTIONS = ("velocity", "data")
+PREDICTIONS = ("velocity", "data", "noise")
 
 
 @dataclass(frozen=True)
 class FlowObjective:
-    """A path and a prediction. Network outputs may be bf16 or fp16: all is computed in the dtype of x0, x1 and x_t.
+    """A path, a prediction, and a loss. Network outputs may be bf16 or fp16: all is computed in the dtype of x0, x1 and x_t.
 
-    "data" (the network predicts x1, the loss is the velocity's: arXiv 2511.13720) divides by sigma, which is clipped
-    at `min_sigma` both in the loss and in sampling; on the linear path that concerns t > 1 - min_sigma only.
+    `loss_space` is what the error is an error of. With "velocity" a network that predicts x1 is trained as arXiv 2511.13720
+    has it. Conversions divide by alpha or sigma, clipped at `clip` both in the loss and in sampling; on the linear path that
+    concerns data predictions at t > 1 - clip and noise predictions at t < clip.
 
-    Raises UserError for an unknown prediction or min_sigma <= 0.
+    Raises UserError for an unknown prediction, clip <= 0, or a path on which the prediction implies no velocity.
     """
 
     path: Path
     prediction: str = "velocity"
-    min_sigma: float = 0.05
+    loss_space: str = "velocity"
+    error: Error = field(default_factory=Squared)
+    weights: Weights = field(default_factory=UniformWeights)
+    clip: float = CLIP
 
     def __post_init__(self):
-        if self.prediction not in PREDICTIONS:
+        for what, name in (("prediction", self.prediction), ("loss_space", self.loss_space)):
+            if name not in PREDICTIONS:
+                raise UserError(
+                    f"unknown {what} {name!r}; known are {listing(PREDICTIONS)}{nearest(name, PREDICTIONS)}"
+                )
+        if not self.clip > 0:
+            raise UserError(f"clip is {self.clip}; expected a number above 0")
+        if not self.path.converts(self.prediction, "velocity"):
             raise UserError(
-                f"unknown prediction {self.prediction!r}; known are {listing(PREDICTIONS)}"
-                f"{nearest(self.prediction, PREDICTIONS)}"
+                f"flow.prediction: on the path {type(self.path).__name__} a prediction of the {self.prediction} implies no "
+                'velocity; use prediction = "velocity", or a Gaussian path (linear, cosine, vp)'
             )
-        if not self.min_sigma > 0:
-            raise UserError(f"min_sigma is {self.min_sigma}; expected a number above 0")
+        if self.loss_space != self.prediction and not isinstance(self.path, GaussianPath):
+            raise UserError(
+                f"flow.loss_space: on the path {type(self.path).__name__} an error of the {self.prediction} is none of the "
+                f'{self.loss_space}; use loss_space = "{self.prediction}", or a Gaussian path (linear, cosine, vp)'
+            )
+        if isinstance(self.weights, MinSNR) and not isinstance(self.path, GaussianPath):
+            raise UserError("flow.weights: min_snr needs a path with a signal and a noise: linear, cosine or vp")
 
-    def loss(self, output: Tensor, x0: Tensor, x1: Tensor, t: Tensor) -> Tensor:
-        """Squared error of the velocity, mean over the elements of a sample: output, x0, x1 (B, ...), t (B,) -> (B,).
-
-        A "data" output is converted as in `to_velocity`, and so is the true x1, so that x1 stays the minimiser
-        where the division is clipped.
-        """
+    def target(self, x0: Tensor, x1: Tensor, t: Tensor, eps: Tensor | None = None) -> Tensor:
+        """What the network should have said: the velocity, x1 or x0, (B, ...)."""
         if self.prediction == "velocity":
-            error = output - self.path.velocity(x0, x1, t)
-        else:
-            error = expand(self.path.velocity_per_data(t, self.min_sigma), x1) * (output - x1)
-        return error.square().flatten(1).mean(1)
+            return self.path.velocity(x0, x1, t, eps)
+        return x1 if self.prediction == "data" else x0
+
+    def loss(self, output: Tensor, x0: Tensor, x1: Tensor, t: Tensor, eps: Tensor | None = None) -> Tensor:
+        """Weighted error by sample: output, x0, x1, eps (B, ...), t (B,) -> (B,).
+
+        The target is converted as the output is, so that it stays the minimiser where a division is clipped: at fixed x_t
+        all quantities are affine in each other, so an error in one is that in the other times a factor of t.
+        """
+        error = output - self.target(x0, x1, t, eps)
+        if self.loss_space != self.prediction:
+            assert isinstance(self.path, GaussianPath)
+            error = expand(self.path.affine(t, self.prediction, self.loss_space, self.clip)[1], x1) * error
+        losses = self.error(error)
+        if isinstance(self.weights, UniformWeights):
+            return losses
+        return self.weights(t, self.path, self.loss_space) * losses
 
     def to_velocity(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Predicted velocity (B, ...) from the network's output at x_t, t (B,)."""
-        output = output.to(x_t.dtype)
-        if self.prediction == "velocity":
-            return output
-        return self.path.data_to_velocity(output, x_t, t, self.min_sigma)
+        return self.path.convert(output.to(x_t.dtype), x_t, t, self.prediction, "velocity", self.clip)
 
     def to_data(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Predicted x1 (B, ...) from the network's output at x_t, t (B,)."""
-        output = output.to(x_t.dtype)
-        if self.prediction == "data":
-            return output
-        return self.path.velocity_to_data(output, x_t, t)
+        """Predicted x1 (B, ...) from the network's output at x_t, t (B,). Raises ValueError where the path has no such."""
+        return self.path.convert(output.to(x_t.dtype), x_t, t, self.prediction, "data", self.clip)
+
+
+def get_objective(flow: dict[str, Any]) -> FlowObjective:
+    """The objective that a recipe's `[flow]` (or a checkpoint's) describes, with nothing left to "auto". Raises UserError."""
+    return FlowObjective(
+        get_path(flow["path"]),
+        flow["prediction"],
+        flow.get("loss_space", "velocity"),
+        get_error(flow.get("error", "squared")),
+        get_weights(flow.get("weights", "uniform")),
+    )

@@ -6,11 +6,42 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from flowkit.recipe.base import BY_NAME, Choice, Section
+from flowkit.recipe.base import AS_TUPLE, BY_NAME, Choice, Says, Section
+
+
+BinLoss = Annotated[float, Field(gt=0)]
+BinLosses = Annotated[tuple[BinLoss, ...], AS_TUPLE, Field(min_length=2), Says("a list of at least two numbers > 0")]
 
 
 class LinearPath(Choice):
     name: Literal["linear"] = "linear"
+    sigma_min: float = Field(
+        default=0.0, ge=0, lt=1, description="standard deviation of the noise that is left around the data at t = 1"
+    )
+
+
+class CosinePath(Choice):
+    name: Literal["cosine"] = "cosine"
+
+
+class VPPath(Choice):
+    name: Literal["vp"] = "vp"
+    beta_min: float = Field(default=0.1, gt=0, description="the noise's rate at the data")
+    beta_max: float = Field(default=20.0, gt=0, description="its rate at the noise")
+
+
+class ICFMPath(Choice):
+    name: Literal["icfm"] = "icfm"
+    sigma: float = Field(default=0.1, gt=0, description="standard deviation of the noise around the line")
+
+
+class SchrodingerBridgePath(Choice):
+    name: Literal["schrodinger_bridge"] = "schrodinger_bridge"
+    sigma: float = Field(default=1.0, gt=0, description="of the Brownian bridge, sigma sqrt(t (1 - t))")
+
+
+class SphericalPath(Choice):
+    name: Literal["spherical"] = "spherical"
 
 
 class IndependentCoupling(Choice):
@@ -27,19 +58,74 @@ class LogitNormalTimes(Choice):
     std: float = Field(default=1.0, gt=0, description="its standard deviation")
 
 
-PathChoice = Annotated[LinearPath, BY_NAME]
+class ShiftedTimes(Choice):
+    name: Literal["shifted"] = "shifted"
+    shift: float = Field(default=3.0, gt=0, description="above 1 the times lean to the noise, below to the data")
+
+
+class UniformWeights(Choice):
+    name: Literal["uniform"] = "uniform"
+
+
+class MinSNRWeights(Choice):
+    name: Literal["min_snr"] = "min_snr"
+    gamma: float = Field(default=5.0, gt=0, description="the signal-to-noise ratio above which it counts no more")
+
+
+class BinWeights(Choice):
+    name: Literal["bins"] = "bins"
+    losses: BinLosses = Field(
+        default=(1.0, 1.0),
+        description="losses by equal bin of t, as validation measured them; weights are their inverse",
+    )
+
+
+class SquaredError(Choice):
+    name: Literal["squared"] = "squared"
+
+
+class PseudoHuberError(Choice):
+    name: Literal["pseudo_huber"] = "pseudo_huber"
+    c: float = Field(
+        default=0.03, gt=0, description="root mean square of an error where it turns from square to linear"
+    )
+
+
+class AbsoluteError(Choice):
+    name: Literal["l1"] = "l1"
+
+
+PathChoice = Annotated[
+    LinearPath | CosinePath | VPPath | ICFMPath | SchrodingerBridgePath | SphericalPath,
+    Field(discriminator="name"),
+    BY_NAME,
+]
 CouplingChoice = Annotated[IndependentCoupling, BY_NAME]
-TimesChoice = Annotated[UniformTimes | LogitNormalTimes, Field(discriminator="name"), BY_NAME]
+TimesChoice = Annotated[UniformTimes | LogitNormalTimes | ShiftedTimes, Field(discriminator="name"), BY_NAME]
+WeightsChoice = Annotated[UniformWeights | MinSNRWeights | BinWeights, Field(discriminator="name"), BY_NAME]
+ErrorChoice = Annotated[SquaredError | PseudoHuberError | AbsoluteError, Field(discriminator="name"), BY_NAME]
 
 
 class Flow(Section):
+    base: str = Field(
+        default="normal",
+        min_length=1,
+        description='what t = 0 is: "normal", or a data set as in data.source, to learn a flow from one to the other',
+    )
     path: PathChoice = Field(default=LinearPath(), description="how a point moves from noise (t = 0) to data (t = 1)")
     coupling: CouplingChoice = Field(default=IndependentCoupling(), description="which noise is paired with which row")
-    prediction: Literal["auto", "velocity", "data"] = Field(
-        default="auto",
-        description="the network's output; the loss is the velocity's; auto: the domain's choice for the architecture",
+    prediction: Literal["auto", "velocity", "data", "noise"] = Field(
+        default="auto", description="the network's output; auto: the domain's choice for the architecture"
     )
+    loss_space: Literal["velocity", "data", "noise"] = Field(
+        default="velocity", description="what the loss is an error of, whatever the network's output is"
+    )
+    error: ErrorChoice = Field(default=SquaredError(), description="how an error is scored")
     times: TimesChoice = Field(default=LogitNormalTimes(), description="how training times t are drawn")
+    stratified: bool = Field(
+        default=False, description="draw one time from each of batch_size equal strata, over the whole global batch"
+    )
+    weights: WeightsChoice = Field(default=UniformWeights(), description="how much a time counts in the loss")
     cond_drop: float = Field(
         default=0.1, ge=0, le=1, description="probability, row by row, that the condition is dropped, for guidance"
     )

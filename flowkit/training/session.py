@@ -20,8 +20,7 @@ from flowkit.domain import Domain, get_domain
 from flowkit.errors import UserError, listing
 from flowkit.events import RunStarted
 from flowkit.flow.couplings import Coupling, get_coupling
-from flowkit.flow.objective import FlowObjective
-from flowkit.flow.paths import get_path
+from flowkit.flow.objective import FlowObjective, get_objective
 from flowkit.flow.times import Times, get_times
 from flowkit.models import create_model
 from flowkit.recipe import check_batch
@@ -166,7 +165,7 @@ def build(
     if recipe.train.compile:
         model.compile()  # in place and before it is wrapped, so that its keys stay those of the plain model
     flow = _resolved_flow(recipe, domain)
-    objective = FlowObjective(get_path(flow["path"]), flow["prediction"])
+    objective = get_objective(flow)
     steps_per_epoch = len(train_rows) / layout.batch_size
     total_steps = recipe.train.total_steps(len(train_rows))
     return Session(

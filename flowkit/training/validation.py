@@ -49,7 +49,9 @@ class Validator:
         """The first `max_rows` validation rows, each met often enough to make MIN_EVALUATIONS, shared among the ranks."""
         rows = data.rows("validation")[:max_rows]
         self.count = len(rows) * -(-MIN_EVALUATIONS // max(1, len(rows)))
-        self.objective, self.batch_size, self.device = objective, batch_size, device
+        # Always the squared error of the velocity, whatever is trained on: it compares among runs, and with a Gaussian's.
+        self.objective = FlowObjective(objective.path, objective.prediction, clip=objective.clip)
+        self.batch_size, self.device = batch_size, device
         if not self.count:
             return
         places = np.arange(self.count)[rank::world_size]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from flowkit.data.dataset import forget_pages
 from flowkit.data.normalizers import Normalizer
-from flowkit.flow.paths import Path
+from flowkit.flow.paths import GaussianPath
 from flowkit.metrics.gaussian import fit_gaussian
 
 MAX_ROWS = 1 << 15  # fitted on: 32 a dimension of SONAR's; more would change the fourth digit and take longer
@@ -37,7 +37,7 @@ class GaussianYardstick:
     """
 
     def __init__(
-        self, path: Path, mean: np.ndarray, variances: np.ndarray, covariance: np.ndarray | None,
+        self, path: GaussianPath, mean: np.ndarray, variances: np.ndarray, covariance: np.ndarray | None,
         *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
     ):  # fmt: skip
         """mean, variances: (D,); covariance: (D, D), or None to go without the full Gaussian."""
@@ -53,7 +53,7 @@ class GaussianYardstick:
 
     @classmethod
     def fit(
-        cls, x: np.ndarray, rows: np.ndarray, normalizer: Normalizer, path: Path,
+        cls, x: np.ndarray, rows: np.ndarray, normalizer: Normalizer, path: GaussianPath,
         *, max_rows: int = MAX_ROWS, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
     ) -> GaussianYardstick:  # fmt: skip
         """Fit on `x[rows]` (training rows; x may be memory-mapped), normalised, in float64 and in chunks.

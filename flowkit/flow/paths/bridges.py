@@ -1,0 +1,78 @@
+"""Bridges `x_t = t x1 + (1 - t) x0 + gamma(t) eps`: a straight line with noise of its own, between any two distributions.
+
+Three unknowns meet in one x_t, so a velocity implies neither the data nor the noise, and there is no conversion
+(arXiv 2302.00482; Albergo et al., arXiv 2303.08797, for gamma).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowkit.errors import UserError
+from flowkit.flow.paths.base import Path, expand
+
+
+class Bridge(Path):
+    """gamma and its derivative: t (B,) -> (B,), finite on all of [0, 1]. eps (B, ...) is a draw of unit normals."""
+
+    stochastic = True
+
+    @abstractmethod
+    def gamma(self, t: Tensor) -> Tensor: ...
+    @abstractmethod
+    def d_gamma(self, t: Tensor) -> Tensor: ...
+
+    def interpolate(self, x0: Tensor, x1: Tensor, t: Tensor, eps: Tensor | None = None) -> Tensor:
+        """t x1 + (1 - t) x0 + gamma eps."""
+        assert eps is not None, "a bridge needs its own noise"
+        return torch.lerp(x0, x1, expand(t, x1)) + expand(self.gamma(t), x1) * eps
+
+    def velocity(self, x0: Tensor, x1: Tensor, t: Tensor, eps: Tensor | None = None) -> Tensor:
+        """x1 - x0 + gamma' eps."""
+        assert eps is not None, "a bridge needs its own noise"
+        return x1 - x0 + expand(self.d_gamma(t), x1) * eps
+
+
+@dataclass(frozen=True)
+class ConstantBridge(Bridge):
+    """gamma = sigma, all the way: I-CFM, and OT-CFM where the coupling is optimal transport (arXiv 2302.00482)."""
+
+    sigma: float = 0.1
+
+    def __post_init__(self):
+        _above_zero("icfm", self.sigma)
+
+    def gamma(self, t: Tensor) -> Tensor:
+        return torch.full_like(t, self.sigma)
+
+    def d_gamma(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+
+@dataclass(frozen=True)
+class SchrodingerBridge(Bridge):
+    """gamma = sigma sqrt(t (1 - t)), a Brownian bridge: SB-CFM, where the coupling is entropic (arXiv 2302.00482).
+
+    The coupling that belongs to it is `{name = "sinkhorn", regularisation = 2 sigma^2}`. gamma' is without bound at both
+    ends: it is computed with t (1 - t) clipped at 1e-4.
+    """
+
+    sigma: float = 1.0
+
+    def __post_init__(self):
+        _above_zero("schrodinger_bridge", self.sigma)
+
+    def gamma(self, t: Tensor) -> Tensor:
+        return self.sigma * (t * (1 - t)).clamp_min(0.0).sqrt()
+
+    def d_gamma(self, t: Tensor) -> Tensor:
+        return self.sigma * (0.5 - t) / (t * (1 - t)).clamp_min(1e-4).sqrt()
+
+
+def _above_zero(path: str, sigma: float) -> None:
+    if not sigma > 0:
+        raise UserError(f"path {path!r}: sigma is {sigma}; expected a number above 0 (or the path 'linear')")

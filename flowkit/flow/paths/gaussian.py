@@ -1,0 +1,165 @@
+"""Gaussian paths `x_t = alpha(t) x1 + sigma(t) x0`: four coefficients, from which every conversion follows.
+
+Velocity, data (x1), noise (x0) and, where x0 is normal noise drawn independently of x1, the score are affine in each
+other at fixed x_t and t, so what holds of x0 and x1 holds of a network's expectations of them (Lipman et al.,
+arXiv 2210.02747; Albergo et al., arXiv 2303.08797). A new Gaussian path is one small class here.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowkit.errors import UserError
+from flowkit.flow.paths.base import CLIP, QUANTITIES, Path, expand, ones
+
+
+class GaussianPath(Path):
+    """Coefficients of t (B,) -> (B,), finite on all of [0, 1], and the conversions that follow."""
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor: ...
+    @abstractmethod
+    def sigma(self, t: Tensor) -> Tensor: ...
+    @abstractmethod
+    def d_alpha(self, t: Tensor) -> Tensor: ...
+    @abstractmethod
+    def d_sigma(self, t: Tensor) -> Tensor: ...
+
+    def interpolate(self, x0: Tensor, x1: Tensor, t: Tensor, eps: Tensor | None = None) -> Tensor:
+        """x_t = alpha x1 + sigma x0."""
+        return expand(self.alpha(t), x1) * x1 + expand(self.sigma(t), x1) * x0
+
+    def velocity(self, x0: Tensor, x1: Tensor, t: Tensor, eps: Tensor | None = None) -> Tensor:
+        """alpha' x1 + sigma' x0."""
+        return expand(self.d_alpha(t), x1) * x1 + expand(self.d_sigma(t), x1) * x0
+
+    def converts(self, source: str, to: str) -> bool:
+        return source in QUANTITIES and to in QUANTITIES
+
+    def convert(self, value: Tensor, x_t: Tensor, t: Tensor, source: str, to: str, clip: float = CLIP) -> Tensor:
+        """Exact where sigma and alpha are at least `clip`; what is divided by them is shrunk where one of them is smaller.
+
+        So near the data the noise that a data prediction implies is shrunk, and near the noise the data that a noise
+        prediction implies; the velocity still carries the mean to its place, which clipping all of it would not.
+        """
+        if source == to:
+            return value
+        of_x, of_value = self.affine(t, source, to, clip)
+        return expand(of_x, x_t) * x_t + expand(of_value, x_t) * value
+
+    def affine(self, t: Tensor, source: str, to: str, clip: float = CLIP) -> tuple[Tensor, Tensor]:
+        """(a, b), each (B,): `to` = a x_t + b `source`. b is d to / d source: what a loss in one of them weighs in the other.
+
+        Raises ValueError for a quantity that is not among QUANTITIES.
+        """
+        alpha, sigma, d_alpha, d_sigma = self.alpha(t), self.sigma(t), self.d_alpha(t), self.d_sigma(t)
+        over_alpha, over_sigma = 1 / alpha.clamp_min(clip), 1 / sigma.clamp_min(clip)
+        wronskian = sigma * d_alpha - d_sigma * alpha
+        if source == to:
+            return torch.zeros_like(t), ones(t)
+        match source, to:
+            case "score", _:  # score = -noise / sigma
+                of_x, of_noise = self.affine(t, "noise", to, clip)
+                return of_x, -sigma * of_noise
+            case _, "score":
+                of_x, of_value = self.affine(t, source, "noise", clip)
+                return -over_sigma * of_x, -over_sigma * of_value
+            case "velocity", "data":
+                return -d_sigma / wronskian, sigma / wronskian
+            case "velocity", "noise":
+                return d_alpha / wronskian, -alpha / wronskian
+            case "data", "velocity":
+                return d_sigma * over_sigma, d_alpha - d_sigma * alpha * over_sigma
+            case "data", "noise":
+                return over_sigma, -alpha * over_sigma
+            case "noise", "velocity":
+                return d_alpha * over_alpha, d_sigma - d_alpha * sigma * over_alpha
+            case "noise", "data":
+                return over_alpha, -sigma * over_alpha
+        raise ValueError(f"{source!r} to {to!r}: both should be among {QUANTITIES}")
+
+
+@dataclass(frozen=True)
+class Linear(GaussianPath):
+    """x_t = t x1 + (1 - (1 - sigma_min) t) x0: rectified flow (arXiv 2209.03003), conditional OT (arXiv 2210.02747).
+
+    With sigma_min > 0 the path ends in a little noise around the data, as Lipman et al. have it.
+    """
+
+    sigma_min: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.sigma_min < 1:
+            raise UserError(f"path 'linear': sigma_min is {self.sigma_min}; expected a number >= 0 and < 1")
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return t
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return 1 - (1 - self.sigma_min) * t
+
+    def d_alpha(self, t: Tensor) -> Tensor:
+        return ones(t)
+
+    def d_sigma(self, t: Tensor) -> Tensor:
+        return (self.sigma_min - 1) * ones(t)
+
+
+@dataclass(frozen=True)
+class Cosine(GaussianPath):
+    """x_t = sin(pi t / 2) x1 + cos(pi t / 2) x0: the trigonometric, generalised variance-preserving (GVP) path.
+
+    arXiv 2303.08797, 2401.08740. Data of unit variance keep it all the way.
+    """
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.sin(t * (math.pi / 2))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.cos(t * (math.pi / 2)).clamp_min(0.0)  # a rounding below zero in fp32 at t = 1
+
+    def d_alpha(self, t: Tensor) -> Tensor:
+        return math.pi / 2 * torch.cos(t * (math.pi / 2))
+
+    def d_sigma(self, t: Tensor) -> Tensor:
+        return -math.pi / 2 * torch.sin(t * (math.pi / 2))
+
+
+@dataclass(frozen=True)
+class VariancePreserving(GaussianPath):
+    """The path of variance-preserving diffusion (arXiv 2011.13456), run from noise to data: alpha^2 + sigma^2 = 1.
+
+    log alpha = -(beta_max - beta_min) s^2 / 4 - beta_min s / 2 with s = 1 - t. alpha(0) is about 0.007, so x_0 is noise but
+    for a trace of the data. sigma' is without bound at t = 1: it is computed with sigma clipped at 0.01, which concerns
+    t > 0.999 at the default beta_min.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __post_init__(self):
+        if not 0 < self.beta_min < self.beta_max:
+            raise UserError(
+                f"path 'vp': beta_min is {self.beta_min} and beta_max {self.beta_max}; expected 0 < beta_min < beta_max"
+            )
+
+    def _log_alpha(self, t: Tensor) -> Tensor:
+        s = 1 - t
+        return -s * (0.25 * (self.beta_max - self.beta_min) * s + 0.5 * self.beta_min)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self._log_alpha(t).exp()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return (-torch.expm1(2 * self._log_alpha(t))).sqrt()  # 1 - alpha^2 would cancel near the data
+
+    def d_alpha(self, t: Tensor) -> Tensor:
+        return self.alpha(t) * 0.5 * ((self.beta_max - self.beta_min) * (1 - t) + self.beta_min)
+
+    def d_sigma(self, t: Tensor) -> Tensor:
+        return -self.alpha(t) * self.d_alpha(t) / self.sigma(t).clamp_min(0.01)

@@ -1,0 +1,75 @@
+"""How much a time counts in the loss: t (B,) -> (B,), beside how often it is drawn (`flow.times`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowkit.errors import UserError
+from flowkit.flow.choices import Choice, choose
+from flowkit.flow.paths import GaussianPath, Path
+
+Weights = Callable[[Tensor, Path, str], Tensor]  # (t (B,), path, the space that the loss is in) -> (B,)
+
+
+@dataclass(frozen=True)
+class UniformWeights:
+    """Every time counts alike."""
+
+    def __call__(self, t: Tensor, path: Path, space: str) -> Tensor:
+        return torch.ones_like(t)
+
+
+@dataclass(frozen=True)
+class MinSNR:
+    """min(SNR, gamma) in terms of the data's error, with SNR = alpha^2 / sigma^2 (arXiv 2303.09556).
+
+    In a loss on the noise that is min(SNR, gamma) / SNR, on the velocity min(SNR, gamma) / (SNR + 1), as the paper has
+    them. Gaussian paths only.
+    """
+
+    gamma: float = 5.0
+
+    def __post_init__(self):
+        if not self.gamma > 0:
+            raise UserError(f"weights 'min_snr': gamma is {self.gamma}; expected a number above 0")
+
+    def __call__(self, t: Tensor, path: Path, space: str) -> Tensor:
+        assert isinstance(path, GaussianPath), "min_snr needs a Gaussian path"
+        # With both squares multiplied out nothing is divided by sigma, which is 0 at the data.
+        alpha2, sigma2 = path.alpha(t).square(), path.sigma(t).square()
+        signal = torch.minimum(alpha2, self.gamma * sigma2)  # sigma^2 min(SNR, gamma)
+        if space == "data":
+            return torch.where(sigma2 * self.gamma < alpha2, self.gamma, alpha2 / sigma2.clamp_min(1e-12))
+        return signal / (alpha2.clamp_min(1e-12) if space == "noise" else alpha2 + sigma2)
+
+
+@dataclass(frozen=True)
+class BinWeights:
+    """The inverse of a loss that was measured in equal bins of t, scaled to a mean of 1: every bin then weighs alike.
+
+    `losses` are what validation writes into metrics.jsonl as "bins", from t = 0 to t = 1; any number of them.
+    """
+
+    losses: Sequence[float]
+
+    def __post_init__(self):
+        if len(self.losses) < 2 or not all(0 < loss < float("inf") for loss in self.losses):
+            raise UserError(f"weights 'bins': losses are {list(self.losses)}; expected at least two numbers above 0")
+
+    def __call__(self, t: Tensor, path: Path, space: str) -> Tensor:
+        weights = 1 / torch.tensor(self.losses, dtype=t.dtype)
+        weights = (weights / weights.mean()).to(t.device, non_blocking=True)
+        return weights[(t * len(weights)).long().clamp_(0, len(weights) - 1)]
+
+
+WEIGHTS = {"uniform": UniformWeights, "min_snr": MinSNR, "bins": BinWeights}
+
+
+def get_weights(choice: Choice, **settings: Any) -> Weights:
+    """Weights by name, or by a table with their settings. Raises UserError."""
+    return choose("weights", WEIGHTS, choice, settings)
