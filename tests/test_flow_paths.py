@@ -11,7 +11,6 @@ from flowkit.flow.couplings import COUPLINGS, get_coupling
 from flowkit.flow.paths import PATHS, QUANTITIES, GaussianPath, expand, get_path
 from flowkit.flow.times import TIMES, LogitNormal, get_times, stratify
 
-
 GAUSSIAN = [name for name, kind in PATHS.items() if issubclass(kind, GaussianPath)]
 OTHERS = [name for name in PATHS if name not in GAUSSIAN]
 

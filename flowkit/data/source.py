@@ -22,17 +22,28 @@ def open_data(recipe: Recipe) -> Dataset:
     Raises UserError for a source that is neither built in nor a file, and for rows that the domain refuses.
     """
     settings = recipe.data
-    if settings.source in BUILTIN:
-        data = get_domain(BUILTIN[settings.source]).generate(settings.source, settings.num_samples, settings.seed)
-    else:
-        tensors, _ = data_files(settings.source)
-        if not tensors.exists():
-            raise UserError(
-                f"data.source: {settings.source!r} is neither a built-in data set ({listing(BUILTIN)}) nor a prepared "
-                f"file ({tensors} does not exist; `flowkit prepare` makes one){nearest(settings.source, BUILTIN)}"
-            )
-        data = read_dataset(settings.source)
+    try:
+        data = open_rows(settings.source, settings.num_samples, settings.seed)
+    except UnknownSource as error:
+        raise UserError(f"data.source: {error}") from None
     return with_split(data, settings.val_fraction, settings.subset, settings.seed, settings.source)
+
+
+class UnknownSource(UserError):
+    """Neither a built-in data set nor a file."""
+
+
+def open_rows(source: str, num_samples: int, seed: int) -> Dataset:
+    """The rows of `source`: `num_samples` of a built-in data set, generated from `seed`, or those of a prepared file."""
+    if source in BUILTIN:
+        return get_domain(BUILTIN[source]).generate(source, num_samples, seed)
+    tensors, _ = data_files(source)
+    if not tensors.exists():
+        raise UnknownSource(
+            f"{source!r} is neither a built-in data set ({listing(BUILTIN)}) nor a prepared "
+            f"file ({tensors} does not exist; `flowkit prepare` makes one){nearest(source, BUILTIN)}"
+        )
+    return read_dataset(source)
 
 
 def with_split(data: Dataset, val_fraction: float, subset: int | None, seed: int, where: str) -> Dataset:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from flowkit.errors import UserError
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
 def contradictions(recipe: Recipe) -> list[tuple[str, str]]:
     """(key, what is wrong and how to mend it) for every impossible combination."""
-    found = [*_length(recipe), *_batch(recipe), *_heads(recipe), *_guidance(recipe)]
+    found = [*_length(recipe), *_batch(recipe), *_heads(recipe), *_guidance(recipe), *_flow(recipe), *_averages(recipe)]
     if recipe.run.device == "cpu" and recipe.train.precision == "fp16":
         found.append(("train.precision", '"fp16" needs a GPU, and run.device is "cpu"; use "bf16" or "no" there'))
     return found
@@ -75,10 +77,66 @@ def _heads(recipe: Recipe) -> list[tuple[str, str]]:
 
 def _guidance(recipe: Recipe) -> list[tuple[str, str]]:
     scale = recipe.sample.guidance_scale
-    if recipe.flow.cond_drop > 0 or scale == 1:
+    if recipe.flow.cond_drop > 0 or scale == 1 or recipe.sample.guidance.name == "autoguidance":
         return []
     return [("sample.guidance_scale", f"{scale:g} needs a model that saw dropped conditions, and flow.cond_drop is 0; "
                                       "set flow.cond_drop = 0.1 or sample.guidance_scale = 1.0")]  # fmt: skip
+
+
+def _sampling(recipe: Recipe) -> list[tuple[str, str]]:
+    sample = recipe.sample
+    found = []
+    if sample.guidance_interval is not None and not sample.guidance_interval[0] < sample.guidance_interval[1]:
+        low, high = sample.guidance_interval
+        found.append(("sample.guidance_interval", f"[{low:g}, {high:g}] does not rise; expected [from, to], such as "
+                                                  f"[{min(low, high):g}, {max(low, high):g}]"))  # fmt: skip
+    if sample.grid.name == "custom":
+        times = sample.grid.times
+        if times[0] != 0 or times[-1] != 1 or any(a >= b for a, b in pairwise(times)):
+            found.append(("sample.grid.times", f"{list(times)} do not rise from 0.0 to 1.0"))
+    why = why_no_score(recipe.to_dict()["flow"]) if sample.solver.name == "sde" else None
+    if why:
+        found.append(("sample.solver", f'"sde" needs the score, and {why}; use an ODE solver such as "heun"'))
+    return found
+
+
+def why_no_score(flow: Mapping[str, Any]) -> str | None:
+    """Why the velocity that `[flow]` teaches implies no score, in words; None where it does.
+
+    The score is -E[x0 | x_t] / sigma only where x0 is normal noise drawn independently of the data, on a Gaussian path.
+    """
+    names = {key: value if isinstance(value, str) else value["name"] for key in ("path", "coupling")
+             if (value := flow.get(key)) is not None}  # fmt: skip
+    if names.get("path") in ("icfm", "schrodinger_bridge", "spherical"):
+        return f'there is none on flow.path = "{names["path"]}"'
+    if flow.get("base", "normal") != "normal":
+        return f"flow.base = {flow['base']!r} is not normal noise"
+    if names.get("coupling", "independent") != "independent":
+        return f'with flow.coupling = "{names["coupling"]}" noise and data are not independent'
+    return None
+
+
+GAUSSIAN_PATHS = ("linear", "cosine", "vp")
+
+
+def _flow(recipe: Recipe) -> list[tuple[str, str]]:
+    flow, path = recipe.flow, recipe.flow.path
+    found: list[tuple[str, str]] = []
+    instead = "or a path on which they imply each other (linear, cosine, vp)"
+    if path.name == "vp" and path.beta_min >= path.beta_max:
+        found.append(("flow.path.beta_min", f"{path.beta_min:g} is not below flow.path.beta_max = {path.beta_max:g}"))
+    if path.name in GAUSSIAN_PATHS:
+        return found
+    if flow.prediction in ("data", "noise"):
+        found.append(("flow.prediction", f'"{flow.prediction}" implies no velocity on the path "{path.name}"; '
+                                         f'use "velocity", {instead}'))  # fmt: skip
+    if flow.loss_space != "velocity":
+        found.append(("flow.loss_space", f'the error of a velocity on the path "{path.name}" is none of the '
+                                         f'{flow.loss_space}; use "velocity", {instead}'))  # fmt: skip
+    if flow.weights.name == "min_snr":
+        found.append(("flow.weights", f'"min_snr" needs a signal-to-noise ratio, and the path "{path.name}" has none; '
+                                      'use "uniform" or "bins", or a path that has one (linear, cosine, vp)'))  # fmt: skip
+    return found
 
 
 def _no_divisor(size: int, total: int, of: str) -> str:

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from flowkit.recipe.base import AS_TUPLE, BY_NAME, Choice, Says, Section
 
-
 BinLoss = Annotated[float, Field(gt=0)]
 BinLosses = Annotated[tuple[BinLoss, ...], AS_TUPLE, Field(min_length=2), Says("a list of at least two numbers > 0")]
 

@@ -23,9 +23,11 @@ class Draws:
         """Standard normals (fp32) of that shape."""
         return torch.randn(shape, generator=self._at(purpose, place), device=self.device)
 
-    def uniform(self, purpose: str, place: int, shape: tuple[int, ...]) -> Tensor:
-        """Uniforms on [0, 1) (fp32) of that shape."""
-        return torch.rand(shape, generator=self._at(purpose, place), device=self.device)
+    def uniform(
+        self, purpose: str, place: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Uniforms on [0, 1) of that shape."""
+        return torch.rand(shape, generator=self._at(purpose, place), device=self.device, dtype=dtype)
 
     def _at(self, purpose: str, place: int) -> torch.Generator:
         return self._generator.manual_seed(key(self.seed, purpose, place))

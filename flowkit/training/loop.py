@@ -13,12 +13,14 @@ from torch import Tensor
 
 from flowkit.data.keys import key
 from flowkit.events import Event, Finished, Logged, Notice, Saved, Stepped, Validated
+from flowkit.flow.times import stratify
 from flowkit.models.calls import call_model
 from flowkit.training.batches import Rows
 from flowkit.training.checkpoints import save_checkpoint
 from flowkit.training.meters import Meters, Stopwatch, memory_bytes
 from flowkit.training.preview import Sampler
 from flowkit.training.session import Session
+from flowkit.training.snapshots import save_snapshot
 
 Emit = Callable[[Event], None]
 
@@ -31,6 +33,7 @@ class Intervals:
     validate: int
     sample: int
     save: int
+    snapshot: int  # of the power-function averages
 
 
 def run(session: Session, emit: Emit, stop_requested: Callable[[], bool] = lambda: False) -> str:
@@ -40,6 +43,7 @@ def run(session: Session, emit: Emit, stop_requested: Callable[[], bool] = lambd
     every = Intervals(
         recipe.train.log_every.steps(per_epoch), recipe.train.val_every.steps(per_epoch),
         recipe.sample.every.steps(per_epoch), recipe.train.save_every.steps(per_epoch),
+        recipe.ema.snapshot_every.steps(per_epoch),
     )  # fmt: skip
     meters, watch, started, step = Meters(), Stopwatch(), time.perf_counter(), session.start_step
     progress = _Progress(session, watch)
@@ -69,13 +73,16 @@ def run(session: Session, emit: Emit, stop_requested: Callable[[], bool] = lambd
             _due(step, every.validate, last) or _due(step, every.save, last)
         )
         sampling = bool(every.sample) and _due(step, every.sample, last)
-        if saving or validating or sampling:
+        snapping = bool(recipe.ema.power) and session.is_main and _due(step, every.snapshot, last)
+        if saving or validating or sampling or snapping:
             with watch.held(session.device):
                 validated = validate(session, step, saving=saving) if validating else None
                 if validated is not None:
                     emit(validated)
                 if sampler is not None and sampling:
                     emit(sampler(step))
+                if snapping and session.ema is not None:
+                    save_snapshot(session.run_dir, step, session.ema.power_modules(), recipe.ema.snapshot_dtype)
                 if session.is_main and saving:
                     emit(save(session, step, validated))
                 if validated is not None and validated.best:
@@ -93,8 +100,10 @@ def one_update(session: Session, update: int, meters: Meters) -> None:
     recipe, layout = session.recipe, session.layout
     rows = session.batches.of(update)
     shape = (layout.batch_size, *rows.x.shape[1:])
-    noise = session.draws.normal("noise", update, shape)
-    times = session.times(session.draws.uniform("times", update, shape[:1]))
+    noise = session.base.draw(session.draws, "noise", update, shape)
+    times, eps = _times(session, update), None
+    if session.objective.path.stochastic:
+        eps = session.draws.normal("bridge", update, shape)
     conditioned = rows.class_label is not None or rows.condition is not None
     dropped = session.draws.uniform("drop", update, shape[:1]) < recipe.flow.cond_drop if conditioned else None
     for micro_step in range(layout.accumulation):
@@ -106,7 +115,8 @@ def one_update(session: Session, update: int, meters: Meters) -> None:
         with nullcontext() if last else session.environment.accelerator.no_sync(session.wrapped):
             x0 = noise[places]
             x0 = x0[session.coupling(x0, mine.x)]
-            loss, terms = flow_loss(session, mine, x0, times[places], None if dropped is None else dropped[places])
+            cut = lambda tensor: None if tensor is None else tensor[places]  # noqa: B023, E731
+            loss, terms = flow_loss(session, mine, x0, times[places], cut(dropped), cut(eps))
             session.environment.accelerator.backward(loss / layout.accumulation)
         meters.add(**{name: term / layout.accumulation for name, term in terms.items()})
     norm, skipped = step_optimizer(session)
@@ -115,14 +125,23 @@ def one_update(session: Session, update: int, meters: Meters) -> None:
     meters.tick()
 
 
+def _times(session: Session, update: int) -> Tensor:
+    """The times (B,) of the global batch."""
+    shape = (session.layout.batch_size,)
+    uniform = session.draws.uniform("times", update, shape)
+    if session.recipe.flow.stratified:
+        uniform = stratify(uniform, session.draws.uniform("strata", update, shape).argsort())
+    return session.times(uniform)
+
+
 def flow_loss(
-    session: Session, rows: Rows, x0: Tensor, t: Tensor, dropped: Tensor | None
+    session: Session, rows: Rows, x0: Tensor, t: Tensor, dropped: Tensor | None, eps: Tensor | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """(mean loss to descend, detached terms to log) of one micro-batch: x0 (b, ...), t (b,), dropped (b,) bool."""
+    """(mean loss to descend, detached terms to log) of one micro-batch: x0, eps (b, ...), t (b,), dropped (b,) bool."""
     objective, x1 = session.objective, rows.x
-    x_t = objective.path.interpolate(x0, x1, t)
+    x_t = objective.path.interpolate(x0, x1, t, eps)
     output = call_model(session.wrapped, x_t, t, rows.class_label, rows.condition, dropped)
-    loss = objective.loss(output, x0, x1, t).mean()
+    loss = objective.loss(output, x0, x1, t, eps).mean()
     terms = {"loss": loss.detach()}
     if session.extra_losses:
         # In the domain's own units, and weighted by t: near the noise the predicted sketch is a blur with no strokes.
@@ -160,8 +179,11 @@ def validate(session: Session, step: int, *, saving: bool) -> Validated:
     raw = session.validator(session.model, autocast)
     smooth = raw if session.ema is None else session.validator(session.ema.module, autocast)
     best = saving and (session.best is None or smooth.loss < session.best[1])
+    # The other averages where they are saved, so that one knows which of them to take; elsewhere they would only cost.
+    others = list(session.ema.by_label.items())[1:] if session.ema is not None and saving else []
+    losses = {label: session.validator(other.module, autocast).loss for label, other in others}
     gaussian = session.validator.gaussian_losses if session.is_main else {}
-    return Validated(step, smooth.loss, raw.loss, smooth.zero_loss, smooth.bins, best, gaussian)
+    return Validated(step, smooth.loss, raw.loss, smooth.zero_loss, smooth.bins, best, gaussian, losses)
 
 
 def save(session: Session, step: int, validated: Validated | None) -> Saved:
@@ -172,10 +194,12 @@ def save(session: Session, step: int, validated: Validated | None) -> Saved:
         is_best = validated.best
         best = (step, validated.loss) if is_best else best
         losses = {"loss": validated.loss, "raw_loss": validated.raw_loss, "zero_loss": validated.zero_loss}
+        if validated.ema_losses:
+            losses["ema_losses"] = validated.ema_losses
     scaler = session.environment.accelerator.scaler
     state = {"step": step, "best": best, "scaler": None if scaler is None else scaler.state_dict()}
     path = save_checkpoint(
-        session.run_dir, step, model=session.model, ema=None if session.ema is None else session.ema.module,
+        session.run_dir, step, model=session.model, averages={} if session.ema is None else session.ema.modules(),
         optimizer=session.optimizer, normalizer=session.normalizer.tensors(), sidecar=session.sidecar(step, losses),
         state=state, best=is_best, keep_last=session.recipe.train.keep_last,
     )  # fmt: skip
@@ -193,7 +217,7 @@ def _discarded_backward(session: Session) -> None:
     rows = session.batches.of(session.start_step).slice(0, session.layout.micro)
     t = torch.full((len(rows.x),), 0.5, device=session.device)
     dropped = torch.zeros(len(rows.x), dtype=torch.bool, device=session.device)
-    loss, _ = flow_loss(session, rows, torch.zeros_like(rows.x), t, dropped)
+    loss, _ = flow_loss(session, rows, torch.zeros_like(rows.x), t, dropped, torch.zeros_like(rows.x))
     loss.backward()
     session.optimizer.zero_grad(set_to_none=True)
 

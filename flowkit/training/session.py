@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import flowkit
 from flowkit.checkpoint import NORMALIZER
+from flowkit.data.base import NORMAL, Base, open_base
 from flowkit.data.dataset import Dataset
 from flowkit.data.keys import key
 from flowkit.data.normalizers import Normalizer, fit_normalizer
@@ -26,14 +27,13 @@ from flowkit.models import create_model
 from flowkit.recipe import check_batch
 from flowkit.training.batches import Batches, Layout
 from flowkit.training.draws import Draws
+from flowkit.training.ema import Averages, make_averages
 from flowkit.training.environment import Environment
 from flowkit.training.optimizer import lr_schedule, make_optimizer
 from flowkit.training.validation import Validator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from timm.utils import ModelEmaV3
-
     from flowkit.recipe import Recipe
 
 
@@ -49,13 +49,14 @@ class Session:
     normalizer: Normalizer
     flow: dict[str, Any]  # the recipe's section, with nothing left to "auto"
     objective: FlowObjective
+    base: Base
     times: Times
     coupling: Coupling
     extra_losses: dict[str, tuple[float, Callable[[Tensor], Tensor]]]  # name -> (weight, loss)
     model: nn.Module
     model_args: dict[str, Any]
     wrapped: nn.Module
-    ema: ModelEmaV3 | None
+    ema: Averages | None
     optimizer: torch.optim.AdamW
     rate: Callable[[int], float]
     layout: Layout
@@ -96,7 +97,7 @@ class Session:
             device=self.environment.device_name(), num_processes=layout.world_size, precision=recipe.train.precision,
             batch_size=layout.batch_size, micro_batch_size=layout.micro, accumulation=layout.accumulation,
             start_step=self.start_step, total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch,
-            ema_decay=recipe.ema.decay, best=self.best,
+            ema_decay=0.0 if self.ema is None else self.ema.ceiling(self.total_steps), best=self.best,
         )  # fmt: skip
 
     @property
@@ -115,7 +116,7 @@ class Session:
             "model_args": self.model_args, "num_parameters": count_parameters(self.model), "kind": self.data.kind,
             "shape": list(self.data.x.shape[1:]), "class_names": list(self.class_names),
             "condition_shape": None if condition is None else list(condition.shape[1:]),
-            "normalizer": normalizer, "flow": self.flow,
+            "normalizer": normalizer, "flow": self.flow, "base": describe_base(self.recipe),
             "sampling": {name: recipe["sample"][name] for name in ("solver", "steps", "guidance_scale")},
             "step": step, "ema": recipe["ema"] if self.ema is not None else None, "validation": validation,
             "data": {"source": self.source, "train_rows": len(self.batches.train_rows),
@@ -160,22 +161,23 @@ def build(
         torch.manual_seed(key(recipe.run.seed, "initial weights"))
         model = create_model(recipe.model.arch, **model_args)
     model.to(device).train()
-    ema = _make_ema(model, recipe)
+    ema = make_averages(model, recipe)
     optimizer = make_optimizer(model, recipe, device)
     if recipe.train.compile:
         model.compile()  # in place and before it is wrapped, so that its keys stay those of the plain model
     flow = _resolved_flow(recipe, domain)
     objective = get_objective(flow)
+    base = open_base(describe_base(recipe), data.x.shape[1:], normalizer)
     steps_per_epoch = len(train_rows) / layout.batch_size
     total_steps = recipe.train.total_steps(len(train_rows))
     return Session(
         recipe=recipe, environment=environment, run_dir=run_dir, data=data, domain=domain, normalizer=normalizer,
-        flow=flow, objective=objective, times=get_times(flow["times"]), coupling=get_coupling(flow["coupling"]),
-        extra_losses=_extra_losses(recipe, domain), model=model, model_args=model_args,
+        flow=flow, objective=objective, base=base, times=get_times(flow["times"]), coupling=get_coupling(flow["coupling"]),
+        extra_losses=_extra_losses(recipe, domain, objective), model=model, model_args=model_args,
         wrapped=_wrap(accelerator, model), ema=ema, optimizer=optimizer,
         rate=lr_schedule(recipe, total_steps, steps_per_epoch), layout=layout,
         batches=Batches(data, normalizer, layout, recipe.run.seed, device), draws=Draws(recipe.run.seed, device),
-        validator=Validator(data, normalizer, objective, max_rows=recipe.train.val_rows, batch_size=layout.micro,
+        validator=Validator(data, normalizer, objective, base, max_rows=recipe.train.val_rows, batch_size=layout.micro,
                             seed=recipe.data.seed, device=device, rank=layout.rank, world_size=layout.world_size),
         steps_per_epoch=steps_per_epoch, total_steps=total_steps, source=source, custom=custom,
     )  # fmt: skip
@@ -200,31 +202,32 @@ def _resolved_flow(recipe: Recipe, domain: Domain) -> dict[str, Any]:
     return flow
 
 
+def describe_base(recipe: Recipe) -> dict[str, Any]:
+    """What t = 0 is, so that it can be drawn again without the recipe; generated rows are other ones than the data's."""
+    if recipe.flow.base == NORMAL:
+        return {"source": NORMAL}
+    return {"source": recipe.flow.base, "num_samples": recipe.data.num_samples, "seed": key(recipe.data.seed, "base")}
+
+
 def _layout(recipe: Recipe, environment: Environment) -> Layout:
     world_size = environment.world_size
     micro, accumulation = check_batch(recipe.train.batch_size, recipe.train.micro_batch_size, world_size)
     return Layout(recipe.train.batch_size, micro, accumulation, environment.rank, world_size)
 
 
-def _make_ema(model: nn.Module, recipe: Recipe) -> ModelEmaV3 | None:
-    """timm's EMA in fp32, outside of accelerate. Its decay warms up by default, or a short run would sample its own start."""
-    if recipe.ema.decay == 0:
-        return None
-    from timm.utils import ModelEmaV3
-
-    ema = ModelEmaV3(
-        model, decay=recipe.ema.decay, use_warmup=recipe.ema.warmup, warmup_power=recipe.ema.warmup_power,
-        exclude_buffers=True,
-    )  # fmt: skip
-    ema.module.float().requires_grad_(False)
-    return ema
-
-
-def _extra_losses(recipe: Recipe, domain: Domain) -> dict[str, tuple[float, Callable[[Tensor], Tensor]]]:
+def _extra_losses(
+    recipe: Recipe, domain: Domain, objective: FlowObjective
+) -> dict[str, tuple[float, Callable[[Tensor], Tensor]]]:
     known = domain.extra_losses()
     weights = {name: weight for name, weight in recipe.to_dict()["loss"].items() if weight}
     for name in weights.keys() - known.keys():
         raise UserError(
             f"loss.{name}: is set, and {domain.noun} have no such loss; they have {listing(known) or 'none'}"
         )
+    for name in weights:
+        if not objective.path.converts(objective.prediction, "data"):
+            raise UserError(
+                f"loss.{name}: is measured on the predicted data, and on this path a prediction of the {objective.prediction} "
+                "implies none; use a path that does (linear, cosine, vp), or leave it out"
+            )
     return {name: (weight, known[name]) for name, weight in weights.items()}

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flowkit.data.base import Base, NormalBase
 from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import Normalizer
 from flowkit.flow.objective import FlowObjective
+from flowkit.flow.paths import GaussianPath
 from flowkit.models.calls import call_model
 from flowkit.training.batches import Rows, read_rows
 from flowkit.training.draws import Draws
@@ -38,6 +40,7 @@ class Validator:
         data: Dataset,
         normalizer: Normalizer,
         objective: FlowObjective,
+        base: Base,
         *,
         max_rows: int,
         batch_size: int,
@@ -57,14 +60,19 @@ class Validator:
         places = np.arange(self.count)[rank::world_size]
         self.rows: Rows = read_rows(data, rows[places % len(rows)], normalizer, device)
         draws = Draws(seed, device)
-        noise = draws.normal("validation noise", 0, (self.count, *self.rows.x.shape[1:]))
+        shape = (self.count, *self.rows.x.shape[1:])
+        noise = base.draw(draws, "validation noise", 0, shape)
+        eps = draws.normal("validation bridge", 0, shape) if objective.path.stochastic else None
         # One time in each of `count` equal strata, in an order that does not follow the rows.
         strata = draws.uniform("validation strata", 0, (self.count,)).argsort()
         times = (strata + draws.uniform("validation times", 0, (self.count,))) / self.count
         self.noise, self.times = noise[rank::world_size], times[rank::world_size]
+        self.eps = None if eps is None else eps[rank::world_size]
 
         def yardstick() -> dict[str, float]:
-            """On all the rows, whatever this rank's share of them is."""
+            """On all the rows, whatever this rank's share of them is; {} where a Gaussian's best field is not known."""
+            if not isinstance(objective.path, GaussianPath) or not isinstance(base, NormalBase):
+                return {}
             fitted = GaussianYardstick.fit(data.x, data.rows("train"), normalizer, objective.path, device=device)
             x1 = read_rows(data, rows[np.arange(self.count) % len(rows)], normalizer, device).x
             return gaussian_losses(fitted, noise, x1, times)
@@ -84,12 +92,13 @@ class Validator:
         sums = torch.zeros(3, BINS, dtype=torch.float64, device=self.device)  # loss, zero loss, count by time bin
         for start in range(0, len(self.times), self.batch_size):
             rows = self.rows.slice(start, start + self.batch_size)
-            x0, t = self.noise[start : start + self.batch_size], self.times[start : start + self.batch_size]
-            x_t = self.objective.path.interpolate(x0, rows.x, t)
+            part = slice(start, start + self.batch_size)
+            x0, t, eps = self.noise[part], self.times[part], None if self.eps is None else self.eps[part]
+            x_t = self.objective.path.interpolate(x0, rows.x, t, eps)
             with autocast():
                 output = call_model(model, x_t, t, rows.class_label, rows.condition, None)
-            target = self.objective.path.velocity(x0, rows.x, t)
-            losses = self.objective.loss(output, x0, rows.x, t)
+            target = self.objective.path.velocity(x0, rows.x, t, eps)
+            losses = self.objective.loss(output, x0, rows.x, t, eps)
             zero = target.square().flatten(1).mean(dim=1)
             where = (t * BINS).long().clamp_(0, BINS - 1)
             terms: tuple[Tensor, ...] = (losses, zero, torch.ones_like(t))

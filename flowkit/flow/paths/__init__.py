@@ -20,8 +20,20 @@ PATHS = {
 }
 
 __all__ = [
-    *("CLIP", "PATHS", "QUANTITIES", "Bridge", "ConstantBridge", "Cosine", "GaussianPath", "Linear", "Path"),
-    *("SchrodingerBridge", "Spherical", "VariancePreserving", "expand", "get_path"),
+    "CLIP",
+    "PATHS",
+    "QUANTITIES",
+    "Bridge",
+    "ConstantBridge",
+    "Cosine",
+    "GaussianPath",
+    "Linear",
+    "Path",
+    "SchrodingerBridge",
+    "Spherical",
+    "VariancePreserving",
+    "expand",
+    "get_path",
 ]
 
 

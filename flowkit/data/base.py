@@ -1,0 +1,92 @@
+"""What a flow starts from at t = 0: normal noise, or the rows of another data set. As the model sees them: normalised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowkit.data.keys import key
+from flowkit.errors import UserError
+
+if TYPE_CHECKING:
+    from flowkit.data.dataset import Dataset
+    from flowkit.data.normalizers import Normalizer
+    from flowkit.training.draws import Draws
+
+NORMAL = "normal"
+
+
+class Base(Protocol):
+    def draw(self, draws: Draws, purpose: str, place: int, shape: tuple[int, ...]) -> Tensor:
+        """x0 of that shape for training, on the device of `draws`: a function of its seed, `purpose` and `place`."""
+        ...
+
+    def sample(self, seed: int, indices: range, shape: tuple[int, ...]) -> Tensor:
+        """x0 (len(indices), *shape) on the CPU: one key per sample index, whatever the batch size and the device."""
+        ...
+
+
+@dataclass(frozen=True)
+class NormalBase:
+    """Independent unit normals."""
+
+    def draw(self, draws: Draws, purpose: str, place: int, shape: tuple[int, ...]) -> Tensor:
+        return draws.normal(purpose, place, shape)
+
+    def sample(self, seed: int, indices: range, shape: tuple[int, ...]) -> Tensor:
+        # One by one, since a batched `randn` has no prefix property.
+        generator = torch.Generator()
+        return torch.stack(
+            [torch.randn(shape, generator=generator.manual_seed(key(seed, "sample", i))) for i in indices]
+        )
+
+
+class DataBase:
+    """Rows of a data set, drawn with replacement."""
+
+    def __init__(self, rows: Tensor):
+        """rows: (N, ...), normalised as the data are."""
+        self.rows = rows
+
+    def draw(self, draws: Draws, purpose: str, place: int, shape: tuple[int, ...]) -> Tensor:
+        assert shape[1:] == self.rows.shape[1:]
+        # In float64, since a float32 uniform has 2^24 values only.
+        uniform = draws.uniform(f"{purpose} rows", place, shape[:1], torch.float64)
+        self.rows = self.rows.to(uniform.device)
+        return self.rows[(uniform * len(self.rows)).long()]
+
+    def sample(self, seed: int, indices: range, shape: tuple[int, ...]) -> Tensor:
+        picked = torch.tensor([key(seed, "sample", i) % len(self.rows) for i in indices])
+        return self.rows[picked.to(self.rows.device)].cpu()
+
+
+def open_base(described: dict[str, Any], data_shape: tuple[int, ...], normalizer: Normalizer) -> Base:
+    """The base that `described` names: {"source": "normal"}, or a data set's source with "num_samples" and "seed".
+
+    Of a file that was split only the training rows are taken. Raises UserError for an unknown source, and for rows that
+    are not of the data's shape.
+    """
+    source = described["source"]
+    if source == NORMAL:
+        return NormalBase()
+    data = _open(source, described)
+    if data.x.shape[1:] != data_shape:
+        raise UserError(
+            f"flow.base: the rows of {source!r} have shape {data.x.shape[1:]}, and those of the data {data_shape}; "
+            "a flow needs rows of one shape at both ends"
+        )
+    x = data.x if data.split is None else data.x[data.rows("train")]
+    return DataBase(normalizer.normalize(torch.from_numpy(np.ascontiguousarray(x))))
+
+
+def _open(source: str, described: dict[str, Any]) -> Dataset:
+    from flowkit.data.source import open_rows
+
+    try:
+        return open_rows(source, described["num_samples"], described["seed"])
+    except UserError as error:
+        raise UserError(f"flow.base: {error}") from None

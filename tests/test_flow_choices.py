@@ -1,0 +1,147 @@
+"""Errors, weights, loss spaces and predictions against their formulas, and what contradicts what."""
+
+import math
+
+import pytest
+import torch
+
+from flowkit.errors import UserError
+from flowkit.flow.error import ERRORS, get_error
+from flowkit.flow.objective import PREDICTIONS, FlowObjective, get_objective
+from flowkit.flow.paths import PATHS, GaussianPath, get_path
+from flowkit.flow.weights import get_weights
+from flowkit.recipe import recipe_from_dict
+
+GAUSSIAN = [name for name, kind in PATHS.items() if issubclass(kind, GaussianPath)]
+
+
+def batch(rows=64, *shape):
+    generator = torch.Generator().manual_seed(3)
+    draw = lambda: torch.randn(rows, *(shape or (5,)), generator=generator, dtype=torch.float64)  # noqa: E731
+    t = 0.3 + 0.6 * torch.rand(rows, generator=generator, dtype=torch.float64)  # where nothing is clipped
+    return draw(), draw(), t, draw()
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors_are_means_over_the_elements(name):
+    error = get_error(name)
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    assert error(x).shape == (4,) and error(x.view(4, 2, 3)).equal(error(x))
+    torch.testing.assert_close(error(torch.cat((x, x), dim=1)), error(x))
+    assert error(torch.zeros(2, 3)).equal(torch.zeros(2))
+
+
+def test_error_formulas():
+    x = torch.tensor([[3.0, -4.0]], dtype=torch.float64)
+    assert get_error("squared")(x).item() == 12.5
+    assert get_error("l1")(x).item() == 3.5
+    expected = math.sqrt(12.5 + 4) - 2
+    assert get_error("pseudo_huber", c=2.0)(x).item() == pytest.approx(expected, rel=1e-12)
+    tiny = torch.full((1, 4), 1e-6)  # in fp32, where a difference of roots would be 0
+    assert get_error("pseudo_huber", c=1.0)(tiny).item() == pytest.approx(0.5e-12, rel=1e-3)
+
+
+@pytest.mark.parametrize("path", GAUSSIAN)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("space", PREDICTIONS)
+def test_loss_is_the_error_of_the_converted_output(path, prediction, space):
+    """By converting the output, and scoring it against the true quantity."""
+    x0, x1, t, output = batch()
+    objective = FlowObjective(get_path(path), prediction, space)
+    x_t = objective.path.interpolate(x0, x1, t)
+    true = {"velocity": objective.path.velocity(x0, x1, t), "data": x1, "noise": x0}
+    said = objective.path.convert(output, x_t, t, prediction, space)
+    torch.testing.assert_close(objective.loss(output, x0, x1, t), (said - true[space]).square().mean(1))
+    assert objective.loss(true[prediction], x0, x1, t).max() < 1e-20
+    torch.testing.assert_close(
+        objective.to_velocity(output, x_t, t), objective.path.convert(output, x_t, t, prediction, "velocity")
+    )
+    torch.testing.assert_close(objective.to_data(true[prediction], x_t, t), x1)
+
+
+@pytest.mark.parametrize("path", GAUSSIAN)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("space", PREDICTIONS)
+def test_losses_are_finite_on_all_of_the_interval(path, prediction, space):
+    x0, x1, _, output = (x.float() for x in batch())
+    objective = FlowObjective(get_path(path), prediction, space, weights=get_weights("min_snr"))
+    t = torch.linspace(0, 1, 64)
+    assert objective.loss(output, x0, x1, t).isfinite().all()
+
+
+@pytest.mark.parametrize("path", GAUSSIAN)
+def test_min_snr_is_one_weighting_in_three_spaces(path):
+    """min(SNR, 5) on the data's error (arXiv 2303.09556); in the other spaces the same loss, by the slopes between them."""
+    x0, x1, t, output = batch()
+    weights = get_weights("min_snr")
+    path = get_path(path)
+    snr = (path.alpha(t) / path.sigma(t)) ** 2
+    torch.testing.assert_close(weights(t, path, "data"), snr.clamp_max(5))
+    torch.testing.assert_close(weights(t, path, "noise"), snr.clamp_max(5) / snr)
+    torch.testing.assert_close(weights(t, path, "velocity"), snr.clamp_max(5) / (snr + 1))
+    data, noise = (FlowObjective(path, "data", space, weights=weights) for space in ("data", "noise"))
+    torch.testing.assert_close(data.loss(output, x0, x1, t), noise.loss(output, x0, x1, t))
+
+
+def test_bin_weights_make_the_measured_losses_even():
+    losses = (2.0, 1.0, 0.5, 0.5)
+    weights = get_weights("bins", losses=losses)
+    t = torch.tensor([0.0, 0.1, 0.3, 0.6, 0.99, 1.0])
+    found = weights(t, get_path("linear"), "velocity")
+    torch.testing.assert_close(found * torch.tensor([2, 2, 1, 0.5, 0.5, 0.5]), torch.full((6,), found[0].item() * 2))
+    assert weights(torch.tensor([0.1, 0.3, 0.6, 0.9]), get_path("linear"), "velocity").mean() == pytest.approx(1)
+
+
+def test_bridges_are_learned_with_their_own_noise():
+    x0, x1, t, eps = batch()
+    for name in ("icfm", "schrodinger_bridge"):
+        objective = FlowObjective(get_path(name))
+        velocity = objective.path.velocity(x0, x1, t, eps)
+        assert objective.loss(velocity, x0, x1, t, eps).max() == 0
+        assert objective.loss(velocity + 2, x0, x1, t, eps).sub(4).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("path", ["icfm", "schrodinger_bridge", "spherical"])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prediction": "data"}, "prediction"),
+        ({"prediction": "noise"}, "prediction"),
+        ({"loss_space": "data"}, "loss_space"),
+        ({"weights": get_weights("min_snr")}, "min_snr"),
+    ],
+)
+def test_what_a_path_cannot_do_is_refused(path, settings, message):
+    with pytest.raises(UserError, match=message):
+        FlowObjective(get_path(path), **settings)
+
+
+def test_recipe_refuses_it_too_and_all_at_once():
+    flow = {"path": "icfm", "prediction": "data", "loss_space": "noise", "weights": "min_snr"}
+    table = {"run": {"name": "x"}, "model": {"arch": "mlp"}, "train": {"steps": 1}, "flow": flow}
+    with pytest.raises(UserError) as error:
+        recipe_from_dict(table)
+    for key in ("flow.prediction", "flow.loss_space", "flow.weights"):
+        assert key in str(error.value)
+
+
+def test_objective_of_a_checkpoint_made_before_these_choices():
+    objective = get_objective({"path": "linear", "prediction": "data"})
+    assert objective == FlowObjective(get_path("linear"), "data")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: get_error("pseudo_huber", c=0), "c is 0; expected a number above 0"),
+        (lambda: get_error("l3"), "unknown error 'l3'"),
+        (lambda: get_weights("min_snr", gamma=-1), "gamma is -1"),
+        (lambda: get_weights("bins", losses=(1.0,)), "at least two numbers above 0"),
+        (lambda: get_weights("bins", losses=(1.0, 0.0)), "at least two numbers above 0"),
+        (lambda: FlowObjective(get_path("linear"), "velocity", "nois"), "did you mean 'noise'"),
+    ],
+)
+def test_wrong_choices(make, message):
+    with pytest.raises(UserError) as error:
+        make()
+    assert message in str(error.value)
