@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 CHECKPOINTS, LATEST, BEST = "checkpoints", "latest", "best"
 MODEL, EMA, SIDECAR = "model.safetensors", "ema.safetensors", "model.json"
+SNAPSHOTS, SNAPSHOT = "ema", "snapshot.json"  # of averages from which others are made
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+EMA_OF = "ema-{}.safetensors"  # averages after the first, by their labels
 NORMALIZER = "normalizer.safetensors"  # of normalizers that are more than a few numbers a dimension
 
 
@@ -35,10 +37,38 @@ class CheckpointFiles:
     run_dir: Path | None
 
     def weights(self, which: str) -> Path:
-        """The file of "ema" or "raw" weights; "ema" falls back to the only weights there are where no EMA was kept."""
-        if which not in ("ema", "raw"):
-            raise UserError(f"weights: {which!r} is neither 'ema' nor 'raw'")
-        return self.ema if which == "ema" and self.ema is not None else self.model
+        """The file of "ema" or "raw" weights, or of one average among several: "ema:0.999", "ema:power-0.05".
+
+        "ema" falls back to the only weights there are where no EMA was kept.
+        """
+        if which in ("ema", "raw"):
+            return self.ema if which == "ema" and self.ema is not None else self.model
+        averages, label = self.averages(), which.removeprefix("ema:")
+        if not which.startswith("ema:"):
+            others = f", nor 'ema:' and one of {listing(averages)}" if len(averages) > 1 else ""
+            raise UserError(f"weights: {which!r} is neither 'ema' nor 'raw'{others}")
+        if label not in averages:
+            raise UserError(
+                f"weights: {self.directory} holds no average {label!r}; it has {listing(averages) or 'none'}"
+                f"{nearest(label, averages)}"
+            )
+        return averages[label]
+
+    def averages(self) -> dict[str, Path]:
+        """The files of the moving averages that lie here, by label, the one that samples come from first."""
+        ema = read_json(self.sidecar).get("ema") if self.ema is not None else None
+        files = {label: self.directory / name for label, name in average_files(ema).items()}
+        return {label: path for label, path in files.items() if path.is_file()}
+
+
+def average_files(ema: object) -> dict[str, str]:
+    """File names by label ("0.9999", "power-0.05") of a sidecar's or recipe's [ema] table, the first first."""
+    if not isinstance(ema, dict):
+        return {}
+    decay, power = ema.get("decay") or (), ema.get("power") or ()
+    labels = [f"{one!r}" for one in (decay if isinstance(decay, list | tuple) else (decay,))]
+    labels += [f"power-{one!r}" for one in power]
+    return {label: EMA_OF.format(label) if number else EMA for number, label in enumerate(labels)}
 
 
 def find_checkpoint(path: Path | str) -> CheckpointFiles:
@@ -77,6 +107,12 @@ def find_checkpoint(path: Path | str) -> CheckpointFiles:
 def list_checkpoints(run_dir: Path) -> list[Path]:
     """The whole checkpoints of a run, earliest first. What a killed save left behind is hidden and not among them."""
     return sorted(path for path in (run_dir / CHECKPOINTS).glob("step-*") if path.is_dir() and not path.is_symlink())
+
+
+def list_snapshots(run_dir: Path) -> list[Path]:
+    """The whole snapshots of a run's power-function averages, earliest first."""
+    found = (run_dir / SNAPSHOTS).glob("step-*")
+    return sorted(path for path in found if path.is_dir() and path.name.removeprefix("step-").isdecimal())
 
 
 def read_model_json(path: Path) -> dict[str, Any]:

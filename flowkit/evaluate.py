@@ -197,7 +197,7 @@ def _default_out(model: LoadedModel, **settings: Any) -> Path:
         **(model.info.get("sampling") or {}),
         **{name: value for name, value in settings.items() if value is not None},
     }
-    name = f"step-{model.info.get('step', 0):08d}-{model.weights}-{used.get('solver', 'heun')}{used.get('steps', 25)}"
+    name = f"step-{model.info.get('step', 0):08d}-{model.weights.replace(':', '-')}-{used.get('solver', 'heun')}{used.get('steps', 25)}"
     return run_dir / "evaluation" / f"{name}-w{used.get('guidance_scale', 1.0):g}"
 
 

@@ -74,6 +74,7 @@ class Validated:
     gaussian_losses: dict[str, float] = field(
         default_factory=dict
     )  # of the best "diagonal" and "full" Gaussian's field
+    ema_losses: dict[str, float] = field(default_factory=dict)  # of further averages by label, with a checkpoint
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from types import ModuleType
 import typer
 
 from flowkit.cli.decode import decode
+from flowkit.cli.ema import ema
 from flowkit.cli.evaluate import evaluate
 from flowkit.cli.inspect import inspect
 from flowkit.cli.prepare import prepare
@@ -30,6 +31,7 @@ for command, panel in (
     (decode, "Use a model"),
     (prepare, "Make a model"),
     (evaluate, "Use a model"),
+    (ema, "Make a model"),
     (inspect, "Look"),
 ):
     app.command(rich_help_panel=panel)(command)

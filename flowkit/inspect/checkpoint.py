@@ -9,12 +9,12 @@ from typing import Any
 from flowkit.checkpoint import (
     BEST,
     CHECKPOINTS,
-    EMA,
     LATEST,
     MODEL,
     STATE,
     find_checkpoint,
     list_checkpoints,
+    list_snapshots,
     read_model_json,
 )
 from flowkit.data.files import read_json
@@ -43,6 +43,7 @@ def run_report(path: Path) -> dict[str, Any]:
         ],
         "latest": latest,
         "best": best,
+        "snapshots": [one.name for one in list_snapshots(path)],
         "metrics": metrics_report(path),
         "samples": sorted(one.name for one in (path / "samples").glob("step-*") if one.is_dir()),
     }
@@ -56,11 +57,13 @@ def checkpoint_report(path: Path) -> dict[str, Any]:
     """A checkpoint, or a weight file with its sidecar. Raises UserError where a file of it is missing or not whole."""
     files = find_checkpoint(path)
     sidecar = read_model_json(files.sidecar)
-    headers = {one: read_header(one) for one in (files.model, files.ema) if one is not None}
+    averages = [one for one in (files.ema, *files.averages().values()) if one is not None]
+    headers = {one: read_header(one) for one in (files.model, *averages)}
     weights = weights_report(files.model, headers[files.model])
     remarks = []
-    if files.ema is not None and _shapes(headers[files.ema]) != _shapes(headers[files.model]):
-        remarks.append(f"{EMA} does not hold the same tensors as {MODEL}")
+    for one in headers:
+        if _shapes(headers[one]) != _shapes(headers[files.model]):
+            remarks.append(f"{one.name} does not hold the same tensors as {MODEL}")
     counted = sidecar.get("num_parameters")
     if isinstance(counted, int) and counted > weights["elements"]:
         remarks.append(f"{files.sidecar.name} counts {counted:,} parameters; the file holds {weights['elements']:,}")

@@ -139,6 +139,12 @@ def _flow(recipe: Recipe) -> list[tuple[str, str]]:
     return found
 
 
+def _averages(recipe: Recipe) -> list[tuple[str, str]]:
+    several = {"ema.decay": recipe.ema.decays, "ema.power": recipe.ema.power}
+    return [(key, f"names {one:g} twice; leave one of them out") for key, found in several.items()
+            for one in sorted(set(found)) if found.count(one) > 1]  # fmt: skip
+
+
 def _no_divisor(size: int, total: int, of: str) -> str:
     """`6 does not divide train.batch_size = 64; the nearest that do are 4 and 8`."""
     divisors = {d for n in range(1, math.isqrt(total) + 1) if total % n == 0 for d in (n, total // n)}

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from flowkit.checkpoint import (
     BEST,
     CHECKPOINTS,
-    EMA,
     LATEST,
     MODEL,
     NORMALIZER,
@@ -33,6 +32,7 @@ from flowkit.checkpoint import (
 from flowkit.data.files import make_readable, read_json, tensor_file_errors, write_json
 from flowkit.data.tensors import load_tensors
 from flowkit.errors import UserError
+from flowkit.training.files import plain, sync
 
 
 def save_checkpoint(
@@ -40,7 +40,7 @@ def save_checkpoint(
     step: int,
     *,
     model: nn.Module,
-    ema: nn.Module | None,
+    averages: dict[str, nn.Module],
     optimizer: torch.optim.Optimizer,
     normalizer: dict[str, np.ndarray],
     sidecar: dict[str, Any],
@@ -48,7 +48,10 @@ def save_checkpoint(
     best: bool,
     keep_last: int,
 ) -> Path:
-    """Write `checkpoints/step-NNNNNNNN`, move the links, remove all but the last `keep_last` and the best. Returns its path."""
+    """Write `checkpoints/step-NNNNNNNN`, move the links, remove all but the last `keep_last` and the best. Returns its path.
+
+    averages: the moving averages by file name.
+    """
     parent = run_dir / CHECKPOINTS
     target = parent / f"step-{step:08d}"
     partial = parent / f".{target.name}.partial"
@@ -56,9 +59,9 @@ def save_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         with tensor_file_errors():
-            save_file(_plain(model.state_dict()), partial / MODEL)
-            if ema is not None:
-                save_file(_plain(ema.state_dict()), partial / EMA)
+            save_file(plain(model.state_dict()), partial / MODEL)
+            for name, average in averages.items():
+                save_file(plain(average.state_dict()), partial / name)
             save_file(_optimizer_tensors(model, optimizer), partial / OPTIMIZER)
             if normalizer:
                 save_arrays(normalizer, partial / NORMALIZER)
@@ -66,14 +69,14 @@ def save_checkpoint(
         write_json(partial / STATE, state)
         for file in partial.iterdir():
             make_readable(file)
-            _sync(file)
-        _sync(partial)
+            sync(file)
+        sync(partial)
         if target.exists():  # a run that was resumed from an earlier checkpoint passes this step again
             old = parent / f".{target.name}.old"
             shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
         partial.rename(target)
-        _sync(parent)
+        sync(parent)
         _link(parent / LATEST, target.name)
         if best:
             _link(parent / BEST, target.name)
@@ -109,32 +112,12 @@ def read_state(directory: Path) -> dict[str, Any]:
     return read_json(directory / STATE)
 
 
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous and unshared, as safetensors demands: weights that a module ties are written under each of their names."""
-    plain: dict[str, Tensor] = {}
-    storages: set[int] = set()
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().contiguous()
-        place = tensor.untyped_storage().data_ptr()
-        plain[name] = tensor.clone() if place in storages else tensor
-        storages.add(place)
-    return plain
-
-
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
         f"{part}/{name}": value.contiguous()
         for name, parameter in model.named_parameters()
         for part, value in optimizer.state.get(parameter, {}).items()
     }
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _link(link: Path, target: str) -> None:

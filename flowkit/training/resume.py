@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flowkit.checkpoint import (
-    EMA,
     MODEL,
     OPTIMIZER,
     STATE,
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from flowkit.recipe import Recipe
 
 # What a resumed run may change: how long it is, how it is watched, and what leaves the mathematics alone.
-FREE_SECTIONS = ("run.name", "run.dir", "run.device", "sample.", "track.")
+FREE_SECTIONS = ("run.name", "run.dir", "run.device", "sample.", "track.", "ema.snapshot_")
 FREE_KEYS = (
     "steps",
     "epochs",
@@ -64,7 +63,7 @@ def restore(session: Session, files: CheckpointFiles, *, resume: bool) -> None:
     if not resume:
         load_weights(session.model, files.weights("ema"))
         if session.ema is not None:
-            session.ema.module.load_state_dict(session.model.state_dict())
+            session.ema.start_from(session.model)
         return
     state = read_state(files.directory)
     if not isinstance(state.get("step"), int):
@@ -72,7 +71,7 @@ def restore(session: Session, files: CheckpointFiles, *, resume: bool) -> None:
     load_weights(session.model, files.directory / MODEL)
     load_optimizer(session.model, session.optimizer, files.directory / OPTIMIZER)
     if session.ema is not None:
-        load_weights(session.ema.module, files.directory / (EMA if files.ema else MODEL))
+        session.ema.restore(files)
     scaler = session.environment.accelerator.scaler
     if scaler is not None and state.get("scaler"):
         scaler.load_state_dict(state["scaler"])

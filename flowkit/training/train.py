@@ -21,6 +21,7 @@ from flowkit.training.loop import run
 from flowkit.training.resume import checkpoint_normalizer, recipe_changes, restore
 from flowkit.training.run_dir import open_run_dir, write_run_dir
 from flowkit.training.session import Session, build
+from flowkit.training.snapshots import drop_later_snapshots
 from flowkit.training.trackers import METRICS, MetricsFile, WandbTracker, require_wandb
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def train(
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             write_run_dir(run_dir, recipe, fresh=resume_from is None)
+            drop_later_snapshots(run_dir, session.start_step)
         accelerator.wait_for_everyone()
         with _listening(session, listeners) as emit, _stop_signals() as stop:
             for notice in environment.notices:

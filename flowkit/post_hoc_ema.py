@@ -1,0 +1,111 @@
+"""An average of any width, made after the run from snapshots of a few (EDM2, arXiv 2312.02696): `flowkit ema`."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from flowkit.checkpoint import SNAPSHOT, find_checkpoint, list_snapshots, read_model_json
+from flowkit.data.files import read_json, replacing, tensor_file_errors, write_json
+from flowkit.data.tensors import load_tensors
+from flowkit.errors import UserError, listing
+from flowkit.training.power_ema import Profile, power_gamma, solve
+
+MAX_ERROR = 0.1  # of the wanted profile; beyond it the weights would be those of another average
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    path: Path
+    sigma_rel: float
+    step: int
+    snapshots: int  # files that it is made of
+    error: float  # of the profile, relative to its own length
+
+
+def reconstruct_ema(
+    run: Path | str, sigma_rel: float, *, step: int | None = None, out: Path | str | None = None
+) -> Reconstruction:
+    """Write the average of width `sigma_rel` at `step` (default: the last snapshot's) as a weight file and its sidecar.
+
+    `run`: the directory of a run that was trained with `ema.power`. `out`: a .safetensors file, by default
+    `ema/sigma-rel-0.13-step-00005000.safetensors` in the run. Whatever takes --ckpt takes that file.
+    Raises UserError: no or damaged snapshots; a width that they cannot make.
+    """
+    run_dir = Path(run)
+    power_gamma(sigma_rel)  # a width that is none is said first
+    sources, step = _sources(run_dir, step)
+    profiles = list(sources)
+    coefficients, error = solve(profiles, Profile(sigma_rel, step))
+    if error > MAX_ERROR:
+        widths = sorted({profile.sigma_rel for profile in profiles})
+        raise UserError(
+            f"sigma_rel: {sigma_rel:g} at step {step} is out of reach of the {len(profiles)} snapshots up to there, of widths "
+            f"{listing(f'{width:g}' for width in widths)}: the nearest combination misses its profile by {error:.0%}. Ask for a "
+            "width nearer to those, or train with more widths in ema.power or a shorter ema.snapshot_every"
+        )
+    out = run_dir / "ema" / f"sigma-rel-{sigma_rel:g}-step-{step:08d}.safetensors" if out is None else Path(out)
+    if out.suffix != ".safetensors":
+        raise UserError(f"{out}: expected a name that ends in .safetensors; its sidecar gets the same name with .json")
+    tensors = _combined(sources, coefficients.tolist(), step)
+    with replacing(out) as partial, tensor_file_errors():
+        save_file(tensors, partial)
+    _write_sidecar(run_dir, out, step, {
+        "sigma_rel": sigma_rel, "post_hoc": True, "snapshots": len(profiles), "profile_error": error,
+    })  # fmt: skip
+    return Reconstruction(out, sigma_rel, step, len(profiles), error)
+
+
+def _sources(run_dir: Path, step: int | None) -> tuple[dict[Profile, Path], int]:
+    """The snapshot files up to `step`, by what each of them is an average of; and that step."""
+    directories = {int(path.name.removeprefix("step-")): path for path in list_snapshots(run_dir)}
+    if not directories:
+        raise UserError(
+            f"{run_dir}: holds no snapshots of averages; they are saved by a run with ema.power, such as [0.05, 0.1]"
+        )
+    step = max(directories) if step is None else step
+    if step not in directories:
+        raise UserError(f"step: {run_dir} has no snapshot of step {step}; it has {listing(sorted(directories))}")
+    found = {}
+    for number, directory in sorted(directories.items()):
+        if number <= step:
+            for label in read_json(directory / SNAPSHOT).get("averages", ()):
+                found[Profile(float(str(label).removeprefix("power-")), number)] = directory / f"{label}.safetensors"
+    return found, step
+
+
+def _combined(sources: dict[Profile, Path], coefficients: list[float], step: int) -> dict[str, Tensor]:
+    """The sum of the files' parameters times the coefficients, in float64, as fp32; buffers are those at `step`."""
+    last = next(path for profile, path in sources.items() if profile.step == step)
+    averaged = set(read_json(last.parent / SNAPSHOT).get("averaged", ()))
+    total = {
+        name: torch.zeros_like(tensor, dtype=torch.float64) if name in averaged else tensor
+        for name, tensor in load_tensors(last).items()
+    }
+    for coefficient, path in zip(coefficients, sources.values(), strict=True):
+        tensors = load_tensors(path)
+        if {name: tensor.shape for name, tensor in tensors.items()} != {n: t.shape for n, t in total.items()}:
+            raise UserError(f"{path}: does not hold the tensors of {last}; it is of another model. Remove its folder")
+        for name in averaged:
+            total[name].add_(tensors[name], alpha=coefficient)
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in total.items()}
+
+
+def _write_sidecar(run_dir: Path, out: Path, step: int, ema: dict[str, Any]) -> None:
+    """The sidecar of the run's checkpoint, with the step and the average put right; a normalizer's file comes along."""
+    files = find_checkpoint(run_dir)
+    sidecar = {**read_model_json(files.sidecar), "step": step, "ema": ema, "validation": None}
+    normalizer = sidecar["normalizer"]
+    if "file" in normalizer:
+        copy = out.with_name(f"{out.stem}-{normalizer['file']}")
+        with replacing(copy) as partial:
+            shutil.copyfile(files.sidecar.with_name(normalizer["file"]), partial)
+        sidecar["normalizer"] = {**normalizer, "file": copy.name}
+    sidecar.pop("format", None)
+    write_json(out.with_suffix(".json"), sidecar)

@@ -1,0 +1,108 @@
+"""The moving averages of a run's weights: fp32, outside of accelerate, updated together after every optimizer step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from flowkit.checkpoint import MODEL, CheckpointFiles, average_files, load_weights, read_model_json
+from flowkit.training.power_ema import power_gamma
+
+if TYPE_CHECKING:
+    from flowkit.recipe import Recipe
+
+
+class Average(ModelEmaV3):
+    """timm's EMA of `model`. Walking through modules costs more than the sum in small networks, so it is done once."""
+
+    def __init__(self, model: nn.Module, **settings: Any):
+        super().__init__(model, exclude_buffers=True, **settings)
+        self.module.float().requires_grad_(False)
+        self._parameters_of: tuple[list[Tensor], ...] = [*self.module.parameters()], [*model.parameters()]
+        self._buffers_of = list(self.module.buffers()), list(model.buffers())
+
+    def apply_update_no_buffers_(self, model: nn.Module, decay: float) -> None:
+        averaged, current = self._parameters_of
+        self._foreach_lerp_(averaged, current, weight=1 - decay)
+        for mine, its in zip(*self._buffers_of, strict=True):
+            mine.copy_(its)
+
+
+class PowerAverage(Average):
+    """The average with the profile t^gamma of the steps t so far (arXiv 2312.02696, eq. 4), whose width grows with the run."""
+
+    def __init__(self, model: nn.Module, sigma_rel: float):
+        super().__init__(model)
+        self.gamma = power_gamma(sigma_rel)
+
+    def get_decay(self, step: int | None = None) -> float:
+        """beta(t) = (1 - 1/t)^(gamma + 1) at step t >= 1."""
+        assert step is not None and step >= 1
+        return (1 - 1 / step) ** (self.gamma + 1)
+
+
+class Averages:
+    """All averages of a run by label ("0.9999", "power-0.05"); samples come from the first."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe):
+        settings, ema = recipe.to_dict()["ema"], recipe.ema
+        made: list[Average] = [
+            Average(model, decay=decay, use_warmup=ema.warmup, warmup_power=ema.warmup_power) for decay in ema.decays
+        ]
+        made += [PowerAverage(model, sigma_rel) for sigma_rel in ema.power]
+        self.files = average_files(settings)  # file names by label
+        self.by_label = dict(zip(self.files, made, strict=True))
+
+    @property
+    def first(self) -> Average:
+        return next(iter(self.by_label.values()))
+
+    @property
+    def module(self) -> nn.Module:
+        """The weights that samples come from."""
+        return self.first.module
+
+    def get_decay(self, step: int) -> float:
+        """The first average's decay at a step."""
+        return self.first.get_decay(step)
+
+    def ceiling(self, total_steps: int) -> float:
+        """The highest that its decay may become in a run of that length."""
+        return self.first.get_decay(total_steps) if isinstance(self.first, PowerAverage) else self.first.decay
+
+    def update(self, model: nn.Module, step: int) -> None:
+        """Once after every optimizer update; `step` counts them from 1."""
+        for average in self.by_label.values():
+            average.update(model, step=step)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """By the names of the files that a checkpoint keeps them in."""
+        return {self.files[label]: average.module for label, average in self.by_label.items()}
+
+    def power_modules(self) -> dict[str, nn.Module]:
+        """The power-function averages by label."""
+        return {label: one.module for label, one in self.by_label.items() if isinstance(one, PowerAverage)}
+
+    def start_from(self, model: nn.Module) -> None:
+        for average in self.by_label.values():
+            average.module.load_state_dict(model.state_dict())
+
+    def restore(self, files: CheckpointFiles) -> None:
+        """Each from its own file; one that the checkpoint did not know (--allow-changes) starts from its raw weights.
+
+        Raises UserError where a file is missing or not whole.
+        """
+        for label, path in self._sources(files).items():
+            load_weights(self.by_label[label].module, path)
+
+    def _sources(self, files: CheckpointFiles) -> dict[str, Path]:
+        known = average_files(read_model_json(files.sidecar).get("ema"))
+        return {label: files.directory / known.get(label, MODEL) for label in self.by_label}
+
+
+def make_averages(model: nn.Module, recipe: Recipe) -> Averages | None:
+    """None where the recipe keeps no average. The decay warms up by default, or a short run would sample its own start."""
+    return Averages(model, recipe) if recipe.ema.decays or recipe.ema.power else None

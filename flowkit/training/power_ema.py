@@ -1,0 +1,81 @@
+"""Power-function averages and how any of them follows from a few others (EDM2, arXiv 2312.02696, section 3 and appendix C).
+
+The profile of width gamma at step t weighs the weights of step tau by p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1) on
+[0, t]. With the decay (1 - 1/t)^(gamma + 1) the update averages exactly this, the weights being constant within a step.
+Only numpy: what is solved here is small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flowkit.errors import UserError
+
+WIDEST = 12**-0.5  # of gamma = 0, the plain mean of all steps
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A power-function average of width `sigma_rel` as it stood at `step`."""
+
+    sigma_rel: float
+    step: int
+
+
+def power_std(gamma: float) -> float:
+    """sigma_rel: standard deviation of the profile over its length, (gamma + 1)^1/2 (gamma + 2)^-1 (gamma + 3)^-1/2."""
+    return (gamma + 1) ** 0.5 / (gamma + 2) / (gamma + 3) ** 0.5
+
+
+def power_gamma(sigma_rel: float) -> float:
+    """The gamma >= 0 whose profile has that width: the largest root of g^3 + 7 g^2 + (16 - s^-2) g + (12 - s^-2).
+
+    Raises UserError outside of 0 < sigma_rel <= 0.2886, the width of the plain mean.
+    """
+    if not 0 < sigma_rel <= WIDEST:
+        raise UserError(
+            f"sigma_rel: {sigma_rel:g} is no width of an average; expected more than 0 and at most "
+            f"{WIDEST:.4f}, the mean of all steps"
+        )
+    inverse = sigma_rel**-2.0
+    roots = np.roots([1, 7, 16 - inverse, 12 - inverse])
+    return max(0.0, float(roots.real.max()))
+
+
+def inner_products(a: Sequence[Profile], b: Sequence[Profile]) -> np.ndarray:
+    """The integrals of p_a p_b over all steps, (len(a), len(b)) float64, in closed form."""
+    gamma_a, step_a = (column[:, None] for column in _columns(a))
+    gamma_b, step_b = (column[None, :] for column in _columns(b))
+    least, most = np.minimum(step_a, step_b), np.maximum(step_a, step_b)
+    # Ratios of at most 1 to the powers: step^gamma itself overflows for narrow profiles.
+    scale = (gamma_a + 1) * (gamma_b + 1) / ((gamma_a + gamma_b + 1) * most)
+    return scale * (least / step_a) ** gamma_a * (least / step_b) ** gamma_b
+
+
+def solve(snapshots: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray, float]:
+    """(coefficients (len(snapshots),) of the combination nearest to `wanted`, its error relative to `wanted`).
+
+    Least squares in the profiles, under the condition that the coefficients add up to 1: what never moved stays as it is.
+    """
+    inner, towards = inner_products(snapshots, snapshots), inner_products(snapshots, [wanted])[:, 0]
+    norms = np.sqrt(
+        np.diag(inner)
+    )  # profiles of unit norm: those of early steps are tall, and would spoil the condition
+    count = len(snapshots)
+    system = np.zeros((count + 1, count + 1))
+    system[:count, :count] = inner / np.outer(norms, norms)
+    system[:count, count] = system[count, :count] = norms.min() / norms
+    right = np.append(towards / norms, norms.min())
+    coefficients = np.linalg.lstsq(system, right, rcond=1e-13)[0][:count] / norms
+    length = inner_products([wanted], [wanted])[0, 0]
+    missed = length - 2 * coefficients @ towards + coefficients @ inner @ coefficients
+    return coefficients, float(np.sqrt(max(missed, 0.0) / length))
+
+
+def _columns(profiles: Sequence[Profile]) -> tuple[np.ndarray, np.ndarray]:
+    gammas = {sigma_rel: power_gamma(sigma_rel) for sigma_rel in {profile.sigma_rel for profile in profiles}}
+    return (np.array([gammas[profile.sigma_rel] for profile in profiles]),
+            np.array([float(profile.step) for profile in profiles]))  # fmt: skip
