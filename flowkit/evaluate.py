@@ -6,7 +6,6 @@ What is measured belongs to the data's domain; here the rows are chosen, the sam
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -253,9 +252,9 @@ def _invert(
     """Reference rows carried to noise and back, with their own conditions and no guidance; and the same of the zero field."""
     import torch
 
+    from flowkit.draw import SampleSettings, as_network
     from flowkit.flow.guidance import guided
     from flowkit.flow.inversion import inversion_figures, reconstruct, zero_field_figures
-    from flowkit.models.calls import call_model
 
     tell("carrying real rows to noise and back", 0, 1)
     count = min(INVERTED, len(sides.reference))
@@ -267,8 +266,8 @@ def _invert(
     if model.info.get("condition_shape") and data.condition is not None:
         condition = torch.from_numpy(data.condition[rows]).to(model.device)
     with torch.inference_mode():
-        velocity = guided(partial(call_model, model.model), model.objective, label, condition, 1.0)
-        x0, back = reconstruct(velocity, x1, solver=made["solver"], steps=made["steps"])
+        velocity = guided(as_network(model.model), model.objective, label, condition)
+        x0, back = reconstruct(velocity, x1, **SampleSettings.of(made).of_ode)
     return inversion_figures(x0, x1, back), zero_field_figures(x1)
 
 

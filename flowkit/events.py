@@ -82,7 +82,7 @@ class Sampled:
     step: int
     previews: tuple[Preview, ...]
     path: Path
-    nfe: int
+    nfe: int | float  # a sample, on average where they differ
     seconds: float
     image: Path | None = None
     caption: str = ""  # what the previews' remarks are

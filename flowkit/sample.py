@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -20,65 +20,19 @@ from flowkit.checkpoint import (
     read_model_json,
     read_normalizer,
 )
+from flowkit.data.base import NORMAL, Base, open_base
 from flowkit.data.dataset import Dataset
-from flowkit.data.keys import key
-from flowkit.data.normalizers import Normalizer
 from flowkit.data.tensors import load_tensors
 from flowkit.domain import Domain, get_domain
+from flowkit.draw import BATCH_SIZES, Guide, SampleSettings, Weak, as_network, draw_samples
 from flowkit.errors import UserError, listing, nearest
-from flowkit.flow.guidance import guided
-from flowkit.flow.objective import FlowObjective, get_objective
-from flowkit.flow.solvers import integrate
-from flowkit.models.calls import call_model
+from flowkit.flow.choices import Choice
+from flowkit.flow.objective import get_objective
 
-BATCH_SIZES = {"cpu": 64, "cuda": 1024}
+if TYPE_CHECKING:
+    from flowkit.likelihood import RowLikelihoods
+
 ClassLabel = str | int | Sequence[str | int] | np.ndarray | np.integer | Tensor | None
-
-
-def draw_noise(seed: int, indices: range, shape: tuple[int, ...]) -> Tensor:
-    """What sampling starts from, (len(indices), *shape) on the CPU: one key per sample index.
-
-    Drawn sample by sample (a batched `randn` has no prefix property), so that sample i is the same whatever the batch
-    size, the number of samples and the device.
-    """
-    generator = torch.Generator()
-    return torch.stack([torch.randn(shape, generator=generator.manual_seed(key(seed, "sample", i))) for i in indices])
-
-
-@torch.inference_mode()
-def draw_samples(
-    model: nn.Module,
-    objective: FlowObjective,
-    normalizer: Normalizer,
-    shape: tuple[int, ...],
-    num_samples: int,
-    *,
-    class_label: Tensor | None = None,
-    condition: Tensor | None = None,
-    seed: int = 0,
-    solver: str = "heun",
-    steps: int = 25,
-    guidance_scale: float = 1.0,
-    batch_size: int = 64,
-    progress: Callable[[int], None] | None = None,
-) -> tuple[np.ndarray, int]:
-    """(samples (N, ...) float32 in the domain's units, NFE a sample). `shape` is that of a row as the model sees it.
-
-    class_label (N,) and condition (N, ...) go with sample i. `progress` is told the number of samples done after each
-    batch. The model is used as it stands: on its device, in its precision, and should be in eval mode.
-    """
-    device = next(model.parameters()).device
-    done, nfe = [], 0
-    for start in range(0, num_samples, batch_size):
-        indices = range(start, min(start + batch_size, num_samples))
-        cut = lambda tensor: None if tensor is None else tensor[start : indices.stop].to(device)  # noqa: B023, E731
-        velocity = guided(partial(call_model, model), objective, cut(class_label), cut(condition), guidance_scale)
-        noise = draw_noise(seed, indices, shape).to(device)
-        x, nfe = integrate(velocity, noise, solver=solver, steps=steps)
-        done.append(normalizer.denormalize(x).cpu().numpy())
-        if progress is not None:
-            progress(indices.stop)
-    return np.concatenate(done), nfe
 
 
 class LoadedModel:
@@ -96,6 +50,11 @@ class LoadedModel:
         self.latent_shape = self.normalizer.shape(self.shape)
         self.objective = get_objective(info["flow"])
 
+    @cached_property
+    def base(self) -> Base:
+        """What samples start from. Raises UserError where it is a data set that is not at hand."""
+        return open_base(self.info.get("base") or {"source": NORMAL}, self.shape, self.normalizer)
+
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
@@ -107,9 +66,16 @@ class LoadedModel:
         class_label: ClassLabel = None,
         condition: np.ndarray | Tensor | None = None,
         seed: int = 0,
-        solver: str | None = None,
+        solver: Choice | None = None,
         steps: int | None = None,
+        grid: Choice | None = None,
+        state: str | None = None,
+        guidance: Choice | None = None,
         guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float | None = None,
+        guide: Guide | None = None,
+        guide_scale: float = 1.0,
         batch_size: int | None = None,
         pairs: bool = False,
         progress: Callable[[int], None] | None = None,
@@ -118,41 +84,93 @@ class LoadedModel:
 
         class_label: a name or number for all, a sequence or array of them in turn, "all" for every class in turn, None
         for the unconditional model (or, where the model knows classes, every class in turn). condition: (C,) or (P, C)
-        for all, or one a sample (N, ...). What is None is as the recipe had it. pairs: `.noise` is then what each sample came
-        from, as the model saw it: float32 (N, *latent_shape), for reflow (arXiv 2209.03003).
+        for all, or one a sample (N, ...). solver to guidance_rescale: the keys of a recipe's [sample]; what is None is as the
+        recipe had it. guide: a differentiable x (B, ...) in the domain's units -> (B,); its gradient with respect to the
+        model's x, times guide_scale, is added to the velocity. pairs: `.noise` is then what each sample came from, as the
+        model saw it: float32 (N, *latent_shape), for reflow (arXiv 2209.03003).
 
         Raises UserError for what the model cannot do.
         """
-        settings = {"solver": "heun", "steps": 25, "guidance_scale": 1.0, **(self.info.get("sampling") or {})}
-        given = {"solver": solver, "steps": steps, "guidance_scale": guidance_scale}
-        settings.update({name: value for name, value in given.items() if value is not None})
+        settings = self.settings(
+            solver=solver, steps=steps, grid=grid, state=state, guidance=guidance, guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval, guidance_rescale=guidance_rescale,
+        )  # fmt: skip
         if num_samples < 1:
             raise UserError(f"num_samples: {num_samples} samples are asked for; expected at least 1")
         labels = self._labels(num_samples, class_label, conditioned=condition is not None)
         features = self._condition(num_samples, condition)
-        if labels is None and features is None and settings["guidance_scale"] != 1.0:
+        self._check(settings, conditioned=labels is not None or features is not None)
+        drawn = draw_samples(
+            self.model, self.objective, self.normalizer, self.latent_shape, num_samples, settings,
+            class_label=None if labels is None else torch.from_numpy(labels), condition=features, seed=seed,
+            base=self.base, weak=open_weak(settings, self.info, self.normalizer.to_json(), self.device), guide=guide,
+            guide_scale=guide_scale, batch_size=batch_size or BATCH_SIZES.get(self.device.type, 256), progress=progress,
+        )  # fmt: skip
+        made = {
+            "source": "samples", "checkpoint": str(self.files.directory), "architecture": self.info["architecture"],
+            "step": self.info.get("step"), "weights": self.weights, "seed": seed, **settings.to_info(), **drawn.cost(),
+            **({} if guide is None else {"guide_scale": guide_scale}), **(self.info.get("inherited") or {}),
+        }  # fmt: skip
+        names = self.class_names if labels is not None else ()
+        return Dataset(self.info["kind"], drawn.x, labels, None if features is None else features.numpy(), None, names,
+                       made, noise=drawn.noise if pairs else None)  # fmt: skip
+
+    def settings(self, **given: Any) -> SampleSettings:
+        """The recipe's [sample], with what is given and not None in its place. Raises UserError."""
+        return SampleSettings.of(self.info.get("sampling") or {}, **given)
+
+    def log_likelihood(
+        self,
+        x: np.ndarray | Tensor,
+        *,
+        class_label: ClassLabel = None,
+        condition: np.ndarray | Tensor | None = None,
+        divergence: str = "auto",
+        probes: int = 1,
+        solver: Choice = "dopri5",
+        steps: int = 25,
+        seed: int = 0,
+        batch_size: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> RowLikelihoods:
+        """log p(x) of rows x (N, ...) in the domain's units, a density in those units: `flowkit.likelihood.of_rows`.
+
+        class_label, condition: as in `sample`, of row i. Raises UserError as there, and where there is no density.
+        """
+        from flowkit.likelihood import of_rows
+
+        return of_rows(
+            self, x, class_label=class_label, condition=condition, divergence=divergence, probes=probes, solver=solver,
+            steps=steps, seed=seed, batch_size=batch_size, progress=progress,
+        )  # fmt: skip
+
+    def conditions(
+        self, count: int, class_label: ClassLabel, condition: np.ndarray | Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """What `sample` makes of its arguments: labels (N,) and condition (N, ...), each where there are any."""
+        labels = self._labels(count, class_label, conditioned=condition is not None)
+        return None if labels is None else torch.from_numpy(labels), self._condition(count, condition)
+
+    def _check(self, settings: SampleSettings, *, conditioned: bool) -> None:
+        """Raise UserError for settings that this model cannot sample with."""
+        flow = self.info["flow"]
+        if settings.solver_name == "sde":
+            from flowkit.recipe.checks import why_no_score
+
+            if why := why_no_score(flow):
+                raise UserError(f'solver: "sde" needs the score, and {why}; use an ODE solver such as "heun"')
+        if settings.guidance_scale == 1.0 or settings.guidance_name == "autoguidance":
+            return
+        if not conditioned:
             raise UserError(
-                "guidance_scale: this model has neither classes nor conditions, so there is nothing to guide by"
+                "guidance_scale: this model has neither classes nor conditions, so there is nothing to guide by; "
+                "autoguidance by a weaker model would do"
             )
-        if settings["guidance_scale"] != 1.0 and self.info["flow"].get("cond_drop") == 0:
+        if flow.get("cond_drop") == 0:
             raise UserError(
                 "guidance_scale: this model was trained with flow.cond_drop = 0, so it never saw a dropped condition to "
                 "guide away from; only 1.0 can be asked of it"
             )
-        x, nfe = draw_samples(
-            self.model, self.objective, self.normalizer, self.latent_shape, num_samples,
-            class_label=None if labels is None else torch.from_numpy(labels), condition=features, seed=seed, **settings,
-            batch_size=batch_size or BATCH_SIZES.get(self.device.type, 256), progress=progress,
-        )  # fmt: skip
-        made = {
-            "source": "samples", "checkpoint": str(self.files.directory), "architecture": self.info["architecture"],
-            "step": self.info.get("step"), "weights": self.weights, "seed": seed, **settings, "nfe": nfe,
-            **(self.info.get("inherited") or {}),
-        }  # fmt: skip
-        names = self.class_names if labels is not None else ()
-        noise = draw_noise(seed, range(num_samples), self.latent_shape).numpy() if pairs else None
-        return Dataset(self.info["kind"], x, labels, None if features is None else features.numpy(), None, names, made,
-                       noise=noise)  # fmt: skip
 
     def default_out(self) -> tuple[Path, Path]:
         """Where `flowkit sample` writes when nothing is said: the samples file, and the folder of what people look at.
@@ -240,6 +258,40 @@ def load(
         if isinstance(error, UserError):
             raise
         raise UserError(f"{files.sidecar}: cannot be understood ({error})") from None
+
+
+def open_weak(
+    settings: SampleSettings, info: dict[str, Any], normalizer: dict[str, Any], device: torch.device
+) -> Weak | None:
+    """The weaker model of autoguidance, on `device`; None where another guidance is asked for.
+
+    info: of the model to guide, as in a checkpoint's sidecar. Raises UserError where the two do not speak of the same x:
+    shape, classes, conditions, path and normalizer must be alike.
+    """
+    if settings.guidance_name != "autoguidance":
+        return None
+    assert settings.guide_ckpt is not None
+    weak = load(settings.guide_ckpt, device=str(device))
+    alike = {
+        "rows of shape": (list(info["shape"]), list(weak.shape)),
+        "classes": (list(info.get("class_names") or ()), list(weak.class_names)),
+        "conditions of shape": (info.get("condition_shape"), weak.info.get("condition_shape")),
+        "the path": (info["flow"]["path"], weak.info["flow"]["path"]),
+    }
+    for what, (ours, theirs) in alike.items():
+        if ours != theirs:
+            raise UserError(f"guidance.ckpt: {settings.guide_ckpt} has {what} {_short(theirs)}, and the model to guide "
+                            f"{_short(ours)}; autoguidance takes a weaker model of the same data")  # fmt: skip
+    if weak.normalizer.to_json() != {name: value for name, value in normalizer.items() if name != "file"}:
+        raise UserError(f"guidance.ckpt: {settings.guide_ckpt} normalises its data otherwise than the model to guide; "
+                        "autoguidance takes a weaker model of the same data, with the same data.normalizer")  # fmt: skip
+    return as_network(weak.model), weak.objective
+
+
+def _short(value: Any) -> str:
+    return (
+        listing(value, 6) if isinstance(value, list) and value and isinstance(value[0], str) else str(value or "none")
+    )
 
 
 def pick_device(name: str) -> torch.device:

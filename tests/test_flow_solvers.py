@@ -8,7 +8,7 @@ import torch
 from flowkit.errors import UserError
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import expand, get_path
-from flowkit.flow.solvers import SOLVERS, integrate
+from flowkit.flow.solvers import FIXED, integrate
 
 MEAN, STD = torch.tensor([1.5, -0.5], dtype=torch.float64), torch.tensor([0.3, 2.0], dtype=torch.float64)
 ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
@@ -26,7 +26,7 @@ def noise(rows=16):
     return torch.randn(rows, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", FIXED)
 def test_order_of_convergence(solver):
     """dx/dt = x^2 cos t has x = 1 / (1 / x(0) - sin t). (On the Gaussian below the midpoint rule gains an order.)"""
     x = torch.linspace(0.2, 0.8, 7, dtype=torch.float64)[:, None]
@@ -38,7 +38,7 @@ def test_order_of_convergence(solver):
     assert math.log2(coarse / fine) == pytest.approx(ORDERS[solver], abs=0.15)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", FIXED)
 def test_reaches_the_gaussian(solver):
     x = noise()
     out, _ = integrate(gaussian_velocity, x, solver=solver, steps=100)
@@ -46,7 +46,7 @@ def test_reaches_the_gaussian(solver):
     assert (out - exact).abs().max() < {1: 0.1, 2: 0.005, 4: 1e-5}[ORDERS[solver]]
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", FIXED)
 def test_backward_undoes_forward(solver):
     x = noise()
     there, _ = integrate(gaussian_velocity, x, solver=solver, steps=400)
@@ -76,7 +76,7 @@ def test_rk4_agrees_with_an_adaptive_solver():
     torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", FIXED)
 def test_nfe_times_and_steps(solver):
     seen, done = [], []
 
@@ -86,7 +86,7 @@ def test_nfe_times_and_steps(solver):
         return torch.ones_like(x)
 
     x, nfe = integrate(velocity, torch.zeros(3, 2), solver=solver, steps=7, on_step=lambda n, x: done.append((n, x)))
-    assert nfe == len(seen) == 7 * CALLS[solver]
+    assert nfe.tolist() == [len(seen)] * 3 == [7 * CALLS[solver]] * 3
     assert [n for n, _ in done] == list(range(1, 8)) and torch.equal(done[-1][1], x)
     assert min(seen) == 0 and max(seen) <= 1
     if solver in ("heun", "rk4"):
@@ -102,7 +102,7 @@ def test_counts_the_evaluations_that_the_velocity_claims():
         def __call__(self, x, t):
             return x
 
-    assert integrate(Twice(), torch.zeros(1, 2), solver="rk4", steps=3)[1] == 24
+    assert integrate(Twice(), torch.zeros(1, 2), solver="rk4", steps=3).nfe.tolist() == [24]
 
 
 @pytest.mark.parametrize("produced", [torch.bfloat16, torch.float64])

@@ -6,12 +6,12 @@ zero field brings everything back. The noise does: it should be unit noise, with
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from flowkit.flow.solvers import integrate
+from flowkit.flow.choices import Choice
+from flowkit.flow.solvers import Velocity, integrate
 
 MAX_ERROR, VARIANCE = 0.1, (0.8, 1.2)  # of the gate
 
@@ -31,11 +31,11 @@ class Inversion:
 
 
 def reconstruct(
-    velocity: Callable[[Tensor, Tensor], Tensor], x1: Tensor, *, solver: str = "heun", steps: int = 25
+    velocity: Velocity, x1: Tensor, *, solver: Choice = "heun", steps: int = 25, grid: Choice = "uniform"
 ) -> tuple[Tensor, Tensor]:
     """Follow the field from x1 (B, ...) at t = 1 back to t = 0 and forth: (x0, x1 again). Raises UserError as `integrate`."""
-    x0, _ = integrate(velocity, x1, solver=solver, steps=steps, t0=1.0, t1=0.0)
-    back, _ = integrate(velocity, x0, solver=solver, steps=steps)
+    x0, _ = integrate(velocity, x1, solver=solver, steps=steps, grid=grid, t0=1.0, t1=0.0)
+    back, _ = integrate(velocity, x0, solver=solver, steps=steps, grid=grid)
     return x0, back
 
 

@@ -21,6 +21,8 @@ class Choice(Section):
     def _shortest(self, handler: SerializerFunctionWrapHandler) -> Any:
         """The plain name where every setting has its default, else the whole table."""
         table = handler(self)
+        if any(field.is_required() for field in type(self).model_fields.values()):
+            return table
         return table["name"] if self == type(self)() else table
 
 

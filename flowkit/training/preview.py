@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from flowkit.data.dataset import Dataset, write_dataset
+from flowkit.draw import BATCH_SIZES, Drawn, SampleSettings, as_network, draw_samples
 from flowkit.events import Sampled
 from flowkit.flow.guidance import guided
 from flowkit.flow.inversion import inversion_figures, reconstruct
-from flowkit.models.calls import call_model
-from flowkit.sample import BATCH_SIZES, draw_samples
+from flowkit.sample import open_weak
 from flowkit.training.batches import read_rows
 from flowkit.training.session import Session
 
@@ -28,51 +27,57 @@ class Sampler:
         self.presenter = session.domain.presenter(data, decode=recipe.sample.decode, device=str(session.device))
         self.notice = self.presenter.notice
         self.labels, self.condition = _conditions(data, recipe.sample.num_samples)
+        self.settings = SampleSettings.of(recipe.to_dict()["sample"])
+        self.weak = open_weak(
+            self.settings,
+            session.sidecar(0, None),
+            session.normalizer.to_json(),
+            session.device,
+        )
         self.inverted = data.rows("validation")[: session.domain.inverted_rows]
 
     def __call__(self, step: int) -> Sampled:
         """Draw, measure, and write them to `samples/step-NNNNNNNN/`; the samples file comes last."""
         start = time.perf_counter()
-        session, settings = self.session, self.session.recipe.sample
+        session = self.session
         model = session.sampling_model
         training = model.training
         model.eval()
-        x, nfe = draw_samples(
+        drawn = draw_samples(
             model, session.objective, session.normalizer, session.normalizer.shape(session.data.x.shape[1:]),
-            settings.num_samples, class_label=None if self.labels is None else torch.from_numpy(self.labels),
+            session.recipe.sample.num_samples, self.settings,
+            class_label=None if self.labels is None else torch.from_numpy(self.labels),
             condition=None if self.condition is None else torch.from_numpy(self.condition),
-            seed=session.recipe.run.seed, solver=settings.solver, steps=settings.steps,
-            guidance_scale=settings.guidance_scale, batch_size=BATCH_SIZES.get(session.device.type, 256),
+            seed=session.recipe.run.seed, base=session.base, weak=self.weak, batch_size=BATCH_SIZES.get(session.device.type, 256),
         )  # fmt: skip
         figures = self._inversion(model)
         model.train(training)
         out = session.run_dir / "samples" / f"step-{step:08d}"
-        samples = self._dataset(x, step, nfe)
-        shown = self.presenter(samples, out, shown=range(len(x)))
+        samples = self._dataset(drawn, step)
+        shown = self.presenter(samples, out, shown=range(len(drawn.x)))
         samples.texts = shown.texts
         write_dataset(out / "samples.safetensors", samples)
         return Sampled(
-            step, shown.previews, out, nfe, time.perf_counter() - start, _image(shown.files), shown.caption,
+            step, shown.previews, out, drawn.nfe, time.perf_counter() - start, _image(shown.files), shown.caption,
             {**figures, **shown.figures},
         )  # fmt: skip
 
-    def _dataset(self, x: np.ndarray, step: int, nfe: int) -> Dataset:
-        session, settings, data = self.session, self.session.recipe.sample, self.session.data
-        info = {"source": "samples", "step": step, "seed": session.recipe.run.seed, "nfe": nfe, "solver": settings.solver,
-                "steps": settings.steps, "guidance_scale": settings.guidance_scale,
-                **session.domain.inherited(data)}  # fmt: skip
+    def _dataset(self, drawn: Drawn, step: int) -> Dataset:
+        session, data = self.session, self.session.data
+        info = {"source": "samples", "step": step, "seed": session.recipe.run.seed, **self.settings.to_info(),
+                **drawn.cost(), **session.domain.inherited(data)}  # fmt: skip
         names = data.class_names if self.labels is not None else ()
-        return Dataset(data.kind, x, self.labels, self.condition, None, names, info)
+        return Dataset(data.kind, drawn.x, self.labels, self.condition, None, names, info)
 
     @torch.no_grad()
     def _inversion(self, model: torch.nn.Module) -> dict[str, float]:
         """Validation rows carried back to noise and forth again, with their own conditions and no guidance."""
-        session, settings = self.session, self.session.recipe.sample
+        session = self.session
         if not len(self.inverted):
             return {}
         rows = read_rows(session.data, self.inverted, session.normalizer, session.device)
-        velocity = guided(partial(call_model, model), session.objective, rows.class_label, rows.condition, 1.0)
-        x0, back = reconstruct(velocity, rows.x, solver=settings.solver, steps=settings.steps)
+        velocity = guided(as_network(model), session.objective, rows.class_label, rows.condition)
+        x0, back = reconstruct(velocity, rows.x, **self.settings.of_ode)
         found = inversion_figures(x0, rows.x, back)
         return {"reconstruction_mse": found.mse, "inverted_variance": found.variance,
                 "inverted_dimensions": found.effective_dimensions}  # fmt: skip

@@ -68,9 +68,9 @@ def main() -> None:
                 ).x
 
             def through_a_bare_loop(scale: float = scale, drawn: dict[str, np.ndarray] = drawn) -> None:
-                from flowkit.sample import draw_noise
+                from flowkit.data.base import NormalBase
 
-                noise = draw_noise(0, range(count), loaded.shape).to(loaded.device)
+                noise = NormalBase().sample(0, range(count), loaded.shape).to(loaded.device)
                 drawn["bare"] = bare_heun(loaded, noise, labels, steps, scale)
 
             ours, bare, ratio = paired(through_flowkit, through_a_bare_loop, arguments.rounds)

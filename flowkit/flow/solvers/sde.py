@@ -1,0 +1,72 @@
+"""Stochastic sampling from a velocity: Euler-Maruyama on the SDE that has the flow's marginals (SiT, arXiv 2401.08740)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from flowkit.errors import UserError, listing, nearest
+from flowkit.flow.paths import GaussianPath, expand
+from flowkit.flow.solvers.problem import Integrated, Problem, evaluations
+
+DIFFUSIONS = ("sigma", "constant")
+
+
+@dataclass(frozen=True)
+class SDE:
+    """dx = [v + (w / 2) s] dt + sqrt(w) dW from t = 0 to 1, s the score; any w(t) >= 0 has the same marginals.
+
+    diffusion: "sigma" has w = 2 scale sigma(t), "constant" w = 2 scale. The last step is Tweedie's, x = E[x1 | x_t], since
+    the score has no bound where sigma is 0. scale = 0 is the ODE by Euler's method but for that step.
+
+    Raises UserError for settings out of range, on a path without a score, and backward.
+    """
+
+    diffusion: str = "sigma"
+    scale: float = 1.0
+
+    def __post_init__(self):
+        if self.diffusion not in DIFFUSIONS:
+            raise UserError(
+                f"solver 'sde': unknown diffusion {self.diffusion!r}; known are {listing(DIFFUSIONS)}"
+                f"{nearest(self.diffusion, DIFFUSIONS)}"
+            )
+        if not 0 <= self.scale < math.inf:
+            raise UserError(f"solver 'sde': scale is {self.scale}; expected a number of at least 0")
+
+    def solve(self, problem: Problem) -> Integrated:
+        path, edges, x = problem.path, problem.edges, problem.x
+        if problem.noise is None:
+            raise UserError("solver 'sde': needs the noise of its steps, a function of the step")
+        if not isinstance(path, GaussianPath):
+            name = "no path" if path is None else f"the path {type(path).__name__}"
+            raise UserError(f"solver 'sde': {name} has no score to be had from the velocity; use a Gaussian path (linear, "
+                            "cosine, vp) or an ODE solver")  # fmt: skip
+        if edges[0] > edges[-1]:
+            raise UserError("solver 'sde': runs from noise to data only; use an ODE solver to go back")
+        for step, (a, b) in enumerate(pairwise(edges)):
+            t = torch.full((len(x),), a, dtype=x.dtype, device=x.device)
+            v = problem.velocity(x, t).to(x.dtype)
+            if b == 1:
+                x = path.convert(v, x, t, "velocity", "data")
+            else:
+                x = x + (b - a) * self._drift(path, v, x, t)
+                x = x + expand((2 * (b - a) * self._half(path, t)).sqrt(), x) * problem.noise(step).to(x)
+            if problem.on_step is not None:
+                problem.on_step(step + 1, x)
+        spent = evaluations(problem.velocity, torch.tensor(edges[:-1], dtype=x.dtype)).sum()
+        return Integrated(x, spent.expand(len(x)))
+
+    def _half(self, path: GaussianPath, t: Tensor) -> Tensor:
+        """w / 2, (B,)."""
+        return self.scale * (path.sigma(t) if self.diffusion == "sigma" else torch.ones_like(t))
+
+    def _drift(self, path: GaussianPath, v: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """v + (w / 2) s, with s = -E[x0 | x_t] / sigma, and so without a division where w is a multiple of sigma."""
+        if self.diffusion == "sigma":
+            return v - self.scale * path.convert(v, x, t, "velocity", "noise")
+        return v + self.scale * path.convert(v, x, t, "velocity", "score", clip=1e-6)
