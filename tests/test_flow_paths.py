@@ -7,7 +7,6 @@ import torch
 from scipy import stats
 
 from flowkit.errors import UserError
-from flowkit.flow.couplings import COUPLINGS, get_coupling
 from flowkit.flow.paths import PATHS, QUANTITIES, GaussianPath, expand, get_path
 from flowkit.flow.times import TIMES, LogitNormal, get_times, stratify
 
@@ -285,19 +284,6 @@ def test_times_stay_in_the_unit_interval(name):
     assert ((t >= 0) & (t <= 1)).all() and (t.diff() >= 0).all()
 
 
-@pytest.mark.parametrize("name", COUPLINGS)
-def test_coupling_is_a_permutation(name):
-    x0, x1, _ = random_ends(17, 3)
-    rows = get_coupling(name)(x0, x1)
-    assert rows.dtype == torch.int64
-    assert rows.sort().values.tolist() == list(range(17))
-
-
-def test_independent_coupling_leaves_the_noise_where_it_is():
-    x0, x1, _ = random_ends(17, 3)
-    assert torch.equal(x0[get_coupling("independent")(x0, x1)], x0)
-
-
 def test_choice_is_a_name_or_a_table():
     assert get_times({"name": "logit_normal", "mean": 1.0}) == LogitNormal(mean=1.0)
     assert get_times("logit_normal", mean=1.0) == LogitNormal(mean=1.0)
@@ -319,7 +305,6 @@ def test_choice_is_a_name_or_a_table():
         (lambda: get_path("vp", beta_min=3.0, beta_max=2.0), "expected 0 < beta_min < beta_max"),
         (lambda: get_path("icfm", sigma=0.0), "sigma is 0.0; expected a number above 0"),
         (lambda: get_path("linear", sigma_min=1.0), "sigma_min is 1.0"),
-        (lambda: get_coupling("independant"), "did you mean 'independent'"),
     ],
 )
 def test_wrong_choices(make, message):

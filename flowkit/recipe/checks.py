@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def contradictions(recipe: Recipe) -> list[tuple[str, str]]:
     """(key, what is wrong and how to mend it) for every impossible combination."""
-    found = [*_length(recipe), *_batch(recipe), *_heads(recipe), *_guidance(recipe), *_flow(recipe), *_averages(recipe)]
+    found = [*_length(recipe), *_batch(recipe), *_heads(recipe), *_guidance(recipe), *_flow(recipe), *_averages(recipe),
+             *_coupling(recipe)]  # fmt: skip
     if recipe.run.device == "cpu" and recipe.train.precision == "fp16":
         found.append(("train.precision", '"fp16" needs a GPU, and run.device is "cpu"; use "bf16" or "no" there'))
     return found
@@ -60,6 +61,22 @@ def _batch(recipe: Recipe) -> list[tuple[str, str]]:
     if micro is None or batch % micro == 0:
         return []
     return [("train.micro_batch_size", _no_divisor(micro, batch, f"train.batch_size = {batch}"))]
+
+
+def _coupling(recipe: Recipe) -> list[tuple[str, str]]:
+    coupling, batch = recipe.flow.coupling, recipe.train.batch_size
+    given = lambda name: getattr(coupling, name, None)  # noqa: E731
+    found, block = [], given("block")
+    if block is not None and block < batch and batch % block:
+        found.append(("flow.coupling.block", _no_divisor(block, batch, f"train.batch_size = {batch}")))
+    elif block is not None and block > batch and block % batch:
+        found.append(("flow.coupling.block", f"{block} is no multiple of train.batch_size = {batch}; "
+                                             f"the nearest are {_multiples(block, batch)}"))  # fmt: skip
+    for one, other in (("epsilon", "regularisation"), ("weight", "ratio")):
+        if given(one) is not None and given(other) is not None:
+            found.append((f"flow.coupling.{one}", f"{given(one):g}, but flow.coupling.{other} = {given(other):g} is "
+                                                  "given too; leave one of them out"))  # fmt: skip
+    return found
 
 
 def _heads(recipe: Recipe) -> list[tuple[str, str]]:

@@ -43,8 +43,43 @@ class SphericalPath(Choice):
     name: Literal["spherical"] = "spherical"
 
 
+Block = Annotated[
+    int | None,
+    Field(ge=2, description="rows that are paired with one another, fewer or more than a batch; without it, a batch"),
+]
+
+
 class IndependentCoupling(Choice):
     name: Literal["independent"] = "independent"
+
+
+class OTCoupling(Choice):
+    name: Literal["ot"] = "ot"
+    block: Block = None
+
+
+class SinkhornCoupling(Choice):
+    name: Literal["sinkhorn"] = "sinkhorn"
+    block: Block = None
+    epsilon: float | None = Field(
+        default=None, gt=0, description="regularisation relative to the mean squared distance; without either, 0.05"
+    )
+    regularisation: float | None = Field(
+        default=None, gt=0, description="or in units of squared distance; a bridge of sigma wants 2 sigma^2"
+    )
+
+
+class C2OTCoupling(Choice):
+    name: Literal["c2ot"] = "c2ot"
+    block: Block = None
+    weight: float | None = Field(
+        default=None, ge=0, description="of a condition's distance beside x's; without it, labels are never crossed"
+    )
+    ratio: float | None = Field(
+        default=None, gt=0, le=1,
+        description="share of pairs that may cost less than a row's own noise: it finds the weight; without either, 0.05",
+    )  # fmt: skip
+    distance: Literal["squared", "cosine"] = Field(default="squared", description="between condition vectors")
 
 
 class UniformTimes(Choice):
@@ -99,7 +134,9 @@ PathChoice = Annotated[
     Field(discriminator="name"),
     BY_NAME,
 ]
-CouplingChoice = Annotated[IndependentCoupling, BY_NAME]
+CouplingChoice = Annotated[
+    IndependentCoupling | OTCoupling | SinkhornCoupling | C2OTCoupling, Field(discriminator="name"), BY_NAME
+]
 TimesChoice = Annotated[UniformTimes | LogitNormalTimes | ShiftedTimes, Field(discriminator="name"), BY_NAME]
 WeightsChoice = Annotated[UniformWeights | MinSNRWeights | BinWeights, Field(discriminator="name"), BY_NAME]
 ErrorChoice = Annotated[SquaredError | PseudoHuberError | AbsoluteError, Field(discriminator="name"), BY_NAME]

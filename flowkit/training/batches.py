@@ -47,6 +47,10 @@ class Rows:
         cut = lambda tensor: None if tensor is None else tensor[start:stop]  # noqa: E731
         return Rows(self.x[start:stop], cut(self.class_label), cut(self.condition))
 
+    def pick(self, places: Tensor) -> Rows:
+        take = lambda tensor: None if tensor is None else tensor[places]  # noqa: E731
+        return Rows(self.x[places], take(self.class_label), take(self.condition))
+
 
 class Batches:
     """`of(update)` gives this rank's rows of that update, in the order of its micro-steps."""
@@ -55,6 +59,7 @@ class Batches:
         self.data, self.normalizer, self.device = data, normalizer, device
         self.train_rows = data.rows("train")
         self.order = RowOrder(len(self.train_rows), layout.batch_size, seed)
+        self._stretch_order = RowOrder(len(self.train_rows), layout.batch_size, seed)  # it is asked by another thread
         self.places = layout.places()
         row_bytes = data.x[:1].nbytes + (0 if data.condition is None else data.condition[:1].nbytes)
         self.resident = len(self.train_rows) * row_bytes <= _room(device)
@@ -65,14 +70,26 @@ class Batches:
     def of(self, update: int) -> Rows:
         if self._all is not None:
             picked = torch.from_numpy(self.order.batch(update)[self.places]).to(self.device, non_blocking=True)
-            take = lambda tensor: None if tensor is None else tensor[picked]  # noqa: E731
-            return Rows(self._all.x[picked], take(self._all.class_label), take(self._all.condition))
+            return self._all.pick(picked)
         assert self._pool is not None
         if self._ahead is None or self._ahead[0] != update:
             self._ahead = (update, self._pool.submit(self._read, update))
         rows = self._ahead[1].result()
         self._ahead = (update + 1, self._pool.submit(self._read, update + 1))
         return rows
+
+    def stretch(self, first: int, updates: int) -> Rows:
+        """The global rows of those updates, normalised, in the order of the stream; for another thread than `of`'s.
+
+        They lie on the device if all rows do, else on the CPU.
+        """
+        picked = np.concatenate([self._stretch_order.batch(first + u) for u in range(updates)])
+        if self._all is None:
+            return read_rows(self.data, self.train_rows[picked], self.normalizer, torch.device("cpu"))
+        places = torch.from_numpy(picked)
+        if self.device.type == "cuda":
+            places = places.pin_memory().to(self.device, non_blocking=True)
+        return self._all.pick(places)
 
     def _read(self, update: int) -> Rows:
         return read_rows(

@@ -100,7 +100,7 @@ def one_update(session: Session, update: int, meters: Meters) -> None:
     recipe, layout = session.recipe, session.layout
     rows = session.batches.of(update)
     shape = (layout.batch_size, *rows.x.shape[1:])
-    noise = session.base.draw(session.draws, "noise", update, shape)
+    noise = session.pairing.noise(update)
     times, eps = _times(session, update), None
     if session.objective.path.stochastic:
         eps = session.draws.normal("bridge", update, shape)
@@ -114,7 +114,6 @@ def one_update(session: Session, update: int, meters: Meters) -> None:
         # Gradients are reduced once an update: with the last micro-step's.
         with nullcontext() if last else session.environment.accelerator.no_sync(session.wrapped):
             x0 = noise[places]
-            x0 = x0[session.coupling(x0, mine.x)]
             cut = lambda tensor: None if tensor is None else tensor[places]  # noqa: B023, E731
             loss, terms = flow_loss(session, mine, x0, times[places], cut(dropped), cut(eps))
             session.environment.accelerator.backward(loss / layout.accumulation)

@@ -20,7 +20,7 @@ from flowkit.data.normalizers import Normalizer, fit_normalizer
 from flowkit.domain import Domain, get_domain
 from flowkit.errors import UserError, listing
 from flowkit.events import RunStarted
-from flowkit.flow.couplings import Coupling, get_coupling
+from flowkit.flow.couplings import get_coupling
 from flowkit.flow.objective import FlowObjective, get_objective
 from flowkit.flow.times import Times, get_times
 from flowkit.models import create_model
@@ -30,6 +30,7 @@ from flowkit.training.draws import Draws
 from flowkit.training.ema import Averages, make_averages
 from flowkit.training.environment import Environment
 from flowkit.training.optimizer import lr_schedule, make_optimizer
+from flowkit.training.pairing import Pairing
 from flowkit.training.validation import Validator
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Session:
     objective: FlowObjective
     base: Base
     times: Times
-    coupling: Coupling
+    pairing: Pairing
     extra_losses: dict[str, tuple[float, Callable[[Tensor], Tensor]]]  # name -> (weight, loss)
     model: nn.Module
     model_args: dict[str, Any]
@@ -170,14 +171,18 @@ def build(
     base = open_base(describe_base(recipe), data.x.shape[1:], normalizer)
     steps_per_epoch = len(train_rows) / layout.batch_size
     total_steps = recipe.train.total_steps(len(train_rows))
+    batches, draws = Batches(data, normalizer, layout, recipe.run.seed, device), Draws(recipe.run.seed, device)
+    coupling, shape = get_coupling(flow["coupling"]), (layout.batch_size, *normalizer.shape(data.x.shape[1:]))
+    pairing = Pairing(coupling, batches, lambda update: base.draw(draws, "noise", update, shape), seed=recipe.run.seed)
     return Session(
         recipe=recipe, environment=environment, run_dir=run_dir, data=data, domain=domain, normalizer=normalizer,
-        flow=flow, objective=objective, base=base, times=get_times(flow["times"]), coupling=get_coupling(flow["coupling"]),
+        flow=flow, objective=objective, base=base, times=get_times(flow["times"]), pairing=pairing,
         extra_losses=_extra_losses(recipe, domain, objective), model=model, model_args=model_args,
         wrapped=_wrap(accelerator, model), ema=ema, optimizer=optimizer,
         rate=lr_schedule(recipe, total_steps, steps_per_epoch), layout=layout,
-        batches=Batches(data, normalizer, layout, recipe.run.seed, device), draws=Draws(recipe.run.seed, device),
-        validator=Validator(data, normalizer, objective, base, max_rows=recipe.train.val_rows, batch_size=layout.micro,
+        batches=batches, draws=draws,
+        validator=Validator(data, normalizer, objective, base, coupling, pairing.block,
+                            max_rows=recipe.train.val_rows, batch_size=layout.micro,
                             seed=recipe.data.seed, device=device, rank=layout.rank, world_size=layout.world_size),
         steps_per_epoch=steps_per_epoch, total_steps=total_steps, source=source, custom=custom,
     )  # fmt: skip

@@ -100,6 +100,7 @@ def train(
             for notice in environment.notices:
                 emit(Notice(notice))
             reason = run(session, emit, stop_requested=lambda: stop.number is not None)
+        session.pairing.close()
         session.batches.close()
         _release(session)
         return Outcome(run_dir, reason, stop.number)

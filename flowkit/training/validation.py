@@ -13,12 +13,16 @@ from torch import Tensor, nn
 
 from flowkit.data.base import Base, NormalBase
 from flowkit.data.dataset import Dataset
+from flowkit.data.keys import key
 from flowkit.data.normalizers import Normalizer
+from flowkit.flow.couplings import Coupling
+from flowkit.flow.couplings.independent import Independent
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import GaussianPath
 from flowkit.models.calls import call_model
 from flowkit.training.batches import Rows, read_rows
 from flowkit.training.draws import Draws
+from flowkit.training.pairing import pair_blocks
 from flowkit.training.yardsticks import GaussianYardstick, gaussian_losses
 
 BINS = 5  # equal bins of t
@@ -41,6 +45,8 @@ class Validator:
         normalizer: Normalizer,
         objective: FlowObjective,
         base: Base,
+        coupling: Coupling,
+        block: int,
         *,
         max_rows: int,
         batch_size: int,
@@ -49,7 +55,10 @@ class Validator:
         rank: int = 0,
         world_size: int = 1,
     ):
-        """The first `max_rows` validation rows, each met often enough to make MIN_EVALUATIONS, shared among the ranks."""
+        """The first `max_rows` validation rows, each met often enough to make MIN_EVALUATIONS, shared among the ranks.
+
+        `block`: rows that the coupling pairs with one another.
+        """
         rows = data.rows("validation")[:max_rows]
         self.count = len(rows) * -(-MIN_EVALUATIONS // max(1, len(rows)))
         # Always the squared error of the velocity, whatever is trained on: it compares among runs, and with a Gaussian's.
@@ -62,6 +71,12 @@ class Validator:
         draws = Draws(seed, device)
         shape = (self.count, *self.rows.x.shape[1:])
         noise = base.draw(draws, "validation noise", 0, shape)
+        coupled = not isinstance(coupling, Independent)
+        if coupled:
+            # As in training, or the loss would be another problem's; over all rows, so that no share of them matters.
+            everything = read_rows(data, rows[np.arange(self.count) % len(rows)], normalizer, device)
+            paired = pair_blocks(coupling, block, noise, everything, lambda n: key(seed, "validation coupling", n))
+            noise = noise[paired]
         eps = draws.normal("validation bridge", 0, shape) if objective.path.stochastic else None
         # One time in each of `count` equal strata, in an order that does not follow the rows.
         strata = draws.uniform("validation strata", 0, (self.count,)).argsort()
@@ -71,7 +86,7 @@ class Validator:
 
         def yardstick() -> dict[str, float]:
             """On all the rows, whatever this rank's share of them is; {} where a Gaussian's best field is not known."""
-            if not isinstance(objective.path, GaussianPath) or not isinstance(base, NormalBase):
+            if coupled or not isinstance(objective.path, GaussianPath) or not isinstance(base, NormalBase):
                 return {}
             fitted = GaussianYardstick.fit(data.x, data.rows("train"), normalizer, objective.path, device=device)
             x1 = read_rows(data, rows[np.arange(self.count) % len(rows)], normalizer, device).x

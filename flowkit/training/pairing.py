@@ -1,0 +1,121 @@
+"""Noise after the coupling: blocks of the run's stream are paired ahead of the step, in a worker thread.
+
+A block is `coupling.block` consecutive places of the endless stream of rows. The updates that share a block, or the blocks
+that share an update, make a stretch; the permutation of each is a function of (seed, block) alone, so every process finds
+the same one, in the middle of a block as at its start, and nothing has to be sent or saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from flowkit.data.keys import key
+from flowkit.errors import UserError
+from flowkit.flow.couplings import Coupling
+from flowkit.flow.couplings.independent import Independent
+from flowkit.training.batches import Batches, Rows
+
+
+class Pairing:
+    """`noise(update)` is x0 (B, ...) of the global batch, such that place i goes with row i of that update.
+
+    `draw(update)` gives x0 (B, ...) before the coupling, on the device; it is called from two threads. The worker is a
+    thread, since what it waits in (scipy's solver, BLAS, copies) releases the interpreter's lock.
+    """
+
+    def __init__(
+        self, coupling: Coupling, batches: Batches, draw: Callable[[int], Tensor], *, seed: int, ahead: bool = True
+    ):
+        """`ahead`: pair the next stretch while this one is in use. Raises UserError for a coupling that the data does not fit."""
+        self.coupling, self.batches, self.draw, self.seed, self.ahead = coupling, batches, draw, seed, ahead
+        batch = batches.order.batch_size
+        self.block = coupling.block or batch
+        if self.block % batch and batch % self.block:
+            raise UserError(f"flow.coupling: a block of {self.block} and train.batch_size = {batch} do not divide")
+        check_conditions(coupling, batches)
+        self.updates = max(1, self.block // batch)  # in a stretch
+        self._current: tuple[int, Tensor] | None = None
+        self._next: tuple[int, Future[Tensor]] | None = None
+        self._pool = None if isinstance(coupling, Independent) else ThreadPoolExecutor(1, "pairing")
+        self._stream = None
+        if self._pool is not None and batches.device.type == "cuda":
+            draw(0)  # whatever it moves to the device at its first call is moved by the loop's stream
+            self._stream = torch.cuda.Stream(batches.device)
+            self._stream.wait_stream(torch.cuda.current_stream(batches.device))  # the resident rows have arrived
+
+    def noise(self, update: int) -> Tensor:
+        if self._pool is None:
+            return self.draw(update)
+        stretch, place = divmod(update, self.updates)
+        if self._current is None or self._current[0] != stretch:
+            self._current = (stretch, self._paired(stretch, self._pool))
+        batch = self.batches.order.batch_size
+        return self._current[1][place * batch : (place + 1) * batch]
+
+    def _paired(self, stretch: int, pool: ThreadPoolExecutor) -> Tensor:
+        if self._next is None or self._next[0] != stretch:
+            self._next = (stretch, pool.submit(self.permutation, stretch))
+        noise = self._joined(stretch)  # made again, by this stream: the worker's copy belongs to another one
+        rows = self._next[1].result()
+        self._next = (stretch + 1, pool.submit(self.permutation, stretch + 1)) if self.ahead else None
+        return noise[rows.to(noise.device, non_blocking=True)]
+
+    def permutation(self, stretch: int) -> Tensor:
+        """Rows (updates x B,) int64 of the stretch's joined noise, on the host (pinned beside a GPU)."""
+        if self._stream is None:
+            x0, rows = self._joined(stretch), self.batches.stretch(stretch * self.updates, self.updates)
+        else:
+            # Copies by way of pinned memory and a stream of our own: the loop's stream never waits for them.
+            with torch.cuda.stream(self._stream):
+                x0 = to_host(self._joined(stretch))
+                found = self.batches.stretch(stretch * self.updates, self.updates)
+                rows = Rows(to_host(found.x), _if_given(found.class_label), _if_given(found.condition))
+            self._stream.synchronize()
+        first = stretch * self.updates * self.batches.order.batch_size // self.block
+        permuted = pair_blocks(self.coupling, self.block, x0, rows, key_of=lambda block: self._key(first + block))
+        return permuted if self._stream is None else permuted.pin_memory()
+
+    def _key(self, block: int) -> int:
+        return key(self.seed, "coupling", block)
+
+    def _joined(self, stretch: int) -> Tensor:
+        first = stretch * self.updates
+        if self.updates == 1:
+            return self.draw(first)
+        return torch.cat([self.draw(update) for update in range(first, first + self.updates)])
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def pair_blocks(coupling: Coupling, block: int, x0: Tensor, rows: Rows, key_of: Callable[[int], int]) -> Tensor:
+    """Rows (N,) int64 such that x0[rows] goes with `rows`, block after block; the last one may be smaller. x0: (N, ...)."""
+    pieces = []
+    for number, start in enumerate(range(0, len(x0), block)):
+        part = rows.slice(start, start + block)
+        mine = coupling(x0[start : start + block], part.x, part.class_label, part.condition, seed=key_of(number))
+        pieces.append(mine + start)
+    return torch.cat(pieces)
+
+
+def check_conditions(coupling: Coupling, batches: Batches) -> None:
+    if coupling.conditional and batches.data.class_label is None and batches.data.condition is None:
+        raise UserError(
+            'flow.coupling: "c2ot" transports within equal conditions, and the data has neither class labels nor '
+            'conditions; use "ot"'
+        )
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """A copy in pinned memory, begun on the current stream; it is there when that stream was synchronised."""
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return pinned.copy_(tensor, non_blocking=True)
+
+
+def _if_given(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else to_host(tensor)
