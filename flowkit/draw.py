@@ -85,8 +85,25 @@ class SampleSettings:
 
     @property
     def of_ode(self) -> dict[str, Any]:
-        """Solver, steps and grid to follow the flow itself, which a stochastic solver does not: Heun's then."""
+        """Solver, steps and grid to follow the flow itself, both ways, which sde and mean_flow do not: Heun's then."""
+        if self.solver_name == "mean_flow":
+            return {"solver": "heun", "steps": max(25, self.steps), "grid": self.grid}
         return {"solver": "heun" if self.solver_name == "sde" else self.solver, "steps": self.steps, "grid": self.grid}
+
+    @property
+    def words(self) -> str:
+        """`heun, 25 steps, guidance 2 by cfg_zero`."""
+        parts = [self.solver_name]
+        if self.solver_name == "dopri5":
+            parts[0] += f" to {self.solver.get('rtol', 1e-5):g}" if isinstance(self.solver, Mapping) else " to 1e-05"
+        else:
+            parts.append(f"{self.steps} steps" + ("" if self.grid == "uniform" else f" on the {_name(self.grid)} grid"))
+        parts.append(f"guidance {self.guidance_scale:g}")
+        if self.guidance_name != "cfg":
+            parts[-1] += f" by {self.guidance_name}"
+        if self.guidance_interval is not None:
+            parts[-1] += " at t from {:g} to {:g}".format(*self.guidance_interval)
+        return ", ".join(parts)
 
     def to_info(self) -> dict[str, Any]:
         """For a sidecar: solver and scale, the number of steps where it is given, and the rest where it is not the default."""
@@ -125,11 +142,17 @@ def as_network(model: nn.Module) -> Network:
     own = next(model.parameters()).dtype
 
     def call(
-        x: Tensor, t: Tensor, class_label: Tensor | None, condition: Tensor | None, cfg_mask: Tensor | None
+        x: Tensor,
+        t: Tensor,
+        class_label: Tensor | None,
+        condition: Tensor | None,
+        cfg_mask: Tensor | None,
+        span: Tensor | None = None,
     ) -> Tensor:
         if condition is not None:
             condition = condition.to(own)
-        return call_model(model, x.to(own), t.to(own), class_label, condition, cfg_mask)
+        span = None if span is None else span.to(own)
+        return call_model(model, x.to(own), t.to(own), class_label, condition, cfg_mask, span)
 
     return call
 

@@ -28,7 +28,9 @@ from flowkit.metrics.gaussian import sample_class_gaussians
 from flowkit.metrics.report import Evaluation
 
 if TYPE_CHECKING:
+    from flowkit.flow.choices import Choice
     from flowkit.flow.inversion import Inversion
+    from flowkit.likelihood import LikelihoodFigures
     from flowkit.recipe import Recipe
     from flowkit.sample import LoadedModel
 
@@ -47,19 +49,22 @@ def evaluate_checkpoint(
     num_samples: int = DEFAULT_ROWS,
     weights: str = "ema",
     seed: int = 0,
-    solver: str | None = None,
+    solver: Choice | None = None,
     steps: int | None = None,
     guidance_scale: float | None = None,
     batch_size: int | None = None,
     device: str = "auto",
     decode: bool = True,
     out: Path | None = None,
+    likelihood: int | None = None,
+    probes: int = 1,
     tell: Tell = _silent,
 ) -> Evaluation:
     """Draw samples in the classes of the reference rows and measure them; writes `out` and returns what was found.
 
     data: a prepared file in place of what the model was trained on. split and num_samples: as in `choose_sides`. The rest
-    is as in `LoadedModel.sample`, and what is None is as the recipe had it. decode: whether what samples say is measured
+    is as in `LoadedModel.sample`, and what is None is as the recipe had it. likelihood: of how many held-out rows it is
+    measured too, by how many probes where the dimension is high. decode: whether what samples say is measured
     too, where they stand for text. out: by default a folder in the run's `evaluation/`, named by the settings.
 
     Raises UserError: no such checkpoint or data, rows that do not fit each other.
@@ -87,9 +92,10 @@ def evaluate_checkpoint(
         )
     title = f"{ckpt}: {model.info['architecture']}, step {model.info.get('step', 0):,}"
     inverted = _invert(model, rows, sides, labels, samples.info, tell)
+    measured = None if likelihood is None else _likelihood(model, rows, likelihood, split, probes, seed, tell)
     return _evaluate(
         title, rows, sides, matched, out, tell, notes, (write_dataset(out / "samples.safetensors", samples),),
-        decode=decode, device=device, inverted=inverted,
+        decode=decode, device=device, inverted=inverted, likelihood=measured,
     )  # fmt: skip
 
 
@@ -196,14 +202,20 @@ def _default_out(model: LoadedModel, **settings: Any) -> Path:
         **(model.info.get("sampling") or {}),
         **{name: value for name, value in settings.items() if value is not None},
     }
-    name = f"step-{model.info.get('step', 0):08d}-{model.weights.replace(':', '-')}-{used.get('solver', 'heun')}{used.get('steps', 25)}"
+    name = f"step-{model.info.get('step', 0):08d}-{model.weights.replace(':', '-')}-{_solver(used)}"
     return run_dir / "evaluation" / f"{name}-w{used.get('guidance_scale', 1.0):g}"
+
+
+def _solver(used: dict[str, Any]) -> str:
+    solver = used.get("solver", "heun")
+    name = solver if isinstance(solver, str) else solver["name"]
+    return name if name == "dopri5" else f"{name}{used.get('steps', 25)}"
 
 
 def _evaluate(
     title: str, data: Dataset, sides: Sides, samples: Dataset, out: Path, tell: Tell, notes: list[str],
     files: tuple[Path, ...] = (), of: int | None = None, *, decode: bool, device: str,
-    inverted: tuple[Inversion, Inversion] | None = None,
+    inverted: tuple[Inversion, Inversion] | None = None, likelihood: LikelihoodFigures | None = None,
 ) -> Evaluation:  # fmt: skip
     domain = get_domain(data.kind)
     comparison = Comparison(data, sides, samples, _gaussian_draws(data, sides))
@@ -230,6 +242,8 @@ def _evaluate(
         facts["reconstruction"] = _inversion_fact(*inverted)
         settings["reconstruction"] = {"rows": min(INVERTED, len(sides.reference)), "passes": inverted[0].passes,
                                       "model": asdict(inverted[0]), "zero_field": asdict(inverted[1])}  # fmt: skip
+    if likelihood is not None:
+        facts["likelihood"], settings["likelihood"] = likelihood.words, likelihood.to_json()
     path = out / "evaluation.json"
     written = tuple(map(str, (path, *pictures, *files)))
     evaluation = Evaluation(
@@ -271,6 +285,17 @@ def _invert(
     return inversion_figures(x0, x1, back), zero_field_figures(x1)
 
 
+def _likelihood(
+    model: LoadedModel, data: Dataset, count: int, split: str | None, probes: int, seed: int, tell: Tell
+) -> LikelihoodFigures:
+    from flowkit.likelihood import likelihood_figures
+
+    return likelihood_figures(
+        model, data, count, split=split if split in ("validation", "test") else "validation", probes=probes, seed=seed,
+        progress=lambda done: tell("likelihood of held-out rows", done, count),
+    )  # fmt: skip
+
+
 def _inversion_fact(found: Inversion, zero: Inversion) -> str:
     verdict = "passes" if found.passes else "fails"
     return (
@@ -297,8 +322,8 @@ def _samples_fact(samples: Dataset, of: int | None) -> str:
     made = samples.info
     parts = [f"{len(samples):,}" if of in (None, len(samples)) else f"{len(samples):,} of {of:,} (as classes match)"]
     if "solver" in made:
-        parts.append(
-            f"{made.get('weights', '')} weights, {made['solver']}, {made.get('steps')} steps, NFE {made.get('nfe')}"
-        )
-        parts.append(f"guidance {made.get('guidance_scale', 1.0):g}, seed {made.get('seed')}")
+        from flowkit.draw import SampleSettings
+
+        parts.append(f"{made.get('weights', '')} weights, {SampleSettings.of(made).words}, NFE {made.get('nfe')}")
+        parts.append(f"seed {made.get('seed')}")
     return ", ".join(parts)

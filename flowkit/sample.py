@@ -27,6 +27,7 @@ from flowkit.domain import Domain, get_domain
 from flowkit.draw import BATCH_SIZES, Guide, SampleSettings, Weak, as_network, draw_samples
 from flowkit.errors import UserError, listing, nearest
 from flowkit.flow.choices import Choice
+from flowkit.flow.mean_flow import get_mean_flow
 from flowkit.flow.objective import get_objective
 
 if TYPE_CHECKING:
@@ -154,6 +155,15 @@ class LoadedModel:
     def _check(self, settings: SampleSettings, *, conditioned: bool) -> None:
         """Raise UserError for settings that this model cannot sample with."""
         flow = self.info["flow"]
+        if settings.solver_name == "mean_flow" and get_mean_flow(flow) is None:
+            raise UserError(
+                'solver: "mean_flow" needs a model of average velocities (flow.objective = "mean_flow"); this one was trained '
+                'by flow matching: use an ODE solver such as "heun"'
+            )
+        if settings.solver_name == "mean_flow" and settings.guidance_name == "autoguidance":
+            raise UserError(
+                'guidance: "autoguidance" does not go with solver "mean_flow"; use an ODE solver such as "heun"'
+            )
         if settings.solver_name == "sde":
             from flowkit.recipe.checks import why_no_score
 

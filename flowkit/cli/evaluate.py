@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flowkit.cli.options import Device, Weights
+from flowkit.cli.options import Device, Solver, Steps, Weights, choice
 from flowkit.errors import UserError
 
 
@@ -29,8 +29,14 @@ def evaluate(
     guidance_scale: Annotated[
         float | None, typer.Option("--guidance-scale", "-w", help="Default: the recipe's.")
     ] = None,
-    solver: Annotated[str | None, typer.Option(help="euler, midpoint, heun or rk4; default: the recipe's.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Solver steps; default: the recipe's.")] = None,
+    solver: Solver = None,
+    steps: Steps = None,
+    likelihood: Annotated[
+        int | None, typer.Option(min=1, help="Measure the likelihood of so many validation rows (or of --split) too.")
+    ] = None,
+    probes: Annotated[
+        int, typer.Option(min=1, help="Of Hutchinson's estimate, which likelihoods of over 16 dimensions use.")
+    ] = 1,
     seed: Annotated[int, typer.Option(help="Of the samples. The rows compared with never depend on it.")] = 0,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples at a time; default: by device.")] = None,
     device: Device = "auto",
@@ -46,6 +52,7 @@ def evaluate(
 
       flowkit evaluate --ckpt runs/kanji
       flowkit evaluate --ckpt runs/kanji --guidance-scale 2 --steps 10 --json
+      flowkit evaluate --ckpt runs/kanji --likelihood 256
       flowkit evaluate --ckpt runs/dit-text --split test --no-decode
       flowkit evaluate water/samples.safetensors --data data/kanji.safetensors
 
@@ -57,7 +64,8 @@ def evaluate(
         )
     if samples is not None and data is None:
         raise UserError(f"evaluate: {samples} needs real data to be compared with: --data REAL.safetensors")
-    drawing = {"--guidance-scale": guidance_scale, "--solver": solver, "--steps": steps, "--batch-size": batch_size}
+    drawing = {"--guidance-scale": guidance_scale, "--solver": solver, "--steps": steps, "--batch-size": batch_size,
+               "--likelihood": likelihood}  # fmt: skip
     idle = [name for name, value in drawing.items() if value is not None]
     if samples is not None and idle:
         raise UserError(
@@ -69,9 +77,9 @@ def evaluate(
     with evaluation_progress() as tell:
         if ckpt is not None:
             found = evaluate_checkpoint(
-                ckpt, data=data, split=split, num_samples=num_samples, weights=weights, seed=seed, solver=solver,
-                steps=steps, guidance_scale=guidance_scale, batch_size=batch_size, device=device, decode=decode, out=out,
-                tell=tell,
+                ckpt, data=data, split=split, num_samples=num_samples, weights=weights, seed=seed,
+                solver=choice("--solver", solver), steps=steps, guidance_scale=guidance_scale, batch_size=batch_size, device=device, decode=decode, out=out,
+                likelihood=likelihood, probes=probes, tell=tell,
             )  # fmt: skip
         else:
             assert samples is not None and data is not None

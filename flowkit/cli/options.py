@@ -3,10 +3,49 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 Ckpt = Annotated[Path, typer.Option("--ckpt", help="A run, a checkpoint directory, or a .safetensors with its .json.")]
 Weights = Annotated[str, typer.Option(help="ema, raw, or one of several averages: ema:0.999, ema:power-0.05.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Solver = Annotated[
+    str | None,
+    typer.Option(
+        help="euler, midpoint, heun, rk4, dopri5 or sde, or a table as in a recipe: '{name = \"sde\", scale = 0.5}'; "
+        "default: the recipe's."
+    ),
+]
+Grid = Annotated[
+    str | None,
+    typer.Option(
+        help="Where in t the steps are: uniform, shifted or power, or a table: '{name = \"shifted\", shift = 2}'."
+    ),
+]
+Steps = Annotated[int | None, typer.Option(min=1, help="Solver steps; default: the recipe's.")]
+Rtol = Annotated[float | None, typer.Option(help="Of dopri5: error that a step may have, over the size of x.")]
+Atol = Annotated[float | None, typer.Option(help="Of dopri5: error that a step may have where x is small.")]
+
+
+def choice(option: str, text: str | None) -> str | dict[str, Any] | None:
+    """A name as it is, a table parsed as TOML. Raises UserError."""
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    import tomllib
+
+    from flowkit.errors import UserError
+
+    try:
+        return tomllib.loads(f"table = {text}")["table"]
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f'{option}: {text!r} is no TOML table ({error}); write {{name = "...", key = value}}') from None
+
+
+def solver_choice(solver: str | None, rtol: float | None, atol: float | None) -> str | dict[str, Any] | None:
+    """What --solver, --rtol and --atol say together; tolerances alone mean dopri5. Raises UserError."""
+    table = choice("--solver", solver)
+    tolerances = {name: value for name, value in (("rtol", rtol), ("atol", atol)) if value is not None}
+    if not tolerances:
+        return table
+    return {**({"name": table or "dopri5"} if table is None or isinstance(table, str) else table), **tolerances}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowkit.cli.options import Ckpt, Device, Weights
+from flowkit.cli.options import Atol, Ckpt, Device, Grid, Rtol, Solver, Steps, Weights, choice, solver_choice
 
 if TYPE_CHECKING:
     from flowkit.data.dataset import Dataset
@@ -28,13 +28,30 @@ def sample(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same samples, whatever the batch size.")] = 0,
-    solver: Annotated[str | None, typer.Option(help="euler, midpoint, heun or rk4; default: the recipe's.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Solver steps; default: the recipe's.")] = None,
+    solver: Solver = None,
+    steps: Steps = None,
+    rtol: Rtol = None,
+    atol: Atol = None,
+    grid: Grid = None,
+    state: Annotated[str | None, typer.Option(help="Precision of x between network calls: fp32 or fp64.")] = None,
+    guidance: Annotated[
+        str | None, typer.Option(help="cfg or cfg_zero, or a table: '{name = \"cfg_zero\", zero_init = 0.1}'.")
+    ] = None,
+    autoguidance: Annotated[
+        Path | None, typer.Option(help="Guide away from this smaller or earlier model, in the null condition's place.")
+    ] = None,
     guidance_scale: Annotated[
         float | None,
         typer.Option(
             "--guidance-scale", "-w", help="w in v_null + w (v_cond - v_null), 1 is none; default: the recipe's."
         ),
+    ] = None,
+    guidance_interval: Annotated[
+        tuple[float, float] | None, typer.Option(help="t from and to which there is guidance.", metavar="FROM TO")
+    ] = None,
+    guidance_rescale: Annotated[
+        float | None,
+        typer.Option(help="0 to 1: how far the guided velocity's spread is brought back to the conditional one's."),
     ] = None,
     condition: Annotated[
         Path | None, typer.Option(help="A .safetensors with a tensor 'condition': one row for all, or one a sample.")
@@ -61,6 +78,7 @@ def sample(
       flowkit sample --ckpt runs/dit-sketch --class-label cat
       flowkit sample --ckpt runs/kanji --class-label water -n 64 -w 2 --solver heun --steps 25 --out water/
       flowkit sample --ckpt runs/dit-text --num-samples 8 --solver euler --steps 10
+      flowkit sample --ckpt runs/kanji --solver dopri5 --rtol 1e-4 --guidance cfg_zero -w 2 --guidance-interval 0.2 0.8
       flowkit sample --ckpt runs/kanji/checkpoints/best --class-label water --class-label tree --weights raw
 
     The architecture, the classes and the normalizer come from the checkpoint.
@@ -69,6 +87,7 @@ def sample(
 
     from flowkit.data.dataset import write_dataset
     from flowkit.decode import check_writable, write_readable
+    from flowkit.draw import SampleSettings
     from flowkit.sample import load, read_condition
     from flowkit.ui.progress import stage_bar
     from flowkit.ui.written import print_written
@@ -82,8 +101,10 @@ def sample(
     start = time.perf_counter()
     with stage_bar(f"sampling {noun}", num_samples) as tell:
         samples = loaded.sample(
-            num_samples, class_label=labels, seed=seed, solver=solver, steps=steps,
-            guidance_scale=guidance_scale, condition=None if condition is None else read_condition(condition),
+            num_samples, class_label=labels, seed=seed, solver=solver_choice(solver, rtol, atol), steps=steps,
+            grid=choice("--grid", grid), state=state, guidance=_guidance(guidance, autoguidance),
+            guidance_scale=guidance_scale, guidance_interval=guidance_interval, guidance_rescale=guidance_rescale,
+            condition=None if condition is None else read_condition(condition),
             batch_size=batch_size, pairs=pairs, progress=lambda done: tell(f"sampling {noun}", done, num_samples),
         )  # fmt: skip
         seconds = time.perf_counter() - start
@@ -94,19 +115,29 @@ def sample(
             samples.texts = decoded.shown.texts
             write_dataset(file, samples)
     facts = (
-        f"{samples.info['weights']} weights of step {samples.info['step']}, {samples.info['solver']}, "
-        f"guidance {samples.info['guidance_scale']:g}, seed {seed}, NFE {samples.info['nfe']}, "
+        f"{samples.info['weights']} weights of step {samples.info['step']}, {SampleSettings.of(samples.info).words}, "
+        f"seed {seed}, NFE {samples.info['nfe']}, "
         f"{num_samples / seconds:,.1f} {noun}/s on {loaded.device}"
     )
     also = (file,) if samples.texts is None else (file, file.with_suffix(".jsonl"))
     print_written(decoded, noun, facts, preview, also)
 
 
+def _guidance(guidance: str | None, autoguidance: Path | None) -> str | dict[str, Any] | None:
+    if autoguidance is None:
+        return choice("--guidance", guidance)
+    if guidance not in (None, "autoguidance"):
+        from flowkit.errors import UserError
+
+        raise UserError(f"--autoguidance: --guidance {guidance} is given too; leave one of them out")
+    return {"name": "autoguidance", "ckpt": str(autoguidance)}
+
+
 def _data_to_compare_with(loaded: LoadedModel) -> Dataset | None:
-    """What the model was trained on, for sentences alone, where it can be opened without training a codec first."""
+    """What the model was trained on, for sentences and points, where it can be opened without training a codec first."""
     from flowkit.errors import UserError
 
-    if loaded.domain.kind != "embedding":
+    if loaded.domain.kind not in ("embedding", "points"):
         return None
     from flowkit.domain import BUILTIN
     from flowkit.evaluate import training_data
@@ -114,6 +145,7 @@ def _data_to_compare_with(loaded: LoadedModel) -> Dataset | None:
 
     recipe, inherited = loaded.info.get("recipe") or {}, loaded.info.get("inherited") or {}
     built_in = (recipe.get("data") or {}).get("source") in BUILTIN
+    built_in = built_in and loaded.domain.kind == "embedding"
     try:
         return None if built_in and why_not_at_hand(inherited.get("codec") or {}) else training_data(loaded)[0]
     except UserError:

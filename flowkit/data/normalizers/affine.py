@@ -40,6 +40,9 @@ class AffineNormalizer(Normalizer):
         shift, scale = self._tensors.on(x.device, x.dtype)
         return x * scale + shift
 
+    def log_det(self, row_shape: tuple[int, ...]) -> float:
+        return -float(np.log(np.broadcast_to(self.scale, row_shape)).sum())
+
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "shift": self.shift.tolist(), "scale": self.scale.tolist()}
 

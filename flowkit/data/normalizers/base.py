@@ -30,6 +30,10 @@ class Normalizer(ABC):
         return row_shape
 
     @abstractmethod
+    def log_det(self, row_shape: tuple[int, ...]) -> float:
+        """log |det| of d normalize(x) / dx for rows of that shape, in nats. Raises UserError where directions are left out."""
+
+    @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """What it is and its small statistics; the large ones are `tensors`."""
 

@@ -59,6 +59,14 @@ class WhiteningNormalizer(Normalizer):
     def shape(self, row_shape: tuple[int, ...]) -> tuple[int, ...]:
         return row_shape if len(self.scale) == len(self.mean) else (len(self.scale),)
 
+    def log_det(self, row_shape: tuple[int, ...]) -> float:
+        if len(self.scale) < len(self.mean):
+            raise UserError(
+                f"data.normalizer: whitening kept {len(self.scale)} of {len(self.mean)} directions, so the model has no density "
+                "over whole rows; a model trained with all components has one"
+            )
+        return -float(np.log(self.scale).sum())  # the basis is orthonormal
+
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,

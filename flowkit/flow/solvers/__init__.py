@@ -12,11 +12,12 @@ from flowkit.flow.grids import grid_edges
 from flowkit.flow.paths import Path
 from flowkit.flow.solvers.dopri5 import Dopri5
 from flowkit.flow.solvers.fixed import RK4, Euler, Heun, Midpoint
+from flowkit.flow.solvers.mean_flow import MeanFlowSolver
 from flowkit.flow.solvers.problem import Integrated, Problem, Solver, Velocity
 from flowkit.flow.solvers.sde import SDE
 
 FIXED = {"euler": Euler, "midpoint": Midpoint, "heun": Heun, "rk4": RK4}
-SOLVERS: dict[str, Callable[..., Solver]] = {**FIXED, "dopri5": Dopri5, "sde": SDE}
+SOLVERS: dict[str, Callable[..., Solver]] = {**FIXED, "dopri5": Dopri5, "sde": SDE, "mean_flow": MeanFlowSolver}
 
 __all__ = ["FIXED", "SOLVERS", "Integrated", "Problem", "Solver", "Velocity", "get_solver", "integrate"]
 

@@ -6,6 +6,7 @@ Error norms and initial steps as in Hairer, Norsett and Wanner, Solving Ordinary
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,20 +36,18 @@ STAGES = (
 # The fifth-order solution less the embedded fourth-order one.
 ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
-MEMORY = 0.04  # of the PI controller: the exponent of the last error
 ORDER = 5
+SMALLEST = 1e-13  # step in t: what asks for less is not finite, or not continuous
 ROUNDINGS = 8  # rtol is at least so many units of the state's last place: below that, errors are rounding
 
 
 class _Rows(NamedTuple):
-    """The rows still under way: everything here is (b, ...), h signed; t, h and error are float64 where there is such."""
+    """The rows still under way: everything here is (b, ...); t and h, which is signed, are float64 where there is such."""
 
     x: Tensor
     slope: Tensor  # at (x, t): the last stage of the step before
     t: Tensor
     h: Tensor
-    error: Tensor  # of the last accepted step, over its tolerance
-    rejected: Tensor  # whether the last attempt was
     place: Tensor  # of the row in the batch
 
     def take(self, rows: Tensor) -> _Rows:
@@ -87,7 +86,11 @@ class Dopri5:
         rows = self._begin(problem, start, end, nfe)
         for attempt in range(1, self.max_steps + 1):
             rows, arrived = self._attempt(velocity, rows, start, end, nfe)
-            if bool(arrived.any()):
+            stuck = ~arrived & (rows.h.abs() < SMALLEST)
+            some_arrived, some_stuck = torch.stack((arrived.any(), stuck.any())).tolist()  # the one wait of a step
+            if some_stuck:
+                raise UserError(_no_way_on(rows.take(stuck.nonzero().squeeze(1)), len(whole)))
+            if some_arrived:
                 whole[rows.place[arrived]] = rows.x[arrived]
                 left = (~arrived).nonzero().squeeze(1)
                 rows = rows.take(left)
@@ -96,48 +99,52 @@ class Dopri5:
                 problem.on_step(attempt, whole.index_copy(0, rows.place, rows.x))
             if not len(rows.t):
                 return Integrated(whole, nfe.cpu())
-        raise UserError(self._too_long(rows, len(whole), start, end))
+        raise UserError(
+            f"solver 'dopri5': {len(rows.t)} of {len(whole)} rows are not there after max_steps = {self.max_steps} attempts "
+            f"(the first is at t = {float(rows.t[0]):.4g} on its way from {start:g} to {end:g}); raise max_steps, rtol and "
+            "atol, or use a solver with fixed steps"
+        )
 
     def _begin(self, problem: Problem, start: float, end: float, nfe: Tensor) -> _Rows:
         """The first slopes, and steps small enough for their size and change (Hairer's rule)."""
         x, velocity = problem.x, problem.velocity
         t = torch.full((len(x),), start, dtype=_clock(x), device=x.device)
-        slope = _call(velocity, x, t, nfe, None)
+        slope = _call(velocity, x, t)
         size = self._tolerance(x, x)
         d0, d1 = _rms(x / size), _rms(slope / size)
         h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1).clamp_max(abs(end - start)).to(t.dtype)
         forth = math.copysign(1.0, end - start)
         there = x + expand(forth * h0, x).to(x.dtype) * slope
-        d2 = _rms((_call(velocity, there, t + forth * h0, nfe, None) - slope) / size) / h0
+        d2 = _rms((_call(velocity, there, t + forth * h0) - slope) / size) / h0
+        _count(nfe, velocity, [t, t + forth * h0], slice(None))
         steepest = torch.maximum(d1, d2)
         h1 = torch.where(steepest <= 1e-15, (1e-3 * h0).clamp_min(1e-6), (0.01 / steepest) ** (1 / ORDER))
         h = torch.minimum(100 * h0, h1.to(t.dtype)).nan_to_num(1e-6)
-        return _Rows(x, slope, t, forth * h, torch.full_like(t, 1e-4), torch.zeros_like(t, dtype=torch.bool),
-                     torch.arange(len(x), device=x.device))  # fmt: skip
+        return _Rows(x, slope, t, forth * h, torch.arange(len(x), device=x.device))
 
     def _attempt(self, velocity: Velocity, rows: _Rows, start: float, end: float, nfe: Tensor) -> tuple[_Rows, Tensor]:
         """One step tried by every row, taken where its error allows: the rows after it, and which have arrived (b,)."""
         x, t = rows.x, rows.t
-        last = (end - t).abs() <= 1.01 * rows.h.abs()  # stretched a little, sooner than leave a sliver for another step
-        h = torch.where(last, end - t, rows.h)
+        left = end - t
+        last = left.abs() <= 1.01 * rows.h.abs()  # stretched a little, sooner than leave a sliver for another step
+        h = torch.where(last, left, rows.h)
         step, low, high = expand(h, x).to(x.dtype), min(start, end), max(start, end)
-        slopes = x.new_empty(len(NODES), x.numel())
+        times = [(t + node * h).clamp_(low, high) for node in NODES[1:-1]]
+        times.append(times[-1])  # the last two stages are at the same time
+        slopes, there, table = x.new_empty(len(NODES), x.numel()), x, _coefficients(x)
         slopes[0] = rows.slope.reshape(-1)
-        there = x
-        for i, row in enumerate(_coefficients(x)[:-1], start=1):
-            there = torch.addcmul(x, step, (row @ slopes[:i]).view_as(x))
-            slopes[i] = _call(velocity, there, (t + NODES[i] * h).clamp(low, high), nfe, rows.place).reshape(-1)
-        error = _rms(step * (_coefficients(x)[-1] @ slopes).view_as(x) / self._tolerance(x, there)).to(t.dtype)
+        for i, time in enumerate(times, start=1):
+            there = torch.addcmul(x, step, (table[i - 1] @ slopes[:i]).view_as(x))
+            slopes[i] = _call(velocity, there, time).reshape(-1)
+        _count(nfe, velocity, times, rows.place)
+        error = _rms(step * (table[-1] @ slopes).view_as(x) / self._tolerance(x, there))
         error = error.nan_to_num(math.inf, math.inf)  # what is not finite is too far
         good = error <= 1
-        usual = SAFETY * error.clamp_min(1e-10) ** (0.75 * MEMORY - 1 / ORDER) * rows.error**MEMORY
-        factor = torch.where(good, usual.clamp(SHRINK, GROW), (SAFETY * error ** (-1 / ORDER)).clamp(SHRINK, 1.0))
-        factor = torch.where(rows.rejected & good, factor.clamp_max(1.0), factor)
+        factor = (SAFETY * error.clamp_min(1e-10) ** (-1 / ORDER)).clamp(SHRINK, GROW)  # below 1 where it is not good
         moved = expand(good, x)
         after = _Rows(
             torch.where(moved, there, x), torch.where(moved, slopes[-1].view_as(x), rows.slope),
-            torch.where(good, torch.where(last, torch.full_like(t, end), t + h), t), h * factor,
-            torch.where(good, error.clamp_min(1e-4), rows.error), ~good, rows.place,
+            torch.where(good, torch.where(last, end, times[-1]), t), h * factor, rows.place,
         )  # fmt: skip
         return after, good & last
 
@@ -145,28 +152,21 @@ class Dopri5:
         rtol = max(self.rtol, ROUNDINGS * torch.finfo(x.dtype).eps)
         return self.atol + rtol * torch.maximum(x.abs(), there.abs())
 
-    def _too_long(self, rows: _Rows, count: int, start: float, end: float) -> str:
-        reached = f"{len(rows.t)} of {count} rows"
-        wild = ~(rows.slope.flatten(1).isfinite().all(1) & rows.x.flatten(1).isfinite().all(1))
-        place = float(rows.t[0])
-        if bool(wild.any()) or not bool(rows.h.isfinite().all()):
-            return (f"solver 'dopri5': the velocity of {int(wild.sum())} of {count} rows is not finite (first at "
-                    f"t = {float(rows.t[wild][0]) if bool(wild.any()) else place:.4g}); is the model trained?")  # fmt: skip
-        return (
-            f"solver 'dopri5': {reached} are not there after max_steps = {self.max_steps} attempts (the first at t = "
-            f"{place:.4g} on its way from {start:g} to {end:g}, in steps of {abs(float(rows.h[0])):.1e}); raise max_steps, "
-            "rtol and atol, or use a fixed-step solver"
-        )
+
+def _no_way_on(rows: _Rows, count: int) -> str:
+    finite = bool(rows.slope.isfinite().all())
+    why = "no step is small enough for its tolerance" if finite else "the velocity is not finite there"
+    return f"solver 'dopri5': {len(rows.t)} of {count} rows come to a stop (the first at t = {float(rows.t[0]):.4g}): {why}"
 
 
-def _call(velocity: Velocity, x: Tensor, t: Tensor, nfe: Tensor, index: Tensor | None) -> Tensor:
-    t = t.to(x.dtype)
-    spent = evaluations(velocity, t)
-    if index is None:
-        nfe += spent
-    else:
-        nfe[index] += spent
-    return velocity(x, t).to(x.dtype)
+def _call(velocity: Velocity, x: Tensor, t: Tensor) -> Tensor:
+    return velocity(x, t.to(x.dtype)).to(x.dtype)
+
+
+def _count(nfe: Tensor, velocity: Velocity, times: list[Tensor], places: Tensor | slice) -> None:
+    """Add what calling `velocity` at those times costs the rows at `places`."""
+    spent: int | Callable[[Tensor], Tensor] = getattr(velocity, "evaluations", 1)
+    nfe[places] += torch.stack([spent(t) for t in times]).sum(0) if callable(spent) else spent * len(times)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from flowkit.flow.paths import Path
 
 # (x (B, ...), t (B,)) -> (B, ...). It may have, besides:
 #   evaluations: int, or t (B,) -> (B,): network evaluations that a call costs each row; 1 where it does not say;
+#   over(span: float) -> Velocity: its average over an interval of that length that begins at t, for "mean_flow";
 #   take(rows (b,) int64) -> Velocity: the same for some of the rows, where it holds things a row (labels, conditions).
 Velocity = Callable[[Tensor, Tensor], Tensor]
 

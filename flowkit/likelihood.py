@@ -1,0 +1,193 @@
+"""Likelihoods of data under a trained model: densities in the domain's units, beside those of the best full Gaussian."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowkit.data.base import NormalBase
+from flowkit.data.dataset import Dataset, gather
+from flowkit.data.keys import key
+from flowkit.draw import as_network
+from flowkit.errors import UserError
+from flowkit.flow.choices import Choice
+from flowkit.flow.guidance import guided
+from flowkit.flow.likelihood import log_likelihood
+from flowkit.metrics.gaussian import fit_gaussian
+
+if TYPE_CHECKING:
+    from flowkit.data.normalizers import Normalizer
+    from flowkit.sample import ClassLabel, LoadedModel
+
+BATCH_SIZES = {"cpu": 64, "cuda": 256}
+FITTED = 50_000  # training rows that the Gaussian is fitted on, at most
+
+
+@dataclass(frozen=True)
+class RowLikelihoods:
+    """log_p (N,) float64 in nats, a density over rows of `dim` numbers in the domain's units."""
+
+    log_p: np.ndarray
+    probe_error: np.ndarray | None  # (N,) standard error over the probes of Hutchinson's estimate; None without
+    dim: int
+    nfe: float  # forward evaluations a row, on average; each divergence costs backward passes besides
+
+    @property
+    def bits_per_dim(self) -> np.ndarray:
+        """(N,) -log2 p(x) / dim; lower is likelier, and below 0 where densities exceed 1."""
+        return -self.log_p / (self.dim * math.log(2))
+
+    @property
+    def mean(self) -> tuple[float, float]:
+        """Bits per dimension over the rows and its standard error, which holds the probes' share too."""
+        bits = self.bits_per_dim
+        return float(bits.mean()), float(bits.std(ddof=1) / math.sqrt(len(bits))) if len(bits) > 1 else math.nan
+
+
+def of_rows(
+    model: LoadedModel,
+    x: np.ndarray | Tensor,
+    *,
+    class_label: ClassLabel = None,
+    condition: np.ndarray | Tensor | None = None,
+    divergence: str = "auto",
+    probes: int = 1,
+    solver: Choice = "dopri5",
+    steps: int = 25,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> RowLikelihoods:
+    """log p(x) of x (N, ...) under the model, without guidance; probes are keyed by (seed, row).
+
+    Raises UserError: rows of another shape, a normalizer that leaves directions out, a flow that does not start from noise,
+    and as `log_likelihood`.
+    """
+    rows = torch.as_tensor(x)
+    if tuple(rows.shape[1:]) != model.shape or not len(rows):
+        raise UserError(f"x: has shape {tuple(rows.shape)}; expected (N, {', '.join(map(str, model.shape))}) with rows")
+    if not isinstance(model.base, NormalBase):
+        raise UserError(
+            "likelihood: this flow starts from a data set, whose density is not known; there is none of its end"
+        )
+    log_det = model.normalizer.log_det(model.shape)
+    labels, features = model.conditions(len(rows), class_label, condition)
+    batch_size = batch_size or BATCH_SIZES.get(model.device.type, 64)
+    found, errors, spent = [], [], []
+    for first in range(0, len(rows), batch_size):
+        stop = min(first + batch_size, len(rows))
+        cut = lambda tensor: None if tensor is None else tensor[first:stop].to(model.device)  # noqa: B023, E731
+        x1 = model.normalizer.normalize(rows[first:stop].double())
+        velocity = guided(as_network(model.model), model.objective, cut(labels), cut(features))
+        one = log_likelihood(
+            velocity, x1.float().to(model.device), divergence=divergence, probes=probes, solver=solver, steps=steps,
+            signs=_signs(seed, range(first, stop), (probes, *x1.shape[1:])) if probes > 0 else None,
+        )  # fmt: skip
+        found.append(one.log_p.double().cpu() + log_det)
+        errors.append(one.error)
+        spent.append(one.nfe)
+        if progress is not None:
+            progress(stop)
+    error = None if errors[0] is None else torch.cat(errors).double().cpu().numpy()
+    return RowLikelihoods(
+        torch.cat(found).numpy(), error, math.prod(model.shape), torch.cat(spent).double().mean().item()
+    )
+
+
+def _signs(seed: int, indices: range, shape: tuple[int, ...]) -> Tensor:
+    generator = torch.Generator()
+    bits = [torch.randint(2, shape, generator=generator.manual_seed(key(seed, "probe", i))) for i in indices]
+    return 2.0 * torch.stack(bits) - 1
+
+
+def gaussian_bits(train: np.ndarray, x: np.ndarray, normalizer: Normalizer) -> tuple[float, float] | None:
+    """Bits per dimension, and standard error, of rows x (N, ...) under one full Gaussian fitted on `train`, in closed form.
+
+    Fitted in the normalizer's space. None where the covariance cannot be had or is singular.
+    """
+    shape, dim = tuple(x.shape[1:]), math.prod(x.shape[1:])
+    flat = lambda rows: normalizer.normalize(torch.from_numpy(np.ascontiguousarray(rows)).double()).flatten(1).numpy()  # noqa: E731
+    fitted = fit_gaussian(lambda: [flat(train)])
+    if fitted.covariance is None:
+        return None
+    try:
+        factor = np.linalg.cholesky(fitted.covariance)
+    except np.linalg.LinAlgError:
+        return None
+    white = np.linalg.solve(factor, (flat(x) - fitted.mean).T)
+    log_p = -0.5 * np.square(white).sum(0) - np.log(np.diag(factor)).sum() - 0.5 * dim * math.log(2 * math.pi)
+    return RowLikelihoods(log_p + normalizer.log_det(shape), None, dim, 0).mean
+
+
+@dataclass(frozen=True)
+class LikelihoodFigures:
+    """Bits per dimension of held-out rows with standard errors: of the model, and of one full Gaussian where there is one."""
+
+    split: str
+    rows: int
+    bits_per_dim: float
+    error: float
+    gaussian: tuple[float, float] | None
+    divergence: str
+    probes: int
+    probe_error: float | None  # of the mean, from the probes alone
+    nfe: float
+
+    @property
+    def words(self) -> str:
+        how = "exact divergence" if self.divergence == "exact" else f"Hutchinson, {self.probes} probes"
+        probe = "" if self.probe_error is None else f", {self.probe_error:.2g} of it from the probes"
+        beside = "" if self.gaussian is None else f"; one full Gaussian {self.gaussian[0]:.4g} ± {self.gaussian[1]:.2g}"
+        return (
+            f"{self.bits_per_dim:.4g} ± {self.error:.2g} bits a dimension{probe}{beside} "
+            f"({self.rows:,} {self.split} rows, {how}, NFE {self.nfe:.0f})"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def likelihood_figures(
+    model: LoadedModel,
+    data: Dataset,
+    count: int,
+    *,
+    split: str = "validation",
+    probes: int = 1,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> LikelihoodFigures:
+    """Of at most `count` rows of the split, spread over it, each under its own label and condition. Raises UserError."""
+    from flowkit.flow.likelihood import EXACT_DIM
+
+    rows = data.rows(split)
+    if not len(rows):
+        raise UserError(
+            f"likelihood: the data has no {split} rows; name another --split, or train with data.val_fraction"
+        )
+    rows = rows[np.arange(min(count, len(rows))) * len(rows) // min(count, len(rows))]
+    condition = (
+        gather(data.condition, rows) if model.info.get("condition_shape") and data.condition is not None else None
+    )
+    labels = None
+    if model.class_names and data.class_label is not None:
+        labels = [data.class_names[label] for label in data.class_label[rows]]
+    x = np.ascontiguousarray(gather(data.x, rows))
+    found = of_rows(model, x, class_label=labels, condition=condition, probes=probes, seed=seed, progress=progress)
+    train = data.rows("train")
+    train = train[np.arange(min(FITTED, len(train))) * len(train) // min(FITTED, len(train))]
+    bits, error = found.mean
+    probe_error = None
+    if found.probe_error is not None:
+        probe_error = float(np.sqrt(np.square(found.probe_error).sum()) / len(x) / (found.dim * math.log(2)))
+    exact = math.prod(model.latent_shape) <= EXACT_DIM
+    return LikelihoodFigures(
+        split, len(x), bits, error, gaussian_bits(gather(data.x, train), x, model.normalizer),
+        "exact" if exact else "hutchinson", probes, probe_error, found.nfe,
+    )  # fmt: skip
