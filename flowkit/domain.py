@@ -28,12 +28,14 @@ Tell = Callable[[str, int, int], None]  # what is being done, how much of it is 
 class Preview:
     """One sample as a terminal can show it: rows of text of equal width, with a title and an optional remark.
 
+    `behind`, of the same size, shows through dimly wherever `lines` are blank: data behind samples.
     Samples of one line each (sentences) are listed one below the other; the others are pictures, side by side.
     """
 
     title: str
     lines: tuple[str, ...]
     note: str = ""
+    behind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Domain(Protocol):
     archs: tuple[str, ...]  # architectures that fit its data
     default_normalizer: str
     compared_with: tuple[str, ...]  # splits that samples are compared with, the first that has enough rows
+    together: bool  # whether a preview is one picture of all the rows given, and not one a row
     inverted_rows: int  # validation rows that a run carries back to noise and forth again whenever it draws samples
 
     def default_prediction(self, arch: str) -> str:
@@ -132,10 +135,16 @@ class Evaluator(Protocol):
 
 
 # Built-in data sets by name: which domain generates them.
-BUILTIN = {"doodles": "sketch", "sentences": "embedding"}
+_POINTS = [
+    name + what
+    for name in ("8gaussians", "moons", "scurve", "checkerboard", "spirals")
+    for what in ("", "-labelled", "-conditioned")
+]
+BUILTIN = {"doodles": "sketch", "sentences": "embedding"} | dict.fromkeys(_POINTS, "points")
 _HOMES = {
     "sketch": ("flowkit.sketch.domain", "SketchDomain"),
     "embedding": ("flowkit.text.domain", "TextDomain"),
+    "points": ("flowkit.points.domain", "PointsDomain"),
     "array": ("flowkit.data.array_domain", "ArrayDomain"),
 }
 

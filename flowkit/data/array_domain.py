@@ -23,6 +23,7 @@ class ArrayDomain:
     archs: tuple[str, ...] = ()
     default_normalizer = "zscore"
     compared_with = ("validation",)
+    together = False
     inverted_rows = 0
 
     def generate(self, name: str, num_samples: int, seed: int) -> Dataset:

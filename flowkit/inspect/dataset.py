@@ -53,14 +53,14 @@ def data_report(path: Path) -> dict[str, Any]:
 def pictures(path: Path, limit: int = DRAWN) -> list[Preview]:
     """A few rows, of as many classes as can be, as their domain draws them. Raises UserError where it cannot."""
     data = read_dataset(path, check=False)
-    rows = _one_of_each(data, limit)
-    few = data.take(rows)
     domain = get_domain(data.kind)
+    rows = _spread(len(data), STATISTICS_ROWS) if domain.together else _one_of_each(data, limit)
+    few = data.take(rows)
     domain.check(few, str(path))
     if not np.isfinite(few.x).all():
         raise UserError("rows with NaN or infinity cannot be drawn")
     previews = domain.preview(few)
-    if few.class_label is not None:
+    if domain.together or few.class_label is not None:
         return previews
     return [replace(preview, title=str(row)) for preview, row in zip(previews, rows, strict=True)]
 

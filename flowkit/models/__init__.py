@@ -16,6 +16,8 @@ ARCHS = {
     "bezier_sketch_dit": "BezierSketchDiT",
     "mlp": "SimpleMLP",
     "dit": "DiTVelocityNetwork",
+    "selu_mlp": "SeluMLP",
+    "residual_mlp": "ResidualMLP",
 }
 
 _AT_LEAST_ONE = (

@@ -12,7 +12,7 @@ ARCH = 'the architecture; "custom" is a module given to flowkit.train(recipe, mo
 
 
 HIDDEN = "width of the layers; of a dit, a multiple of num_heads"
-LAYERS = "number of blocks; of an mlp, linear layers"
+LAYERS = "number of blocks; of an mlp, linear layers; of a selu_mlp, hidden layers"
 HEADS = "attention heads"
 DROPOUT = "dropout inside the blocks; in an mlp, after each hidden layer"
 
@@ -65,6 +65,18 @@ class VectorDiT(BuiltIn):
     dropout: float = Field(default=0.0, ge=0, lt=1, description=DROPOUT)
 
 
+class SeluMLP(BuiltIn):
+    arch: Literal["selu_mlp"] = Field(description=ARCH)  # pyright: ignore[reportIncompatibleVariableOverride]
+    hidden_dim: int = Field(default=64, ge=1, le=10**6, description=HIDDEN)
+    num_layers: int = Field(default=3, ge=1, description=LAYERS)
+
+
+class ResidualMLP(BuiltIn):
+    arch: Literal["residual_mlp"] = Field(description=ARCH)  # pyright: ignore[reportIncompatibleVariableOverride]
+    hidden_dim: int = Field(default=128, ge=1, le=10**6, description=HIDDEN)
+    num_layers: int = Field(default=3, ge=1, description=LAYERS)
+
+
 class CustomModel(Section):
     """A module of one's own, from Python."""
 
@@ -75,4 +87,6 @@ class CustomModel(Section):
         return {}
 
 
-Model = Annotated[SketchDiT | SketchTransformer | VectorMLP | VectorDiT | CustomModel, Field(discriminator="arch")]
+Model = Annotated[
+    SketchDiT | SketchTransformer | VectorMLP | VectorDiT | SeluMLP | ResidualMLP | CustomModel, Field(discriminator="arch")
+]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from flowkit.braille import braille_lines
 from flowkit.sketch.raster import trace
-
-# The bit of each dot in a cell, by row and column (Unicode, block Braille Patterns).
-_BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
 
 
 def braille(sketch: np.ndarray, columns: int = 24, rows: int = 12) -> tuple[str, ...]:
@@ -20,10 +18,9 @@ def braille(sketch: np.ndarray, columns: int = 24, rows: int = 12) -> tuple[str,
     dots = np.floor((points + 1) * (np.array([wide, high]) / 2)).clip(-2, max(wide, high) + 1).astype(int)
     dots = _thin(dots, owner)
     x, y = dots[((dots >= 0) & (dots < (wide, high))).all(axis=1)].T
-    on = np.zeros((high, wide), int)
-    on[y, x] = 1
-    cells = (on.reshape(rows, 4, columns, 2) * _BITS[None, :, None, :]).sum(axis=(1, 3))
-    return tuple("".join(chr(0x2800 + cell) for cell in line) for line in cells.tolist())
+    on = np.zeros((high, wide), bool)
+    on[y, x] = True
+    return braille_lines(on)
 
 
 def _thin(dots: np.ndarray, owner: np.ndarray) -> np.ndarray:

@@ -31,6 +31,7 @@ class SketchDomain:
     archs = ("bezier_sketch_dit", "bezier_sketch_transformer")
     default_normalizer = "global"
     compared_with = ("validation",)
+    together = False
     inverted_rows = 0
 
     def generate(self, name: str, num_samples: int, seed: int) -> Dataset:

@@ -28,6 +28,7 @@ class TextDomain:
     archs = ("mlp", "dit")
     default_normalizer = "zscore"
     compared_with = ("test", "validation")
+    together = False
     inverted_rows = 128
 
     def default_prediction(self, arch: str) -> str:

@@ -11,6 +11,7 @@ from flowkit.domain import Preview
 from flowkit.ui.sentences_view import sentence_list
 
 GAP = 2  # cells between pictures
+BLANK = " \u2800"  # characters that show what is behind them
 
 
 def preview_grid(previews: Sequence[Preview], width: int, height: int | None = None, caption: str = "") -> list[Text]:
@@ -57,6 +58,18 @@ def _row(previews: Sequence[Preview], cell: int, rows: int) -> list[Text]:
     titles.rstrip()
     lines = [titles]
     for i in range(rows):
-        parts = [preview.lines[i] if i < len(preview.lines) else "" for preview in previews]
-        lines.append(Text(gap.join(set_cell_size(part, cell) for part in parts).rstrip()))
+        parts = [_line(preview, i, cell) for preview in previews]
+        lines.append(Text(gap).join(parts))
+        lines[-1].rstrip()
     return lines
+
+
+def _line(preview: Preview, number: int, cell: int) -> Text:
+    line = preview.lines[number] if number < len(preview.lines) else ""
+    if number >= len(preview.behind):
+        return Text(set_cell_size(line, cell))
+    drawn = Text()
+    for front, back in zip(line, preview.behind[number], strict=True):
+        drawn.append(*((back, "dim") if front in BLANK else (front, "")))
+    drawn.truncate(cell, pad=True)
+    return drawn

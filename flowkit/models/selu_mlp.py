@@ -1,0 +1,88 @@
+"""The networks of the papers' two-dimensional tables, and how both take time and conditions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class PointInput(nn.Module):
+    """x (B, D), t (B,) and conditions -> (B, width): one linear layer over all of them side by side.
+
+    A class stands in that row as a one-hot vector, which is to say that its column of the weights is added. A dropped
+    condition has learned numbers in its place. What it is built without (0 classes, 0 numbers) is ignored when given.
+    """
+
+    def __init__(self, input_dim: int, width: int, num_classes: int = 0, condition_dim: int = 0):
+        super().__init__()
+        self.input_dim, self.num_classes, self.condition_dim = input_dim, num_classes, condition_dim
+        self.linear = nn.Linear(input_dim + 1, width)
+        if num_classes:
+            self.classes = nn.Embedding(num_classes + 1, width)  # the last is the null
+            nn.init.uniform_(self.classes.weight, -1.0, 1.0)  # as of a linear layer over a single number
+        if condition_dim:
+            self.features = nn.Linear(condition_dim, width, bias=False)
+            self.null_features = nn.Parameter(torch.empty(width).uniform_(-1.0, 1.0) / math.sqrt(condition_dim))
+
+    def forward(
+        self, x: Tensor, t: Tensor, class_label: Tensor | None, condition: Tensor | None, cfg_mask: Tensor | None
+    ) -> Tensor:
+        h = self.linear(torch.cat((x, t[:, None]), dim=1))
+        if self.num_classes:
+            if class_label is None:
+                class_label = torch.full((len(x),), self.num_classes, device=x.device)
+            elif cfg_mask is not None:
+                class_label = class_label.masked_fill(cfg_mask, self.num_classes)
+            h = h + self.classes(class_label)
+        if self.condition_dim:
+            # Both ways are computed, so that every parameter is in every graph (DDP wants that).
+            dropped = cfg_mask
+            if condition is None:
+                condition, dropped = x.new_zeros(len(x), self.condition_dim), x.new_ones(len(x), dtype=torch.bool)
+            elif dropped is None:
+                dropped = x.new_zeros(len(x), dtype=torch.bool)
+            features = condition if condition.ndim == 2 else condition.mean(1)
+            h = h + torch.where(dropped[:, None], self.null_features.to(h.dtype), self.features(features))
+        return h
+
+
+class SeluMLP(nn.Module):
+    """Predicts (B, input_dim) from x of that shape and t (B,): `num_layers` hidden layers with SELU (arXiv 1706.02515).
+
+    The network of [SF]2M and torchcfm (arXiv 2307.03672, 2302.00482): three layers of 64, 8,770 parameters in the plane.
+    num_classes = 0 and condition_dim = 0 mean none. Weights start as torch's linear layers do, as theirs.
+    """
+
+    def __init__(
+        self,
+        input_dim: int = 2,
+        hidden_dim: int = 64,
+        num_layers: int = 3,
+        num_classes: int = 0,
+        condition_dim: int = 0,
+    ):
+        super().__init__()
+        self.input = PointInput(input_dim, hidden_dim, num_classes, condition_dim)
+        hidden = [layer for _ in range(num_layers - 1) for layer in (nn.SELU(), nn.Linear(hidden_dim, hidden_dim))]
+        self.layers = nn.Sequential(*hidden, nn.SELU(), nn.Linear(hidden_dim, input_dim))
+        self.input_dim = input_dim
+
+    def no_weight_decay(self) -> set[str]:
+        return {"input.null_features", "input.classes.weight"}
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        class_label: Tensor | None = None,
+        condition: Tensor | None = None,
+        cfg_mask: Tensor | None = None,
+    ) -> Tensor:
+        """x (B, D), t (B,) in [0, 1], class_label (B,) int64, condition (B, C) or (B, P, C), whose mean counts -> (B, D).
+
+        cfg_mask (B,) bool: True drops the sample's conditions. A missing condition is a dropped one.
+        """
+        assert x.shape[1:] == (self.input_dim,), f"x is {tuple(x.shape)}; the network takes (B, {self.input_dim})"
+        return self.layers(self.input(x, t, class_label, condition, cfg_mask))
