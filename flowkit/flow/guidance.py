@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -35,6 +36,10 @@ class NetworkVelocity:
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         mask = torch.ones(len(x), dtype=torch.bool, device=x.device) if self.dropped else None
         return self.objective.to_velocity(self.model(x, t, self.class_label, self.condition, mask), x, t)
+
+    def over(self, span: float) -> NetworkVelocity:
+        """The average velocity over that span, of a network that knows it."""
+        return replace(self, model=partial(_averaged, self.model, span))
 
     def take(self, rows: Tensor) -> NetworkVelocity:
         return replace(self, class_label=_rows(self.class_label, rows), condition=_rows(self.condition, rows))
@@ -84,6 +89,9 @@ class GuidedVelocity:
             spent = torch.where((t >= low) & (t <= high), spent, 1)
         return torch.where(t < self.zero_init, 0, spent)
 
+    def over(self, span: float) -> GuidedVelocity:
+        return replace(self, strong=self.strong.over(span), weak=None if self.weak is None else self.weak.over(span))
+
     def take(self, rows: Tensor) -> GuidedVelocity:
         return replace(self, strong=self.strong.take(rows), weak=None if self.weak is None else self.weak.take(rows))
 
@@ -118,6 +126,12 @@ class Pushed:
                 raise UserError("guide: its values do not depend on x by anything differentiable (was x detached?)")
             (gradient,) = torch.autograd.grad(value.sum(), leaf)
         return torch.add(self.velocity(x, t), gradient, alpha=self.scale)
+
+    def over(self, span: float) -> Velocity:
+        """The gradient is that at the start of the span."""
+        over = getattr(self.velocity, "over", None)
+        assert over is not None, "the velocity of a model can be had over a span"
+        return replace(self, velocity=over(span))
 
     def evaluations(self, t: Tensor) -> Tensor:
         return evaluations(self.velocity, t)
@@ -193,6 +207,10 @@ def rescaled(led: Tensor, v: Tensor, amount: float) -> Tensor:
     spread, wanted = (part.flatten(1).std(1, correction=0) for part in (led, v))
     factor = torch.where(spread > 0, wanted / spread, 1.0)
     return expand(1 - amount + amount * factor, led) * led
+
+
+def _averaged(model: Callable[..., Tensor], span: float, x: Tensor, t: Tensor, *conditions: Tensor | None) -> Tensor:
+    return model(x, t, *conditions, torch.full_like(t, span))
 
 
 def _rows(tensor: Tensor | None, rows: Tensor) -> Tensor | None:

@@ -24,11 +24,12 @@ class BezierSketchDiT(Conditioned):
         dropout: float = 0.0,
         num_classes: int = 0,
         clip_dim: int = 0,
+        two_times: bool = False,
     ):
         super().__init__()
         self.stroke_in = linear(stroke_dim, embed_dim)
         self.position = learned(num_strokes, embed_dim, std=POSITION_STD)  # the order of the strokes carries meaning
-        self.embed_conditions(embed_dim, num_classes, clip_dim)
+        self.embed_conditions(embed_dim, num_classes, clip_dim, two_times)
         self.blocks = nn.ModuleList(DiTBlock(embed_dim, num_heads, dropout) for _ in range(num_layers))
         self.out_modulation = linear(embed_dim, 2 * embed_dim, gain=0)
         self.stroke_out = linear(embed_dim, stroke_dim, gain=0)
@@ -40,13 +41,15 @@ class BezierSketchDiT(Conditioned):
         class_label: Tensor | None = None,
         clip_features: Tensor | None = None,
         cfg_mask: Tensor | None = None,
+        span: Tensor | None = None,
     ) -> Tensor:
         """x (B, S, 8), t (B,) in [0, 1], class_label (B,) int64, clip_features (B, C) or (B, P, C) -> (B, S, 8).
 
         cfg_mask (B,) bool: True drops the sample's conditions. A missing condition is a dropped one.
+        span (B,): length of the interval that begins at t, where the network was built for two_times; 0 if not given.
         """
         assert x.shape[1] == len(self.position), f"x has {x.shape[1]} strokes; the network {len(self.position)}"
-        condition = F.silu(self.conditions(x, t, class_label, clip_features, cfg_mask))
+        condition = F.silu(self.conditions(x, t, class_label, clip_features, cfg_mask, span))
         h = self.stroke_in(x) + self.position
         for block in self.blocks:
             h = block(h, condition)

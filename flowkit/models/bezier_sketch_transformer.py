@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from flowkit.models.layers import (
     CLASS_DIM,
     POSITION_STD,
+    SMOOTH,
     Attention,
     ClassEmbedding,
     FeatureProjection,
@@ -38,12 +39,14 @@ class BezierSketchTransformer(nn.Module):
         class_embed_dim: int = CLASS_DIM,
         num_memory_tokens: int = 4,
         mlp_ratio: float = 4.0,
+        two_times: bool = False,
     ):
         """A class, embedded in `class_embed_dim` numbers, expands to `num_memory_tokens` memory tokens."""
         super().__init__()
         self.stroke_in = linear(stroke_dim, embed_dim)
         self.position = learned(num_strokes, embed_dim, std=POSITION_STD)
-        self.time = TimeEmbedding(embed_dim)
+        self.time = TimeEmbedding(embed_dim, SMOOTH if two_times else 1000.0)
+        self.span = TimeEmbedding(embed_dim, SMOOTH) if two_times else None
         self.class_embedding = ClassEmbedding(num_classes, class_embed_dim) if num_classes else None
         if num_classes:
             self.class_tokens = linear(class_embed_dim, num_memory_tokens * embed_dim)
@@ -70,14 +73,19 @@ class BezierSketchTransformer(nn.Module):
         class_label: Tensor | None = None,
         clip_features: Tensor | None = None,
         cfg_mask: Tensor | None = None,
+        span: Tensor | None = None,
     ) -> Tensor:
         """x (B, S, 8), t (B,) in [0, 1], class_label (B,) int64, clip_features (B, C) or (B, P, C) -> (B, S, 8).
 
         cfg_mask (B,) bool: True drops the sample's conditions. A missing condition is a dropped one.
+        span (B,): length of the interval that begins at t, where the network was built for two_times; 0 if not given.
         """
         assert x.shape[1] == len(self.position), f"x has {x.shape[1]} strokes; the network {len(self.position)}"
         memory, visible = self._memory(x, class_label, clip_features, cfg_mask)
-        h = torch.cat((self.time(t)[:, None], self.stroke_in(x) + self.position), dim=1)
+        time = self.time(t)
+        if self.span is not None:
+            time = time + self.span(torch.zeros_like(t) if span is None else span)
+        h = torch.cat((time[:, None], self.stroke_in(x) + self.position), dim=1)
         for block in self.blocks:
             h = block(h, memory, visible)
         return self.stroke_out(self.norm(h[:, 1:]))

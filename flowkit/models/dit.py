@@ -26,6 +26,7 @@ class DiTVelocityNetwork(Conditioned):
         dropout: float = 0.0,
         num_classes: int = 0,
         condition_dim: int = 0,
+        two_times: bool = False,
     ):
         """hidden_dim is a multiple of num_heads, input_dim of num_tokens."""
         super().__init__()
@@ -35,7 +36,7 @@ class DiTVelocityNetwork(Conditioned):
         # As large as the projected tokens of unit-variance data: at the customary 0.02 the order is learned late.
         std = (2 * self.token_dim / (self.token_dim + hidden_dim)) ** 0.5
         self.position = learned(num_tokens, hidden_dim, std=std) if num_tokens > 1 else None
-        self.embed_conditions(hidden_dim, num_classes, condition_dim)
+        self.embed_conditions(hidden_dim, num_classes, condition_dim, two_times)
         self.blocks = nn.ModuleList(AdaLNBlock(hidden_dim, num_heads, num_tokens, dropout) for _ in range(num_layers))
         self.out_modulation = linear(hidden_dim, 2 * hidden_dim, gain=0)
         self.token_out = linear(hidden_dim, self.token_dim, gain=0)
@@ -47,14 +48,16 @@ class DiTVelocityNetwork(Conditioned):
         class_label: Tensor | None = None,
         condition: Tensor | None = None,
         cfg_mask: Tensor | None = None,
+        span: Tensor | None = None,
     ) -> Tensor:
         """x (B, D), t (B,) in [0, 1], class_label (B,) int64, condition (B, C) or (B, P, C), whose mean counts -> (B, D).
 
         cfg_mask (B,) bool: True drops the sample's conditions. A missing condition is a dropped one.
+        span (B,): length of the interval that begins at t, where the network was built for two_times; 0 if not given.
         """
         size = self.num_tokens * self.token_dim
         assert x.shape[1:] == (size,), f"x is {tuple(x.shape)}; the network takes (B, {size})"
-        modulation = F.silu(self.conditions(x, t, class_label, condition, cfg_mask))
+        modulation = F.silu(self.conditions(x, t, class_label, condition, cfg_mask, span))
         h = self.token_in(x.unflatten(1, (self.num_tokens, self.token_dim)))
         if self.position is not None:
             h = h + self.position

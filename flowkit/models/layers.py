@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 CLASS_DIM = 128  # width of the class table
 POSITION_STD = 0.2  # about that of the projected strokes; at the customary 0.02 the order is learned late
+SMOOTH = 1.0  # of times by which a network is differentiated (arXiv 2410.11081): the derivative goes with the frequency
 FREQUENCIES = 128  # of the time's sinusoid; one sine and one cosine each
 
 
@@ -32,11 +33,11 @@ class TimeEmbedding(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, embed_dim: int):
+    def __init__(self, embed_dim: int, scale: float = 1000.0):
         super().__init__()
         # Periods made for 0..1000 (arXiv 2006.11239); not saved, since they follow from the constants.
         frequencies = torch.exp(-math.log(10_000) * torch.arange(FREQUENCIES) / FREQUENCIES)
-        self.register_buffer("frequencies", 1000 * frequencies, persistent=False)
+        self.register_buffer("frequencies", scale * frequencies, persistent=False)
         self.mlp = nn.Sequential(linear(2 * FREQUENCIES, embed_dim), nn.SiLU(), linear(embed_dim, embed_dim))
 
     def forward(self, t: Tensor) -> Tensor:
@@ -92,9 +93,10 @@ class Conditioned(nn.Module):
     What a network is built without (num_classes = 0, feature_dim = 0) has no parameters and is ignored when given.
     """
 
-    def embed_conditions(self, embed_dim: int, num_classes: int, feature_dim: int) -> None:
-        """Make the layers; a part of `__init__`."""
-        self.time = TimeEmbedding(embed_dim)
+    def embed_conditions(self, embed_dim: int, num_classes: int, feature_dim: int, two_times: bool = False) -> None:
+        """Make the layers; a part of `__init__`. two_times: the end of an interval is told too, by its span."""
+        self.time = TimeEmbedding(embed_dim, SMOOTH if two_times else 1000.0)
+        self.span = TimeEmbedding(embed_dim, SMOOTH) if two_times else None
         self.class_embedding = ClassEmbedding(num_classes) if num_classes else None
         if num_classes:
             self.class_mlp = nn.Sequential(linear(CLASS_DIM, embed_dim), nn.SiLU(), linear(embed_dim, embed_dim))
@@ -107,10 +109,18 @@ class Conditioned(nn.Module):
         return {"position", "null_features", "class_embedding.table.weight"}
 
     def conditions(
-        self, x: Tensor, t: Tensor, class_label: Tensor | None, features: Tensor | None, cfg_mask: Tensor | None
+        self,
+        x: Tensor,
+        t: Tensor,
+        class_label: Tensor | None,
+        features: Tensor | None,
+        cfg_mask: Tensor | None,
+        span: Tensor | None = None,
     ) -> Tensor:
-        """t (B,), class_label (B,), features (B, C) or (B, P, C), of which the mean counts, cfg_mask (B,) -> (B, D)."""
+        """t (B,), class_label (B,), features (B, C) or (B, P, C), of which the mean counts, cfg_mask, span (B,) -> (B, D)."""
         condition = self.time(t)
+        if self.span is not None:
+            condition = condition + self.span(torch.zeros_like(t) if span is None else span)
         if self.class_embedding is not None:
             condition = condition + self.class_mlp(self.class_embedding(class_label, cfg_mask, x))
         if self.features is not None:

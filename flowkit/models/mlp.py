@@ -26,9 +26,10 @@ class SimpleMLP(Conditioned):
         dropout: float = 0.0,
         num_classes: int = 0,
         condition_dim: int = 0,
+        two_times: bool = False,
     ):
         super().__init__()
-        self.embed_conditions(hidden_dim, num_classes, condition_dim)
+        self.embed_conditions(hidden_dim, num_classes, condition_dim, two_times)
         widths = [input_dim + hidden_dim] + (num_layers - 1) * [hidden_dim]
         layers: list[nn.Module] = []
         for number, width in enumerate(widths[:-1]):
@@ -43,10 +44,12 @@ class SimpleMLP(Conditioned):
         class_label: Tensor | None = None,
         condition: Tensor | None = None,
         cfg_mask: Tensor | None = None,
+        span: Tensor | None = None,
     ) -> Tensor:
         """x (B, D), t (B,) in [0, 1], class_label (B,) int64, condition (B, C) or (B, P, C), whose mean counts -> (B, D).
 
         cfg_mask (B,) bool: True drops the sample's conditions. A missing condition is a dropped one.
+        span (B,): length of the interval that begins at t, where the network was built for two_times; 0 if not given.
         """
         assert x.shape[1:] == (self.input_dim,), f"x is {tuple(x.shape)}; the network takes (B, {self.input_dim})"
-        return self.layers(torch.cat((x, self.conditions(x, t, class_label, condition, cfg_mask)), dim=-1))
+        return self.layers(torch.cat((x, self.conditions(x, t, class_label, condition, cfg_mask, span)), dim=-1))

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def contradictions(recipe: Recipe) -> list[tuple[str, str]]:
     """(key, what is wrong and how to mend it) for every impossible combination."""
-    found = [*_length(recipe), *_batch(recipe), *_heads(recipe), *_guidance(recipe), *_flow(recipe), *_averages(recipe),
-             *_coupling(recipe)]  # fmt: skip
+    parts = (_length, _batch, _heads, _guidance, _flow, _averages, _mean_flow, _sampling, _coupling)
+    found = [problem for part in parts for problem in part(recipe)]
     if recipe.run.device == "cpu" and recipe.train.precision == "fp16":
         found.append(("train.precision", '"fp16" needs a GPU, and run.device is "cpu"; use "bf16" or "no" there'))
     return found
@@ -153,6 +153,37 @@ def _flow(recipe: Recipe) -> list[tuple[str, str]]:
     if flow.weights.name == "min_snr":
         found.append(("flow.weights", f'"min_snr" needs a signal-to-noise ratio, and the path "{path.name}" has none; '
                                       'use "uniform" or "bins", or a path that has one (linear, cosine, vp)'))  # fmt: skip
+    return found
+
+
+def _mean_flow(recipe: Recipe) -> list[tuple[str, str]]:
+    flow, sample = recipe.flow, recipe.sample
+    if flow.objective.name != "mean_flow":
+        return [] if sample.solver.name != "mean_flow" else [
+            ("sample.solver", '"mean_flow" needs a network of average velocities; set flow.objective = "mean_flow", or use '
+                              'an ODE solver such as "heun"')]  # fmt: skip
+    found = []
+    for key, plain in (
+        ("prediction", "velocity"),
+        ("loss_space", "velocity"),
+        ("error", "squared"),
+        ("weights", "uniform"),
+    ):
+        value = getattr(flow, key)
+        name = value if isinstance(value, str) else value.name
+        if name not in (plain, "auto"):
+            found.append((f"flow.{key}", f'"{name}" does not go with flow.objective = "mean_flow", whose loss is its own; '
+                                         f'use "{plain}"'))  # fmt: skip
+    for name, weight in recipe.loss.model_dump().items():
+        if weight:
+            found.append((f"loss.{name}", 'needs a prediction of the data, which flow.objective = "mean_flow" has none of; '
+                                          f"set loss.{name} = 0"))  # fmt: skip
+    if sample.solver.name == "mean_flow" and sample.guidance.name == "autoguidance":
+        found.append(("sample.guidance", '"autoguidance" does not go with sample.solver = "mean_flow"; use an ODE solver '
+                                         'such as "heun", or "cfg"'))  # fmt: skip
+    if flow.objective.omega != 1 and not flow.cond_drop:
+        found.append(("flow.objective.omega", "needs a null velocity to lead away from, and flow.cond_drop is 0; set "
+                                              "flow.cond_drop = 0.1 or leave omega out"))  # fmt: skip
     return found
 
 

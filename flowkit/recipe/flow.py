@@ -129,6 +129,17 @@ class AbsoluteError(Choice):
     name: Literal["l1"] = "l1"
 
 
+class FlowMatching(Choice):
+    name: Literal["flow_matching"] = "flow_matching"
+
+
+class MeanFlow(Choice):
+    name: Literal["mean_flow"] = "mean_flow"
+    ratio: float = Field(default=0.25, ge=0, le=1, description="share of rows whose interval is longer than nothing")
+    power: float = Field(default=1.0, ge=0, description="p of the adaptive weight 1 / (error + 1e-3)^p; 0 is none")
+    omega: float = Field(default=1.0, ge=0, description="guidance scale learned into the network; 1 is none")
+
+
 PathChoice = Annotated[
     LinearPath | CosinePath | VPPath | ICFMPath | SchrodingerBridgePath | SphericalPath,
     Field(discriminator="name"),
@@ -142,7 +153,14 @@ WeightsChoice = Annotated[UniformWeights | MinSNRWeights | BinWeights, Field(dis
 ErrorChoice = Annotated[SquaredError | PseudoHuberError | AbsoluteError, Field(discriminator="name"), BY_NAME]
 
 
+ObjectiveChoice = Annotated[FlowMatching | MeanFlow, Field(discriminator="name"), BY_NAME]
+
+
 class Flow(Section):
+    objective: ObjectiveChoice = Field(
+        default=FlowMatching(),
+        description="what is learned: the velocity, or its average over intervals, for samples in one step",
+    )
     base: str = Field(
         default="normal",
         min_length=1,

@@ -35,6 +35,17 @@ class Recipe(Section):
     sample: Sample = Field(default_factory=Sample)
     track: Track = Field(default_factory=Track)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_step(cls, data: Any) -> Any:
+        """A network of average velocities samples in one step, unless the recipe says how."""
+        if not isinstance(data, dict) or not isinstance(sample := data.get("sample", {}), dict) or "solver" in sample:
+            return data
+        objective = data["flow"].get("objective") if isinstance(data.get("flow"), dict) else None
+        if (objective.get("name") if isinstance(objective, dict) else objective) != "mean_flow":
+            return data
+        return {**data, "sample": {"solver": "mean_flow", "steps": 1, **sample}}
+
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
         # runs only where every key and type is right: impossible combinations are the second round of mistakes

@@ -49,6 +49,10 @@ class SDESolver(Choice):
     scale: float = Field(default=1.0, ge=0, description="w is 2 scale times that; 0 is the ODE")
 
 
+class MeanFlowSolver(Choice):
+    name: Literal["mean_flow"] = "mean_flow"
+
+
 class UniformGrid(Choice):
     name: Literal["uniform"] = "uniform"
 
@@ -83,7 +87,7 @@ class Autoguidance(Choice):
 
 
 SolverChoice = Annotated[
-    EulerSolver | MidpointSolver | HeunSolver | RK4Solver | Dopri5Solver | SDESolver,
+    EulerSolver | MidpointSolver | HeunSolver | RK4Solver | Dopri5Solver | SDESolver | MeanFlowSolver,
     Field(discriminator="name"),
     BY_NAME,
 ]
@@ -95,7 +99,9 @@ class Sample(Section):
     every: Interval = Field(default=Interval(1000), description="how often to draw samples while training")
     num_samples: int = Field(default=8, ge=1, description="samples to draw; the classes take turns")
     solver: SolverChoice = Field(
-        default=HeunSolver(), description="ODE solver; dopri5 chooses its steps for itself; sde is stochastic"
+        default=HeunSolver(),
+        description="ODE solver; dopri5 chooses its steps for itself; sde is stochastic; mean_flow is "
+        "for flow.objective mean_flow, whose default it is, in 1 step",
     )
     steps: int = Field(default=25, ge=1, description="solver steps from noise to data")
     grid: GridChoice = Field(default=UniformGrid(), description="where in t the steps are")

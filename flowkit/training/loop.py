@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from flowkit.flow.times import stratify
 from flowkit.models.calls import call_model
 from flowkit.training.batches import Rows
 from flowkit.training.checkpoints import save_checkpoint
+from flowkit.training.mean_flow import Spans, draw_intervals, mean_flow_loss, spans_of
 from flowkit.training.meters import Meters, Stopwatch, memory_bytes
 from flowkit.training.preview import Sampler
 from flowkit.training.session import Session
@@ -101,7 +103,9 @@ def one_update(session: Session, update: int, meters: Meters) -> None:
     rows = session.batches.of(update)
     shape = (layout.batch_size, *rows.x.shape[1:])
     noise = session.pairing.noise(update)
-    times, eps = _times(session, update), None
+    times, lengths, eps = _times(session, update), None, None
+    if session.mean_flow is not None:
+        times, lengths = draw_intervals(session, update, times)
     if session.objective.path.stochastic:
         eps = session.draws.normal("bridge", update, shape)
     conditioned = rows.class_label is not None or rows.condition is not None
@@ -115,7 +119,8 @@ def one_update(session: Session, update: int, meters: Meters) -> None:
         with nullcontext() if last else session.environment.accelerator.no_sync(session.wrapped):
             x0 = noise[places]
             cut = lambda tensor: None if tensor is None else tensor[places]  # noqa: B023, E731
-            loss, terms = flow_loss(session, mine, x0, times[places], cut(dropped), cut(eps))
+            loss, terms = flow_loss(session, mine, x0, times[places], cut(dropped), cut(eps),
+                                    None if lengths is None else spans_of(session, lengths, places))  # fmt: skip
             session.environment.accelerator.backward(loss / layout.accumulation)
         meters.add(**{name: term / layout.accumulation for name, term in terms.items()})
     norm, skipped = step_optimizer(session)
@@ -134,9 +139,12 @@ def _times(session: Session, update: int) -> Tensor:
 
 
 def flow_loss(
-    session: Session, rows: Rows, x0: Tensor, t: Tensor, dropped: Tensor | None, eps: Tensor | None
-) -> tuple[Tensor, dict[str, Tensor]]:
+    session: Session, rows: Rows, x0: Tensor, t: Tensor, dropped: Tensor | None, eps: Tensor | None,
+    spans: Spans | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
     """(mean loss to descend, detached terms to log) of one micro-batch: x0, eps (b, ...), t (b,), dropped (b,) bool."""
+    if spans is not None:
+        return mean_flow_loss(session, rows, x0, t, dropped, eps, spans)
     objective, x1 = session.objective, rows.x
     x_t = objective.path.interpolate(x0, x1, t, eps)
     output = call_model(session.wrapped, x_t, t, rows.class_label, rows.condition, dropped)
@@ -188,7 +196,8 @@ def validate(session: Session, step: int, *, saving: bool) -> Validated:
 def save(session: Session, step: int, validated: Validated | None) -> Saved:
     """Write a checkpoint; `best` moves to it when its validation loss is the lowest that was saved."""
     start = time.perf_counter()
-    is_best, best, losses = False, session.best, None
+    is_best, best = False, session.best
+    losses: dict[str, Any] | None = None
     if validated is not None:
         is_best = validated.best
         best = (step, validated.loss) if is_best else best

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,12 @@ from flowkit.domain import Domain, get_domain
 from flowkit.errors import UserError, listing
 from flowkit.events import RunStarted
 from flowkit.flow.couplings import get_coupling
+from flowkit.flow.mean_flow import MeanFlow, check_takes_span, get_mean_flow
 from flowkit.flow.objective import FlowObjective, get_objective
 from flowkit.flow.times import Times, get_times
 from flowkit.models import create_model
 from flowkit.recipe import check_batch
+from flowkit.recipe.sample import SAMPLING
 from flowkit.training.batches import Batches, Layout
 from flowkit.training.draws import Draws
 from flowkit.training.ema import Averages, make_averages
@@ -35,6 +38,7 @@ from flowkit.training.validation import Validator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
     from flowkit.recipe import Recipe
 
 
@@ -50,6 +54,7 @@ class Session:
     normalizer: Normalizer
     flow: dict[str, Any]  # the recipe's section, with nothing left to "auto"
     objective: FlowObjective
+    mean_flow: MeanFlow | None  # in place of flow matching
     base: Base
     times: Times
     pairing: Pairing
@@ -70,6 +75,11 @@ class Session:
     custom: bool  # the model is the user's own module
     start_step: int = 0
     best: tuple[int, float] | None = None  # step and validation loss of the best checkpoint saved so far
+
+    @cached_property
+    def parameters(self) -> list[nn.Parameter]:
+        """Those of the model, listed once: walking the modules at every update takes as long as a small layer."""
+        return list(self.model.parameters())
 
     @property
     def device(self) -> torch.device:
@@ -118,7 +128,7 @@ class Session:
             "shape": list(self.data.x.shape[1:]), "class_names": list(self.class_names),
             "condition_shape": None if condition is None else list(condition.shape[1:]),
             "normalizer": normalizer, "flow": self.flow, "base": describe_base(self.recipe),
-            "sampling": {name: recipe["sample"][name] for name in ("solver", "steps", "guidance_scale")},
+            "sampling": {name: recipe["sample"][name] for name in SAMPLING if name in recipe["sample"]},
             "step": step, "ema": recipe["ema"] if self.ema is not None else None, "validation": validation,
             "data": {"source": self.source, "train_rows": len(self.batches.train_rows),
                      "val_rows": len(self.data.rows("validation"))},
@@ -151,6 +161,8 @@ def build(
     if normalizer is None:
         choice = recipe.to_dict()["data"]["normalizer"]
         normalizer = fit_normalizer(domain.default_normalizer if choice == "auto" else choice, data.x, train_rows)
+    flow = _resolved_flow(recipe, domain)
+    mean_flow = get_mean_flow(flow)
     custom = model is not None
     model_args: dict[str, Any] = {}
     if model is None:
@@ -159,14 +171,17 @@ def build(
                 f"model.arch: {recipe.model.arch!r} does not fit {data.kind} data; {listing(domain.archs) or 'none'} does"
             )
         model_args = {**recipe.model.arguments(), **domain.model_args(data, normalizer.shape(data.x.shape[1:]))}
+        if mean_flow is not None:
+            model_args["two_times"] = True
         torch.manual_seed(key(recipe.run.seed, "initial weights"))
         model = create_model(recipe.model.arch, **model_args)
+    if mean_flow is not None:
+        check_takes_span(model)
     model.to(device).train()
     ema = make_averages(model, recipe)
     optimizer = make_optimizer(model, recipe, device)
     if recipe.train.compile:
         model.compile()  # in place and before it is wrapped, so that its keys stay those of the plain model
-    flow = _resolved_flow(recipe, domain)
     objective = get_objective(flow)
     base = open_base(describe_base(recipe), data.x.shape[1:], normalizer)
     steps_per_epoch = len(train_rows) / layout.batch_size
@@ -176,7 +191,7 @@ def build(
     pairing = Pairing(coupling, batches, lambda update: base.draw(draws, "noise", update, shape), seed=recipe.run.seed)
     return Session(
         recipe=recipe, environment=environment, run_dir=run_dir, data=data, domain=domain, normalizer=normalizer,
-        flow=flow, objective=objective, base=base, times=get_times(flow["times"]), pairing=pairing,
+        flow=flow, objective=objective, mean_flow=mean_flow, base=base, times=get_times(flow["times"]), pairing=pairing,
         extra_losses=_extra_losses(recipe, domain, objective), model=model, model_args=model_args,
         wrapped=_wrap(accelerator, model), ema=ema, optimizer=optimizer,
         rate=lr_schedule(recipe, total_steps, steps_per_epoch), layout=layout,
@@ -203,7 +218,8 @@ def count_parameters(model: nn.Module) -> int:
 def _resolved_flow(recipe: Recipe, domain: Domain) -> dict[str, Any]:
     flow = recipe.to_dict()["flow"]
     if flow["prediction"] == "auto":
-        flow["prediction"] = domain.default_prediction(recipe.model.arch)
+        mean_flow = recipe.flow.objective.name == "mean_flow"
+        flow["prediction"] = "velocity" if mean_flow else domain.default_prediction(recipe.model.arch)
     return flow
 
 

@@ -1,0 +1,99 @@
+"""MeanFlow (arXiv 2505.13447): a network of the average velocity, which takes a sample to its data in one step.
+
+With v(x, t) the velocity, t = 0 noise and t = 1 data, and x_tau on the trajectory through x at t,
+
+    u(x, t, s) = 1 / (s - t) * integral of v(x_tau, tau) for tau from t to s,    u(x, t, t) = v(x, t),
+
+so that x_s = x_t + (s - t) u(x_t, t, s) exactly. Multiply by s - t and differentiate by t along the trajectory, s fixed:
+
+    -u + (s - t) du/dt = -v,    that is    u = v + (s - t) du/dt,    du/dt = (d_x u) v + d_t u.
+
+(The paper counts time from the data; its r is our s, and its u = v - (t - r) du/dt is this.) In training v on the right is
+the velocity of the pair, of which v(x, t) is the mean, and u the network itself with its gradient stopped. The network is
+given the span s - t in place of s, and with s fixed that falls as t rises: its tangent is -1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from flowkit.errors import UserError
+from flowkit.flow.choices import choose
+from flowkit.flow.paths import expand
+
+# (x (B, ...), t (B,), span (B,)) -> (B, ...)
+AverageVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class MeanFlow:
+    """ratio: share of rows with s > t. power: p of the adaptive weight 1 / (error + 1e-3)^p, 0 is none, 1 the paper's.
+
+    omega: classifier-free guidance inside the target, omega v + (1 - omega) v_null, so that guided samples cost one
+    evaluation a step too; 1 is none. Raises UserError for settings out of range.
+    """
+
+    ratio: float = 0.25
+    power: float = 1.0
+    omega: float = 1.0
+
+    def __post_init__(self):
+        if not 0 <= self.ratio <= 1:
+            raise UserError(f"objective 'mean_flow': ratio is {self.ratio}; expected a share of rows, from 0 to 1")
+        if not self.power >= 0:
+            raise UserError(f"objective 'mean_flow': power is {self.power}; expected a number of at least 0")
+        if not math.isfinite(self.omega):
+            raise UserError(
+                f"objective 'mean_flow': omega is {self.omega}; expected a finite number, 1 for no guidance"
+            )
+
+    def has_span(self, position: int) -> bool:
+        """Whether the row at that place of the global batch gets s > t: evenly spread, so no device is asked which do."""
+        return math.floor((position + 1) * self.ratio) > math.floor(position * self.ratio)
+
+    def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """(weighted, plain) squared error, mean over a sample's elements: (B, ...) -> (B,) each; the weight is constant."""
+        plain = (output - target).square().flatten(1).mean(1)
+        return plain / (plain.detach() + 1e-3) ** self.power, plain
+
+
+def total_derivative(u: AverageVelocity, x: Tensor, t: Tensor, span: Tensor, v: Tensor) -> Tensor:
+    """du/dt (B, ...) along the trajectory whose velocity is v (B, ...), the interval's end being fixed; no gradient.
+
+    By forward-mode differentiation, one pass of some two evaluations. Fused attention has no forward mode, so attention
+    is computed by its formula here. Give it the bare network: the hooks of DistributedDataParallel know nothing of it.
+    """
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        derivative = torch.func.jvp(u, (x, t, span), (v, torch.ones_like(t), -torch.ones_like(span)))[1]
+    assert isinstance(derivative, Tensor)
+    return derivative
+
+
+def mean_flow_target(u: AverageVelocity, x: Tensor, t: Tensor, span: Tensor, v: Tensor) -> Tensor:
+    """v + (s - t) du/dt (B, ...): x, v (B, ...); t, span = s - t (B,). Its only fixed point is the average velocity."""
+    return v + expand(span, x) * total_derivative(u, x, t, span, v).to(v.dtype)
+
+
+def check_takes_span(model: nn.Module) -> None:
+    """Raise UserError for a module of one's own that could not be told how long the interval is."""
+    try:
+        signature(model.forward).bind(*(None,) * 6)
+    except TypeError:
+        raise UserError(
+            f"flow.objective: mean_flow needs a network of two times, and {type(model).__name__}.forward takes no span; give "
+            "it forward(x, t, class_label, condition, cfg_mask, span=None), span (B,) being s - t and None the same as 0"
+        ) from None
+
+
+def get_mean_flow(flow: Mapping[str, Any]) -> MeanFlow | None:
+    """The objective of a recipe's `[flow]` (or a checkpoint's), None where that is plain flow matching. Raises UserError."""
+    choice = flow.get("objective", "flow_matching")
+    return choose("objective", {"flow_matching": lambda: None, "mean_flow": MeanFlow}, choice, {})

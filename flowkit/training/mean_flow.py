@@ -1,0 +1,83 @@
+"""MeanFlow in the loop: which rows have an interval, and its loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import torch
+from torch import Tensor
+
+from flowkit.flow.mean_flow import MeanFlow, mean_flow_target
+from flowkit.models.calls import call_model
+from flowkit.training.batches import Rows
+from flowkit.training.session import Session
+
+
+@dataclass(frozen=True)
+class Spans:
+    """`length` (b,) s - t of a micro-batch, and `rows` (k,) those where it is not 0."""
+
+    length: Tensor
+    rows: Tensor
+
+
+def draw_intervals(session: Session, update: int, times: Tensor) -> tuple[Tensor, Tensor]:
+    """(t, s - t) (B,) of the global batch: the earlier and the later of two times where a row has an interval."""
+    assert session.mean_flow is not None
+    other = session.times(session.draws.uniform("ends", update, tuple(times.shape)))
+    chosen = torch.zeros(times.shape, dtype=torch.bool, device=times.device)
+    chosen[_rows(session.mean_flow, 0, len(times), times.device)] = True
+    return torch.where(chosen, torch.minimum(times, other), times), torch.where(chosen, (other - times).abs(), 0.0)
+
+
+def spans_of(session: Session, length: Tensor, places: slice) -> Spans:
+    """The part of the global batch's spans (B,) at `places`."""
+    assert session.mean_flow is not None
+    return Spans(length[places], _rows(session.mean_flow, places.start, places.stop, length.device))
+
+
+@lru_cache(maxsize=256)
+def _rows(mean_flow: MeanFlow, start: int, stop: int, device: torch.device) -> Tensor:
+    """Which rows of that part have an interval, counted from its start."""
+    return torch.tensor(
+        [i - start for i in range(start, stop) if mean_flow.has_span(i)], dtype=torch.int64, device=device
+    )
+
+
+def mean_flow_loss(
+    session: Session, rows: Rows, x0: Tensor, t: Tensor, dropped: Tensor | None, eps: Tensor | None, spans: Spans
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """As `flow_loss`. Two networks are called: the wrapped one where a gradient goes, the bare one for the derivative.
+
+    Forward-mode differentiation of a wrapped one would leave DDP's gradient reduction out, with no error: every rank would
+    train for itself.
+    """
+    mean_flow, path = session.mean_flow, session.objective.path
+    assert mean_flow is not None
+    x_t, v = path.interpolate(x0, rows.x, t, eps), path.velocity(x0, rows.x, t, eps)
+    bare = session.model.forward  # under autocast as the wrapped one; not compiled, for that has no forward mode
+    if mean_flow.omega != 1 and dropped is not None:
+        v = _guided(bare, rows, x_t, t, dropped, v, mean_flow.omega)
+    target = v
+    if len(spans.rows):
+        pick = partial(_pick, rows=spans.rows)
+        label, condition, drop = pick(rows.class_label), pick(rows.condition), pick(dropped)
+        u = lambda x, t, span: call_model(bare, x, t, label, condition, drop, span)  # noqa: E731
+        averaged = mean_flow_target(u, x_t[spans.rows], t[spans.rows], spans.length[spans.rows], v[spans.rows])
+        target = v.index_copy(0, spans.rows, averaged)
+    output = call_model(session.wrapped, x_t, t, rows.class_label, rows.condition, dropped, spans.length)
+    weighted, plain = mean_flow.loss(output, target)
+    return weighted.mean(), {"loss": plain.detach().mean()}
+
+
+@torch.no_grad()
+def _guided(bare, rows: Rows, x_t: Tensor, t: Tensor, dropped: Tensor, v: Tensor, omega: float) -> Tensor:
+    """omega v + (1 - omega) v_null; where the conditions are dropped, v, so that the null learns its own."""
+    null = call_model(bare, x_t, t, rows.class_label, rows.condition, torch.ones_like(dropped), torch.zeros_like(t))
+    led = torch.lerp(null.to(v.dtype), v, omega)
+    return torch.where(dropped.view(-1, *(1,) * (v.ndim - 1)), v, led)
+
+
+def _pick(tensor: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if tensor is None else tensor[rows]
