@@ -83,6 +83,8 @@ def test_one_step_of_the_exact_average_is_exact():
 ARCHS = {
     "mlp": ({"input_dim": 6, "hidden_dim": 16}, (5, 6)),
     "dit": ({"input_dim": 8, "hidden_dim": 24, "num_heads": 3, "num_tokens": 4}, (5, 8)),
+    "selu_mlp": ({"input_dim": 2, "hidden_dim": 16}, (5, 2)),
+    "residual_mlp": ({"input_dim": 2, "hidden_dim": 16}, (5, 2)),
     "bezier_sketch_dit": ({"num_strokes": 6, "embed_dim": 16, "num_layers": 2, "num_heads": 2}, (5, 6, 8)),
     "bezier_sketch_transformer": ({"num_strokes": 6, "embed_dim": 16, "num_layers": 2, "num_heads": 2}, (5, 6, 8)),
 }
@@ -91,7 +93,7 @@ ARCHS = {
 @pytest.mark.parametrize("arch", ARCHS)
 def test_derivative_of_every_network_against_finite_differences(arch):
     args, shape = ARCHS[arch]
-    features = {"condition_dim" if arch in ("mlp", "dit") else "clip_dim": 4}
+    features = {"clip_dim" if "sketch" in arch else "condition_dim": 4}
     torch.manual_seed(0)
     model = create_model(arch, **args, num_classes=3, **features, two_times=True).double()
     for parameter in model.parameters():

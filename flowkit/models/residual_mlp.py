@@ -21,9 +21,10 @@ class ResidualMLP(nn.Module):
         num_layers: int = 3,
         num_classes: int = 0,
         condition_dim: int = 0,
+        two_times: bool = False,
     ):
         super().__init__()
-        self.input = PointInput(input_dim, hidden_dim, num_classes, condition_dim)
+        self.input = PointInput(input_dim, hidden_dim, num_classes, condition_dim, two_times)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Linear(hidden_dim, 4 * hidden_dim), nn.GELU(), nn.Linear(4 * hidden_dim, hidden_dim))
             for _ in range(num_layers)
@@ -41,10 +42,11 @@ class ResidualMLP(nn.Module):
         class_label: Tensor | None = None,
         condition: Tensor | None = None,
         cfg_mask: Tensor | None = None,
+        span: Tensor | None = None,
     ) -> Tensor:
-        """As SeluMLP: x (B, D), t (B,), class_label (B,), condition (B, C) or (B, P, C), cfg_mask (B,) bool -> (B, D)."""
+        """As SeluMLP: x (B, D), t (B,), class_label (B,), condition (B, C) or (B, P, C), cfg_mask and span (B,) -> (B, D)."""
         assert x.shape[1:] == (self.input_dim,), f"x is {tuple(x.shape)}; the network takes (B, {self.input_dim})"
-        h = self.input(x, t, class_label, condition, cfg_mask)
+        h = self.input(x, t, class_label, condition, cfg_mask, span)
         for block in self.blocks:
             h = h + block(h)
         return self.out(h)

@@ -15,10 +15,13 @@ class PointInput(nn.Module):
     condition has learned numbers in its place. What it is built without (0 classes, 0 numbers) is ignored when given.
     """
 
-    def __init__(self, input_dim: int, width: int, num_classes: int = 0, condition_dim: int = 0):
+    def __init__(
+        self, input_dim: int, width: int, num_classes: int = 0, condition_dim: int = 0, two_times: bool = False
+    ):
         super().__init__()
         self.input_dim, self.num_classes, self.condition_dim = input_dim, num_classes, condition_dim
-        self.linear = nn.Linear(input_dim + 1, width)
+        self.two_times = two_times
+        self.linear = nn.Linear(input_dim + 1 + two_times, width)
         if num_classes:
             self.classes = nn.Embedding(num_classes + 1, width)  # the last is the null
             nn.init.uniform_(self.classes.weight, -1.0, 1.0)  # as of a linear layer over a single number
@@ -27,9 +30,18 @@ class PointInput(nn.Module):
             self.null_features = nn.Parameter(torch.empty(width).uniform_(-1.0, 1.0) / math.sqrt(condition_dim))
 
     def forward(
-        self, x: Tensor, t: Tensor, class_label: Tensor | None, condition: Tensor | None, cfg_mask: Tensor | None
+        self,
+        x: Tensor,
+        t: Tensor,
+        class_label: Tensor | None,
+        condition: Tensor | None,
+        cfg_mask: Tensor | None,
+        span: Tensor | None,
     ) -> Tensor:
-        h = self.linear(torch.cat((x, t[:, None]), dim=1))
+        inputs = [x, t[:, None]]
+        if self.two_times:
+            inputs.append(torch.zeros_like(inputs[1]) if span is None else span[:, None])
+        h = self.linear(torch.cat(inputs, dim=1))
         if self.num_classes:
             if class_label is None:
                 class_label = torch.full((len(x),), self.num_classes, device=x.device)
@@ -62,9 +74,10 @@ class SeluMLP(nn.Module):
         num_layers: int = 3,
         num_classes: int = 0,
         condition_dim: int = 0,
+        two_times: bool = False,
     ):
         super().__init__()
-        self.input = PointInput(input_dim, hidden_dim, num_classes, condition_dim)
+        self.input = PointInput(input_dim, hidden_dim, num_classes, condition_dim, two_times)
         hidden = [layer for _ in range(num_layers - 1) for layer in (nn.SELU(), nn.Linear(hidden_dim, hidden_dim))]
         self.layers = nn.Sequential(*hidden, nn.SELU(), nn.Linear(hidden_dim, input_dim))
         self.input_dim = input_dim
@@ -79,10 +92,12 @@ class SeluMLP(nn.Module):
         class_label: Tensor | None = None,
         condition: Tensor | None = None,
         cfg_mask: Tensor | None = None,
+        span: Tensor | None = None,
     ) -> Tensor:
         """x (B, D), t (B,) in [0, 1], class_label (B,) int64, condition (B, C) or (B, P, C), whose mean counts -> (B, D).
 
         cfg_mask (B,) bool: True drops the sample's conditions. A missing condition is a dropped one.
+        span (B,): length of the interval that begins at t, where the network was built for two_times; 0 if not given.
         """
         assert x.shape[1:] == (self.input_dim,), f"x is {tuple(x.shape)}; the network takes (B, {self.input_dim})"
-        return self.layers(self.input(x, t, class_label, condition, cfg_mask))
+        return self.layers(self.input(x, t, class_label, condition, cfg_mask, span))
