@@ -30,11 +30,16 @@ def test_every_key_is_there_once_with_a_line_of_description():
 def test_types_and_defaults_in_words():
     assert (ROWS["optim.lr"].type, ROWS["optim.lr"].default) == ("number > 0", "0.0001")
     assert (ROWS["run.name"].default, ROWS["train.steps"].default) == ("required", "-")
-    assert ROWS["model.arch"].type == '"bezier_sketch_dit", "bezier_sketch_transformer", "mlp", "dit" or "custom"'
-    assert ROWS["sample.solver"].type == '"euler", "midpoint", "heun" or "rk4"'
+    assert (
+        ROWS["model.arch"].type
+        == '"bezier_sketch_dit", "bezier_sketch_transformer", "mlp", "dit", "selu_mlp", "residual_mlp" or "custom"'
+    )
+    assert ROWS["sample.state"].type == '"fp32" or "fp64"'
     assert ROWS["train.epochs"].type == "number > 0"
     assert ROWS["model.num_layers"].default == "8"
-    assert ROWS["model.num_layers"].description.endswith("; default of mlp 5, of dit 3")
+    assert ROWS["model.num_layers"].description.endswith(
+        "; default of mlp 5, of dit 3, of selu_mlp 3, of residual_mlp 3"
+    )
     assert "default of" not in ROWS["model.dropout"].description
     assert ROWS["data.normalizer.components"].type == "whole number >= 1, or a share of the variance below 1"
     assert ROWS["model.mlp_ratio"].description.startswith("bezier_sketch_transformer: ")

@@ -83,9 +83,9 @@ def _coarse_prices(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float]:
 
 def _near_prices(a: np.ndarray, b: np.ndarray, of_b: np.ndarray, weight: float) -> np.ndarray:
     """Good prices (M,) of b's points: Sinkhorn's sweeps over the nearest at the present prices, ever less entropic."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
-    spacing = float(np.square(cKDTree(b).query(b, 2)[0][:, 1]).mean())
+    spacing = float(np.square(KDTree(b).query(b, 2)[0][:, 1]).mean())
     of_a = _nearest(a, b, of_b)[1].min(axis=1)
     while weight > FINE_END * spacing and weight > 0:
         weight /= 2
@@ -104,12 +104,12 @@ def _nearest(x: np.ndarray, y: np.ndarray, prices: np.ndarray) -> tuple[np.ndarr
 
     A price is one more coordinate: |x - y|^2 - p = |(x, 0) - (y, sqrt(top - p))|^2 - top.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     top = prices.max()
-    tree = cKDTree(np.column_stack([y, np.sqrt(top - prices)]))
+    tree = KDTree(np.column_stack([y, np.sqrt(top - prices)]))
     distance, rows = tree.query(np.column_stack([x, np.zeros(len(x))]), NEIGHBOURS)
-    return rows, np.square(distance) - top
+    return np.asarray(rows), np.square(np.asarray(distance)) - top
 
 
 def _soft_minimum(cost: np.ndarray, weight: float) -> np.ndarray:

@@ -39,5 +39,5 @@ def write_scatter(
         colour = PALETTE[label % len(PALETTE)]
         plot.dots(shown[class_label[:MOST] == label], colour, radius, alpha=0.8)
         if len(class_names) <= len(PALETTE):
-            plot.legend(colour, class_names[label])
+            plot.legend(colour, str(class_names[label]))
     return plot.save(path)

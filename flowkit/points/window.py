@@ -26,7 +26,7 @@ class Window:
     def inside(self, points: np.ndarray) -> np.ndarray:
         """(N,) bool: which of points (N, 2) it shows; none that are not finite."""
         placed = self.place(np.where(np.isfinite(points), points, np.inf))
-        return ((placed >= 0) & (placed < 1)).all(axis=1)
+        return np.all((placed >= 0) & (placed < 1), axis=1)
 
 
 def window_of(points: np.ndarray) -> Window:

@@ -143,7 +143,7 @@ def _other_defaults(key: str, owners: Sequence[type[Section]]) -> str:
     """`; default of dit 3`: of alternatives whose default is not that of the first."""
     defaults = {kind: default_words(kind.model_fields[key]) for kind in owners}
     others = [f"{tag_of(kind)} {words}" for kind, words in defaults.items() if words != defaults[owners[0]]]
-    return f"; default of {either(others).replace(' or ', ', of ')}" if others else ""
+    return f"; default of {', of '.join(others)}" if others else ""
 
 
 def _alternatives(field: FieldInfo) -> list[Any]:

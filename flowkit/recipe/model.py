@@ -12,7 +12,7 @@ ARCH = 'the architecture; "custom" is a module given to flowkit.train(recipe, mo
 
 
 HIDDEN = "width of the layers; of a dit, a multiple of num_heads"
-LAYERS = "number of blocks; of an mlp, linear layers; of a selu_mlp, hidden layers"
+LAYERS = "blocks; of an mlp, layers"
 HEADS = "attention heads"
 DROPOUT = "dropout inside the blocks; in an mlp, after each hidden layer"
 
