@@ -69,7 +69,7 @@ def test_all_mistakes_in_keys_and_types_come_at_once():
         "run.name": 'expected a folder name: letters, digits and . _ - + =, found "../up"',
         "run.deterministic": 'expected true or false, found "True"; write true',
         "data.subset": 'expected a whole number >= 1, or "1k" for 1000, found 0',
-        "model.arch": 'expected "bezier_sketch_dit", "bezier_sketch_transformer", "mlp", "dit" or "custom", '
+        "model.arch": 'expected "bezier_sketch_dit", "bezier_sketch_transformer", "mlp", "dit", "selu_mlp", "residual_mlp" or "custom", '
         "found \"bezier_sketch_dti\"; did you mean 'bezier_sketch_dit' or 'bezier_sketch_transformer'?",
         "model.embed_dim": "expected a whole number >= 1, found 256.0",
         "model.clas_embed_dim": "unknown key; did you mean 'class_embed_dim' or 'embed_dim'?",
