@@ -14,7 +14,7 @@ ARCH = 'the architecture; "custom" is a module given to flowkit.train(recipe, mo
 HIDDEN = "width of the layers; of a dit, a multiple of num_heads"
 LAYERS = "blocks; of an mlp, layers"
 HEADS = "attention heads"
-DROPOUT = "dropout inside the blocks; in an mlp, after each hidden layer"
+DROPOUT = "dropout in blocks, or after hidden layers"
 
 
 class BuiltIn(Section):
