@@ -69,7 +69,8 @@ def test_all_mistakes_in_keys_and_types_come_at_once():
         "run.name": 'expected a folder name: letters, digits and . _ - + =, found "../up"',
         "run.deterministic": 'expected true or false, found "True"; write true',
         "data.subset": 'expected a whole number >= 1, or "1k" for 1000, found 0',
-        "model.arch": 'expected "bezier_sketch_dit", "bezier_sketch_transformer", "mlp", "dit", "selu_mlp", "residual_mlp" or "custom", '
+        "model.arch": 'expected "bezier_sketch_dit", "bezier_sketch_transformer", "mlp", "dit", "selu_mlp", '
+        '"residual_mlp" or "custom", '
         "found \"bezier_sketch_dti\"; did you mean 'bezier_sketch_dit' or 'bezier_sketch_transformer'?",
         "model.embed_dim": "expected a whole number >= 1, found 256.0",
         "model.clas_embed_dim": "unknown key; did you mean 'class_embed_dim' or 'embed_dim'?",
@@ -111,7 +112,7 @@ def test_all_mistakes_in_keys_and_types_come_at_once():
         ("flow.coupling", None, 'expected "independent", found None'),
         ("flow.times", "unifrom", 'expected "uniform" or "logit_normal", found "unifrom"; did you mean \'uniform\'?'),
         ("model.num_tokens", 16, "unknown key; only 'dit' has it"),
-        ("model.hidden_dim", 16, "unknown key; only 'mlp', 'dit' have it"),
+        ("model.hidden_dim", 16, "unknown key; only 'mlp', 'dit', 'selu_mlp', 'residual_mlp' have it"),
     ],
 )
 def test_one_mistake_is_one_line(key, value, expected):
