@@ -18,6 +18,7 @@ from flowkit.flow.times import stratify
 from flowkit.models.calls import call_model
 from flowkit.training.batches import Rows
 from flowkit.training.checkpoints import save_checkpoint
+from flowkit.training.draws import seed_modules
 from flowkit.training.mean_flow import Spans, draw_intervals, mean_flow_loss, spans_of
 from flowkit.training.meters import Meters, Stopwatch, memory_bytes
 from flowkit.training.preview import Sampler
@@ -114,15 +115,17 @@ def one_update(session: Session, update: int, meters: Meters) -> None:
         places = slice(layout.start(micro_step), layout.start(micro_step) + layout.micro)
         mine = rows.slice(micro_step * layout.micro, (micro_step + 1) * layout.micro)
         last = micro_step == layout.accumulation - 1
-        torch.manual_seed(key(recipe.run.seed, "dropout", update, micro_step, layout.rank))
+        seed_modules(session.device, key(recipe.run.seed, "dropout", update, micro_step, layout.rank))
         # Gradients are reduced once an update: with the last micro-step's.
         with nullcontext() if last else session.environment.accelerator.no_sync(session.wrapped):
             x0 = noise[places]
             cut = lambda tensor: None if tensor is None else tensor[places]  # noqa: B023, E731
             loss, terms = flow_loss(session, mine, x0, times[places], cut(dropped), cut(eps),
                                     None if lengths is None else spans_of(session, lengths, places))  # fmt: skip
-            session.environment.accelerator.backward(loss / layout.accumulation)
-        meters.add(**{name: term / layout.accumulation for name, term in terms.items()})
+            session.environment.accelerator.backward(loss / layout.accumulation if layout.accumulation > 1 else loss)
+        if layout.accumulation > 1:
+            terms = {name: term / layout.accumulation for name, term in terms.items()}
+        meters.add(**terms)
     norm, skipped = step_optimizer(session)
     # The mean norm is that of the updates that were made: one overflow, usual in fp16, would hide all the others.
     meters.add(grad_norm=norm.nan_to_num(0, 0, 0), skipped=skipped)
@@ -168,8 +171,10 @@ def step_optimizer(session: Session) -> tuple[Tensor, Tensor]:
     optimizer, scaler = session.optimizer, session.environment.accelerator.scaler
     if scaler is not None:
         scaler.unscale_(optimizer)
-    limit = session.recipe.optim.max_grad_norm or math.inf
-    norm = torch.nn.utils.clip_grad_norm_(session.model.parameters(), limit)
+    gradients = [parameter.grad for parameter in session.parameters if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if session.recipe.optim.max_grad_norm:
+        torch.nn.utils.clip_grads_with_norm_(session.parameters, session.recipe.optim.max_grad_norm, norm)
     skipped = (~torch.isfinite(norm)).float()
     # Fused AdamW leaves parameters and moments alone where found_inf is 1; it is the hook GradScaler itself uses.
     optimizer.found_inf = skipped  # type: ignore[attr-defined]
