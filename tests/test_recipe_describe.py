@@ -48,11 +48,13 @@ def test_types_and_defaults_in_words():
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 def test_the_default_in_the_table_is_the_default(row):
     """Given as it stands there, where the key exists, it changes nothing."""
+    if row.default == "required":
+        return
     tag = row.description.split(": ")[0].split(", ")[0]  # of the first of the alternatives that have it
     arch = tag if row.section == "model" and tag in ARCHS else "bezier_sketch_transformer"
     choice = [f"{row.section}.{row.key.rpartition('.')[0]}={tag}"] if "." in row.key else []
     base = recipe_from_dict({"run": {"name": "a"}, "model": {"arch": arch}, "train": {"steps": 1}}, choice)
-    if row.default in ("required", "-"):
+    if row.default == "-":
         return
     given = recipe_from_dict(base.to_dict(), [f"{row.dotted}={row.default}"])
     if row.dotted == "ema.warmup_power":  # two thirds, cut

@@ -74,15 +74,16 @@ def test_all_mistakes_in_keys_and_types_come_at_once():
         "found \"bezier_sketch_dti\"; did you mean 'bezier_sketch_dit' or 'bezier_sketch_transformer'?",
         "model.embed_dim": "expected a whole number >= 1, found 256.0",
         "model.clas_embed_dim": "unknown key; did you mean 'class_embed_dim' or 'embed_dim'?",
-        "flow.path": 'expected "linear", found "liner"; did you mean \'linear\'?',
-        "flow.prediction": 'expected "auto", "velocity" or "data", found "velocty"; did you mean \'velocity\'?',
+        "flow.path": 'expected "linear", "cosine", "vp", "icfm", "schrodinger_bridge" or "spherical", '
+        "found \"liner\"; did you mean 'linear'?",
+        "flow.prediction": 'expected "auto", "velocity", "data" or "noise", found "velocty"; did you mean \'velocity\'?',
         "flow.times.std": "expected a number > 0, found 0",
         "flow.times.men": "unknown key; did you mean 'mean'?",
         "optim.lr": 'expected a number > 0, found "1e-4"; numbers stand without quotes',
         "optim.betas": "expected two numbers >= 0 and < 1, found [0.9]",
         "optim.lrr": "unknown key; did you mean 'lr'?",
         "optim.batch_size": "unknown key; did you mean 'train.batch_size'?",
-        "ema.decay": "expected a number >= 0 and < 1, found nan",
+        "ema.decay": "expected a number >= 0 and < 1, or a list of such numbers above 0, found nan",
         "train.epochs": "expected a number > 0, found true",
         "train.log_every": 'expected a number of steps >= 1 or "N epochs", found "never"',
         "train.save_every": 'expected a number of steps, "N epochs" or "never", found "10 epoch s"',
@@ -106,11 +107,19 @@ def test_all_mistakes_in_keys_and_types_come_at_once():
         ("optim.warmup", 500.0, 'expected a fraction below 1, a number of steps or "N epochs", found 500.0'),
         ("optim", 3, "expected a table, found 3"),
         ("model", "dit", 'expected a table, found "dit"'),
-        ("flow.times", 3, 'expected "uniform" or "logit_normal", or a table with its settings, found 3'),
+        ("flow.times", 3, 'expected "uniform", "logit_normal" or "shifted", or a table with its settings, found 3'),
         ("optim.learning_rate", 3, "unknown key; [optim] has lr, betas, eps, weight_decay, warmup"),
         ("model.mlp_ratio", 2.0, "unknown key; only 'bezier_sketch_transformer' has it"),
-        ("flow.coupling", None, 'expected "independent", found None'),
-        ("flow.times", "unifrom", 'expected "uniform" or "logit_normal", found "unifrom"; did you mean \'uniform\'?'),
+        (
+            "flow.coupling",
+            None,
+            'expected "independent", "ot", "sinkhorn", "c2ot" or "paired", or a table with its settings, found None',
+        ),
+        (
+            "flow.times",
+            "unifrom",
+            'expected "uniform", "logit_normal" or "shifted", found "unifrom"; did you mean \'uniform\'?',
+        ),
         ("model.num_tokens", 16, "unknown key; only 'dit' has it"),
         ("model.hidden_dim", 16, "unknown key; only 'mlp', 'dit', 'selu_mlp', 'residual_mlp' have it"),
     ],
@@ -126,7 +135,7 @@ def test_settings_of_another_choice_and_a_table_without_name():
         "flow.times.std": "unknown key; only 'logit_normal' has it"
     }
     assert lines(complaint({"flow.times": {"std": 1.0}})) == {
-        "flow.times.name": 'missing; expected "uniform" or "logit_normal"'
+        "flow.times.name": 'missing; expected "uniform", "logit_normal" or "shifted"'
     }
 
 

@@ -80,7 +80,7 @@ def open_base(described: dict[str, Any], data_shape: tuple[int, ...], normalizer
             "a flow needs rows of one shape at both ends"
         )
     x = data.x if data.split is None else data.x[data.rows("train")]
-    return DataBase(normalizer.normalize(torch.from_numpy(np.ascontiguousarray(x))))
+    return DataBase(normalizer.normalize(torch.from_numpy(np.array(x))))  # a memory map may not be writable
 
 
 def _open(source: str, described: dict[str, Any]) -> Dataset:

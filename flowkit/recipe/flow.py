@@ -82,6 +82,10 @@ class C2OTCoupling(Choice):
     distance: Literal["squared", "cosine"] = Field(default="squared", description="between condition vectors")
 
 
+class PairedCoupling(Choice):
+    name: Literal["paired"] = "paired"
+
+
 class UniformTimes(Choice):
     name: Literal["uniform"] = "uniform"
 
@@ -146,7 +150,9 @@ PathChoice = Annotated[
     BY_NAME,
 ]
 CouplingChoice = Annotated[
-    IndependentCoupling | OTCoupling | SinkhornCoupling | C2OTCoupling, Field(discriminator="name"), BY_NAME
+    IndependentCoupling | OTCoupling | SinkhornCoupling | C2OTCoupling | PairedCoupling,
+    Field(discriminator="name"),
+    BY_NAME,
 ]
 TimesChoice = Annotated[UniformTimes | LogitNormalTimes | ShiftedTimes, Field(discriminator="name"), BY_NAME]
 WeightsChoice = Annotated[UniformWeights | MinSNRWeights | BinWeights, Field(discriminator="name"), BY_NAME]
@@ -167,7 +173,10 @@ class Flow(Section):
         description='what t = 0 is: "normal", or a data set as in data.source, to learn a flow from one to the other',
     )
     path: PathChoice = Field(default=LinearPath(), description="how a point moves from noise (t = 0) to data (t = 1)")
-    coupling: CouplingChoice = Field(default=IndependentCoupling(), description="which noise is paired with which row")
+    coupling: CouplingChoice = Field(
+        default=IndependentCoupling(),
+        description="which noise is paired with which row; paired: the one that `flowkit sample --pairs` kept (reflow)",
+    )
     prediction: Literal["auto", "velocity", "data", "noise"] = Field(
         default="auto", description="the network's output; auto: the domain's choice for the architecture"
     )

@@ -88,5 +88,6 @@ class CustomModel(Section):
 
 
 Model = Annotated[
-    SketchDiT | SketchTransformer | VectorMLP | VectorDiT | SeluMLP | ResidualMLP | CustomModel, Field(discriminator="arch")
+    SketchDiT | SketchTransformer | VectorMLP | VectorDiT | SeluMLP | ResidualMLP | CustomModel,
+    Field(discriminator="arch"),
 ]

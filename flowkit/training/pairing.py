@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from flowkit.data.dataset import gather
 from flowkit.data.keys import key
 from flowkit.errors import UserError
 from flowkit.flow.couplings import Coupling
@@ -91,6 +93,31 @@ class Pairing:
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class StoredNoise:
+    """x0 (B, ...) of an update's rows, as the data say it (the coupling "paired"); for `Pairing`'s `draw`."""
+
+    def __init__(self, batches: Batches, shape: tuple[int, ...]):
+        """shape: of a row as the model sees it. Raises UserError where the data have no such noise."""
+        noise = batches.data.noise
+        if noise is None:
+            raise UserError(
+                'flow.coupling: "paired" needs data that keep the noise which each row came from, and these do not; '
+                "`flowkit sample --pairs` writes such data"
+            )
+        if noise.shape[1:] != shape:
+            raise UserError(
+                f"flow.coupling: the data's noise has rows of shape {noise.shape[1:]}, and the model sees {shape}; give "
+                "data.normalizer as the model had it that the pairs came from"
+            )
+        self.noise, self.batches = noise, batches
+
+    def __call__(self, update: int) -> Tensor:
+        return self.of(self.batches.train_rows[self.batches.order.batch(update)])
+
+    def of(self, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(gather(self.noise, rows)).to(self.batches.device, non_blocking=True)
 
 
 def pair_blocks(coupling: Coupling, block: int, x0: Tensor, rows: Rows, key_of: Callable[[int], int]) -> Tensor:

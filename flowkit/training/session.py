@@ -22,6 +22,7 @@ from flowkit.domain import Domain, get_domain
 from flowkit.errors import UserError, listing
 from flowkit.events import RunStarted
 from flowkit.flow.couplings import get_coupling
+from flowkit.flow.couplings.paired import Paired
 from flowkit.flow.mean_flow import MeanFlow, check_takes_span, get_mean_flow
 from flowkit.flow.objective import FlowObjective, get_objective
 from flowkit.flow.times import Times, get_times
@@ -33,7 +34,7 @@ from flowkit.training.draws import Draws
 from flowkit.training.ema import Averages, make_averages
 from flowkit.training.environment import Environment
 from flowkit.training.optimizer import lr_schedule, make_optimizer
-from flowkit.training.pairing import Pairing
+from flowkit.training.pairing import Pairing, StoredNoise
 from flowkit.training.validation import Validator
 
 if TYPE_CHECKING:
@@ -188,7 +189,9 @@ def build(
     total_steps = recipe.train.total_steps(len(train_rows))
     batches, draws = Batches(data, normalizer, layout, recipe.run.seed, device), Draws(recipe.run.seed, device)
     coupling, shape = get_coupling(flow["coupling"]), (layout.batch_size, *normalizer.shape(data.x.shape[1:]))
-    pairing = Pairing(coupling, batches, lambda update: base.draw(draws, "noise", update, shape), seed=recipe.run.seed)
+    stored = StoredNoise(batches, shape[1:]) if isinstance(coupling, Paired) else None
+    draw = stored or (lambda update: base.draw(draws, "noise", update, shape))
+    pairing = Pairing(coupling, batches, draw, seed=recipe.run.seed)
     return Session(
         recipe=recipe, environment=environment, run_dir=run_dir, data=data, domain=domain, normalizer=normalizer,
         flow=flow, objective=objective, mean_flow=mean_flow, base=base, times=get_times(flow["times"]), pairing=pairing,

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.data.base import Base, NormalBase
-from flowkit.data.dataset import Dataset
+from flowkit.data.dataset import Dataset, gather
 from flowkit.data.keys import key
 from flowkit.data.normalizers import Normalizer
 from flowkit.flow.couplings import Coupling
 from flowkit.flow.couplings.independent import Independent
+from flowkit.flow.couplings.paired import Paired
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import GaussianPath
 from flowkit.models.calls import call_model
@@ -71,8 +72,11 @@ class Validator:
         draws = Draws(seed, device)
         shape = (self.count, *self.rows.x.shape[1:])
         noise = base.draw(draws, "validation noise", 0, shape)
-        coupled = not isinstance(coupling, Independent)
-        if coupled:
+        coupled = type(coupling) is not Independent
+        if isinstance(coupling, Paired):
+            assert data.noise is not None, "checked where training's noise was opened"
+            noise = torch.from_numpy(gather(data.noise, rows[np.arange(self.count) % len(rows)])).to(device)
+        elif coupled:
             # As in training, or the loss would be another problem's; over all rows, so that no share of them matters.
             everything = read_rows(data, rows[np.arange(self.count) % len(rows)], normalizer, device)
             paired = pair_blocks(coupling, block, noise, everything, lambda n: key(seed, "validation coupling", n))

@@ -10,6 +10,7 @@ from flowkit.flow.couplings.c2ot import ConditionalOptimalTransport
 from flowkit.flow.couplings.coupling import Coupling
 from flowkit.flow.couplings.independent import Independent
 from flowkit.flow.couplings.ot import OptimalTransport
+from flowkit.flow.couplings.paired import Paired
 from flowkit.flow.couplings.sinkhorn import Sinkhorn
 
 __all__ = ["COUPLINGS", "Coupling", "get_coupling"]
@@ -19,6 +20,7 @@ COUPLINGS: dict[str, Callable[..., Coupling]] = {
     "ot": OptimalTransport,
     "sinkhorn": Sinkhorn,
     "c2ot": ConditionalOptimalTransport,
+    "paired": Paired,
 }
 
 

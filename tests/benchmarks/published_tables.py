@@ -1,0 +1,240 @@
+"""The field's published tables on two-dimensional distributions, trained and measured anew.
+
+    python -m tests.benchmarks.published_tables --quick                    # minutes: one seed, 500 updates, 2,000 points
+    python -m tests.benchmarks.published_tables --seeds 2 --updates 5000   # what published_tables.json holds at least
+    python -m tests.benchmarks.published_tables --table A --rows I-CFM --seeds 5 --updates 20000
+
+A. [SF]2M (arXiv 2307.03672), table 2: W2 = root of the exact transport cost between 10,000 samples (100 Euler steps) and
+   10,000 test points; NPE = |E integral |v|^2 dt - W2(q0, q1)^2| / W2(q0, q1)^2. Its networks (3 x 64 SELU), AdamW 1e-3,
+   weight decay 1e-5, batch 512, 10,000 training points, sigma 0.1 (1 for SB-CFM).
+B. C2OT (arXiv 2503.10636), figure 1: 8gaussians -> moons, the squared W2 of 10,000 samples by one Euler step and by an
+   adaptive solver. Three residual blocks of 128, Adam 3e-4, batch 256, coupling blocks of 1,024.
+
+Every run is one recipe, trained by `flowkit.train`. Results go to --out as they come; what is there is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.benchmarks import toy_sets
+
+OUT = Path(__file__).with_name("published_tables.json")
+TEST_POINTS, TRAIN_POINTS = 10_000, 10_000
+GENERATED = 100_000  # of table B, where the authors draw new points for every batch
+COLUMNS_A = {
+    "N->8gauss": ("normal", "8gaussians"), "moons->8gauss": ("wide moons", "wide 8gaussians"),
+    "N->moons": ("normal", "moons"), "N->scurve": ("normal", "scurve"),
+}  # fmt: skip
+BRIDGE = {"name": "icfm", "sigma": 0.1}
+ROWS_A: dict[str, dict[str, Any]] = {
+    "OT-CFM": {"path": BRIDGE, "coupling": "ot"},
+    "I-CFM": {"path": BRIDGE},
+    "FM": {"path": {"name": "linear", "sigma_min": 0.1}},
+    "SB-CFM": {"path": "schrodinger_bridge", "coupling": {"name": "sinkhorn", "regularisation": 2.0}},
+}
+PAPER_A = {  # W2, NPE
+    "OT-CFM": ((0.303, 0.031), (0.601, 0.015), (0.130, 0.083), (0.144, 0.027)),
+    "I-CFM": ((0.373, 0.202), (1.557, 2.680), (0.178, 0.891), (0.242, 0.856)),
+    "FM": ((0.343, 0.190), None, (0.209, 0.762), (0.198, 0.743)),
+    "SB-CFM": ((2.314, 1.000), None, (0.434, 0.995), (0.341, 0.745)),
+}
+COLUMNS_B = {"uncond.": "moons", "class": "moons-labelled", "continuous": "moons-conditioned"}
+COUPLINGS_B: dict[str, Any] = {
+    "FM": "independent", "OT": {"name": "ot", "block": 1024}, "C2OT": {"name": "c2ot", "block": 1024},
+}  # fmt: skip
+PAPER_B = {  # squared W2 by one Euler step, by the adaptive solver
+    ("uncond.", "FM"): (6.232, 0.120), ("uncond.", "OT"): (0.072, 0.050),
+    ("class", "FM"): (2.573, 0.059), ("class", "OT"): (0.483, 0.462), ("class", "C2OT"): (0.048, 0.018),
+    ("continuous", "FM"): (0.732, 0.028), ("continuous", "OT"): (8.276, 2.143), ("continuous", "C2OT"): (0.077, 0.013),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One recipe of a table, and what the paper measured with it: {figure: value}."""
+
+    table: str
+    row: str
+    column: str
+    paper: dict[str, float]
+
+    @property
+    def name(self) -> str:
+        return f"{self.table} / {self.row} / {self.column}"
+
+
+def cells() -> list[Cell]:
+    found = []
+    for row, values in PAPER_A.items():
+        for column, paper in zip(COLUMNS_A, values, strict=True):
+            if paper is not None:
+                found.append(Cell("A", row, column, dict(zip(("W2", "NPE"), paper, strict=True))))
+    for (column, row), paper in PAPER_B.items():
+        found.append(Cell("B", row, column, dict(zip(("W2^2, 1 Euler step", "W2^2, dopri5"), paper, strict=True))))
+    return found
+
+
+def recipe(cell: Cell, seed: int, updates: int, run_dir: str) -> dict[str, Any]:
+    """The recipe of a cell: what the paper says, and nothing of flowkit's own (no EMA, schedule, clipping, warm-up)."""
+    if cell.table == "A":
+        rng, ends = np.random.default_rng([seed, 0]), COLUMNS_A[cell.column]
+        base, source = (
+            end if end == "normal" else toy_sets.write(end, TRAIN_POINTS, rng, Path(run_dir)) for end in ends
+        )
+        flow = {"base": base, "times": "uniform", **ROWS_A[cell.row]}
+        model = {"arch": "selu_mlp", "hidden_dim": 64, "num_layers": 3}
+        optim, batch = {"lr": 1e-3, "weight_decay": 1e-5}, 512
+    else:
+        source = COLUMNS_B[cell.column]
+        flow = {"base": "8gaussians", "times": "uniform", "cond_drop": 0.0, "coupling": COUPLINGS_B[cell.row]}
+        model = {"arch": "residual_mlp", "hidden_dim": 128, "num_layers": 3}
+        optim, batch = {"lr": 3e-4, "weight_decay": 0.0}, 256
+    return {
+        "run": {"name": "run", "dir": run_dir, "seed": seed},
+        "data": {"source": source, "num_samples": GENERATED, "seed": seed, "val_fraction": 0.0, "normalizer": "none"},
+        "model": model, "flow": flow,
+        "optim": {**optim, "schedule": "constant", "warmup": 0, "max_grad_norm": 0.0},
+        "ema": {"decay": 0.0},
+        "train": {"steps": updates, "batch_size": batch, "log_every": updates, "val_every": 0, "save_every": 0},
+        "sample": {"every": 0},
+    }  # fmt: skip
+
+
+def wasserstein2(a: np.ndarray, b: np.ndarray) -> float:
+    """Exact, by POT's network simplex: at 10,000 points twice as fast as flowkit's own, with which it agrees to 12 digits."""
+    import ot
+
+    cost = ot.dist(a.astype(np.float64), b.astype(np.float64))
+    return float(ot.emd2([], [], cost, numItermax=10**9)) ** 0.5
+
+
+def measure(cell: Cell, seed: int, updates: int, points: int) -> dict[str, float]:
+    """Train a cell and return its figures. Deterministic but for the machine's rounding."""
+    import time
+
+    import torch
+
+    import flowkit
+    from flowkit.draw import as_network
+    from flowkit.flow.guidance import guided
+    from flowkit.flow.solvers import integrate
+    from flowkit.metrics.transport import normalised_path_energy, path_energy
+    from flowkit.points.distributions import draw
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as run_dir:
+        described = recipe(cell, seed, updates, run_dir)
+        start = time.perf_counter()
+        flowkit.train(described)
+        seconds = time.perf_counter() - start
+        model = flowkit.load(Path(run_dir) / "run", weights="raw", device="cpu")
+    rng = np.random.default_rng([seed, 1])  # the test points are no training points
+    if cell.table == "A":
+        x0, x1 = (toy_sets.draw(end, points, rng) for end in COLUMNS_A[cell.column])
+        label = condition = None
+    else:
+        x1, label, condition = draw(COLUMNS_B[cell.column], points, rng)
+        x0 = draw("8gaussians", points, rng)[0]
+    conditions = [None if array is None else torch.from_numpy(array) for array in (label, condition)]
+    velocity = guided(as_network(model.model), model.objective, *conditions)
+    start_points = torch.from_numpy(x0)
+    with torch.inference_mode():
+        if cell.table == "A":
+            end = integrate(velocity, start_points, solver="euler", steps=100).x
+            energy = path_energy(velocity, start_points, steps=100)
+            between = wasserstein2(x0, x1)  # of the two distributions, by their test points
+            return {"W2": wasserstein2(end.numpy(), x1), "NPE": normalised_path_energy(energy, between),
+                    "path energy": energy, "W2(q0, q1)": between, "seconds": seconds}  # fmt: skip
+        one = integrate(velocity, start_points, solver="euler", steps=1).x
+        adaptive = integrate(velocity, start_points, solver={"name": "dopri5", "rtol": 1e-4, "atol": 1e-4})
+        return {"W2^2, 1 Euler step": wasserstein2(one.numpy(), x1) ** 2,
+                "W2^2, dopri5": wasserstein2(adaptive.x.numpy(), x1) ** 2,
+                "NFE, dopri5": float(adaptive.nfe.double().mean()), "seconds": seconds}  # fmt: skip
+
+
+def key_of(cell: Cell, updates: int, points: int) -> str:
+    return f"{cell.name} / {updates} updates / {points} points"
+
+
+def store(out: Path, command: str, key: str, seed: int, figures: dict[str, float]) -> None:
+    """Add one run to the results, whole or not at all."""
+    import torch
+
+    results = read(out)
+    entry = results["cells"].setdefault(key, {"command": command, "torch": torch.__version__, "seeds": {}})
+    entry["seeds"][str(seed)] = {name: round(value, 4) for name, value in figures.items()}
+    partial_file = out.with_suffix(".partial")
+    partial_file.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    os.replace(partial_file, out)
+
+
+def read(out: Path) -> dict[str, Any]:
+    return json.loads(out.read_text()) if out.exists() else {"cells": {}}
+
+
+def table(results: dict[str, Any], wanted: list[Cell], updates: int, points: int) -> str:
+    """Ours beside the paper's: mean and standard deviation over the seeds."""
+    lines = ["| cell | figure | ours | paper | seeds |", "|---|---|---|---|---|"]
+    for cell in wanted:
+        seeds = results["cells"].get(key_of(cell, updates, points), {"seeds": {}})["seeds"]
+        for figure, paper in cell.paper.items():
+            values = [seed[figure] for seed in seeds.values()]
+            if values:
+                spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+                lines.append(
+                    f"| {cell.name} | {figure} | {statistics.mean(values):.3f}{spread} | {paper:.3f} | {len(values)} |"
+                )
+    return "\n".join(lines)
+
+
+def _measured(job: tuple[Cell, int], updates: int, points: int) -> tuple[Cell, int, dict[str, float]]:
+    return (*job, measure(*job, updates, points))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one seed, 500 updates, 2,000 points, to a temporary file")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--updates", type=int, default=5000)
+    parser.add_argument("--table", choices=["A", "B"])
+    parser.add_argument("--rows", nargs="*", help="of a table: OT-CFM I-CFM FM SB-CFM, or FM OT C2OT")
+    parser.add_argument("--columns", nargs="*", help=f"{' '.join(COLUMNS_A)}, or {' '.join(COLUMNS_B)}")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+    points = TEST_POINTS
+    if args.quick:
+        args.seeds, args.updates, points = 1, 500, 2000
+        args.out = Path(tempfile.mkdtemp()) / "quick.json" if args.out == OUT else args.out
+    wanted = [cell for cell in cells()
+              if (not args.table or cell.table == args.table) and (not args.rows or cell.row in args.rows)
+              and (not args.columns or cell.column in args.columns)]  # fmt: skip
+    done = read(args.out)["cells"]
+    jobs = [(cell, seed) for seed in range(args.seeds) for cell in wanted
+            if str(seed) not in done.get(key_of(cell, args.updates, points), {"seeds": {}})["seeds"]]  # fmt: skip
+    command = "python -m tests.benchmarks.published_tables " + " ".join(sys.argv[1:])
+    # A process a run: each finishes with its own threads, and what one leaves behind does not slow the next.
+    with get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
+        runs = pool.imap_unordered(partial(_measured, updates=args.updates, points=points), jobs)
+        for number, (cell, seed, figures) in enumerate(runs, 1):
+            store(args.out, command, key_of(cell, args.updates, points), seed, figures)
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+            print(f"[{number}/{len(jobs)}] {cell.name}, seed {seed}: {shown}", file=sys.stderr, flush=True)
+    print(table(read(args.out), wanted, args.updates, points))
+
+
+if __name__ == "__main__":
+    main()
