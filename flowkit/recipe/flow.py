@@ -113,8 +113,7 @@ class MinSNRWeights(Choice):
 class BinWeights(Choice):
     name: Literal["bins"] = "bins"
     losses: BinLosses = Field(
-        default=(1.0, 1.0),
-        description="losses by equal bin of t, as validation measured them; weights are their inverse",
+        description="losses by equal bin of t, as validation measured them; weights are their inverse"
     )
 
 
