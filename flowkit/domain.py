@@ -28,7 +28,8 @@ Tell = Callable[[str, int, int], None]  # what is being done, how much of it is 
 class Preview:
     """One sample as a terminal can show it: rows of text of equal width, with a title and an optional remark.
 
-    `behind`, of the same size, shows through dimly wherever `lines` are blank: data behind samples.
+    `behind`, of the same size, shows through dimly wherever `lines` are blank: data behind samples. `sizes` are the same
+    picture with other numbers of lines, for a place that is known only when it is shown.
     Samples of one line each (sentences) are listed one below the other; the others are pictures, side by side.
     """
 
@@ -36,6 +37,12 @@ class Preview:
     lines: tuple[str, ...]
     note: str = ""
     behind: tuple[str, ...] = ()
+    sizes: tuple[Preview, ...] = ()
+
+    def fitting(self, width: int, height: int) -> Preview:
+        """The tallest of `sizes` of at most `width` cells and `height` lines, the title's not counted; else this one."""
+        fit = (size for size in self.sizes if len(size.lines) <= height and len(size.lines[0]) <= width)
+        return max(fit, key=lambda size: len(size.lines), default=self)
 
 
 @dataclass(frozen=True)

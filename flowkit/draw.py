@@ -120,15 +120,50 @@ GUIDANCE = {"cfg": (), "cfg_zero": ("zero_init",), "autoguidance": ("ckpt",)}
 
 @dataclass(frozen=True)
 class Drawn:
-    """x (N, ...) float32 in the domain's units, the noise (N, *shape) float32 that each came from, and the cost by row."""
+    """x (N, ...) float32 in the domain's units, the noise (N, *shape) float32 that each came from, and the cost by row.
+
+    states (T, at most keep_states, ...) float32 in the domain's units: where some of them, evenly spread, were after each
+    step, from the noise on; None unless they were to be kept.
+    """
 
     x: np.ndarray
     noise: np.ndarray
     nfe: int | float  # network evaluations a sample: a whole number where all had the same
     nfe_max: int
+    states: np.ndarray | None = None
 
     def cost(self) -> dict[str, Any]:
         return {"nfe": self.nfe} if self.nfe == self.nfe_max else {"nfe": self.nfe, "nfe_max": self.nfe_max}
+
+
+class States:
+    """What some samples, evenly spread over all, went through: filled batch by batch."""
+
+    def __init__(self, count: int, num_samples: int, normalizer: Normalizer) -> None:
+        self._rows = np.unique(np.linspace(0, num_samples - 1, min(count, num_samples)).astype(int)) if count else []
+        self._normalizer = normalizer
+        self._batches: list[list[np.ndarray]] = []
+
+    def begin(self, indices: range, x: Tensor) -> Callable[[int, Tensor], None] | None:
+        """The listener for the steps of samples `indices`, which start at x; None where there is nothing to keep."""
+        places = [int(row) - indices.start for row in self._rows if row in indices]
+        if not places:
+            return None
+        states: list[np.ndarray] = []
+        self._batches.append(states)
+
+        def keep(step: int, x: Tensor) -> None:
+            states.append(self._normalizer.denormalize(x[places]).float().cpu().numpy())
+
+        keep(0, x)
+        return keep
+
+    def stacked(self) -> np.ndarray | None:
+        """(T, kept, ...); where an adaptive solver took more steps in one batch, the others rest at their ends."""
+        if not self._batches:
+            return None
+        longest = max(map(len, self._batches))
+        return np.concatenate([np.stack(each + each[-1:] * (longest - len(each))) for each in self._batches], axis=1)
 
 
 def step_noise(seed: int, indices: range, shape: tuple[int, ...]) -> Callable[[int], Tensor]:
@@ -191,6 +226,7 @@ def draw_samples(
     guide: Guide | None = None,
     guide_scale: float = 1.0,
     batch_size: int = 64,
+    keep_states: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Drawn:
     """`shape` is that of a row as the model sees it; class_label (N,) and condition (N, ...) go with sample i.
@@ -202,6 +238,7 @@ def draw_samples(
     device, network = next(model.parameters()).device, as_network(model)
     base = base or NormalBase()
     done, noises, spent = [], [], []
+    states = States(keep_states, num_samples, normalizer)
     for first in range(0, num_samples, batch_size):
         indices = range(first, min(first + batch_size, num_samples))
         cut = lambda tensor: None if tensor is None else tensor[first : indices.stop].to(device)  # noqa: B023, E731
@@ -209,9 +246,10 @@ def draw_samples(
         if guide is not None:
             velocity = Pushed(velocity, lambda x: guide(normalizer.denormalize(x)), guide_scale)
         noise = base.sample(seed, indices, shape)
+        x = noise.to(device, STATES[settings.state])
         x, nfe = integrate(
-            velocity, noise.to(device, STATES[settings.state]), solver=settings.solver, steps=settings.steps,
-            grid=settings.grid, path=objective.path, noise=step_noise(seed, indices, shape),
+            velocity, x, solver=settings.solver, steps=settings.steps, grid=settings.grid, path=objective.path,
+            noise=step_noise(seed, indices, shape), on_step=states.begin(indices, x),
         )  # fmt: skip
         done.append(normalizer.denormalize(x).float().cpu().numpy())
         noises.append(noise.numpy())
@@ -220,7 +258,8 @@ def draw_samples(
             progress(indices.stop)
     nfe = torch.cat(spent)
     mean, most = nfe.double().mean().item(), int(nfe.max())
-    return Drawn(np.concatenate(done), np.concatenate(noises), most if mean == most else round(mean, 2), most)
+    nfe = most if mean == most else round(mean, 2)
+    return Drawn(np.concatenate(done), np.concatenate(noises), nfe, most, states.stacked())
 
 
 def _not_none(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from flowkit.flow.objective import get_objective
 if TYPE_CHECKING:
     from flowkit.likelihood import RowLikelihoods
 
+KEPT_STATES = 64  # samples whose way is kept where it is asked for
 ClassLabel = str | int | Sequence[str | int] | np.ndarray | np.integer | Tensor | None
 
 
@@ -79,6 +80,7 @@ class LoadedModel:
         guide_scale: float = 1.0,
         batch_size: int | None = None,
         pairs: bool = False,
+        on_states: Callable[[np.ndarray], object] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Dataset:
         """`num_samples` samples in the domain's units, with labels and how they were made in `.info`.
@@ -88,7 +90,8 @@ class LoadedModel:
         for all, or one a sample (N, ...). solver to guidance_rescale: the keys of a recipe's [sample]; what is None is as the
         recipe had it. guide: a differentiable x (B, ...) in the domain's units -> (B,); its gradient with respect to the
         model's x, times guide_scale, is added to the velocity. pairs: `.noise` is then what each sample came from, as the
-        model saw it: float32 (N, *latent_shape), for reflow (arXiv 2209.03003).
+        model saw it: float32 (N, *latent_shape), for reflow (arXiv 2209.03003). on_states: is given where 64 of the samples,
+        evenly spread, were after each step, from the noise on: float32 (T, 64, ...) in the domain's units.
 
         Raises UserError for what the model cannot do.
         """
@@ -105,8 +108,12 @@ class LoadedModel:
             self.model, self.objective, self.normalizer, self.latent_shape, num_samples, settings,
             class_label=None if labels is None else torch.from_numpy(labels), condition=features, seed=seed,
             base=self.base, weak=open_weak(settings, self.info, self.normalizer.to_json(), self.device), guide=guide,
-            guide_scale=guide_scale, batch_size=batch_size or BATCH_SIZES.get(self.device.type, 256), progress=progress,
+            guide_scale=guide_scale, batch_size=batch_size or BATCH_SIZES.get(self.device.type, 256),
+            keep_states=0 if on_states is None else KEPT_STATES, progress=progress,
         )  # fmt: skip
+        if on_states is not None:
+            assert drawn.states is not None
+            on_states(drawn.states)
         made = {
             "source": "samples", "checkpoint": str(self.files.directory), "architecture": self.info["architecture"],
             "step": self.info.get("step"), "weights": self.weights, "seed": seed, **settings.to_info(), **drawn.cost(),

@@ -1,11 +1,14 @@
 """Several averages of a run's weights: by their recursion, saved, measured, sampled from and resumed bit for bit."""
 
 import json
+import re
 import shutil
+from io import StringIO
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
@@ -17,6 +20,8 @@ from flowkit.inspect import inspect
 from flowkit.recipe import recipe_from_dict
 from flowkit.training.ema import make_averages
 from flowkit.training.power_ema import power_gamma
+from flowkit.ui.inspect_view import show
+from flowkit.ui.quantities import value
 
 FILES = {"0.5": "ema", "0.99": "ema-0.99", "power-0.1": "ema-power-0.1"}
 
@@ -98,6 +103,21 @@ def test_all_of_them_are_saved_measured_and_sampled_from(recipe, x, recorder):
     assert {f"{name}.safetensors" for name in FILES.values()} <= report["files"].keys() and not report["remarks"]
     assert report["run"]["snapshots"] == ["step-00000004", "step-00000008", "step-00000012"]
     assert report["model"]["validation"]["ema_losses"].keys() == {"0.99", "power-0.1"}
+    written = StringIO()
+    show(report, Console(width=100, file=written, highlight=False))
+    shown = written.getvalue()
+    averages = next(line for line in shown.splitlines() if line.startswith("averages"))
+    assert averages.split()[1:] == [
+        "0.5",
+        value(losses[0]),
+        "·",
+        "0.99",
+        value(losses[1]),
+        "·",
+        "power-0.1",
+        value(losses[2]),
+    ]
+    assert re.search(r"^snapshots +3  step 4 to 12$", shown, re.MULTILINE)
     for which, said in (
         ("best", "neither 'ema' nor 'raw', nor 'ema:' and one of 0.5"),
         ("ema:0.95", "no average '0.95'"),

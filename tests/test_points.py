@@ -14,7 +14,9 @@ import pytest
 import torch
 from PIL import Image
 from rich.text import Text
+from typer.testing import CliRunner
 
+from flowkit.cli import app
 from flowkit.data.dataset import Dataset, write_dataset
 from flowkit.domain import BUILTIN, Preview, get_domain
 from flowkit.errors import UserError
@@ -256,6 +258,25 @@ def test_terminal_picture_shows_samples_over_dim_data(tmp_path: Path):
     assert all(span.style == "dim" for span in drawn[1 + 9].spans if span.style)
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "rows"), [(79, 12, 11), (79, 8, 7), (119, 24, 23), (30, 40, 15), (99, 99, 30)]
+)
+def test_the_picture_is_as_tall_as_its_place_allows(width: int, height: int, rows: int):
+    from flowkit.points.terminal import picture
+
+    points = np.array([[-0.9, 0.9], [0.9, -0.9]], np.float32)
+    data = np.random.default_rng(0).uniform(-1, 1, (300, 2))
+    drawn = preview_grid([picture(points, data)], width, height)
+    assert len(drawn) == 1 + rows and len(drawn[1].plain) <= width
+    assert not preview_grid([picture(points, data)], width, 6) and len(preview_grid([picture(points)], 79)) == 19
+    dots = [
+        [column for column, c in enumerate(line) if c != "\u2800"]
+        for line in picture(points, data).fitting(width, rows).lines
+    ]
+    row = [number for number, line in enumerate(dots) if line]
+    assert row[0] < rows / 4 and row[-1] >= rows * 3 / 4 and dots[row[0]][0] < rows / 2 < rows < dots[row[-1]][0]
+
+
 def test_a_preview_without_anything_behind_is_drawn_as_before():
     drawn = preview_grid([Preview("a", ("x ", " y")), Preview("b", ("uv", "w "))], 20)
     assert [line.plain for line in drawn] == [Text("a   b").plain, "x   uv", " y  w"]
@@ -360,3 +381,46 @@ def test_command_line_samples_points(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "tiny" / "samples" / "last" / "scatter.png").is_file()
     assert "200 points" in done.stdout and any("\u2801" <= c <= "\u28ff" for c in done.stdout)
+    assert not (tmp_path / "tiny" / "samples" / "last" / "trajectories.png").exists()
+
+
+def test_trajectories_are_those_of_samples_spread_over_all_batches(tmp_path: Path):
+    from flowkit.draw import SampleSettings, draw_samples
+
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE.format(root=tmp_path, source="moons-labelled", arch="selu_mlp"))
+    import flowkit
+
+    loaded = flowkit.train(recipe)
+    plain = loaded.sample(130, batch_size=50, pairs=True)
+    for solver, steps in (("euler", 7), ("dopri5", None)):
+        kept: list[np.ndarray] = []
+        samples = loaded.sample(130, batch_size=50, solver=solver, steps=steps, on_states=kept.append)
+        rows = np.linspace(0, 129, 64).astype(int)
+        (states,) = kept
+        assert states.shape[1:] == (64, 2) and np.array_equal(states[-1], samples.x[rows])
+        assert plain.noise is not None and np.array_equal(states[0], plain.noise[rows])  # without a normalizer
+        assert len(states) == 8 or solver == "dopri5"
+    drawn = draw_samples(loaded.model, loaded.objective, loaded.normalizer, (2,), 5, SampleSettings())
+    assert drawn.states is None
+
+    words = ["sample", "--ckpt", str(tmp_path / "tiny"), "-n", "20", "--trajectories", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "trajectories.png").is_file() and "trajectories.png" in done.output.replace("\n", "")
+
+
+def test_there_are_no_trajectories_outside_the_plane(tmp_path: Path):
+    recipe = tmp_path / "recipe.toml"
+    text = RECIPE.format(root=tmp_path, source="moons", arch="selu_mlp").replace('"moons"', '"spread.safetensors"')
+    recipe.write_text(text.replace("spread", str(tmp_path / "spread")))
+    write_dataset(
+        tmp_path / "spread", Dataset("points", np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32))
+    )
+    import flowkit
+
+    flowkit.train(recipe)
+    words = ["sample", "--ckpt", str(tmp_path / "tiny"), "--trajectories", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, UserError) and "only points in the plane" in str(done.exception)
+    assert "3 dimensions" in str(done.exception) and not (tmp_path / "out").exists()

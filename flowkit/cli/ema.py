@@ -21,8 +21,8 @@ def ema(
     [bold]Examples[/bold]
 
       flowkit ema runs/kanji --sigma-rel 0.13
-      flowkit ema runs/kanji --sigma-rel 0.08 --step 40000 --out kanji-0.08.safetensors
-      flowkit sample --ckpt kanji-0.08.safetensors
+      flowkit ema runs/kanji --sigma-rel 0.08 --step 40000 --out wide.safetensors
+      flowkit sample --ckpt wide.safetensors
 
     The run needs ema.power = [0.05, 0.1], or other widths, and takes snapshots every ema.snapshot_every.
     """

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flowkit.cli.options import Device, Solver, Steps, Weights, choice
+from flowkit.cli.options import BatchSize, Device, Solver, Steps, Weights, choice
 from flowkit.errors import UserError
 
 
@@ -38,7 +38,7 @@ def evaluate(
         int, typer.Option(min=1, help="Of Hutchinson's estimate, which likelihoods of over 16 dimensions use.")
     ] = 1,
     seed: Annotated[int, typer.Option(help="Of the samples. The rows compared with never depend on it.")] = 0,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples at a time; default: by device.")] = None,
+    batch_size: BatchSize = None,
     device: Device = "auto",
     decode: Annotated[
         bool, typer.Option("--decode/--no-decode", help="Measure what vectors say too, where their codec is at hand.")
@@ -78,8 +78,8 @@ def evaluate(
         if ckpt is not None:
             found = evaluate_checkpoint(
                 ckpt, data=data, split=split, num_samples=num_samples, weights=weights, seed=seed,
-                solver=choice("--solver", solver), steps=steps, guidance_scale=guidance_scale, batch_size=batch_size, device=device, decode=decode, out=out,
-                likelihood=likelihood, probes=probes, tell=tell,
+                solver=choice("--solver", solver), steps=steps, guidance_scale=guidance_scale,
+                batch_size=batch_size, device=device, decode=decode, out=out, likelihood=likelihood, probes=probes, tell=tell,
             )  # fmt: skip
         else:
             assert samples is not None and data is not None

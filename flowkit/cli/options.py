@@ -9,23 +9,35 @@ import typer
 
 Ckpt = Annotated[Path, typer.Option("--ckpt", help="A run, a checkpoint directory, or a .safetensors with its .json.")]
 Weights = Annotated[str, typer.Option(help="ema, raw, or one of several averages: ema:0.999, ema:power-0.05.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+SOLVER, GUIDANCE, MACHINE, OUTPUT = "Solver", "Guidance", "Machine", "Output"  # panels of --help
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=MACHINE)]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Samples at a time; default: by device.", rich_help_panel=MACHINE)
+]
 Solver = Annotated[
     str | None,
     typer.Option(
-        help="euler, midpoint, heun, rk4, dopri5 or sde, or a table as in a recipe: '{name = \"sde\", scale = 0.5}'; "
-        "default: the recipe's."
+        help="euler, midpoint, heun, rk4, dopri5, sde or mean_flow, or a table as in a recipe: "
+        "'{name = \"sde\", scale = 0.5}'; default: the recipe's.",
+        rich_help_panel=SOLVER,
     ),
 ]
 Grid = Annotated[
     str | None,
     typer.Option(
-        help="Where in t the steps are: uniform, shifted or power, or a table: '{name = \"shifted\", shift = 2}'."
+        help="Where in t the steps are: uniform, shifted or power, or a table: '{name = \"shifted\", shift = 2}'.",
+        rich_help_panel=SOLVER,
     ),
 ]
-Steps = Annotated[int | None, typer.Option(min=1, help="Solver steps; default: the recipe's.")]
-Rtol = Annotated[float | None, typer.Option(help="Of dopri5: error that a step may have, over the size of x.")]
-Atol = Annotated[float | None, typer.Option(help="Of dopri5: error that a step may have where x is small.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Solver steps; default: the recipe's.", rich_help_panel=SOLVER)]
+Rtol = Annotated[
+    float | None,
+    typer.Option(help="Of dopri5: error that a step may have, over the size of x.", rich_help_panel=SOLVER),
+]
+Atol = Annotated[
+    float | None, typer.Option(help="Of dopri5: error that a step may have where x is small.", rich_help_panel=SOLVER)
+]
 
 
 def choice(option: str, text: str | None) -> str | dict[str, Any] | None:

@@ -7,9 +7,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowkit.cli.options import Atol, Ckpt, Device, Grid, Rtol, Solver, Steps, Weights, choice, solver_choice
+from flowkit.cli.options import (
+    GUIDANCE,
+    OUTPUT,
+    SOLVER,
+    Atol,
+    BatchSize,
+    Ckpt,
+    Device,
+    Grid,
+    Rtol,
+    Solver,
+    Steps,
+    Weights,
+    choice,
+    solver_choice,
+)
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from flowkit.data.dataset import Dataset
     from flowkit.sample import LoadedModel
 
@@ -21,65 +38,103 @@ def sample(
         list[str] | None,
         typer.Option(help="A class by name or number; may be repeated; 'all' (the default) takes every class in turn."),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder to write all to; by default the run's samples.safetensors, pictures in samples/last/."
-        ),
+    condition: Annotated[
+        Path | None, typer.Option(help="A .safetensors with a tensor 'condition': one row for all, or one a sample.")
     ] = None,
+    weights: Weights = "ema",
     seed: Annotated[int, typer.Option(help="The same seed gives the same samples, whatever the batch size.")] = 0,
     solver: Solver = None,
     steps: Steps = None,
     rtol: Rtol = None,
     atol: Atol = None,
     grid: Grid = None,
-    state: Annotated[str | None, typer.Option(help="Precision of x between network calls: fp32 or fp64.")] = None,
-    guidance: Annotated[
-        str | None, typer.Option(help="cfg or cfg_zero, or a table: '{name = \"cfg_zero\", zero_init = 0.1}'.")
-    ] = None,
-    autoguidance: Annotated[
-        Path | None, typer.Option(help="Guide away from this smaller or earlier model, in the null condition's place.")
+    state: Annotated[
+        str | None,
+        typer.Option(help="Precision of x between network calls: fp32 or fp64.", rich_help_panel=SOLVER),
     ] = None,
     guidance_scale: Annotated[
         float | None,
         typer.Option(
-            "--guidance-scale", "-w", help="w in v_null + w (v_cond - v_null), 1 is none; default: the recipe's."
+            "--guidance-scale",
+            "-w",
+            help="w in v_null + w (v_cond - v_null), 1 is none; default: the recipe's.",
+            rich_help_panel=GUIDANCE,
+        ),
+    ] = None,
+    guidance: Annotated[
+        str | None,
+        typer.Option(
+            help="cfg or cfg_zero, or a table: '{name = \"cfg_zero\", zero_init = 0.1}'.", rich_help_panel=GUIDANCE
         ),
     ] = None,
     guidance_interval: Annotated[
-        tuple[float, float] | None, typer.Option(help="t from and to which there is guidance.", metavar="FROM TO")
+        tuple[float, float] | None,
+        typer.Option(help="t from and to which there is guidance.", metavar="FROM TO", rich_help_panel=GUIDANCE),
     ] = None,
     guidance_rescale: Annotated[
         float | None,
-        typer.Option(help="0 to 1: how far the guided velocity's spread is brought back to the conditional one's."),
+        typer.Option(
+            help="0 to 1: how far the guided velocity's spread is brought back to the conditional one's.",
+            rich_help_panel=GUIDANCE,
+        ),
     ] = None,
-    condition: Annotated[
-        Path | None, typer.Option(help="A .safetensors with a tensor 'condition': one row for all, or one a sample.")
+    autoguidance: Annotated[
+        Path | None,
+        typer.Option(
+            help="Guide away from this smaller or earlier model, in the null condition's place.",
+            rich_help_panel=GUIDANCE,
+        ),
     ] = None,
-    weights: Weights = "ema",
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples at a time; default: by device.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write all to; by default the run's samples.safetensors, pictures in samples/last/.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     pairs: Annotated[
         bool,
-        typer.Option("--pairs", help="Keep the noise that each sample came from, in the samples file: for reflow."),
+        typer.Option(
+            "--pairs",
+            help="Keep the noise that each sample came from, in the samples file: for reflow.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
-    device: Device = "auto",
-    preview: Annotated[bool, typer.Option(help="Show some of them in the terminal.")] = True,
+    trajectories: Annotated[
+        bool,
+        typer.Option(
+            "--trajectories",
+            help="Points in the plane: draw the ways that some of them took, trajectories.png.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    preview: Annotated[bool, typer.Option(help="Show some of them in the terminal.", rich_help_panel=OUTPUT)] = True,
     decode: Annotated[
         bool,
-        typer.Option(help="Sentences: decode the vectors, where the codec is at hand, and compare them with the data."),
+        typer.Option(
+            help="Sentences: decode the vectors, where the codec is at hand, and compare them with the data.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = True,
+    batch_size: BatchSize = None,
+    device: Device = "auto",
 ) -> None:
-    """Draw samples from a trained model: the samples file, and their readable form (an SVG each and a contact sheet).
+    """Draw samples from a trained model: the samples file, and their readable form.
 
-    Of sentences the vectors, and where the codec is at hand what they say: samples.jsonl, {"text": "..."} a row.
+    Of sketches an SVG each and a contact sheet; of points in the plane a picture;
+    of sentences the vectors, and where the codec is at hand what they say:
+    samples.jsonl, {"text": "..."} a row.
 
     [bold]Examples[/bold]
 
       flowkit sample --ckpt runs/dit-sketch --class-label cat
-      flowkit sample --ckpt runs/kanji --class-label water -n 64 -w 2 --solver heun --steps 25 --out water/
-      flowkit sample --ckpt runs/dit-text --num-samples 8 --solver euler --steps 10
-      flowkit sample --ckpt runs/kanji --solver dopri5 --rtol 1e-4 --guidance cfg_zero -w 2 --guidance-interval 0.2 0.8
-      flowkit sample --ckpt runs/kanji/checkpoints/best --class-label water --class-label tree --weights raw
+      flowkit sample --ckpt runs/kanji --class-label water -n 64 -w 2 --out water/
+      flowkit sample --ckpt runs/kanji --solver dopri5 --rtol 1e-4
+      flowkit sample --ckpt runs/kanji --guidance cfg_zero -w 2
+      flowkit sample --ckpt runs/kanji -w 2 --guidance-interval 0.2 0.8
+      flowkit sample --ckpt runs/kanji/checkpoints/best --weights raw
+      flowkit sample --ckpt runs/dit-text -n 8 --solver euler --steps 10
+      flowkit sample --ckpt runs/points-conditional -n 64 --trajectories
 
     The architecture, the classes and the normalizer come from the checkpoint.
     """
@@ -93,6 +148,9 @@ def sample(
     from flowkit.ui.written import print_written
 
     loaded = load(ckpt, weights=weights, device=device)
+    if trajectories:
+        _check_trajectories(loaded)
+    states: list[np.ndarray] = []
     noun = loaded.domain.noun
     file, folder = loaded.default_out() if out is None else (out / "samples.safetensors", out)
     labels = "all" if class_label == ["all"] else class_label
@@ -105,12 +163,18 @@ def sample(
             grid=choice("--grid", grid), state=state, guidance=_guidance(guidance, autoguidance),
             guidance_scale=guidance_scale, guidance_interval=guidance_interval, guidance_rescale=guidance_rescale,
             condition=None if condition is None else read_condition(condition),
-            batch_size=batch_size, pairs=pairs, progress=lambda done: tell(f"sampling {noun}", done, num_samples),
+            batch_size=batch_size, pairs=pairs, on_states=states.append if trajectories else None,
+            progress=lambda done: tell(f"sampling {noun}", done, num_samples),
         )  # fmt: skip
         seconds = time.perf_counter() - start
         write_dataset(file, samples)  # before they are decoded, which may take longer and can be done again
-        presenter = loaded.domain.presenter(_data_to_compare_with(loaded), decode=decode, device=device)
+        data = _data_to_compare_with(loaded)
+        presenter = loaded.domain.presenter(data, decode=decode, device=device)
         decoded = write_readable(samples, folder, tell, presenter)
+        if trajectories:
+            from flowkit.points.trajectories import write_trajectories
+
+            write_trajectories(states[0], folder / "trajectories.png", None if data is None else data.x)
         if decoded.shown.texts is not None:
             samples.texts = decoded.shown.texts
             write_dataset(file, samples)
@@ -120,7 +184,21 @@ def sample(
         f"{num_samples / seconds:,.1f} {noun}/s on {loaded.device}"
     )
     also = (file,) if samples.texts is None else (file, file.with_suffix(".jsonl"))
+    if trajectories:
+        also = (folder / "trajectories.png", *also)
     print_written(decoded, noun, facts, preview, also)
+
+
+def _check_trajectories(loaded: LoadedModel) -> None:
+    """Raise UserError where there are none to draw."""
+    from flowkit.errors import UserError
+
+    if loaded.domain.kind != "points" or loaded.shape != (2,):
+        what = loaded.domain.noun + (f" of {loaded.shape[0]} dimensions" if loaded.domain.kind == "points" else "")
+        raise UserError(
+            f"--trajectories: only points in the plane have trajectories to draw, and this model's samples are {what}; "
+            "leave it out"
+        )
 
 
 def _guidance(guidance: str | None, autoguidance: Path | None) -> str | dict[str, Any] | None:

@@ -40,10 +40,11 @@ def train(
     [bold]Examples[/bold]
 
       flowkit train recipes/quickstart.toml
-      flowkit train recipes/dit_sketch.toml --set optim.lr=3e-4 --set train.epochs=200
-      flowkit train recipes/dit_sketch.toml --set data.source=data/kanji.safetensors --set run.name=kanji
+      flowkit train recipes/points_quickstart.toml
+      flowkit train recipes/dit_sketch.toml --set optim.lr=3e-4 --set run.seed=1
+      flowkit train recipes/dit_text.toml --set data.source=data/mine.safetensors
       flowkit train recipes/dit_sketch.toml --resume
-      accelerate launch --config_file accelerate_configs/multi_gpu.yaml -m flowkit train recipes/dit_sketch.toml
+      torchrun --nproc-per-node 4 -m flowkit train recipes/dit_sketch.toml
 
     Every key of a recipe: flowkit train --keys
     """

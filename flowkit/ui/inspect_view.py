@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from flowkit.checkpoint import average_files
 from flowkit.ui.facts import Facts, FactsBlock, settings
 from flowkit.ui.heading import heading
 from flowkit.ui.parameter_tree import parameter_tree
@@ -61,7 +62,7 @@ def _model(report: dict[str, Any], console: Console) -> None:
         console.print(parameter_tree(report["weights"]), crop=True)
     if run and run["checkpoints"]:
         console.print(heading("checkpoints", "", console.width))
-        console.print(FactsBlock(_checkpoints(run["checkpoints"])))
+        console.print(FactsBlock(_checkpoints(run["checkpoints"]) + _snapshots(run["snapshots"])))
     elif report.get("files"):
         console.print(heading("files", size(sum(report["files"].values())), console.width))
         console.print(FactsBlock([(name, f"{size(count):>8}") for name, count in report["files"].items()]))
@@ -96,7 +97,20 @@ def _model_facts(model: dict[str, Any], report: dict[str, Any]) -> Facts:
         if isinstance(found.get("raw_loss"), float):
             shown.append(f"  without EMA {value(found['raw_loss'])}", "dim")
         facts.append(("validation", shown))
+    if len(averages := _averages(model, report["files"])) > 1:
+        facts.append(("averages", settings(averages)))
     return facts
+
+
+def _averages(model: dict[str, Any], files: dict[str, int]) -> dict[str, str]:
+    """The validation loss of each average that there is, by its label; samples are drawn from the first."""
+    found = model.get("validation") or {}
+    losses = dict(found.get("ema_losses") or {})
+    labels = [label for label, name in average_files(model.get("ema")).items() if name in files]
+    return {
+        label: value(loss) if isinstance(loss := losses.get(label, found.get("loss")), int | float) else NOTHING
+        for label in labels
+    }
 
 
 def _step_of(model: dict[str, Any], report: dict[str, Any]) -> Text:
@@ -165,6 +179,15 @@ def _checkpoints(checkpoints: list[dict[str, Any]]) -> Facts:
         marks = [("  latest", "cyan")] * one["latest"] + [("  best", "green")] * one["best"]
         facts.append((one["name"], Text.assemble(f"{size(one['bytes']):>8}", *marks)))
     return facts
+
+
+def _snapshots(names: list[str]) -> Facts:
+    """Of the power-function averages, for `flowkit ema`."""
+    if not names:
+        return []
+    first, last = (f"{int(name.removeprefix('step-')):,}" for name in (names[0], names[-1]))
+    between = f"  step {first} to {last}" if len(names) > 1 else f"  step {last}"
+    return [("snapshots", Text.assemble(f"{len(names):>8}", (between, "dim")))]
 
 
 def _recipe_facts(report: dict[str, Any]) -> Facts:

@@ -18,12 +18,15 @@ def preview_grid(previews: Sequence[Preview], width: int, height: int | None = N
     """Lines of at most `width` cells, at most `height` of them. `caption`: what the previews' remarks are.
 
     Previews of one line each are sentences, and are listed. Pictures stand beside each other, a title above each, whole
-    ones only: nothing is returned where not even one row of them fits. One that is wider than the place is cut at its right.
+    ones only: nothing is returned where not even one row of them fits. A picture that comes in several sizes is as tall as
+    `height` allows. One that is wider than the place is cut at its right.
     """
     if not previews or width < 1:
         return []
     if all(len(preview.lines) == 1 for preview in previews):
         return sentence_list(previews, width, height, caption)
+    if height is not None:
+        previews = [preview.fitting(width, height - 1) for preview in previews]
     cell = min(width, max(_width(preview) for preview in previews))
     columns = max(1, (width + GAP) // (cell + GAP))
     lines: list[Text] = []
