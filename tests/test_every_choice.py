@@ -337,7 +337,8 @@ IMPOSSIBLE = {
     "flow.coupling=paired": r'^flow\.coupling: "paired" needs data that keep the noise .*; `flowkit sample --pairs` writes',
     "flow.base={data of another shape}": r"^flow\.base: the rows of '[^']+' have shape \(.*\), and those of the data \(.*\); ",
     'sample.guidance={name="autoguidance",ckpt="{weaker run}"}': r"^guidance\.ckpt: .* has classes .*; autoguidance takes ",
-    "sample.guidance_scale=2.0": "guidance_scale: this model has neither classes nor conditions, .*; autoguidance by ",
+    "sample.guidance_scale=2.0": r"^sample\.guidance_scale: 2 .* neither class labels nor conditions; set sample\.guid",
+    'flow.objective={name="mean_flow",omega=2.0}': r"^flow\.objective\.omega: 2 .*; set flow\.objective\.omega = 1\.0$",
 }
 
 

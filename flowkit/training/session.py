@@ -159,6 +159,7 @@ def build(
             f"train.batch_size: {layout.batch_size} rows, and {source} has {len(train_rows)} training rows; "
             f"set train.batch_size to at most {len(train_rows)}"
         )
+    _check_guidance(recipe, data)
     if normalizer is None:
         choice = recipe.to_dict()["data"]["normalizer"]
         normalizer = fit_normalizer(domain.default_normalizer if choice == "auto" else choice, data.x, train_rows)
@@ -231,6 +232,22 @@ def describe_base(recipe: Recipe) -> dict[str, Any]:
     if recipe.flow.base == NORMAL:
         return {"source": NORMAL}
     return {"source": recipe.flow.base, "num_samples": recipe.data.num_samples, "seed": key(recipe.data.seed, "base")}
+
+
+def _check_guidance(recipe: Recipe, data: Dataset) -> None:
+    """Raise UserError for guidance that the data give nothing for, rather than train a model that cannot be sampled so."""
+    if data.class_label is not None or data.condition is not None:
+        return
+    scale, objective = recipe.sample.guidance_scale, recipe.flow.objective
+    asked = {"flow.objective.omega": getattr(objective, "omega", 1.0)}
+    if recipe.sample.guidance.name != "autoguidance":
+        asked["sample.guidance_scale"] = scale
+    for name, value in asked.items():
+        if value != 1:
+            raise UserError(
+                f"{name}: {value:g} leads away from dropped conditions, and the data has neither class labels nor "
+                f"conditions; set {name} = 1.0"
+            )
 
 
 def _layout(recipe: Recipe, environment: Environment) -> Layout:
