@@ -61,7 +61,7 @@ class Dopri5:
 
     What is left is the rounding of a network that multiplies matrices of another size. Where the tolerance resolves the field
     it stays rounding. Where it does not (times embedded with frequencies of 1000 and steps of 0.02), it moves step sizes and
-    decisions, and answers differ by as much as they err: by some 1e-3 at 1e-5, for the DiT of sentences.
+    decisions, and answers differ by as much as they err: by a few 1e-3 at 1e-5, for the DiT of sentences.
 
     A row that has arrived is evaluated no more. The estimated error of a step, a root mean square over the row's elements,
     is kept below atol + rtol |x|; errors of steps add up, and on a field that is rough over a step the estimate is low
