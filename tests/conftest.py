@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,13 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = folder.parent
     os.environ["FLOWKIT_CACHE"] = str(folder / "flowkit-cache")
     return folder / "flowkit-cache"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imports_are_no_garbage() -> None:
+    """Every training ends with a garbage collection: half a second each, were it to walk all that torch has imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
