@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from flowkit.points.plot import GREY, Colour, Plot
-from flowkit.points.window import window_of
+from flowkit.points.window import around, window_of
 
 MOST = 64  # lines: more are a tangle
 DATA = 5000
@@ -24,8 +24,8 @@ def write_trajectories(states: np.ndarray, path: Path | str, data: np.ndarray | 
     if states.ndim != 3 or states.shape[0] < 2 or states.shape[2] != 2:
         raise ValueError(f"states: shape {states.shape}; expected (T, N, 2) with at least two times")
     states = states[:, np.unique(np.linspace(0, states.shape[1] - 1, min(MOST, states.shape[1])).astype(int))]
-    ends = [states.reshape(-1, 2)] if data is None else [states.reshape(-1, 2), data[:DATA]]
-    plot = Plot(window_of(np.concatenate(ends)))
+    shown = [states.reshape(-1, 2)] if data is None else [states.reshape(-1, 2), data[:DATA]]
+    plot = Plot(around(*map(window_of, shown)))
     if data is not None:
         plot.dots(data[:DATA], GREY, 1.6)
     colours = [colour_at((step + 0.5) / (len(states) - 1)) for step in range(len(states) - 1)]

@@ -29,6 +29,15 @@ class Window:
         return np.all((placed >= 0) & (placed < 1), axis=1)
 
 
+def around(*windows: Window) -> Window:
+    """The least window that holds all of these."""
+    left, bottom = (min(getattr(window, edge) for window in windows) for edge in ("left", "bottom"))
+    right = max(window.left + window.side for window in windows)
+    top = max(window.bottom + window.side for window in windows)
+    side = max(right - left, top - bottom)
+    return Window((left + right - side) / 2, (bottom + top - side) / 2, side)
+
+
 def window_of(points: np.ndarray) -> Window:
     """A window that holds nearly all of points (N, 2), leaving out those that are not finite and a few far ones."""
     points = np.asarray(points, np.float64)
