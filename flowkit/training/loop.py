@@ -122,7 +122,7 @@ def one_update(session: Session, update: int, meters: Meters) -> None:
             cut = lambda tensor: None if tensor is None else tensor[places]  # noqa: B023, E731
             loss, terms = flow_loss(session, mine, x0, times[places], cut(dropped), cut(eps),
                                     None if lengths is None else spans_of(session, lengths, places))  # fmt: skip
-            session.environment.accelerator.backward(loss / layout.accumulation if layout.accumulation > 1 else loss)
+            backward(session, loss / layout.accumulation if layout.accumulation > 1 else loss)
         if layout.accumulation > 1:
             terms = {name: term / layout.accumulation for name, term in terms.items()}
         meters.add(**terms)
@@ -161,6 +161,12 @@ def flow_loss(
             terms[name] = values.detach().mean()
             loss = loss + weight * (t * values).mean()
     return loss, terms
+
+
+def backward(session: Session, loss: Tensor) -> None:
+    """accelerate's own would divide by its accumulation steps once more, which takes as long as a small layer."""
+    scaler = session.environment.accelerator.scaler
+    (loss if scaler is None else scaler.scale(loss)).backward()
 
 
 def step_optimizer(session: Session) -> tuple[Tensor, Tensor]:
