@@ -410,6 +410,28 @@ def test_trajectories_are_those_of_samples_spread_over_all_batches(tmp_path: Pat
     assert (tmp_path / "out" / "trajectories.png").is_file() and "trajectories.png" in done.output.replace("\n", "")
 
 
+def test_trajectories_rest_at_their_ends_while_other_batches_go_on():
+    from flowkit.data.normalizers import fit_normalizer
+    from flowkit.draw import States
+
+    data = np.random.default_rng(0).normal(3, 2, (500, 2)).astype(np.float32)
+    states = States(3, 9, fit_normalizer("zscore", data, np.arange(500)))  # keeps samples 0, 4 and 8
+    for first, steps in ((0, 1), (3, 4), (6, 2)):
+        keep = states.begin(range(first, first + 3), torch.full((3, 2), float(first)))
+        assert keep is not None
+        for step in range(1, steps + 1):
+            keep(step, torch.full((3, 2), first + step / 10))
+    wanted = np.array([[0, 3, 6], [0.1, 3.1, 6.1], [0.1, 3.2, 6.2], [0.1, 3.3, 6.2], [0.1, 3.4, 6.2]])
+    found = states.stacked()
+    assert found is not None
+    assert (found - data.mean(axis=0)) / data.std(axis=0) == pytest.approx(
+        np.repeat(wanted[..., None], 2, axis=2), abs=1e-3
+    )
+    assert (
+        States(3, 100, fit_normalizer("none", data, np.arange(500))).begin(range(1, 9), torch.from_numpy(data)) is None
+    )
+
+
 def test_there_are_no_trajectories_outside_the_plane(tmp_path: Path):
     recipe = tmp_path / "recipe.toml"
     text = RECIPE.format(root=tmp_path, source="moons", arch="selu_mlp").replace('"moons"', '"spread.safetensors"')
