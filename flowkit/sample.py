@@ -288,7 +288,10 @@ def open_weak(
     if settings.guidance_name != "autoguidance":
         return None
     assert settings.guide_ckpt is not None
-    weak = load(settings.guide_ckpt, device=str(device))
+    try:
+        weak = load(settings.guide_ckpt, device=str(device))
+    except UserError as error:
+        raise UserError(f"guidance.ckpt: {error}") from None
     alike = {
         "rows of shape": (list(info["shape"]), list(weak.shape)),
         "classes": (list(info.get("class_names") or ()), list(weak.class_names)),

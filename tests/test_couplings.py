@@ -132,13 +132,22 @@ def test_a_weight_goes_from_plain_transport_to_the_classes_own():
     assert crossed(0) > crossed(5) > crossed(1e6) == 0
 
 
+def test_few_rows_of_a_class_are_transported_by_their_conditions_too():
+    """Ten rows a class: at a ratio of 0.05 the rows' own noises, counted as pairs, would leave no room for any other."""
+    x0, x1, _ = blocks(20, 2)
+    labels = torch.arange(20) % 2
+    rows = get_coupling("c2ot")(x0, x1, labels, x1[:, :1])
+    assert not torch.equal(rows, torch.arange(20))
+
+
 @pytest.mark.parametrize("ratio", [0.02, 0.1, 0.3])
 def test_the_weight_is_the_one_that_leaves_the_ratio(ratio):
     x0, x1, _ = blocks(200, 2)
     cost, position = transport_cost(x0, x1), x1[:, :1].double().numpy()
     apart = (position - position.T) ** 2
     weight = weight_for(cost, apart, ratio)
-    share = lambda w: (cost + w * apart <= np.diagonal(cost)[:, None]).mean()  # noqa: E731
+    others = ~np.eye(200, dtype=bool)  # a row's own noise is no such pair
+    share = lambda w: (cost + w * apart <= np.diagonal(cost)[:, None])[others].mean()  # noqa: E731
     assert share(weight * (1 - 1e-9)) == pytest.approx(ratio, abs=1e-4)
     assert share(weight * 1.1) < ratio < share(weight * 0.9)
 

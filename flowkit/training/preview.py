@@ -10,7 +10,8 @@ import torch
 
 from flowkit.data.dataset import Dataset, write_dataset
 from flowkit.draw import BATCH_SIZES, Drawn, SampleSettings, as_network, draw_samples
-from flowkit.events import Sampled
+from flowkit.errors import UserError
+from flowkit.events import Notice, Sampled
 from flowkit.flow.guidance import guided
 from flowkit.flow.inversion import inversion_figures, reconstruct
 from flowkit.sample import open_weak
@@ -36,13 +37,24 @@ class Sampler:
         )
         self.inverted = data.rows("validation")[: session.domain.inverted_rows]
 
-    def __call__(self, step: int) -> Sampled:
-        """Draw, measure, and write them to `samples/step-NNNNNNNN/`; the samples file comes last."""
+    def __call__(self, step: int) -> Sampled | Notice:
+        """Draw, measure, and write them to `samples/step-NNNNNNNN/`; a Notice where that cannot be done.
+
+        An adaptive solver gives up on a field that is not yet smooth, and training should not end for that.
+        """
+        training = self.session.sampling_model.training
+        try:
+            return self._sampled(step)
+        except UserError as error:
+            return Notice(f"no samples at step {step}: {error}")
+        finally:
+            self.session.sampling_model.train(training)
+
+    def _sampled(self, step: int) -> Sampled:
+        """The samples file comes last."""
         start = time.perf_counter()
         session = self.session
-        model = session.sampling_model
-        training = model.training
-        model.eval()
+        model = session.sampling_model.eval()
         drawn = draw_samples(
             model, session.objective, session.normalizer, session.normalizer.shape(session.data.x.shape[1:]),
             session.recipe.sample.num_samples, self.settings,
@@ -51,7 +63,6 @@ class Sampler:
             seed=session.recipe.run.seed, base=session.base, weak=self.weak, batch_size=BATCH_SIZES.get(session.device.type, 256),
         )  # fmt: skip
         figures = self._inversion(model)
-        model.train(training)
         out = session.run_dir / "samples" / f"step-{step:08d}"
         samples = self._dataset(drawn, step)
         shown = self.presenter(samples, out, shown=range(len(drawn.x)))
