@@ -83,7 +83,8 @@ class ConditionalOptimalTransport:
 def weight_for(cost: np.ndarray, apart: np.ndarray, ratio: float) -> float:
     """The w for which a `ratio` of the pairs (i, j), i != j, has cost_ij + w apart_ij <= cost_ii; (B, B) both, data by noise.
 
-    A row's own noise is no such pair: in a block of twenty rows it alone would be the whole of a ratio of 0.05. Each pair holds up to its own w = (cost_ii - cost_ij) / apart_ij, so the answer is a quantile of those: no search.
+    A row's own noise is no such pair: in a block of twenty rows it alone would be the whole of a ratio of 0.05.
+    Each pair holds up to its own w = (cost_ii - cost_ij) / apart_ij, so the answer is a quantile of those: no search.
     0 where fewer pairs than that hold at w = 0; where more hold for ever (equal conditions), the largest finite w.
     """
     gain = np.diagonal(cost)[:, None] - cost
