@@ -282,7 +282,8 @@ def _invert(
     with torch.inference_mode():
         velocity = guided(as_network(model.model), model.objective, label, condition)
         x0, back = reconstruct(velocity, x1, **SampleSettings.of(made).of_ode)
-    return inversion_figures(x0, x1, back), zero_field_figures(x1)
+    variance = model.base.variance
+    return inversion_figures(x0, x1, back, variance), zero_field_figures(x1, variance)
 
 
 def _likelihood(

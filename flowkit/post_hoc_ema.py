@@ -71,7 +71,9 @@ def _sources(run_dir: Path, step: int | None) -> tuple[dict[Profile, Path], int]
         )
     step = max(directories) if step is None else step
     if step not in directories:
-        raise UserError(f"step: {run_dir} has no snapshot of step {step}; it has {listing(sorted(directories))}")
+        raise UserError(
+            f"step: {run_dir} has no snapshot of step {step}; it has {listing(map(str, sorted(directories)))}"
+        )
     found = {}
     for number, directory in sorted(directories.items()):
         if number <= step:

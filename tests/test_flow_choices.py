@@ -5,12 +5,15 @@ import math
 import pytest
 import torch
 
+from flowkit.data.base import DataBase
 from flowkit.errors import UserError
 from flowkit.flow.error import ERRORS, get_error
+from flowkit.flow.inversion import inversion_figures
 from flowkit.flow.objective import PREDICTIONS, FlowObjective, get_objective
 from flowkit.flow.paths import PATHS, GaussianPath, get_path
 from flowkit.flow.weights import get_weights
 from flowkit.recipe import recipe_from_dict
+from flowkit.training.draws import Draws
 
 GAUSSIAN = [name for name, kind in PATHS.items() if issubclass(kind, GaussianPath)]
 
@@ -145,3 +148,24 @@ def test_wrong_choices(make, message):
     with pytest.raises(UserError) as error:
         make()
     assert message in str(error.value)
+
+
+def test_base_of_data_rows_is_drawn_by_keys():
+    rows = torch.arange(12.0).reshape(6, 2)
+    base = DataBase(rows)
+    draws = Draws(3, torch.device("cpu"))
+    first = base.draw(draws, "noise", 5, (1000, 2))
+    assert torch.equal(first, base.draw(Draws(3, torch.device("cpu")), "noise", 5, (1000, 2)))
+    assert not torch.equal(first, base.draw(draws, "noise", 6, (1000, 2)))
+    counts = torch.bincount((first[:, 0] / 2).long(), minlength=6)
+    assert counts.min() > 110 and counts.max() < 230  # each row one time in six
+    ten = base.sample(0, range(10), (2,))
+    assert torch.equal(ten[4:], base.sample(0, range(4, 10), (2,)))
+    assert base.variance == pytest.approx(rows.double().var(dim=0).mean().item())
+
+
+def test_variance_of_inverted_rows_is_over_that_of_the_base():
+    x = torch.randn(5000, 3, generator=torch.Generator().manual_seed(0))
+    assert inversion_figures(3 * x, x, x).variance == pytest.approx(9, rel=0.05)
+    found = inversion_figures(3 * x, x, x, base_variance=9.0)
+    assert found.variance == pytest.approx(1, rel=0.05) and found.passes

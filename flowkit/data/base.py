@@ -21,6 +21,11 @@ NORMAL = "normal"
 
 
 class Base(Protocol):
+    @property
+    def variance(self) -> float:
+        """Mean over the dimensions."""
+        ...
+
     def draw(self, draws: Draws, purpose: str, place: int, shape: tuple[int, ...]) -> Tensor:
         """x0 of that shape for training, on the device of `draws`: a function of its seed, `purpose` and `place`."""
         ...
@@ -33,6 +38,8 @@ class Base(Protocol):
 @dataclass(frozen=True)
 class NormalBase:
     """Independent unit normals."""
+
+    variance = 1.0
 
     def draw(self, draws: Draws, purpose: str, place: int, shape: tuple[int, ...]) -> Tensor:
         return draws.normal(purpose, place, shape)
@@ -51,6 +58,10 @@ class DataBase:
     def __init__(self, rows: Tensor):
         """rows: (N, ...), normalised as the data are."""
         self.rows = rows
+
+    @property
+    def variance(self) -> float:
+        return float(self.rows.flatten(1).var(dim=0).mean())
 
     def draw(self, draws: Draws, purpose: str, place: int, shape: tuple[int, ...]) -> Tensor:
         assert shape[1:] == self.rows.shape[1:]

@@ -18,7 +18,10 @@ MAX_ERROR, VARIANCE = 0.1, (0.8, 1.2)  # of the gate
 
 @dataclass(frozen=True)
 class Inversion:
-    """Mean squared error of x1 -> x0 -> x1 and the variance of x0, both per dimension, and how round that x0 is."""
+    """Mean squared error of x1 -> x0 -> x1 and the variance of x0, both per dimension, and how round that x0 is.
+
+    The variance is over the base's own: 1 for unit noise, the mean of its dimensions for a data set.
+    """
 
     mse: float
     variance: float
@@ -39,15 +42,16 @@ def reconstruct(
     return x0, back
 
 
-def inversion_figures(x0: Tensor, x1: Tensor, back: Tensor) -> Inversion:
+def inversion_figures(x0: Tensor, x1: Tensor, back: Tensor, base_variance: float = 1.0) -> Inversion:
     """x0, x1, back: (N, ...) with N >= 2, x1 the data and `back` what came of it. Computed in float64."""
     x0, x1, back = (tensor.detach().flatten(1).cpu().double() for tensor in (x0, x1, back))
-    return Inversion(float((back - x1).square().mean()), float(x0.var(dim=0).mean()), effective_dimensions(x0))
+    variance = float(x0.var(dim=0).mean()) / base_variance
+    return Inversion(float((back - x1).square().mean()), variance, effective_dimensions(x0))
 
 
-def zero_field_figures(x1: Tensor) -> Inversion:
+def zero_field_figures(x1: Tensor, base_variance: float = 1.0) -> Inversion:
     """What predicting no velocity at all would score on x1 (N, ...): nothing moves, so x0 is the data."""
-    return inversion_figures(x1, x1, x1)
+    return inversion_figures(x1, x1, x1, base_variance)
 
 
 def effective_dimensions(x: Tensor) -> float:

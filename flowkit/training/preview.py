@@ -89,7 +89,7 @@ class Sampler:
         rows = read_rows(session.data, self.inverted, session.normalizer, session.device)
         velocity = guided(as_network(model), session.objective, rows.class_label, rows.condition)
         x0, back = reconstruct(velocity, rows.x, **self.settings.of_ode)
-        found = inversion_figures(x0, rows.x, back)
+        found = inversion_figures(x0, rows.x, back, session.base.variance)
         return {"reconstruction_mse": found.mse, "inverted_variance": found.variance,
                 "inverted_dimensions": found.effective_dimensions}  # fmt: skip
 
