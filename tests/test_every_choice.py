@@ -76,7 +76,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "flow.coupling=sinkhorn block": ("8", "64"),
     "flow.coupling=sinkhorn epsilon": ("5.0",),
     "flow.coupling=sinkhorn regularisation": ("9.0",),
-    "flow.coupling=c2ot": ('{name="c2ot",block=64}',),  # with fewer rows of a label its ratio lets none go
+    "flow.coupling=c2ot": ('{name="c2ot",block=64}',),
     "flow.coupling=c2ot block": ("8", "64"),
     "flow.coupling=c2ot weight": ("0.01",),
     "flow.coupling=c2ot ratio": ("0.9",),
@@ -110,7 +110,7 @@ VALUES: dict[str, tuple[str, ...]] = {
 # What stands in both runs, for the choice to have something to act on; the longest key that the choice begins with holds.
 BESIDE = {
     "flow.coupling=c2ot block": ("flow.coupling.ratio=0.5",),
-    "flow.coupling=c2ot distance": ("flow.coupling.ratio=0.5",),
+    "flow.coupling=c2ot distance": ("flow.coupling.block=64",),
     "ema.warmup": ("ema.decay=0.9",),
     "ema.warmup_power": ("ema.decay=0.9",),
     "ema.snapshot": ("ema.power=[0.1]",),
