@@ -69,7 +69,7 @@ def test_averages_follow_their_recursions(recipe):
         with torch.no_grad():
             model.layer.weight.add_(torch.randn(2, 3))
             model.calls += 1
-        averages.update(model, step)
+        averages.follow(step, torch.tensor(0.0))
         warm = 1 - step ** (-2 / 3)
         decays = {"0.5": min(0.5, warm), "0.99": min(0.99, warm), "power-0.1": (1 - 1 / step) ** (power_gamma(0.1) + 1)}
         for label, decay in decays.items():
@@ -78,6 +78,9 @@ def test_averages_follow_their_recursions(recipe):
         torch.testing.assert_close(average.module.layer.weight.double(), wanted[label], rtol=1e-4, atol=1e-5)
         assert average.module.calls == 39 and not average.module.layer.weight.requires_grad
     assert averages.module is averages.by_label["0.5"].module and averages.get_decay(39) == 0.5
+    before = {label: average.module.layer.weight.clone() for label, average in averages.by_label.items()}
+    averages.follow(40, torch.tensor(1.0))  # a skipped update
+    assert all(torch.equal(before[label], average.module.layer.weight) for label, average in averages.by_label.items())
 
 
 def test_all_of_them_are_saved_measured_and_sampled_from(recipe, x, recorder):

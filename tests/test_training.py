@@ -266,19 +266,69 @@ def test_an_update_that_is_not_finite_is_skipped_whole(tiny, rows, recorder, mon
 
     def poisoned(session, *arguments):
         loss, terms = original(session, *arguments)
-        seen.append(copy.deepcopy((session.model.state_dict(), session.optimizer.state_dict()["state"])))
+        state = session.model.state_dict(), session.optimizer.state_dict()["state"], session.ema.module.state_dict()
+        seen.append(copy.deepcopy(state))
         return (loss * float("nan"), terms) if len(seen) == 3 else (loss, terms)
 
     monkeypatch.setattr(loop, "flow_loss", poisoned)
     tiny["train"].update(steps=5, log_every=1)
     flowkit.train(tiny, data=rows, listeners=lambda: [recorder])
-    (before, moments), (after, moments_after) = seen[2], seen[3]
+    (before, moments, average), (after, moments_after, average_after) = seen[2], seen[3]
     assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(torch.equal(average[name], average_after[name]) for name in average)
     for index, state in moments.items():
         assert all(torch.equal(state[part], moments_after[index][part]) for part in state)
     assert [event.skipped for event in recorder.of(Logged)] == [0, 0, 1, 1, 1]
     assert [math.isfinite(event.grad_norm) for event in recorder.of(Logged)] == [True, True, False, True, True]
     assert any((a != b).any() for a, b in zip(seen[4][0].values(), after.values(), strict=True))
+    assert any((a != b).any() for a, b in zip(seen[4][2].values(), average_after.values(), strict=True))
+    seen.clear()
+    tiny["train"].update(log_every=5)
+    flowkit.train(tiny, data=rows, overwrite=True, listeners=lambda: [recorder])
+    (logged,) = [event for event in recorder.of(Logged) if event.step == 5][1:]
+    assert math.isfinite(logged.loss) and math.isfinite(logged.grad_norm)  # means over the four that were made
+
+
+def test_a_run_of_skipped_updates_ends_and_names_the_rows(tiny, rows, tmp_path, monkeypatch):
+    from flowkit.training import loop
+
+    original, number = loop.flow_loss, 5
+    x = np.asarray(rows["x"])
+
+    def poisoned(session, batch, *arguments):
+        loss, terms = original(session, batch, *arguments)
+        bad = torch.from_numpy(x[number]).float()
+        there = (session.normalizer.denormalize(batch.x) - bad).abs().flatten(1).amax(1) < 1e-4
+        return loss + torch.where(there, torch.inf, 0.0).max(), terms
+
+    monkeypatch.setattr(loop, "flow_loss", poisoned)
+    count = len(x)
+    tiny["data"]["val_fraction"] = 0.0
+    tiny["train"].update(steps=9, log_every=2, max_skipped=3, batch_size=count, micro_batch_size=count // 2, save_every=1)
+    with pytest.raises(UserError, match=r"4 updates in a row, up to 4.*not finite for rows 5;.*--resume") as error:
+        flowkit.train(tiny, data=rows)
+    assert "nonfinite.json" in str(error.value)
+    report = json.loads((tmp_path / "runs" / "tiny" / "nonfinite.json").read_text())
+    assert report["updates"] == [1, 4] and report["rows"] == [number] and report["parameters"] == []
+    assert len(report["gradients"]) > 3
+
+
+def test_a_spike_of_the_loss_is_told(tiny, rows, recorder, monkeypatch):
+    from flowkit.events import Notice
+    from flowkit.training import loop
+
+    original, calls = loop.flow_loss, []
+
+    def spiked(session, *arguments):
+        loss, terms = original(session, *arguments)
+        calls.append(loss)
+        return (loss, {"loss": terms["loss"] * 100}) if len(calls) == 7 else (loss, terms)
+
+    monkeypatch.setattr(loop, "flow_loss", spiked)
+    tiny["train"].update(steps=10, log_every=2)
+    flowkit.train(tiny, data=rows, listeners=lambda: [recorder])
+    (notice,) = [event.text for event in recorder.of(Notice) if "spike" in event.text]
+    assert "in one of the updates 7 to 8" in notice
 
 
 def test_validation_is_the_same_whoever_asks(tiny, rows, recorder):

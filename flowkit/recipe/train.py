@@ -44,6 +44,11 @@ class Train(Section):
     save_every: Interval = Field(
         default=Interval(1000), description="how often to save a checkpoint; the end of a run is saved always"
     )
+    max_skipped: int = Field(
+        default=100,
+        ge=0,
+        description="the run gives up after so many updates in a row whose gradients were not finite; 0 is never",
+    )
     keep_last: int = Field(
         default=3, ge=0, description="how many of the last checkpoints to keep, beside the best; 0 keeps all"
     )

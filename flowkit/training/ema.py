@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -24,9 +25,18 @@ class Average(ModelEmaV3):
         self._parameters_of: tuple[list[Tensor], ...] = [*self.module.parameters()], [*model.parameters()]
         self._buffers_of = list(self.module.buffers()), list(model.buffers())
 
-    def apply_update_no_buffers_(self, model: nn.Module, decay: float) -> None:
+    @torch.no_grad()
+    def follow(self, step: int, skipped: Tensor) -> None:
+        """Take the step that follows update `step` (from 1), or none where `skipped` () is 1: nobody asks a GPU which."""
         averaged, current = self._parameters_of
-        self._foreach_lerp_(averaged, current, weight=1 - decay)
+        weight = 1 - self.get_decay(step)
+        if skipped.device.type == "cpu":  # reading it costs nothing there, and less than the arithmetic below
+            if not skipped:
+                torch._foreach_lerp_(averaged, current, weight=weight)
+        else:
+            moves = torch._foreach_sub(current, averaged)
+            torch._foreach_mul_(moves, weight * (1 - skipped))
+            torch._foreach_add_(averaged, moves)
         for mine, its in zip(*self._buffers_of, strict=True):
             mine.copy_(its)
 
@@ -73,10 +83,10 @@ class Averages:
         """The highest that its decay may become in a run of that length."""
         return self.first.get_decay(total_steps) if isinstance(self.first, PowerAverage) else self.first.decay
 
-    def update(self, model: nn.Module, step: int) -> None:
-        """Once after every optimizer update; `step` counts them from 1."""
+    def follow(self, step: int, skipped: Tensor) -> None:
+        """Once after every optimizer update; `step` counts them from 1, the skipped ones too."""
         for average in self.by_label.values():
-            average.update(model, step=step)
+            average.follow(step, skipped)
 
     def modules(self) -> dict[str, nn.Module]:
         """By the names of the files that a checkpoint keeps them in."""

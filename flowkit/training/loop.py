@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,11 +23,14 @@ from flowkit.training.checkpoints import save_checkpoint
 from flowkit.training.draws import seed_modules
 from flowkit.training.mean_flow import Spans, draw_intervals, mean_flow_loss, spans_of
 from flowkit.training.meters import Meters, Stopwatch, memory_bytes
+from flowkit.training.nonfinite import give_up
 from flowkit.training.preview import Sampler
 from flowkit.training.session import Session
 from flowkit.training.snapshots import save_snapshot
 
 Emit = Callable[[Event], None]
+SPIKE = 5.0  # times the median mean loss of the last log steps
+LOOKS_BACK = 20  # log steps
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,10 @@ def run(session: Session, emit: Emit, stop_requested: Callable[[], bool] = lambd
     for update in range(session.start_step, session.total_steps):
         for group in session.optimizer.param_groups:
             group["lr"] = session.rate(update)
-        one_update(session, update, meters)
+        skipped = one_update(session, update, meters)
         step, last = update + 1, update + 1 == session.total_steps
         if session.ema is not None:
-            session.ema.update(session.model, step=step)
+            session.ema.follow(step, skipped)
         emit(Stepped(step))
 
         stopping = stop_requested() and session.layout.world_size == 1
@@ -70,7 +75,13 @@ def run(session: Session, emit: Emit, stop_requested: Callable[[], bool] = lambd
             # Several processes agree to stop where they meet anyway: in the log step's reduction.
             means, stops = meters.means(stop=stop_requested())
             stopping = stopping or stops
-            emit(progress.log(step, means))
+            streak, peak = round(means.pop("streak")), means.pop("peak")
+            logged = progress.log(step, means)
+            emit(logged)
+            if spike := progress.spike(logged, peak):
+                emit(Notice(spike))
+            if recipe.train.max_skipped and streak >= recipe.train.max_skipped:
+                give_up(session, step, streak)
         saving = stopping or _due(step, every.save, last)
         validating = bool(session.validator.count) and (
             _due(step, every.validate, last) or _due(step, every.save, last)
@@ -98,38 +109,65 @@ def run(session: Session, emit: Emit, stop_requested: Callable[[], bool] = lambd
     return reason
 
 
-def one_update(session: Session, update: int, meters: Meters) -> None:
-    """One optimizer update over the global batch: this rank's micro-steps, one reduction, clipping, AdamW."""
-    recipe, layout = session.recipe, session.layout
-    rows = session.batches.of(update)
-    shape = (layout.batch_size, *rows.x.shape[1:])
-    noise = session.pairing.noise(update)
-    times, lengths, eps = _times(session, update), None, None
-    if session.mean_flow is not None:
-        times, lengths = draw_intervals(session, update, times)
-    if session.objective.path.stochastic:
-        eps = session.draws.normal("bridge", update, shape)
-    conditioned = rows.class_label is not None or rows.condition is not None
-    dropped = session.draws.uniform("drop", update, shape[:1]) < recipe.flow.cond_drop if conditioned else None
-    for micro_step in range(layout.accumulation):
-        places = slice(layout.start(micro_step), layout.start(micro_step) + layout.micro)
-        mine = rows.slice(micro_step * layout.micro, (micro_step + 1) * layout.micro)
-        last = micro_step == layout.accumulation - 1
-        seed_modules(session.device, key(recipe.run.seed, "dropout", update, micro_step, layout.rank))
-        # Gradients are reduced once an update: with the last micro-step's.
-        with nullcontext() if last else session.environment.accelerator.no_sync(session.wrapped):
-            x0 = noise[places]
-            cut = lambda tensor: None if tensor is None else tensor[places]  # noqa: B023, E731
-            loss, terms = flow_loss(session, mine, x0, times[places], cut(dropped), cut(eps),
-                                    None if lengths is None else spans_of(session, lengths, places))  # fmt: skip
-            backward(session, loss / layout.accumulation if layout.accumulation > 1 else loss)
-        if layout.accumulation > 1:
-            terms = {name: term / layout.accumulation for name, term in terms.items()}
-        meters.add(**terms)
+def one_update(session: Session, update: int, meters: Meters) -> Tensor:
+    """One optimizer update over the global batch: this rank's micro-steps, one reduction, clipping, AdamW.
+
+    Returns () 1.0 where it was skipped, on the device.
+    """
+    terms = accumulate(session, update)
     norm, skipped = step_optimizer(session)
-    # The mean norm is that of the updates that were made: one overflow, usual in fp16, would hide all the others.
-    meters.add(grad_norm=norm.nan_to_num(0, 0, 0), skipped=skipped)
+    # Means are those of the updates that were made: one overflow, usual in fp16, would hide all the others.
+    left_out = skipped.bool()
+    meters.add(**{name: value.masked_fill(left_out, 0) for name, value in {**terms, "grad_norm": norm}.items()})
+    meters.add(skipped=skipped)
+    meters.follow(skipped, terms["loss"])
     meters.tick()
+    return skipped
+
+
+def accumulate(session: Session, update: int) -> dict[str, Tensor]:
+    """Gradients of the update's global batch, reduced over the processes. Returns this rank's mean losses, by their names."""
+    accumulation, means = session.layout.accumulation, {}
+    draw = Drawing(session, update)
+    for micro_step in range(accumulation):
+        seed_modules(session.device, key(session.recipe.run.seed, "dropout", update, micro_step, session.layout.rank))
+        # Gradients are reduced once an update: with the last micro-step's.
+        last = micro_step == accumulation - 1
+        with nullcontext() if last else session.environment.accelerator.no_sync(session.wrapped):
+            loss, terms = draw.loss(micro_step)
+            backward(session, loss / accumulation if accumulation > 1 else loss)
+        for name, term in terms.items():
+            term = term / accumulation if accumulation > 1 else term
+            means[name] = means[name] + term if name in means else term
+    return means
+
+
+class Drawing:
+    """All that is drawn for one update, for the whole global batch, and this rank's micro-batches of it."""
+
+    def __init__(self, session: Session, update: int):
+        self.session = session
+        self.rows = session.batches.of(update)
+        shape = (session.layout.batch_size, *self.rows.x.shape[1:])
+        self.noise = session.pairing.noise(update)
+        self.times, self.lengths = _times(session, update), None
+        if session.mean_flow is not None:
+            self.times, self.lengths = draw_intervals(session, update, self.times)
+        stochastic = session.objective.path.stochastic
+        self.eps = session.draws.normal("bridge", update, shape) if stochastic else None
+        self.dropped = None
+        if self.rows.class_label is not None or self.rows.condition is not None:
+            self.dropped = session.draws.uniform("drop", update, shape[:1]) < session.recipe.flow.cond_drop
+
+    def loss(self, micro_step: int, start: int = 0, stop: int | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """`flow_loss` of rows `start` to `stop` of this rank's micro-batch; of all of it by default."""
+        session, micro = self.session, self.session.layout.micro
+        stop, first = micro if stop is None else stop, session.layout.start(micro_step)
+        places = slice(first + start, first + stop)
+        mine = self.rows.slice(micro_step * micro + start, micro_step * micro + stop)
+        cut = lambda tensor: None if tensor is None else tensor[places]  # noqa: E731
+        spans = None if self.lengths is None else spans_of(session, self.lengths, places)
+        return flow_loss(session, mine, self.noise[places], self.times[places], cut(self.dropped), cut(self.eps), spans)
 
 
 def _times(session: Session, update: int) -> Tensor:
@@ -164,9 +202,13 @@ def flow_loss(
 
 
 def backward(session: Session, loss: Tensor) -> None:
-    """accelerate's own would divide by its accumulation steps once more, which takes as long as a small layer."""
-    scaler = session.environment.accelerator.scaler
-    (loss if scaler is None else scaler.scale(loss)).backward()
+    """Gradients of a finite loss; of any other NaN, so that every process learns of it with the gradients.
+
+    A loss may overflow where its gradient, half as steep, does not. (accelerate's own `backward` would divide by its
+    accumulation steps once more, which takes as long as a small layer.)
+    """
+    scaler, value = session.environment.accelerator.scaler, loss.detach()
+    (loss if scaler is None else scaler.scale(loss)).backward(1 + (value - value))
 
 
 def step_optimizer(session: Session) -> tuple[Tensor, Tensor]:
@@ -248,19 +290,33 @@ class _Progress:
         self.session, self.watch = session, watch
         self.skipped = 0
         self.step, self.seconds = session.start_step, watch.seconds()
+        self.first = self.step + 1  # update of those that the last log step was about
+        self.losses: deque[float] = deque(maxlen=LOOKS_BACK)
 
     def log(self, step: int, means: dict[str, float]) -> Logged:
         session, seconds = self.session, self.watch.seconds()
         updates, passed = step - self.step, max(seconds - self.seconds, 1e-9)
-        self.step, self.seconds = step, seconds
+        self.first, self.step, self.seconds = self.step + 1, step, seconds
         skipped = round(means.pop("skipped") * updates)
         self.skipped += skipped
-        grad_norm = means.pop("grad_norm") * updates / (updates - skipped) if skipped < updates else math.nan
+        of_made = updates / (updates - skipped) if skipped < updates else math.nan
+        means = {name: value * of_made for name, value in means.items()}
         ema = session.ema
         return Logged(
             step=step, epoch=step / session.steps_per_epoch, loss=means.pop("loss"), lr=session.rate(step - 1),
-            grad_norm=grad_norm, ema_decay=0.0 if ema is None else ema.get_decay(step),
+            grad_norm=means.pop("grad_norm"), ema_decay=0.0 if ema is None else ema.get_decay(step),
             rows_per_second=updates * session.layout.batch_size / passed,
             seconds_left=(session.total_steps - step) * passed / updates,
             memory_bytes=memory_bytes(session.device), skipped=self.skipped, terms=means,
         )  # fmt: skip
+
+    def spike(self, logged: Logged, peak: float) -> str:
+        """What to say where the largest loss of one update since the last log step stands out; "" where it does not."""
+        usual = statistics.median(self.losses) if self.losses else math.inf
+        self.losses.append(logged.loss)
+        if not peak > SPIKE * usual:
+            return ""
+        return (
+            f"loss spike: {peak:.4g} in one of the updates {self.first} to {logged.step}, beside {usual:.4g} (the median of the "
+            "log steps before); if spikes come back, lower optim.lr or optim.max_grad_norm"
+        )

@@ -16,12 +16,20 @@ class Meters:
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._updates = 0
+        self._streak: Tensor | None = None  # updates skipped in a row, up to now
+        self._peak: Tensor | None = None  # the largest loss of an update since the last log step
 
     def add(self, **values: Tensor) -> None:
         """Add one update's (or micro-step's) values to their sums."""
         for name, value in values.items():
             value = value.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def follow(self, skipped: Tensor, loss: Tensor) -> None:
+        """How many updates in a row were skipped, and the largest loss of one that was not; both stay on the device."""
+        loss = loss.detach().float().masked_fill(skipped.bool(), 0)
+        self._streak = skipped if self._streak is None else (self._streak + skipped) * skipped
+        self._peak = loss if self._peak is None else torch.maximum(self._peak, loss)
 
     def tick(self) -> None:
         """One update has gone by: the number that `means` divides by."""
@@ -30,16 +38,20 @@ class Meters:
     def means(self, *, stop: bool) -> tuple[dict[str, float], bool]:
         """(means over the updates since the last call and over processes, whether any process passed `stop`).
 
+        Among the means are "streak", updates skipped in a row up to now, and "peak", the largest loss, which are none.
+
         The one place where the loop waits for the device, and so the place where processes agree.
         """
         flag = torch.tensor([float(stop)], dtype=torch.float64, device=next(iter(self._sums.values())).device)
-        stacked = torch.cat((torch.stack(list(self._sums.values())).double() / self._updates, flag))
+        assert self._streak is not None and self._peak is not None
+        extremes = torch.stack((self._streak, self._peak)).double()
+        stacked = torch.cat((torch.stack(list(self._sums.values())).double() / self._updates, extremes, flag))
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(stacked)
             stacked /= torch.distributed.get_world_size()
         *values, stops = stacked.tolist()
-        means = dict(zip(self._sums, values, strict=True))
-        self._sums, self._updates = {}, 0
+        means = dict(zip((*self._sums, "streak", "peak"), values, strict=True))
+        self._sums, self._updates, self._peak = {}, 0, None
         return means, stops > 0
 
 

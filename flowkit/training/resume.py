@@ -34,6 +34,7 @@ FREE_KEYS = (
     "val_rows",
     "save_every",
     "keep_last",
+    "max_skipped",
 )
 
 
