@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -304,7 +305,9 @@ def test_a_run_of_skipped_updates_ends_and_names_the_rows(tiny, rows, tmp_path, 
     monkeypatch.setattr(loop, "flow_loss", poisoned)
     count = len(x)
     tiny["data"]["val_fraction"] = 0.0
-    tiny["train"].update(steps=9, log_every=2, max_skipped=3, batch_size=count, micro_batch_size=count // 2, save_every=1)
+    tiny["train"].update(
+        steps=9, log_every=2, max_skipped=3, batch_size=count, micro_batch_size=count // 2, save_every=1
+    )
     with pytest.raises(UserError, match=r"4 updates in a row, up to 4.*not finite for rows 5;.*--resume") as error:
         flowkit.train(tiny, data=rows)
     assert "nonfinite.json" in str(error.value)
@@ -469,3 +472,18 @@ def test_python_data_is_checked(tiny):
 def test_a_batch_larger_than_the_data(tiny, rows):
     with pytest.raises(UserError, match=r"train\.batch_size: 128 rows.*72 training rows"):
         flowkit.train(tiny, data=rows, overrides=["train.batch_size=128"])
+
+
+def test_a_run_leaves_before_its_time_is_up_and_goes_on(tiny, tmp_path, monkeypatch):
+    from flowkit.training import train as module
+
+    ticks = iter(range(1000))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    tiny["train"].update(steps=200, max_hours=10 / 3600)  # ten ticks of that clock, of which one is left for the save
+    outcome = module.train(recipe_from_dict(tiny))
+    assert outcome.reason == "out of time" and outcome.signal is None
+    (checkpoint,) = list_checkpoints(tmp_path / "runs" / "tiny")
+    assert 0 < int(checkpoint.name.removeprefix("step-")) < 20
+    monkeypatch.undo()
+    tiny["train"].update(steps=20, max_hours=2.0)
+    assert module.train(recipe_from_dict(tiny), resume=True).reason == "done"

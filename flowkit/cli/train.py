@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+OUT_OF_TIME = 75  # exit status where train.max_hours ended the run: EX_TEMPFAIL, "try again later"
+
 
 def _print_keys(asked: bool) -> None:
     if asked:
@@ -64,3 +66,5 @@ def train(
     )
     if outcome.reason == "interrupted" and outcome.signal is not None:
         raise typer.Exit(128 + outcome.signal)
+    if outcome.reason == "out of time":
+        raise typer.Exit(OUT_OF_TIME)

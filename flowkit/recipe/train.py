@@ -26,6 +26,9 @@ class Train(Section):
     epochs: int | float | None = Field(
         default=None, gt=0, le=MAX_COUNT, description="length of the run in passes over the training rows; or steps"
     )
+    max_hours: float | None = Field(
+        default=None, gt=0, description="wall-clock limit: the run saves and leaves before it, for --resume to go on"
+    )
     batch_size: int = Field(
         default=256, ge=1, le=10**9, description="rows in one update, over all processes and accumulation steps"
     )

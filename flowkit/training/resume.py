@@ -35,6 +35,7 @@ FREE_KEYS = (
     "save_every",
     "keep_last",
     "max_skipped",
+    "max_hours",
 )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,10 +30,13 @@ if TYPE_CHECKING:
     from flowkit.recipe import Recipe
 
 
+RESERVE = 120.0  # seconds of train.max_hours that are left for the last save; a tenth of a shorter time
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     run_dir: Path
-    reason: str  # "done" | "interrupted"
+    reason: str  # "done" | "interrupted" | "out of time"
     signal: int | None  # what interrupted it
 
 
@@ -53,6 +58,7 @@ def train(
     """
     if resume and init_from is not None:
         raise UserError("--resume and --init-from contradict each other: a resumed run goes on from its own checkpoint")
+    started = time.monotonic()
     environment = environments.start(recipe)
     accelerator = environment.accelerator
     try:
@@ -99,13 +105,23 @@ def train(
         with _listening(session, listeners) as emit, _stop_signals() as stop:
             for notice in environment.notices:
                 emit(Notice(notice))
-            reason = run(session, emit, stop_requested=lambda: stop.number is not None)
+            deadline = _deadline(started, recipe.train.max_hours)
+            reason = run(session, emit, lambda: stop.number is not None or time.monotonic() > deadline)
+            if reason == "interrupted" and stop.number is None:
+                reason = "out of time"
         session.pairing.close()
         session.batches.close()
         _release(session)
         return Outcome(run_dir, reason, stop.number)
     finally:
         environments.leave(environment)
+
+
+def _deadline(started: float, max_hours: float | None) -> float:
+    """When to stop, on time.monotonic()'s clock, such that the last save is done before `max_hours` are over."""
+    if max_hours is None:
+        return math.inf
+    return started + 3600 * max_hours - min(RESERVE, 360 * max_hours)
 
 
 def _release(session: Session) -> None:

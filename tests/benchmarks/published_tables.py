@@ -3,6 +3,7 @@
     pip install -e '.[bench]'                                              # POT, for distances of many points
     python -m tests.benchmarks.published_tables --quick                    # minutes: one seed, 500 updates, 2,000 points
     python -m tests.benchmarks.published_tables --seeds 2 --updates 5000   # what published_tables.json holds at least
+    python -m tests.benchmarks.published_tables --show                     # what was measured so far
     python -m tests.benchmarks.published_tables --table A --rows I-CFM --seeds 5 --updates 20000
 
 A. [SF]2M (arXiv 2307.03672), table 2: W2 = root of the exact transport cost between 10,000 samples (100 Euler steps) and
@@ -224,6 +225,7 @@ def _measured(job: tuple[Cell, int], updates: int, points: int, out: Path) -> tu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one seed, 500 updates, 2,000 points, to a temporary file")
+    parser.add_argument("--show", action="store_true", help="print what --out holds, and run nothing")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--updates", type=int, default=5000)
     parser.add_argument("--table", choices=["A", "B"])
@@ -240,6 +242,11 @@ def main() -> None:
               if (not args.table or cell.table == args.table) and (not args.rows or cell.row in args.rows)
               and (not args.columns or cell.column in args.columns)]  # fmt: skip
     done = read(args.out)["cells"]
+    if args.show:
+        protocols = {tuple(int(part.split()[0]) for part in key.split(" / ")[-2:]) for key in done}
+        for updates, its_points in sorted(protocols):
+            print(f"{updates} updates, {its_points} points\n\n{table(read(args.out), wanted, updates, its_points)}\n")
+        return
     jobs = [(cell, seed) for seed in range(args.seeds) for cell in wanted
             if str(seed) not in done.get(key_of(cell, args.updates, points), {"seeds": {}})["seeds"]]  # fmt: skip
     command = "python -m tests.benchmarks.published_tables " + " ".join(sys.argv[1:])
