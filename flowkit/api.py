@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ def train(
     model: nn.Module | None = None,
     data: Rows | None = None,
     overrides: Sequence[str] = (),
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     allow_changes: bool = False,
     overwrite: bool = False,
     init_from: Path | str | None = None,

@@ -267,3 +267,12 @@ def test_wandb_offline_keeps_what_was_logged(flowkit, folder):
     run_dir = folder / "runs" / "tracked"
     assert list((run_dir / "wandb").glob("offline-run-*/*.wandb")) and (run_dir / "wandb_id").read_text().strip()
     assert "Traceback" not in err
+
+
+def test_resume_auto_is_written_either_way(flowkit):
+    quick = ("--set", "train.steps=2", "--set", "run.name=auto", "--set", "sample.every=never")
+    assert flowkit("train", "recipe.toml", *quick, "--resume", "auto", "-q")[0] == 0
+    status, _, err = flowkit("train", "recipe.toml", *quick, "--resume-auto")
+    assert status == 0 and "all of its updates are done" in err
+    status, _, err = flowkit("train", "recipe.toml", *quick, "--resume")
+    assert status == 2 and "has already trained 2 of 2 updates" in err

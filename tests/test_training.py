@@ -487,3 +487,25 @@ def test_a_run_leaves_before_its_time_is_up_and_goes_on(tiny, tmp_path, monkeypa
     monkeypatch.undo()
     tiny["train"].update(steps=20, max_hours=2.0)
     assert module.train(recipe_from_dict(tiny), resume=True).reason == "done"
+
+
+def test_resume_auto_starts_goes_on_and_finds_nothing_left_to_do(tiny, tmp_path):
+    from flowkit.training.train import train
+
+    run_dir = tmp_path / "runs" / "tiny"
+    tiny["train"]["steps"] = 2
+    assert train(recipe_from_dict(tiny), resume="auto").reason == "done"
+    assert train(recipe_from_dict(tiny), resume="auto").reason == "already done"
+    tiny["train"]["steps"] = 4
+    before = (run_dir / "checkpoints" / "step-00000002" / "model.safetensors").stat().st_mtime_ns
+    assert train(recipe_from_dict(tiny), resume="auto").reason == "done"
+    assert [path.name for path in list_checkpoints(run_dir)] == ["step-00000002", "step-00000004"]
+    assert (run_dir / "checkpoints" / "step-00000002" / "model.safetensors").stat().st_mtime_ns == before
+    shutil.rmtree(run_dir / "checkpoints")  # as if it had been killed before its first
+    assert train(recipe_from_dict(tiny), resume="auto").reason == "done"
+    other = tmp_path / "runs" / "letters"
+    other.mkdir()
+    (other / "letter.txt").write_text("dear")
+    with pytest.raises(UserError, match="does not look like a run"):
+        train(recipe_from_dict(tiny, ["run.name=letters"]), resume="auto")
+    assert (other / "letter.txt").exists()

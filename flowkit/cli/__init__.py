@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import pairwise
 from types import ModuleType
 
 import typer
@@ -51,11 +52,19 @@ def _help_without_what_it_never_shows() -> None:
         sys.modules.setdefault(name, stand_in)
 
 
+def _resume_auto(arguments: list[str]) -> list[str]:
+    """`--resume auto` as `--resume-auto`: an option either takes a value or takes none."""
+    for place, pair in enumerate(pairwise(arguments)):
+        if pair == ("--resume", "auto"):
+            return [*arguments[:place], "--resume-auto", *arguments[place + 2 :]]
+    return arguments
+
+
 def main() -> None:
     """Run the command line; bad input is one message on stderr and exit status 2."""
     _help_without_what_it_never_shows()
     try:
-        app()
+        app(args=_resume_auto(sys.argv[1:]))
     except UserError as error:
         # Under a launcher every process meets the same bad input; one on each machine says so, for what is bad may be its own.
         if os.environ.get("LOCAL_RANK", "0") == "0":

@@ -25,6 +25,12 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run from its latest checkpoint.")] = False,
+    resume_auto: Annotated[
+        bool,
+        typer.Option(
+            "--resume-auto", help="Continue the run where it has a checkpoint, else start it; also --resume auto."
+        ),
+    ] = False,
     allow_changes: Annotated[
         bool, typer.Option("--allow-changes", help="Resume although the recipe is not the one the run began with.")
     ] = False,
@@ -46,6 +52,7 @@ def train(
       flowkit train recipes/dit_sketch.toml --set optim.lr=3e-4 --set run.seed=1
       flowkit train recipes/dit_text.toml --set data.source=data/mine.safetensors
       flowkit train recipes/dit_sketch.toml --resume
+      flowkit train recipes/dit_sketch.toml --resume auto
       torchrun --nproc-per-node 4 -m flowkit train recipes/dit_sketch.toml
 
     Every key of a recipe: flowkit train --keys
@@ -58,7 +65,7 @@ def train(
 
     outcome = run_training(
         loaded,
-        resume=resume,
+        resume="auto" if resume_auto else resume,
         allow_changes=allow_changes,
         overwrite=overwrite,
         init_from=init_from,
@@ -66,5 +73,9 @@ def train(
     )
     if outcome.reason == "interrupted" and outcome.signal is not None:
         raise typer.Exit(128 + outcome.signal)
+    if outcome.reason == "already done" and not quiet:
+        typer.echo(
+            f"{outcome.run_dir}: all of its updates are done; raise train.steps or train.epochs to go on", err=True
+        )
     if outcome.reason == "out of time":
         raise typer.Exit(OUT_OF_TIME)

@@ -9,11 +9,11 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
-from flowkit.checkpoint import find_checkpoint
+from flowkit.checkpoint import find_checkpoint, list_checkpoints
 from flowkit.data.dataset import Dataset
 from flowkit.data.source import open_data, with_split
 from flowkit.errors import UserError
@@ -36,7 +36,7 @@ RESERVE = 120.0  # seconds of train.max_hours that are left for the last save; a
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     run_dir: Path
-    reason: str  # "done" | "interrupted" | "out of time"
+    reason: str  # "done" | "already done" | "interrupted" | "out of time"
     signal: int | None  # what interrupted it
 
 
@@ -45,7 +45,7 @@ def train(
     *,
     model: nn.Module | None = None,
     data: Dataset | None = None,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     allow_changes: bool = False,
     overwrite: bool = False,
     init_from: Path | str | None = None,
@@ -53,9 +53,16 @@ def train(
 ) -> Outcome:
     """Train what the recipe describes, or the given module on the given rows. Called alike on every process.
 
+    resume: "auto" goes on where the run has a checkpoint, and starts it where it has none.
     `listeners` is called on the main process only, when the run is about to begin. Raises UserError before anything of an
     earlier run is touched.
     """
+    auto = resume == "auto"
+    if auto:
+        resume = bool(list_checkpoints(recipe.run.directory))
+        # What was killed before its first checkpoint has nothing to lose; what is no run is still refused.
+        overwrite = overwrite or not resume
+        init_from = None if resume else init_from  # where it goes on, it began with those weights
     if resume and init_from is not None:
         raise UserError("--resume and --init-from contradict each other: a resumed run goes on from its own checkpoint")
     started = time.monotonic()
@@ -91,6 +98,8 @@ def train(
         session = build(recipe, environment, data, source=source, run_dir=run_dir, model=model, normalizer=normalizer)
         if start is not None:
             restore(session, start, resume=resume_from is not None)
+        if auto and resume and session.start_step >= session.total_steps:
+            return Outcome(run_dir, "already done", None)
         if resume_from is not None and session.start_step >= session.total_steps:
             raise UserError(
                 f"{run_dir}: has already trained {session.start_step} of {session.total_steps} updates; "
