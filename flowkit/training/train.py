@@ -19,6 +19,7 @@ from flowkit.data.source import open_data, with_split
 from flowkit.errors import UserError
 from flowkit.events import Event, Listener, Notice
 from flowkit.training import environment as environments
+from flowkit.training.launcher import end_with_launcher
 from flowkit.training.loop import run
 from flowkit.training.resume import checkpoint_normalizer, recipe_changes, restore
 from flowkit.training.run_dir import open_run_dir, write_run_dir
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from flowkit.recipe import Recipe
 
 
+STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 RESERVE = 120.0  # seconds of train.max_hours that are left for the last save; a tenth of a shorter time
 
 
@@ -112,6 +114,7 @@ def train(
             drop_later_snapshots(run_dir, session.start_step)
         accelerator.wait_for_everyone()
         with _listening(session, listeners) as emit, _stop_signals() as stop:
+            end_with_launcher()
             for notice in environment.notices:
                 emit(Notice(notice))
             deadline = _deadline(started, recipe.train.max_hours)
@@ -165,17 +168,17 @@ class _Stop:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[_Stop]:
-    """SIGINT and SIGTERM ask for a stop at the next update's end; a second SIGINT leaves at once."""
+    """SIGINT, SIGTERM and SIGUSR1 ask for a stop at the next update's end; a second SIGINT leaves at once."""
     stop = _Stop()
 
     def ask(number: int, frame: Any) -> None:
         if stop.number is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        stop.number = number
+        stop.number = stop.number or number
 
     earlier = {}
     with contextlib.suppress(ValueError):  # not the main thread: whoever runs us there keeps the signals
-        earlier = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        earlier = {number: signal.signal(number, ask) for number in STOPS}
     try:
         yield stop
     finally:
