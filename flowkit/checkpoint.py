@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flowkit.data.checksums import verify
 from flowkit.data.files import read_json
 from flowkit.data.header import read_header
 from flowkit.errors import UserError, listing, nearest
@@ -117,6 +118,7 @@ def list_snapshots(run_dir: Path) -> list[Path]:
 
 def read_model_json(path: Path) -> dict[str, Any]:
     """The sidecar's content, checked for what sampling needs. Raises UserError naming what is missing."""
+    verify(path)
     content = read_json(path)
     wanted = {"architecture": str, "model_args": dict, "kind": str, "shape": list, "normalizer": dict, "flow": dict}
     for name, kind in wanted.items():
@@ -131,7 +133,10 @@ def read_normalizer(files: CheckpointFiles, info: dict[str, Any]) -> Normalizer:
     from flowkit.data.normalizers import normalizer_from_json
 
     content = info["normalizer"]
-    arrays = load_arrays(files.sidecar.with_name(content["file"])) if "file" in content else {}
+    arrays = {}
+    if "file" in content:
+        verify(files.sidecar.with_name(content["file"]))
+        arrays = load_arrays(files.sidecar.with_name(content["file"]))
     try:
         return normalizer_from_json(content, arrays)
     except (KeyError, TypeError, ValueError) as error:
@@ -142,6 +147,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """Load a weight file into `model`. Raises UserError where names or shapes differ, before anything is changed."""
     from flowkit.data.tensors import load_tensors
 
+    verify(path)
     _check_weights(path, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
     model.load_state_dict(load_tensors(path))
 

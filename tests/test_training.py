@@ -509,3 +509,35 @@ def test_resume_auto_starts_goes_on_and_finds_nothing_left_to_do(tiny, tmp_path)
     with pytest.raises(UserError, match="does not look like a run"):
         train(recipe_from_dict(tiny, ["run.name=letters"]), resume="auto")
     assert (other / "letter.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["model", "ema", "optimizer"])
+def test_a_flipped_bit_of_a_checkpoint_is_noticed(tiny, rows, tmp_path, name):
+    tiny["train"].update(steps=4, save_every=2)
+    flowkit.train(tiny, data=rows)
+    run_dir = tmp_path / "runs" / "tiny"
+    damaged = run_dir / "checkpoints" / "step-00000004" / f"{name}.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-5] ^= 0x10
+    damaged.write_bytes(content)
+    tiny["train"]["steps"] = 5
+    with pytest.raises(UserError, match=rf"{name}\.safetensors: is damaged.*--resume goes on from the one before"):
+        flowkit.train(tiny, data=rows, resume=True)
+    if name == "ema":
+        with pytest.raises(UserError, match="is damaged"):
+            flowkit.load(run_dir)
+        flowkit.load(run_dir, weights="raw")
+    shutil.rmtree(damaged.parent)
+    flowkit.train(tiny, data=rows, resume=True)  # from step 2
+    assert [path.name for path in list_checkpoints(run_dir)] == ["step-00000002", "step-00000004", "step-00000005"]
+
+
+def test_changed_json_of_a_checkpoint_is_noticed(tiny, rows, tmp_path):
+    tiny["train"]["steps"] = 2
+    flowkit.train(tiny, data=rows)
+    checkpoint = tmp_path / "runs" / "tiny" / "checkpoints" / "step-00000002"
+    state = (checkpoint / "state.json").read_text()
+    (checkpoint / "state.json").write_text(state.replace('"step": 2', '"step": 3'))
+    tiny["train"]["steps"] = 5
+    with pytest.raises(UserError, match=r"state\.json: is damaged"):
+        flowkit.train(tiny, data=rows, resume=True)

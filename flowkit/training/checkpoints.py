@@ -29,6 +29,7 @@ from flowkit.checkpoint import (
     STATE,
     list_checkpoints,
 )
+from flowkit.data.checksums import verify, write_checksums
 from flowkit.data.files import make_readable, read_json, tensor_file_errors, write_json
 from flowkit.data.tensors import load_tensors
 from flowkit.errors import UserError
@@ -67,6 +68,7 @@ def save_checkpoint(
                 save_arrays(normalizer, partial / NORMALIZER)
         write_json(partial / SIDECAR, sidecar)
         write_json(partial / STATE, state)
+        write_checksums(partial)
         for file in partial.iterdir():
             make_readable(file)
             sync(file)
@@ -91,6 +93,7 @@ def save_checkpoint(
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
     """Restore AdamW's moments and step counts by parameter name."""
+    verify(path)
     tensors = load_tensors(path)
     names = {parameter: name for name, parameter in model.named_parameters()}
     for group in optimizer.param_groups:
@@ -109,6 +112,7 @@ def read_state(directory: Path) -> dict[str, Any]:
         raise UserError(
             f"{directory}: holds no {STATE} and {OPTIMIZER}, so it cannot be resumed; --init-from starts a new run from it"
         )
+    verify(directory / STATE)
     return read_json(directory / STATE)
 
 

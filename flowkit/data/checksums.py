@@ -1,0 +1,41 @@
+"""Checksums of a directory's files, in a file beside them: a disk that lost a bit is noticed when it is read again."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+from flowkit.data.files import read_json, write_json
+from flowkit.errors import UserError
+
+CHECKSUMS = "checksums.json"
+BLOCK = 1 << 20
+
+
+def write_checksums(directory: Path) -> None:
+    """Write `checksums.json`: the CRC-32 of every other file in the directory, which finds any one flipped bit."""
+    sums = {path.name: crc32(path) for path in sorted(directory.iterdir()) if path.is_file() and path.name != CHECKSUMS}
+    write_json(directory / CHECKSUMS, {"crc32": sums})
+
+
+def verify(path: Path) -> None:
+    """Raise UserError where the file is not what it was when its checksum was written; without one, all is well."""
+    listed = path.with_name(CHECKSUMS)
+    if not listed.is_file() or not path.is_file():
+        return
+    sums = read_json(listed).get("crc32")
+    wanted = sums.get(path.name) if isinstance(sums, dict) else None
+    if wanted is not None and crc32(path) != wanted:
+        raise UserError(
+            f"{path}: is damaged, its content is not what was saved (its checksum differs). Take another checkpoint; where this "
+            f"is the latest of a run, remove {path.parent}, and --resume goes on from the one before"
+        )
+
+
+def crc32(path: Path) -> str:
+    """Eight hexadecimal digits."""
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            value = zlib.crc32(block, value)
+    return f"{value:08x}"
