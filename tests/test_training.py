@@ -260,10 +260,10 @@ def test_a_save_that_fails_loses_no_earlier_checkpoint(tiny, rows, tmp_path, mon
 
 
 def test_an_update_that_is_not_finite_is_skipped_whole(tiny, rows, recorder, monkeypatch):
-    from flowkit.training import loop
+    from flowkit.training import update
 
     seen = []
-    original = loop.flow_loss
+    original = update.flow_loss
 
     def poisoned(session, *arguments):
         loss, terms = original(session, *arguments)
@@ -271,7 +271,7 @@ def test_an_update_that_is_not_finite_is_skipped_whole(tiny, rows, recorder, mon
         seen.append(copy.deepcopy(state))
         return (loss * float("nan"), terms) if len(seen) == 3 else (loss, terms)
 
-    monkeypatch.setattr(loop, "flow_loss", poisoned)
+    monkeypatch.setattr(update, "flow_loss", poisoned)
     tiny["train"].update(steps=5, log_every=1)
     flowkit.train(tiny, data=rows, listeners=lambda: [recorder])
     (before, moments, average), (after, moments_after, average_after) = seen[2], seen[3]
@@ -291,9 +291,9 @@ def test_an_update_that_is_not_finite_is_skipped_whole(tiny, rows, recorder, mon
 
 
 def test_a_run_of_skipped_updates_ends_and_names_the_rows(tiny, rows, tmp_path, monkeypatch):
-    from flowkit.training import loop
+    from flowkit.training import update
 
-    original, number = loop.flow_loss, 5
+    original, number = update.flow_loss, 5
     x = np.asarray(rows["x"])
 
     def poisoned(session, batch, *arguments):
@@ -302,7 +302,7 @@ def test_a_run_of_skipped_updates_ends_and_names_the_rows(tiny, rows, tmp_path, 
         there = (session.normalizer.denormalize(batch.x) - bad).abs().flatten(1).amax(1) < 1e-4
         return loss + torch.where(there, torch.inf, 0.0).max(), terms
 
-    monkeypatch.setattr(loop, "flow_loss", poisoned)
+    monkeypatch.setattr(update, "flow_loss", poisoned)
     count = len(x)
     tiny["data"]["val_fraction"] = 0.0
     tiny["train"].update(
@@ -318,16 +318,16 @@ def test_a_run_of_skipped_updates_ends_and_names_the_rows(tiny, rows, tmp_path, 
 
 def test_a_spike_of_the_loss_is_told(tiny, rows, recorder, monkeypatch):
     from flowkit.events import Notice
-    from flowkit.training import loop
+    from flowkit.training import update
 
-    original, calls = loop.flow_loss, []
+    original, calls = update.flow_loss, []
 
     def spiked(session, *arguments):
         loss, terms = original(session, *arguments)
         calls.append(loss)
         return (loss, {"loss": terms["loss"] * 100}) if len(calls) == 7 else (loss, terms)
 
-    monkeypatch.setattr(loop, "flow_loss", spiked)
+    monkeypatch.setattr(update, "flow_loss", spiked)
     tiny["train"].update(steps=10, log_every=2)
     flowkit.train(tiny, data=rows, listeners=lambda: [recorder])
     (notice,) = [event.text for event in recorder.of(Notice) if "spike" in event.text]

@@ -8,6 +8,7 @@ import torch
 
 from flowkit.data.files import write_json
 from flowkit.errors import UserError, listing
+from flowkit.training.update import Drawing, accumulate
 
 if TYPE_CHECKING:
     from flowkit.training.session import Session
@@ -41,8 +42,6 @@ def give_up(session: Session, step: int, streak: int) -> None:
 
 def _bad_rows(session: Session, update: int) -> list[int]:
     """Rows of the data, sorted, whose own loss is not finite in that update: those of all processes."""
-    from flowkit.training.loop import Drawing
-
     drawn, micro = Drawing(session, update), session.layout.micro
     bad = torch.zeros(session.layout.batch_size, dtype=torch.int32, device=session.device)
     with torch.no_grad():
@@ -66,8 +65,6 @@ def _bad_rows(session: Session, update: int) -> list[int]:
 
 def _bad_gradients(session: Session, update: int) -> list[str]:
     """Parameters whose gradient is not finite in that update, by a backward pass that no step follows."""
-    from flowkit.training.loop import accumulate
-
     accumulate(session, update)
     bad = [name for name, value in session.model.named_parameters()
            if value.grad is not None and not torch.isfinite(value.grad).all()]  # fmt: skip

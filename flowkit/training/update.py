@@ -1,0 +1,141 @@
+"""One update: what is drawn for the global batch, this rank's micro-batches of it, their losses, and the optimizer's step."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from flowkit.data.keys import key
+from flowkit.flow.times import stratify
+from flowkit.models.calls import call_model
+from flowkit.training.batches import Rows
+from flowkit.training.draws import seed_modules
+from flowkit.training.mean_flow import Spans, draw_intervals, mean_flow_loss, spans_of
+from flowkit.training.meters import Meters
+from flowkit.training.session import Session
+
+
+def one_update(session: Session, update: int, meters: Meters) -> Tensor:
+    """One optimizer update over the global batch: this rank's micro-steps, one reduction, clipping, AdamW.
+
+    Returns () 1.0 where it was skipped, on the device.
+    """
+    terms = accumulate(session, update)
+    norm, skipped = step_optimizer(session)
+    # Means are those of the updates that were made: one overflow, usual in fp16, would hide all the others.
+    left_out = skipped.bool()
+    meters.add(**{name: value.masked_fill(left_out, 0) for name, value in {**terms, "grad_norm": norm}.items()})
+    meters.add(skipped=skipped)
+    meters.follow(skipped, terms["loss"])
+    meters.tick()
+    return skipped
+
+
+def accumulate(session: Session, update: int) -> dict[str, Tensor]:
+    """Gradients of the update's global batch, reduced over the processes. Returns this rank's mean losses, by their names."""
+    accumulation, means = session.layout.accumulation, {}
+    draw = Drawing(session, update)
+    for micro_step in range(accumulation):
+        seed_modules(session.device, key(session.recipe.run.seed, "dropout", update, micro_step, session.layout.rank))
+        # Gradients are reduced once an update: with the last micro-step's.
+        last = micro_step == accumulation - 1
+        with nullcontext() if last else session.environment.accelerator.no_sync(session.wrapped):
+            loss, terms = draw.loss(micro_step)
+            backward(session, loss / accumulation if accumulation > 1 else loss)
+        for name, term in terms.items():
+            term = term / accumulation if accumulation > 1 else term
+            means[name] = means[name] + term if name in means else term
+    return means
+
+
+class Drawing:
+    """All that is drawn for one update, for the whole global batch, and this rank's micro-batches of it."""
+
+    def __init__(self, session: Session, update: int):
+        self.session = session
+        self.rows = session.batches.of(update)
+        shape = (session.layout.batch_size, *self.rows.x.shape[1:])
+        self.noise = session.pairing.noise(update)
+        self.times, self.lengths = _times(session, update), None
+        if session.mean_flow is not None:
+            self.times, self.lengths = draw_intervals(session, update, self.times)
+        stochastic = session.objective.path.stochastic
+        self.eps = session.draws.normal("bridge", update, shape) if stochastic else None
+        self.dropped = None
+        if self.rows.class_label is not None or self.rows.condition is not None:
+            self.dropped = session.draws.uniform("drop", update, shape[:1]) < session.recipe.flow.cond_drop
+
+    def loss(self, micro_step: int, start: int = 0, stop: int | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """`flow_loss` of rows `start` to `stop` of this rank's micro-batch; of all of it by default."""
+        session, micro = self.session, self.session.layout.micro
+        stop, first = micro if stop is None else stop, session.layout.start(micro_step)
+        places = slice(first + start, first + stop)
+        mine = self.rows.slice(micro_step * micro + start, micro_step * micro + stop)
+        cut = lambda tensor: None if tensor is None else tensor[places]  # noqa: E731
+        spans = None if self.lengths is None else spans_of(session, self.lengths, places)
+        return flow_loss(session, mine, self.noise[places], self.times[places], cut(self.dropped), cut(self.eps), spans)
+
+
+def _times(session: Session, update: int) -> Tensor:
+    """The times (B,) of the global batch."""
+    shape = (session.layout.batch_size,)
+    uniform = session.draws.uniform("times", update, shape)
+    if session.recipe.flow.stratified:
+        uniform = stratify(uniform, session.draws.uniform("strata", update, shape).argsort())
+    return session.times(uniform)
+
+
+def flow_loss(
+    session: Session, rows: Rows, x0: Tensor, t: Tensor, dropped: Tensor | None, eps: Tensor | None,
+    spans: Spans | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+    """(mean loss to descend, detached terms to log) of one micro-batch: x0, eps (b, ...), t (b,), dropped (b,) bool."""
+    if spans is not None:
+        return mean_flow_loss(session, rows, x0, t, dropped, eps, spans)
+    objective, x1 = session.objective, rows.x
+    x_t = objective.path.interpolate(x0, x1, t, eps)
+    output = call_model(session.wrapped, x_t, t, rows.class_label, rows.condition, dropped)
+    loss = objective.loss(output, x0, x1, t, eps).mean()
+    terms = {"loss": loss.detach()}
+    if session.extra_losses:
+        # In the domain's own units, and weighted by t: near the noise the predicted sketch is a blur with no strokes.
+        predicted = session.normalizer.denormalize(objective.to_data(output, x_t, t))
+        for name, (weight, measure) in session.extra_losses.items():
+            values = measure(predicted)
+            terms[name] = values.detach().mean()
+            loss = loss + weight * (t * values).mean()
+    return loss, terms
+
+
+def backward(session: Session, loss: Tensor) -> None:
+    """Gradients of a finite loss; of any other NaN, so that every process learns of it with the gradients.
+
+    A loss may overflow where its gradient, half as steep, does not. (accelerate's own `backward` would divide by its
+    accumulation steps once more, which takes as long as a small layer.)
+    """
+    scaler, value = session.environment.accelerator.scaler, loss.detach()
+    (loss if scaler is None else scaler.scale(loss)).backward(1 + (value - value))
+
+
+def step_optimizer(session: Session) -> tuple[Tensor, Tensor]:
+    """Clip and apply the gradients: (gradient norm before clipping, 1.0 where the update skipped itself), on the device.
+
+    After DDP's reduction the norm is the same on every rank, so all of them skip together, and nobody asks the device.
+    """
+    optimizer, scaler = session.optimizer, session.environment.accelerator.scaler
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    gradients = [parameter.grad for parameter in session.parameters if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if session.recipe.optim.max_grad_norm:
+        torch.nn.utils.clip_grads_with_norm_(session.parameters, session.recipe.optim.max_grad_norm, norm)
+    skipped = (~torch.isfinite(norm)).float()
+    # Fused AdamW leaves parameters and moments alone where found_inf is 1; it is the hook GradScaler itself uses.
+    optimizer.found_inf = skipped  # type: ignore[attr-defined]
+    optimizer.step()
+    if scaler is not None:
+        scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return norm, skipped
