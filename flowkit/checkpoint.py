@@ -107,13 +107,21 @@ def find_checkpoint(path: Path | str) -> CheckpointFiles:
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
     """The whole checkpoints of a run, earliest first. What a killed save left behind is hidden and not among them."""
-    return sorted(path for path in (run_dir / CHECKPOINTS).glob("step-*") if path.is_dir() and not path.is_symlink())
+    return [path for path in _steps(run_dir / CHECKPOINTS) if not path.is_symlink()]
+
+
+def checkpoint_step(path: Path) -> int:
+    """The step that a checkpoint's or a snapshot's directory is named after."""
+    return int(path.name.removeprefix("step-"))
 
 
 def list_snapshots(run_dir: Path) -> list[Path]:
     """The whole snapshots of a run's power-function averages, earliest first."""
-    found = (run_dir / SNAPSHOTS).glob("step-*")
-    return sorted(path for path in found if path.is_dir() and path.name.removeprefix("step-").isdecimal())
+    return _steps(run_dir / SNAPSHOTS)
+
+
+def _steps(parent: Path) -> list[Path]:
+    return sorted(path for path in parent.glob("step-*") if path.name[5:].isdecimal() and path.is_dir())
 
 
 def read_model_json(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this": the CLI prints it without a traceback and exits with 2."""
+"""What the CLI prints without a traceback: what the user can mend (exit status 2), and that another process has ended (1)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from difflib import get_close_matches
 
 class UserError(ValueError):
     """Bad input. The message says what was wrong, where, what was expected, and how to mend it."""
+
+
+class PeerLost(RuntimeError):
+    """Another process of the run has ended. Printed in one line: that process said what was wrong."""
 
 
 def nearest(name: str, choices: Iterable[str], limit: int = 3) -> str:

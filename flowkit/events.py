@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from flowkit.domain import Preview
 
@@ -75,6 +75,11 @@ class Validated:
         default_factory=dict
     )  # of the best "diagonal" and "full" Gaussian's field
     ema_losses: dict[str, float] = field(default_factory=dict)  # of further averages by label, with a checkpoint
+
+    def losses(self) -> dict[str, Any]:
+        """Those that a checkpoint's sidecar keeps."""
+        further = {"ema_losses": self.ema_losses} if self.ema_losses else {}
+        return {"loss": self.loss, "raw_loss": self.raw_loss, "zero_loss": self.zero_loss, **further}
 
 
 @dataclass(frozen=True)

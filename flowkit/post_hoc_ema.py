@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flowkit.checkpoint import SNAPSHOT, find_checkpoint, list_snapshots, read_model_json
+from flowkit.checkpoint import SNAPSHOT, checkpoint_step, find_checkpoint, list_snapshots, read_model_json
 from flowkit.data.files import read_json, replacing, tensor_file_errors, write_json
 from flowkit.data.tensors import load_tensors
 from flowkit.errors import UserError, listing
@@ -64,7 +64,7 @@ def reconstruct_ema(
 
 def _sources(run_dir: Path, step: int | None) -> tuple[dict[Profile, Path], int]:
     """The snapshot files up to `step`, by what each of them is an average of; and that step."""
-    directories = {int(path.name.removeprefix("step-")): path for path in list_snapshots(run_dir)}
+    directories = {checkpoint_step(path): path for path in list_snapshots(run_dir)}
     if not directories:
         raise UserError(
             f"{run_dir}: holds no snapshots of averages; they are saved by a run with ema.power, such as [0.05, 0.1]"

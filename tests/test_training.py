@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ from flowkit.data.keys import key
 from flowkit.data.normalizers import fit_normalizer
 from flowkit.data.order import RowOrder
 from flowkit.errors import UserError
-from flowkit.events import Finished, Logged, RunStarted, Sampled, Saved, Stepped, Validated
+from flowkit.events import Finished, Logged, Notice, RunStarted, Sampled, Saved, Stepped, Validated
 from flowkit.models import create_model
 from flowkit.recipe import recipe_from_dict
 from flowkit.training.optimizer import lr_schedule
@@ -206,7 +207,7 @@ def test_a_run_that_exists_is_not_touched_unasked(tiny, rows, tmp_path):
 
 
 def test_checkpoints_are_kept_and_linked(tiny, rows, tmp_path, recorder):
-    tiny["train"].update(steps=10, save_every=2, keep_last=2)
+    tiny["train"].update(steps=10, save_every=2, keep_last=2, keep_every=4)
     flowkit.train(tiny, data=rows, listeners=lambda: [recorder])
     folder = tmp_path / "runs" / "tiny" / "checkpoints"
     saved = recorder.of(Saved)
@@ -216,7 +217,7 @@ def test_checkpoints_are_kept_and_linked(tiny, rows, tmp_path, recorder):
     assert (folder / "best").resolve().name == f"step-{best:08d}"
     assert (folder / "latest").readlink().name == "step-00000010"  # a relative link: the run may be moved
     names = {path.name for path in folder.iterdir()}
-    assert names == {"step-00000008", "step-00000010", f"step-{best:08d}", "latest", "best"}
+    assert names == {"step-00000004", "step-00000008", "step-00000010", f"step-{best:08d}", "latest", "best"}
     assert [event.best for event in saved] == [
         event.step == min((s for s in validated if s <= event.step), key=validated.__getitem__) for event in saved
     ]
@@ -233,7 +234,7 @@ def test_the_best_is_one_that_was_saved(tiny, rows, tmp_path, recorder):
     assert {path.stat().st_mode for path in (folder / "latest").iterdir()} == {plain}  # safetensors would say 0600
 
 
-def test_a_save_that_fails_loses_no_earlier_checkpoint(tiny, rows, tmp_path, monkeypatch):
+def test_a_save_that_fails_loses_no_earlier_checkpoint(tiny, rows, tmp_path, recorder, monkeypatch):
     from flowkit.training import checkpoints
 
     written = []
@@ -247,16 +248,26 @@ def test_a_save_that_fails_loses_no_earlier_checkpoint(tiny, rows, tmp_path, mon
 
     checkpoints_save = checkpoints.save_file
     monkeypatch.setattr(checkpoints, "save_file", failing)
-    tiny["train"]["save_every"] = 2
-    with pytest.raises(UserError, match=r"No space left on device.*earlier checkpoints are untouched"):
-        flowkit.train(tiny, data=rows)
-    monkeypatch.undo()
+    tiny["train"].update(save_every=2, keep_last=0)
+    flowkit.train(tiny, data=rows, listeners=lambda: [recorder])  # it goes on
+    (notice,) = recorder.of(Notice)
+    assert re.search(
+        r"step-00000004: .*No space left on device.*earlier checkpoints are untouched. Training goes on", notice.text
+    )
     run_dir = tmp_path / "runs" / "tiny"
-    assert [path.name for path in list_checkpoints(run_dir)] == ["step-00000002"]
-    assert (run_dir / "checkpoints" / "latest").readlink().name == "step-00000002"
-    assert flowkit.load(run_dir).sample(2, steps=1).x.shape == (2, 6, 8)
-    flowkit.train(tiny, data=rows, resume=True)
+    saved = ["step-00000002", "step-00000006", "step-00000008"]
+    assert [path.name for path in list_checkpoints(run_dir)] == saved
+    assert [event.path.name for event in recorder.of(Saved)] == saved
     assert not [path for path in (run_dir / "checkpoints").iterdir() if path.name.startswith(".")]
+    written.clear()  # and the same once more, with the last checkpoint
+    tiny["train"].update(steps=10, save_every=9)
+    with pytest.raises(UserError, match=r"No space left on device.*earlier checkpoints are untouched. Free some space"):
+        flowkit.train(tiny, data=rows, resume=True)
+    assert (run_dir / "checkpoints" / "latest").readlink().name == "step-00000009"
+    assert flowkit.load(run_dir).sample(2, steps=1).x.shape == (2, 6, 8)
+    monkeypatch.undo()
+    flowkit.train(tiny, data=rows, resume=True)
+    assert list_checkpoints(run_dir)[-1].name == "step-00000010"
 
 
 def test_an_update_that_is_not_finite_is_skipped_whole(tiny, rows, recorder, monkeypatch):

@@ -16,7 +16,7 @@ from flowkit.cli.inspect import inspect
 from flowkit.cli.prepare import prepare
 from flowkit.cli.sample import sample
 from flowkit.cli.train import train
-from flowkit.errors import UserError
+from flowkit.errors import PeerLost, UserError
 
 app = typer.Typer(
     help="Train flow-matching generative models from a TOML recipe, and turn samples back into things to look at.",
@@ -70,6 +70,9 @@ def main() -> None:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except PeerLost as lost:
+        print(lost, file=sys.stderr)
+        raise SystemExit(1) from None
     except BrokenPipeError:  # `flowkit inspect runs/x | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None

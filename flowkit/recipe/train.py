@@ -56,6 +56,10 @@ class Train(Section):
         default=3, ge=0, description="how many of the last checkpoints to keep, beside the best; 0 keeps all"
     )
 
+    keep_every: Interval = Field(
+        default=Interval(0), description="checkpoints whose step is a multiple of this are kept for good"
+    )
+
     def total_steps(self, rows: int) -> int:
         """Updates in the run over `rows` training rows: N epochs are ceil(N x rows / batch_size)."""
         if self.steps is not None:

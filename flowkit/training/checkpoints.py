@@ -27,31 +27,43 @@ from flowkit.checkpoint import (
     OPTIMIZER,
     SIDECAR,
     STATE,
+    checkpoint_step,
     list_checkpoints,
 )
 from flowkit.data.checksums import verify, write_checksums
 from flowkit.data.files import make_readable, read_json, tensor_file_errors, write_json
 from flowkit.data.tensors import load_tensors
 from flowkit.errors import UserError
-from flowkit.training.files import plain, sync
+from flowkit.training.files import sync
+
+
+def contents(
+    model: nn.Module, averages: dict[str, nn.Module], optimizer: torch.optim.Optimizer
+) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a checkpoint by file name, then by their own. averages: the moving averages by file name."""
+    modules = {MODEL: model, **averages}
+    return {
+        **{file: dict(module.state_dict()) for file, module in modules.items()},
+        OPTIMIZER: _optimizer_tensors(model, optimizer),
+    }
 
 
 def save_checkpoint(
     run_dir: Path,
     step: int,
     *,
-    model: nn.Module,
-    averages: dict[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
+    tensors: dict[str, dict[str, Tensor]],
     normalizer: dict[str, np.ndarray],
     sidecar: dict[str, Any],
     state: dict[str, Any],
     best: bool,
     keep_last: int,
+    keep_every: int,
 ) -> Path:
-    """Write `checkpoints/step-NNNNNNNN`, move the links, remove all but the last `keep_last` and the best. Returns its path.
+    """Write `checkpoints/step-NNNNNNNN`, move the links, remove what need not be kept. Returns its path.
 
-    averages: the moving averages by file name.
+    tensors: the `contents`, in the host's memory; no two share theirs. Kept are the last `keep_last` (0: all), those of every
+    `keep_every`th step (0: none) and the best. Raises UserError where it cannot be written; earlier ones are untouched then.
     """
     parent = run_dir / CHECKPOINTS
     target = parent / f"step-{step:08d}"
@@ -60,10 +72,8 @@ def save_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         with tensor_file_errors():
-            save_file(plain(model.state_dict()), partial / MODEL)
-            for name, average in averages.items():
-                save_file(plain(average.state_dict()), partial / name)
-            save_file(_optimizer_tensors(model, optimizer), partial / OPTIMIZER)
+            for file, named in tensors.items():
+                save_file(named, partial / file)
             if normalizer:
                 save_arrays(normalizer, partial / NORMALIZER)
         write_json(partial / SIDECAR, sidecar)
@@ -82,11 +92,12 @@ def save_checkpoint(
         _link(parent / LATEST, target.name)
         if best:
             _link(parent / BEST, target.name)
-        _prune(run_dir, keep_last)
-    except OSError as error:
+        _prune(run_dir, keep_last, keep_every)
+    except (OSError, UserError) as error:
+        shutil.rmtree(partial, ignore_errors=True)  # half a checkpoint is of no use, and may be what fills the disk
+        reason = error.strerror or error if isinstance(error, OSError) else error
         raise UserError(
-            f"{target}: the checkpoint cannot be written ({error.strerror or error}); earlier checkpoints are untouched. "
-            "Free some space or mend the folder, then continue with --resume"
+            f"{target}: the checkpoint cannot be written ({reason}); earlier checkpoints are untouched"
         ) from None
     return target
 
@@ -132,12 +143,12 @@ def _link(link: Path, target: str) -> None:
     os.replace(partial, link)
 
 
-def _prune(run_dir: Path, keep_last: int) -> None:
+def _prune(run_dir: Path, keep_last: int, keep_every: int) -> None:
     parent = run_dir / CHECKPOINTS
     checkpoints = list_checkpoints(run_dir)
     kept = {path.name for path in checkpoints[-keep_last:]} | set(_targets((parent / LATEST, parent / BEST)))
     for path in checkpoints:
-        if path.name not in kept:
+        if path.name not in kept and not (keep_every and checkpoint_step(path) % keep_every == 0):
             # Renamed first: a removal that is cut short must not leave half a checkpoint under a checkpoint's name.
             path.rename(parent / f".{path.name}.old")
     for path in parent.glob(".step-*.old"):

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flowkit.errors import UserError
+from flowkit.errors import PeerLost, UserError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from flowkit.recipe import Recipe
+
+
+# How torch's collectives and its store say that the other end of a connection is gone.
+GONE = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "failed to recv",
+    "remote process exited",
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,29 @@ class Environment:
             threads = torch.get_num_threads()
             return f"cpu ({threads} thread{'s' if threads > 1 else ''})"
         return device.type
+
+
+@contextlib.contextmanager
+def joined(recipe: Recipe) -> Iterator[Environment]:
+    """`start`, and `leave` at the end. Raises PeerLost where a process of the run is gone that this one has to wait for."""
+    environment = start(recipe)
+    try:
+        yield environment
+    except Exception as error:
+        if environment.world_size > 1:
+            # What went wrong here is printed before the connections end, and with them the other processes.
+            if isinstance(error, RuntimeError) and any(words in str(error) for words in GONE):
+                raise PeerLost(
+                    f"process {environment.rank} of {environment.world_size}: another process of this run has ended, so this one "
+                    "ends, too; what the other one said tells why. Go on with --resume"
+                ) from None
+            raise
+        leave(environment)
+        raise
+    except BaseException:
+        leave(environment)
+        raise
+    leave(environment)
 
 
 def start(recipe: Recipe) -> Environment:

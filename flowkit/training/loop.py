@@ -8,15 +8,16 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from flowkit.events import Event, Finished, Logged, Notice, Saved, Stepped, Validated
-from flowkit.training.checkpoints import save_checkpoint
+from flowkit.errors import UserError
+from flowkit.events import Event, Finished, Logged, Notice, Stepped, Validated
+from flowkit.training.agreement import Agreement
 from flowkit.training.meters import Meters, Stopwatch, memory_bytes
 from flowkit.training.nonfinite import give_up
 from flowkit.training.preview import Sampler
+from flowkit.training.saving import Saver
 from flowkit.training.session import Session
 from flowkit.training.snapshots import save_snapshot
 from flowkit.training.update import flow_loss, one_update
@@ -47,7 +48,9 @@ def run(session: Session, emit: Emit, stop_requested: Callable[[], bool] = lambd
         recipe.ema.snapshot_every.steps(per_epoch),
     )  # fmt: skip
     meters, watch, started, step = Meters(), Stopwatch(), time.perf_counter(), session.start_step
-    progress = _Progress(session, watch)
+    if session.meters is not None:
+        meters.restore(session.meters, session.layout.rank, session.device)
+    progress, saver, agreement = _Progress(session, watch), Saver(session), Agreement()
     emit(session.announce())
     sampler = Sampler(session) if session.is_main and every.sample else None
     if sampler is not None and sampler.notice:
@@ -62,41 +65,44 @@ def run(session: Session, emit: Emit, stop_requested: Callable[[], bool] = lambd
         if session.ema is not None:
             session.ema.follow(step, skipped)
         emit(Stepped(step))
+        if written := saver.finished():
+            emit(written)
 
-        stopping = stop_requested() and session.layout.world_size == 1
+        stopping = agreement.any(stop_requested())
         if step % every.log == 0 or last:
-            # Several processes agree to stop where they meet anyway: in the log step's reduction.
-            means, stops = meters.means(stop=stop_requested())
-            stopping = stopping or stops
+            means, updates = meters.means()
             streak, peak = round(means.pop("streak")), means.pop("peak")
-            logged = progress.log(step, means)
+            logged = progress.log(step, means, updates)
             emit(logged)
             if spike := progress.spike(logged, peak):
                 emit(Notice(spike))
             if recipe.train.max_skipped and streak >= recipe.train.max_skipped:
                 give_up(session, step, streak)
-        saving = stopping or _due(step, every.save, last)
-        validating = bool(session.validator.count) and (
-            _due(step, every.validate, last) or _due(step, every.save, last)
-        )
+        # A stop changes nothing but that it saves: which checkpoint is the best, a run that was never stopped says, too.
+        planned = _due(step, every.save, last)
+        saving = stopping or planned
+        validating = bool(session.validator.count) and (planned or _due(step, every.validate, last))
         sampling = bool(every.sample) and _due(step, every.sample, last)
         snapping = bool(recipe.ema.power) and session.is_main and _due(step, every.snapshot, last)
         if saving or validating or sampling or snapping:
             with watch.held(session.device):
-                validated = validate(session, step, saving=saving) if validating else None
+                if saving and (written := saver.settle()):  # first, for which is the best depends on it
+                    emit(written)
+                validated = validate(session, step, saving=planned) if validating else None
                 if validated is not None:
                     emit(validated)
                 if sampler is not None and sampling:
                     emit(sampler(step))
-                if snapping and session.ema is not None:
-                    save_snapshot(session.run_dir, step, session.ema.power_modules(), recipe.ema.snapshot_dtype)
-                if session.is_main and saving:
-                    emit(save(session, step, validated))
-                if validated is not None and validated.best:
-                    session.best = (step, validated.loss)
+                if snapping and (trouble := _snapshot(session, step)):
+                    emit(trouble)
+                if saving:
+                    saver.start(step, validated, meters, progress.skipped)
         if stopping and not last:
             reason = "interrupted"
             break
+    agreement.settle()
+    if written := saver.settle(last=True):
+        emit(written)
     accelerator.wait_for_everyone()
     emit(Finished(step, time.perf_counter() - started, session.run_dir, reason))
     return reason
@@ -115,25 +121,14 @@ def validate(session: Session, step: int, *, saving: bool) -> Validated:
     return Validated(step, smooth.loss, raw.loss, smooth.zero_loss, smooth.bins, best, gaussian, losses)
 
 
-def save(session: Session, step: int, validated: Validated | None) -> Saved:
-    """Write a checkpoint; `best` moves to it when its validation loss is the lowest that was saved."""
-    start = time.perf_counter()
-    is_best, best = False, session.best
-    losses: dict[str, Any] | None = None
-    if validated is not None:
-        is_best = validated.best
-        best = (step, validated.loss) if is_best else best
-        losses = {"loss": validated.loss, "raw_loss": validated.raw_loss, "zero_loss": validated.zero_loss}
-        if validated.ema_losses:
-            losses["ema_losses"] = validated.ema_losses
-    scaler = session.environment.accelerator.scaler
-    state = {"step": step, "best": best, "scaler": None if scaler is None else scaler.state_dict()}
-    path = save_checkpoint(
-        session.run_dir, step, model=session.model, averages={} if session.ema is None else session.ema.modules(),
-        optimizer=session.optimizer, normalizer=session.normalizer.tensors(), sidecar=session.sidecar(step, losses),
-        state=state, best=is_best, keep_last=session.recipe.train.keep_last,
-    )  # fmt: skip
-    return Saved(step, path, is_best, time.perf_counter() - start)
+def _snapshot(session: Session, step: int) -> Notice | None:
+    """Keep the power-function averages as they are now; what is wrong where that cannot be done, for training goes on."""
+    assert session.ema is not None
+    try:
+        save_snapshot(session.run_dir, step, session.ema.power_modules(), session.recipe.ema.snapshot_dtype)
+    except UserError as error:
+        return Notice(str(error))
+    return None
 
 
 def _due(step: int, every: int, last: bool) -> bool:
@@ -157,18 +152,19 @@ class _Progress:
 
     def __init__(self, session: Session, watch: Stopwatch):
         self.session, self.watch = session, watch
-        self.skipped = 0
+        self.skipped = session.skipped
         self.step, self.seconds = session.start_step, watch.seconds()
         self.first = self.step + 1  # update of those that the last log step was about
         self.losses: deque[float] = deque(maxlen=LOOKS_BACK)
 
-    def log(self, step: int, means: dict[str, float]) -> Logged:
+    def log(self, step: int, means: dict[str, float], summed: int) -> Logged:
+        """means: over the last `summed` updates, which were not all made since this process started."""
         session, seconds = self.session, self.watch.seconds()
         updates, passed = step - self.step, max(seconds - self.seconds, 1e-9)
         self.first, self.step, self.seconds = self.step + 1, step, seconds
-        skipped = round(means.pop("skipped") * updates)
+        skipped = round(means.pop("skipped") * summed)
         self.skipped += skipped
-        of_made = updates / (updates - skipped) if skipped < updates else math.nan
+        of_made = summed / (summed - skipped) if skipped < summed else math.nan
         means = {name: value * of_made for name, value in means.items()}
         ema = session.ema
         return Logged(

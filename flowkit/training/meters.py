@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,24 +36,44 @@ class Meters:
         """One update has gone by: the number that `means` divides by."""
         self._updates += 1
 
-    def means(self, *, stop: bool) -> tuple[dict[str, float], bool]:
-        """(means over the updates since the last call and over processes, whether any process passed `stop`).
+    def means(self) -> tuple[dict[str, float], int]:
+        """(means over the updates since the last call and over processes, how many updates those were).
 
         Among the means are "streak", updates skipped in a row up to now, and "peak", the largest loss, which are none.
-
-        The one place where the loop waits for the device, and so the place where processes agree.
+        The one place where the loop waits for the device.
         """
-        flag = torch.tensor([float(stop)], dtype=torch.float64, device=next(iter(self._sums.values())).device)
         assert self._streak is not None and self._peak is not None
         extremes = torch.stack((self._streak, self._peak)).double()
-        stacked = torch.cat((torch.stack(list(self._sums.values())).double() / self._updates, extremes, flag))
+        stacked = torch.cat((torch.stack(list(self._sums.values())).double() / self._updates, extremes))
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(stacked)
             stacked /= torch.distributed.get_world_size()
-        *values, stops = stacked.tolist()
-        means = dict(zip((*self._sums, "streak", "peak"), values, strict=True))
+        means, updates = dict(zip((*self._sums, "streak", "peak"), stacked.tolist(), strict=True)), self._updates
         self._sums, self._updates, self._peak = {}, 0, None
-        return means, stops > 0
+        return means, updates
+
+    def state(self) -> tuple[dict[str, Any], Tensor]:
+        """What a run that resumes between two log steps needs, as (names and counts, sums (processes, k)). A collective.
+
+        The sums stay on the device; `restore` takes them as {**names and counts, "values": sums as lists}.
+        """
+        assert self._streak is not None
+        peak = torch.zeros_like(self._streak) if self._peak is None else self._peak
+        values = torch.stack([*self._sums.values(), self._streak, peak])[None]
+        if torch.distributed.is_initialized():
+            parts = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
+            torch.distributed.all_gather(parts, values)
+            values = torch.cat(parts)
+        return {"names": list(self._sums), "updates": self._updates}, values
+
+    def restore(self, state: dict[str, Any], rank: int, device: torch.device) -> None:
+        """Go on from `state`: this process from its own sums, or from the mean where there were more or fewer of them."""
+        values = torch.tensor(state["values"], dtype=torch.float32, device=device)
+        same = torch.distributed.is_initialized() and torch.distributed.get_world_size() == len(values)
+        mine = values[rank] if same else values.mean(0)
+        *sums, self._streak, self._peak = mine.unbind()
+        self._sums = dict(zip(state["names"], sums, strict=True))
+        self._updates = state["updates"]
 
 
 class Stopwatch:

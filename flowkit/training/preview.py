@@ -40,12 +40,12 @@ class Sampler:
     def __call__(self, step: int) -> Sampled | Notice:
         """Draw, measure, and write them to `samples/step-NNNNNNNN/`; a Notice where that cannot be done.
 
-        An adaptive solver gives up on a field that is not yet smooth, and training should not end for that.
+        An adaptive solver gives up on a field that is not yet smooth, a disk is full: training should not end for that.
         """
         training = self.session.sampling_model.training
         try:
             return self._sampled(step)
-        except UserError as error:
+        except (UserError, OSError) as error:
             return Notice(f"no samples at step {step}: {error}")
         finally:
             self.session.sampling_model.train(training)

@@ -34,6 +34,7 @@ FREE_KEYS = (
     "val_rows",
     "save_every",
     "keep_last",
+    "keep_every",
     "max_skipped",
     "max_hours",
 )
@@ -80,3 +81,4 @@ def restore(session: Session, files: CheckpointFiles, *, resume: bool) -> None:
     session.start_step = state["step"]
     best = state.get("best")
     session.best = None if best is None else (best[0], best[1])
+    session.meters, session.skipped = state.get("meters"), state.get("skipped", 0)

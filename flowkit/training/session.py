@@ -76,6 +76,8 @@ class Session:
     custom: bool  # the model is the user's own module
     start_step: int = 0
     best: tuple[int, float] | None = None  # step and validation loss of the best checkpoint saved so far
+    meters: dict[str, Any] | None = None  # of a resumed run, what it had summed since its last log step
+    skipped: int = 0  # updates, up to that log step
 
     @cached_property
     def parameters(self) -> list[nn.Parameter]:

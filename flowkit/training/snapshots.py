@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from flowkit.checkpoint import SNAPSHOT, SNAPSHOTS, list_snapshots
+from flowkit.checkpoint import SNAPSHOT, SNAPSHOTS, checkpoint_step, list_snapshots
 from flowkit.data.files import make_readable, tensor_file_errors, write_json
 from flowkit.errors import UserError
 from flowkit.training.files import plain, sync
@@ -42,7 +42,7 @@ def save_snapshot(run_dir: Path, step: int, modules: dict[str, nn.Module], dtype
     except OSError as error:
         raise UserError(
             f"{target}: the snapshot cannot be written ({error.strerror or error}); earlier ones are untouched. "
-            "Free some space or mend the folder, then continue with --resume"
+            "Training goes on; the next is tried when it is due"
         ) from None
     return target
 
@@ -50,7 +50,7 @@ def save_snapshot(run_dir: Path, step: int, modules: dict[str, nn.Module], dtype
 def drop_later_snapshots(run_dir: Path, step: int) -> None:
     """Remove those after `step`, where a run is about to continue: they are of a future that may not come."""
     for path in list_snapshots(run_dir):
-        if int(path.name.removeprefix("step-")) > step:
+        if checkpoint_step(path) > step:
             shutil.rmtree(path, ignore_errors=True)
 
 

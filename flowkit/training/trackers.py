@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import secrets
 from pathlib import Path
 from types import TracebackType
@@ -40,25 +42,44 @@ def metrics_of(event: Event) -> dict[str, Any] | None:
 
 
 class MetricsFile:
-    """Appends one JSON object a log step, validation or drawing of samples; continuing from step s drops what came after."""
+    """Appends one JSON object a log step, validation or drawing of samples; continuing from step s drops what came after.
+
+    Lines that a full disk or a folder that is gone does not take are kept, and written when it does again.
+    """
 
     def __init__(self, path: Path, start_step: int):
+        self.path = path
+        self.trouble: OSError | None = None  # why the last lines are not in the file
+        self._waiting: list[str] = []
         if path.exists():
             kept = [line for line in path.read_text("utf-8").splitlines() if _step(line) <= start_step]
             with replacing(path) as partial:
                 partial.write_text("".join(line + "\n" for line in kept), "utf-8")
-        try:
-            self._file = path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+        self._write()
+        if self.trouble is not None:
+            raise UserError(f"{path}: cannot be written ({self.trouble.strerror})")
 
     def __call__(self, event: Event) -> None:
         metrics = metrics_of(event)
         if metrics is not None:
             # JSON has no NaN: null says "not a number" to every reader.
             clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
-            self._file.write(json.dumps(clean) + "\n")
-            self._file.flush()
+            self._waiting.append(json.dumps(clean) + "\n")
+            self._write()
+
+    def _write(self) -> None:
+        """Opened anew every time: a file that was removed would take lines that nobody can read."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(self._waiting)
+        except OSError as error:
+            self.trouble = error
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, size)  # part of a line may have found room
+        else:
+            self.trouble, self._waiting = None, []
 
     def __enter__(self) -> Self:
         return self
@@ -66,7 +87,13 @@ class MetricsFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        if self._waiting:
+            self._write()
+        if self.trouble is not None and error is None:
+            raise UserError(
+                f"{self.path}: the last {len(self._waiting)} lines could not be written ({self.trouble.strerror}); the "
+                "checkpoints are whole. Free some space or mend the folder"
+            )
 
 
 def _step(line: str) -> float:

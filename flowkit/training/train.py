@@ -68,9 +68,8 @@ def train(
     if resume and init_from is not None:
         raise UserError("--resume and --init-from contradict each other: a resumed run goes on from its own checkpoint")
     started = time.monotonic()
-    environment = environments.start(recipe)
-    accelerator = environment.accelerator
-    try:
+    with environments.joined(recipe) as environment:
+        accelerator = environment.accelerator
         run_dir, resume_from = recipe.run.directory, None
         if accelerator.is_main_process or resume:
             run_dir, resume_from = open_run_dir(recipe, resume=resume, overwrite=overwrite)
@@ -125,8 +124,6 @@ def train(
         session.batches.close()
         _release(session)
         return Outcome(run_dir, reason, stop.number)
-    finally:
-        environments.leave(environment)
 
 
 def _deadline(started: float, max_hours: float | None) -> float:
@@ -149,14 +146,23 @@ def _listening(session: Session, listeners: Callable[[], Sequence[Listener]]) ->
         yield lambda event: None
         return
     with contextlib.ExitStack() as stack:
-        hearing: list[Listener] = [stack.enter_context(MetricsFile(session.run_dir / METRICS, session.start_step))]
+        metrics = stack.enter_context(MetricsFile(session.run_dir / METRICS, session.start_step))
+        hearing: list[Listener] = [metrics]
         if session.recipe.track.wandb:
             hearing.append(stack.enter_context(WandbTracker(session.recipe, session.run_dir, session.start_step)))
         hearing += [stack.enter_context(listener) for listener in listeners()]
 
+        told = False
+
         def emit(event: Event) -> None:
+            nonlocal told
             for listener in hearing:
                 listener(event)
+            if metrics.trouble is not None and not told:
+                told = True
+                reason = metrics.trouble.strerror
+                emit(Notice(f"{metrics.path}: cannot be written ({reason}); its lines are kept until it can be"))
+            told = metrics.trouble is not None
 
         yield emit
 

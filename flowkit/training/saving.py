@@ -1,0 +1,117 @@
+"""Saving behind training: the run stops for a copy of its tensors only, and a thread writes the copy."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowkit.checkpoint import STATE
+from flowkit.errors import UserError
+from flowkit.events import Notice, Saved, Validated
+from flowkit.training.checkpoints import contents, save_checkpoint
+from flowkit.training.meters import Meters
+from flowkit.training.session import Session
+
+
+class Saver:
+    """Writes the checkpoints of a run, one at a time. The copy lies in the host's memory, in buffers that are kept."""
+
+    def __init__(self, session: Session):
+        self.session = session
+        self._copies: dict[tuple[str, str], Tensor] = {}
+        self._writing: Future[Saved] | None = None
+        self._best: tuple[int, float] | None = None  # once that is written
+
+    def start(self, step: int, validated: Validated | None, meters: Meters, skipped: int) -> None:
+        """Copy all that a checkpoint of this step holds, and have it written. The one before must be settled. A collective.
+
+        skipped: updates that the run has skipped up to its last log step.
+        """
+        session, started = self.session, time.perf_counter()
+        counts, sums = meters.state()
+        tensors = contents(session.model, {} if session.ema is None else session.ema.modules(), session.optimizer)
+        if not session.is_main:
+            return
+        assert self._writing is None, "one checkpoint at a time"
+        is_best = validated is not None and validated.best
+        self._best = (step, validated.loss) if validated is not None and is_best else session.best
+        scaler = session.environment.accelerator.scaler
+        state = {
+            "step": step,
+            "best": self._best,
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "skipped": skipped,
+        }
+        sidecar = session.sidecar(step, None if validated is None else validated.losses())
+        tensors = {file: {name: self._copy(file, name, tensor) for name, tensor in named.items()}
+                   for file, named in tensors.items()}  # fmt: skip
+        sums, copied = self._copy(STATE, "meters", sums), _mark(session.device)
+
+        def write() -> Saved:
+            if copied is not None:
+                copied.synchronize()
+            state["meters"] = {**counts, "values": sums.tolist()}
+            path = save_checkpoint(
+                session.run_dir, step, tensors=tensors, normalizer=session.normalizer.tensors(), sidecar=sidecar,
+                state=state, best=is_best, keep_last=session.recipe.train.keep_last,
+                keep_every=session.recipe.train.keep_every.steps(session.steps_per_epoch),
+            )  # fmt: skip
+            return Saved(step, path, is_best, time.perf_counter() - started)
+
+        self._writing = _in_background(write)
+
+    def finished(self) -> Saved | Notice | None:
+        """What became of the checkpoint that was being written, told once; None while it is. Never waits."""
+        return self.settle() if self._writing is not None and self._writing.done() else None
+
+    def settle(self, *, last: bool = False) -> Saved | Notice | None:
+        """The same, after waiting for it. That it failed is a notice, and a UserError where training is at its end."""
+        if self._writing is None:
+            return None
+        writing, self._writing = self._writing, None
+        try:
+            saved = writing.result()
+        except UserError as error:
+            if last:
+                raise UserError(f"{error}. Free some space or mend the folder, then continue with --resume") from None
+            return Notice(f"{error}. Training goes on; the next checkpoint is tried when it is due")
+        self.session.best = self._best
+        return saved
+
+    def _copy(self, file: str, name: str, tensor: Tensor) -> Tensor:
+        """`tensor` in the host's memory; from a GPU the copy is merely enqueued, behind the updates that were before it."""
+        tensor = tensor.detach()
+        copy = self._copies.get((file, name))
+        if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
+            copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
+            self._copies[file, name] = copy
+        return copy.copy_(tensor, non_blocking=True)
+
+
+def _in_background(work: Callable[[], Any]) -> Future[Any]:
+    """The result of `work`, which a thread of its own does; unlike a pool's, it keeps nobody from leaving at once."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="checkpoint", daemon=True).start()
+    return future
+
+
+def _mark(device: torch.device) -> torch.cuda.Event | None:
+    """Something to wait for until the copies that were enqueued so far are made."""
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event()
+    event.record()
+    return event
