@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from flowkit.checkpoint import list_checkpoints
 from flowkit.data.dataset import Dataset
 from flowkit.errors import UserError
 from flowkit.events import Event, Finished, Notice, Stepped
+from flowkit.training import saving
+from flowkit.training.checkpoints import save_checkpoint
 from tests.conftest import Recorder, sketch_rows
 
 CLOCKS = {"rows_per_second", "memory_bytes"}  # all that an interruption may change in metrics.jsonl
@@ -79,7 +82,12 @@ def files(run_dir: Path, *patterns: str) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("of", [sketches, sentences])
 @pytest.mark.parametrize("stops", [(2, 7, 9, 12), (1, 3, 6, 8, 13)], ids=str)
-def test_interruptions_leave_no_trace(tmp_path, of, stops):
+def test_interruptions_leave_no_trace(tmp_path, monkeypatch, of, stops):
+    def slow(*arguments: Any, **named: Any) -> Path:
+        time.sleep(0.2)  # some updates: what is written is what was there when the checkpoint was due
+        return save_checkpoint(*arguments, **named)
+
+    monkeypatch.setattr(saving, "save_checkpoint", slow)
     model, data = of()
     whole, stopped = ({**RECIPE, "run": {"name": name, "dir": str(tmp_path)}, "model": model} for name in ("a", "b"))
     flowkit.train(whole, data=data)
