@@ -1,13 +1,15 @@
-"""What any process asks for, all of them learn at the end of the same update, and nobody reads the device for it."""
+"""Why to stop: what any process was told, all of them learn at the end of the same update, and nobody reads the device for it."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, distributed
 
+GO_ON, OUT_OF_TIME = 0, 1  # any other reason to stop is the number of a signal
+
 
 class Agreement:
-    """Passes one flag a process and update around on the hosts, while the next update is already being enqueued.
+    """Passes one number a process and update around on the hosts, while the next update is already being enqueued.
 
     Its own gloo group: on GPUs the run's own group would put the question behind all the work that the devices have yet to do.
     The answer is that of the update before, so that nobody waits for it; it is the same everywhere, and so is where they stop.
@@ -18,22 +20,22 @@ class Agreement:
         self._group = distributed.new_group(backend="gloo") if several else None
         self._asked: tuple[distributed.Work, Tensor] | None = None
 
-    def any(self, asked: bool) -> bool:
-        """Whether any process asked, up to the update before where there are several. A collective, once an update."""
+    def of(self, reason: int) -> int:
+        """The largest reason of any process, up to the update before where there are several. A collective, once an update."""
         if self._group is None:
-            return asked
+            return reason
         answer = self.settle()
-        flag = torch.tensor([asked], dtype=torch.int32)
-        work = distributed.all_reduce(flag, distributed.ReduceOp.MAX, group=self._group, async_op=True)
+        largest = torch.tensor([reason], dtype=torch.int32)
+        work = distributed.all_reduce(largest, distributed.ReduceOp.MAX, group=self._group, async_op=True)
         assert work is not None
-        self._asked = work, flag
+        self._asked = work, largest
         return answer
 
-    def settle(self) -> bool:
+    def settle(self) -> int:
         """The answer to the last question, which nobody may leave open when the group ends."""
         if self._asked is None:
-            return False
-        work, flag = self._asked
+            return GO_ON
+        work, largest = self._asked
         self._asked = None
         work.wait()
-        return bool(flag)
+        return int(largest)

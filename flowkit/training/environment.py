@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowkit.errors import PeerLost, UserError
+from flowkit.training.agreement import Agreement
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -30,6 +31,7 @@ GONE = (
 class Environment:
     accelerator: Accelerator
     notices: tuple[str, ...]  # what the user should read once
+    agreement: Agreement  # among the processes
 
     @property
     def rank(self) -> int:
@@ -126,7 +128,7 @@ def start(recipe: Recipe) -> Environment:
             f"the launcher's configuration asks for {kind}; flowkit trains with plain data parallelism: use one of "
             "accelerate_configs/"
         )
-    return Environment(accelerator, tuple(notices))
+    return Environment(accelerator, tuple(notices), Agreement())
 
 
 def leave(environment: Environment) -> None:

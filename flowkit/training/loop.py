@@ -13,7 +13,7 @@ import torch
 
 from flowkit.errors import UserError
 from flowkit.events import Event, Finished, Logged, Notice, Stepped, Validated
-from flowkit.training.agreement import Agreement
+from flowkit.training.agreement import GO_ON
 from flowkit.training.meters import Meters, Stopwatch, memory_bytes
 from flowkit.training.nonfinite import give_up
 from flowkit.training.preview import Sampler
@@ -38,8 +38,11 @@ class Intervals:
     snapshot: int  # of the power-function averages
 
 
-def run(session: Session, emit: Emit, stop_requested: Callable[[], bool] = lambda: False) -> str:
-    """Train from `session.start_step` to the end. Returns "done", or "interrupted" after a stop was requested and saved."""
+def run(session: Session, emit: Emit, asked: Callable[[], int]) -> int:
+    """Train from `session.start_step` to the end, or until `asked` of any process is a reason to stop; then save.
+
+    Returns GO_ON at the end, else the reason.
+    """
     recipe, accelerator = session.recipe, session.environment.accelerator
     per_epoch = session.steps_per_epoch
     every = Intervals(
@@ -50,13 +53,13 @@ def run(session: Session, emit: Emit, stop_requested: Callable[[], bool] = lambd
     meters, watch, started, step = Meters(), Stopwatch(), time.perf_counter(), session.start_step
     if session.meters is not None:
         meters.restore(session.meters, session.layout.rank, session.device)
-    progress, saver, agreement = _Progress(session, watch), Saver(session), Agreement()
+    progress, saver, agreement = _Progress(session, watch), Saver(session), session.environment.agreement
     emit(session.announce())
     sampler = Sampler(session) if session.is_main and every.sample else None
     if sampler is not None and sampler.notice:
         emit(Notice(sampler.notice))
     _discarded_backward(session)
-    reason = "done"
+    reason = GO_ON
     for update in range(session.start_step, session.total_steps):
         for group in session.optimizer.param_groups:
             group["lr"] = session.rate(update)
@@ -68,7 +71,7 @@ def run(session: Session, emit: Emit, stop_requested: Callable[[], bool] = lambd
         if written := saver.finished():
             emit(written)
 
-        stopping = agreement.any(stop_requested())
+        reason = GO_ON if last else agreement.of(asked())
         if step % every.log == 0 or last:
             means, updates = meters.means()
             streak, peak = round(means.pop("streak")), means.pop("peak")
@@ -80,7 +83,7 @@ def run(session: Session, emit: Emit, stop_requested: Callable[[], bool] = lambd
                 give_up(session, step, streak)
         # A stop changes nothing but that it saves: which checkpoint is the best, a run that was never stopped says, too.
         planned = _due(step, every.save, last)
-        saving = stopping or planned
+        saving = planned or reason != GO_ON
         validating = bool(session.validator.count) and (planned or _due(step, every.validate, last))
         sampling = bool(every.sample) and _due(step, every.sample, last)
         snapping = bool(recipe.ema.power) and session.is_main and _due(step, every.snapshot, last)
@@ -97,14 +100,13 @@ def run(session: Session, emit: Emit, stop_requested: Callable[[], bool] = lambd
                     emit(trouble)
                 if saving:
                     saver.start(step, validated, meters, progress.skipped)
-        if stopping and not last:
-            reason = "interrupted"
+        if reason != GO_ON:
             break
     agreement.settle()
     if written := saver.settle(last=True):
         emit(written)
     accelerator.wait_for_everyone()
-    emit(Finished(step, time.perf_counter() - started, session.run_dir, reason))
+    emit(Finished(step, time.perf_counter() - started, session.run_dir, "done" if reason == GO_ON else "interrupted"))
     return reason
 
 

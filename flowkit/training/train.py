@@ -19,6 +19,7 @@ from flowkit.data.source import open_data, with_split
 from flowkit.errors import UserError
 from flowkit.events import Event, Listener, Notice
 from flowkit.training import environment as environments
+from flowkit.training.agreement import GO_ON, OUT_OF_TIME
 from flowkit.training.launcher import end_with_launcher
 from flowkit.training.loop import run
 from flowkit.training.resume import checkpoint_normalizer, recipe_changes, restore
@@ -39,7 +40,7 @@ RESERVE = 120.0  # seconds of train.max_hours that are left for the last save; a
 class Outcome:
     run_dir: Path
     reason: str  # "done" | "already done" | "interrupted" | "out of time"
-    signal: int | None  # what interrupted it
+    signal: int | None  # what interrupted it, here or elsewhere
 
 
 def train(
@@ -117,13 +118,13 @@ def train(
             for notice in environment.notices:
                 emit(Notice(notice))
             deadline = _deadline(started, recipe.train.max_hours)
-            reason = run(session, emit, lambda: stop.number is not None or time.monotonic() > deadline)
-            if reason == "interrupted" and stop.number is None:
-                reason = "out of time"
+            stopped = run(session, emit, lambda: stop.number or (OUT_OF_TIME if time.monotonic() > deadline else GO_ON))
         session.pairing.close()
         session.batches.close()
         _release(session)
-        return Outcome(run_dir, reason, stop.number)
+        if stopped in (GO_ON, OUT_OF_TIME):
+            return Outcome(run_dir, "done" if stopped == GO_ON else "out of time", None)
+        return Outcome(run_dir, "interrupted", stopped)
 
 
 def _deadline(started: float, max_hours: float | None) -> float:
@@ -169,7 +170,7 @@ def _listening(session: Session, listeners: Callable[[], Sequence[Listener]]) ->
 
 @dataclasses.dataclass
 class _Stop:
-    number: int | None = None
+    number: int = 0
 
 
 @contextlib.contextmanager
@@ -178,7 +179,7 @@ def _stop_signals() -> Iterator[_Stop]:
     stop = _Stop()
 
     def ask(number: int, frame: Any) -> None:
-        if stop.number is not None and number == signal.SIGINT:
+        if stop.number and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.number = stop.number or number
 

@@ -1,0 +1,177 @@
+"""Several real processes: they stop together, they end together, and it does not matter how many they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.test_two_processes import distance, tensors
+
+RECIPE = """
+[run]
+name = "run"
+[data]
+source = "8gaussians-labelled"
+num_samples = 400
+val_fraction = {val_fraction}
+[model]
+arch = "selu_mlp"
+hidden_dim = 32
+[optim]
+lr = 1e-3
+[train]
+steps = {steps}
+batch_size = 32
+log_every = {log_every}
+val_every = 20
+save_every = 20
+[sample]
+every = "never"
+"""
+LONG = {"steps": 10**6, "log_every": 10**5, "val_fraction": 0.0}  # no log step comes along: they agree without
+TRAIN = ("-m", "flowkit", "train", "recipe.toml", "-q")
+# Trains the recipe of its folder; the rank of the first argument fails as its second says, after some updates.
+FAILING = """
+import os, signal, sys
+import torch, flowkit
+
+class Failing(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net, self.calls = torch.nn.Linear(3, 2), 0
+
+    def forward(self, x, t, class_label=None, condition=None, cond_drop=None):
+        self.calls += 1
+        if self.calls == 40 and os.environ["RANK"] == sys.argv[1]:
+            if sys.argv[2] == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise RuntimeError("this rank has met a defect")
+        return self.net(torch.cat((x, t[:, None]), 1))
+
+flowkit.train("recipe.toml", model=Failing())
+"""
+
+
+def environment() -> dict[str, str]:
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def recipe(folder: Path, **values: float) -> None:
+    (folder / "recipe.toml").write_text(RECIPE.format(**{"val_fraction": 0.2, "log_every": 10, "steps": 40, **values}))
+
+
+def start(folder: Path, processes: int, *command: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    launcher = launcher or ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
+    return subprocess.Popen(
+        [sys.executable, *launcher, *command], cwd=folder, env=environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def ranks(launcher: subprocess.Popen[str]) -> dict[int, int]:
+    """Process ids by rank."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    found = {}
+    for child in children:
+        for variable in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+            if variable.startswith(b"RANK="):
+                found[int(variable[5:])] = int(child)
+    return found
+
+
+def until(what, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+def running(process: int) -> bool:
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().split()[2] != "Z"
+
+
+def training(launcher: subprocess.Popen[str], folder: Path) -> Path:
+    """The checkpoints of the run, when there is one."""
+    checkpoints = folder / "runs" / "run" / "checkpoints"
+    until(lambda: launcher.poll() is not None or (checkpoints.exists() and any(checkpoints.glob("step-*"))))
+    assert launcher.poll() is None, launcher.communicate()[0]
+    return checkpoints
+
+
+def test_a_signal_to_any_rank_stops_all_of_them(tmp_path):
+    recipe(tmp_path, **LONG)
+    launcher = start(tmp_path, 2, *TRAIN)
+    checkpoints = training(launcher, tmp_path)
+    os.kill(ranks(launcher)[1], signal.SIGUSR1)
+    said, _ = launcher.communicate(timeout=60)
+    assert "flowkit/training" not in said  # in any traceback: the only one is the launcher's own
+    state = json.loads((checkpoints / "latest" / "state.json").read_text())
+    assert len(state["meters"]["values"]) == 2
+    assert f"exitcode  : {128 + signal.SIGUSR1}" in said and launcher.returncode == 1, said
+
+
+def test_a_sigterm_to_the_launcher_saves_and_leaves(tmp_path):
+    recipe(tmp_path, **LONG)
+    launcher = start(tmp_path, 2, *TRAIN)
+    checkpoints = training(launcher, tmp_path)
+    steps, processes = len(list(checkpoints.glob("step-*"))), ranks(launcher).values()
+    launcher.terminate()
+    said, _ = launcher.communicate(timeout=60)
+    until(lambda: not any(map(running, processes)), 30)
+    assert "flowkit/training" not in said and launcher.returncode == 1, said
+    assert json.loads((checkpoints / "latest" / "state.json").read_text())["step"] > 20 * steps
+
+
+@pytest.mark.parametrize("how", ["raise", "kill"])
+def test_a_rank_that_dies_takes_the_other_down_and_is_heard_first(tmp_path, how):
+    recipe(tmp_path, **LONG)
+    text = (tmp_path / "recipe.toml").read_text().replace('arch = "selu_mlp"\nhidden_dim = 32', 'arch = "custom"')
+    (tmp_path / "recipe.toml").write_text(text)
+    (tmp_path / "failing.py").write_text(FAILING)
+    launcher = start(tmp_path, 2, "failing.py", "1", how)
+    said, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1
+    lost = said.index("process 0 of 2: another process of this run has ended")
+    if how == "raise":
+        assert said.index("RuntimeError: this rank has met a defect") < lost
+    assert said.count("flowkit/training/loop.py") == (how == "raise")  # one traceback, of the rank that failed
+
+
+def test_two_launchers_of_two_processes_do_what_one_process_does(tmp_path):
+    """As on two machines; of the three validation rows one rank has none."""
+    recipe(tmp_path, val_fraction=3 / 400)
+    alone = subprocess.run(
+        [sys.executable, *TRAIN, "--set", "run.name=one"], cwd=tmp_path, env=environment(), capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    assert alone.returncode == 0, alone.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launchers = [
+        start(tmp_path, 2, *TRAIN, launcher=(
+            "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", "4", "--num_machines", "2",
+            "--machine_rank", str(machine), "--main_process_ip", "127.0.0.1", "--main_process_port", port,
+            "--mixed_precision", "no", "--dynamo_backend", "no",
+        ))
+        for machine in (0, 1)
+    ]  # fmt: skip
+    for launcher in launchers:
+        said, _ = launcher.communicate(timeout=120)
+        assert launcher.returncode == 0, said
+    assert distance(tensors(tmp_path, "run"), tensors(tmp_path, "one")) < 1e-5
+    assert distance(tensors(tmp_path, "run", "ema"), tensors(tmp_path, "one", "ema")) < 1e-5
+    lines, wanted = ((tmp_path / "runs" / run / "metrics.jsonl").read_text().splitlines() for run in ("run", "one"))
+    for mine, other in zip(map(json.loads, lines), map(json.loads, wanted), strict=True):
+        for name in mine.keys() & {"step", "loss", "lr", "grad_norm", "val_loss", "val_zero_loss"}:
+            assert mine[name] == pytest.approx(other[name], rel=1e-4), name
