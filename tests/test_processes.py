@@ -120,15 +120,16 @@ def test_a_signal_to_any_rank_stops_all_of_them(tmp_path):
     assert f"exitcode  : {128 + signal.SIGUSR1}" in said and launcher.returncode == 1, said
 
 
-def test_a_sigterm_to_the_launcher_saves_and_leaves(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_launcher_that_is_stopped_leaves_a_checkpoint_and_no_orphan(tmp_path, number):
     recipe(tmp_path, **LONG)
     launcher = start(tmp_path, 2, *TRAIN)
     checkpoints = training(launcher, tmp_path)
     steps, processes = len(list(checkpoints.glob("step-*"))), ranks(launcher).values()
-    launcher.terminate()
+    launcher.send_signal(number)
     said, _ = launcher.communicate(timeout=60)
     until(lambda: not any(map(running, processes)), 30)
-    assert "flowkit/training" not in said and launcher.returncode == 1, said
+    assert "flowkit/training" not in said and launcher.returncode == {signal.SIGTERM: 1}.get(number, -number), said
     assert json.loads((checkpoints / "latest" / "state.json").read_text())["step"] > 20 * steps
 
 

@@ -38,7 +38,7 @@ class Intervals:
     snapshot: int  # of the power-function averages
 
 
-def run(session: Session, emit: Emit, asked: Callable[[], int]) -> int:
+def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) -> int:
     """Train from `session.start_step` to the end, or until `asked` of any process is a reason to stop; then save.
 
     Returns GO_ON at the end, else the reason.
