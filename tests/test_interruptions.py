@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +21,9 @@ from flowkit.checkpoint import list_checkpoints
 from flowkit.data.dataset import Dataset
 from flowkit.errors import UserError
 from flowkit.events import Event, Finished, Notice, Stepped
-from flowkit.training import saving
+from flowkit.training import saving, train
 from flowkit.training.checkpoints import save_checkpoint
+from flowkit.training.run_lock import RunLock
 from tests.conftest import Recorder, sketch_rows
 
 CLOCKS = {"rows_per_second", "memory_bytes"}  # all that an interruption may change in metrics.jsonl
@@ -163,3 +165,22 @@ def test_a_last_checkpoint_that_cannot_be_written_is_an_error(tmp_path):
     assert (tmp_path / "end" / "checkpoints" / "latest").readlink().name == "step-00000012"
     flowkit.train(recipe, data=data, resume=True)
     assert (tmp_path / "end" / "checkpoints" / "latest").readlink().name == "step-00000014"
+
+
+def test_two_trainers_of_one_run_are_refused_and_the_next_waits_for_the_last(tmp_path, monkeypatch):
+    model, data = sentences()
+    recipe = {**RECIPE, "run": {"name": "one", "dir": str(tmp_path)}, "model": model}
+    flowkit.train(recipe, data=data, listeners=lambda: [At({8: terminate})])
+    monkeypatch.setattr(train, "HANDOVER", 0.1)
+    with RunLock(tmp_path / "one") as other:
+        other.take(wait=0)
+        for named in ({"overwrite": True}, {"resume": True}, {"resume": "auto"}):
+            with pytest.raises(UserError, match="another process is training this run"):
+                flowkit.train(recipe, data=data, **named)
+    assert json.loads((tmp_path / "one" / "checkpoints" / "latest" / "state.json").read_text())["step"] == 8
+    monkeypatch.setattr(train, "HANDOVER", 60)
+    last = RunLock(tmp_path / "one")
+    last.take(wait=0)
+    threading.Timer(1, last.__exit__).start()
+    flowkit.train(recipe, data=data, resume=True)
+    assert [line["step"] for line in metrics(tmp_path / "one") if "loss" in line] == [5, 10, 14]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from flowkit.checkpoint import CHECKPOINTS, LATEST, list_checkpoints
 from flowkit.data.files import replacing
 from flowkit.errors import UserError
+from flowkit.training.run_lock import LOCK
 
 if TYPE_CHECKING:
     from flowkit.recipe import Recipe
@@ -30,7 +31,7 @@ def open_run_dir(recipe: Recipe, *, resume: bool, overwrite: bool) -> tuple[Path
         return run_dir, latest.resolve() if latest.is_dir() else checkpoints[-1]
     if run_dir.exists() and not run_dir.is_dir():
         raise UserError(f"{run_dir}: is a file, where the run's directory would be; choose another run.name or run.dir")
-    if run_dir.exists() and any(run_dir.iterdir()):
+    if run_dir.exists() and any(path.name != LOCK for path in run_dir.iterdir()):
         if not overwrite:
             raise UserError(
                 f"{run_dir}: this run exists. Continue it with --resume, replace it with --overwrite, "
@@ -53,6 +54,8 @@ def write_run_dir(run_dir: Path, recipe: Recipe, *, fresh: bool) -> None:
         try:
             # What a link points to is emptied, so that a run may lie on another disk.
             for path in run_dir.iterdir():
+                if path.name == LOCK:
+                    continue  # which this process holds
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         except OSError as error:
             raise UserError(

@@ -24,6 +24,7 @@ from flowkit.training.launcher import end_with_launcher
 from flowkit.training.loop import run
 from flowkit.training.resume import checkpoint_normalizer, recipe_changes, restore
 from flowkit.training.run_dir import open_run_dir, write_run_dir
+from flowkit.training.run_lock import HANDOVER, RunLock
 from flowkit.training.session import Session, build
 from flowkit.training.snapshots import drop_later_snapshots
 from flowkit.training.trackers import METRICS, MetricsFile, WandbTracker, require_wandb
@@ -60,20 +61,23 @@ def train(
     `listeners` is called on the main process only, when the run is about to begin. Raises UserError before anything of an
     earlier run is touched.
     """
-    auto = resume == "auto"
-    if auto:
-        resume = bool(list_checkpoints(recipe.run.directory))
-        # What was killed before its first checkpoint has nothing to lose; what is no run is still refused.
-        overwrite = overwrite or not resume
-        init_from = None if resume else init_from  # where it goes on, it began with those weights
-    if resume and init_from is not None:
+    if resume is True and init_from is not None:
         raise UserError("--resume and --init-from contradict each other: a resumed run goes on from its own checkpoint")
-    started = time.monotonic()
-    with environments.joined(recipe) as environment:
+    started, auto = time.monotonic(), resume == "auto"
+    with environments.joined(recipe) as environment, RunLock(recipe.run.directory) as lock:
         accelerator = environment.accelerator
         run_dir, resume_from = recipe.run.directory, None
+        if resume:
+            if accelerator.is_main_process and run_dir.is_dir():
+                lock.take(wait=HANDOVER)
+            accelerator.wait_for_everyone()
+        if auto:
+            resume = bool(list_checkpoints(run_dir))
+            # What was killed before its first checkpoint has nothing to lose; what is no run is still refused.
+            overwrite = overwrite or not resume
+            init_from = None if resume else init_from  # where it goes on, it began with those weights
         if accelerator.is_main_process or resume:
-            run_dir, resume_from = open_run_dir(recipe, resume=resume, overwrite=overwrite)
+            run_dir, resume_from = open_run_dir(recipe, resume=bool(resume), overwrite=overwrite)
         if recipe.model.arch == "custom" and model is None:
             raise UserError(
                 'model.arch: "custom" stands for a module given to flowkit.train(recipe, model=...) from Python'
@@ -110,6 +114,7 @@ def train(
         # One rank clears and writes, when all have read what they start from (--init-from may lie in there).
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
+            lock.take(wait=0)
             write_run_dir(run_dir, recipe, fresh=resume_from is None)
             drop_later_snapshots(run_dir, session.start_step)
         accelerator.wait_for_everyone()
