@@ -145,12 +145,8 @@ def start(recipe: Recipe) -> Environment:
             "accelerate_configs/"
         )
     if sharded:
-        holds = (
-            f"each of {expected} processes holds its part of the model"
-            if expected > 1
-            else "of one process, nothing to split"
-        )
-        notices.append(f"FSDP: {holds}")
+        split = f"each of the {expected} processes holds its part of the model"
+        notices.append(f"FSDP: {split if expected > 1 else 'there is one process, so the model stays whole'}")
     return Environment(accelerator, tuple(notices), Agreement(), sharded=sharded and expected > 1)
 
 
