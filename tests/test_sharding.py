@@ -137,13 +137,24 @@ half("fsdp", "fsdp-then-ddp")
 launched("fsdp-then-ddp", False, resume=True)
 half("fsdp", "fsdp-then-one")  # the test goes on with it
 
-custom = {"model": {"arch": "custom"}, "train": {"steps": 12, "batch_size": 16, "log_every": 4}, "ema": {"decay": 0.9}}
+custom = {"model": {"arch": "custom"}, "train": {"steps": 12, "batch_size": 64, "log_every": 4}, "ema": {"decay": 0.9}}
 for name, fsdp in (("own-fsdp", True), ("own-ddp", False)):
     torch.manual_seed(rank)
     model = Blocks()
     launched(name, fsdp, sections=custom, model=model)
     seen[name]["left"] = {key: value.tolist() for key, value in model.state_dict().items()}
     seen[name]["plain"] = type(model).__name__ + " " + type(next(model.parameters()).data).__name__
+
+# What cannot be split, or not so.
+scalar = Blocks()
+scalar.scale = torch.nn.Parameter(torch.tensor(1.0))
+refused = {"compile": {"train": {"steps": 2, "batch_size": 64, "compile": True}}, "scalar": {"model": {"arch": "custom"}},
+           "mean_flow": {"flow": {"objective": "mean_flow"}}}
+for name, sections in refused.items():
+    try:
+        launched(name, True, sections=sections, model=scalar if name == "scalar" else None)
+    except flowkit.errors.UserError as error:
+        seen[name] = str(error)
 
 # A row that spoils every update: each rank looks for it among its own, and all take part.
 original = update.flow_loss
@@ -267,6 +278,26 @@ def test_updates_that_keep_failing_end_the_run_and_name_the_row(folder, seen):
     report = json.loads((folder / "bad" / "nonfinite.json").read_text())
     assert report["rows"] == [5] and report["parameters"] == [] and len(report["gradients"]) == 30
     assert all("4 updates in a row" in one["bad"] for one in seen)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("compile", "train.compile: is not done for a model that FSDP shards; set it to false, or launch with"),
+     ("scalar", "the parameter 'scale' has no dimension, and so FSDP cannot split it; give it the shape (1,)"),
+     ("mean_flow", 'flow.objective: "mean_flow" differentiates the network forwards')],
+)  # fmt: skip
+def test_what_cannot_be_split_is_told(folder, seen, name, said):
+    assert all(said in one[name] for one in seen) and not (folder / name).exists()
+
+
+def test_the_configuration_asks_for_it():
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    file = str(Path(__file__).parents[1] / "accelerate_configs" / "fsdp.yaml")
+    arguments = launch_command_parser().parse_args(["--config_file", file, "--num_processes", "4", "-m", "flowkit"])
+    variables = prepare_multi_gpu_env(_validate_launch_command(arguments)[0])
+    assert FSDP.items() <= variables.items()
 
 
 REFUSED = [
