@@ -67,7 +67,7 @@ SCRIPT = """
 import dataclasses, faulthandler, json, os, shutil, sys
 from pathlib import Path
 import torch
-from torch.distributed.tensor import DTensor
+from accelerate.state import AcceleratorState
 import flowkit
 from flowkit.training import loop, train, update
 from flowkit.training.checkpoints import _optimizer_tensors
@@ -155,6 +155,7 @@ for name, sections in refused.items():
         launched(name, True, sections=sections, model=scalar if name == "scalar" else None)
     except flowkit.errors.UserError as error:
         seen[name] = str(error)
+        AcceleratorState._reset_state(reset_partial_state=True)  # what the end of a process does for a run that failed
 
 # A row that spoils every update: each rank looks for it among its own, and all take part.
 original = update.flow_loss
