@@ -69,7 +69,7 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState
 import flowkit
-from flowkit.training import loop, train, update
+from flowkit.training import loop, update, validation
 from flowkit.training.checkpoints import _optimizer_tensors
 from flowkit.training.meters import Meters
 from flowkit.training.sharding import full_tensors
@@ -78,6 +78,7 @@ from tests.test_sharding import FSDP, Blocks, recipe, rows
 faulthandler.dump_traceback_later(60, exit=True)  # ranks that wait for each other say where, and are no orphans
 folder, rank, seen = Path(sys.argv[1]), int(os.environ["RANK"]), {}
 torch.set_num_threads(1)
+validation.MIN_EVALUATIONS = 33  # that is 17 and 16 rows in batches of 16: both ranks make two forward passes all the same
 leave = torch.distributed.destroy_process_group
 torch.distributed.destroy_process_group = lambda *arguments: None  # one group for all runs
 
@@ -243,9 +244,15 @@ def test_either_goes_on_with_what_the_other_began(folder, run):
     same(folder, run, "ddp")
 
 
-def test_one_process_goes_on_with_what_two_began_in_parts(folder):
+def test_one_process_goes_on_with_what_two_began_in_parts(folder, monkeypatch):
+    from flowkit.training import validation
+
+    monkeypatch.setattr(validation, "MIN_EVALUATIONS", 33)
     flowkit.train(recipe(folder, "fsdp-then-one"), data=rows(), resume=True)
     same(folder, "fsdp-then-one", "ddp")
+    # Also where the rows did not divide among the two.
+    losses = [metrics(folder, run)[-1]["val_loss"] for run in ("fsdp-then-one", "fsdp")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 def test_a_skipped_update_leaves_everything_alone_on_all_ranks(seen):
