@@ -15,7 +15,7 @@ from flowkit.data.header import read_header
 from flowkit.errors import UserError, listing, nearest
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from flowkit.data.normalizers import Normalizer
 
@@ -153,11 +153,16 @@ def read_normalizer(files: CheckpointFiles, info: dict[str, Any]) -> Normalizer:
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load a weight file into `model`. Raises UserError where names or shapes differ, before anything is changed."""
+    model.load_state_dict(read_weights(model, path))
+
+
+def read_weights(model: nn.Module, path: Path) -> dict[str, Tensor]:
+    """The tensors of a weight file, on the CPU. Raises UserError where `model` has others by name or shape."""
     from flowkit.data.tensors import load_tensors
 
     verify(path)
     _check_weights(path, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
-    model.load_state_dict(load_tensors(path))
+    return load_tensors(path)
 
 
 def _check_weights(path: Path, expected: dict[str, tuple[int, ...]]) -> None:

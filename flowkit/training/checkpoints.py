@@ -35,17 +35,20 @@ from flowkit.data.files import make_readable, read_json, tensor_file_errors, wri
 from flowkit.data.tensors import load_tensors
 from flowkit.errors import UserError
 from flowkit.training.files import sync
+from flowkit.training.sharding import full_tensors, part_of
 
 
 def contents(
     model: nn.Module, averages: dict[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a checkpoint by file name, then by their own. averages: the moving averages by file name."""
+    """The tensors of a checkpoint by file name, then by their own. averages: the moving averages by file name.
+
+    A collective where the model is sharded: the main process gets whole tensors then, in the host's memory, others none.
+    """
     modules = {MODEL: model, **averages}
-    return {
-        **{file: dict(module.state_dict()) for file, module in modules.items()},
-        OPTIMIZER: _optimizer_tensors(model, optimizer),
-    }
+    files = {file: dict(module.state_dict()) for file, module in modules.items()}
+    files[OPTIMIZER] = _optimizer_tensors(model, optimizer)
+    return {file: full_tensors(named) for file, named in files.items()}
 
 
 def save_checkpoint(
@@ -114,7 +117,11 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Pat
             if any(tensor is None for tensor in found.values()):
                 raise UserError(f"{path}: has no optimizer state for {name!r}; it belongs to another model")
             # `step` stays where the fused kernel wants it: beside its parameter.
-            optimizer.state[parameter] = {part: tensor.to(parameter.device) for part, tensor in found.items()}  # type: ignore[union-attr]
+            optimizer.state[parameter] = {
+                part: tensor.to(parameter.device) if part == "step" else part_of(tensor, parameter).to(parameter.device)
+                for part, tensor in found.items()
+                if tensor is not None
+            }
 
 
 def read_state(directory: Path) -> dict[str, Any]:
@@ -129,7 +136,7 @@ def read_state(directory: Path) -> dict[str, Any]:
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
-        f"{part}/{name}": value.contiguous()
+        f"{part}/{name}": value
         for name, parameter in model.named_parameters()
         for part, value in optimizer.state.get(parameter, {}).items()
     }

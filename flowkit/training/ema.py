@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,9 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from flowkit.checkpoint import MODEL, CheckpointFiles, average_files, load_weights, read_model_json
+from flowkit.checkpoint import MODEL, CheckpointFiles, average_files, read_model_json, read_weights
 from flowkit.training.power_ema import power_gamma
+from flowkit.training.sharding import full_tensors, load_full_tensors, local_parts
 
 if TYPE_CHECKING:
     from flowkit.recipe import Recipe
@@ -22,13 +24,23 @@ class Average(ModelEmaV3):
     def __init__(self, model: nn.Module, **settings: Any):
         super().__init__(model, exclude_buffers=True, **settings)
         self.module.float().requires_grad_(False)
-        self._parameters_of: tuple[list[Tensor], ...] = [*self.module.parameters()], [*model.parameters()]
-        self._buffers_of = list(self.module.buffers()), list(model.buffers())
+        self._model = [model]  # in a list, for it is no part of this module
+
+    @cached_property
+    def _parameters_of(self) -> tuple[list[Tensor], ...]:
+        """Of the average and of the model; listed at the first step, since sharding makes new ones."""
+        (model,) = self._model
+        return list(self.module.parameters()), list(model.parameters())
+
+    @cached_property
+    def _buffers_of(self) -> tuple[list[Tensor], ...]:
+        (model,) = self._model
+        return list(self.module.buffers()), list(model.buffers())
 
     @torch.no_grad()
     def follow(self, step: int, skipped: Tensor) -> None:
         """Take the step that follows update `step` (from 1), or none where `skipped` () is 1: nobody asks a GPU which."""
-        averaged, current = self._parameters_of
+        averaged, current = map(local_parts, self._parameters_of)
         weight = 1 - self.get_decay(step)
         if skipped.device.type == "cpu":  # reading it costs nothing there, and less than the arithmetic below
             if not skipped:
@@ -92,9 +104,15 @@ class Averages:
         """By the names of the files that a checkpoint keeps them in."""
         return {self.files[label]: average.module for label, average in self.by_label.items()}
 
-    def power_modules(self) -> dict[str, nn.Module]:
-        """The power-function averages by label."""
-        return {label: one.module for label, one in self.by_label.items() if isinstance(one, PowerAverage)}
+    def power_tensors(self) -> dict[str, dict[str, Tensor]]:
+        """The power-function averages by label. A collective where they are split among the processes."""
+        power = {label: one for label, one in self.by_label.items() if isinstance(one, PowerAverage)}
+        return {label: full_tensors(one.module.state_dict()) for label, one in power.items()}
+
+    @property
+    def averaged(self) -> list[str]:
+        """The names of the tensors that are averages; the others are buffers."""
+        return [name for name, _ in self.module.named_parameters(remove_duplicate=False)]
 
     def start_from(self, model: nn.Module) -> None:
         for average in self.by_label.values():
@@ -106,7 +124,8 @@ class Averages:
         Raises UserError where a file is missing or not whole.
         """
         for label, path in self._sources(files).items():
-            load_weights(self.by_label[label].module, path)
+            module = self.by_label[label].module
+            load_full_tensors(module, read_weights(module, path))
 
     def _sources(self, files: CheckpointFiles) -> dict[str, Path]:
         known = average_files(read_model_json(files.sidecar).get("ema"))

@@ -16,6 +16,17 @@ if TYPE_CHECKING:
 
     from flowkit.recipe import Recipe
 
+USE_FSDP = "ACCELERATE_USE_FSDP"
+OTHER_WAYS = {  # of training on several devices, by what `accelerate launch` sets for them
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
+}
+FSDP_LEFT_OUT = {
+    "FSDP_OFFLOAD_PARAMS": "fsdp_offload_params",
+    "FSDP_ACTIVATION_CHECKPOINTING": "fsdp_activation_checkpointing",
+}
+
 
 # How torch's collectives and its store say that the other end of a connection is gone.
 GONE = (
@@ -32,6 +43,7 @@ class Environment:
     accelerator: Accelerator
     notices: tuple[str, ...]  # what the user should read once
     agreement: Agreement  # among the processes
+    sharded: bool = False  # the model is split among the processes (FSDP2), not copied to each
 
     @property
     def rank(self) -> int:
@@ -80,13 +92,15 @@ def joined(recipe: Recipe) -> Iterator[Environment]:
 def start(recipe: Recipe) -> Environment:
     """Join the other processes, if the launcher started any. The recipe decides precision and compilation.
 
-    Raises UserError: fp16 without a GPU; a device that is not there; ranks that cannot see each other.
+    Raises UserError: fp16 without a GPU; a device that is not there; ranks that cannot see each other; a way of training on
+    several that is neither plain data parallelism nor FSDP2.
     """
     import torch
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 
     precision, notices = recipe.train.precision, []
+    sharded = _asks_for_sharding(notices)
     gpu = torch.accelerator.current_accelerator(check_available=True)
     has_gpu = gpu is not None and gpu.type != "mps"  # which has no float64, and the meters sum in it
     use_cpu = recipe.run.device == "cpu" or not has_gpu
@@ -106,16 +120,18 @@ def start(recipe: Recipe) -> Environment:
         torch.use_deterministic_algorithms(True)
     elif torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32: three more bits than bf16, several times fp32's speed
-    # With no GPU and cpu=False every rank believes that it is alone (accelerate 1.15), so say so.
-    accelerator = Accelerator(
-        cpu=use_cpu,
-        mixed_precision=precision,
-        dynamo_backend="no",  # the model is compiled in place, before it is wrapped: its keys stay plain
-        # One step to accelerate is one update to us: the loop divides by the accumulation steps itself, so neither
-        # ACCELERATE_GRADIENT_ACCUMULATION_STEPS nor the end of a loader can change the scale of a gradient.
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
-    )
+    # With no GPU and cpu=False every rank believes that it is alone (accelerate 1.15), so say so. Of FSDP accelerate hears
+    # nothing: it would leave it out without a GPU, and with one split the model only together with its own optimizer.
+    with _without(USE_FSDP):
+        accelerator = Accelerator(
+            cpu=use_cpu,
+            mixed_precision=precision,
+            dynamo_backend="no",  # the model is compiled in place, before it is wrapped: its keys stay plain
+            # One step to accelerate is one update to us: the loop divides by the accumulation steps itself, so neither
+            # ACCELERATE_GRADIENT_ACCUMULATION_STEPS nor the end of a loader can change the scale of a gradient.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        )
     expected = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != expected:
         raise UserError(
@@ -125,10 +141,53 @@ def start(recipe: Recipe) -> Environment:
     kind = str(accelerator.distributed_type.value)
     if kind not in ("NO", "MULTI_CPU", "MULTI_GPU"):
         raise UserError(
-            f"the launcher's configuration asks for {kind}; flowkit trains with plain data parallelism: use one of "
+            f"the launcher's configuration asks for {kind}; flowkit trains with plain data parallelism or FSDP2: use one of "
             "accelerate_configs/"
         )
-    return Environment(accelerator, tuple(notices), Agreement())
+    if sharded:
+        split = f"each of the {expected} processes holds its part of the model"
+        notices.append(f"FSDP: {split if expected > 1 else 'there is one process, so the model stays whole'}")
+    return Environment(accelerator, tuple(notices), Agreement(), sharded=sharded and expected > 1)
+
+
+def _asks_for_sharding(notices: list[str]) -> bool:
+    """Whether the launcher's environment asks for FSDP2. Read here, for without a GPU accelerate would leave it out silently.
+
+    Raises UserError for its first version, and for what is neither data parallelism nor FSDP.
+    """
+    for variable, name in OTHER_WAYS.items():
+        if _is_true(variable):
+            raise UserError(
+                f"the launcher's configuration asks for {name}; flowkit trains with plain data parallelism or FSDP2: use one "
+                "of accelerate_configs/"
+            )
+    if not _is_true(USE_FSDP):
+        return False
+    version = os.environ.get("FSDP_VERSION", "1")
+    if version != "2":
+        raise UserError(
+            f"fsdp_version: the launcher's configuration says {version}, and flowkit splits models by FSDP2; set "
+            "fsdp_version: 2 in it, as accelerate_configs/fsdp.yaml does"
+        )
+    for variable, setting in FSDP_LEFT_OUT.items():
+        if _is_true(variable):
+            notices.append(f"FSDP: the launcher says {setting}: true, which flowkit does not do; it is left out")
+    return True
+
+
+def _is_true(variable: str) -> bool:
+    return os.environ.get(variable, "false").lower() in ("true", "1")
+
+
+@contextlib.contextmanager
+def _without(variable: str) -> Iterator[None]:
+    """Hide an environment variable for a while."""
+    value = os.environ.pop(variable, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[variable] = value
 
 
 def leave(environment: Environment) -> None:

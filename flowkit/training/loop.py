@@ -55,7 +55,8 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
         meters.restore(session.meters, session.layout.rank, session.device)
     progress, saver, agreement = _Progress(session, watch), Saver(session), session.environment.agreement
     emit(session.announce())
-    sampler = Sampler(session) if session.is_main and every.sample else None
+    # A forward pass of a sharded model takes all ranks; of a whole one, the main rank draws alone.
+    sampler = Sampler(session) if every.sample and (session.is_main or session.sharded) else None
     if sampler is not None and sampler.notice:
         emit(Notice(sampler.notice))
     _discarded_backward(session)
@@ -86,7 +87,7 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
         saving = planned or reason != GO_ON
         validating = bool(session.validator.count) and (planned or _due(step, every.validate, last))
         sampling = bool(every.sample) and _due(step, every.sample, last)
-        snapping = bool(recipe.ema.power) and session.is_main and _due(step, every.snapshot, last)
+        snapping = bool(recipe.ema.power) and _due(step, every.snapshot, last)
         if saving or validating or sampling or snapping:
             with watch.held(session.device):
                 if saving and (written := saver.settle()):  # first, for which is the best depends on it
@@ -94,8 +95,8 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
                 validated = validate(session, step, saving=planned) if validating else None
                 if validated is not None:
                     emit(validated)
-                if sampler is not None and sampling:
-                    emit(sampler(step))
+                if sampler is not None and sampling and (sampled := sampler(step)) is not None:
+                    emit(sampled)
                 if snapping and (trouble := _snapshot(session, step)):
                     emit(trouble)
                 if saving:
@@ -124,10 +125,16 @@ def validate(session: Session, step: int, *, saving: bool) -> Validated:
 
 
 def _snapshot(session: Session, step: int) -> Notice | None:
-    """Keep the power-function averages as they are now; what is wrong where that cannot be done, for training goes on."""
+    """Keep the power-function averages as they are now; what is wrong where that cannot be done, for training goes on.
+
+    A collective where the model is sharded.
+    """
     assert session.ema is not None
+    averages = session.ema.power_tensors()
+    if not session.is_main:
+        return None
     try:
-        save_snapshot(session.run_dir, step, session.ema.power_modules(), session.recipe.ema.snapshot_dtype)
+        save_snapshot(session.run_dir, step, averages, session.ema.averaged, session.recipe.ema.snapshot_dtype)
     except UserError as error:
         return Notice(str(error))
     return None

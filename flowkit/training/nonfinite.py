@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from flowkit.data.files import write_json
 from flowkit.errors import UserError, listing
+from flowkit.training.sharding import local_parts
 from flowkit.training.update import Drawing, accumulate
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ def give_up(session: Session, step: int, streak: int) -> None:
     the first of them, so that the last update made anew shows what went wrong.
     """
     rows, gradients = _bad_rows(session, step - 1), _bad_gradients(session, step - 1)
-    weights = [name for name, value in session.model.named_parameters() if not torch.isfinite(value).all()]
+    weights = _not_finite(dict(session.model.named_parameters()))
     path = session.run_dir / REPORT
     if session.is_main:
         write_json(path, {
@@ -48,9 +50,11 @@ def _bad_rows(session: Session, update: int) -> list[int]:
         for micro_step in range(session.layout.accumulation):
             # By halves: the mean over some rows is finite where every one of them is.
             parts = [(0, micro)]
-            while parts:
-                start, stop = parts.pop()
-                if torch.isfinite(drawn.loss(micro_step, start, stop)[0]):
+            while _any_rank(bool(parts), session):
+                # A rank that is done goes along: of a sharded model, every forward pass takes all of them.
+                searching = bool(parts)
+                start, stop = parts.pop() if searching else (0, 1)
+                if torch.isfinite(drawn.loss(micro_step, start, stop)[0]) or not searching:
                     continue
                 if stop - start == 1:
                     bad[session.layout.start(micro_step) + start] = 1
@@ -63,10 +67,27 @@ def _bad_rows(session: Session, update: int) -> list[int]:
     return sorted(int(row) for row in session.batches.train_rows[picked])
 
 
+def _any_rank(flag: bool, session: Session) -> bool:
+    """Whether any process passed True."""
+    if not torch.distributed.is_initialized():
+        return flag
+    flags = torch.tensor(float(flag), device=session.device)
+    torch.distributed.all_reduce(flags)
+    return bool(flags > 0)
+
+
 def _bad_gradients(session: Session, update: int) -> list[str]:
     """Parameters whose gradient is not finite in that update, by a backward pass that no step follows."""
     accumulate(session, update)
-    bad = [name for name, value in session.model.named_parameters()
-           if value.grad is not None and not torch.isfinite(value.grad).all()]  # fmt: skip
+    gradients = {name: value.grad for name, value in session.model.named_parameters() if value.grad is not None}
+    bad = _not_finite(gradients)
     session.optimizer.zero_grad(set_to_none=True)
     return bad
+
+
+def _not_finite(tensors: dict[str, Tensor]) -> list[str]:
+    """The names of those that are not finite on any process: of a sharded tensor each has a part."""
+    bad = torch.stack([~torch.isfinite(part).all() for part in local_parts(list(tensors.values()))]).int()
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(bad)
+    return [name for name, count in zip(tensors, bad.tolist(), strict=True) if count]

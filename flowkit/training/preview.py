@@ -20,13 +20,18 @@ from flowkit.training.session import Session
 
 
 class Sampler:
-    """Draws `sample.num_samples` on this rank, of the same noises every time. Made once a run: it may hold a decoder."""
+    """Draws `sample.num_samples` of the same noises every time. Made once a run: it may hold a decoder.
+
+    On the main rank; where the model is sharded on every rank, all drawing the same, and the main one measures and writes.
+    """
 
     def __init__(self, session: Session):
         self.session = session
         recipe, data = session.recipe, session.data
-        self.presenter = session.domain.presenter(data, decode=recipe.sample.decode, device=str(session.device))
-        self.notice = self.presenter.notice
+        self.presenter = None
+        if session.is_main:
+            self.presenter = session.domain.presenter(data, decode=recipe.sample.decode, device=str(session.device))
+        self.notice = "" if self.presenter is None else self.presenter.notice
         self.labels, self.condition = _conditions(data, recipe.sample.num_samples)
         self.settings = SampleSettings.of(recipe.to_dict()["sample"])
         self.weak = open_weak(
@@ -37,8 +42,8 @@ class Sampler:
         )
         self.inverted = data.rows("validation")[: session.domain.inverted_rows]
 
-    def __call__(self, step: int) -> Sampled | Notice:
-        """Draw, measure, and write them to `samples/step-NNNNNNNN/`; a Notice where that cannot be done.
+    def __call__(self, step: int) -> Sampled | Notice | None:
+        """Draw, measure, and write them to `samples/step-NNNNNNNN/`; a Notice where that cannot be done. None on other ranks.
 
         An adaptive solver gives up on a field that is not yet smooth, a disk is full: training should not end for that.
         """
@@ -50,7 +55,7 @@ class Sampler:
         finally:
             self.session.sampling_model.train(training)
 
-    def _sampled(self, step: int) -> Sampled:
+    def _sampled(self, step: int) -> Sampled | None:
         """The samples file comes last."""
         start = time.perf_counter()
         session = self.session
@@ -63,6 +68,8 @@ class Sampler:
             seed=session.recipe.run.seed, base=session.base, weak=self.weak, batch_size=BATCH_SIZES.get(session.device.type, 256),
         )  # fmt: skip
         figures = self._inversion(model)
+        if self.presenter is None:
+            return None
         out = session.run_dir / "samples" / f"step-{step:08d}"
         samples = self._dataset(drawn, step)
         shown = self.presenter(samples, out, shown=range(len(drawn.x)))

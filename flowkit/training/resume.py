@@ -9,15 +9,16 @@ from flowkit.checkpoint import (
     OPTIMIZER,
     STATE,
     CheckpointFiles,
-    load_weights,
     read_model_json,
     read_normalizer,
+    read_weights,
 )
 from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import Normalizer
 from flowkit.errors import UserError
 from flowkit.training.checkpoints import load_optimizer, read_state
 from flowkit.training.session import Session
+from flowkit.training.sharding import load_full_tensors
 
 if TYPE_CHECKING:
     from flowkit.recipe import Recipe
@@ -64,14 +65,14 @@ def checkpoint_normalizer(files: CheckpointFiles, data: Dataset) -> Normalizer:
 def restore(session: Session, files: CheckpointFiles, *, resume: bool) -> None:
     """Continue a run (weights, EMA, moments, step), or start a new one from a checkpoint's weights (EMA's where kept)."""
     if not resume:
-        load_weights(session.model, files.weights("ema"))
+        load_full_tensors(session.model, read_weights(session.model, files.weights("ema")))
         if session.ema is not None:
             session.ema.start_from(session.model)
         return
     state = read_state(files.directory)
     if not isinstance(state.get("step"), int):
         raise UserError(f"{files.directory / STATE}: has no step; it is damaged")
-    load_weights(session.model, files.directory / MODEL)
+    load_full_tensors(session.model, read_weights(session.model, files.directory / MODEL))
     load_optimizer(session.model, session.optimizer, files.directory / OPTIMIZER)
     if session.ema is not None:
         session.ema.restore(files)

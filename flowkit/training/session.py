@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from flowkit.training.ema import Averages, make_averages
 from flowkit.training.environment import Environment
 from flowkit.training.optimizer import lr_schedule, make_optimizer
 from flowkit.training.pairing import Pairing, StoredNoise
+from flowkit.training.sharding import same_everywhere, shard
 from flowkit.training.validation import Validator
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ class Session:
     steps_per_epoch: float
     total_steps: int
     source: str  # what the data is called in messages and sidecars
-    custom: bool  # the model is the user's own module
+    given: nn.Module | None  # the user's own module; a copy of it is what is sharded
     start_step: int = 0
     best: tuple[int, float] | None = None  # step and validation loss of the best checkpoint saved so far
     meters: dict[str, Any] | None = None  # of a resumed run, what it had summed since its last log step
@@ -83,6 +85,10 @@ class Session:
     def parameters(self) -> list[nn.Parameter]:
         """Those of the model, listed once: walking the modules at every update takes as long as a small layer."""
         return list(self.model.parameters())
+
+    @property
+    def sharded(self) -> bool:
+        return self.environment.sharded
 
     @property
     def device(self) -> torch.device:
@@ -116,9 +122,9 @@ class Session:
 
     @property
     def architecture(self) -> str:
-        return (
-            f"{type(self.model).__module__}.{type(self.model).__qualname__}" if self.custom else self.recipe.model.arch
-        )
+        if self.given is None:
+            return self.recipe.model.arch
+        return f"{type(self.given).__module__}.{type(self.given).__qualname__}"
 
     def sidecar(self, step: int, validation: dict[str, float] | None) -> dict[str, Any]:
         """The content of model.json: all that `sample` and `inspect` need."""
@@ -126,7 +132,7 @@ class Session:
         if self.normalizer.tensors():
             normalizer["file"] = NORMALIZER
         return {
-            "flowkit": flowkit.__version__, "architecture": self.architecture, "custom": self.custom,
+            "flowkit": flowkit.__version__, "architecture": self.architecture, "custom": self.given is not None,
             "model_args": self.model_args, "num_parameters": count_parameters(self.model), "kind": self.data.kind,
             "shape": list(self.data.x.shape[1:]), "class_names": list(self.class_names),
             "condition_shape": None if condition is None else list(condition.shape[1:]),
@@ -167,7 +173,7 @@ def build(
         normalizer = fit_normalizer(domain.default_normalizer if choice == "auto" else choice, data.x, train_rows)
     flow = _resolved_flow(recipe, domain)
     mean_flow = get_mean_flow(flow)
-    custom = model is not None
+    given = model
     model_args: dict[str, Any] = {}
     if model is None:
         if recipe.model.arch not in domain.archs:
@@ -181,11 +187,22 @@ def build(
         model = create_model(recipe.model.arch, **model_args)
     if mean_flow is not None:
         check_takes_span(model)
-    model.to(device).train()
-    ema = make_averages(model, recipe)
+    if given is not None and layout.world_size > 1:
+        same_everywhere(given, device)
+    if environment.sharded:
+        _check_shardable(recipe, mean_flow)
+        model = copy.deepcopy(model) if given is not None else model
+        ema = make_averages(model.train(), recipe)
+        shard([model, *({} if ema is None else ema.modules()).values()], device)
+    else:
+        ema = make_averages(model.to(device).train(), recipe)
     optimizer = make_optimizer(model, recipe, device)
     if recipe.train.compile:
         model.compile()  # in place and before it is wrapped, so that its keys stay those of the plain model
+    if environment.sharded:  # what accelerate means by evaluation is autocast and nothing else
+        wrapped = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
+    else:
+        wrapped = _wrap(accelerator, model)
     objective = get_objective(flow)
     base = open_base(describe_base(recipe), data.x.shape[1:], normalizer)
     steps_per_epoch = len(train_rows) / layout.batch_size
@@ -199,14 +216,25 @@ def build(
         recipe=recipe, environment=environment, run_dir=run_dir, data=data, domain=domain, normalizer=normalizer,
         flow=flow, objective=objective, mean_flow=mean_flow, base=base, times=get_times(flow["times"]), pairing=pairing,
         extra_losses=_extra_losses(recipe, domain, objective), model=model, model_args=model_args,
-        wrapped=_wrap(accelerator, model), ema=ema, optimizer=optimizer,
+        wrapped=wrapped, ema=ema, optimizer=optimizer,
         rate=lr_schedule(recipe, total_steps, steps_per_epoch), layout=layout,
         batches=batches, draws=draws,
         validator=Validator(data, normalizer, objective, base, coupling, pairing.block,
                             max_rows=recipe.train.val_rows, batch_size=layout.micro,
                             seed=recipe.data.seed, device=device, rank=layout.rank, world_size=layout.world_size),
-        steps_per_epoch=steps_per_epoch, total_steps=total_steps, source=source, custom=custom,
+        steps_per_epoch=steps_per_epoch, total_steps=total_steps, source=source, given=given,
     )  # fmt: skip
+
+
+def _check_shardable(recipe: Recipe, mean_flow: MeanFlow | None) -> None:
+    otherwise = "launch with accelerate_configs/multi_gpu.yaml"
+    if mean_flow is not None:
+        raise UserError(
+            'flow.objective: "mean_flow" differentiates the network forwards, which FSDP\'s gathering of parameters does not '
+            f"take part in; {otherwise}"
+        )
+    if recipe.train.compile:
+        raise UserError(f"train.compile: is not done for a model that FSDP shards; set it to false, or {otherwise}")
 
 
 def _wrap(accelerator: Accelerator, model: nn.Module) -> nn.Module:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowkit.checkpoint import SNAPSHOT, SNAPSHOTS, checkpoint_step, list_snapshots
 from flowkit.data.files import make_readable, tensor_file_errors, write_json
@@ -17,20 +17,24 @@ from flowkit.training.files import plain, sync
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def save_snapshot(run_dir: Path, step: int, modules: dict[str, nn.Module], dtype: str) -> Path:
-    """Write the averages, a file each by label ("power-0.05"), in "fp16", "bf16" or "fp32". Returns the directory."""
+def save_snapshot(
+    run_dir: Path, step: int, averages: dict[str, dict[str, Tensor]], averaged: list[str], dtype: str
+) -> Path:
+    """Write the averages, a file each by label ("power-0.05"), in "fp16", "bf16" or "fp32". Returns the directory.
+
+    averaged: the names of those tensors that are averages and no buffers.
+    """
     parent = run_dir / SNAPSHOTS
     target = parent / f"step-{step:08d}"
     partial = parent / f".{target.name}.partial"
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        for label, module in modules.items():
-            tensors = {name: _narrowed(tensor, DTYPES[dtype]) for name, tensor in plain(module.state_dict()).items()}
+        for label, tensors in averages.items():
+            narrowed = {name: _narrowed(tensor, DTYPES[dtype]) for name, tensor in plain(tensors).items()}
             with tensor_file_errors():
-                save_file(tensors, partial / f"{label}.safetensors")
-        averaged = [name for name, _ in next(iter(modules.values())).named_parameters(remove_duplicate=False)]
-        write_json(partial / SNAPSHOT, {"step": step, "averages": list(modules), "dtype": dtype, "averaged": averaged})
+                save_file(narrowed, partial / f"{label}.safetensors")
+        write_json(partial / SNAPSHOT, {"step": step, "averages": list(averages), "dtype": dtype, "averaged": averaged})
         for file in partial.iterdir():
             make_readable(file)
             sync(file)

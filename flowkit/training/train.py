@@ -26,6 +26,7 @@ from flowkit.training.resume import checkpoint_normalizer, recipe_changes, resto
 from flowkit.training.run_dir import open_run_dir, write_run_dir
 from flowkit.training.run_lock import HANDOVER, RunLock
 from flowkit.training.session import Session, build
+from flowkit.training.sharding import full_tensors
 from flowkit.training.snapshots import drop_later_snapshots
 from flowkit.training.trackers import METRICS, MetricsFile, WandbTracker, require_wandb
 
@@ -140,9 +141,15 @@ def _deadline(started: float, max_hours: float | None) -> float:
 
 
 def _release(session: Session) -> None:
-    """Take off what accelerate put into the module itself (autocast, its mark): the user's own may be trained again."""
+    """Take off what accelerate put into the module itself (autocast, its mark): the user's own may be trained again.
+
+    Where a copy of that was sharded, it gets the copy's weights. A collective then.
+    """
     session.environment.accelerator.unwrap_model(session.wrapped, keep_fp32_wrapper=False)
     session.model.__dict__.pop("_is_accelerate_prepared", None)
+    if session.given is not None and session.sharded:
+        session.given.load_state_dict(full_tensors(session.model.state_dict(), everywhere=True))
+        session.given.to(session.device)
 
 
 @contextlib.contextmanager

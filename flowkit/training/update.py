@@ -15,6 +15,7 @@ from flowkit.training.draws import seed_modules
 from flowkit.training.mean_flow import Spans, draw_intervals, mean_flow_loss, spans_of
 from flowkit.training.meters import Meters
 from flowkit.training.session import Session
+from flowkit.training.sharding import full
 
 
 def one_update(session: Session, update: int, meters: Meters) -> Tensor:
@@ -39,7 +40,8 @@ def accumulate(session: Session, update: int) -> dict[str, Tensor]:
     draw = Drawing(session, update)
     for micro_step in range(accumulation):
         seed_modules(session.device, key(session.recipe.run.seed, "dropout", update, micro_step, session.layout.rank))
-        # Gradients are reduced once an update: with the last micro-step's.
+        # Gradients are reduced once an update: with the last micro-step's. Those of a sharded model are with every
+        # micro-step's (it has no `no_sync`): whole gradients, kept until the last, would take the memory that it saves.
         last = micro_step == accumulation - 1
         with nullcontext() if last else session.environment.accelerator.no_sync(session.wrapped):
             loss, terms = draw.loss(micro_step)
@@ -122,13 +124,14 @@ def backward(session: Session, loss: Tensor) -> None:
 def step_optimizer(session: Session) -> tuple[Tensor, Tensor]:
     """Clip and apply the gradients: (gradient norm before clipping, 1.0 where the update skipped itself), on the device.
 
-    After DDP's reduction the norm is the same on every rank, so all of them skip together, and nobody asks the device.
+    After DDP's reduction the norm is the same on every rank, so all of them skip together, and nobody asks the device. Where
+    the gradients are sharded, so are their squares' sums, and the norm is a reduction of its own.
     """
     optimizer, scaler = session.optimizer, session.environment.accelerator.scaler
     if scaler is not None:
         scaler.unscale_(optimizer)
     gradients = [parameter.grad for parameter in session.parameters if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
+    norm = full(torch.nn.utils.get_total_norm(gradients))
     if session.recipe.optim.max_grad_norm:
         torch.nn.utils.clip_grads_with_norm_(session.parameters, session.recipe.optim.max_grad_norm, norm)
     skipped = (~torch.isfinite(norm)).float()

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from flowkit.data.base import Base, NormalBase
 from flowkit.data.dataset import Dataset, gather
@@ -67,7 +67,11 @@ class Validator:
         self.batch_size, self.device = batch_size, device
         if not self.count:
             return
-        places = np.arange(self.count)[rank::world_size]
+        # As many on every rank, and so as many forward passes, which are collectives where the model is sharded: where the
+        # last few do not divide, some ranks take a row from the start once more, and leave it out of the sums.
+        places = np.arange(rank, -(-self.count // world_size) * world_size, world_size)
+        self.counted = torch.from_numpy(places < self.count).to(device)
+        places %= self.count
         self.rows: Rows = read_rows(data, rows[places % len(rows)], normalizer, device)
         draws = Draws(seed, device)
         shape = (self.count, *self.rows.x.shape[1:])
@@ -85,8 +89,9 @@ class Validator:
         # One time in each of `count` equal strata, in an order that does not follow the rows.
         strata = draws.uniform("validation strata", 0, (self.count,)).argsort()
         times = (strata + draws.uniform("validation times", 0, (self.count,))) / self.count
-        self.noise, self.times = noise[rank::world_size], times[rank::world_size]
-        self.eps = None if eps is None else eps[rank::world_size]
+        mine = torch.from_numpy(places).to(device)
+        self.noise, self.times = noise[mine], times[mine]
+        self.eps = None if eps is None else eps[mine]
 
         def yardstick() -> dict[str, float]:
             """On all the rows, whatever this rank's share of them is; {} where a Gaussian's best field is not known."""
@@ -120,9 +125,9 @@ class Validator:
             losses = self.objective.loss(output, x0, rows.x, t, eps)
             zero = target.square().flatten(1).mean(dim=1)
             where = (t * BINS).long().clamp_(0, BINS - 1)
-            terms: tuple[Tensor, ...] = (losses, zero, torch.ones_like(t))
+            counted, terms = self.counted[part], (losses, zero, torch.ones_like(t))
             for row, term in enumerate(terms):
-                sums[row].index_add_(0, where, term.double())
+                sums[row].index_add_(0, where, torch.where(counted, term.double(), 0))
         model.train(training)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)
