@@ -36,7 +36,8 @@ def look_at_torch(torch: dict[str, Any]) -> list[Finding]:
     elif torch["mps"]:
         findings.append(_finding("device", "the CPU; an Apple GPU is for sampling only, since it has no float64"))
     else:
-        findings.append(_finding("device", f"the CPU, {torch['threads']} threads; no GPU"))
+        threads = torch["threads"]
+        findings.append(_finding("device", f"the CPU, {threads} thread{'s' if threads != 1 else ''}; no GPU"))
     if not torch["gloo"]:
         findings.append(
             _finding(
