@@ -13,6 +13,7 @@ from flowkit.data.checksums import verify
 from flowkit.data.files import read_json
 from flowkit.data.header import read_header
 from flowkit.errors import UserError, listing, nearest
+from flowkit.sidecar import check_fields
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -125,13 +126,10 @@ def _steps(parent: Path) -> list[Path]:
 
 
 def read_model_json(path: Path) -> dict[str, Any]:
-    """The sidecar's content, checked for what sampling needs. Raises UserError naming what is missing."""
+    """The sidecar's content, its fields checked. Raises UserError naming what is missing or of another type."""
     verify(path)
     content = read_json(path)
-    wanted = {"architecture": str, "model_args": dict, "kind": str, "shape": list, "normalizer": dict, "flow": dict}
-    for name, kind in wanted.items():
-        if not isinstance(content.get(name), kind):
-            raise UserError(f"{path}: {name!r} is missing or no {kind.__name__}; is it the sidecar of a flowkit model?")
+    check_fields(path, content)
     return content
 
 
@@ -146,8 +144,13 @@ def read_normalizer(files: CheckpointFiles, info: dict[str, Any]) -> Normalizer:
         verify(files.sidecar.with_name(content["file"]))
         arrays = load_arrays(files.sidecar.with_name(content["file"]))
     try:
-        return normalizer_from_json(content, arrays)
-    except (KeyError, TypeError, ValueError) as error:
+        normalizer = normalizer_from_json(content, arrays)
+        if not normalizer.fits(tuple(info["shape"])):
+            raise ValueError(f"it is of rows of another shape than {info['shape']}")
+        return normalizer
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{files.sidecar}: its normalizer cannot be understood ({error})") from None
 
 
@@ -161,12 +164,13 @@ def read_weights(model: nn.Module, path: Path) -> dict[str, Tensor]:
     from flowkit.data.tensors import load_tensors
 
     verify(path)
-    _check_weights(path, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+    check_weights(model, path)
     return load_tensors(path)
 
 
-def _check_weights(path: Path, expected: dict[str, tuple[int, ...]]) -> None:
+def check_weights(model: nn.Module, path: Path) -> None:
     """Compare a weight file's header with the tensors a model has, so that a mismatch is told before anything is loaded."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: entry.shape for name, entry in read_header(path).items()}
     missing, surplus = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     shapes = [f"{name} is {found[name]}, not {shape}" for name, shape in expected.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from flowkit.checkpoint import SNAPSHOT, checkpoint_step, find_checkpoint, list_
 from flowkit.data.files import read_json, replacing, tensor_file_errors, write_json
 from flowkit.data.tensors import load_tensors
 from flowkit.errors import UserError, listing
-from flowkit.training.power_ema import Profile, power_gamma, solve
+from flowkit.training.power_ema import WIDEST, Profile, power_gamma, solve
 
 MAX_ERROR = 0.1  # of the wanted profile; beyond it the weights would be those of another average
 
@@ -77,18 +78,39 @@ def _sources(run_dir: Path, step: int | None) -> tuple[dict[Profile, Path], int]
     found = {}
     for number, directory in sorted(directories.items()):
         if number <= step:
-            for label in read_json(directory / SNAPSHOT).get("averages", ()):
-                found[Profile(float(str(label).removeprefix("power-")), number)] = directory / f"{label}.safetensors"
+            for label in _listed(directory, "averages"):
+                width = _width(label)
+                if width is None:
+                    raise UserError(f"{directory / SNAPSHOT}: names no average, {label!r}; remove its folder")
+                found[Profile(width, number)] = directory / f"{label}.safetensors"
+    if not any(profile.step == step for profile in found):
+        raise UserError(f"{run_dir}: its snapshot of step {step} names no averages; it is damaged")
     return found, step
+
+
+def _listed(directory: Path, what: str) -> list[str]:
+    listed = read_json(directory / SNAPSHOT).get(what)
+    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+        raise UserError(f"{directory / SNAPSHOT}: {what!r} is no list of names; it is damaged")
+    return listed
+
+
+def _width(label: str) -> float | None:
+    """0.05 of "power-0.05"; None of what is no label of ours, which might as well be the path of another file."""
+    found = re.fullmatch(r"power-(\d{1,3}(\.\d{1,20})?(e-\d{1,2})?)", label, re.ASCII)
+    width = float(found[1]) if found else 0.0
+    return width if 1e-4 < width <= WIDEST else None
 
 
 def _combined(sources: dict[Profile, Path], coefficients: list[float], step: int) -> dict[str, Tensor]:
     """The sum of the files' parameters times the coefficients, in float64, as fp32; buffers are those at `step`."""
     last = next(path for profile, path in sources.items() if profile.step == step)
-    averaged = set(read_json(last.parent / SNAPSHOT).get("averaged", ()))
+    averaged, newest = set(_listed(last.parent, "averaged")), load_tensors(last)
+    if odd := sorted(name for name in averaged if name not in newest or not newest[name].is_floating_point()):
+        raise UserError(f"{last.parent / SNAPSHOT}: {listing(odd, 3)} cannot have been averaged; it is damaged")
     total = {
         name: torch.zeros_like(tensor, dtype=torch.float64) if name in averaged else tensor
-        for name, tensor in load_tensors(last).items()
+        for name, tensor in newest.items()
     }
     for coefficient, path in zip(coefficients, sources.values(), strict=True):
         tensors = load_tensors(path)

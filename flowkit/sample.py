@@ -15,6 +15,7 @@ from flowkit.checkpoint import (
     EMA,
     MODEL,
     CheckpointFiles,
+    check_weights,
     find_checkpoint,
     load_weights,
     read_model_json,
@@ -29,10 +30,12 @@ from flowkit.errors import UserError, listing, nearest
 from flowkit.flow.choices import Choice
 from flowkit.flow.mean_flow import get_mean_flow
 from flowkit.flow.objective import get_objective
+from flowkit.sidecar import check_settings
 
 if TYPE_CHECKING:
     from flowkit.likelihood import RowLikelihoods
 
+MAX_SIZE = 10**7  # of anything in the arguments of an architecture
 KEPT_STATES = 64  # samples whose way is kept where it is asked for
 ClassLabel = str | int | Sequence[str | int] | np.ndarray | np.integer | Tensor | None
 
@@ -258,23 +261,51 @@ def load(
 
     files = find_checkpoint(ckpt)
     info = read_model_json(files.sidecar)
+    check_settings(files.sidecar, info)
     if model is None:
         if info.get("custom"):
             raise UserError(f"{files.sidecar}: was trained from a module of one's own ({info['architecture']}); "
                             "load it from Python with flowkit.load(ckpt, model=YourModule())")  # fmt: skip
-        try:
-            model = create_model(info["architecture"], **info["model_args"])
-        except UserError as error:
-            raise UserError(f"{files.sidecar}: {error}") from None
+        _check_sizes(info, files, weights)
+        model = create_model(info["architecture"], **info["model_args"])
     path = files.weights(weights)
     load_weights(model, path)
     model.requires_grad_(False).eval().to(pick_device(device))
     try:
-        return LoadedModel(model, info, files, {EMA: "ema", MODEL: "raw"}.get(path.name, weights))
-    except (KeyError, TypeError, ValueError) as error:
+        loaded = LoadedModel(model, info, files, {EMA: "ema", MODEL: "raw"}.get(path.name, weights))
+        loaded.settings()
+        return loaded
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{files.sidecar}: cannot be understood ({error})") from None
+
+
+def _check_sizes(info: dict[str, Any], files: CheckpointFiles, weights: str) -> None:
+    """Build the network without its memory, and hold it against the weight file and the rows: a sidecar that asks for more
+    than is there has to be noticed before the machine's memory is gone. Raises UserError.
+    """
+    from flowkit.models import create_model
+
+    args = info["model_args"]
+    if any(isinstance(size, int) and size > MAX_SIZE for size in args.values()):
+        raise UserError(f"{files.sidecar}: a size in its model_args is above {MAX_SIZE:,}; it is damaged")
+    names, condition = info.get("class_names") or [], info.get("condition_shape") or [0]
+    if args.get("num_classes", len(names)) != len(names):
+        raise UserError(f"{files.sidecar}: names {len(names)} classes, and its network has {args['num_classes']!r}")
+    if condition[-1] not in (args.get("clip_dim", 0), args.get("condition_dim", 0)):
+        raise UserError(f"{files.sidecar}: has conditions of shape {condition}, and its network takes others")
+    try:
+        with torch.device("meta"):
+            skeleton = create_model(info["architecture"], **args)
+            check_weights(skeleton, files.weights(weights))
+            latent = read_normalizer(files, info).shape(tuple(info["shape"]))
+            skeleton.eval()(torch.empty(1, *latent), torch.empty(1))
+    except UserError as error:
+        raise error if str(error).startswith(str(files.directory)) else UserError(f"{files.sidecar}: {error}") from None
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{files.sidecar}: its architecture does not go with its rows ({why})") from None
 
 
 def open_weak(

@@ -156,7 +156,7 @@ def test_bad_checkpoints_are_told_apart(run_dir, tmp_path):
         (edit(normalizer={"name": "global", "shift": 0, "scale": 0}), "scale positive"),
         (edit(kind="song"), "unknown kind of data 'song'"),
         (edit(flow={}), "cannot be understood"),
-        (edit(shape=None), "'shape' is missing"),
+        (edit(shape=None), "'shape' is not a list of sizes"),
         (lambda folder: (folder / "model.json").unlink(), "model.json: no such file"),
         (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors"),
     ]

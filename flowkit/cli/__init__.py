@@ -10,6 +10,7 @@ from types import ModuleType
 import typer
 
 from flowkit.cli.decode import decode
+from flowkit.cli.doctor import doctor
 from flowkit.cli.ema import ema
 from flowkit.cli.evaluate import evaluate
 from flowkit.cli.inspect import inspect
@@ -34,6 +35,7 @@ for command, panel in (
     (evaluate, "Use a model"),
     (ema, "Make a model"),
     (inspect, "Look"),
+    (doctor, "Look"),
 ):
     app.command(rich_help_panel=panel)(command)
 

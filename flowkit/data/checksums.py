@@ -25,7 +25,11 @@ def verify(path: Path) -> None:
         return
     sums = read_json(listed).get("crc32")
     wanted = sums.get(path.name) if isinstance(sums, dict) else None
-    if wanted is not None and crc32(path) != wanted:
+    try:
+        found = wanted if wanted is None else crc32(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if found != wanted:
         raise UserError(
             f"{path}: is damaged, its content is not what was saved (its checksum differs). Take another checkpoint; where this "
             f"is the latest of a run, remove {path.parent}, and --resume goes on from the one before"

@@ -150,6 +150,9 @@ def read_dataset(path: Path | str, *, check: bool = True) -> Dataset:
     if "x" not in header:
         found = ", ".join(header) or "none"
         raise UserError(f"{tensors_path}: has no tensor 'x' (it has {found}); is it prepared data?")
+    rows = header["x"].shape
+    if not rows or (rows[0] and not header["x"].numel):
+        raise UserError(f"{tensors_path}: x has shape {rows}; expected (N, ...) with numbers in each row")
     wanted = {"x": "F32", "class_label": "I64", "condition": "F32", "split": "U8", "noise": "F32"}
     arrays: dict[str, np.ndarray] = {}
     for name, dtype in wanted.items():

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flowkit.data.strict_json import parse_json
 from flowkit.errors import UserError
 
 FORMAT = 1  # of every JSON that flowkit writes
+MAX_JSON = 32_000_000  # bytes: parsed they may take twenty times as much memory
 
 
 @contextlib.contextmanager
@@ -72,19 +74,33 @@ def json_text(content: dict[str, Any]) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON that flowkit wrote. Raises UserError when it is missing, broken, or of a newer format."""
+    raw = read_bounded(path, MAX_JSON)
     try:
-        content = json.loads(Path(path).read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        content = parse_json(raw.decode("utf-8"))
+    except ValueError as error:
         raise UserError(f"{path}: is no JSON ({error}); it may be truncated") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
     number = content.get("format")
-    if not isinstance(number, int):
+    if not isinstance(number, int) or isinstance(number, bool):
         raise UserError(f'{path}: has no "format" number; it was not written by flowkit')
     if number > FORMAT:
         raise UserError(f"{path}: is of format {number}; this flowkit knows formats up to {FORMAT}: upgrade flowkit")
     return content
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """All of a file's bytes. Raises UserError where it is missing, no regular file (a pipe would never end), or too large."""
+    path = Path(path)
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}; expected a file")
+        with path.open("rb") as file:
+            raw = file.read(limit + 1)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if len(raw) > limit:
+        raise UserError(f"{path}: is larger than {limit // 1_000_000} MB, and no file of its kind is")
+    return raw

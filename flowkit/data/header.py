@@ -5,12 +5,12 @@ The layout (safetensors' README): 8 bytes of little-endian header length, that m
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowkit.data.strict_json import parse_json
 from flowkit.errors import UserError
 
 ITEM_BYTES = {
@@ -21,7 +21,9 @@ NUMPY_NAMES = {
     "F64": "<f8", "I64": "<i8", "U64": "<u8", "F32": "<f4", "I32": "<i4", "U32": "<u4", "F16": "<f2", "I16": "<i2",
     "U16": "<u2", "I8": "|i1", "U8": "|u1", "BOOL": "|b1",
 }  # fmt: skip
-MAX_HEADER = 100_000_000  # the format's own bound
+# The format allows 100 MB; parsed, that would be more than 2 GB, and 25 MB name more than 100,000 tensors.
+MAX_HEADER = 25_000_000
+MAX_DIMENSIONS = 32  # numpy's
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,24 @@ class TensorEntry:
 def read_header(path: Path) -> dict[str, TensorEntry]:
     """Names, dtypes, shapes and places of the tensors in `path`. Raises UserError if the file is not whole."""
     try:
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would never end
+            what = "a folder" if os.path.isdir(path) else "no regular file"
+            raise UserError(f"{path}: is {what}; expected a .safetensors file")
         size = os.path.getsize(path)
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(MAX_HEADER, size - 8):
+            if size < 8 or length > size - 8:
                 raise UserError(_broken(path, "its header is longer than the file"))
-            header = json.loads(file.read(length))
+            if length > MAX_HEADER:
+                raise UserError(_broken(path, f"its header is longer than {MAX_HEADER // 1_000_000} MB"))
+            header = parse_json(file.read(length).decode("utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a folder; expected a .safetensors file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+    except UserError:
+        raise
+    except ValueError:
         raise UserError(_broken(path, "its header is no JSON")) from None
     if not isinstance(header, dict):
         raise UserError(_broken(path, "its header is no JSON object"))
@@ -64,10 +71,10 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         if name == "__metadata__":
             continue
         try:
-            shape = tuple(int(n) for n in entry["shape"])
-            start, stop = (int(offset) for offset in entry["data_offsets"])
+            shape = tuple(_whole(n) for n in entry["shape"])
+            start, stop = (_whole(offset) for offset in entry["data_offsets"])
             found = TensorEntry(str(entry["dtype"]), shape, 8 + length + start, 8 + length + stop)
-            whole = min(shape, default=0) >= 0 and start >= 0 and found.nbytes == found.numel * ITEM_BYTES[found.dtype]
+            whole = found.nbytes == found.numel * ITEM_BYTES[found.dtype] and _addressable(shape)
         except (KeyError, TypeError, ValueError, AttributeError):
             raise UserError(_broken(path, f"the entry of tensor {name!r} cannot be read")) from None
         if not whole:
@@ -76,6 +83,17 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             raise UserError(_broken(path, f"tensor {name!r} ends at byte {found.stop} of {size}"))
         entries[name] = found
     return entries
+
+
+def _whole(number: object) -> int:
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        raise ValueError(number)
+    return number
+
+
+def _addressable(shape: tuple[int, ...]) -> bool:
+    """Whether an array could have that shape; one without elements may claim any sizes beside its zero."""
+    return len(shape) <= MAX_DIMENSIONS and math.prod(n for n in shape if n) < 2**60
 
 
 def _broken(path: Path, why: str) -> str:

@@ -13,6 +13,7 @@ from typing import overload
 
 import numpy as np
 
+from flowkit.data.strict_json import parse_json
 from flowkit.errors import UserError
 
 
@@ -61,7 +62,7 @@ class TextLines(Sequence[str]):
 
     def _parse(self, line: bytes, row: int) -> str:
         try:
-            text = json.loads(line)["text"]
+            text = parse_json(line.decode("utf-8"))["text"]
         except (ValueError, KeyError, TypeError):
             text = None
         if not isinstance(text, str):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from flowkit.data.strict_json import parse_json
+
 METRICS = "metrics.jsonl"
 POINTS = 60  # of a curve in the report
+MAX_LINE = 1_000_000  # bytes
 
 
 def metrics_report(run_dir: Path) -> dict[str, Any] | None:
@@ -16,46 +19,75 @@ def metrics_report(run_dir: Path) -> dict[str, Any] | None:
 
     Lines that cannot be read, such as the last one of a run that was killed, are counted and left out.
     """
+    path = run_dir / METRICS
+    if not path.is_file():
+        return None
+    logged, validated = _Series("loss"), _Series("val_loss")
+    unreadable = 0
     try:
-        text = (run_dir / METRICS).read_text("utf-8", errors="replace")
+        with path.open("rb") as file:
+            while line := file.readline(MAX_LINE):
+                row = _row(line)
+                if row:
+                    validated.add(row) if "val_loss" in row else logged.add(row)
+                elif line.strip():
+                    unreadable += 1
     except OSError:
         return None
-    logged, validated, unreadable = [], [], 0
-    for line in text.splitlines():
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            step = row["step"]
-            assert isinstance(step, int | float)
-        except (ValueError, KeyError, TypeError, AssertionError, RecursionError):
-            unreadable += 1
-            continue
-        if "val_loss" in row:
-            validated.append(row)
-        elif "loss" in row:
-            logged.append(row)
-    if not logged and not validated:
+    if not logged.last and not validated.last:
         return None
-    numbers = [row for row in validated if _is_number(row["val_loss"])]
     return {
-        "last": logged[-1] if logged else None,
-        "last_validation": validated[-1] if validated else None,
-        "best_validation": min(numbers, key=lambda row: row["val_loss"]) if numbers else None,
-        "loss_curve": _curve(logged, "loss"),
-        "validation_curve": _curve(validated, "val_loss"),
+        "last": logged.last,
+        "last_validation": validated.last,
+        "best_validation": validated.best,
+        "loss_curve": logged.curve(),
+        "validation_curve": validated.curve(),
         "unreadable_lines": unreadable,
     }
 
 
+def _row(line: bytes) -> dict[str, Any] | None:
+    """The object of a line; None where it is none of ours."""
+    try:
+        row = parse_json(line.decode("utf-8"))
+    except ValueError:
+        return None
+    if not isinstance(row, dict) or not _is_number(row.get("step")):
+        return None
+    if not all(
+        row[name] is None or _is_number(row[name]) for name in ("loss", "val_loss", "val_zero_loss") if name in row
+    ):
+        return None
+    return row
+
+
+class _Series:
+    """The rows with one of the losses, of which only the numbers are kept: a long run has millions of them."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.last: dict[str, Any] | None = None
+        self.best: dict[str, Any] | None = None
+        self.points: list[tuple[float, float]] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        if self.name not in row:
+            return
+        self.last = row
+        loss = row[self.name]
+        if loss is None or not math.isfinite(loss):
+            return
+        self.points.append((row["step"], loss))
+        if self.best is None or loss < self.best[self.name]:
+            self.best = row
+
+    def curve(self) -> list[list[float]]:
+        """[step, mean] of equal groups of rows."""
+        count = min(POINTS, len(self.points))
+        edges = [round(i * len(self.points) / count) for i in range(count + 1)] if count else []
+        groups = [self.points[a:b] for a, b in pairwise(edges)]
+        return [[group[-1][0], sum(value for _, value in group) / len(group)] for group in groups]
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _curve(rows: list[dict[str, Any]], name: str) -> list[list[float]]:
-    """[step, mean] of equal groups of rows."""
-    points = [(row["step"], row[name]) for row in rows if _is_number(row[name])]
-    count = min(POINTS, len(points))
-    edges = [round(i * len(points) / count) for i in range(count + 1)] if count else []
-    groups = [points[a:b] for a, b in pairwise(edges)]
-    return [[group[-1][0], sum(value for _, value in group) / len(group)] for group in groups]

@@ -9,6 +9,8 @@ from typing import Any
 
 from flowkit.data.header import TensorEntry, read_header
 
+MAX_DEPTH = 40  # of modules in modules; what a name has beyond is one name
+
 
 @dataclass
 class Node:
@@ -37,7 +39,7 @@ def weights_report(path: Path, header: dict[str, TensorEntry] | None = None) -> 
     for name, entry in sorted(
         header.items(), key=lambda item: item[1].start
     ):  # as the model lists them, where it can be
-        *modules, last = name.replace("/", ".").split(".")
+        *modules, last = name.replace("/", ".").split(".", MAX_DEPTH)
         node = root
         for module in modules:
             node = node.children.setdefault(module, Node())
@@ -62,7 +64,7 @@ def _own(node: Node) -> dict[str, Any]:
 
 def _in_order(children: dict[str, Node]) -> list[tuple[str, Node]]:
     """Numbered children by number: a file may list 10 before 2."""
-    if children and all(name.isdecimal() for name in children):
+    if children and all(map(_is_number, children)):
         return sorted(children.items(), key=lambda item: int(item[0]))
     return list(children.items())
 
@@ -71,10 +73,14 @@ def _grouped(children: list[tuple[str, Node]]) -> list[tuple[str, Node, int]]:
     """(name, module, how many): runs of numbered modules that are built alike become one, `0-7`."""
     groups: list[tuple[str, str, Node, int]] = []  # first name, last name, the first module, count
     for name, child in children:
-        if groups and name.isdecimal():
+        if groups and _is_number(name):
             first, last, like, count = groups[-1]
-            if last.isdecimal() and int(last) + 1 == int(name) and like.shape_of_it() == child.shape_of_it():
+            if _is_number(last) and int(last) + 1 == int(name) and like.shape_of_it() == child.shape_of_it():
                 groups[-1] = first, name, like, count + 1
                 continue
         groups.append((name, name, child, 1))
     return [(first if first == last else f"{first}-{last}", child, count) for first, last, child, count in groups]
+
+
+def _is_number(name: str) -> bool:
+    return name.isdecimal() and len(name) < 10

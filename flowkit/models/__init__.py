@@ -20,6 +20,7 @@ ARCHS = {
     "residual_mlp": "ResidualMLP",
 }
 
+MAX_LAYERS = 1000
 _AT_LEAST_ONE = (
     *("num_strokes", "stroke_dim", "embed_dim", "num_layers", "num_heads"),
     *("class_embed_dim", "num_memory_tokens", "input_dim", "hidden_dim", "num_tokens"),
@@ -48,6 +49,8 @@ def check_args(arch: str, args: dict[str, Any]) -> None:
             value = args.get(name, least)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise UserError(f"{arch}: {name} is {value!r}; expected a whole number of at least {least}")
+    if args.get("num_layers", 1) > MAX_LAYERS:
+        raise UserError(f"{arch}: num_layers is {args['num_layers']}; expected at most {MAX_LAYERS}")
     dropout = args.get("dropout", 0.0)
     if not isinstance(dropout, int | float) or isinstance(dropout, bool) or not 0 <= dropout < 1:
         raise UserError(f"{arch}: dropout is {dropout!r}; expected a number from 0 up to, but not including, 1")

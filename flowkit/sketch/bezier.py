@@ -8,6 +8,9 @@ _ALONG = 0.03  # found on Quick, Draw!: 1 (plain least squares) leaves a third m
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 
+_PAIRS = 1 << 20  # of points and pieces of line that are measured at once
+
+
 def points(cubics: np.ndarray, t: np.ndarray) -> np.ndarray:
     """Points of each cubic (..., 8) at the parameters t (T,) in [0, 1]: (..., T, 2)."""
     p0, p1, p2, p3 = _control_points(cubics)
@@ -133,6 +136,11 @@ def _velocity(cubics: np.ndarray, t: np.ndarray) -> np.ndarray:
 def gap(a: np.ndarray, b: np.ndarray) -> float:
     """The largest distance from a vertex of polyline a (n, 2) to polyline b (m, 2), m >= 2: one side of Hausdorff's."""
     start, step = b[:-1], np.diff(b, axis=0)
+    rows = max(1, _PAIRS // len(start))  # at a time: all pairs of two long lines would take gigabytes
+    return max(_nearest(a[i : i + rows], start, step) for i in range(0, len(a), rows))
+
+
+def _nearest(a: np.ndarray, start: np.ndarray, step: np.ndarray) -> float:
     to = a[:, None] - start
     t = np.clip((to * step).sum(-1) / np.maximum((step * step).sum(-1), 1e-30), 0, 1)
     return float(np.linalg.norm(to - t[..., None] * step, axis=-1).min(axis=1).max())

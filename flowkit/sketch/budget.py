@@ -16,6 +16,9 @@ _DENSE = 16  # points a cubic when a curve is treated as a polyline
 _SAMPLES = 33  # points a piece that a fit sees
 _FINE = 0.008  # canvas units between the points that errors are measured at
 _TOUCHING = 1e-6  # canvas units
+# Beyond these a drawing would take minutes to fit; a page full of handwriting has a tenth of either.
+MAX_FITTED = 10_000  # cubics
+MAX_INK = 200.0  # canvas units: a hundred lines across the canvas
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,10 @@ def to_size(strokes: Sequence[np.ndarray], size: int, *, fit: bool = True) -> Bu
     drawn = _joined(drawn)
     if len(drawn) > size:
         raise Unreadable(f"has more than {size} separate strokes", str(len(drawn)))
+    legs = np.diff(np.concatenate(drawn).reshape(-1, 4, 2), axis=1)
+    ink = float(np.linalg.norm(legs, axis=-1).sum())
+    if count > MAX_FITTED or not ink <= MAX_INK:
+        raise Unreadable("is too long a scribble to be fitted", f"{count:,} cubics, {ink:.3g} canvas units of ink")
     fitted, error = _merge(drawn, size)
     return Budgeted(fitted.astype(np.float32), True, error, dots)
 
@@ -116,7 +123,7 @@ class _Ink:
         vertices = self.along[piece[0] : piece[1] + 1]
         old = self.at(np.union1d(vertices, np.arange(vertices[0], vertices[-1], _FINE)))
         reach = np.linalg.norm(np.diff(cubic.reshape(4, 2), axis=0), axis=1).sum()
-        new = bezier.points(cubic, np.linspace(0, 1, 32 + int(reach / _FINE)))
+        new = bezier.points(cubic, np.linspace(0, 1, 32 + int(min(reach, MAX_INK) / _FINE)))
         return max(bezier.gap(old, new), bezier.gap(new, old))
 
 

@@ -15,7 +15,8 @@ Cubic = tuple[complex, complex, complex, complex]  # control points x + iy
 Affine = tuple[complex, complex, complex]  # p -> a p.x + b p.y + c
 IDENTITY: Affine = (1 + 0j, 1j, 0j)
 
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+# Atomic: digits that could be shared out among numbers in many ways would otherwise all be tried.
+_NUMBER = re.compile(r"(?>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", re.ASCII)
 _NEXT = re.compile(rf"[\s,]*({_NUMBER.pattern})", re.ASCII)
 _ARC = re.compile(
     rf"({_NUMBER.pattern})[\s,]*({_NUMBER.pattern})[\s,]*({_NUMBER.pattern})[\s,]*([01])[\s,]*([01])[\s,]*"
@@ -27,8 +28,8 @@ _SEPARATORS = dict.fromkeys(map(ord, " \t\r\n\f,"))
 _TAKES = {"M": 2, "L": 2, "H": 1, "V": 1, "C": 6, "S": 4, "Q": 4, "T": 2, "A": 7, "Z": 0}
 _UNITS = {"": 1.0, "px": 1.0, "pt": 4 / 3, "pc": 16.0, "in": 96.0, "cm": 96 / 2.54, "mm": 96 / 25.4, "q": 96 / 101.6,
           "em": 16.0, "rem": 16.0, "ex": 8.0}  # fmt: skip
-_LENGTH = re.compile(rf"\s*({_NUMBER.pattern})\s*([A-Za-z]*|%)\s*", re.ASCII)
-_TRANSFORM = re.compile(r"([A-Za-z]+)\s*\(([^()]*)\)")
+_LENGTH = re.compile(rf"\s*+({_NUMBER.pattern})\s*+([A-Za-z]*+|%)\s*+", re.ASCII)
+_TRANSFORM = re.compile(r"(?<![A-Za-z])([A-Za-z]++)\s*+\(([^()]*+)\)")
 
 
 def path_cubics(d: str, limit: int = 1_000_000) -> list[list[Cubic]]:

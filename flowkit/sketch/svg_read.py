@@ -20,6 +20,7 @@ MAX_BYTES = 10_000_000
 MAX_CUBICS = 20_000
 MAX_PATH = 3_000_000  # characters of one path
 MAX_ELEMENTS = 200_000  # also counts what <use> repeats
+MAX_TEXT = 5_000_000  # characters of attributes that are read, the same ones again where <use> repeats them
 MAX_DEPTH = 100  # also ends a <use> of itself
 FARTHEST = 100.0  # canvas units; beyond it a coordinate is taken for a mistake
 
@@ -65,7 +66,12 @@ def read_svg(data: bytes) -> list[np.ndarray]:
     box = _canvas(root)
     reader.width, reader.height = box[2:] if box else (0.0, 0.0)
     reader.canvas = box
-    reader.enter(root.children, IDENTITY, reader.style(root, _Style()), 0)
+    try:
+        reader.enter(root.children, IDENTITY, reader.style(root, _Style()), 0)
+    except (ArithmeticError, ValueError) as error:  # the sine of infinity, the length of 1e308 + 1e308i
+        if isinstance(error, Unreadable):
+            raise
+        raise Unreadable("holds numbers beyond all bounds", str(error)) from None
     subpaths = reader.subpaths
     if not subpaths:
         return []
@@ -79,8 +85,9 @@ def read_svg(data: bytes) -> list[np.ndarray]:
     x, y, width, height = box
     side = max(width, height)
     centre = np.array([x + width / 2, y + height / 2] * 4)
-    flat = (flat - centre) / (side / 2)
-    if np.abs(flat).max() > FARTHEST:
+    with np.errstate(all="ignore"):
+        flat = (flat - centre) / (side / 2)
+    if not np.abs(flat).max() <= FARTHEST:  # NaN, of a canvas too small to divide by, is not below either
         raise Unreadable("has coordinates far outside of its canvas", f"{np.abs(flat).max():.3g} times its half side")
     return np.split(flat, ends)
 
@@ -160,7 +167,7 @@ class _Reader:
         self.subpaths: list[list[Cubic]] = []
         self.canvas: tuple[float, float, float, float] | None = None
         self.width = self.height = 0.0
-        self.cubics = self.visited = 0
+        self.cubics = self.moves = self.visited = self.text = 0
 
     def enter(self, nodes: list[_Node], outer: Affine, style: _Style, depth: int) -> None:
         if depth > MAX_DEPTH:
@@ -169,6 +176,9 @@ class _Reader:
         if self.visited > MAX_ELEMENTS:
             raise Unreadable(f"has more than {MAX_ELEMENTS:,} elements")
         for node in nodes:
+            self.text += sum(map(len, node.attributes.values()))
+            if self.text > MAX_TEXT:
+                raise Unreadable(f"has more than {MAX_TEXT:,} characters of attributes, repeated ones counted")
             if node.tag in _SHAPES:
                 self.draw(node, outer, style)
             elif node.tag in _CONTAINERS or node.tag == "use":
@@ -226,6 +236,9 @@ class _Reader:
         d = a.get("d", "") if node.tag == "path" else shape_path(node.tag, a, self.width, self.height)
         if len(d) > MAX_PATH:
             raise Unreadable(f"has a path of more than {MAX_PATH:,} characters")
+        self.moves += d.count("M") + d.count("m")
+        if self.moves > MAX_CUBICS:
+            raise Unreadable(f"has more than {MAX_CUBICS:,} subpaths")
         subpaths = path_cubics(d, MAX_CUBICS)
         self.cubics += sum(map(len, subpaths))
         if self.cubics > MAX_CUBICS:

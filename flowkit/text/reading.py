@@ -15,6 +15,8 @@ from flowkit.errors import UserError, listing, nearest
 SUFFIXES = (".txt", ".jsonl")
 # Not whitespace to Python, and nothing to encode: zero-width characters, the byte-order mark, the soft hyphen.
 INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad "
+MAX_LINE = 10_000_000  # bytes; a file without ends of lines must not fill the memory
+MAX_MARKS = 1_000  # combining characters in a row: to put n of them in order takes n * n steps
 _TOLD_EVERY = 1 << 14  # lines between two words on the progress
 
 
@@ -51,6 +53,10 @@ def read_sentences(
     number = 0
     for number, line in _lines(path, progress):
         text = line if not line.strip() else take(line, f"{path}: line {number:,}")
+        if not text.isascii() and len(text) > MAX_MARKS and _longest_run_of_marks(text) > MAX_MARKS:
+            raise UserError(
+                f"{path}: line {number:,}: has more than {MAX_MARKS:,} combining characters in a row; it is no text"
+            )
         text = " ".join(unicodedata.normalize("NFC", text).split())
         if text.strip(INVISIBLE):
             texts.append(text)
@@ -71,9 +77,19 @@ def read_sentences(
 def _lines(path: Path, progress: Callable[[int, int], object] | None) -> Iterator[tuple[int, str]]:
     """(number from 1, text without its end) of each line. Raises UserError."""
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(
+                f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}; expected a file of sentences"
+            )
         with path.open("rb") as file:
             total, done = path.stat().st_size, 0
-            for number, raw in enumerate(file, 1):
+            number = 0
+            while raw := file.readline(MAX_LINE + 1):
+                number += 1
+                if len(raw) > MAX_LINE:
+                    raise UserError(
+                        f"{path}: line {number:,}: is longer than {MAX_LINE // 1_000_000} MB; expected a sentence a line"
+                    )
                 done += len(raw)
                 if number == 1:
                     raw = raw.removeprefix(b"\xef\xbb\xbf")
@@ -84,6 +100,14 @@ def _lines(path: Path, progress: Callable[[int, int], object] | None) -> Iterato
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _longest_run_of_marks(text: str) -> int:
+    longest = run = 0
+    for character in text:
+        run = run + 1 if unicodedata.combining(character) else 0
+        longest = max(longest, run)
+    return longest
 
 
 def _decoded(raw: bytes, where: str, path: Path) -> str:

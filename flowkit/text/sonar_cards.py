@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
+from flowkit.data.files import read_bounded
 from flowkit.errors import UserError, listing, nearest
 from flowkit.text.sonar_packages import sonar_cards_folder
 
 FAMILIES = {"encoder": "transformer_encoder", "decoder": "transformer_decoder"}
 WEIGHTS = "about 3 GB each, licence CC BY-NC 4.0"  # Meta's release
+TEXTS = ("base", "checkpoint", "tokenizer", "tokenizer_ref", "model_family", "model_arch")  # fields that name something
+MAX_CARDS = 1_000_000  # bytes of a file of cards
 CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors")
 
 
@@ -51,8 +54,9 @@ class Card:
         for card in self.chain():
             for field in ("tokenizer_config_overrides", "tokenizer_config_override", "tokenizer_config"):
                 config = card.fields.get(field)
-                found = (config.get("_set_") or config).get("langs") if isinstance(config, Mapping) else None
-                if found:
+                inner = (config.get("_set_") or config) if isinstance(config, Mapping) else None
+                found = inner.get("langs") if isinstance(inner, Mapping) else None
+                if found and isinstance(found, list):
                     return [str(lang) for lang in found]
         raise UserError(
             f"card {self.name!r}: names no languages; expected tokenizer_config: {{_set_: {{langs: [...]}}}}"
@@ -127,17 +131,34 @@ def read_cards(path: Path) -> dict[str, Card]:
     """The cards of a YAML file (documents apart by ---), or of all YAML files below a folder, by their names."""
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    class Loader(Safe):
+        """Without merge keys: a dozen lines of them expand to more than any memory holds."""
+
+        def flatten_mapping(self, node: Any) -> None:
+            if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+                raise yaml.YAMLError("merge keys (<<) are not read in an asset card; write the fields out")
+
     files = [path] if path.is_file() else sorted(file for end in ("*.yaml", "*.yml") for file in path.rglob(end))
     raw: dict[str, tuple[dict[str, Any], Path]] = {}
     for file in files:
         try:
-            documents = list(yaml.load_all(file.read_bytes(), loader))
-        except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+            documents = list(yaml.load_all(read_bounded(file, MAX_CARDS), Loader))
+        except UserError:
+            raise
+        except (
+            yaml.YAMLError,
+            ValueError,
+            TypeError,
+            RecursionError,
+        ) as error:  # the 31st of February, a list as a key
             raise UserError(f"{file}: is no asset card ({' '.join(str(error).split())})") from None
         for fields in documents:
             if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
                 raise UserError(f'{file}: is no asset card; expected "name: ..." and what it names')
+            if odd := [field for field in TEXTS if not _is_text(fields.get(field))]:
+                raise UserError(f"{file}: card {fields['name']!r}: {odd[0]} is no text; expected a name or a place")
             name, _, environment = fields["name"].partition("@")
             if environment.strip() in ("", "user"):  # fairseq2's other environments are clusters of its authors
                 merged = {**raw.get(name.strip(), ({}, file))[0], **fields}
@@ -155,15 +176,24 @@ def read_cards(path: Path) -> dict[str, Card]:
     return {name: build(name) for name in raw}
 
 
+def _is_text(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and "\0" not in value)
+
+
 def _packaged(name: str) -> Card | None:
     folder = sonar_cards_folder()
     return read_cards(folder).get(name) if folder else None
 
 
 def tokenizer_card(card: Card) -> Card:
-    """The card that `tokenizer_ref` leads to, or the card itself."""
-    reference = card.get("tokenizer_ref")
-    return card if reference is None else tokenizer_card(find_card("tokenizer", str(reference)))
+    """The card that `tokenizer_ref` leads to, or the card itself. Raises UserError where it leads in a circle."""
+    passed = []
+    while (reference := card.get("tokenizer_ref")) is not None:
+        if reference in passed:
+            raise UserError(f"tokenizer: card {card.name!r} refers to {reference!r}, which leads back to it")
+        passed.append(reference)
+        card = find_card("tokenizer", str(reference))
+    return card
 
 
 def cache_folder() -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,9 +47,14 @@ def read_vectors(path: Path | str) -> np.ndarray:
 
 def _npy(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (
+        Exception
+    ) as error:  # a header made to break its reader raises anything: TokenError, OverflowError, BadZipFile
         raise UserError(f"{path}: not a whole .npy array of numbers ({error}); copy or write it again") from None
+    if not isinstance(found, np.ndarray):  # a .npz under another name
+        raise UserError(f"{path}: holds several arrays, or none; expected a .npy of one")
+    return found
 
 
 def _safetensors(path: Path) -> np.ndarray:
@@ -59,8 +63,8 @@ def _safetensors(path: Path) -> np.ndarray:
     entry = header[name]
     if entry.dtype not in FLOATS:
         raise UserError(f"{path}: tensor {name!r} is {entry.dtype}; expected one of {listing(FLOATS)}")
-    if entry.dtype in NUMPY_NAMES:
-        return memory_map(path, entry)
+    if entry.dtype in NUMPY_NAMES or not entry.numel:
+        return memory_map(path, entry) if entry.numel else np.empty(entry.shape, np.float32)
     halves = np.memmap(path, "<u2", mode="r", offset=entry.start, shape=entry.shape)
     return (halves.astype(np.uint32) << 16).view(np.float32)  # bfloat16 is the upper half of a float32
 
@@ -70,12 +74,14 @@ def _torch_save(path: Path) -> np.ndarray:
 
     try:
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # torch's own message advises to turn the guard off
-        raise UserError(
-            f"{path}: holds other Python objects than tensors (or is no file of torch.save), and is not read, since that may "
-            "run code; save the bare tensor: torch.save(vectors, ...)"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (
+        Exception
+    ) as error:  # a stream made to break its reader can raise anything; whatever it raises, it is refused
+        if type(error).__name__ == "UnpicklingError":  # torch's own message advises to turn the guard off
+            raise UserError(
+                f"{path}: holds other Python objects than tensors (or is no file of torch.save), and is not read, since that "
+                "may run code; save the bare tensor: torch.save(vectors, ...)"
+            ) from None
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{path}: not a whole file of torch.save ({why}); copy or write it again") from None
     if isinstance(found, Mapping):
@@ -84,8 +90,16 @@ def _torch_save(path: Path) -> np.ndarray:
     if not isinstance(found, torch.Tensor) or found.layout != torch.strided or found.is_quantized:
         held = "sparse or quantised tensor" if isinstance(found, torch.Tensor) else type(found).__name__
         raise UserError(f"{path}: holds a {held}; expected one plain tensor (N, D)")
+    if not found.is_floating_point() or found.device.type != "cpu" or found.is_conj() or found.is_neg():
+        raise UserError(
+            f"{path}: holds {found.dtype} on {found.device}; expected a plain tensor of floating-point numbers"
+        )
+    # Strides of zero make a tensor of any size out of one number.
+    if found.untyped_storage().nbytes() < found.numel() * found.element_size():
+        raise UserError(f"{path}: claims {found.numel():,} numbers and holds fewer; save a contiguous tensor")
+    # Numpy has neither bfloat16 nor the eight-bit floats.
     found = found.detach()
-    return (found.float() if found.dtype == torch.bfloat16 else found).numpy()  # numpy has no bfloat16
+    return (found if found.dtype in (torch.float16, torch.float32, torch.float64) else found.float()).numpy()
 
 
 def _matrix(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> str:

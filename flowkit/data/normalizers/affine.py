@@ -40,6 +40,12 @@ class AffineNormalizer(Normalizer):
         shift, scale = self._tensors.on(x.device, x.dtype)
         return x * scale + shift
 
+    def fits(self, row_shape: tuple[int, ...]) -> bool:
+        try:
+            return np.broadcast_shapes(self.shift.shape, self.scale.shape, row_shape) == row_shape
+        except ValueError:
+            return False
+
     def log_det(self, row_shape: tuple[int, ...]) -> float:
         return -float(np.log(np.broadcast_to(self.scale, row_shape)).sum())
 

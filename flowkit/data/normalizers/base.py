@@ -25,6 +25,10 @@ class Normalizer(ABC):
     def denormalize(self, x: Tensor) -> Tensor:
         """The inverse of `normalize`."""
 
+    @abstractmethod
+    def fits(self, row_shape: tuple[int, ...]) -> bool:
+        """Whether it takes rows of that shape."""
+
     def shape(self, row_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of a normalised row: the row's own, unless directions are left out."""
         return row_shape

@@ -59,6 +59,9 @@ class WhiteningNormalizer(Normalizer):
     def shape(self, row_shape: tuple[int, ...]) -> tuple[int, ...]:
         return row_shape if len(self.scale) == len(self.mean) else (len(self.scale),)
 
+    def fits(self, row_shape: tuple[int, ...]) -> bool:
+        return self.row_shape == row_shape
+
     def log_det(self, row_shape: tuple[int, ...]) -> float:
         if len(self.scale) < len(self.mean):
             raise UserError(

@@ -22,6 +22,7 @@ _SPLIT_NAMES = {
     "test": "test",
 }
 SPLIT_NAMES = _SPLIT_NAMES.keys()
+MAX_DIRECTORY = 64_000_000  # bytes of a zip's directory: half a million members or more, each of which takes memory
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError, ValueError)
 
 
@@ -89,7 +90,7 @@ class Files:
 def open_files(source: Path) -> Iterator[Files]:
     """A folder, a .zip or a single file. Raises UserError: nothing there, no zip, members that would leave the folder."""
     if source.is_dir():
-        yield Files(source.resolve().name, list(_walk(source)))
+        yield Files(_as_text(source.resolve().name), list(_walk(source)))
         return
     try:
         with open(source, "rb"):
@@ -98,15 +99,37 @@ def open_files(source: Path) -> Iterator[Files]:
         raise UserError(f"{source}: no such file or folder") from None
     except OSError as error:
         raise UserError(f"{source}: cannot be read ({error.strerror})") from None
+    if not source.is_file():
+        raise UserError(f"{source}: is no regular file; expected a folder, a .zip or a file")
     if source.suffix.lower() != ".zip":
-        yield Files(source.stem, [Entry((source.name,), source.stat().st_size, source)])
+        yield Files(_as_text(source.stem), [Entry((_as_text(source.name),), source.stat().st_size, source)])
         return
     try:
+        with open(source, "rb") as file:
+            check_directory(file, MAX_DIRECTORY)
         archive = zipfile.ZipFile(source)
     except BROKEN_ZIP as error:
         raise UserError(f"{source}: is no whole zip file ({error}); download or pack it again") from None
     with archive:
-        yield Files(source.stem, list(_members(source, archive)), archive)
+        yield Files(_as_text(source.stem), list(_members(source, archive)), archive)
+
+
+def check_directory(file: IO[bytes], limit: int) -> None:
+    """Raise ValueError where a zip's directory is larger than that: `zipfile` reads all of it, and each member takes a
+    kilobyte of memory. The size stands in the record at the end of the file, or in that of a zip64 before it.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - (1 << 16) - 98))
+    tail = file.read()
+    file.seek(0)
+    at = tail.rfind(b"PK\5\6")
+    if at < 0:
+        return  # no zip, as `zipfile` will say
+    claimed = int.from_bytes(tail[at + 12 : at + 16], "little")
+    if tail[max(0, at - 20) : at].startswith(b"PK\6\7"):  # a zip64, whose own record stands before that pointer to it
+        claimed = int.from_bytes(tail[max(0, at - 36) : max(0, at - 28)], "little")
+    if min(claimed, size) > limit:
+        raise ValueError(f"its directory is larger than {limit // 1_000_000} MB; unpack it, and name the folder")
 
 
 def _walk(folder: Path) -> Iterator[Entry]:
@@ -123,7 +146,7 @@ def _walk(folder: Path) -> Iterator[Entry]:
         for name in names:
             path = Path(where, name)
             if not _ignored(name) and path.is_file():
-                yield Entry((*parts, name), path.stat().st_size, path)
+                yield Entry(tuple(map(_as_text, (*parts, name))), path.stat().st_size, path)
 
 
 def _members(source: Path, archive: zipfile.ZipFile) -> Iterator[Entry]:
@@ -136,6 +159,11 @@ def _members(source: Path, archive: zipfile.ZipFile) -> Iterator[Entry]:
             )
         if not info.is_dir() and not any(map(_ignored, parts)):
             yield Entry(parts, info.file_size, info)
+
+
+def _as_text(name: str) -> str:
+    """A file name that is no UTF-8 comes as half characters, which no sidecar takes: `?` for each."""
+    return name.encode("utf-8", "replace").decode("utf-8")
 
 
 def _ignored(name: str) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 
 from flowkit.errors import UserError
 
+MAX_POINTS = 100_000  # of a drawing; beyond it a file is no drawing
 MARGIN = 0.1  # canvas units left free around drawings that come without a canvas of their own
 
 
@@ -36,12 +37,17 @@ def fit_canvas(polylines: list[np.ndarray]) -> list[np.ndarray]:
     """
     if not polylines:
         raise Unreadable("has no strokes")
+    if sum(map(len, polylines)) > MAX_POINTS:
+        raise Unreadable(f"has more than {MAX_POINTS:,} points")
     every = np.concatenate(polylines)
     if not np.isfinite(every).all():
         raise Unreadable("holds coordinates that are not finite")
     low, high = every.min(axis=0), every.max(axis=0)
-    extent = float((high - low).max())
+    with np.errstate(over="ignore"):
+        extent = float((high - low).max())
     if not extent > 0:
         raise Unreadable("has no strokes")
+    if not 1e-150 < extent < 1e150:  # whose squares, and inverses, are still numbers
+        raise Unreadable("holds coordinates beyond all bounds")
     centre, scale = (low + high) / 2, 2 * (1 - MARGIN) / extent
     return [(line - centre) * scale for line in polylines]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +12,11 @@ from typing import IO
 
 import numpy as np
 
-from flowkit.sketch.importers.files import BROKEN_ZIP, Entry, Files
+from flowkit.sketch.importers.files import BROKEN_ZIP, Entry, Files, check_directory
 from flowkit.sketch.importers.items import Unreadable
 
 MAX_NPZ = 500_000_000  # bytes of an .npz inside a zip, or of one member
+MAX_DIRECTORY = 10_000_000  # bytes of the list of its members
 # What numpy and zipfile raise when the bytes are wrong.
 _BROKEN = (*BROKEN_ZIP, KeyError, TypeError, SyntaxError, MemoryError, RecursionError, TokenError)
 
@@ -52,10 +54,14 @@ class Npz:
         except _BROKEN as error:
             raise Unreadable("is no readable .npz", f"{key}: {error}") from None
 
-    def array(self, key: str) -> np.ndarray:
-        """A plain array. Raises Unreadable for arrays of Python objects, which only pickle could read."""
+    def array(self, key: str, limit: int = MAX_NPZ) -> np.ndarray:
+        """A plain array of at most `limit` bytes. Raises Unreadable for one of Python objects, which only pickle could read."""
         if self.is_object(key):
             raise Unreadable("holds pickled Python objects, which are refused; save plain arrays", key)
+        with self.open(key) as stream:
+            shape, dtype = self.header(stream)
+        if math.prod(shape) * dtype.itemsize > limit:
+            raise Unreadable(f"holds an array of more than {limit // 1_000_000} MB", key)
         with self.open(key) as stream:
             return np.lib.format.read_array(stream, allow_pickle=False)
 
@@ -67,6 +73,7 @@ def open_npz(files: Files, entry: Entry) -> Iterator[Npz]:
         source = stream if stream.seekable() and not isinstance(stream, zipfile.ZipExtFile) else None
         source = source or BytesIO(files.read(entry, MAX_NPZ))
         try:
+            check_directory(source, MAX_DIRECTORY)
             archive = zipfile.ZipFile(source)
         except BROKEN_ZIP as error:
             raise Unreadable("is no readable .npz", str(error)) from None

@@ -39,7 +39,10 @@ def _read_lines(files: Files, entry: Entry) -> Iterator[Item]:
                 word, strokes, problem = entry.stem, None, None
                 try:
                     record = _record(line)
-                    word = record.get("word") if isinstance(record.get("word"), str) else word
+                    if isinstance(record.get("word"), str):
+                        word = (
+                            record["word"].encode("utf-8", "replace").decode("utf-8")
+                        )  # JSON may escape half characters
                     strokes = [from_lines(polyline) for polyline in fit_canvas(_polylines(record))]
                 except Unreadable as error:
                     problem = error

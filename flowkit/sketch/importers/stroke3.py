@@ -1,22 +1,20 @@
 """sketch-rnn's stroke-3 .npz files (arXiv 1704.03477): rows of dx, dy, pen-lift; a file is a class.
 
 The published files hold arrays of Python objects under `train`, `valid` and `test`, which numpy reads only by
-unpickling. That is never done here: their pickle stream is interpreted with inert stand-ins for the two numpy types
-it names, and a stream that names anything else is refused, so nothing of the file's author can run.
+unpickling. That is never done here: `object_arrays` reads them as data, so nothing of the file's author can run.
 """
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
 from flowkit.sketch.bezier import from_lines
 from flowkit.sketch.importers.files import SPLIT_NAMES, Entry, Files, split_name
-from flowkit.sketch.importers.items import Item, Unreadable, fit_canvas
+from flowkit.sketch.importers.items import MAX_POINTS, Item, Unreadable, fit_canvas
 from flowkit.sketch.importers.npz import Npz, open_npz
+from flowkit.sketch.importers.object_arrays import read_object_array
 
 
 def is_stroke3(npz: Npz) -> bool:
@@ -56,6 +54,8 @@ def _polylines(drawing: np.ndarray | None) -> list[np.ndarray]:
     """Offsets (n, 3) as polylines (m, 2): the pen lifts after a row whose third number is 1."""
     if drawing is None or drawing.ndim != 2 or drawing.shape[1] != 3 or drawing.dtype.kind not in "iuf":
         raise Unreadable("is no array of rows dx, dy, pen-lift")
+    if len(drawing) > MAX_POINTS:
+        raise Unreadable(f"has more than {MAX_POINTS:,} points")
     at = np.cumsum(drawing[:, :2].astype(np.float64), axis=0)
     lifts = np.flatnonzero(drawing[:, 2] == 1) + 1
     return [polyline for polyline in np.split(at, lifts) if len(polyline)]
@@ -65,68 +65,8 @@ def _object_array(npz: Npz, key: str) -> list[np.ndarray | None]:
     with npz.open(key) as stream:
         npz.header(stream)
         try:
-            top = _Inert(stream, encoding="latin1").load()
-        except Exception as error:  # a stream made to break it can raise anything; whatever it raises, it is refused
+            return read_object_array(stream)
+        except ValueError as error:
             raise Unreadable(
                 "holds Python objects other than arrays of numbers, which are refused", str(error)
             ) from None
-    found = top.state[-1] if isinstance(top, _Array) and isinstance(top.state, tuple) and top.state else None
-    if not isinstance(found, list):
-        raise Unreadable("holds Python objects other than arrays of numbers, which are refused", key)
-    return [item.numbers() if isinstance(item, _Array) else None for item in found]
-
-
-class _Array:
-    """Stands for a numpy array: keeps the state that the stream gives it, (version, shape, dtype, Fortran order, data)."""
-
-    state: Any = None
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def numbers(self) -> np.ndarray | None:
-        try:
-            _, shape, dtype, fortran, data = self.state
-            code = dtype.order() + dtype.code
-            if not isinstance(data, bytes) or np.dtype(code).kind not in "iuf":
-                return None
-            return np.frombuffer(data, code).reshape(shape, order="F" if fortran else "C")
-        except (TypeError, ValueError, AttributeError):
-            return None
-
-
-class _Dtype:
-    """Stands for a numpy dtype: its code, "i2", and byte order."""
-
-    state: Any = None
-
-    def __init__(self, code: str, *_: Any) -> None:
-        self.code = code
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def order(self) -> str:
-        return self.state[1] if self.state and self.state[1] in ("<", ">") else "|"
-
-
-def _encode(text: str, _: str) -> bytes:
-    return text.encode("latin1")
-
-
-def _reconstruct(*_: Any) -> _Array:
-    return _Array()
-
-
-class _Inert(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        numpy_core = module in ("numpy.core.multiarray", "numpy._core.multiarray")
-        if numpy_core and name == "_reconstruct":
-            return _reconstruct
-        if module == "numpy" and name == "ndarray":
-            return _Array
-        if module == "numpy" and name == "dtype":
-            return _Dtype
-        if module == "_codecs" and name == "encode":
-            return _encode
-        raise pickle.UnpicklingError(f"it names {module}.{name}")

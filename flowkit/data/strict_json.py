@@ -1,0 +1,56 @@
+"""JSON from strangers: what parses and would still break whoever uses it is refused here, once for all readers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+MAX_DEPTH = 60  # tables in tables: whoever walks them by recursion must get through
+LARGEST = 2**64  # of whole numbers: beyond it neither numpy nor torch nor a float takes them
+
+
+def parse_json(raw: bytes | str) -> Any:
+    """The content of a JSON document. Raises ValueError, which says why, for whatever is none.
+
+    Also refused: whole numbers of more than 64 bits, nesting deeper than `MAX_DEPTH`, and halves of surrogate pairs, which no
+    file or terminal takes as text.
+    """
+    try:
+        content = json.loads(raw, parse_int=_whole)
+    except RecursionError:
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels") from None
+    _check(content)
+    return content
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 21 or abs(number := int(digits)) > LARGEST:
+        raise ValueError(f"the number {digits[:24]} has more than 64 bits")
+    return number
+
+
+def _check(content: Any) -> None:
+    level = [content]
+    for _ in range(MAX_DEPTH):
+        inner: list[Any] = []
+        for one in level:
+            if isinstance(one, str):
+                _check_text(one)
+            elif isinstance(one, list):
+                inner += one
+            elif isinstance(one, dict):
+                for key, value in one.items():
+                    _check_text(key)
+                    inner.append(value)
+        if not inner:
+            return
+        level = inner
+    raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
+
+
+def _check_text(text: str) -> None:
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError("it holds half of a surrogate pair, which is no character") from None

@@ -1,0 +1,148 @@
+"""Packages imported in processes of their own: a broken one may raise anything, hang, or take its process down."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import flowkit
+
+SECONDS = 120.0  # that an import may take, on a cold disk
+_END = "\x1e"  # before the answer, which the last line is: packages print things while they are imported
+
+_TORCH = """
+import warnings
+import torch
+said = []
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    try:
+        available = torch.cuda.is_available()
+    except Exception as error:
+        available, said = False, [str(error)]
+    said += [str(one.message) for one in caught]
+devices = []
+if available:
+    for i in range(torch.cuda.device_count()):
+        try:
+            about = torch.cuda.get_device_properties(i)
+            with torch.cuda.device(i):
+                bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+            works = float(torch.ones(2, device=f"cuda:{i}").sum()) == 2.0
+            devices.append({"name": about.name, "memory": about.total_memory, "capability": [about.major, about.minor],
+                            "bf16": bf16, "error": "" if works else "1 + 1 is not 2 on it"})
+        except Exception as error:
+            devices.append({"name": f"cuda:{i}", "memory": 0, "capability": [0, 0], "bf16": False, "error": str(error)})
+answer.update(
+    version=torch.__version__, cuda=torch.version.cuda, available=available, said=said, devices=devices,
+    threads=torch.get_num_threads(), gloo=torch.distributed.is_available() and torch.distributed.is_gloo_available(),
+    nccl=torch.distributed.is_available() and torch.distributed.is_nccl_available(),
+    mps=bool(getattr(torch.backends, "mps", None)) and torch.backends.mps.is_available(),
+)
+"""
+CODE = {
+    "torch": _TORCH,
+    "torchvision": "import torchvision",
+    "timm": "import timm",
+    "accelerate": "import accelerate.commands.launch",
+    "safetensors": "import safetensors.torch",
+    "sonar": "from flowkit.text.sonar_packages import import_sonar; import_sonar()",
+}
+_OPTIONAL = ("torchvision", "sonar")  # not tried where they are not installed
+_AROUND = """
+import json, sys
+answer = {}
+try:
+    exec(compile(sys.argv[1], "probe", "exec"), {"answer": answer})
+except BaseException as error:
+    answer = {"error": f"{type(error).__name__}: {error}"}
+sys.stdout.write("\\n\\x1e" + json.dumps(answer) + "\\n")
+"""
+
+
+@dataclass
+class Probe:
+    """An import that is under way."""
+
+    name: str
+    process: subprocess.Popen[str] | None  # None: it is not installed
+    output: IO[str] | None = None
+    _answer: dict[str, Any] | None = field(default=None, repr=False)
+
+    def result(self) -> dict[str, Any]:
+        """What it found, once it has; {"error": why} where it did not get through, {"missing": True} where there is none."""
+        if self._answer is None:
+            self._answer = self._wait()
+        return self._answer
+
+    def _wait(self) -> dict[str, Any]:
+        if self.process is None or self.output is None:
+            return {"missing": True}
+        try:
+            status = self.process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            return {"error": f"its import took more than {SECONDS:.0f} seconds"}
+        self.output.seek(0)
+        text = self.output.read()
+        self.output.close()
+        _, found, answer = text.rpartition(_END)
+        if found:
+            return json.loads(answer)
+        if status < 0:
+            return {"error": f"its import ends the process by {signal.Signals(-status).name}"}
+        return {"error": f"its import ends the process with status {status}"}
+
+
+class Probes:
+    """All packages in one process, which is quick, and where that fails each in its own, which tells the broken one."""
+
+    def __init__(self) -> None:
+        whole = [code for name, code in CODE.items() if name != "sonar" and not _absent(name)]
+        self._together = _start("together", "\n".join(whole))
+        self._own = {"sonar": _start("sonar", CODE["sonar"])}
+
+    def result(self, name: str) -> dict[str, Any]:
+        """As `Probe.result`."""
+        if name == "sonar" or "error" in self._together.result():
+            if len(self._own) == 1 and name != "sonar":
+                self._own |= {name: _start(name, code) for name, code in CODE.items() if name != "sonar"}
+            return self._own[name].result()
+        return {"missing": True} if _absent(name) else self._together.result()
+
+
+def environment() -> dict[str, str]:
+    """That of this process, in which the other one finds this very flowkit."""
+    here = str(Path(flowkit.__file__).resolve().parent.parent)
+    paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    # The folder that holds flowkit last: installed, it is site-packages, and what the user put before it has to stay so.
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*paths[1:], here])}
+
+
+def _start(name: str, code: str) -> Probe:
+    if _absent(name):
+        return Probe(name, None)
+    # A file, since a pipe that nobody reads fills up and stops its writer.
+    output = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+    process = subprocess.Popen(
+        [sys.executable, "-c", _AROUND, code], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.DEVNULL,
+        text=True, env={**environment(), "PYTHONWARNINGS": "ignore"},
+    )  # fmt: skip
+    return Probe(name, process, output)
+
+
+def _absent(name: str) -> bool:
+    """Whether it is a package that flowkit can do without, and not installed."""
+    try:
+        return name in _OPTIONAL and importlib.util.find_spec(name) is None
+    except (ImportError, ValueError):
+        return False  # something is there, and broken

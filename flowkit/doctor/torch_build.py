@@ -1,0 +1,116 @@
+"""Torch, its build, and the devices that it sees or ought to see."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from flowkit.doctor.findings import Finding, State
+
+OLDEST = (2, 7)
+GB = 1_000_000_000
+
+
+def gpu_count(torch: dict[str, Any]) -> int:
+    """How many CUDA devices work."""
+    return sum(not device["error"] for device in torch.get("devices", ()))
+
+
+def look_at_torch(torch: dict[str, Any]) -> list[Finding]:
+    """torch: what its probe found."""
+    if "error" in torch:
+        absent = "No module named 'torch'" in torch["error"]
+        mend = "pip install torch" if absent else "install it anew: pip install --force-reinstall torch"
+        return [_finding("torch", "not installed" if absent else torch["error"], "problem", mend)]
+    cuda = torch["cuda"]
+    findings = [_version(torch["version"], f"CUDA {cuda} build" if cuda else "CPU build")]
+    driver, seen = nvidia()
+    if driver or seen:
+        findings.append(_driver(driver, seen))
+    if torch["devices"]:
+        findings += [_device(number, device) for number, device in enumerate(torch["devices"])]
+    elif seen or driver:
+        findings.append(_unseen(torch, seen))
+    elif torch["mps"]:
+        findings.append(_finding("device", "the CPU; an Apple GPU is for sampling only, since it has no float64"))
+    else:
+        threads = torch["threads"]
+        findings.append(_finding("device", f"the CPU, {threads} thread{'s' if threads != 1 else ''}; no GPU"))
+    if not torch["gloo"]:
+        findings.append(
+            _finding(
+                "gloo", "not in this build", "problem", "several processes on CPUs need it: install torch from PyPI"
+            )
+        )
+    return findings
+
+
+def _finding(name: str, found: str, state: State = "ok", mend: str = "") -> Finding:
+    return Finding("torch", name, state, found, mend)
+
+
+def _version(version: str, build: str) -> Finding:
+    found = f"{version} · {build}"
+    numbers = tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdecimal())
+    if numbers < OLDEST:
+        wanted = ".".join(map(str, OLDEST))
+        return _finding(
+            "torch", found, "problem", f"flowkit needs torch {wanted} or newer: pip install 'torch>={wanted}'"
+        )
+    return _finding("torch", found)
+
+
+def _device(number: int, device: dict[str, Any]) -> Finding:
+    name = f"cuda:{number}"
+    if device["error"]:
+        mend = "it is seen and cannot be used: another process may hold it, or this torch was not built for it (see nvidia-smi)"
+        return _finding(name, f"{device['name']}: {_first_line(device['error'])}", "problem", mend)
+    major, minor = device["capability"]
+    found = f"{device['name']} · {device['memory'] / GB:.0f} GB · compute capability {major}.{minor}"
+    if not device["bf16"]:
+        return _finding(
+            name, f"{found} · no bf16", "note", 'bf16 is emulated here, and slow: train.precision = "fp16" or "no"'
+        )
+    return _finding(name, f"{found} · bf16")
+
+
+def _driver(driver: str, seen: int) -> Finding:
+    return _finding("driver", f"NVIDIA {driver or 'of unknown version'} · {seen} device{'s' if seen != 1 else ''}")
+
+
+def _unseen(torch: dict[str, Any], seen: int) -> Finding:
+    """There is an NVIDIA device, and torch has none."""
+    what = f"{seen} NVIDIA device{'s' if seen != 1 else ''}, and torch sees none"
+    said = " ".join(torch["said"])
+    if torch["cuda"] is None:
+        mend = (
+            "this torch is built without CUDA: pip uninstall torch, then install the CUDA build that pytorch.org names"
+        )
+        return _finding("device", what, "problem", mend)
+    if "driver" in said and "too old" in said:
+        mend = f"the driver is older than CUDA {torch['cuda']} asks for: update it, or install a torch of an older CUDA"
+        return _finding("device", what, "problem", mend)
+    reason = f": {_first_line(said)}" if said else ""
+    mend = "is CUDA_VISIBLE_DEVICES empty? Was the container started with its GPUs (docker run --gpus all)? Does nvidia-smi work?"
+    return _finding("device", what + reason, "problem", mend)
+
+
+def _first_line(text: str) -> str:
+    line = next(iter(text.splitlines()), "")
+    return line if len(line) <= 160 else line[:160] + " ..."
+
+
+def nvidia() -> tuple[str, int]:
+    """(the driver's version, or "" where there is none; how many devices it has)."""
+    devices = len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdecimal()])
+    if shutil.which("nvidia-smi") is None:
+        return "", devices
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "", devices
+    lines = done.stdout.split()
+    return (lines[0], len(lines)) if lines else ("", devices)

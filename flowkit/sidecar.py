@@ -1,0 +1,133 @@
+"""What model.json may hold: checked once, where it is read, so that nobody after needs to ask. Torch-free.
+
+`check_fields` knows the fields' types and needs no pydantic; `check_settings` holds its [flow] and [sample] to what a recipe
+may say there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flowkit.errors import UserError
+
+MAX_ROW = 1 << 24  # numbers in a row of data
+MAX_STEPS = 10_000  # of a solver, that a file may ask for without the user's word
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _shape(value: Any) -> bool:
+    sizes = isinstance(value, list) and all(_count(size) and size for size in value)
+    return sizes and 0 < len(value) < 16 and math.prod(value) <= MAX_ROW
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _scalars(value: Any) -> bool:
+    return isinstance(value, dict) and all(one is None or isinstance(one, str | int | float) for one in value.values())
+
+
+def _source(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("source"), str)
+
+
+def _data(value: Any) -> bool:
+    return isinstance(value, dict) and all(_count(value[name]) for name in ("train_rows", "val_rows") if name in value)
+
+
+def _base(value: Any) -> bool:
+    if not _source(value):
+        return False
+    rows, seed = value.get("num_samples"), value.get("seed")
+    return value["source"] == "normal" or (_count(rows) and rows <= 10**8 and _count(seed))
+
+
+def _losses(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        one is None
+        or _number(one)
+        or isinstance(one, list)
+        or (isinstance(one, dict) and all(map(_number, one.values())))
+        for one in value.values()
+    )
+
+
+def _normalizer(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return False
+    file = value.get("file", "plain.safetensors")
+    return isinstance(file, str) and Path(file).name == file and file not in ("", ".", "..") and "\0" not in file
+
+
+def _sections(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, dict) for one in value.values())
+
+
+_DICT: Callable[[Any], bool] = lambda value: isinstance(value, dict)  # noqa: E731
+_TEXT: Callable[[Any], bool] = lambda value: isinstance(value, str)  # noqa: E731
+_REQUIRED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "architecture": (_TEXT, "a name"),
+    "model_args": (_scalars, "a table of plain values"),
+    "kind": (_TEXT, "a name"),
+    "shape": (_shape, f"a list of sizes, of at most {MAX_ROW:,} numbers in all"),
+    "normalizer": (_normalizer, "a table with a name, and a file beside it at most"),
+    "flow": (_DICT, "a table"),
+}
+_OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "class_names": (_texts, "a list of strings"),
+    "condition_shape": (_shape, "a list of sizes"),
+    "base": (_base, "a table with a source"),
+    "sampling": (_DICT, "a table"),
+    "step": (_count, "a whole number"),
+    "ema": (_DICT, "a table"),
+    "validation": (_losses, "a table of numbers"),
+    "data": (_data, "a table with counts of rows"),
+    "inherited": (_DICT, "a table"),
+    "recipe": (_sections, "a table of tables"),
+}
+
+
+def check_fields(path: Path, content: dict[str, Any]) -> None:
+    """Raise UserError for a field that is missing or not of its type."""
+    for name, (fits, expected) in _REQUIRED.items():
+        if name not in content:
+            raise UserError(f"{path}: {name!r} is missing; is it the sidecar of a flowkit model?")
+        if not fits(content[name]):
+            raise UserError(f"{path}: {name!r} is not {expected}; is it the sidecar of a flowkit model?")
+    for name, (fits, expected) in _OPTIONAL.items():
+        if content.get(name) is not None and not fits(content[name]):
+            raise UserError(f"{path}: {name!r} is not {expected}; the file is damaged, or of another program")
+
+
+def check_settings(path: Path, content: dict[str, Any]) -> None:
+    """Raise UserError where "flow" or "sampling" hold what no recipe could have said, or ask for endless sampling."""
+    from pydantic import ValidationError
+
+    from flowkit.recipe.flow import Flow
+    from flowkit.recipe.sample import SAMPLING, Sample
+
+    sampling = content.get("sampling") or {}
+    tables = {
+        "flow": (Flow, {name: value for name, value in content["flow"].items() if name in Flow.model_fields}),
+        "sampling": (Sample, {name: sampling[name] for name in SAMPLING if name in sampling}),
+    }
+    for name, (section, table) in tables.items():
+        try:
+            section.model_validate(table)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join([name, *map(str, first["loc"])])
+            raise UserError(f"{path}: {key} cannot be understood ({first['msg']})") from None
+    if sampling.get("steps", 0) > MAX_STEPS:
+        raise UserError(f"{path}: sampling.steps is {sampling['steps']:,}; expected at most {MAX_STEPS:,}")
