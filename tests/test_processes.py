@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -69,10 +71,12 @@ def recipe(folder: Path, **values: float) -> None:
     (folder / "recipe.toml").write_text(RECIPE.format(**{"val_fraction": 0.2, "log_every": 10, "steps": 40, **values}))
 
 
-def start(folder: Path, processes: int, *command: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+def start(
+    folder: Path, processes: int, *command: str, launcher: tuple[str, ...] = (), enter: tuple[str, ...] = ()
+) -> subprocess.Popen[str]:
     launcher = launcher or ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
     return subprocess.Popen(
-        [sys.executable, *launcher, *command], cwd=folder, env=environment(), text=True,
+        [*enter, sys.executable, *launcher, *command], cwd=folder, env=environment(), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
@@ -120,7 +124,7 @@ def test_a_signal_to_any_rank_stops_all_of_them(tmp_path):
     assert f"exitcode  : {128 + signal.SIGUSR1}" in said and launcher.returncode == 1, said
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_launcher_that_is_stopped_leaves_a_checkpoint_and_no_orphan(tmp_path, number):
     recipe(tmp_path, **LONG)
     launcher = start(tmp_path, 2, *TRAIN)
@@ -148,7 +152,39 @@ def test_a_rank_that_dies_takes_the_other_down_and_is_heard_first(tmp_path, how)
     assert said.count("flowkit/training/loop.py") == (how == "raise")  # one traceback, of the rank that failed
 
 
-def test_two_launchers_of_two_processes_do_what_one_process_does(tmp_path):
+class Host:
+    """What one machine of two is: where the system lets us, a network of its own, with one cable to the other."""
+
+    def __init__(self, name: str, address: str):
+        self.name, self.address = name, address
+        self.enter: tuple[str, ...] = ("ip", "netns", "exec", name) if name else ()
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[Host, Host]]:
+    """Two hosts in network namespaces, in which the machine's name stands for the loopback, as it does on many; or none."""
+    one, two = f"one{os.getpid()}", f"two{os.getpid()}"
+    commands = [f"ip netns add {one}", f"ip netns add {two}",
+                f"ip link add v{one} netns {one} type veth peer name v{two} netns {two}"]  # fmt: skip
+    for name, address in ((one, "10.213.7.1"), (two, "10.213.7.2")):
+        commands += [f"ip -n {name} addr add {address}/24 dev v{name}", f"ip -n {name} link set v{name} up",
+                     f"ip -n {name} link set lo up"]  # fmt: skip
+    allowed = shutil.which("ip") is not None and all(
+        subprocess.run(command.split(), capture_output=True, check=False).returncode == 0 for command in commands
+    )
+    try:
+        yield (
+            (Host(one, "10.213.7.1"), Host(two, "10.213.7.2"))
+            if allowed
+            else (Host("", "127.0.0.1"), Host("", "127.0.0.1"))
+        )
+    finally:
+        if shutil.which("ip") is not None:
+            for name in (one, two):
+                subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+def test_two_launchers_of_two_processes_do_what_one_process_does(tmp_path, hosts):
     """As on two machines; of the three validation rows one rank has none."""
     recipe(tmp_path, val_fraction=3 / 400)
     alone = subprocess.run(
@@ -160,12 +196,12 @@ def test_two_launchers_of_two_processes_do_what_one_process_does(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     launchers = [
-        start(tmp_path, 2, *TRAIN, launcher=(
+        start(tmp_path, 2, *TRAIN, enter=host.enter, launcher=(
             "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", "4", "--num_machines", "2",
-            "--machine_rank", str(machine), "--main_process_ip", "127.0.0.1", "--main_process_port", port,
+            "--machine_rank", str(machine), "--main_process_ip", hosts[0].address, "--main_process_port", port,
             "--mixed_precision", "no", "--dynamo_backend", "no",
         ))
-        for machine in (0, 1)
+        for machine, host in enumerate(hosts)
     ]  # fmt: skip
     for launcher in launchers:
         said, _ = launcher.communicate(timeout=120)

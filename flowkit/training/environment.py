@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from flowkit.errors import PeerLost, UserError
 from flowkit.training.agreement import Agreement
+from flowkit.training.network import choose_interface
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -99,6 +100,7 @@ def start(recipe: Recipe) -> Environment:
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 
+    choose_interface()
     precision, notices = recipe.train.precision, []
     sharded = _asks_for_sharding(notices)
     gpu = torch.accelerator.current_accelerator(check_available=True)
