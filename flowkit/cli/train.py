@@ -57,6 +57,9 @@ def train(
 
     Every key of a recipe: flowkit train --keys
     """
+    from flowkit.training.launcher import end_with_launcher
+
+    end_with_launcher()  # before torch is loaded, which takes seconds
     from flowkit.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or ())

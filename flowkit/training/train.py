@@ -62,6 +62,7 @@ def train(
     `listeners` is called on the main process only, when the run is about to begin. Raises UserError before anything of an
     earlier run is touched.
     """
+    end_with_launcher()
     if resume is True and init_from is not None:
         raise UserError("--resume and --init-from contradict each other: a resumed run goes on from its own checkpoint")
     started, auto = time.monotonic(), resume == "auto"
@@ -120,7 +121,6 @@ def train(
             drop_later_snapshots(run_dir, session.start_step)
         accelerator.wait_for_everyone()
         with _listening(session, listeners) as emit, _stop_signals() as stop:
-            end_with_launcher()
             for notice in environment.notices:
                 emit(Notice(notice))
             deadline = _deadline(started, recipe.train.max_hours)
