@@ -68,6 +68,13 @@ class At:
             self.actions[event.step]()
 
 
+def written() -> None:
+    """Wait for the checkpoint that is being written behind training."""
+    for thread in threading.enumerate():
+        if thread.name == "checkpoint":
+            thread.join()
+
+
 def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -117,7 +124,8 @@ def test_interruptions_leave_no_trace(tmp_path, monkeypatch, of, stops):
 
 
 def room_in_files(size: int) -> None:
-    """How large a file of this process may become: a disk that is full, as far as it can tell."""
+    """How large a file of this process may become from now on: a disk that is full, as far as it can tell."""
+    written()
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
@@ -148,7 +156,12 @@ def test_training_goes_on_while_the_disk_is_full(tmp_path):
 def test_training_goes_on_where_the_run_directory_is_removed(tmp_path):
     model, data = sentences()
     recipe = {**RECIPE, "run": {"name": "gone", "dir": str(tmp_path)}, "model": model}
-    flowkit.train(recipe, data=data, listeners=lambda: [At({8: lambda: shutil.rmtree(tmp_path / "gone")})])
+
+    def remove() -> None:
+        written()
+        shutil.rmtree(tmp_path / "gone")
+
+    flowkit.train(recipe, data=data, listeners=lambda: [At({8: remove})])
     assert [path.name for path in list_checkpoints(tmp_path / "gone")] == ["step-00000012", "step-00000014"]
     assert [line["step"] for line in metrics(tmp_path / "gone") if "loss" in line] == [10, 14]
     assert flowkit.load(tmp_path / "gone").sample(2, steps=1).x.shape == (2, 24)
@@ -184,3 +197,19 @@ def test_two_trainers_of_one_run_are_refused_and_the_next_waits_for_the_last(tmp
     threading.Timer(1, last.__exit__).start()
     flowkit.train(recipe, data=data, resume=True)
     assert [line["step"] for line in metrics(tmp_path / "one") if "loss" in line] == [5, 10, 14]
+
+
+def test_a_second_interrupt_leaves_at_once(tmp_path):
+    model, data = sentences()
+    recipe = {**RECIPE, "run": {"name": "twice", "dir": str(tmp_path)}, "model": model}
+
+    def twice() -> None:
+        written()
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        flowkit.train(recipe, data=data, listeners=lambda: [At({9: twice})])
+    assert json.loads((tmp_path / "twice" / "checkpoints" / "latest" / "state.json").read_text())["step"] == 6
+    flowkit.train(recipe, data=data, resume=True)
+    assert json.loads((tmp_path / "twice" / "checkpoints" / "latest" / "state.json").read_text())["step"] == 14
