@@ -22,8 +22,9 @@ from flowkit.flow.likelihood import log_likelihood
 from flowkit.metrics.gaussian import fit_gaussian
 
 if TYPE_CHECKING:
+    from flowkit.conditions import ClassLabel
     from flowkit.data.normalizers import Normalizer
-    from flowkit.sample import ClassLabel, LoadedModel
+    from flowkit.sample import LoadedModel
 
 BATCH_SIZES = {"cpu": 64, "cuda": 256}
 FITTED = 50_000  # training rows that the Gaussian is fitted on, at most

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,12 +21,12 @@ from flowkit.checkpoint import (
     read_model_json,
     read_normalizer,
 )
+from flowkit.conditions import ClassLabel, asked_condition, asked_labels
 from flowkit.data.base import NORMAL, Base, open_base
 from flowkit.data.dataset import Dataset
-from flowkit.data.tensors import load_tensors
 from flowkit.domain import Domain, get_domain
 from flowkit.draw import BATCH_SIZES, Guide, SampleSettings, Weak, as_network, draw_samples
-from flowkit.errors import UserError, listing, nearest
+from flowkit.errors import UserError, listing
 from flowkit.flow.choices import Choice
 from flowkit.flow.mean_flow import get_mean_flow
 from flowkit.flow.objective import get_objective
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 MAX_SIZE = 10**7  # of anything in the arguments of an architecture
 KEPT_STATES = 64  # samples whose way is kept where it is asked for
-ClassLabel = str | int | Sequence[str | int] | np.ndarray | np.integer | Tensor | None
 
 
 class LoadedModel:
@@ -104,12 +103,11 @@ class LoadedModel:
         )  # fmt: skip
         if num_samples < 1:
             raise UserError(f"num_samples: {num_samples} samples are asked for; expected at least 1")
-        labels = self._labels(num_samples, class_label, conditioned=condition is not None)
-        features = self._condition(num_samples, condition)
+        labels, features = self.conditions(num_samples, class_label, condition)
         self._check(settings, conditioned=labels is not None or features is not None)
         drawn = draw_samples(
             self.model, self.objective, self.normalizer, self.latent_shape, num_samples, settings,
-            class_label=None if labels is None else torch.from_numpy(labels), condition=features, seed=seed,
+            class_label=labels, condition=features, seed=seed,
             base=self.base, weak=open_weak(settings, self.info, self.normalizer.to_json(), self.device), guide=guide,
             guide_scale=guide_scale, batch_size=batch_size or BATCH_SIZES.get(self.device.type, 256),
             keep_states=0 if on_states is None else KEPT_STATES, progress=progress,
@@ -123,8 +121,10 @@ class LoadedModel:
             **({} if guide is None else {"guide_scale": guide_scale}), **(self.info.get("inherited") or {}),
         }  # fmt: skip
         names = self.class_names if labels is not None else ()
-        return Dataset(self.info["kind"], drawn.x, labels, None if features is None else features.numpy(), None, names,
-                       made, noise=drawn.noise if pairs else None)  # fmt: skip
+        return Dataset(
+            self.info["kind"], drawn.x, None if labels is None else labels.numpy(),
+            None if features is None else features.numpy(), None, names, made, noise=drawn.noise if pairs else None,
+        )  # fmt: skip
 
     def settings(self, **given: Any) -> SampleSettings:
         """The recipe's [sample], with what is given and not None in its place. Raises UserError."""
@@ -159,8 +159,10 @@ class LoadedModel:
         self, count: int, class_label: ClassLabel, condition: np.ndarray | Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """What `sample` makes of its arguments: labels (N,) and condition (N, ...), each where there are any."""
-        labels = self._labels(count, class_label, conditioned=condition is not None)
-        return None if labels is None else torch.from_numpy(labels), self._condition(count, condition)
+        return (
+            asked_labels(class_label, count, self.class_names, conditioned=condition is not None),
+            asked_condition(condition, count, self.info.get("condition_shape")),
+        )
 
     def _check(self, settings: SampleSettings, *, conditioned: bool) -> None:
         """Raise UserError for settings that this model cannot sample with."""
@@ -201,52 +203,6 @@ class LoadedModel:
         if run_dir is not None:
             return run_dir / "samples.safetensors", run_dir / "samples" / "last"
         return self.files.directory / "samples" / "samples.safetensors", self.files.directory / "samples"
-
-    def _labels(self, num_samples: int, class_label: ClassLabel, *, conditioned: bool) -> np.ndarray | None:
-        if not self.class_names:
-            if class_label is not None:
-                raise UserError(f"class_label: {class_label!r} is asked for, and this model knows no classes")
-            return None
-        if isinstance(class_label, np.ndarray | np.generic | Tensor):
-            class_label = cast("ClassLabel", class_label.tolist())
-        if class_label is None and conditioned:
-            return None  # the null class beside the condition
-        if class_label is None or class_label == "all":
-            wanted: list[int] = list(range(len(self.class_names)))
-        elif isinstance(class_label, str | int):
-            wanted = [self._class_number(class_label)]
-        else:
-            wanted = [self._class_number(one) for one in cast("Sequence[str | int]", class_label)]
-            if not wanted:
-                raise UserError("class_label: an empty list; name at least one class")
-        # Spread evenly, classes side by side: 8 samples of 2 classes are 4 of one, then 4 of the other.
-        return np.asarray(wanted, np.int64)[np.arange(num_samples) * len(wanted) // num_samples]
-
-    def _class_number(self, label: str | int) -> int:
-        if isinstance(label, str) and label in self.class_names:
-            return self.class_names.index(label)
-        number = int(label) if isinstance(label, int) or label.isdecimal() else -1
-        if 0 <= number < len(self.class_names):
-            return number
-        raise UserError(
-            f"class_label: there is no class {label!r}; the {len(self.class_names)} classes are {listing(self.class_names)} "
-            f"(or 0 to {len(self.class_names) - 1}){nearest(str(label), self.class_names)}"
-        )
-
-    def _condition(self, num_samples: int, condition: np.ndarray | Tensor | None) -> Tensor | None:
-        shape = self.info.get("condition_shape")
-        if condition is None:
-            return None
-        if not shape:
-            raise UserError("condition: this model was trained without condition vectors")
-        features = torch.as_tensor(condition, dtype=torch.float32)
-        if tuple(features.shape) == tuple(shape):
-            features = features.expand(num_samples, *shape)
-        if tuple(features.shape) != (num_samples, *shape):
-            raise UserError(
-                f"condition: has shape {tuple(features.shape)}; expected {tuple(shape)} or {(num_samples, *shape)}"
-            )
-        return features
 
 
 def load(
@@ -354,11 +310,3 @@ def pick_device(name: str) -> torch.device:
         return torch.device(name)
     except (RuntimeError, AssertionError):
         raise UserError(f"device: {name!r} is not available here; use 'auto' or 'cpu'") from None
-
-
-def read_condition(path: Path) -> Tensor:
-    """The tensor "condition" of a .safetensors file. Raises UserError."""
-    tensors = load_tensors(path)
-    if "condition" not in tensors:
-        raise UserError(f"{path}: has no tensor 'condition'; it has {listing(tensors) or 'none'}")
-    return tensors["condition"]

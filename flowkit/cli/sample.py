@@ -140,10 +140,11 @@ def sample(
     """
     import time
 
+    from flowkit.conditions import read_condition
     from flowkit.data.dataset import write_dataset
     from flowkit.decode import check_writable, write_readable
     from flowkit.draw import SampleSettings
-    from flowkit.sample import load, read_condition
+    from flowkit.sample import load
     from flowkit.ui.progress import stage_bar
     from flowkit.ui.written import print_written
 
