@@ -95,7 +95,8 @@ class Tally:
 def train(folder: str, overrides: tuple[str, ...], largest_file: int) -> None:
     """In a process of its own: `flowkit train recipe.toml --resume auto`, with what it says in `log.txt`."""
     os.chdir(folder)
-    handle = os.open("log.txt", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
+    # Of a full disk the log is no part: it may have outgrown the limit already, and what cannot be said would be the failure.
+    handle = os.open(os.devnull if largest_file else "log.txt", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     if largest_file:
