@@ -213,3 +213,12 @@ def test_a_second_interrupt_leaves_at_once(tmp_path):
     assert json.loads((tmp_path / "twice" / "checkpoints" / "latest" / "state.json").read_text())["step"] == 6
     flowkit.train(recipe, data=data, resume=True)
     assert json.loads((tmp_path / "twice" / "checkpoints" / "latest" / "state.json").read_text())["step"] == 14
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_before_anything_is_trained():
+    model, data = sentences()
+    recipe = {**RECIPE, "run": {"name": "run", "dir": "/proc/flowkit"}, "model": model}
+    with pytest.raises(
+        UserError, match=r"^/proc/flowkit/run: cannot be written \(.*\); name a folder that you may write to"
+    ):
+        flowkit.train(recipe, data=data)
