@@ -56,6 +56,12 @@ def train(
       torchrun --nproc-per-node 4 -m flowkit train recipes/dit_sketch.toml
 
     Every key of a recipe: flowkit train --keys
+
+    [bold]Exit status[/bold]
+
+      0 done, 2 bad input (one message says which), 75 train.max_hours is over,
+      130, 143, 138 after SIGINT, SIGTERM, SIGUSR1: saved, go on with --resume;
+      1 another process of the run has ended, or a defect (with its traceback).
     """
     from flowkit.training.launcher import end_with_launcher
 
