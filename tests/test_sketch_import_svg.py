@@ -252,7 +252,7 @@ HOSTILE = {
     "deep": (b"<svg>" + b"<g>" * 100_000 + b"</g>" * 100_000 + b"</svg>", "nested"),
     "use of itself": (b'<svg viewBox="0 0 9 9"><g id="a"><use href="#a"/></g></svg>', "nested"),
     "use, exponentially": (USES.replace("<path", "<title").encode(), "200,000 elements"),
-    "use, exponentially drawn": (USES.encode(), "20,000 curves"),
+    "use, exponentially drawn": (USES.encode(), "20,000 subpaths"),
     "infinite": (b'<svg viewBox="0 0 9 9"><path d="M0 0L1e400 1"/></svg>', "not finite"),
     "far away": (b'<svg viewBox="0 0 9 9"><path d="M0 0L1e39 1"/></svg>', "far outside"),
 }  # fmt: skip
