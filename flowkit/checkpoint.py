@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ MODEL, EMA, SIDECAR = "model.safetensors", "ema.safetensors", "model.json"
 SNAPSHOTS, SNAPSHOT = "ema", "snapshot.json"  # of averages from which others are made
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 EMA_OF = "ema-{}.safetensors"  # averages after the first, by their labels
+METRICS = "metrics.jsonl"  # beside the checkpoints, an object a line
+MAX_LINE = 1_000_000  # bytes of it: a longer one is none of ours
 NORMALIZER = "normalizer.safetensors"  # of normalizers that are more than a few numbers a dimension
 
 
@@ -170,7 +173,11 @@ def read_weights(model: nn.Module, path: Path) -> dict[str, Tensor]:
 
 def check_weights(model: nn.Module, path: Path) -> None:
     """Compare a weight file's header with the tensors a model has, so that a mismatch is told before anything is loaded."""
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    check_shapes({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, path)
+
+
+def check_shapes(expected: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Raises UserError, which lists some of what differs, where a file's tensors are others by name or shape."""
     found = {name: entry.shape for name, entry in read_header(path).items()}
     missing, surplus = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     shapes = [f"{name} is {found[name]}, not {shape}" for name, shape in expected.items()

@@ -53,7 +53,9 @@ def _note_writing(event: str, arguments: tuple[Any, ...]) -> None:
             (isinstance(mode, str) and set(mode) & set("wax+")) or (flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         ):
             _written.append(os.path.realpath(os.fsdecode(path)))
-    elif event in ("os.mkdir", "os.rename", "os.symlink", "os.link", "os.remove", "os.rmdir", "shutil.rmtree"):
+    elif event == "os.symlink":
+        _written.append(os.path.realpath(os.path.dirname(os.fsdecode(arguments[1]))))  # what it names is not written to
+    elif event in ("os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "shutil.rmtree"):
         _written.extend(
             os.path.realpath(os.fsdecode(one)) for one in arguments if isinstance(one, str | bytes | os.PathLike)
         )

@@ -27,7 +27,7 @@ from flowkit.inspect.as_json import as_json as report_as_json
 from flowkit.post_hoc_ema import reconstruct_ema
 from flowkit.recipe import load_recipe
 from flowkit.recipe.dump import dump_toml
-from flowkit.training.checkpoints import read_state
+from flowkit.training.run_state import read_run_state
 from flowkit.ui.inspect_view import show
 from tests.conftest import sketch_rows
 from tests.mutations import as_json, changed, changed_lines, changed_tensors, deep, examples, mangled, read
@@ -149,12 +149,39 @@ def test_the_other_files_of_a_run(runs, place):
         else:
             path.write_bytes(as_json(data.draw(changed(files[path]))))
         try:
-            for action in (looked_at, lambda run: read_state(latest), lambda run: reconstruct_ema(run, 0.07)):
+            for action in (looked_at, lambda run: read_run_state(latest), lambda run: reconstruct_ema(run, 0.07)):
                 read(lambda action=action: action(run), place)
         finally:
             path.unlink() if whole is None else path.write_bytes(whole)
 
     fuzz()
+
+
+def test_what_a_resumed_run_reads(runs, place):
+    """state.json, the moments, the averages' snapshots and the log of metrics, by `--resume` itself."""
+    recipe = {**RECIPE, **RUNS["points"], "train": {**RECIPE["train"], "steps": 5},
+              "run": {"name": "copy", "dir": str(place)}}  # fmt: skip
+    run = fresh(place, runs / "points")
+    state = json.loads((checkpoint_of(run) / "state.json").read_text())
+    moments = (checkpoint_of(run) / "optimizer.safetensors").read_bytes()
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    outcomes = []
+
+    @examples(40)
+    @given(
+        st.one_of(
+            st.tuples(st.just("state.json"), (changed(state) | changed(state, most=1)).map(as_json)),
+            st.tuples(st.just("optimizer.safetensors"), changed_tensors(moments)),
+            st.tuples(st.just("../../metrics.jsonl"), changed_lines(rows)),
+        )
+    )
+    def fuzz(change):
+        run = fresh(place, runs / "points")
+        (checkpoint_of(run) / change[0]).write_bytes(change[1])
+        outcomes.append(read(lambda: flowkit.train(recipe, resume=True), place))
+
+    fuzz()
+    assert {True, False} <= set(outcomes)
 
 
 def test_a_checkpoint_folder(runs, place):
@@ -196,7 +223,7 @@ def test_a_checkpoint_folder(runs, place):
         for action in (looked_at, sampled):
             read(lambda action=action: action(run), place)
             read(lambda action=action: action(latest), place)
-        read(lambda: read_state(latest), place)
+        read(lambda: read_run_state(latest), place)
 
     fuzz()
 

@@ -7,11 +7,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from flowkit.checkpoint import MAX_LINE, METRICS
 from flowkit.data.strict_json import parse_json
 
-METRICS = "metrics.jsonl"
 POINTS = 60  # of a curve in the report
-MAX_LINE = 1_000_000  # bytes
 
 
 def metrics_report(run_dir: Path) -> dict[str, Any] | None:

@@ -27,15 +27,18 @@ from flowkit.checkpoint import (
     OPTIMIZER,
     SIDECAR,
     STATE,
+    check_shapes,
     checkpoint_step,
     list_checkpoints,
 )
 from flowkit.data.checksums import verify, write_checksums
-from flowkit.data.files import make_readable, read_json, tensor_file_errors, write_json
+from flowkit.data.files import make_readable, tensor_file_errors, write_json
 from flowkit.data.tensors import load_tensors
 from flowkit.errors import UserError
 from flowkit.training.files import sync
 from flowkit.training.sharding import full_tensors, part_of
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # of AdamW, a parameter
 
 
 def contents(
@@ -106,32 +109,20 @@ def save_checkpoint(
 
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Restore AdamW's moments and step counts by parameter name."""
+    """Restore AdamW's moments and step counts by parameter name. Raises UserError where they are another model's."""
     verify(path)
-    tensors = load_tensors(path)
     names = {parameter: name for name, parameter in model.named_parameters()}
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            name = names[parameter]
-            found = {part: tensors.get(f"{part}/{name}") for part in ("exp_avg", "exp_avg_sq", "step")}
-            if any(tensor is None for tensor in found.values()):
-                raise UserError(f"{path}: has no optimizer state for {name!r}; it belongs to another model")
-            # `step` stays where the fused kernel wants it: beside its parameter.
-            optimizer.state[parameter] = {
-                part: tensor.to(parameter.device) if part == "step" else part_of(tensor, parameter).to(parameter.device)
-                for part, tensor in found.items()
-                if tensor is not None
-            }
-
-
-def read_state(directory: Path) -> dict[str, Any]:
-    """What a checkpoint says that resuming needs. Raises UserError where the directory was saved for sampling only."""
-    if not (directory / STATE).is_file() or not (directory / OPTIMIZER).is_file():
-        raise UserError(
-            f"{directory}: holds no {STATE} and {OPTIMIZER}, so it cannot be resumed; --init-from starts a new run from it"
-        )
-    verify(directory / STATE)
-    return read_json(directory / STATE)
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    check_shapes({f"{part}/{names[parameter]}": () if part == "step" else tuple(parameter.shape)
+                  for parameter in trained for part in MOMENTS}, path)  # fmt: skip
+    tensors = load_tensors(path)
+    for parameter in trained:
+        found = {part: tensors[f"{part}/{names[parameter]}"].to(torch.float32) for part in MOMENTS}
+        # `step` stays where the fused kernel wants it: beside its parameter.
+        optimizer.state[parameter] = {
+            part: (tensor if part == "step" else part_of(tensor, parameter)).to(parameter.device)
+            for part, tensor in found.items()
+        }
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

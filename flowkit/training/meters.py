@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from flowkit.training.run_state import MeterState
 
 
 class Meters:
@@ -55,7 +58,7 @@ class Meters:
     def state(self) -> tuple[dict[str, Any], Tensor]:
         """What a run that resumes between two log steps needs, as (names and counts, sums (processes, k)). A collective.
 
-        The sums stay on the device; `restore` takes them as {**names and counts, "values": sums as lists}.
+        The sums stay on the device; with them as lists, under "values", that is a `MeterState`.
         """
         assert self._streak is not None
         peak = torch.zeros_like(self._streak) if self._peak is None else self._peak
@@ -66,14 +69,14 @@ class Meters:
             values = torch.cat(parts)
         return {"names": list(self._sums), "updates": self._updates}, values
 
-    def restore(self, state: dict[str, Any], rank: int, device: torch.device) -> None:
+    def restore(self, state: MeterState, rank: int, device: torch.device) -> None:
         """Go on from `state`: this process from its own sums, or from the mean where there were more or fewer of them."""
-        values = torch.tensor(state["values"], dtype=torch.float32, device=device)
+        values = torch.tensor(state.values, dtype=torch.float32, device=device)
         same = torch.distributed.is_initialized() and torch.distributed.get_world_size() == len(values)
         mine = values[rank] if same else values.mean(0)
         *sums, self._streak, self._peak = mine.unbind()
-        self._sums = dict(zip(state["names"], sums, strict=True))
-        self._updates = state["updates"]
+        self._sums = dict(zip(state.names, sums, strict=True))
+        self._updates = state.updates
 
 
 class Stopwatch:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from flowkit.checkpoint import (
     MODEL,
     OPTIMIZER,
-    STATE,
     CheckpointFiles,
     read_model_json,
     read_normalizer,
@@ -16,7 +15,8 @@ from flowkit.checkpoint import (
 from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import Normalizer
 from flowkit.errors import UserError
-from flowkit.training.checkpoints import load_optimizer, read_state
+from flowkit.training.checkpoints import load_optimizer
+from flowkit.training.run_state import read_run_state
 from flowkit.training.session import Session
 from flowkit.training.sharding import load_full_tensors
 
@@ -69,17 +69,13 @@ def restore(session: Session, files: CheckpointFiles, *, resume: bool) -> None:
         if session.ema is not None:
             session.ema.start_from(session.model)
         return
-    state = read_state(files.directory)
-    if not isinstance(state.get("step"), int):
-        raise UserError(f"{files.directory / STATE}: has no step; it is damaged")
+    state = read_run_state(files.directory)
     load_full_tensors(session.model, read_weights(session.model, files.directory / MODEL))
     load_optimizer(session.model, session.optimizer, files.directory / OPTIMIZER)
     if session.ema is not None:
         session.ema.restore(files)
     scaler = session.environment.accelerator.scaler
-    if scaler is not None and state.get("scaler"):
-        scaler.load_state_dict(state["scaler"])
-    session.start_step = state["step"]
-    best = state.get("best")
-    session.best = None if best is None else (best[0], best[1])
-    session.meters, session.skipped = state.get("meters"), state.get("skipped", 0)
+    if scaler is not None and state.scaler is not None:
+        scaler.load_state_dict(state.scaler.model_dump(by_alias=True))
+    session.start_step, session.best = state.step, state.best
+    session.meters, session.skipped = state.meters, state.skipped

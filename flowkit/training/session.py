@@ -36,6 +36,7 @@ from flowkit.training.ema import Averages, make_averages
 from flowkit.training.environment import Environment
 from flowkit.training.optimizer import lr_schedule, make_optimizer
 from flowkit.training.pairing import Pairing, StoredNoise
+from flowkit.training.run_state import MeterState
 from flowkit.training.sharding import same_everywhere, shard
 from flowkit.training.validation import Validator
 
@@ -78,7 +79,7 @@ class Session:
     given: nn.Module | None  # the user's own module; a copy of it is what is sharded
     start_step: int = 0
     best: tuple[int, float] | None = None  # step and validation loss of the best checkpoint saved so far
-    meters: dict[str, Any] | None = None  # of a resumed run, what it had summed since its last log step
+    meters: MeterState | None = None  # of a resumed run, what it had summed since its last log step
     skipped: int = 0  # updates, up to that log step
 
     @cached_property

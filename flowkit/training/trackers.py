@@ -6,19 +6,20 @@ import contextlib
 import json
 import math
 import os
+import re
 import secrets
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from flowkit.data.files import replacing
+from flowkit.checkpoint import MAX_LINE
+from flowkit.data.files import read_bounded, replacing
+from flowkit.data.strict_json import parse_json
 from flowkit.errors import UserError
 from flowkit.events import Event, Logged, RunStarted, Sampled, Validated
 
 if TYPE_CHECKING:
     from flowkit.recipe import Recipe
-
-METRICS = "metrics.jsonl"
 
 
 def metrics_of(event: Event) -> dict[str, Any] | None:
@@ -52,9 +53,12 @@ class MetricsFile:
         self.trouble: OSError | None = None  # why the last lines are not in the file
         self._waiting: list[str] = []
         if path.exists():
-            kept = [line for line in path.read_text("utf-8").splitlines() if _step(line) <= start_step]
-            with replacing(path) as partial:
-                partial.write_text("".join(line + "\n" for line in kept), "utf-8")
+            if not path.is_file():
+                raise UserError(f"{path}: is no regular file; move it away, and this run's lines go on in a new one")
+            with path.open("rb") as file, replacing(path) as partial, partial.open("wb") as kept:
+                while line := file.readline(MAX_LINE):
+                    if _step(line) <= start_step:
+                        kept.write(line.rstrip(b"\r\n") + b"\n")
         self._write()
         if self.trouble is not None:
             raise UserError(f"{path}: cannot be written ({self.trouble.strerror})")
@@ -96,10 +100,10 @@ class MetricsFile:
             )
 
 
-def _step(line: str) -> float:
+def _step(line: bytes) -> float:
     """The step of a metrics line; infinity for a line that a killed process left unfinished."""
     try:
-        return json.loads(line)["step"]
+        return float(parse_json(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
 
@@ -114,6 +118,14 @@ def require_wandb() -> None:
         ) from None
 
 
+def _kept_id(path: Path) -> str:
+    """The id of the run at Weights & Biases that a resumed run continues; its own folder there is named after it."""
+    found = read_bounded(path, 1000).strip()
+    if not re.fullmatch(rb"[A-Za-z0-9_-]{1,128}", found):
+        raise UserError(f"{path}: holds no id of a Weights & Biases run; remove it to go on as a new one there")
+    return found.decode()
+
+
 class WandbTracker:
     """One Weights & Biases run a flowkit run: its id is kept in the run directory, so that a resume continues it."""
 
@@ -121,7 +133,7 @@ class WandbTracker:
         import wandb
 
         id_file = run_dir / "wandb_id"
-        run_id = id_file.read_text("utf-8").strip() if start_step and id_file.exists() else secrets.token_hex(4)
+        run_id = _kept_id(id_file) if start_step and id_file.exists() else secrets.token_hex(4)
         self._wandb = wandb
         try:
             self._run = wandb.init(

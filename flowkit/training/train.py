@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
-from flowkit.checkpoint import find_checkpoint, list_checkpoints
+from flowkit.checkpoint import METRICS, find_checkpoint, list_checkpoints
 from flowkit.data.dataset import Dataset
 from flowkit.data.source import open_data, with_split
 from flowkit.errors import UserError
@@ -28,7 +28,7 @@ from flowkit.training.run_lock import HANDOVER, RunLock
 from flowkit.training.session import Session, build
 from flowkit.training.sharding import full_tensors
 from flowkit.training.snapshots import drop_later_snapshots
-from flowkit.training.trackers import METRICS, MetricsFile, WandbTracker, require_wandb
+from flowkit.training.trackers import MetricsFile, WandbTracker, require_wandb
 
 if TYPE_CHECKING:
     from flowkit.recipe import Recipe
