@@ -250,8 +250,7 @@ def test_an_interrupted_run_is_saved_and_goes_on(folder):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGINT and "Traceback" not in err, err
-    latest = (folder / "runs" / "long" / "checkpoints" / "latest").readlink().name
-    step = int(latest.removeprefix("step-"))
+    step = latest_step(folder / "runs" / "long")
     resumed = [*command[:-1], f"train.steps={step + 2}", "--resume"]
     done = subprocess.run(resumed, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -259,14 +258,31 @@ def test_an_interrupted_run_is_saved_and_goes_on(folder):
     assert steps == sorted(set(steps)) and steps[-1] == step + 2
 
 
-def test_wandb_offline_keeps_what_was_logged(flowkit, folder):
+def test_wandb_offline_keeps_what_was_logged_and_a_resume_goes_on_under_its_id(flowkit, folder):
     pytest.importorskip("wandb")
     assert os.environ["WANDB_MODE"] == "offline"
-    status, _, err = flowkit("train", "recipe.toml", "--set", "run.name=tracked", "--set", "track.wandb=true")
-    assert status == 0, err
+    command = ("train", "recipe.toml", "--set", "run.name=tracked", "--set", "track.wandb=true", "-q")
+    status, _, err = flowkit(*command)
     run_dir = folder / "runs" / "tracked"
-    assert list((run_dir / "wandb").glob("offline-run-*/*.wandb")) and (run_dir / "wandb_id").read_text().strip()
-    assert "Traceback" not in err
+    kept = run_dir / "wandb_id"
+    assert status == 0 and "Traceback" not in err, err
+    number = kept.read_text().strip()
+    (first,) = (run_dir / "wandb").glob(f"offline-run-*-{number}/*.wandb")
+    more = (*command, "--resume", "--set", f"train.steps={latest_step(run_dir) + 2}")
+    time.sleep(1.1)  # its folders are named after the second
+    status, _, err = flowkit(*more)
+    assert status == 0 and kept.read_text().strip() == number, err
+    assert len({first, *(run_dir / "wandb").glob(f"offline-run-*-{number}/*.wandb")}) == 2
+    before = (run_dir / "metrics.jsonl").read_bytes()
+    for wrong in (b"../../elsewhere", b"", b"\xff", b"x" * 2000):
+        kept.write_bytes(wrong)
+        status, _, err = flowkit(*more[:-1], f"train.steps={latest_step(run_dir) + 2}")
+        assert status == 2 and "wandb_id" in err and "Traceback" not in err, err
+    assert (run_dir / "metrics.jsonl").read_bytes() == before
+
+
+def latest_step(run_dir: Path) -> int:
+    return int((run_dir / "checkpoints" / "latest").readlink().name.removeprefix("step-"))
 
 
 def test_resume_auto_is_written_either_way(flowkit):
