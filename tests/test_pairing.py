@@ -19,7 +19,7 @@ from flowkit.flow.couplings import get_coupling
 from flowkit.training import batches as batches_module
 from flowkit.training.batches import Batches, Layout
 from flowkit.training.draws import Draws
-from flowkit.training.pairing import Pairing
+from flowkit.training.pairing import Pairing, workers
 from tests.conftest import Recorder, sketch_rows
 from tests.test_training import distance, weights
 from tests.test_two_processes import RECIPE, launch, tensors
@@ -65,7 +65,8 @@ def test_an_updates_noise_depends_on_nothing_but_the_seed(coupling, monkeypatch)
     wanted = [straight.noise(update) for update in range(9)]
     straight.close()
     others = {
-        "no worker ahead": pairing(coupling, ahead=False),
+        "no worker ahead": pairing(coupling, ahead=0),
+        "three workers ahead": pairing(coupling, ahead=3),
         "another rank": pairing(coupling, rank=1, world_size=2),
         "another micro batch": pairing(coupling, micro=16),
     }
@@ -104,16 +105,26 @@ def test_independent_noise_is_the_draw_itself_and_starts_no_thread():
     assert made.noise(3) is drawn and threading.active_count() == before
 
 
-def test_the_next_stretch_is_paired_while_this_one_is_used():
-    made = pairing({"name": "ot", "block": 32})
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_the_next_stretches_are_paired_while_this_one_is_used(ahead):
+    made = pairing({"name": "ot", "block": 32}, ahead=ahead)
     asked, main = [], threading.current_thread()
     whole = made.permutation
     made.permutation = lambda stretch: asked.append((stretch, threading.current_thread() is main)) or whole(stretch)
     made.noise(0)
-    assert made._next is not None and made._next[0] == 1
-    made._next[1].result()
-    assert asked == [(0, False), (1, False)]
+    assert [stretch for stretch, _ in made._next] == list(range(1, ahead + 1))
+    for _, found in made._next:
+        found.result()
+    assert sorted(asked) == [(stretch, False) for stretch in range(ahead + 1)]
     made.close()
+
+
+def test_workers_share_the_cores_and_leave_room_for_large_blocks(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(16)), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert [workers(block) for block in (64, 1024, 2048, 4096, 16384)] == [4, 4, 4, 1, 1]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert workers(1024) == 2
 
 
 def test_a_mistake_in_the_worker_is_heard():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import torch
@@ -59,7 +60,8 @@ class Batches:
         self.data, self.normalizer, self.device = data, normalizer, device
         self.train_rows = data.rows("train")
         self.order = RowOrder(len(self.train_rows), layout.batch_size, seed)
-        self._stretch_order = RowOrder(len(self.train_rows), layout.batch_size, seed)  # it is asked by another thread
+        self._stretch_order = RowOrder(len(self.train_rows), layout.batch_size, seed)  # it is asked by other threads
+        self._stretch_lock = Lock()
         self.places = layout.places()
         row_bytes = data.x[:1].nbytes + (0 if data.condition is None else data.condition[:1].nbytes)
         self.resident = len(self.train_rows) * row_bytes <= _room(device)
@@ -79,11 +81,12 @@ class Batches:
         return rows
 
     def stretch(self, first: int, updates: int) -> Rows:
-        """The global rows of those updates, normalised, in the order of the stream; for another thread than `of`'s.
+        """The global rows of those updates, normalised, in the order of the stream; for other threads than `of`'s.
 
         They lie on the device if all rows do, else on the CPU.
         """
-        picked = np.concatenate([self._stretch_order.batch(first + u) for u in range(updates)])
+        with self._stretch_lock:
+            picked = np.concatenate([self._stretch_order.batch(first + u) for u in range(updates)])
         if self._all is None:
             return read_rows(self.data, self.train_rows[picked], self.normalizer, torch.device("cpu"))
         places = torch.from_numpy(picked)

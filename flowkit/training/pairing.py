@@ -1,4 +1,4 @@
-"""Noise after the coupling: blocks of the run's stream are paired ahead of the step, in a worker thread.
+"""Noise after the coupling: blocks of the run's stream are paired ahead of the step, in worker threads.
 
 A block is `coupling.block` consecutive places of the endless stream of rows. The updates that share a block, or the blocks
 that share an update, make a stretch; the permutation of each is a function of (seed, block) alone, so every process finds
@@ -7,6 +7,8 @@ the same one, in the middle of a block as at its start, and nothing has to be se
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -21,19 +23,31 @@ from flowkit.flow.couplings import Coupling
 from flowkit.flow.couplings.independent import Independent
 from flowkit.training.batches import Batches, Rows
 
+MOST_WORKERS = 4
+ROWS_AT_A_TIME = 4096  # of a block: the workers' cost matrices together are no larger than that of one so large
+
 
 class Pairing:
     """`noise(update)` is x0 (B, ...) of the global batch, such that place i goes with row i of that update.
 
-    `draw(update)` gives x0 (B, ...) before the coupling, on the device; it is called from two threads. The worker is a
-    thread, since what it waits in (scipy's solver, BLAS, copies) releases the interpreter's lock.
+    `draw(update)` gives x0 (B, ...) before the coupling, on the device; it is called from several threads. The workers are
+    threads, since what they wait in (scipy's solver, BLAS, copies) releases the interpreter's lock.
     """
 
     def __init__(
-        self, coupling: Coupling, batches: Batches, draw: Callable[[int], Tensor], *, seed: int, ahead: bool = True
+        self,
+        coupling: Coupling,
+        batches: Batches,
+        draw: Callable[[int], Tensor],
+        *,
+        seed: int,
+        ahead: int | None = None,
     ):
-        """`ahead`: pair the next stretch while this one is in use. Raises UserError for a coupling that the data does not fit."""
-        self.coupling, self.batches, self.draw, self.seed, self.ahead = coupling, batches, draw, seed, ahead
+        """ahead: how many stretches are paired while one is in use, each by a worker; None for as many as the cores allow.
+
+        Raises UserError for a coupling that the data does not fit.
+        """
+        self.coupling, self.batches, self.draw, self.seed = coupling, batches, draw, seed
         batch = batches.order.batch_size
         self.block = coupling.block or batch
         if self.block % batch and batch % self.block:
@@ -41,8 +55,10 @@ class Pairing:
         check_conditions(coupling, batches)
         self.updates = max(1, self.block // batch)  # in a stretch
         self._current: tuple[int, Tensor] | None = None
-        self._next: tuple[int, Future[Tensor]] | None = None
-        self._pool = None if isinstance(coupling, Independent) else ThreadPoolExecutor(1, "pairing")
+        self._next: deque[tuple[int, Future[Tensor]]] = deque()  # consecutive stretches
+        self.ahead = workers(max(self.block, batch)) if ahead is None else ahead
+        independent = isinstance(coupling, Independent)
+        self._pool = None if independent else ThreadPoolExecutor(max(1, self.ahead), "pairing")
         self._stream = None
         if self._pool is not None and batches.device.type == "cuda":
             draw(0)  # whatever it moves to the device at its first call is moved by the loop's stream
@@ -59,11 +75,15 @@ class Pairing:
         return self._current[1][place * batch : (place + 1) * batch]
 
     def _paired(self, stretch: int, pool: ThreadPoolExecutor) -> Tensor:
-        if self._next is None or self._next[0] != stretch:
-            self._next = (stretch, pool.submit(self.permutation, stretch))
+        if self._next and self._next[0][0] != stretch:
+            self._next.clear()  # not where the stream went on
+        if not self._next:
+            self._next.append((stretch, pool.submit(self.permutation, stretch)))
         noise = self._joined(stretch)  # made again, by this stream: the worker's copy belongs to another one
-        rows = self._next[1].result()
-        self._next = (stretch + 1, pool.submit(self.permutation, stretch + 1)) if self.ahead else None
+        rows = self._next.popleft()[1].result()
+        while len(self._next) < self.ahead:
+            later = stretch + 1 + len(self._next)
+            self._next.append((later, pool.submit(self.permutation, later)))
         return noise[rows.to(noise.device, non_blocking=True)]
 
     def permutation(self, stretch: int) -> Tensor:
@@ -93,6 +113,13 @@ class Pairing:
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def workers(block: int) -> int:
+    """As many as this process has cores (those of a host are shared by its processes) and as their cost matrices leave room."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    own = cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(own, MOST_WORKERS, ROWS_AT_A_TIME**2 // block**2))
 
 
 class StoredNoise:

@@ -1,4 +1,4 @@
-"""Exact transport against torchcfm with POT, and what a coupling costs a training step with and without the worker.
+"""Exact transport against torchcfm with POT, and what a coupling costs a training step without and with workers.
 
     python -m tests.benchmarks.couplings [--sizes 256 1024 4096] [--dims 2 256 1024]
 
@@ -22,10 +22,11 @@ from flowkit.data.normalizers import fit_normalizer
 from flowkit.flow.couplings import get_coupling
 from flowkit.training.batches import Batches, Layout
 from flowkit.training.draws import Draws
-from flowkit.training.pairing import Pairing
+from flowkit.training.pairing import Pairing, workers
 from tests.benchmarks.paired import machine, paired
 
 BATCH = 256
+ROUNDS = 5
 
 
 def ends(rows: int, dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -70,7 +71,7 @@ def share_of_a_step(dim: int, width: int, block: int, updates: int) -> None:
                             nn.Linear(width, width), nn.SELU(), nn.Linear(width, dim))  # fmt: skip
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3, fused=True)
 
-    def milliseconds(choice: Any, ahead: bool) -> float:
+    def milliseconds(choice: Any, ahead: int) -> float:
         draw = lambda update: draws.normal("noise", update, (BATCH, dim))  # noqa: E731
         pairing = Pairing(get_coupling(choice), batches, draw, seed=0, ahead=ahead)
         pairing.noise(0)
@@ -87,13 +88,16 @@ def share_of_a_step(dim: int, width: int, block: int, updates: int) -> None:
         return taken
 
     choice = {"name": "ot", "block": block}
+    most = workers(block)
     runs = [
-        [milliseconds("independent", True), milliseconds(choice, False), milliseconds(choice, True)] for _ in range(3)
+        [milliseconds("independent", 0), *(milliseconds(choice, ahead) for ahead in (0, 1, most))]
+        for _ in range(ROUNDS)
     ]
-    plain, without, ahead = np.median(runs, axis=0)
+    plain, without, one, several = np.median(runs, axis=0)
     share = lambda taken: f"{(taken - plain) / taken:.0%}"  # noqa: E731
-    print(f"{dim:>5}-d, 3 x {width:<5} block {block:>5}: independent {plain:.2f} ms; without the worker {without:.2f} ms "
-          f"({share(without)} of the step), with it {ahead:.2f} ms ({share(ahead)})", flush=True)  # fmt: skip
+    print(f"{dim:>5}-d, 3 x {width:<5} block {block:>5}: independent {plain:.2f} ms; without a worker {without:.2f} ms "
+          f"({share(without)} of the step), with one {one:.2f} ms ({share(one)}), with {most} {several:.2f} ms "
+          f"({share(several)})", flush=True)  # fmt: skip
 
 
 def main() -> None:
