@@ -1,6 +1,5 @@
 """The field's published tables on two-dimensional distributions, trained and measured anew.
 
-    pip install -e '.[bench]'                                              # POT, for distances of many points
     python -m tests.benchmarks.published_tables --quick                    # minutes: one seed, 500 updates, 2,000 points
     python -m tests.benchmarks.published_tables --seeds 2 --updates 5000   # what published_tables.json holds at least
     python -m tests.benchmarks.published_tables --show                     # what was measured so far
@@ -37,7 +36,6 @@ from tests.benchmarks import toy_sets
 
 OUT = Path(__file__).with_name("published_tables.json")
 TEST_POINTS, TRAIN_POINTS = 10_000, 10_000
-FEW = 2000  # points whose distance takes no time either way
 GENERATED = 100_000  # of table B, where the authors draw new points for every batch
 COLUMNS_A = {
     "N->8gauss": ("normal", "8gaussians"), "moons->8gauss": ("wide moons", "wide 8gaussians"),
@@ -118,16 +116,6 @@ def recipe(cell: Cell, seed: int, updates: int, run_dir: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def wasserstein2(a: np.ndarray, b: np.ndarray) -> float:
-    """Exact; of many points by POT's network simplex, twice as fast at 10,000 as flowkit's own, and equal to 12 digits."""
-    if len(a) <= FEW:
-        return transport.wasserstein2(a, b)
-    import ot
-
-    cost = ot.dist(a.astype(np.float64), b.astype(np.float64))
-    return float(ot.emd2([], [], cost, numItermax=10**9)) ** 0.5
-
-
 def measure(cell: Cell, seed: int, updates: int, points: int, between: float | None) -> dict[str, float]:
     """Train a cell and return its figures. Deterministic but for the machine's rounding.
 
@@ -164,13 +152,13 @@ def measure(cell: Cell, seed: int, updates: int, points: int, between: float | N
         if cell.table == "A":
             end = integrate(velocity, start_points, solver="euler", steps=100).x
             energy = transport.path_energy(velocity, start_points, steps=100)
-            between = between or wasserstein2(x0, x1)  # of the two distributions, by their test points
-            return {"W2": wasserstein2(end.numpy(), x1), "NPE": transport.normalised_path_energy(energy, between),
+            between = between or transport.wasserstein2(x0, x1)  # of the two distributions, by their test points
+            return {"W2": transport.wasserstein2(end.numpy(), x1), "NPE": transport.normalised_path_energy(energy, between),
                     "path energy": energy, "W2(q0, q1)": between, "seconds": seconds}  # fmt: skip
         one = integrate(velocity, start_points, solver="euler", steps=1).x
         adaptive = integrate(velocity, start_points, solver={"name": "dopri5", "rtol": 1e-4, "atol": 1e-4})
-        return {"W2^2, 1 Euler step": wasserstein2(one.numpy(), x1) ** 2,
-                "W2^2, dopri5": wasserstein2(adaptive.x.numpy(), x1) ** 2,
+        return {"W2^2, 1 Euler step": transport.wasserstein2(one.numpy(), x1) ** 2,
+                "W2^2, dopri5": transport.wasserstein2(adaptive.x.numpy(), x1) ** 2,
                 "NFE, dopri5": float(adaptive.nfe.double().mean()), "seconds": seconds}  # fmt: skip
 
 

@@ -22,8 +22,10 @@ def assign(cost: np.ndarray) -> np.ndarray:
 
     if len(cost) > SMALL and (scale := float(cost.std())) > 0:
         # Single precision is enough for prices: they decide how long the solver takes, not what it finds.
-        low = np.subtract(cost, cost.mean(), dtype=np.float64).astype(np.float32)
+        low = np.empty(cost.shape, np.float32)
+        np.subtract(cost, cost.mean(), out=low, dtype=np.float64, casting="same_kind")
         _, g = potentials(low, [scale * stage for stage in STAGES], SWEEPS, relaxation=RELAXATION)
+        del low
         cost = cost - g
         cost -= cost.min(axis=1, keepdims=True)
         cost -= cost.min(axis=0)
