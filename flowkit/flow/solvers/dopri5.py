@@ -96,9 +96,8 @@ class Dopri5:
             if some_stuck:
                 raise UserError(_no_way_on(rows.take(stuck.nonzero().squeeze(1)), len(whole)))
             if some_arrived:
-                done = rows.take(arrived.nonzero().squeeze(1))
-                whole.index_copy_(0, done.place, done.x)
-                nfe.index_copy_(0, done.place, done.nfe)
+                whole.index_copy_(0, rows.place, rows.x)
+                nfe.index_copy_(0, rows.place, rows.nfe)
                 rows = rows.take((~arrived).nonzero().squeeze(1))
                 if len(rows.t):
                     velocity = _of_rows(problem.velocity, rows.place, whole)
