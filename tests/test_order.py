@@ -26,6 +26,11 @@ def test_a_batch_depends_on_nothing_that_was_asked_before():
     assert (RowOrder(50, 8, seed=2).batch(3) != order.batch(3)).any()
 
 
+def test_rows_as_they_stand():
+    order = RowOrder(5, 3, seed=1, shuffled=False)
+    assert np.concatenate([order.batch(u) for u in (0, 1, 2)]).tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3]
+
+
 def test_keys_do_not_collide_where_sums_would():
     keys = {key(seed, what, i) for seed in range(20) for what in ("noise", "times") for i in range(200)}
     assert len(keys) == 20 * 2 * 200 and max(keys) < 2**63

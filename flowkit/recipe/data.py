@@ -80,6 +80,9 @@ class Data(Section):
         default=0.05, ge=0, lt=1, description="share held out for validation; a file that was split keeps its own split"
     )
     subset: Rows | None = Field(default=None, description="train on the first so many training rows only")
+    order: Literal["shuffled", "stored"] = Field(
+        default="shuffled", description="of training rows: permuted anew each epoch, or as they stand, epoch after epoch"
+    )
     normalizer: NormalizerChoice = Field(
         default=AutoNormalizer(),
         description="how x is brought to unit variance for the model; auto is the choice of the data's domain",

@@ -56,11 +56,21 @@ class Rows:
 class Batches:
     """`of(update)` gives this rank's rows of that update, in the order of its micro-steps."""
 
-    def __init__(self, data: Dataset, normalizer: Normalizer, layout: Layout, seed: int, device: torch.device):
+    def __init__(
+        self,
+        data: Dataset,
+        normalizer: Normalizer,
+        layout: Layout,
+        seed: int,
+        device: torch.device,
+        *,
+        shuffled: bool = True,
+    ):
         self.data, self.normalizer, self.device = data, normalizer, device
         self.train_rows = data.rows("train")
-        self.order = RowOrder(len(self.train_rows), layout.batch_size, seed)
-        self._stretch_order = RowOrder(len(self.train_rows), layout.batch_size, seed)  # it is asked by other threads
+        self.order, self._stretch_order = (  # two, for the second is asked by other threads
+            RowOrder(len(self.train_rows), layout.batch_size, seed, shuffled=shuffled) for _ in range(2)
+        )
         self._stretch_lock = Lock()
         self.places = layout.places()
         row_bytes = data.x[:1].nbytes + (0 if data.condition is None else data.condition[:1].nbytes)

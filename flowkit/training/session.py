@@ -208,7 +208,8 @@ def build(
     base = open_base(describe_base(recipe), data.x.shape[1:], normalizer)
     steps_per_epoch = len(train_rows) / layout.batch_size
     total_steps = recipe.train.total_steps(len(train_rows))
-    batches, draws = Batches(data, normalizer, layout, recipe.run.seed, device), Draws(recipe.run.seed, device)
+    draws = Draws(recipe.run.seed, device)
+    batches = Batches(data, normalizer, layout, recipe.run.seed, device, shuffled=recipe.data.order == "shuffled")
     coupling, shape = get_coupling(flow["coupling"]), (layout.batch_size, *normalizer.shape(data.x.shape[1:]))
     stored = StoredNoise(batches, shape[1:]) if isinstance(coupling, Paired) else None
     draw = stored or (lambda update: base.draw(draws, "noise", update, shape))

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from flowkit.data.dataset import Dataset, write_dataset
+from flowkit.data.keys import key
+from flowkit.points import distributions
 
 
 def draw(name: str, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -23,6 +25,21 @@ def write(name: str, n: int, rng: np.random.Generator, folder: Path) -> str:
     """Prepared data of n points; the path, for a recipe."""
     path = folder / f"{name.replace(' ', '-')}.safetensors"
     write_dataset(path, Dataset("points", draw(name, n, rng), None, None, None, (), {"source": name}))
+    return str(path)
+
+
+def write_blocks(name: str, block: int, n: int, seed: int, folder: Path) -> str:
+    """Prepared data of the built-in points `name`: at least n of them, in blocks that are a draw each; the path, for a recipe.
+
+    Within its block a row's place is random, where C2OT's code has one class after the other.
+    """
+    rng = np.random.default_rng(key(seed, "blocks"))
+    draws = [distributions.draw(name, block, rng) for _ in range(-(-n // block))]
+    x, label, condition = (None if part[0] is None else np.concatenate(part) for part in zip(*draws, strict=True))
+    assert x is not None
+    path = folder / f"{name}.safetensors"
+    data = Dataset("points", x, label, condition, None, distributions.class_names(name), {"source": name})
+    write_dataset(path, data)
     return str(path)
 
 
