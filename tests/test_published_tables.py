@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from flowkit.data.dataset import read_dataset
 from flowkit.points.distributions import draw
 from flowkit.recipe import recipe_from_dict
 from tests.benchmarks import published_tables as tables
@@ -41,6 +42,14 @@ def test_results_are_kept_and_shown(tmp_path):
     assert "0.300 ± 0.071 | 0.303 | 2 |" in tables.table(results, CELLS, 10, 64)
     assert tables.known_between(out, cell, 1, 64) == 2.0
     assert tables.known_between(out, cell, 1, 65) is None and tables.known_between(out, CELLS[2], 1, 64) is None
+
+
+def test_every_block_of_table_b_is_a_whole_draw_of_the_moons(tmp_path):
+    data = read_dataset(toy_sets.write_blocks("moons-labelled", 64, 200, 0, tmp_path))
+    assert data.x.shape == (256, 2) and data.class_names == ("upper", "lower")
+    blocks = data.class_label.reshape(4, 64)
+    assert (blocks.sum(axis=1) == 32).all() and (blocks[0] != blocks[1]).any()
+    assert len(np.unique(data.x, axis=0)) == 256
 
 
 @pytest.mark.parametrize(

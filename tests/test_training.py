@@ -360,15 +360,36 @@ def test_validation_is_the_same_whoever_asks(tiny, rows, recorder):
     assert weighted == pytest.approx(one[0].loss, rel=0.02)  # equal bins of stratified times
 
 
-def test_data_that_does_not_fit_is_read_ahead_to_the_same_end(tiny, rows, tmp_path, monkeypatch):
+@pytest.mark.parametrize("order", ["shuffled", "stored"])
+def test_data_that_does_not_fit_is_read_ahead_to_the_same_end(tiny, rows, tmp_path, monkeypatch, order):
     from flowkit.training import batches
 
-    flowkit.train(tiny, data=rows)
+    flowkit.train(tiny, data=rows, overrides=[f"data.order={order}"])
     whole = weights(tmp_path / "runs" / "tiny")
     monkeypatch.setattr(batches, "_room", lambda device: 0)
-    flowkit.train(tiny, data=rows, overwrite=True)
+    flowkit.train(tiny, data=rows, overwrite=True, overrides=[f"data.order={order}"])
     mapped = weights(tmp_path / "runs" / "tiny")
     assert all(torch.equal(whole[name], mapped[name]) for name in whole)
+
+
+def test_rows_in_the_order_that_they_are_stored_in(tiny, rows, tmp_path):
+    # Held-out rows aside, an update's rows follow one another: the stored rows in reverse are another training, and rows
+    # that only a later update would see change nothing.
+    overrides = [
+        "data.order=stored",
+        "data.val_fraction=0",
+        "data.normalizer=none",
+        "train.steps=2",
+        "train.batch_size=8",
+    ]
+    seen = []
+    for change in (slice(0, 0), slice(16, None), slice(8, 16)):
+        x = rows["x"].copy()
+        x[change] = x[change][::-1]
+        flowkit.train(tiny, data={**rows, "x": x}, overwrite=True, overrides=overrides)
+        seen.append(weights(tmp_path / "runs" / "tiny"))
+    whole, later, now = seen
+    assert distance(whole, later) == 0 and distance(whole, now) > 0
 
 
 def test_init_from_starts_with_the_weights_and_the_normalizer_of_another_run(tiny, rows, tmp_path):

@@ -81,7 +81,8 @@ class Data(Section):
     )
     subset: Rows | None = Field(default=None, description="train on the first so many training rows only")
     order: Literal["shuffled", "stored"] = Field(
-        default="shuffled", description="of training rows: permuted anew each epoch, or as they stand, epoch after epoch"
+        default="shuffled",
+        description="of training rows: permuted anew each epoch, or as they stand, epoch after epoch",
     )
     normalizer: NormalizerChoice = Field(
         default=AutoNormalizer(),
