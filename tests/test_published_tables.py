@@ -1,6 +1,7 @@
 """The benchmark of the published tables runs, is resumed, and draws what it says it draws."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tests.benchmarks import published_tables as tables
 from tests.benchmarks import toy_sets
 
 CELLS = tables.cells()
+ROOT = Path(__file__).parents[1]
 
 
 def test_all_cells_of_both_papers_are_there():
@@ -50,6 +52,12 @@ def test_every_block_of_table_b_is_a_whole_draw_of_the_moons(tmp_path):
     blocks = data.class_label.reshape(4, 64)
     assert (blocks.sum(axis=1) == 32).all() and (blocks[0] != blocks[1]).any()
     assert len(np.unique(data.x, axis=0)) == 256
+
+
+def test_the_readmes_tables_are_those_of_the_results():
+    shown = tables.readme(tables.read(tables.OUT))
+    assert "| OT-CFM | NPE | " in shown and "| FM |" not in shown.split("\n\n")[0]
+    assert shown in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

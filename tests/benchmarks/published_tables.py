@@ -3,6 +3,7 @@
     python -m tests.benchmarks.published_tables --quick                    # minutes: one seed, 500 updates, 2,000 points
     python -m tests.benchmarks.published_tables --seeds 2 --updates 5000   # what published_tables.json holds at least
     python -m tests.benchmarks.published_tables --show                     # what was measured so far
+    python -m tests.benchmarks.published_tables --readme                   # the README's tables: what has the papers' protocol
     python -m tests.benchmarks.published_tables --table A --rows I-CFM --seeds 5 --updates 20000
 
 A. [SF]2M (arXiv 2307.03672), table 2: W2 = root of the exact transport cost between 10,000 samples (100 Euler steps) and
@@ -40,6 +41,7 @@ from tests.benchmarks import toy_sets
 OUT = Path(__file__).with_name("published_tables.json")
 TEST_POINTS, TRAIN_POINTS = 10_000, 10_000
 BLOCK_B, BATCH_B = 1024, 256
+UPDATES, SEEDS = 20_000, {"A": 5, "B": 10}  # the papers'
 COLUMNS_A = {
     "N->8gauss": ("normal", "8gaussians"), "moons->8gauss": ("wide moons", "wide 8gaussians"),
     "N->moons": ("normal", "moons"), "N->scurve": ("normal", "scurve"),
@@ -201,6 +203,31 @@ def table(results: dict[str, Any], wanted: list[Cell], updates: int, points: int
     return "\n".join(lines)
 
 
+def readme(results: dict[str, Any]) -> str:
+    """What has all of the papers' protocol, as one table for A and one for B; the paper's figures in brackets."""
+
+    def entry(cell: Cell, figure: str) -> str | None:
+        seeds = results["cells"].get(key_of(cell, UPDATES, TEST_POINTS), {"seeds": {}})["seeds"]
+        if len(seeds) < SEEDS[cell.table]:
+            return None
+        values = [seed[figure] for seed in seeds.values()]
+        return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f} ({cell.paper[figure]:.3f})"
+
+    a = [f"| A | figure | {' | '.join(COLUMNS_A)} |", "|---|---|" + "---|" * len(COLUMNS_A)]
+    for row in ROWS_A:
+        for figure in ("NPE", "W2"):
+            found = [entry(cell, figure) for cell in cells() if (cell.table, cell.row) == ("A", row)]
+            if all(found):
+                a.append(f"| {row} | {figure} | {' | '.join(map(str, found))} |")
+    figures = ("W2^2, 1 Euler step", "W2^2, dopri5")
+    b = ["| B | conditions | W2², 1 Euler step | W2², dopri5 |", "|---|---|---|---|"]
+    for cell in cells():
+        found = [entry(cell, figure) for figure in figures] if cell.table == "B" else [None]
+        if all(found):
+            b.append(f"| {cell.row} | {cell.column} | {' | '.join(map(str, found))} |")
+    return "\n\n".join("\n".join(lines) for lines in (a, b) if len(lines) > 2)
+
+
 def known_between(out: Path, cell: Cell, seed: int, points: int) -> float | None:
     """W2(q0, q1) among the results: it depends on the column and the test points alone."""
     for key, entry in read(out)["cells"].items():
@@ -219,6 +246,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one seed, 500 updates, 2,000 points, to a temporary file")
     parser.add_argument("--show", action="store_true", help="print what --out holds, and run nothing")
+    parser.add_argument("--readme", action="store_true", help="print the README's tables, and run nothing")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--updates", type=int, default=5000)
     parser.add_argument("--table", choices=["A", "B"])
@@ -235,6 +263,9 @@ def main() -> None:
               if (not args.table or cell.table == args.table) and (not args.rows or cell.row in args.rows)
               and (not args.columns or cell.column in args.columns)]  # fmt: skip
     done = read(args.out)["cells"]
+    if args.readme:
+        print(readme(read(args.out)))
+        return
     if args.show:
         protocols = {tuple(int(part.split()[0]) for part in key.split(" / ")[-2:]) for key in done}
         for updates, its_points in sorted(protocols):
