@@ -204,21 +204,25 @@ def table(results: dict[str, Any], wanted: list[Cell], updates: int, points: int
 
 
 def readme(results: dict[str, Any]) -> str:
-    """What has all of the papers' protocol, as one table for A and one for B; the paper's figures in brackets."""
+    """What has the papers' number of updates, as one table for A and one for B; the paper's figures in brackets.
+
+    Where there are fewer seeds than theirs, their number is said; with less than half of them a cell is not shown.
+    """
 
     def entry(cell: Cell, figure: str) -> str | None:
         seeds = results["cells"].get(key_of(cell, UPDATES, TEST_POINTS), {"seeds": {}})["seeds"]
-        if len(seeds) < SEEDS[cell.table]:
+        if 2 * len(seeds) < SEEDS[cell.table]:
             return None
         values = [seed[figure] for seed in seeds.values()]
-        return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f} ({cell.paper[figure]:.3f})"
+        fewer = f", {len(seeds)} seeds" if len(seeds) < SEEDS[cell.table] else ""
+        return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f} ({cell.paper[figure]:.3f}){fewer}"
 
     a = [f"| A | figure | {' | '.join(COLUMNS_A)} |", "|---|---|" + "---|" * len(COLUMNS_A)]
     for row in ROWS_A:
         for figure in ("NPE", "W2"):
-            found = [entry(cell, figure) for cell in cells() if (cell.table, cell.row) == ("A", row)]
-            if all(found):
-                a.append(f"| {row} | {figure} | {' | '.join(map(str, found))} |")
+            found = {cell.column: entry(cell, figure) for cell in cells() if (cell.table, cell.row) == ("A", row)}
+            if any(found.values()):
+                a.append(f"| {row} | {figure} | {' | '.join(found.get(column) or '-' for column in COLUMNS_A)} |")
     figures = ("W2^2, 1 Euler step", "W2^2, dopri5")
     b = ["| B | conditions | W2², 1 Euler step | W2², dopri5 |", "|---|---|---|---|"]
     for cell in cells():
