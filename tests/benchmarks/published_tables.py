@@ -204,18 +204,14 @@ def table(results: dict[str, Any], wanted: list[Cell], updates: int, points: int
 
 
 def readme(results: dict[str, Any]) -> str:
-    """What has the papers' number of updates, as one table for A and one for B; the paper's figures in brackets.
-
-    Where there are fewer seeds than theirs, their number is said; with less than half of them a cell is not shown.
-    """
+    """The cells with all of the papers' protocol, as one table for A and one for B; the paper's figures in brackets."""
 
     def entry(cell: Cell, figure: str) -> str | None:
         seeds = results["cells"].get(key_of(cell, UPDATES, TEST_POINTS), {"seeds": {}})["seeds"]
-        if 2 * len(seeds) < SEEDS[cell.table]:
+        if len(seeds) < SEEDS[cell.table]:
             return None
         values = [seed[figure] for seed in seeds.values()]
-        fewer = f", {len(seeds)} seeds" if len(seeds) < SEEDS[cell.table] else ""
-        return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f} ({cell.paper[figure]:.3f}){fewer}"
+        return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f} ({cell.paper[figure]:.3f})"
 
     a = [f"| A | figure | {' | '.join(COLUMNS_A)} |", "|---|---|" + "---|" * len(COLUMNS_A)]
     for row in ROWS_A:
