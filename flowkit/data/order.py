@@ -34,7 +34,7 @@ class RowOrder:
     def permutation(self, epoch: int) -> np.ndarray:
         """Row numbers (N,) in the order of that epoch; the last one asked for is kept."""
         if not self.shuffled:
-            epoch = 0
+            epoch = 0  # they are all alike
         if epoch != self._epoch:
             generator = np.random.Generator(np.random.Philox(key(self.seed, "order", epoch)))
             self._epoch = epoch

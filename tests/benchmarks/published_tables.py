@@ -104,16 +104,15 @@ def recipe(cell: Cell, seed: int, updates: int, run_dir: str) -> dict[str, Any]:
         )
         flow = {"base": base, "times": "uniform", **ROWS_A[cell.row]}
         model = {"arch": "selu_mlp", "hidden_dim": 64, "num_layers": 3}
-        optim, batch = {"lr": 1e-3, "weight_decay": 1e-5}, 512
+        optim, batch, order = {"lr": 1e-3, "weight_decay": 1e-5}, 512, "shuffled"
     else:
         source = toy_sets.write_blocks(COLUMNS_B[cell.column], BLOCK_B, updates * BATCH_B, seed, Path(run_dir))
         flow = {"base": "8gaussians", "times": "uniform", "cond_drop": 0.0, "coupling": COUPLINGS_B[cell.row]}
         model = {"arch": "residual_mlp", "hidden_dim": 128, "num_layers": 3}
-        optim, batch = {"lr": 3e-4, "weight_decay": 0.0}, BATCH_B
+        optim, batch, order = {"lr": 3e-4, "weight_decay": 0.0}, BATCH_B, "stored"
     return {
         "run": {"name": "run", "dir": run_dir, "seed": seed},
-        "data": {"source": source, "order": "shuffled" if cell.table == "A" else "stored", "val_fraction": 0.0,
-                 "normalizer": "none"},
+        "data": {"source": source, "order": order, "val_fraction": 0.0, "normalizer": "none"},
         "model": model, "flow": flow,
         "optim": {**optim, "schedule": "constant", "warmup": 0, "max_grad_norm": 0.0},
         "ema": {"decay": 0.0},
@@ -196,11 +195,14 @@ def table(results: dict[str, Any], wanted: list[Cell], updates: int, points: int
         for figure, paper in cell.paper.items():
             values = [seed[figure] for seed in seeds.values()]
             if values:
-                spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-                lines.append(
-                    f"| {cell.name} | {figure} | {statistics.mean(values):.3f}{spread} | {paper:.3f} | {len(values)} |"
-                )
+                lines.append(f"| {cell.name} | {figure} | {mean(values)} | {paper:.3f} | {len(values)} |")
     return "\n".join(lines)
+
+
+def mean(values: list[float]) -> str:
+    """Their mean, and from two on their standard deviation."""
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{spread}"
 
 
 def readme(results: dict[str, Any]) -> str:
@@ -210,8 +212,7 @@ def readme(results: dict[str, Any]) -> str:
         seeds = results["cells"].get(key_of(cell, UPDATES, TEST_POINTS), {"seeds": {}})["seeds"]
         if len(seeds) < SEEDS[cell.table]:
             return None
-        values = [seed[figure] for seed in seeds.values()]
-        return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f} ({cell.paper[figure]:.3f})"
+        return f"{mean([seed[figure] for seed in seeds.values()])} ({cell.paper[figure]:.3f})"
 
     a = [f"| A | figure | {' | '.join(COLUMNS_A)} |", "|---|---|" + "---|" * len(COLUMNS_A)]
     for row in ROWS_A:
@@ -262,10 +263,10 @@ def main() -> None:
     wanted = [cell for cell in cells()
               if (not args.table or cell.table == args.table) and (not args.rows or cell.row in args.rows)
               and (not args.columns or cell.column in args.columns)]  # fmt: skip
-    done = read(args.out)["cells"]
     if args.readme:
         print(readme(read(args.out)))
         return
+    done = read(args.out)["cells"]
     if args.show:
         protocols = {tuple(int(part.split()[0]) for part in key.split(" / ")[-2:]) for key in done}
         for updates, its_points in sorted(protocols):

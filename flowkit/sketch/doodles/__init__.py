@@ -16,10 +16,13 @@ from flowkit.errors import UserError
 from flowkit.sketch.doodles.animals import ANIMALS
 from flowkit.sketch.doodles.pen import Pen, Slots, allot, fill
 from flowkit.sketch.doodles.plants import PLANTS
+from flowkit.sketch.doodles.sea_animals import SEA_ANIMALS
 from flowkit.sketch.doodles.things import THINGS
 from flowkit.sketch.doodles.vehicles import VEHICLES
 
-DRAWINGS: dict[str, Callable[[Pen], None]] = dict(sorted({**ANIMALS, **PLANTS, **THINGS, **VEHICLES}.items()))
+DRAWINGS: dict[str, Callable[[Pen], None]] = dict(
+    sorted({**ANIMALS, **SEA_ANIMALS, **PLANTS, **THINGS, **VEHICLES}.items())
+)
 FLIPPED = {"bird", "car", "cat", "fish", "sailboat", "snail", "whale"}  # that look left as well as right
 EDGE = 0.97  # no control point lies further out
 
