@@ -19,8 +19,8 @@ from flowkit.data.dataset import Dataset, read_dataset
 from flowkit.errors import UserError
 from flowkit.sketch import bezier
 from flowkit.sketch.importers import quickdraw
-from flowkit.sketch.importers.files import open_files
 from flowkit.sketch.prepare import PrepareReport, prepare
+from flowkit.sources.files import open_files
 from tests.conftest import SHARED
 
 real = pytest.mark.skipif(not SHARED.exists(), reason="the real data is not at hand")

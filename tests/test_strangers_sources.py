@@ -19,9 +19,9 @@ from safetensors.numpy import save
 
 from flowkit.data.dataset import read_dataset
 from flowkit.errors import UserError
-from flowkit.sketch.importers.object_arrays import read_object_array
 from flowkit.sketch.prepare import prepare
 from flowkit.sketch.svg_read import read_svg
+from flowkit.sources.object_arrays import read_object_array
 from flowkit.text.reading import read_sentences
 from flowkit.text.sonar_cards import find_card
 from flowkit.text.vectors import read_vectors

@@ -71,7 +71,7 @@ def main() -> None:
         # Under a launcher every process meets the same bad input; one on each machine says so, for what is bad may be its own.
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(error.exit_status) from None
     except PeerLost as lost:
         print(lost, file=sys.stderr)
         raise SystemExit(1) from None

@@ -58,7 +58,7 @@ def summary(report: TextReport) -> Group:
     table = Table(title=f"{escape(str(report.source))} ({report.format})", title_justify="left")
     table.box, table.pad_edge, table.padding = SIMPLE_HEAD, False, (0, 1, 0, 0)
     table.add_column("", no_wrap=True)
-    table.add_column("sentences" if report.unit == "lines" else report.unit, justify="right", no_wrap=True)
+    table.add_column("vectors" if report.unit == "vectors" else "sentences", justify="right", no_wrap=True)
     table.add_column("for example", overflow="fold")
     for name, count, example in _steps(report):
         table.add_row(name, f"{count:,}", Text(example))
