@@ -18,6 +18,7 @@ from flowkit.cli.prepare import prepare
 from flowkit.cli.sample import sample
 from flowkit.cli.train import train
 from flowkit.errors import PeerLost, UserError
+from flowkit.ui.encoding import speak_any_encoding
 
 app = typer.Typer(
     help="Train flow-matching generative models from a TOML recipe, and turn samples back into things to look at.",
@@ -64,6 +65,7 @@ def _resume_auto(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Run the command line; bad input is one message on stderr and exit status 2."""
+    speak_any_encoding()
     _help_without_what_it_never_shows()
     try:
         app(args=_resume_auto(sys.argv[1:]))

@@ -146,10 +146,10 @@ def _check(source: Path, imported: bool, codec: Named | None, texts: Path | None
         _check_language(how.lang, codec.languages, codec.name)
     elif codec is not None:
         name = codec if isinstance(codec, str) else str(codec.get("name"))
-        if name not in CODECS:
-            raise unknown_codec(name)
         if not imported or (how.lang != ENGLISH and why_not_at_hand(codec) is None):
             _check_language(how.lang, languages_of(codec), name)
+        elif name not in CODECS:
+            raise unknown_codec(name)
     if how.dtype not in DTYPES:
         raise UserError(f"--dtype {how.dtype}: expected {listing(DTYPES)}{nearest(how.dtype, DTYPES)}")
     if how.split_sentences and find_spec("sentencex") is None:
@@ -315,7 +315,7 @@ def _report(
     remarks = [] if lines is None else list(lines.notes)
     if (chosen.codec or {}).get("name") == "sonar" and not SONAR_NORMS[0] < measured.norm < SONAR_NORMS[1]:
         remarks.append(
-            f"SONAR's vectors have norms of 0.2 to 0.3, these of {measured.norm:.3g}: if they were normalised, undo it, "
+            f"SONAR's vectors have norms of about 0.2, these of {measured.norm:.3g}: if they were normalised, undo it, "
             "or their samples will not decode"
         )
     if chosen.codec is None:

@@ -60,6 +60,7 @@ def read_sentences(
     empty: list[int] = []
     broken: list[str] = []
     became: Counter[str] = Counter()
+    nulls = False
     count = 0
     with open_files(path) as files:
         entries = text_entries(path, files)
@@ -80,6 +81,7 @@ def read_sentences(
             for row in read_rows(reading):
                 count = before + row.number
                 text = row.text or ""
+                nulls = nulls or row.text is None
                 if not text.isascii() and len(text) > MAX_MARKS and _longest_run_of_marks(text) > MAX_MARKS:
                     raise reading.error(
                         row.line, f"has more than {MAX_MARKS:,} combining characters in a row; it is no text"
@@ -101,10 +103,10 @@ def read_sentences(
             for note in reading.notes:
                 said.setdefault(note, []).append(entry.name)
     if empty and not skip_empty:
-        what = "line" if len(empty) == 1 else "lines"
+        what, are = ("line", "is") if len(empty) == 1 else ("lines", "are")
         more = [""] * max(0, len(empty) - len(broken))
         raise UserError(
-            f"{path}: {what} {listing([*broken, *more], 10)} {'is' if len(empty) == 1 else 'are'} empty (or null); expected a "
+            f"{path}: {what} {listing([*broken, *more], 10)} {are} empty{' or null' * nulls}; expected a "
             f"sentence in each of the {count:,} lines. Remove the empty ones, or leave them out with --skip-empty"
         )
     if not texts:

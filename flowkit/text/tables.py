@@ -144,6 +144,8 @@ def _json_column(reading: Reading, sample: Sequence[Any]) -> str:
         return "text"
     columns = {key: [one.get(key) for one in objects] for key in objects[0]}
     strings = {key: values for key, values in columns.items() if any(isinstance(value, str) for value in values)}
+    if not strings and "text" in columns:
+        return "text"  # null, or what is refused by name
     return choose_column(reading, columns, strings)
 
 
@@ -312,6 +314,11 @@ def _is_prose(values: Sequence[Any]) -> bool:
 
 # ---- parquet ----
 
+_CONVERT = (
+    "Where pandas reads it, this converts it: "
+    "python -c \"import pandas; pandas.read_parquet('{}').to_json('data.jsonl', orient='records', lines=True)\""
+)
+
 
 def _parquet(reading: Reading) -> Iterator[Row]:
     try:
@@ -319,13 +326,8 @@ def _parquet(reading: Reading) -> Iterator[Row]:
         import pyarrow.parquet as parquet
         import pyarrow.types as types
     except ImportError:
-        command = (
-            f"import pandas; pandas.read_parquet('{reading.where}').to_json('data.jsonl', orient='records', lines=True)"
-        )
         raise reading.error(
-            None,
-            "reading parquet needs pyarrow: pip install 'flowkit[parquet]'. Or convert it where pandas is: "
-            f'python -c "{command}"',
+            None, f"reading parquet needs pyarrow: pip install 'flowkit[parquet]'. {_CONVERT.format(reading.where)}"
         ) from None
 
     def is_text(kind: Any) -> bool:
@@ -354,19 +356,13 @@ def _parquet(reading: Reading) -> Iterator[Row]:
                         yield Row(number, number, text)
             if is_texts(schema.field(column).type):
                 reading.notes.append(f"{table.metadata.num_rows:,} rows, each a list of sentences")
-    except (
-        arrow.ArrowException,
-        OSError,
-        ValueError,
-        KeyError,
-        NotImplementedError,
-        MemoryError,
-        RuntimeError,
-    ) as error:
+    except (arrow.ArrowException, ValueError, OSError, KeyError, RuntimeError, MemoryError) as error:
         if isinstance(error, UserError):
             raise
         why = next(iter(str(error).splitlines()), type(error).__name__)
-        raise reading.error(None, f"not a whole parquet file ({why}); download or write it again") from None
+        raise reading.error(
+            None, f"not a whole parquet file ({why}); write it again. {_CONVERT.format(reading.where)}"
+        ) from None
 
 
 # ---- columns ----

@@ -74,7 +74,8 @@ def _arrays(path: Path, files: Files, entry: Entry) -> np.ndarray:
                 return _npy(path)
             return arrays.array(key)
     except Unreadable as error:
-        raise UserError(f"{path}: not a whole file of arrays of numbers: {error}; copy or write it again") from None
+        kind = files.kind(entry)
+        raise UserError(f"{path}: not a whole .{kind} of numbers: {error}; copy or write it again") from None
     except MemoryError:
         raise UserError(
             f"{path}: its array is larger than the memory; save it as .npy, which is read in place"
