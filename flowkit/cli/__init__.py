@@ -14,6 +14,7 @@ from flowkit.cli.doctor import doctor
 from flowkit.cli.ema import ema
 from flowkit.cli.evaluate import evaluate
 from flowkit.cli.inspect import inspect
+from flowkit.cli.narrow_help import stack_help_where_narrow
 from flowkit.cli.prepare import prepare
 from flowkit.cli.sample import sample
 from flowkit.cli.train import train
@@ -41,7 +42,7 @@ for command, panel in (
     app.command(rich_help_panel=panel)(command)
 
 
-def _help_without_what_it_never_shows() -> None:
+def _prepare_help() -> None:
     """Keep `--help` from loading a Markdown parser and a traceback printer, two fifths of its time, which it never calls.
 
     Typer's help imports both at its top for markup and pretty exceptions that this app has turned off. Only a process that
@@ -53,6 +54,7 @@ def _help_without_what_it_never_shows() -> None:
         stand_in = ModuleType(name)
         setattr(stand_in, unused, type(unused, (), {}))
         sys.modules.setdefault(name, stand_in)
+    stack_help_where_narrow()
 
 
 def _resume_auto(arguments: list[str]) -> list[str]:
@@ -66,7 +68,7 @@ def _resume_auto(arguments: list[str]) -> list[str]:
 def main() -> None:
     """Run the command line; bad input is one message on stderr and exit status 2."""
     speak_any_encoding()
-    _help_without_what_it_never_shows()
+    _prepare_help()
     try:
         app(args=_resume_auto(sys.argv[1:]))
     except UserError as error:

@@ -80,15 +80,18 @@ def prepare(
 ) -> None:
     """Turn files into a data set that `train` reads, and print how many were kept, fitted or dropped.
 
-    The file type is detected automatically, by content; gzip is read everywhere. What is not read, or is read as something
-    else than it may look like, is counted in the summary.
+    The file type is detected automatically, by content. gzip is read everywhere.
+    What is not read, or is read as something else than it may look like, is counted.
 
-    [bold]Sketches[/bold] lie in folders that are classes: SOURCE/cat/12.svg is a cat. Folders named like splits, above or below
-    the classes, are splits: SOURCE/train/cat/12.svg, SOURCE/cat/Test/12.svg.
-    One of fewer cubics than --size has its longest ones split, without loss; one of more is fitted, with the fit error.
+    [bold]Sketches[/bold] lie in folders that are classes: SOURCE/cat/12.svg is a cat.
+    Folders named like splits are splits: SOURCE/train/cat/12.svg, SOURCE/cat/Test/12.svg.
+    A sketch of fewer cubics than --size has its longest ones split, without loss.
+    One of more is fitted, with the fit error.
 
-    [bold]Sentences[/bold], one a line or row, are encoded by --codec; near-duplicates are removed, and the rest shuffled and
-    split. If interrupted, rerun the same command to resume. data.subset = "1k" trains on the first 1,000 rows.
+    [bold]Sentences[/bold], one a line or row, are encoded by --codec.
+    Near-duplicates are removed, and the rest shuffled and split.
+    If interrupted, rerun the same command to resume.
+    data.subset = "1k" trains on the first 1,000 rows.
 
     [bold]Examples[/bold]
 
@@ -162,7 +165,8 @@ def _prepare_sentences(
             )
     except KeyboardInterrupt:
         raise typer.Exit(130) from None  # what is kept, and how to go on, has been said
-    Console(highlight=False).print(summary(report))
+    console = Console(highlight=False)
+    console.print(summary(report, console.width))
 
 
 def _holds_sentences(source: Path) -> bool:

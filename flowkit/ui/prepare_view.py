@@ -44,7 +44,7 @@ def summary(report: PrepareReport, width: int = 80) -> Group:
     fits = width >= 64  # in less, the fit has a line below the table
     table = Table(title=f"{escape(str(report.source))} ({report.format})", title_justify="left", show_footer=True)
     table.box, table.pad_edge, table.padding = SIMPLE_HEAD, False, (0, 1, 0, 0)
-    table.add_column("class", footer="total", min_width=8, overflow="fold")
+    table.add_column("class", footer="total", min_width=5, overflow="fold")
     columns = _columns(total, fits)
     for name, footer in columns.items():
         table.add_column(name, footer=footer, justify="right", no_wrap=True)
