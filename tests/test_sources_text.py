@@ -387,3 +387,36 @@ def test_a_summary_in_any_width(tmp_path: Path, width: int) -> None:
         assert name in first_column
     numbers = next(line for line in said.splitlines() if line.strip().startswith("lamp")).split()
     assert numbers[1:3] == ["9", "2"] and numbers[-1] == "7"
+
+
+@pytest.mark.parametrize("width", [40, 60, 100])
+@pytest.mark.parametrize("command", [["sample", "--help"], ["prepare", "--help"], ["--help"], ["train", "--keys"]])
+def test_help_in_any_width(monkeypatch: pytest.MonkeyPatch, command: list[str], width: int) -> None:
+    """No name of an option is cut, whatever the terminal's width."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "dumb")
+    from typer import rich_utils
+
+    monkeypatch.setattr(rich_utils, "Table", rich_utils.Table)  # put back what a narrow terminal replaces
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "argv", ["flowkit", *command])
+    with pytest.raises(SystemExit):
+        main()
+    out.flush()
+    said = out.buffer.getvalue().decode()  # type: ignore[reportAttributeAccessIssue]
+    assert "…" not in said and max(map(len, said.splitlines())) <= width and "\x1b" not in said
+    wanted = {"sample": ["--guidance-interval", "--trajectories", "--no-preview"], "prepare": ["--recognized-only", "--column",
+              "--near-duplicates"], "train": ["grad_clip", "batch_size"], "--help": ["evaluate", "prepare"]}  # fmt: skip
+    assert all(name in said for name in wanted[command[0]])
+
+
+def test_a_drawing_that_training_would_refuse_is_left_out(tmp_path: Path) -> None:
+    """One that leaves the canvas by far would spoil the whole data set: its canvas, then, is not what its file says."""
+    far = '<svg viewBox="0 0 10 10"><path d="M0 0L10 10"/><path d="M0 0L{} 9"/></svg>'
+    files = {"a/1.svg": SVG.format(1), "a/2.svg": far.format(400)}
+    report = prepare_sketches(write(tmp_path / "s", dict(files)), tmp_path / "out", size=4)
+    from flowkit.data.source import open_rows, with_split
+
+    with_split(open_rows(str(tmp_path / "out"), 1, 0), 0.0, None, 0, "out")
+    assert report.total.read == 2

@@ -17,6 +17,7 @@ from flowkit.data.dataset import SPLITS, Dataset, write_dataset
 from flowkit.data.target import free_target
 from flowkit.errors import NothingLeft, Unreadable, UserError, nearest
 from flowkit.sketch.budget import Budgeted, to_size
+from flowkit.sketch.domain import MAX_COORDINATE
 from flowkit.sketch.importers import quickdraw
 from flowkit.sketch.importers.detect import detect
 from flowkit.sketch.importers.items import Item
@@ -147,6 +148,10 @@ class _Tally:
             if self.max_per_class is not None and self.kept[place] >= self.max_per_class:
                 raise Unreadable(f"beyond the first {self.max_per_class:,} of its class")
             found = to_size(item.strokes, self.size, fit=self.over == "fit")
+            if (
+                farthest := float(np.abs(found.x).max())
+            ) > MAX_COORDINATE:  # which training would refuse, with all others
+                raise Unreadable("has coordinates far outside of its canvas", f"{farthest:.3g} times its half side")
         except Unreadable as problem:
             report.left_out[problem.reason] += 1
             self.examples.setdefault(

@@ -70,12 +70,12 @@ def _polylines(drawing: np.ndarray | None) -> list[np.ndarray]:
     if drawing is None or drawing.ndim != 2 or drawing.shape[1] not in (3, 5) or drawing.dtype.kind not in "iuf":
         raise Unreadable("is no array of rows dx, dy, pen-lift")
     if drawing.shape[1] == 5:  # dx, dy, pen down, pen up, end: what follows the end is padding
-        ends = np.flatnonzero(drawing[:, 4] == 1)
+        ends = np.flatnonzero(drawing[:, 4] > 0.5)
         drawing = drawing[: ends[0] if len(ends) else None, [0, 1, 3]]
     drawn = np.flatnonzero((drawing != 0).any(axis=1))
     drawing = drawing[: drawn[-1] + 1 if len(drawn) else 0]  # rows of zeros after the last one are padding
     if len(drawing) > MAX_POINTS:
         raise Unreadable(f"has more than {MAX_POINTS:,} points")
     at = np.cumsum(drawing[:, :2].astype(np.float64), axis=0)
-    lifts = np.flatnonzero(drawing[:, 2] == 1) + 1
+    lifts = np.flatnonzero(drawing[:, 2] > 0.5) + 1
     return [polyline for polyline in np.split(at, lifts) if len(polyline)]
