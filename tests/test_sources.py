@@ -234,7 +234,7 @@ def test_single_files_under_wrong_names(tmp_path: Path) -> None:
     inner = zipped(tmp_path / "inner", dict(drawn("cat/1.svg")))
     for name, content in {"drawing": SVG.format(1), "a.json": line, "cat.ndjson.gz": packed(line + "\n" + line),
                           "cat.data": stream.getvalue(), "cat.npz.gz": packed(stream.getvalue()), "cat.GZ": packed(line),
-                          "bundle.bin": inner.read_bytes(), "all.json": f"[{line},\n {line}]"}.items():  # fmt: skip
+                          "bundle.bin": inner.read_bytes(), "all.json": f" [\n {line},\n {line}]"}.items():  # fmt: skip
         report, data = run(write(tmp_path, {name: content}) / name)
         assert len(data) >= 1, name
         assert report.format in ("svg", "quickdraw", "stroke3")
@@ -366,3 +366,12 @@ def test_a_folder_is_sniffed_once_for_each_file(tmp_path: Path) -> None:
         assert [files.kind(entry) for entry in files.entries] == ["svg", "svg"]
         files.open = None  # type: ignore[reportAttributeAccessIssue]
         assert len(files.of_kind("svg")) == 2
+
+
+def test_a_folder_of_vectors_is_not_called_sketches(tmp_path: Path) -> None:
+    (tmp_path / "v").mkdir()
+    for name in ("a.npy", "b.npy"):
+        np.save(tmp_path / "v" / name, np.ones((3, 8), np.float32))
+    (tmp_path / "v/t.txt").write_text("A cat.\n")
+    found = CliRunner().invoke(app, ["prepare", str(tmp_path / "v"), "--codec", "sonar", "--out", str(tmp_path / "o")])
+    assert re.search(r"v: holds vectors \(a\.npy\) .*--texts.*np\.concatenate", str(found.exception))

@@ -407,7 +407,7 @@ def test_help_in_any_width(monkeypatch: pytest.MonkeyPatch, command: list[str], 
     said = out.buffer.getvalue().decode()  # type: ignore[reportAttributeAccessIssue]
     assert "…" not in said and max(map(len, said.splitlines())) <= width and "\x1b" not in said
     wanted = {"sample": ["--guidance-interval", "--trajectories", "--no-preview"], "prepare": ["--recognized-only", "--column",
-              "--near-duplicates"], "train": ["grad_clip", "batch_size"], "--help": ["evaluate", "prepare"]}  # fmt: skip
+              "--near-duplicates"], "train": ["val_every", "batch_size"], "--help": ["evaluate", "prepare"]}  # fmt: skip
     assert all(name in said for name in wanted[command[0]])
 
 

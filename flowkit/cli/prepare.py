@@ -143,8 +143,8 @@ def _prepare_sketches(source: Path, out: Path, **options: Any) -> None:
     if not report.trainable:
         held = ", ".join(f"{count:,} {name}" for name, count in report.splits.items() if count)
         typer.echo(
-            f"no row is left to train on: all were read as other splits ({held}). The data set is written, and `train` will "
-            "refuse it",
+            f"no row is left to train on: what was kept belongs to other splits ({held}). The data set is written, and "
+            "`train` will refuse it",
             err=True,
         )
         raise typer.Exit(1)
@@ -181,15 +181,24 @@ def _holds_sentences(source: Path) -> bool:
         found = {files.kind(entry) for entry in files.entries}
         alone = files.entries[0] if len(files.entries) == 1 and not source.is_dir() else None
         if found & set(kinds.ARRAYS):
-            if alone is None:
-                return False
+            first = files.of_kind(*kinds.ARRAYS)[0]
             try:
-                with arrays.open_arrays(files, alone) as held:
-                    if what := arrays.hold(held):
+                with arrays.open_arrays(files, first) as held:
+                    what = arrays.hold(held)
+                    if what == "vectors" and alone is None:
+                        join = "np.concatenate([np.load(f) for f in sorted(glob.glob('FOLDER/*.npy'))])"
+                        code = f"import glob, numpy as np; np.save('vectors.npy', {join})".replace(
+                            "FOLDER", str(source)
+                        )
+                        raise UserError(
+                            f"{source}: holds vectors ({first.name}) in a folder or zip; name the file itself, and that of its "
+                            f'sentences with --texts. Several are joined by: python -c "{code}"'
+                        )
+                    if what or alone is None:
                         return what == "vectors"
                     what = arrays.described(held).replace("FILE", str(source))
             except Unreadable:
-                return alone.suffix == ".npy"  # whose reader says what is wrong
+                return alone is not None and alone.suffix == ".npy"  # whose reader says what is wrong
             raise UserError(f"{source}: holds neither drawings nor vectors: {what}")
         if alone is None or found & {"text", *kinds.SENTENCES, *kinds.TENSORS} or not alone.size:
             return bool(found & {"text", *kinds.SENTENCES}) or (alone is not None)

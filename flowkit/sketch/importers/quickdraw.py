@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,7 +69,7 @@ def _records(files: Files, entry: Entry) -> Iterator[tuple[str, Any]]:
         if problem := files.foreign(entry):
             raise problem
         with files.open(entry) as stream:
-            if stream.read(HEAD).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[{"):
+            if re.match(rb"\s*\[\s*\{", stream.read(HEAD).removeprefix(codecs.BOM_UTF8)):
                 yield from _elements(files, entry)
                 return
         with files.open(entry) as stream:
