@@ -150,6 +150,8 @@ def test_quotes_in_a_table_with_tabs_that_mean_nothing(tmp_path: Path) -> None:
         ("a.json", b'{"a": {"b": 1}}', r"holds a JSON object without rows \(its keys: 'a'\); convert it: python -c"),
         ("a.jsonl", b'{"text": "a"}\n{"text": null}\n', r"line 2 is empty or null; .*--skip-empty"),
         ("a.txt.gz", gzip.compress(b"A cat.\n" * 100)[:-20], r"cannot be read"),
+        ("a.csv", b"\x89PNG\r\n\x1a\n" + bytes(20), r"is not read: it is a PNG image"),
+        ("a.svg", b"", r"a\.svg: holds no sentences"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:

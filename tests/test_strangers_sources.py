@@ -324,7 +324,7 @@ def test_any_bytes_under_any_name(place):
     @examples(150)
     @given(st.sampled_from(starts), st.binary(max_size=60), st.sampled_from([*BY_SUFFIX, "", ".gz", ".xyz"]))
     def fuzz(start, rest, suffix):
-        path = place / f"any{suffix}"
+        path = place / f"bytes{suffix}"
         path.write_bytes(start + rest)
         made(path, place / "any")
         read(lambda: read_sentences(path, skip_empty=True))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from flowkit.errors import UserError, listing, nearest
 from flowkit.sources.files import Entry, Files
+from flowkit.sources.kinds import refusal
 from flowkit.text.lines import MAX_LINE, text_lines
 
 MAX_JSON = 1_000_000_000  # bytes of a file that is one JSON value
@@ -45,9 +46,11 @@ class Reading:
 def read_rows(reading: Reading) -> Iterator[Row]:
     """The rows of a file of one of the kinds in `kinds.SENTENCES`, or of plain text. Raises UserError."""
     kind = reading.files.kind(reading.entry)
-    if kind in ("txt", "text", "unknown"):
-        kind = "tsv" if _has_columns(reading) else "txt"
+    if why := refusal(kind, reading.where):
+        raise reading.error(None, f"is not read: {why}")
     readers = {"txt": _lines, "jsonl": _json_lines, "json": _json, "csv": _csv, "tsv": _csv, "parquet": _parquet}
+    if kind == "txt" or kind not in readers:  # as plain text, of unknown suffix, or empty
+        kind = "tsv" if _has_columns(reading) else "txt"
     if reading.column is not None and kind == "txt":
         raise reading.error(None, f"--column {reading.column}: it has no columns, a line is a sentence; leave it out")
     yield from readers[kind](reading)
