@@ -188,6 +188,11 @@ def test_a_run_goes_on_as_it_would_have(tmp_path, name):
     flowkit.train(recipe, resume=True, **own)
     holds(losses(run, after=done), wanted["losses"])
     latest = run / "checkpoints" / "latest"
+    validated = {line["step"]: line["val_loss"] for line in losses(run) if "val_loss" in line}
+    if validated:  # in some of them the best one is still the earlier run's
+        best = min(validated, key=lambda step: validated[step])
+        assert json.loads((latest / "state.json").read_text())["best"] == [best, validated[best]]
+        assert latest.with_name("best").readlink().name == f"step-{best:08d}"
     assert_same_sums(summary(load_file(latest / "model.safetensors")), wanted["weights"])
     assert (latest / "ema.safetensors").exists() == (wanted["ema"] is not None)
     if wanted["ema"] is not None:
