@@ -31,7 +31,7 @@ from flowkit.evaluate import evaluate_checkpoint, evaluate_files
 from flowkit.post_hoc_ema import reconstruct_ema
 from flowkit.recipe import load_recipe, recipe_from_dict
 from tests.fake_codec import SENTENCES, install
-from tests.fixtures.given import drawn, losses, summary, windows_module, windows_rows
+from tests.fixtures.given import begun_from, drawn, losses, summary, windows_module, windows_rows
 
 FILES = Path(__file__).parent / "fixtures"
 # Other processors and kernels round otherwise; the smallest change that means something is far above this.
@@ -203,6 +203,12 @@ def test_a_run_begins_from_an_earlier_ones_weights(tmp_path, name):
     start = flowkit.load(f"runs/{name}", device="cpu").model.state_dict()
     apart = [float((tensor - start[key]).abs().max()) for key, tensor in tuned.model.state_dict().items()]
     assert 0 < max(apart) <= 2e-4
+
+
+@pytest.mark.parametrize("name", sorted(expected("begun")))
+def test_a_run_begun_from_weights_alone_has_the_losses_that_it_had(tmp_path, name):
+    """Of those runs whose optimizer was not kept."""
+    holds(begun_from(name, tmp_path), expected("begun")[name])
 
 
 # -- data, samples, recipes --
