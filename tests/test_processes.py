@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import processes
 from tests.test_two_processes import distance, tensors
 
 RECIPE = """
@@ -187,11 +188,8 @@ def hosts() -> Iterator[tuple[Host, Host]]:
 def test_two_launchers_of_two_processes_do_what_one_process_does(tmp_path, hosts):
     """As on two machines; of the three validation rows one rank has none."""
     recipe(tmp_path, val_fraction=3 / 400)
-    alone = subprocess.run(
-        [sys.executable, *TRAIN, "--set", "run.name=one"], cwd=tmp_path, env=environment(), capture_output=True, text=True,
-        timeout=120, check=False,
-    )  # fmt: skip
-    assert alone.returncode == 0, alone.stderr
+    (alone,) = processes.start(tmp_path, processes.flowkit, *TRAIN[2:], "--set", "run.name=one")
+    assert alone.wait() == 0, alone.err
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
