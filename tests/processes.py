@@ -39,9 +39,8 @@ def script(path: Path, *words: str) -> None:
 
 
 def _begin(folder: Path, variables: dict[str, str], logs: Path, what: Callable[..., Any], arguments: Any) -> None:
-    logs.mkdir()
     for number, name in ((1, "out"), (2, "err")):
-        with open(logs / name, "wb") as file:
+        with open(logs / name, "ab") as file:
             os.dup2(file.fileno(), number)
     os.chdir(folder)
     os.environ.clear()
@@ -55,12 +54,12 @@ def start(folder: Path, what: Callable[..., Any], *arguments: Any, ranks: int = 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    started = []
+    started, logs = [], folder / f".said-{time.monotonic_ns()}"
+    logs.mkdir()
     for rank in range(ranks):
         of_rank = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if ranks > 1 else {}  # fmt: skip
         whole = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **of_rank, **variables}
-        logs = folder / f".said-{time.monotonic_ns()}-{rank}"
         process = SERVER.Process(target=_begin, args=(folder, whole, logs, what, arguments))
         process.start()
         started.append(Started(process, logs))
@@ -68,7 +67,7 @@ def start(folder: Path, what: Callable[..., Any], *arguments: Any, ranks: int = 
 
 
 class Started:
-    """Somewhat as subprocess.Popen has it."""
+    """Somewhat as subprocess.Popen has it; what the ranks of a run say is in one file, in the order in which they say it."""
 
     def __init__(self, process: BaseProcess, logs: Path):
         self.process, self.logs = process, logs

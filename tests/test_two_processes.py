@@ -44,7 +44,7 @@ def launch(folder: Path, processes: int, *arguments: str, **variables: str) -> S
     """Trains the recipe of the folder: the status (the first that is none of 0), and what all said."""
     ranks = start(folder, flowkit, "train", "recipe.toml", *arguments, ranks=processes, **variables)
     statuses = [rank.wait() for rank in ranks]
-    return SimpleNamespace(returncode=next(filter(None, statuses), 0), stderr="".join(rank.err for rank in ranks))
+    return SimpleNamespace(returncode=next(filter(None, statuses), 0), stderr=ranks[0].err)
 
 
 @pytest.fixture(scope="module")
