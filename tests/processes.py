@@ -83,7 +83,7 @@ class Started:
     def poll(self) -> int | None:
         return self.process.exitcode
 
-    def wait(self, seconds: float = 120.0) -> int:
+    def wait(self, seconds: float = 300.0) -> int:
         self.process.join(seconds)
         if self.process.exitcode is None:
             self.process.kill()

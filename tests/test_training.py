@@ -365,6 +365,21 @@ def test_validation_is_the_same_whoever_asks(tiny, rows, recorder):
     assert weighted == pytest.approx(one[0].loss, rel=0.02)  # equal bins of stratified times
 
 
+def test_a_small_validation_split_meets_several_noises_and_times_a_row(tiny, rows, monkeypatch):
+    from flowkit.training import validation
+
+    times, original = [], validation.call_model
+    monkeypatch.setattr(
+        validation, "call_model", lambda model, x, t, *rest: times.append(t) or original(model, x, t, *rest)
+    )
+    monkeypatch.setattr(validation, "MIN_EVALUATIONS", 50)
+    tiny["train"]["steps"] = 1
+    flowkit.train(tiny, data=rows)
+    whole = torch.cat(times).reshape(2, 72)  # the weights' and their average's: 24 rows three times, for 50 are asked
+    assert torch.equal(whole[0], whole[1])
+    assert (whole[0].sort().values * 72).floor().tolist() == list(range(72))
+
+
 @pytest.mark.parametrize("order", ["shuffled", "stored"])
 def test_data_that_does_not_fit_is_read_ahead_to_the_same_end(tiny, rows, tmp_path, monkeypatch, order):
     from flowkit.training import batches
