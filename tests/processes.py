@@ -60,7 +60,8 @@ def start(folder: Path, what: Callable[..., Any], *arguments: Any, ranks: int = 
         of_rank = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if ranks > 1 else {}  # fmt: skip
         whole = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **of_rank, **variables}
-        process = SERVER.Process(target=_begin, args=(folder, whole, logs, what, arguments))
+        # A daemon: should its test fail, it ends with the tests.
+        process = SERVER.Process(target=_begin, args=(folder, whole, logs, what, arguments), daemon=True)
         process.start()
         started.append(Started(process, logs))
     return started
