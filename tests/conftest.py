@@ -96,7 +96,16 @@ def rows() -> dict[str, Any]:
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> dict[str, Any]:
+def few_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation by 64 rows, noises and times, which is enough where its loss is not the point: 1,024 take longer than all
+    the updates of such a run."""
+    from flowkit.training import validation
+
+    monkeypatch.setattr(validation, "MIN_EVALUATIONS", 64)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, few_evaluations: None) -> dict[str, Any]:
     """A recipe as a mapping: a two-layer DiT, 8 updates, nothing but the last checkpoint."""
     return {
         "run": {"name": "tiny", "dir": str(tmp_path / "runs")},

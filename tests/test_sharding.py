@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ import flowkit
 from flowkit.errors import UserError
 from flowkit.training.sharding import separate_blocks
 from tests.conftest import sketch_rows
+from tests.processes import script, start
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 PARTS = ("model", "ema", "ema-power-0.1", "optimizer")
@@ -182,11 +180,8 @@ leave()
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sharded")
     (folder / "script.py").write_text(SCRIPT)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
-    done = subprocess.run([*launcher, folder / "script.py", folder], env=environment, capture_output=True, text=True,
-                          timeout=300, check=False)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    for rank in start(folder, script, folder / "script.py", str(folder), ranks=2):
+        assert rank.wait() == 0, rank.err
     return folder
 
 

@@ -22,6 +22,7 @@ from flowkit.errors import UserError
 from flowkit.events import Finished, Logged, Notice, RunStarted, Sampled, Saved, Stepped, Validated
 from flowkit.models import create_model
 from flowkit.recipe import recipe_from_dict
+from flowkit.sketch.losses import bending
 from flowkit.training.optimizer import lr_schedule
 from tests.conftest import Recorder, sketch_rows
 
@@ -74,9 +75,11 @@ def by_hand(recipe, rows, train_rows, updates):
         t = torch.sigmoid(torch.special.ndtri(uniform))
         drop = torch.rand(batch, generator=generator.manual_seed(key(0, "drop", u))) < 0.1
         x_t = t[:, None, None] * x1 + (1 - t[:, None, None]) * x0
-        loss = ((model(x_t, t, labels[picked], None, drop) - (x1 - x0)) ** 2).mean()
+        velocity = model(x_t, t, labels[picked], None, drop)
+        loss = ((velocity - (x1 - x0)) ** 2).mean()
+        predicted = normalizer.denormalize(x_t + (1 - t[:, None, None]) * velocity)
         optimizer.zero_grad()
-        loss.backward()
+        (loss + recipe["loss"]["bending"] * (t * bending(predicted)).mean()).backward()
         norm = torch.sqrt(sum(p.grad.square().sum() for p in model.parameters()))
         for p in model.parameters():
             p.grad *= min(1.0, 1.0 / (norm.item() + 1e-6))
@@ -90,8 +93,10 @@ def by_hand(recipe, rows, train_rows, updates):
     return model.state_dict(), ema, losses, norms
 
 
-def test_the_loop_is_the_loop_written_out_by_hand(tiny, rows, tmp_path, recorder):
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_the_loop_is_the_loop_written_out_by_hand(tiny, rows, tmp_path, recorder, weight):
     tiny["train"].update(steps=12, log_every=1)
+    tiny["loss"] = {"bending": weight}
     tiny["data"]["val_fraction"] = 0
     flowkit.train(tiny, data=rows, listeners=lambda: [recorder])
     raw, ema, losses, norms = by_hand(tiny, rows, np.arange(len(rows["x"])), 12)
@@ -358,6 +363,21 @@ def test_validation_is_the_same_whoever_asks(tiny, rows, recorder):
     assert len(one[0].bins) == 5 and one[-1].loss < one[0].zero_loss
     weighted = np.mean([loss for _, _, loss in one[0].bins])
     assert weighted == pytest.approx(one[0].loss, rel=0.02)  # equal bins of stratified times
+
+
+def test_a_small_validation_split_meets_several_noises_and_times_a_row(tiny, rows, monkeypatch):
+    from flowkit.training import validation
+
+    times, original = [], validation.call_model
+    monkeypatch.setattr(
+        validation, "call_model", lambda model, x, t, *rest: times.append(t) or original(model, x, t, *rest)
+    )
+    monkeypatch.setattr(validation, "MIN_EVALUATIONS", 50)
+    tiny["train"]["steps"] = 1
+    flowkit.train(tiny, data=rows)
+    whole = torch.cat(times).reshape(2, 72)  # the weights' and their average's: 24 rows three times, for 50 are asked
+    assert torch.equal(whole[0], whole[1])
+    assert (whole[0].sort().values * 72).floor().tolist() == list(range(72))
 
 
 @pytest.mark.parametrize("order", ["shuffled", "stored"])
