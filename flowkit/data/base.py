@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,8 +89,7 @@ def open_base(described: dict[str, Any], data_shape: tuple[int, ...], normalizer
             f"flow.base: the rows of {source!r} have shape {data.x.shape[1:]}, and those of the data {data_shape}; "
             "a flow needs rows of one shape at both ends"
         )
-    x = data.x if data.split is None else data.x[data.rows("train")]
-    return DataBase(normalizer.normalize(torch.from_numpy(np.array(x))))  # a memory map may not be writable
+    return DataBase(normalizer.normalize_rows(data.x, data.rows("train"), lambda rows: rows))
 
 
 def _open(source: str, described: dict[str, Any]) -> Dataset:

@@ -114,19 +114,15 @@ def read_rows(
 ) -> Rows:
     """Copy `rows` to the device and normalise them there. `pinned`: by way of pinned memory, for copies beside training."""
 
-    def move(array: np.ndarray | None) -> Tensor | None:
-        if array is None:
-            return None
-        tensor = torch.from_numpy(gather(array, rows))
+    def move(tensor: Tensor) -> Tensor:
         # From pageable memory a copy to the GPU waits for the device; from pinned memory it does not. Torch never gives
         # pinned memory back to the system, so a whole data set does not go through it.
         if pinned and device.type == "cuda":
             return tensor.pin_memory().to(device, non_blocking=True)
         return tensor.to(device)
 
-    x = move(data.x)
-    assert x is not None
-    return Rows(normalizer.normalize(x), move(data.class_label), move(data.condition))
+    pick = lambda array: None if array is None else move(torch.from_numpy(gather(array, rows)))  # noqa: E731
+    return Rows(normalizer.normalize_rows(data.x, rows, move), pick(data.class_label), pick(data.condition))
 
 
 def _room(device: torch.device) -> int:
