@@ -39,6 +39,7 @@ def recipe(folder: Path, name: str, **sections) -> dict:
             "log_every": 5,
             "val_every": 15,
             "save_every": 15,
+            "val_batch_size": 16,
         },
         "sample": {"every": 15, "num_samples": 2, "steps": 2},
     } | sections
@@ -74,6 +75,7 @@ from flowkit.training.checkpoints import _optimizer_tensors
 from flowkit.training.meters import Meters
 from flowkit.training.sharding import full_tensors
 from tests.test_sharding import FSDP, Blocks, recipe, rows
+from tests.test_validation import SIZES, losses
 
 faulthandler.dump_traceback_later(60, exit=True)  # ranks that wait for each other say where, and are no orphans
 folder, rank, seen = Path(sys.argv[1]), int(os.environ["RANK"]), {}
@@ -173,6 +175,7 @@ try:
     launched("bad", True, sections=spoilt)
 except flowkit.errors.UserError as error:
     seen["bad"] = str(error)
+seen["losses"] = [losses(rank, 2, size) for size in SIZES]
 (folder / f"seen-{rank}.json").write_text(json.dumps(seen))
 leave()
 """
@@ -232,6 +235,14 @@ def test_it_trains_what_data_parallelism_trains(folder):
         load_file(folder / run / "samples" / "step-00000030" / "samples.safetensors")["x"] for run in ("fsdp", "ddp")
     )
     assert torch.allclose(*samples, atol=1e-4)
+
+
+def test_two_ranks_find_the_validation_losses_of_one_to_the_bit(seen, monkeypatch):
+    from flowkit.training import validation
+    from tests.test_validation import SIZES, losses
+
+    monkeypatch.setattr(validation, "MIN_EVALUATIONS", 33)  # as there
+    assert [one["losses"] for one in seen] == [[losses(0, 1, 64)] * len(SIZES)] * 2
 
 
 def test_the_files_of_a_run_are_the_same(folder):

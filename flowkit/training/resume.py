@@ -33,6 +33,7 @@ FREE_KEYS = (
     "log_every",
     "val_every",
     "val_rows",
+    "val_batch_size",
     "save_every",
     "keep_last",
     "keep_every",
