@@ -40,6 +40,7 @@ def recipe(folder: Path, name: str, **sections) -> dict:
             "val_every": 15,
             "save_every": 15,
             "val_batch_size": 16,
+            "timeout_hours": 3.5,
         },
         "sample": {"every": 15, "num_samples": 2, "steps": 2},
     } | sections
@@ -84,6 +85,10 @@ validation.MIN_EVALUATIONS = 33  # that is 17 and 16 rows in batches of 16: both
 leave = torch.distributed.destroy_process_group
 torch.distributed.destroy_process_group = lambda *arguments: None  # one group for all runs
 
+def seconds(group):
+    group = group or torch.distributed.distributed_c10d._get_default_group()
+    return group._get_backend(torch.device("cpu")).options._timeout.total_seconds()
+
 def launched(name, fsdp, **options):
     for variable in FSDP:
         os.environ.pop(variable, None)
@@ -111,6 +116,8 @@ def one_update(session, number, meters):
         seen[name]["moments"] = sorted({type(s["exp_avg"]).__name__ for s in session.optimizer.state.values()})
         seen[name]["held"] = sum(getattr(p, "_local_tensor", p).numel() for p in session.model.parameters())
         seen[name]["whole"] = sum(p.numel() for p in session.model.parameters())
+        groups = {"run": None, "agreement": session.environment.agreement._group}
+        seen[name]["timeouts"] = {of: seconds(group) for of, group in groups.items()}
     if number == 7 and name == "fsdp":
         copied = lambda: {file: {key: value.clone() for key, value in full_tensors(tensors, everywhere=True).items()}
                           for file, tensors in zip(("model", "ema", "power", "moments"), split(session))}
@@ -235,6 +242,12 @@ def test_it_trains_what_data_parallelism_trains(folder):
         load_file(folder / run / "samples" / "step-00000030" / "samples.safetensors")["x"] for run in ("fsdp", "ddp")
     )
     assert torch.allclose(*samples, atol=1e-4)
+
+
+def test_processes_wait_for_each_other_as_long_as_the_recipe_says(seen):
+    """The first one may draw or decode samples for longer than torch would wait: ten minutes of NCCL, thirty of gloo."""
+    hours = {"run": 3.5 * 3600, "agreement": 3.5 * 3600}
+    assert all(one[run]["timeouts"] == hours for one in seen for run in ("fsdp", "ddp"))
 
 
 def test_two_ranks_find_the_validation_losses_of_one_to_the_bit(seen, monkeypatch):

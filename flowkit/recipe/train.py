@@ -31,6 +31,12 @@ class Train(Section):
     max_hours: float | None = Field(
         default=None, gt=0, description="wall-clock limit: the run saves and leaves before it, for --resume to go on"
     )
+    timeout_hours: float = Field(
+        default=2.0,
+        gt=0,
+        le=8760,
+        description="how long a process waits for the others, which may be drawing samples, before it gives the run up",
+    )
     batch_size: int = Field(
         default=256, ge=1, le=10**9, description="rows in one update, over all processes and accumulation steps"
     )

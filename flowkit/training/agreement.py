@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import torch
 from torch import Tensor, distributed
 
@@ -15,9 +17,10 @@ class Agreement:
     The answer is that of the update before, so that nobody waits for it; it is the same everywhere, and so is where they stop.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: timedelta) -> None:
+        """timeout: how long the others are waited for."""
         several = distributed.is_initialized() and distributed.get_world_size() > 1
-        self._group = distributed.new_group(backend="gloo") if several else None
+        self._group = distributed.new_group(backend="gloo", timeout=timeout) if several else None
         self._asked: tuple[distributed.Work, Tensor] | None = None
 
     def of(self, reason: int) -> int:

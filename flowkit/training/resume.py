@@ -39,6 +39,7 @@ FREE_KEYS = (
     "keep_every",
     "max_skipped",
     "max_hours",
+    "timeout_hours",
 )
 
 
