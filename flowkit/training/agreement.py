@@ -10,6 +10,11 @@ from torch import Tensor, distributed
 GO_ON, OUT_OF_TIME = 0, 1  # any other reason to stop is the number of a signal
 
 
+def reason_words(reason: int) -> str:
+    """What a run that ended for that reason is called."""
+    return {GO_ON: "done", OUT_OF_TIME: "out of time"}.get(reason, "interrupted")
+
+
 class Agreement:
     """Passes one number a process and update around on the hosts, while the next update is already being enqueued.
 
