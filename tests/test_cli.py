@@ -245,6 +245,24 @@ def test_an_interrupted_run_is_saved_and_goes_on(folder):
     assert steps == sorted(set(steps)) and steps[-1] == step + 2
 
 
+def test_a_run_whose_time_is_over_says_so(flowkit, folder):
+    command = (
+        "train",
+        "recipe.toml",
+        "--set",
+        "run.name=hours",
+        "--set",
+        "train.steps=100000",
+        "--set",
+        "train.max_hours=1e-6",
+    )
+    status, _, err = flowkit(*command)
+    assert status == 75 and "out of time at step" in err and "interrupted" not in err, err
+    assert "--resume" in err
+    status, out, _ = flowkit("inspect", "runs/hours")
+    assert status == 0 and "out of time" in out
+
+
 def test_wandb_offline_keeps_what_was_logged_and_a_resume_goes_on_under_its_id(flowkit, folder):
     pytest.importorskip("wandb")
     assert os.environ["WANDB_MODE"] == "offline"

@@ -12,9 +12,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from flowkit.errors import PeerLost
+from flowkit.recipe import recipe_from_dict
+from flowkit.training import environment as environments
 from tests import processes
 from tests.test_two_processes import distance, tensors
 
@@ -160,6 +164,23 @@ def test_a_rank_that_is_killed_takes_the_other_down(tmp_path):
     assert [rank.wait(60) for rank in both] == [1, -signal.SIGKILL]
     assert "process 0 of 2: another process of this run has ended" in both[0].err
     assert "flowkit/training/loop.py" not in both[0].err
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [("[..buffer.cc:78] Timed out waiting 7200000ms for recv operation to complete", r"train\.timeout_hours = 0\.5.*--resume"),
+     ("[..pair.cc:534] Connection closed by peer [127.0.0.1]:2344", "another process of this run has ended")],
+)  # fmt: skip
+def test_a_process_that_is_silent_or_gone_is_told_in_one_line(monkeypatch, said, expected):
+    changes = ["model.arch=mlp", "train.steps=1", "train.timeout_hours=0.5"]
+    silent = SimpleNamespace(rank=1, world_size=2)
+    monkeypatch.setattr(environments, "start", lambda recipe: silent)
+    with pytest.raises(PeerLost, match=rf"process 1 of 2.*{expected}"):  # noqa: SIM117
+        with environments.joined(recipe_from_dict({"run": {"name": "silent"}}, changes)):
+            raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="a defect"):  # noqa: SIM117
+        with environments.joined(recipe_from_dict({"run": {"name": "silent"}}, changes)):
+            raise RuntimeError("a defect")
 
 
 class Host:

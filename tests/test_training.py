@@ -3,8 +3,10 @@
 import copy
 import json
 import math
+import os
 import re
 import shutil
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +22,7 @@ from flowkit.data.normalizers import fit_normalizer
 from flowkit.data.order import RowOrder
 from flowkit.errors import UserError
 from flowkit.events import Finished, Logged, Notice, RunStarted, Sampled, Saved, Stepped, Validated
+from flowkit.inspect import inspect
 from flowkit.models import create_model
 from flowkit.recipe import recipe_from_dict
 from flowkit.sketch.losses import bending
@@ -532,19 +535,48 @@ def test_a_batch_larger_than_the_data(tiny, rows):
         flowkit.train(tiny, data=rows, overrides=["train.batch_size=128"])
 
 
-def test_a_run_leaves_before_its_time_is_up_and_goes_on(tiny, tmp_path, monkeypatch):
+def test_a_run_leaves_before_its_time_is_up_and_goes_on(tiny, tmp_path, monkeypatch, recorder):
     from flowkit.training import train as module
 
     ticks = iter(range(1000))
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
     tiny["train"].update(steps=200, max_hours=10 / 3600)  # ten ticks of that clock, of which one is left for the save
-    outcome = module.train(recipe_from_dict(tiny))
+    outcome = module.train(recipe_from_dict(tiny), listeners=lambda: [recorder])
     assert outcome.reason == "out of time" and outcome.signal is None
-    (checkpoint,) = list_checkpoints(tmp_path / "runs" / "tiny")
-    assert 0 < int(checkpoint.name.removeprefix("step-")) < 20
+    run_dir = tmp_path / "runs" / "tiny"
+    (checkpoint,) = list_checkpoints(run_dir)
+    step = int(checkpoint.name.removeprefix("step-"))
+    assert 0 < step < 20
+    assert [(one.step, one.reason) for one in recorder.of(Finished)] == [(step, "out of time")]
+    assert inspect(run_dir)["run"]["ended"] == {"step": step, "reason": "out of time"}
     monkeypatch.undo()
     tiny["train"].update(steps=20, max_hours=2.0)
     assert module.train(recipe_from_dict(tiny), resume=True).reason == "done"
+    assert inspect(run_dir)["run"]["ended"] == {"step": 20, "reason": "done"}
+
+
+def test_a_run_says_how_it_ended_and_no_more_once_it_goes_on(tiny, tmp_path):
+    from flowkit.training import train as module
+
+    run_dir, recorder = tmp_path / "runs" / "tiny", Recorder()
+    tiny["train"]["steps"] = 10**5
+
+    class Stops(Recorder):
+        def __call__(self, event):
+            if isinstance(event, Stepped) and event.step == self.at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if isinstance(event, Stepped) and event.step == self.at - 1:
+                self.before = inspect(run_dir)["run"]["ended"]
+            recorder(event)
+
+    for at, resume in ((3, False), (7, True)):
+        stops = Stops()
+        stops.at = at
+        outcome = module.train(recipe_from_dict(tiny), resume=resume, listeners=lambda s=stops: [s])
+        assert outcome.reason == "interrupted" and outcome.signal == signal.SIGTERM
+        assert stops.before is None
+        assert inspect(run_dir)["run"]["ended"] == {"step": at, "reason": "interrupted"}
+    assert [(one.step, one.reason) for one in recorder.of(Finished)] == [(3, "interrupted"), (7, "interrupted")]
 
 
 def test_resume_auto_starts_goes_on_and_finds_nothing_left_to_do(tiny, tmp_path):

@@ -19,7 +19,7 @@ from flowkit.data.source import open_data, with_split
 from flowkit.errors import UserError
 from flowkit.events import Event, Listener, Notice
 from flowkit.training import environment as environments
-from flowkit.training.agreement import GO_ON, OUT_OF_TIME
+from flowkit.training.agreement import GO_ON, OUT_OF_TIME, reason_words
 from flowkit.training.launcher import end_with_launcher
 from flowkit.training.loop import run
 from flowkit.training.resume import check_numerics, checkpoint_normalizer, recipe_changes, restore
@@ -130,9 +130,7 @@ def train(
         session.pairing.close()
         session.batches.close()
         _release(session)
-        if stopped in (GO_ON, OUT_OF_TIME):
-            return Outcome(run_dir, "done" if stopped == GO_ON else "out of time", None)
-        return Outcome(run_dir, "interrupted", stopped)
+        return Outcome(run_dir, reason_words(stopped), None if stopped in (GO_ON, OUT_OF_TIME) else stopped)
 
 
 def _deadline(started: float, max_hours: float | None) -> float:
