@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import flowkit
 from flowkit.checkpoint import list_checkpoints
-from flowkit.data.keys import key
+from flowkit.data.keys import key, seed_generator
 from flowkit.data.normalizers import fit_normalizer
 from flowkit.data.order import RowOrder
 from flowkit.errors import UserError
@@ -73,10 +73,10 @@ def by_hand(recipe, rows, train_rows, updates):
             group["lr"] = 1e-3 * rate
         picked = torch.from_numpy(order.batch(u))
         x1 = x_all[picked]
-        x0 = torch.randn(x1.shape, generator=generator.manual_seed(key(0, "noise", u)))
-        uniform = torch.rand(batch, generator=generator.manual_seed(key(0, "times", u)))
+        x0 = torch.randn(x1.shape, generator=seed_generator(generator, key(0, "noise", u)))
+        uniform = torch.rand(batch, generator=seed_generator(generator, key(0, "times", u)))
         t = torch.sigmoid(torch.special.ndtri(uniform))
-        drop = torch.rand(batch, generator=generator.manual_seed(key(0, "drop", u))) < 0.1
+        drop = torch.rand(batch, generator=seed_generator(generator, key(0, "drop", u))) < 0.1
         x_t = t[:, None, None] * x1 + (1 - t[:, None, None]) * x0
         velocity = model(x_t, t, labels[picked], None, drop)
         loss = ((velocity - (x1 - x0)) ** 2).mean()
