@@ -17,9 +17,10 @@ import flowkit
 from flowkit.checkpoint import NORMALIZER
 from flowkit.data.base import NORMAL, Base, open_base
 from flowkit.data.dataset import Dataset
-from flowkit.data.keys import key
+from flowkit.data.keys import NUMERICS, key
 from flowkit.data.normalizers import Normalizer, fit_normalizer
 from flowkit.domain import Domain, check_arch, get_domain
+from flowkit.draw import BATCH_SIZES
 from flowkit.errors import UserError, listing
 from flowkit.events import RunStarted
 from flowkit.flow.couplings import get_coupling
@@ -133,7 +134,8 @@ class Session:
         if self.normalizer.tensors():
             normalizer["file"] = NORMALIZER
         return {
-            "flowkit": flowkit.__version__, "architecture": self.architecture, "custom": self.given is not None,
+            "flowkit": flowkit.__version__, "numerics": NUMERICS,
+            "architecture": self.architecture, "custom": self.given is not None,
             "model_args": self.model_args, "num_parameters": count_parameters(self.model), "kind": self.data.kind,
             "shape": list(self.data.x.shape[1:]), "class_names": list(self.class_names),
             "condition_shape": None if condition is None else list(condition.shape[1:]),
@@ -219,8 +221,9 @@ def build(
         rate=lr_schedule(recipe, total_steps, steps_per_epoch), layout=layout,
         batches=batches, draws=draws,
         validator=Validator(data, normalizer, objective, base, coupling, pairing.block,
-                            max_rows=recipe.train.val_rows, batch_size=layout.micro,
-                            seed=recipe.data.seed, device=device, rank=layout.rank, world_size=layout.world_size),
+                            max_rows=recipe.train.val_rows, batch_size=_validation_batch(recipe, device),
+                            seed=recipe.data.seed, device=device, rank=layout.rank, world_size=layout.world_size,
+                            sharded=environment.sharded),
         steps_per_epoch=steps_per_epoch, total_steps=total_steps, source=source, given=given,
     )  # fmt: skip
 
@@ -283,6 +286,11 @@ def _layout(recipe: Recipe, environment: Environment) -> Layout:
     world_size = environment.world_size
     micro, accumulation = check_batch(recipe.train.batch_size, recipe.train.micro_batch_size, world_size)
     return Layout(recipe.train.batch_size, micro, accumulation, environment.rank, world_size)
+
+
+def _validation_batch(recipe: Recipe, device: torch.device) -> int:
+    size = recipe.train.val_batch_size
+    return BATCH_SIZES.get(device.type, 256) if size == "auto" else size
 
 
 def _extra_losses(

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from flowkit.data.base import Base, NormalBase
 from flowkit.data.dataset import Dataset, gather
@@ -55,23 +55,26 @@ class Validator:
         device: torch.device,
         rank: int = 0,
         world_size: int = 1,
+        sharded: bool = False,
     ):
         """The first `max_rows` validation rows, each met often enough to make MIN_EVALUATIONS, shared among the ranks.
 
-        `block`: rows that the coupling pairs with one another.
+        `block`: rows that the coupling pairs with one another. `batch_size`: rows of a forward pass, in each process; fewer
+        where they do not fit the memory, unless the model is `sharded`.
         """
         rows = data.rows("validation")[:max_rows]
         self.count = len(rows) * -(-MIN_EVALUATIONS // max(1, len(rows)))
         # Always the squared error of the velocity, whatever is trained on: it compares among runs, and with a Gaussian's.
         self.objective = FlowObjective(objective.path, objective.prediction, clip=objective.clip)
-        self.batch_size, self.device = batch_size, device
+        self.device, self.sharded = device, sharded
         if not self.count:
             return
         # As many on every rank, and so as many forward passes, which are collectives where the model is sharded: where the
         # last few do not divide, some ranks take a row from the start once more, and leave it out of the sums.
         places = np.arange(rank, -(-self.count // world_size) * world_size, world_size)
-        self.counted = torch.from_numpy(places < self.count).to(device)
+        self.places = torch.from_numpy(places[places < self.count]).to(device)
         places %= self.count
+        self.batch_size = min(batch_size, len(places))
         self.rows: Rows = read_rows(data, rows[places % len(rows)], normalizer, device)
         draws = Draws(seed, device)
         shape = (self.count, *self.rows.x.shape[1:])
@@ -91,6 +94,7 @@ class Validator:
         times = (strata + draws.uniform("validation times", 0, (self.count,))) / self.count
         mine = torch.from_numpy(places).to(device)
         self.noise, self.times = noise[mine], times[mine]
+        self.bins = (times * BINS).long().clamp_(0, BINS - 1).cpu()  # of all places
         self.eps = None if eps is None else eps[mine]
 
         def yardstick() -> dict[str, float]:
@@ -110,28 +114,43 @@ class Validator:
 
     @torch.no_grad()
     def __call__(self, model: nn.Module, autocast: Callable[..., AbstractContextManager]) -> ValidationResult:
-        """Losses of `model` (unwrapped), summed over the ranks in float64."""
+        """Losses of `model` (unwrapped) over the rows of all ranks: the same on each, whatever the batches and ranks are.
+
+        They are gathered row by row, and summed in float64 in the order of the rows.
+        """
         training = model.training
         model.eval()
-        sums = torch.zeros(3, BINS, dtype=torch.float64, device=self.device)  # loss, zero loss, count by time bin
-        for start in range(0, len(self.times), self.batch_size):
-            rows = self.rows.slice(start, start + self.batch_size)
+        mine = torch.empty(2, len(self.times), dtype=torch.float64, device=self.device)
+        done = 0
+        while done < len(mine[0]):
+            # The last batch goes back over some rows: passes of one shape round alike, and are compiled once.
+            start = min(done, len(mine[0]) - self.batch_size)
             part = slice(start, start + self.batch_size)
-            x0, t, eps = self.noise[part], self.times[part], None if self.eps is None else self.eps[part]
-            x_t = self.objective.path.interpolate(x0, rows.x, t, eps)
-            with autocast():
-                output = call_model(model, x_t, t, rows.class_label, rows.condition, None)
-            target = self.objective.path.velocity(x0, rows.x, t, eps)
-            losses = self.objective.loss(output, x0, rows.x, t, eps)
-            zero = target.square().flatten(1).mean(dim=1)
-            where = (t * BINS).long().clamp_(0, BINS - 1)
-            counted, terms = self.counted[part], (losses, zero, torch.ones_like(t))
-            for row, term in enumerate(terms):
-                sums[row].index_add_(0, where, torch.where(counted, term.double(), 0))
+            try:
+                mine[:, part] = self._losses(model, autocast, part)
+                done = part.stop
+            except torch.OutOfMemoryError:
+                if self.sharded or self.batch_size == 1:
+                    raise  # the other ranks are in the same forward pass
+                self.batch_size //= 2
         model.train(training)
+        found = torch.zeros(2, self.count, dtype=torch.float64, device=self.device)
+        found[:, self.places] = mine[:, : len(self.places)]
         if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(sums)
-        loss, zero, count = sums.tolist()
+            torch.distributed.all_reduce(found)  # each place is one rank's: to the others' zeros nothing is added
+        sums = torch.zeros(2, BINS, dtype=torch.float64).index_add_(1, self.bins, found.cpu())
+        counts = self.bins.bincount(minlength=BINS)
+        loss, zero = sums.tolist()
         edges = np.linspace(0, 1, BINS + 1).tolist()
-        bins = tuple((edges[i], edges[i + 1], loss[i] / count[i]) for i in range(BINS) if count[i])
-        return ValidationResult(sum(loss) / sum(count), sum(zero) / sum(count), bins)
+        bins = tuple((edges[i], edges[i + 1], loss[i] / count) for i, count in enumerate(counts.tolist()) if count)
+        return ValidationResult(sum(loss) / self.count, sum(zero) / self.count, bins)
+
+    def _losses(self, model: nn.Module, autocast: Callable[..., AbstractContextManager], part: slice) -> Tensor:
+        """Of the model and of predicting zero, (2, b), for that part of this rank's rows."""
+        rows = self.rows.slice(part.start, part.stop)
+        x0, t, eps = self.noise[part], self.times[part], None if self.eps is None else self.eps[part]
+        x_t = self.objective.path.interpolate(x0, rows.x, t, eps)
+        with autocast():
+            output = call_model(model, x_t, t, rows.class_label, rows.condition, None)
+        zero = self.objective.path.velocity(x0, rows.x, t, eps).square().flatten(1).mean(dim=1)
+        return torch.stack((self.objective.loss(output, x0, rows.x, t, eps), zero)).double()
