@@ -344,7 +344,8 @@ def test_vectors_by_content(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "e.npz", embeddings=rows, ids=np.arange(4))
     np.save(tmp_path / "o.npy", objects(list(rows)))
     (tmp_path / "v.npy.gz").write_bytes(packed((tmp_path / "vectors.dat").read_bytes()))
-    for name in ("V.NPY", "vectors.dat", "e.npz", "o.npy", "v.npy.gz"):
+    (tmp_path / "packed.npy").write_bytes((tmp_path / "v.npy.gz").read_bytes())
+    for name in ("V.NPY", "vectors.dat", "e.npz", "o.npy", "v.npy.gz", "packed.npy"):
         np.testing.assert_array_equal(read_vectors(tmp_path / name), rows)
     np.savez(tmp_path / "two.npz", a=rows, b=rows)
     with pytest.raises(UserError, match=r"holds 2 matrices and none is called 'x' \(a \(4, 8\), b"):

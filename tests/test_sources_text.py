@@ -338,6 +338,7 @@ def test_what_an_encoding_lacks_is_written_otherwise(encoding: str, text: str, e
 def test_commands_in_any_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
     source = write(tmp_path / "s", {"猫/1.svg": SVG.format(1), "Ёж/2.svg": "", "café/3.svg": SVG.format(2)})
     commands = (["prepare", str(source), "--out", str(tmp_path / "d")], ["inspect", str(tmp_path / "d.safetensors")],
+                ["inspect", str(tmp_path / "d.safetensors"), "--json"],
                 ["decode", str(tmp_path / "d.safetensors"), "--out", str(tmp_path / "o")], ["train", "--keys"],
                 ["prepare", "--help"])  # fmt: skip
     for command in commands:
@@ -352,6 +353,8 @@ def test_commands_in_any_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             out.flush()
         said = outs[0].buffer.getvalue().decode(encoding)  # type: ignore[reportAttributeAccessIssue]
         assert said.strip()
+        if "--json" in command:
+            assert "猫" in json.dumps(json.loads(said), ensure_ascii=False)
         if command[0] == "prepare" and "--help" not in command:
             assert ("猫" if encoding == "utf-8" else "\\u732b") in said
 

@@ -93,6 +93,8 @@ def evaluate(
     if as_json:
         import json
 
-        print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+        from flowkit.ui.encoding import takes_unicode
+
+        print(json.dumps(found.to_json(), indent=2, ensure_ascii=not takes_unicode()))
     else:
         print_evaluation(found)

@@ -18,7 +18,8 @@ from flowkit.errors import NothingLeft, UserError, listing
 from flowkit.sources.files import Entry, Files, open_files
 from flowkit.sources.kinds import BY_SUFFIX, SENTENCES, refusal
 from flowkit.sources.splits import split_of
-from flowkit.text.tables import Reading, read_rows
+from flowkit.text.columns import Reading
+from flowkit.text.tables import read_rows
 
 SUFFIXES = tuple(suffix for suffix, kind in BY_SUFFIX.items() if kind in SENTENCES)
 # Not whitespace to Python, and nothing to encode: zero-width characters, the byte-order mark, the soft hyphen.
@@ -134,8 +135,9 @@ def text_entries(path: Path, files: Files) -> list[Entry]:
     if known:
         return known
     plain = files.of_kind("text")
-    if len(files.entries) == 1 and (why := refusal(files.kind(files.entries[0]), str(path))):
-        raise UserError(f"{path}: is not read: {why}")
+    where = f"{path}/{files.entries[0].name}" if path.is_dir() and files.entries else str(path)
+    if len(files.entries) == 1 and (why := refusal(files.kind(files.entries[0]), where)):
+        raise UserError(f"{where}: is not read: {why}")
     if len(files.entries) == 1 and (plain or not files.entries[0].size):
         return list(files.entries)
     if plain and len({entry.suffix for entry in plain}) == 1:

@@ -1,46 +1,23 @@
-"""Rows of files that sentences come from: lines, JSON, CSV, TSV, parquet; and which column of a table the sentences are."""
+"""Rows of files that sentences come from: lines, JSON, CSV, TSV, parquet."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from flowkit.errors import UserError, listing, nearest
-from flowkit.sources.files import Entry, Files
 from flowkit.sources.kinds import refusal
+from flowkit.text.columns import USUAL, Reading, Row, choose_column, is_prose
 from flowkit.text.lines import MAX_LINE, text_lines
 
 MAX_JSON = 1_000_000_000  # bytes of a file that is one JSON value
-USUAL = ("text", "sentence", "sentences", "content", "document", "body", "utterance")  # names of the column, best first
 SAMPLE = 64  # rows that decide about a table
-
-
-class Row(NamedTuple):
-    number: int  # from 1: of the row, which in a file of lines is the line
-    line: int  # in the file, for messages
-    text: str | None
-
-
-@dataclass
-class Reading:
-    """How one file is read, and what is found out on the way."""
-
-    files: Files
-    entry: Entry
-    where: str  # of the file, for messages
-    column: str | None = None  # as asked for: a name, or a number from 1
-    notes: list[str] = field(default_factory=list)
-    progress: Callable[[int], object] = lambda done: None
-
-    def error(self, line: int | None, what: str) -> UserError:
-        return UserError(f"{self.where}: line {line:,}: {what}" if line else f"{self.where}: {what}")
 
 
 def read_rows(reading: Reading) -> Iterator[Row]:
@@ -296,7 +273,7 @@ def _is_header(rows: Sequence[Sequence[str]], asked: str | None) -> bool:
         return False
     for i, cell in enumerate(first):
         below = [row[i] for row in rows[1:] if i < len(row) and row[i].strip()]
-        if below and (all(map(_is_number, below)) or (" " not in cell and _is_prose(below))):
+        if below and (all(map(_is_number, below)) or (" " not in cell and is_prose(below))):
             return True
     return False
 
@@ -307,12 +284,6 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_prose(values: Sequence[Any]) -> bool:
-    """Whether most of the values are several words, or long."""
-    texts = [value for value in values if isinstance(value, str) and value.strip()]
-    return bool(texts) and 2 * sum(len(text.split()) > 1 or len(text) > 40 for text in texts) > len(texts)
 
 
 # ---- parquet ----
@@ -366,60 +337,3 @@ def _parquet(reading: Reading) -> Iterator[Row]:
         raise reading.error(
             None, f"not a whole parquet file ({why}); write it again. {_CONVERT.format(reading.where)}"
         ) from None
-
-
-# ---- columns ----
-
-
-def choose_column(reading: Reading, columns: dict[str, list[Any]], texts: dict[str, list[Any]]) -> str:
-    """Which column the sentences are: the one asked for, one with a usual name, or the only one of text. Noted.
-
-    columns: some values of each, of which `texts` can be sentences. Raises UserError with the columns where it is not clear.
-    """
-    column = _asked(reading, columns, texts) if reading.column is not None else _evident(texts)
-    if column is None:
-        raise reading.error(
-            None, f"which column holds the sentences is not clear; name it with --column. {_shown(columns)}"
-        )
-    if len(columns) > 1 or column not in USUAL[:1]:
-        others = listing((name for name in columns if name != column), 8)
-        reading.notes.append(f"sentences: column {column!r}" + (f"; not read: {others}" if others else ""))
-    return column
-
-
-def _asked(reading: Reading, columns: dict[str, list[Any]], texts: dict[str, list[Any]]) -> str:
-    asked, names = str(reading.column), list(columns)
-    alike = [name for name in names if name.strip().lower() == asked.strip().lower()]
-    found = asked if asked in columns else alike[0] if len(alike) == 1 else None
-    if found is None and asked.isdecimal() and 1 <= int(asked) <= len(names):
-        found = names[int(asked) - 1]
-    if found is None:
-        raise reading.error(None, f"has no column {asked!r}{nearest(asked, names)}. {_shown(columns)}")
-    if found not in texts:
-        raise reading.error(None, f"column {found!r} is not text. {_shown(columns)}")
-    return found
-
-
-def _evident(texts: dict[str, list[Any]]) -> str | None:
-    if len(texts) == 1:
-        return next(iter(texts))
-    for usual in USUAL:
-        named = [name for name in texts if name.strip().lower() == usual]
-        if len(named) == 1:
-            return named[0]
-    prose = [name for name, values in texts.items() if _is_prose(_flat(values))]
-    return prose[0] if len(prose) == 1 else None
-
-
-def _flat(values: Sequence[Any]) -> list[Any]:
-    return [one for value in values for one in (value if isinstance(value, list) else [value])]
-
-
-def _shown(columns: dict[str, list[Any]]) -> str:
-    """Its columns: 'id' (17), 'eng' (A cat.), ..."""
-
-    def example(values: list[Any]) -> str:
-        text = " ".join(str(next((value for value in values if value not in (None, "")), "empty")).split())
-        return text if len(text) <= 32 else text[:31].rstrip() + "..."
-
-    return "Its columns: " + listing((f"{name!r} ({example(values)})" for name, values in columns.items()), 8)

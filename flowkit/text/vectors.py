@@ -12,7 +12,7 @@ from flowkit.data.dataset import check_finite, memory_map
 from flowkit.data.header import NUMPY_NAMES, read_header
 from flowkit.errors import Unreadable, UserError, listing
 from flowkit.sources.arrays import Arrays, described, open_arrays
-from flowkit.sources.files import Entry, Files, open_files
+from flowkit.sources.files import GZIP, Entry, Files, open_files
 from flowkit.sources.kinds import ARRAYS, BY_SUFFIX, TENSORS, refusal
 
 SUFFIXES = tuple(suffix for suffix, kind in BY_SUFFIX.items() if kind in (*ARRAYS, *TENSORS))
@@ -40,7 +40,7 @@ def read_vectors(path: Path | str) -> np.ndarray:
             raise UserError(f"{path}: {why}; known are {listing(SUFFIXES)}")
         if kind in ARRAYS:
             rows = _arrays(path, files, entry)
-        elif path.suffix.lower() == ".gz":
+        elif _is_gzip(path):
             raise UserError(f"{path}: compressed tensor files are not read; unpack it: gunzip -k {path}")
         else:
             rows = _safetensors(path) if kind == "safetensors" else _torch_save(path)
@@ -54,6 +54,11 @@ def read_vectors(path: Path | str) -> np.ndarray:
         rows = rows.astype(np.float32, copy=False)
     check_finite(path, "vectors", rows)
     return rows
+
+
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(GZIP)) == GZIP
 
 
 def _arrays(path: Path, files: Files, entry: Entry) -> np.ndarray:
@@ -70,7 +75,7 @@ def _arrays(path: Path, files: Files, entry: Entry) -> np.ndarray:
             dtype = held[key][1]
             if dtype.kind != "f" and "pictures" in (what := described(arrays)):
                 raise UserError(f"{path}: holds {what}")
-            if files.kind(entry) == "npy" and path.suffix.lower() != ".gz":
+            if files.kind(entry) == "npy" and not _is_gzip(path):
                 return _npy(path)
             return arrays.array(key)
     except Unreadable as error:

@@ -24,6 +24,11 @@ def speak_any_encoding() -> None:
         adapt(stream)
 
 
+def takes_unicode() -> bool:
+    """Whether stdout takes all characters; JSON escapes them by its own rules where not, and stays what it says."""
+    return (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+
+
 def adapt(stream: TextIO | None) -> None:
     reconfigure = getattr(stream, "reconfigure", None)  # a capture or a notebook has none, and takes all of Unicode
     if reconfigure is not None:

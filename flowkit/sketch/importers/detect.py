@@ -28,8 +28,9 @@ def detect(source: Path, files: Files) -> tuple[str, Callable[[Files], Iterator[
         "arrays": len(files.of_kind(*ARRAYS)),
     }
     found = [kind for kind, count in counts.items() if count]
-    if len(files.entries) == 1 and (why := refusal(files.kind(files.entries[0]), str(source))):
-        raise UserError(f"{source}: is not read: {why}")
+    where = f"{source}/{files.entries[0].name}" if source.is_dir() and files.entries else str(source)
+    if len(files.entries) == 1 and (why := refusal(files.kind(files.entries[0]), where)):
+        raise UserError(f"{where}: is not read: {why}")
     if not found:
         suffixes = Counter(entry.suffix for entry in files.entries)
         what = (
