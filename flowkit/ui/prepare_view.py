@@ -56,6 +56,8 @@ def summary(report: PrepareReport) -> Group:
         parts.append(Text(note, style="dim"))
     if total.dots:
         parts.append(Text(f"{total.dots:,} dots (strokes without length) were dropped from what was kept", style="dim"))
+    for remark, count in total.remarks.most_common():
+        parts.append(Text(f"in {count:,} {'drawing' if count == 1 else 'drawings'}: {remark}", style="dim"))
     for reason, count in total.left_out.most_common():
         parts.append(Text(f"{marks[reason]} left out {count:,}: {reason}; the first is {report.examples[reason]}"))
     shape = " x ".join(f"{n:,}" for n in report.shape)

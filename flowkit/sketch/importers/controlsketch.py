@@ -21,7 +21,8 @@ def read(files: Files) -> Iterator[Item]:
     for entry, (split, class_name) in zip(entries, places(entries, files.name), strict=True):
         try:
             with open_npz(files, entry) as npz:
-                strokes = read_svg(_svg_text(npz).encode("utf-8", "replace"))
+                # Uncut: a stroke is one cubic here, and stays one where it leaves the canvas and comes back.
+                strokes = read_svg(_svg_text(npz).encode("utf-8", "replace"), cut=False)
             yield Item(class_name, entry.name, strokes, split=split)
         except Unreadable as problem:
             yield Item(class_name, entry.name, None, problem, split)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from flowkit.sketch.importers.files import Files, places
@@ -14,8 +15,11 @@ def read(files: Files) -> Iterator[Item]:
     entries = files.only(".svg")
     for entry, (split, class_name) in zip(entries, places(entries, files.name), strict=True):
         try:
-            strokes = read_svg(files.read(entry, MAX_BYTES))
-            yield Item(class_name, entry.name, strokes, split=split)
+            causes: Counter[str] = Counter()
+            strokes = read_svg(files.read(entry, MAX_BYTES), causes)
+            if not strokes:
+                raise Unreadable("has no strokes", "; ".join(sorted(causes)))
+            yield Item(class_name, entry.name, strokes, split=split, remarks=tuple(causes))
         except Unreadable as problem:
             yield Item(class_name, entry.name, None, problem, split)
         files.consumed += entry.size
