@@ -131,7 +131,7 @@ class Cutter:
             pieces.append(rest)
         return np.array(pieces)
 
-    def _crossings(self, a0: Points, a1: Points, edge: Points) -> tuple[Points, Points]:
+    def _crossings(self, a0: Points, a1: Points, edge: Points) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Which segments a0-a1 cross the edge's, and how far along."""
         self._count(len(a0) * len(edge))
         which, where = [], []
@@ -181,7 +181,7 @@ class Cutter:
 
 
 def covers(subpaths: Subpaths, box: tuple[float, float, float, float]) -> bool:
-    """Whether one filled outline covers a box (x, y, width, height), but for corners that are rounded alike."""
+    """Whether one filled outline covers a box (x, y, width, height)."""
     drawn = [subpath for subpath in subpaths if subpath]
     if len(drawn) != 1 or len(drawn[0]) > 64:
         return False
@@ -190,13 +190,9 @@ def covers(subpaths: Subpaths, box: tuple[float, float, float, float]) -> bool:
     low, high = _bounds(np.array(drawn[0])[:, [0, 3]])
     if low.real > x + slack or low.imag > y + slack or high.real < x + w - slack or high.imag < y + h - slack:
         return False
-    outline = _segments(drawn, close=True)
-    grid = (np.arange(32) + 0.5) / 32
+    grid = np.linspace(0.01, 0.99, 33)
     points = (x + w * grid[None, :]) + 1j * (y + h * grid[:, None])
-    bare = ~Cutter()._within(points.ravel(), outline, False).reshape(32, 32)
-    corners = [bare[:8, :8], bare[:8, -8:], bare[-8:, :8], bare[-8:, -8:]]
-    counts = [int(corner.sum()) for corner in corners]
-    return int(bare.sum()) == sum(counts) and max(counts) - min(counts) <= 2
+    return bool(Cutter()._within(points.ravel(), _segments(drawn, close=True), False).all())
 
 
 def has_area(subpath: list[Cubic]) -> bool:
@@ -224,7 +220,7 @@ def _holds(frame: Subpaths, subpaths: Subpaths, slack: float) -> bool:
         or len({c.imag for c in corners}) != 2
     ):
         return False
-    points = np.array([cubic for subpath in subpaths for cubic in subpath])
+    points: Points = np.array([cubic for subpath in subpaths for cubic in subpath])
     x, y = points.real, points.imag
     return bool(
         x.min() >= low.real - slack and x.max() <= high.real + slack

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from flowkit.sketch.importers.items import Unreadable
 from flowkit.sketch.svg_document import Node
 
-MAX_TRIES = 2_000_000  # simple selectors that are compared with elements
+MAX_TRIES = 300_000  # selectors that are compared with elements, weighed by what that takes
 
 _COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)
 _MARK = re.compile(r""""(?:[^"\\]|\\.)*+"?|'(?:[^'\\]|\\.)*+'?|\\.|[{};()\[\],]""", re.DOTALL)
@@ -127,13 +127,15 @@ class Cascade:
             own = _declarations(
                 _COMMENT.sub(" ", attributes["style"]) if "/*" in attributes["style"] else attributes["style"]
             )
-            found += [((imp, 1, i), name, value) for i, (name, value, imp) in enumerate(own)]
+            found += [((imp, 1), name, value) for name, value, imp in own]
+        found.reverse()  # of equals the last wins, and sorting keeps their order
         node.declared = out = {}
-        for name, value in attributes.items():
-            if name in self._attributes and self._valid(name, value := value.strip()):
+        found.sort(key=lambda one: one[0], reverse=True)
+        for _, name, value in found:
+            if name not in out and (name.startswith("--") or (name in self._properties and self._valid(name, value))):
                 out[name] = value
-        for _, name, value in sorted(found, key=lambda one: one[0]):
-            if (name in self._properties and self._valid(name, value)) or name.startswith("--"):
+        for name, value in attributes.items():
+            if name in self._attributes and name not in out and self._valid(name, value := value.strip()):
                 out[name] = value
         return out
 

@@ -90,7 +90,7 @@ def _decoded(data: bytes) -> str:
     if name is None:
         declared = _ENCODING.match(data)
         name = declared[1].decode("ascii") if declared else "utf-8"
-        if declared and name.lower().startswith(("utf-16", "utf16", "utf-32", "utf32", "ucs-", "unicode")):
+        if declared and re.match(r"utf-?(16|32)|ucs-?[24]|unicode$", name.lower()):
             name = "utf-8"  # the declaration could not be read as bytes if this were true
     try:
         name = codecs.lookup(name).name

@@ -13,7 +13,7 @@ import numpy as np
 
 from flowkit.sketch import bezier
 from flowkit.sketch.importers.items import Unreadable, fit_canvas
-from flowkit.sketch.svg_clip import Cutter, Region, Shape, Subpaths, TooComplex, box_shape, covers, has_area
+from flowkit.sketch.svg_clip import Cutter, Points, Region, Shape, Subpaths, TooComplex, box_shape, covers, has_area
 from flowkit.sketch.svg_document import MAX_DEPTH, MAX_ELEMENTS, Document, Node, parse
 from flowkit.sketch.svg_path import (
     IDENTITY,
@@ -101,18 +101,25 @@ class _Reader:
         if document.linked:
             self.causes["style sheets in other files are not read"] += document.linked
         self.subpaths: Subpaths = []
+        self.written: Subpaths = []  # the same, with shapes that name no paint as the lines that they are written as
+        self.painted = False  # whether any ink is more than such lines
         self.canvas: Box | None = None
         self.slack = 0.0
         self.cubics = self.moves = self.visited = self.text = 0
 
     def read(self) -> None:
         style = self.styles.of(self.root, Style())
-        a = self.geometry(self.root, style)
+        a = dict(self.root.attributes)
+        a.update({k: v for k, v in style.own.items() if k in ("width", "height") and length(v, 0.0, 0.0, style.em) > 0})
         self.canvas, affine = canvas_of(a, style.em)
         box = view_box(a) or self.canvas or (0.0, 0.0, 100.0, 100.0)  # where no size is named, percentages are of 100
         self.slack = 1e-4 * max((self.canvas or box)[2:])
         state = _State(affine, Style(), box[2:])
         self.enter([self.root], state)
+        if not self.painted and self.written:
+            # Renderers see areas without any width here; whoever wrote only lines, and no paint at all, means lines.
+            self.causes["lines without any paint are read all the same"] += 1
+            self.subpaths = self.written
 
     def on_canvas(self, cut: bool) -> list[np.ndarray]:
         if not self.subpaths:
@@ -303,10 +310,9 @@ class _Reader:
         if not subpaths:
             return
         box = _extent(subpaths)
-        # Where nothing is said of paint at all, what is written down is a line, although renderers see an empty area.
         bare = kind == "fill" and not style.painted
-        if (box is None or not (box[2] and box[3])) and not bare:
-            kind = styles.ink(style, diagonal, flat=True, fillable=False)
+        if box is None or not (box[2] and box[3]):
+            kind = "fill" if bare else styles.ink(style, diagonal, flat=True, fillable=False)
         if kind == "stroke" and style["stroke-dasharray"].lower() != "none":
             lengths = [_arc_length(subpath) for subpath in subpaths]
             dashed = dashes(style, lengths, diagonal, length(node.attributes.get("pathLength"), 0.0))
@@ -320,19 +326,25 @@ class _Reader:
             names = (reference(style[name]) for name in ("marker", "marker-start", "marker-mid", "marker-end"))
             self.causes["markers (arrowheads) are not drawn"] += any(name in self.ids for name in names)
         state = self.cut_by(state, lambda: box)
-        if bare and not any(map(has_area, subpaths)):
-            self.causes["lines without any paint are read all the same"] += 1
-        elif kind == "fill" and not bare:
+        written = self.placed(subpaths, state, "") if bare else None
+        lines = bare and not any(len(subpath) > 1 and has_area(subpath) for subpath in subpaths)
+        if kind == "fill":
             subpaths = [_closed(subpath) for subpath in subpaths if has_area(subpath)]
-        if state.affine != IDENTITY:
-            subpaths = [[mapped(cubic, state.affine) for cubic in subpath] for subpath in subpaths]
-        area = style["fill-rule"].lower() if kind == "fill" else ""
-        for region in state.regions:
-            subpaths = self.limited(subpaths, region, area, self.slack)
+        subpaths = self.placed(subpaths, state, style["fill-rule"].lower() if kind == "fill" else "")
         if kind == "fill" and self.canvas is not None and covers(subpaths, self.canvas):
             self.causes["backgrounds are left out"] += 1
             return
-        self.subpaths += [subpath for subpath in subpaths if subpath]
+        self.painted |= not lines and bool(subpaths)
+        self.subpaths += subpaths
+        self.written += subpaths if written is None else written
+
+    def placed(self, subpaths: Subpaths, state: _State, area: str) -> Subpaths:
+        """In the units of the picture, cut by all regions around; `area` is the fill rule of a filled shape."""
+        if state.affine != IDENTITY:
+            subpaths = [[mapped(cubic, state.affine) for cubic in subpath] for subpath in subpaths]
+        for region in state.regions:
+            subpaths = self.limited(subpaths, region, area, self.slack)
+        return subpaths
 
     def limited(self, subpaths: Subpaths, region: Region, area: str, slack: float) -> Subpaths:
         """The part inside a region, or all of it where that would take too long to find."""
@@ -377,7 +389,7 @@ def _closed(subpath: list[Cubic]) -> list[Cubic]:
 
 def _extent(subpaths: Subpaths) -> Box | None:
     """The box around all control points; None where they are not finite."""
-    points = np.array([cubic for subpath in subpaths for cubic in subpath])
+    points: Points = np.array([cubic for subpath in subpaths for cubic in subpath])
     if not np.isfinite(points).all():
         return None
     x, y = points.real, points.imag

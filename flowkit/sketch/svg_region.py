@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from flowkit.sketch.svg_clip import Region, Shape, Subpaths
 from flowkit.sketch.svg_document import Node
@@ -65,13 +65,13 @@ class Regions:
             size = (1.0, 1.0)
         known = (id(node), affine)
         if known not in self._known:
-            style = self._styles.of(node, Style())
+            style = self._styles.where_defined(node)
             if not masking:
                 affine = compose(affine, parse_transform(style.own.get("transform", "")))
             shapes = _Shapes(
                 self._styles, self._outlines, size, masking, style.own.get("mask-type", "").lower() != "alpha"
             )
-            shapes.collect(node.children, affine, replace(style, opacity=1.0), 0)
+            shapes.collect(node.children, affine, style, 0)
             regions = [Region(shapes.found)]
             for name in ("clip-path", "mask"):
                 other = self._styles.ids.get(reference(style.own.get(name, "")) or "")

@@ -145,6 +145,18 @@ class Styles:
         painted = parent.painted or "fill" in declared or "stroke" in declared
         return Style(inherited, custom, opacity, em, parent.context, painted, own)
 
+    def where_defined(self, node: Node) -> Style:
+        """The style of what is drawn elsewhere than it stands: a paint server, a clip path, a mask."""
+        chain: list[Node] = []
+        at: Node | None = node
+        while at is not None and at.parent is not None:
+            chain.append(at)
+            at = at.parent
+        style = Style()
+        for one in reversed(chain):
+            style = self.of(one, style)
+        return replace(style, opacity=1.0)
+
     def ink(self, style: Style, diagonal: float, *, flat: bool, fillable: bool) -> str:
         """How a shape is seen: "stroke" where its line is painted, else "fill" for its area, else "".
 
@@ -203,9 +215,10 @@ class Styles:
         if name not in self._servers:
             self._servers[name] = 1.0
             if node.tag != "pattern":
-                stops = [self.of(child, Style()).own for child in content.children if child.tag == "stop"]
+                outer = self.where_defined(content)
+                stops = [self.of(child, outer) for child in content.children if child.tag == "stop"]
                 self._servers[name] = max(
-                    color_alpha(stop.get("stop-color", "black").lower()) * _opacity(stop.get("stop-opacity", "1"))
+                    self.alpha(stop.own.get("stop-color", "black"), stop) * _opacity(stop.own.get("stop-opacity", "1"))
                     for stop in stops
                 )
         return self._servers[name]
