@@ -30,10 +30,11 @@ from tests.mutations import as_json, changed, changed_lines, changed_tensors, ch
 torch.zeros(1)
 SVG = (
     '<?xml version="1.0" encoding="UTF-8"?><!DOCTYPE svg><svg viewBox="0 0 100 100" width="10cm" height="50%">'
-    "<!-- a --><style>.a{fill:red}@media print{*{fill:none}}svg > g .b:not(#p){--x:0;opacity:var(--x)!important}</style><defs>"
-    '<clipPath id="c" clipPathUnits="objectBoundingBox"><rect width=".5" height="1" transform="rotate(9)"/></clipPath>'
+    "<!-- a --><style>.a{fill:red}@media print{*{fill:none}}svg > g .b:not(#p){--x:0;opacity:var(--x)!important}</style>"
+    '<defs><clipPath id="c" clipPathUnits="objectBoundingBox"><rect width=".5" height="1" transform="rotate(9)"/></clipPath>'
     '<mask id="m"><rect width="100" height="50" fill="#fff"/><circle r="20"/></mask><linearGradient id="l" href="#l"/>'
-    '<radialGradient id="r"><stop stop-color="rgb(1 2 3 / 4%)"/></radialGradient><symbol id="s" viewBox="0 0 9 9"><path d="M0 0l1-1"/></symbol></defs>'
+    '<radialGradient id="r"><stop stop-color="rgb(1 2 3 / 4%)"/></radialGradient>'
+    '<symbol id="s" viewBox="0 0 9 9"><path d="M0 0l1-1"/></symbol></defs>'
     '<g transform="rotate(10 5 5) skewX(3) matrix(1 0 0 1 2 2)" style="fill:none;stroke:black">'
     '<path id="p" d="M10 10C20 20,30-5 40 40s5 5 6 6Q1 2 3 4T5 6H7V8A5 3 10 0 1 20 20zm1 1.5.5"/>'
     '<rect x="1" y="2" width="30%" height="20" rx="2"/><circle cx="5" cy="5" r="4"/><ellipse cx="5" cy="5" rx="4" ry="2"/>'

@@ -198,10 +198,11 @@ def covers(subpaths: Subpaths, box: tuple[float, float, float, float]) -> bool:
 def has_area(subpath: list[Cubic]) -> bool:
     """Whether a filled outline has any width across its longest extent."""
     points = np.array(subpath).ravel()
-    points = points - points[0]
-    far = points[np.abs(points).argmax()]
-    reach = abs(far)
-    return not reach < math.inf or bool(reach > 0 and np.abs(_cross(points / reach, far / reach)).max() > 1e-6)
+    with np.errstate(all="ignore"):  # what is beyond all bounds is refused later
+        points = points - points[0]
+        far = points[np.abs(points).argmax()]
+        reach = abs(far)
+        return not reach < math.inf or bool(reach > 0 and np.abs(_cross(points / reach, far / reach)).max() > 1e-6)
 
 
 def box_shape(x: float, y: float, width: float, height: float) -> Shape:
