@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import numpy as np
@@ -25,7 +26,7 @@ Points = NDArray[np.complex128]
 Flags = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shape:
     """A filled outline that adds to a region, or (of a mask) takes away from it."""
 
@@ -33,8 +34,22 @@ class Shape:
     evenodd: bool = False
     adds: bool = True
 
+    @cached_property
+    def outline(self) -> Points:
+        """Pieces of line (m, 2)."""
+        return _segments(self.subpaths)
 
-@dataclass(frozen=True)
+    @cached_property
+    def frame(self) -> tuple[complex, complex] | None:
+        """Two corners, where it is an upright rectangle, as most clip paths and all viewports are."""
+        if not self.adds or len(self.subpaths) != 1 or not 3 <= len(self.subpaths[0]) <= 5:
+            return None
+        corners = {cubic[0] for cubic in self.subpaths[0]} | {cubic[3] for cubic in self.subpaths[0]}
+        upright = len(corners) == 4 and len({c.real for c in corners}) == 2 and len({c.imag for c in corners}) == 2
+        return _bounds(np.array(self.subpaths[0])) if upright else None
+
+
+@dataclass(frozen=True, eq=False)
 class Region:
     shapes: Sequence[Shape]  # later ones lie above earlier ones
 
@@ -59,9 +74,10 @@ class Cutter:
         subpaths = [subpath for subpath in subpaths if subpath]
         if not shapes or not subpaths:
             return []
-        if len(shapes) == 1 and shapes[0].adds and _holds(shapes[0].subpaths, subpaths, slack):
+        if len(shapes) == 1 and shapes[0].frame and _held(subpaths, *shapes[0].frame, slack):
             return subpaths
-        outlines = [_segments(shape.subpaths, close=True) for shape in shapes]
+        self._count(sum(len(shape.outline) for shape in shapes) + 2000 * len(subpaths))
+        outlines = [shape.outline for shape in shapes]
         edge = np.concatenate(outlines)
         low, high = _bounds(edge)
         low, high = low - (1 + 1j) * slack, high + (1 + 1j) * slack
@@ -85,7 +101,7 @@ class Cutter:
                 keep |= self._near(middles, edge, slack)
             out += [subpath] if keep.all() else _chains(cubics, keep)
         if area:
-            own = _segments(subpaths, close=True)
+            own = _segments(subpaths)
             out += self._edges(shapes, outlines, own, area == "evenodd", inside, slack)
         return out
 
@@ -192,7 +208,7 @@ def covers(subpaths: Subpaths, box: tuple[float, float, float, float]) -> bool:
         return False
     grid = np.linspace(0.01, 0.99, 33)
     points = (x + w * grid[None, :]) + 1j * (y + h * grid[:, None])
-    return bool(Cutter()._within(points.ravel(), _segments(drawn, close=True), False).all())
+    return bool(Cutter()._within(points.ravel(), _segments(drawn), False).all())
 
 
 def has_area(subpath: list[Cubic]) -> bool:
@@ -210,17 +226,8 @@ def box_shape(x: float, y: float, width: float, height: float) -> Shape:
     return Shape([[line(a, b) for a, b in zip(corners, [*corners[1:], corners[0]], strict=True)]])
 
 
-def _holds(frame: Subpaths, subpaths: Subpaths, slack: float) -> bool:
-    """Whether a frame is an upright rectangle with all control points in it, as most clip paths and viewports are."""
-    corners = {cubic[0] for cubic in frame[0]} | {cubic[3] for cubic in frame[0]}
-    low, high = _bounds(np.array(frame[0]))
-    if (
-        len(frame) != 1
-        or len(frame[0]) > 5
-        or len({c.real for c in corners}) != 2
-        or len({c.imag for c in corners}) != 2
-    ):
-        return False
+def _held(subpaths: Subpaths, low: complex, high: complex, slack: float) -> bool:
+    """Whether all control points lie in an upright rectangle."""
     points: Points = np.array([cubic for subpath in subpaths for cubic in subpath])
     x, y = points.real, points.imag
     return bool(
@@ -255,14 +262,14 @@ def _steps(cubics: Points) -> int:
     return 1 if (off <= 1e-9 * np.abs(step)).all() else STEPS
 
 
-def _segments(subpaths: Subpaths, *, close: bool) -> Points:
-    """Outlines as pieces of line (m, 2)."""
+def _segments(subpaths: Subpaths) -> Points:
+    """Closed outlines as pieces of line (m, 2)."""
     parts = []
     for subpath in subpaths:
         cubics = np.array(subpath)
         flat = _at(cubics[:, None], np.linspace(0, 1, _steps(cubics) + 1))
         parts.append(np.stack([flat[:, :-1].ravel(), flat[:, 1:].ravel()], axis=1))
-        if close and cubics[-1, 3] != cubics[0, 0]:
+        if cubics[-1, 3] != cubics[0, 0]:
             parts.append(np.array([[cubics[-1, 3], cubics[0, 0]]]))
     return np.concatenate(parts)
 

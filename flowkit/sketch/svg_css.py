@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from flowkit.sketch.importers.items import Unreadable
 from flowkit.sketch.svg_document import Node
 
+MAX_RULES = 20_000  # selectors
+MAX_VARIABLES = 1_000  # for one element
 MAX_TRIES = 300_000  # selectors that are compared with elements, weighed by what that takes
 
 _COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)
@@ -71,10 +73,10 @@ class Cascade:
             if prelude.startswith("@"):
                 self._at_rule(prelude, block, depth)
             elif block is not None:
-                declarations = list(_declarations(block))
+                declarations = [d for d in _declarations(block) if d[0] in self._properties or d[0].startswith("--")]
                 if "{" in block and _MATTERS.search(block):
                     self.causes["nested style rules are not interpreted"] += 1
-                for selector in _split(prelude, ","):
+                for selector in _split(prelude, ",") if declarations else ():
                     self._add(selector.strip(), declarations)
 
     def _at_rule(self, prelude: str, block: str | None, depth: int) -> None:
@@ -94,9 +96,9 @@ class Cascade:
             self.causes[f"style rules in @{name[:20]} are not interpreted"] += 1
 
     def _add(self, selector: str, declarations: list[tuple[str, str, bool]]) -> None:
-        declarations = [one for one in declarations if one[0] in self._properties or one[0].startswith("--")]
-        if not declarations:
-            return
+        self._count += 1
+        if self._count > MAX_RULES:
+            raise Unreadable(f"has more than {MAX_RULES:,} style rules")
         try:
             compounds, combinators, key, rank = _selector(selector)
         except LookupError:
@@ -104,7 +106,6 @@ class Cascade:
         except ValueError:
             self.causes["style selectors are not interpreted"] += 1
             return
-        self._count += 1
         rule = _Rule(tuple(compounds), tuple(combinators), (*rank, self._count), declarations)
         self._rules.setdefault(key, []).append(rule)
 
@@ -130,9 +131,14 @@ class Cascade:
             found += [((imp, 1), name, value) for name, value, imp in own]
         found.reverse()  # of equals the last wins, and sorting keeps their order
         node.declared = out = {}
+        variables = 0
         found.sort(key=lambda one: one[0], reverse=True)
         for _, name, value in found:
-            if name not in out and (name.startswith("--") or (name in self._properties and self._valid(name, value))):
+            if name.startswith("--"):
+                if variables < MAX_VARIABLES:
+                    variables += name not in out
+                    out.setdefault(name, value[:1000])
+            elif name not in out and name in self._properties and self._valid(name, value):
                 out[name] = value
         for name, value in attributes.items():
             if name in self._attributes and name not in out and self._valid(name, value := value.strip()):

@@ -17,7 +17,10 @@ from flowkit.sketch.importers.items import Unreadable
 MAX_ELEMENTS = 200_000
 MAX_DEPTH = 100
 MAX_TEXT = 5_000_000  # characters that entities expand to, and of style sheets
+MAX_ATTRIBUTES = 30_000_000  # characters of attributes, those that a DTD adds to every element counted each time
 MAX_ENTITY = 2_000  # characters of one entity
+MAX_ENTITIES = 1_000
+MAX_SPACES = 1_000  # name spaces
 SVG_SPACE = "http://www.w3.org/2000/svg"
 
 _DECLARATION = re.compile(r"<\?xml\s[^>]{0,300}?\?>", re.IGNORECASE)
@@ -80,6 +83,22 @@ def parse(data: bytes) -> Document:
     return Document(root, builder.ids, ["".join(parts) for parts in builder.sheets], builder.linked)
 
 
+def fits(node: Node) -> bool:
+    """Whether an element's conditions hold (SVG 2, 5.10): for a reader of English who knows no extensions."""
+    a = node.attributes
+    if a.get("requiredExtensions") is not None:
+        return False
+    if (languages := a.get("systemLanguage")) is not None:
+        return any(one.strip().lower().partition("-")[0] == "en" for one in languages.split(","))
+    # SVG 2 has dropped the names of features; of those of SVG 1, HTML inside is what is not known here.
+    features = a.get("requiredFeatures")
+    return features is None or all(
+        re.match(r"http://www\.w3\.org/(TR/SVG|Graphics/SVG/feature)|org\.w3c\.", one)
+        and not one.endswith("#Extensibility")
+        for one in features.split()
+    )
+
+
 def _decoded(data: bytes) -> str:
     """The text by its byte order mark, or else by its declaration, or else as UTF-8.
 
@@ -121,7 +140,7 @@ class _Builder:
         self.own = ""  # the root's name space, or its prefix where that is bound to none
         self.ids: dict[str, Node] = {}
         self.sheets: list[list[str]] = []
-        self.linked = self.count = self.characters_read = self.entities = 0
+        self.linked = self.count = self.characters_read = self.attributes_read = self.entities = self.expanded = 0
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
         self.count += 1
@@ -129,9 +148,12 @@ class _Builder:
             raise Unreadable(f"has more than {MAX_ELEMENTS:,} elements")
         if len(self.stack) > MAX_DEPTH:
             raise Unreadable(f"is nested deeper than {MAX_DEPTH} elements")
+        self.attributes_read += sum(map(len, attributes.values()))
+        if self.attributes_read > MAX_ATTRIBUTES:
+            raise Unreadable(f"has more than {MAX_ATTRIBUTES:,} characters of attributes")
         spaces = self.spaces[-1]
         bound = {key.partition(":")[2]: value for key, value in attributes.items() if key.split(":")[0] == "xmlns"}
-        if bound:
+        if bound and len(spaces) < MAX_SPACES:
             spaces = {**spaces, **bound}
         self.spaces.append(spaces)
         prefix, _, local = name.rpartition(":")
@@ -169,8 +191,13 @@ class _Builder:
 
     def entity(self, name: str, parameter: bool, value: str | None, *_: Any) -> None:
         """Illustrator and CorelDRAW declare name spaces and styles as entities; nothing else needs them."""
+        if not parameter and name in ("lt", "gt", "amp", "apos", "quot"):
+            return  # XML has these anyway
+        self.entities += 1
         if parameter or value is None or len(value) > MAX_ENTITY or "<" in value or "&" in value:
             _refuse_entity()
-        self.entities += max(1, self.source.count(f"&{name};")) * (len(value) + 100)
-        if self.entities > MAX_TEXT:
+        if self.entities > MAX_ENTITIES:
+            raise Unreadable(f"declares more than {MAX_ENTITIES:,} XML entities")
+        self.expanded += self.source.count(f"&{name};") * len(value)
+        if self.expanded > MAX_TEXT:
             raise Unreadable(f"has entities that expand to more than {MAX_TEXT:,} characters")

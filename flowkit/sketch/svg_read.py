@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import cmath
 import math
-import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ import numpy as np
 from flowkit.sketch import bezier
 from flowkit.sketch.importers.items import Unreadable, fit_canvas
 from flowkit.sketch.svg_clip import Cutter, Points, Region, Shape, Subpaths, TooComplex, box_shape, covers, has_area
-from flowkit.sketch.svg_document import MAX_DEPTH, MAX_ELEMENTS, Document, Node, parse
+from flowkit.sketch.svg_document import MAX_DEPTH, MAX_ELEMENTS, Document, Node, fits, parse
 from flowkit.sketch.svg_path import (
     IDENTITY,
     Affine,
@@ -162,7 +161,7 @@ class _Reader:
                 self.text += sum(map(len, node.attributes.values()))
                 if self.text > MAX_TEXT:
                     raise Unreadable(f"has more than {MAX_TEXT:,} characters of attributes, repeated ones counted")
-                if _fits(node):
+                if fits(node):
                     self.element(node, state)
 
     def element(self, node: Node, state: _State) -> None:
@@ -182,7 +181,8 @@ class _Reader:
         if node.tag == "use":
             self.use(node, state)
         elif node.tag == "switch":
-            chosen = next((n for n in node.children if n.tag != "foreignObject" and _drawn(n) and _fits(n)), None)
+            self.visited += len(node.children)
+            chosen = next((n for n in node.children if n.tag != "foreignObject" and _drawn(n) and fits(n)), None)
             self.enter([chosen] if chosen else [], replace(state, depth=state.depth + 1))
         else:
             if node.tag == "svg" and node is not self.root:
@@ -363,22 +363,6 @@ def _beside(axis: np.ndarray, half: float) -> bool:
 
 def _drawn(node: Node) -> bool:
     return node.tag in SHAPES or node.tag in _CONTAINERS or node.tag in ("use", "text", "image")
-
-
-def _fits(node: Node) -> bool:
-    """Whether an element's conditions hold (SVG 2, 5.10): for a reader of English who knows no extensions."""
-    a = node.attributes
-    if a.get("requiredExtensions") is not None:
-        return False
-    if (languages := a.get("systemLanguage")) is not None:
-        return any(one.strip().lower().partition("-")[0] == "en" for one in languages.split(","))
-    # SVG 2 has dropped the names of features; of those of SVG 1, HTML inside is what is not known here.
-    features = a.get("requiredFeatures")
-    return features is None or all(
-        re.match(r"http://www\.w3\.org/(TR/SVG|Graphics/SVG/feature)|org\.w3c\.", one)
-        and not one.endswith("#Extensibility")
-        for one in features.split()
-    )
 
 
 def _closed(subpath: list[Cubic]) -> list[Cubic]:

@@ -13,6 +13,7 @@ from flowkit.sketch.svg_viewport import Box
 
 SHAPES = {"path", "line", "polyline", "polygon", "rect", "circle", "ellipse"}
 MAX_SHAPES = 1_000  # of one region
+MAX_MADE = 200_000  # elements and curves of all regions of a document, as often as each is placed anew
 DARK, LIGHT = 0.02, 0.05  # of a mask: what is darker hides, what is lighter shows
 
 Size = tuple[float, float]  # of the viewport that percentages refer to
@@ -29,6 +30,8 @@ class Regions:
     def __init__(self, styles: Styles, outlines: Outlines) -> None:
         self._styles, self._outlines = styles, outlines
         self._known: dict[tuple[int, Affine], list[Region]] = {}
+        self._plain: dict[tuple[int, Size], Subpaths] = {}  # shapes before they are placed
+        self._made = 0
 
     def of(
         self, style: Style, affine: Affine, size: Size, extent: Callable[[], Box | None]
@@ -51,6 +54,18 @@ class Regions:
                 failed.append(cause)
         return found, failed
 
+    def count(self, made: int) -> None:
+        self._made += made
+        if self._made > MAX_MADE:
+            raise _NotSimple
+
+    def outlines(self, node: Node, style: Style, size: Size) -> Subpaths:
+        key = id(node), size
+        if key not in self._plain:
+            self._plain[key] = self._outlines(node, style, size)
+        self.count(sum(map(len, self._plain[key])))
+        return self._plain[key]
+
     def _region(
         self, node: Node, affine: Affine, size: Size, extent: Callable[[], Box | None], depth: int
     ) -> list[Region]:
@@ -68,9 +83,7 @@ class Regions:
             style = self._styles.where_defined(node)
             if not masking:
                 affine = compose(affine, parse_transform(style.own.get("transform", "")))
-            shapes = _Shapes(
-                self._styles, self._outlines, size, masking, style.own.get("mask-type", "").lower() != "alpha"
-            )
+            shapes = _Shapes(self._styles, self, size, masking, style.own.get("mask-type", "").lower() != "alpha")
             shapes.collect(node.children, affine, style, 0)
             regions = [Region(shapes.found)]
             for name in ("clip-path", "mask"):
@@ -86,7 +99,7 @@ class _Shapes:
     """Collects the shapes of one clip path or mask. Raises _NotSimple for what is none, or none that shows or hides."""
 
     styles: Styles
-    outlines: Outlines
+    regions: Regions
     size: Size
     masking: bool
     luminance: bool
@@ -94,6 +107,7 @@ class _Shapes:
 
     def collect(self, nodes: list[Node], affine: Affine, outer: Style, depth: int) -> None:
         for node in nodes:
+            self.regions.count(1)
             if len(self.found) > MAX_SHAPES or depth > 8:
                 raise _NotSimple
             style = self.styles.of(node, outer)
@@ -134,7 +148,7 @@ class _Shapes:
                 if light is None or DARK < light * opacity < LIGHT or (light <= DARK and opacity < 0.98):
                     raise _NotSimple
                 adds = light > DARK
-        if node.tag != "line" and (subpaths := self.outlines(node, style, self.size)):
+        if node.tag != "line" and (subpaths := self.regions.outlines(node, style, self.size)):
             self.found.append(
                 Shape([[mapped(c, affine) for c in s] for s in subpaths], rule.lower() == "evenodd", adds)
             )

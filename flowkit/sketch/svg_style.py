@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from PIL import ImageColor
 
-from flowkit.sketch.svg_css import Cascade
+from flowkit.sketch.svg_css import MAX_VARIABLES, Cascade
 from flowkit.sketch.svg_document import Document, Node
 from flowkit.sketch.svg_path import length
 
@@ -110,7 +110,7 @@ class Styles:
     def __init__(self, document: Document) -> None:
         self.ids = document.ids
         self.cascade = Cascade(document.sheets, PROPERTIES, GEOMETRY | UNREAD | ANIMATED, valid)
-        self._servers: dict[str, float] = {}
+        self._servers: dict[str, tuple[float, bool]] = {}  # opacity, and whether it is in units of the shape's box
 
     def of(self, node: Node, parent: Style) -> Style:
         declared = self.cascade.declared(node)
@@ -118,7 +118,7 @@ class Styles:
             return parent if not parent.own else replace(parent, own={})
         inherited, own, custom = parent.inherited, {}, parent.custom
         if new := {name: value for name, value in declared.items() if name.startswith("--")}:
-            custom = {**custom, **new}
+            custom = {**custom, **new} if len(custom) < MAX_VARIABLES else custom
         for name, value in declared.items():
             if name.startswith("--"):
                 continue
@@ -198,30 +198,33 @@ class Styles:
         node = self.ids.get(name)
         if node is None or node.tag not in ("linearGradient", "radialGradient", "pattern"):
             return None
-        key = "patternUnits" if node.tag == "pattern" else "gradientUnits"
+        if name not in self._servers:
+            self._servers[name] = self._painted(node)
+        opacity, boxed = self._servers[name]
+        return None if flat and boxed and opacity else opacity
+
+    def _painted(self, node: Node) -> tuple[float, bool]:
+        pattern = node.tag == "pattern"
         units, content = "", None
-        seen: set[int] = set()
         at: Node | None = node
-        while at is not None and id(at) not in seen:  # what one leaves out, the one that it refers to says
-            seen.add(id(at))
-            units = units or at.attributes.get(key, "")
-            if content is None and any(child.tag == "stop" or node.tag == "pattern" for child in at.children):
+        for _ in range(20):  # what one leaves out, the one that it refers to says; more than that is a circle
+            if at is None:
+                break
+            units = units or at.attributes.get("patternUnits" if pattern else "gradientUnits", "").strip()
+            if content is None and any(pattern or child.tag == "stop" for child in at.children):
                 content = at
             at = self.ids.get(href(at) or "")
         if content is None:
-            return 0.0
-        if flat and units.strip() != "userSpaceOnUse":
-            return None
-        if name not in self._servers:
-            self._servers[name] = 1.0
-            if node.tag != "pattern":
-                outer = self.where_defined(content)
-                stops = [self.of(child, outer) for child in content.children if child.tag == "stop"]
-                self._servers[name] = max(
-                    self.alpha(stop.own.get("stop-color", "black"), stop) * _opacity(stop.own.get("stop-opacity", "1"))
-                    for stop in stops
-                )
-        return self._servers[name]
+            return 0.0, True
+        if pattern:
+            return 1.0, units != "userSpaceOnUse"
+        outer = self.where_defined(content)
+        stops = [self.of(child, outer) for child in content.children if child.tag == "stop"]
+        opacities = (
+            self.alpha(stop.own.get("stop-color", "black"), stop) * _opacity(stop.own.get("stop-opacity", "1"))
+            for stop in stops
+        )
+        return max(opacities), units != "userSpaceOnUse"
 
 
 def color_alpha(color: str) -> float:
@@ -268,6 +271,7 @@ def href(node: Node) -> str | None:
 
 
 def _substituted(value: str, custom: dict[str, str]) -> str:
+    value = value[:1000]
     for _ in range(8):  # variables of variables; more than that is a circle
         new = _VAR.sub(lambda match: custom.get(match[1], match[2] or "").strip(), value, count=4)[:1000]
         if new == value:
