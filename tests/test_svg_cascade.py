@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from flowkit.errors import UserError
+from flowkit.sketch import svg_css
 from flowkit.sketch.svg_read import read_svg
+from tests.mutations import read
 
 pytest.importorskip("resvg_py")
 compared = pytest.importorskip("tests.benchmarks.svg_against_resvg").compared
@@ -556,7 +558,6 @@ def test_entities_of_plain_text(data: bytes) -> None:
 
 
 SLOW = {
-    "rules for everything": "".join(f"<style>{'*{fill:red}' * 5_000}</style>") + "<g/>" * 2_000,
     "descendants of descendants": f"<style>{'g ' * 30}path{{fill:red}}</style>" + "<g>" * 80 + "<path/>" * 500 + "</g>" * 80,
     "siblings of siblings": "<style>g~g~g~g~g~path{fill:red}</style>" + "<g/>" * 3_000 + "<path/>",
     "long attributes": f'<style>{"[d*=x].a{fill:red}" * 5_000}</style><path class="{"b " * 100_000}a" d="M0 0"/>',
@@ -564,12 +565,34 @@ SLOW = {
     "open strings": "<style>" + "'\n\"" * 200_000 + "</style>",
     "long clip paths": '<clipPath id="c"><path d="M0 0' + "l1 9 1-9" * 5_000 + '"/></clipPath>'
     '<path clip-path="url(#c)" stroke="red" d="M0 5' + "l1-9 1 9" * 4_000 + '"/>',
+    "many gradients": "".join(f'<linearGradient id="g{i}" href="#g{i + 1}"/>' for i in range(5_000))
+    + '<rect width="9" height="9" fill="url(#g0)"/>' * 5_000,
+    "many lines that are cut": '<path fill="none" stroke="red" d="' + "M5 5h200" * 19_000 + '"/>',
+    "long clip paths, used often": '<clipPath id="c"><path d="M0 0' + "c1 9 1-9 1 1" * 5_000 + '"/></clipPath>'
+    + '<path transform="translate(0 1)" clip-path="url(#c)" stroke="red" d="M0 5h3"/>' * 3_000,
+    "a clip path in many places": '<clipPath id="c">' + '<rect width="9" height="9"/>' * 900 + "</clipPath>"
+    + "".join(f'<path transform="translate({i})" clip-path="url(#c)" stroke="red" d="M0 5h3"/>' for i in range(1_000)),
+    "a switch without an end": '<switch id="s">' + '<g systemLanguage="de"/>' * 50_000 + "</switch>"
+    + '<use href="#s"/>' * 20_000,
+    "name spaces": "<g " + " ".join(f'xmlns:a{i}="b"' for i in range(20_000)) + ">" + '<g xmlns:b="c"/>' * 20_000 + "</g>",
+    "many selectors": f"<style>{'a,' * 300_000}b{{fill:red}}</style>",
     "variables of variables": "<style>rect{--a:" + "var(--a)" * 100 + ";fill:var(--a)}</style><rect width='9' height='9'/>",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("inside", SLOW.values(), ids=SLOW)
 def test_nothing_takes_long(inside: str) -> None:
-    from tests.mutations import read
-
     read(lambda: read_svg(svg(inside).encode()))
+
+
+def test_too_many_rules_for_the_elements_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(svg_css, "MAX_TRIES", 10_000)
+    text = svg(f"<style>{'*{fill:red}' * 200}</style>" + "<g/>" * 200)
+    with pytest.raises(UserError, match="style sheet with too many rules"):
+        read_svg(text.encode())
+
+
+def test_attributes_that_a_dtd_adds_are_counted() -> None:
+    declared = f'<!ATTLIST g a CDATA "{"b" * 100_000}">'
+    with pytest.raises(UserError, match="characters of attributes"):
+        read_svg(entities(declared, "<g/>" * 1_000))

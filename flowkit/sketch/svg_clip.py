@@ -76,7 +76,7 @@ class Cutter:
             return []
         if len(shapes) == 1 and shapes[0].frame and _held(subpaths, *shapes[0].frame, slack):
             return subpaths
-        self._count(sum(len(shape.outline) for shape in shapes) + 2000 * len(subpaths))
+        self._count(sum(len(shape.outline) for shape in shapes) + 20 * len(subpaths))
         outlines = [shape.outline for shape in shapes]
         edge = np.concatenate(outlines)
         low, high = _bounds(edge)
@@ -89,17 +89,23 @@ class Cutter:
                 found = found | within if shape.adds else found & ~within
             return found
 
+        cubics, starts = _joined(subpaths)
+        # Most shapes of a large drawing lie beside the region.
+        x = np.minimum.reduceat(cubics.real.min(1), starts), np.maximum.reduceat(cubics.real.max(1), starts)
+        y = np.minimum.reduceat(cubics.imag.min(1), starts), np.maximum.reduceat(cubics.imag.max(1), starts)
+        meets = (x[0] <= high.real) & (low.real <= x[1]) & (y[0] <= high.imag) & (low.imag <= y[1])
+        met = [subpath for subpath, here in zip(subpaths, meets.tolist(), strict=True) if here]
         out: Subpaths = []
-        for subpath in subpaths:
-            ends = np.array(subpath)
-            if not _overlap(*_bounds(ends), low, high):
-                continue
-            cubics = self._split(ends, edge)
-            middles = _at(cubics, 0.5)
+        if met:
+            cubics, starts = _joined(met)
+            pieces, origins = self._split(cubics, edge)
+            middles = _at(pieces, 0.5)
             keep = inside(middles)
             if not keep.all():
                 keep |= self._near(middles, edge, slack)
-            out += [subpath] if keep.all() else _chains(cubics, keep)
+            bounds = [*np.searchsorted(origins, starts).tolist(), len(pieces)]
+            for subpath, i, j in zip(met, bounds, bounds[1:], strict=False):
+                out += [subpath] if keep[i:j].all() else _chains(pieces[i:j], keep[i:j])
         if area:
             own = _segments(subpaths)
             out += self._edges(shapes, outlines, own, area == "evenodd", inside, slack)
@@ -112,45 +118,47 @@ class Cutter:
             against = np.concatenate([own, *(o for i, o in enumerate(outlines) if i != k)])
             for subpath in shape.subpaths:
                 closed = subpath if subpath[0][0] == subpath[-1][3] else [*subpath, line(subpath[-1][3], subpath[0][0])]
-                ends = np.array(closed)
-                if not _overlap(*_bounds(ends), *_bounds(own)):
-                    continue
-                cubics = self._split(ends, against)
+                cubics, _ = self._split(np.array(closed), against)
                 middles = _at(cubics, 0.5)
                 along = _at(cubics, 0.51) - _at(cubics, 0.49)
-                across = 1j * along / np.maximum(np.abs(along), 1e-300) * max(slack, 1e-9 * float(np.abs(ends).max()))
+                across = 1j * along / np.maximum(np.abs(along), 1e-300) * max(slack, 1e-9 * float(np.abs(cubics).max()))
                 keep = self._within(middles, own, evenodd) & (inside(middles + across) != inside(middles - across))
                 if keep.any():
                     keep &= ~self._near(middles, own, slack)
                 out += [closed] if keep.all() else _chains(cubics, keep)
         return out
 
-    def _split(self, cubics: Points, edge: Points) -> Points:
-        """Cubics (n, 4) cut where they cross the segments (m, 2): pieces (k, 4)."""
-        steps = _steps(cubics)
-        t = np.linspace(0, 1, steps + 1)
-        flat = _at(cubics[:, None], t)  # (n, steps + 1)
-        a0, a1 = flat[:, :-1].ravel(), flat[:, 1:].ravel()
-        which, where = self._crossings(a0, a1, edge)
-        number, place = which // steps, (which % steps + where) / steps
-        pieces: list[Points] = []
+    def _split(self, cubics: Points, edge: Points) -> tuple[Points, NDArray[np.int64]]:
+        """Cubics (n, 4) cut where they cross the segments (m, 2): pieces (k, 4), and the cubic that each is of."""
+        straight = _straight(cubics)
+        numbers, places = [], []
+        for steps, chosen in ((1, np.flatnonzero(straight)), (STEPS, np.flatnonzero(~straight))):
+            flat = _at(cubics[chosen][:, None], np.linspace(0, 1, steps + 1))  # (n, steps + 1)
+            which, where = self._crossings(flat[:, :-1].ravel(), flat[:, 1:].ravel(), edge)
+            numbers.append(chosen[which // steps])
+            places.append((which % steps + where) / steps)
+        number, place = np.concatenate(numbers), np.concatenate(places)
         order = np.lexsort((place, number))
-        bounds = np.searchsorted(number[order], np.arange(len(cubics) + 1))
+        bounds = np.searchsorted(number[order], np.arange(len(cubics) + 1)).tolist()
+        place = place[order].tolist()
+        pieces: list[Points] = []
+        origins: list[int] = []
         for i, cubic in enumerate(cubics):
             used, rest = 0.0, cubic
-            for cut in place[order[bounds[i] : bounds[i + 1]]]:
+            for cut in place[bounds[i] : bounds[i + 1]]:
                 if cut - used < 1e-6 or cut > 1 - 1e-6:
                     continue
                 piece, rest = _halves(rest, (cut - used) / (1 - used))
                 pieces.append(piece)
                 used = cut
             pieces.append(rest)
-        return np.array(pieces)
+            origins += [i] * (len(pieces) - len(origins))
+        return np.array(pieces), np.array(origins)
 
     def _crossings(self, a0: Points, a1: Points, edge: Points) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Which segments a0-a1 cross the edge's, and how far along."""
         self._count(len(a0) * len(edge))
-        which, where = [], []
+        which, where = [np.zeros(0, np.int64)], [np.zeros(0)]
         rows = max(1, _AT_ONCE // len(edge))
         b0, d2 = edge[:, 0], edge[:, 1] - edge[:, 0]
         for i in range(0, len(a0), rows):
@@ -254,36 +262,32 @@ def _halves(p: Points, t: float) -> tuple[Points, Points]:
     return np.array([p[0], a, d, middle]), np.array([middle, e, c, p[3]])
 
 
-def _steps(cubics: Points) -> int:
-    """Pieces of line for each: one where all of them are lines at constant speed, as path data's lines are read."""
+def _joined(subpaths: Subpaths) -> tuple[Points, NDArray[np.int64]]:
+    """All cubics (n, 4), and where each subpath starts."""
+    starts = np.cumsum([0, *map(len, subpaths[:-1])])
+    return np.array([cubic for subpath in subpaths for cubic in subpath]), starts
+
+
+def _straight(cubics: Points) -> Flags:
+    """Which are lines at constant speed, as path data's lines are read."""
     p0, p1, p2, p3 = cubics.T
     step = p3 - p0
-    off = np.abs(p1 - p0 - step / 3) + np.abs(p2 - p0 - step * (2 / 3))
-    return 1 if (off <= 1e-9 * np.abs(step)).all() else STEPS
+    return np.abs(p1 - p0 - step / 3) + np.abs(p2 - p0 - step * (2 / 3)) <= 1e-9 * np.abs(step)
 
 
 def _segments(subpaths: Subpaths) -> Points:
-    """Closed outlines as pieces of line (m, 2)."""
-    parts = []
-    for subpath in subpaths:
-        cubics = np.array(subpath)
-        flat = _at(cubics[:, None], np.linspace(0, 1, _steps(cubics) + 1))
-        parts.append(np.stack([flat[:, :-1].ravel(), flat[:, 1:].ravel()], axis=1))
-        if cubics[-1, 3] != cubics[0, 0]:
-            parts.append(np.array([[cubics[-1, 3], cubics[0, 0]]]))
-    return np.concatenate(parts)
+    """Closed outlines as pieces of line (m, 2), in any order."""
+    cubics, starts = _joined(subpaths)
+    straight = _straight(cubics)
+    flat = _at(cubics[~straight][:, None], np.linspace(0, 1, STEPS + 1))
+    curved = np.stack([flat[:, :-1].ravel(), flat[:, 1:].ravel()], axis=1)
+    closing = np.stack([cubics[np.append(starts[1:], len(cubics)) - 1, 3], cubics[starts, 0]], axis=1)
+    return np.concatenate([cubics[straight][:, [0, 3]], curved, closing[closing[:, 0] != closing[:, 1]]])
 
 
 def _bounds(points: Points) -> tuple[complex, complex]:
     x, y = points.real, points.imag
     return complex(x.min(), y.min()), complex(x.max(), y.max())
-
-
-def _overlap(low: complex, high: complex, other_low: complex, other_high: complex) -> bool:
-    return (
-        low.real <= other_high.real and other_low.real <= high.real
-        and low.imag <= other_high.imag and other_low.imag <= high.imag
-    )  # fmt: skip
 
 
 def _chains(cubics: Points, keep: Flags) -> Subpaths:

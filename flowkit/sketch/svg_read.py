@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 
@@ -140,12 +141,13 @@ class _Reader:
         if not far <= FARTHEST:  # NaN, of a canvas too small to divide by, is not below either
             raise Unreadable("has coordinates far outside of its canvas", f"{far:.3g} times its half side")
         out: list[np.ndarray] = []
-        for part in inside:
-            if cut and (np.abs(part.real).max() > w + BLEED or np.abs(part.imag).max() > h + BLEED):
-                kept = self.limited([list(map(tuple, part))], Region([box_shape(-w, -h, 2 * w, 2 * h)]), "", BLEED)
+        frame = Region([box_shape(-w, -h, 2 * w, 2 * h)])
+        for leaves, group in groupby(inside, lambda part: cut and not _held(part, w + BLEED, h + BLEED)):
+            if leaves:
+                kept = self.limited([list(map(tuple, part)) for part in group], frame, "", BLEED)
                 out += [np.array(subpath) for subpath in kept]
             else:
-                out.append(part)
+                out += group
         if len(out) < len(placed):
             self.causes["ink outside of the canvas is left out"] += 1
         return [part.view(np.float64).reshape(-1, 8) for part in out]
@@ -355,6 +357,10 @@ class _Reader:
         except TooComplex:
             self.causes["clip paths with too many curves are not applied"] += 1
             return subpaths
+
+
+def _held(part: Points, w: float, h: float) -> bool:
+    return bool(np.abs(part.real).max() <= w and np.abs(part.imag).max() <= h)
 
 
 def _beside(axis: np.ndarray, half: float) -> bool:

@@ -13,7 +13,7 @@ from flowkit.sketch.svg_viewport import Box
 
 SHAPES = {"path", "line", "polyline", "polygon", "rect", "circle", "ellipse"}
 MAX_SHAPES = 1_000  # of one region
-MAX_MADE = 200_000  # elements and curves of all regions of a document, as often as each is placed anew
+MAX_MADE = 50_000  # elements and curves of all regions of a document, as often as each is placed anew
 DARK, LIGHT = 0.02, 0.05  # of a mask: what is darker hides, what is lighter shows
 
 Size = tuple[float, float]  # of the viewport that percentages refer to
