@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from flowkit.errors import UserError
 from flowkit.sketch import svg_css
+from flowkit.sketch.prepare import prepare
 from flowkit.sketch.svg_read import read_svg
+from flowkit.ui.prepare_view import summary
 from tests.mutations import read
 
 pytest.importorskip("resvg_py")
@@ -427,6 +433,12 @@ def test_what_is_no_background(shape: str) -> None:
     assert not causes["backgrounds are left out"]
 
 
+def test_dots_are_strokes_without_length() -> None:
+    """They are dropped where drawings are prepared, and counted there."""
+    found = read_svg(svg('<path d="M5 5zM9 9M7 7h0M8 8zz" stroke="red" stroke-linecap="round"/>').encode())
+    assert [np.ptp(stroke.reshape(-1, 2), axis=0).max() for stroke in found] == [0, 0, 0]
+
+
 def test_lines_without_any_paint_are_read_where_there_is_nothing_else() -> None:
     causes: Counter[str] = Counter()
     assert len(read_svg(svg('<path d="M5 5L40 40M50 50C60 50 70 90 80 80"/>').encode(), causes)) == 2
@@ -463,6 +475,23 @@ def test_what_is_not_read_is_counted_by_cause(cause: str) -> None:
     read_svg(svg(RING + CAUSES[cause]).encode(), causes)
     assert causes[cause], dict(causes)
     assert set(causes) == {cause}
+
+
+def test_prepare_says_what_was_read_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    for name, inside in (("a", '<text x="1" y="9">cat</text>'), ("b", "<text>b</text>" * 3 + '<use href="#no"/>')):
+        (tmp_path / "cat" / f"{name}.svg").write_text(svg(RING + inside))
+    (tmp_path / "cat" / "c.svg").write_text(svg("<text>nothing else</text>"))
+    report = prepare(tmp_path / "cat", tmp_path / "out")
+    lost = "references that lead nowhere, or to other files, are not followed"
+    assert report.total.remarks == {"text is not read": 2, lost: 1}
+    assert report.total.left_out == {"has no strokes": 1} and "text is not read" in report.examples["has no strokes"]
+    sidecar = json.loads((tmp_path / "out.json").read_text())
+    assert sidecar["prepared"]["remarks"] == {"text is not read": 2, lost: 1}
+    console = Console(file=io.StringIO(), width=120)
+    console.print(summary(report))
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "in 2 drawings: text is not read" in said and f"in 1 drawing: {lost}" in said
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ class _Pen:
         self.add(line(self.at, to))
 
     def close(self) -> None:
-        if self.at != self.start:
+        if self.at != self.start or self.before == "M":  # `M x y Z` is a dot
             self.line(self.start)
         self.subpaths.append([])  # what follows without a move begins a new subpath, at the same point
         self.control, self.before = None, "Z"

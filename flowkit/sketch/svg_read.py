@@ -55,7 +55,7 @@ def read_svg(data: bytes, causes: Counter[str] | None = None, *, cut: bool = Tru
     """The strokes of an SVG document: each subpath as cubics (n, 8) float64, canvas units, in drawing order.
 
     The picture that the document makes (its viewBox, or else width and height) becomes the canvas [-1, 1] x [-1, 1],
-    aspect kept, centred; a document with no size is fitted to its bounding box. Lines give their centre, filled
+    aspect kept, centered; a document with no size is fitted to its bounding box. Lines give their center, filled
     shapes without a line their outline; what is not seen gives nothing. Ink outside of the canvas is cut off with `cut`.
     `causes` counts what the file asks for beyond what is read. Raises Unreadable (a UserError): not XML, not SVG,
     entities that are no plain text, too large, or coordinates off all bounds.

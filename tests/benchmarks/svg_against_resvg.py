@@ -5,7 +5,7 @@
 Every file is rendered at 256 px, its longer side. Two shares are taken for each:
 unpainted: of the length of all curves that were read, how much lies more than 2 px from any painted pixel;
 missed: of the painted outline, how much lies more than 2 px from any curve that was read. The outline is where colors
-change in a picture with lines drawn thin, so that a line counts by its centre and an area by its edge.
+change in a picture with lines drawn thin, so that a line counts by its center and an area by its edge.
 """
 
 from __future__ import annotations
