@@ -261,6 +261,10 @@ CLIPS = {
     '<circle cx="20" cy="20" r="18" fill="none" stroke="red" clip-path="url(#c)"/>',
     "a circle through a group": '<clipPath id="c"><circle cx="25" cy="25" r="20"/></clipPath><g clip-path="url(#c)">'
     '<rect width="25" height="25" fill="red"/><path d="M0 40L50 10" stroke="blue"/></g>',
+    "a large circle": '<clipPath id="c"><circle cx="50" cy="50" r="40"/></clipPath><rect x="10" y="2" width="33" height="14" '
+    'clip-path="url(#c)"/>',
+    "its own outline": '<clipPath id="c"><circle cx="20" cy="20" r="18"/></clipPath><circle cx="20" cy="20" r="18" '
+    'clip-path="url(#c)"/><circle cx="20" cy="20" r="18" clip-path="url(#c)" fill="none" stroke="red"/>',
     "all of it": '<clipPath id="c"><rect width="99" height="99"/></clipPath><circle cx="20" cy="20" r="18" '
     'style="clip-path:url(#c)"/>',
     "nothing of it": '<clipPath id="c"><rect x="50" width="9" height="9"/></clipPath><circle cx="20" cy="20" r="18" '

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from flowkit.sketch.svg_path import Cubic, line
 
-STEPS = 16  # pieces of line for a curve
-MAX_PAIRS = 20_000_000  # of pieces of line that are compared, in a drawing
+STEPS = 32  # pieces of line for a curve
+MAX_PAIRS = 40_000_000  # of pieces of line that are compared, in a drawing
 _AT_ONCE = 1 << 20
 
 Subpaths = list[list[Cubic]]
@@ -38,6 +38,11 @@ class Shape:
     def outline(self) -> Points:
         """Pieces of line (m, 2)."""
         return _segments(self.subpaths)
+
+    @cached_property
+    def coarse(self) -> float:
+        """How far the outline may be from the curves."""
+        return _deviation(self.subpaths)
 
     @cached_property
     def frame(self) -> tuple[complex, complex] | None:
@@ -77,6 +82,7 @@ class Cutter:
         if len(shapes) == 1 and shapes[0].frame and _held(subpaths, *shapes[0].frame, slack):
             return subpaths
         self._count(sum(len(shape.outline) for shape in shapes) + 20 * len(subpaths))
+        slack += max(shape.coarse for shape in shapes)
         outlines = [shape.outline for shape in shapes]
         edge = np.concatenate(outlines)
         low, high = _bounds(edge)
@@ -108,6 +114,7 @@ class Cutter:
                 out += [subpath] if keep[i:j].all() else _chains(pieces[i:j], keep[i:j])
         if area:
             own = _segments(subpaths)
+            slack += _deviation(subpaths)
             out += self._edges(shapes, outlines, own, area == "evenodd", inside, slack)
         return out
 
@@ -121,7 +128,13 @@ class Cutter:
                 cubics, _ = self._split(np.array(closed), against)
                 middles = _at(cubics, 0.5)
                 along = _at(cubics, 0.51) - _at(cubics, 0.49)
-                across = 1j * along / np.maximum(np.abs(along), 1e-300) * max(slack, 1e-9 * float(np.abs(cubics).max()))
+                across = (
+                    1j
+                    * along
+                    / np.maximum(np.abs(along), 1e-300)
+                    * 1.5
+                    * max(slack, 1e-9 * float(np.abs(cubics).max()))
+                )
                 keep = self._within(middles, own, evenodd) & (inside(middles + across) != inside(middles - across))
                 if keep.any():
                     keep &= ~self._near(middles, own, slack)
@@ -283,6 +296,12 @@ def _segments(subpaths: Subpaths) -> Points:
     curved = np.stack([flat[:, :-1].ravel(), flat[:, 1:].ravel()], axis=1)
     closing = np.stack([cubics[np.append(starts[1:], len(cubics)) - 1, 3], cubics[starts, 0]], axis=1)
     return np.concatenate([cubics[straight][:, [0, 3]], curved, closing[closing[:, 0] != closing[:, 1]]])
+
+
+def _deviation(subpaths: Subpaths) -> float:
+    """How far curves may be from the pieces of line that stand for them: by their second derivative."""
+    p0, p1, p2, p3 = _joined(subpaths)[0].T
+    return float(0.75 / STEPS**2 * np.maximum(np.abs(p0 - 2 * p1 + p2), np.abs(p1 - 2 * p2 + p3)).max())
 
 
 def _bounds(points: Points) -> tuple[complex, complex]:
