@@ -10,6 +10,14 @@ class UserError(ValueError):
     """Bad input. The message says what was wrong, where, what was expected, and how to mend it."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, with what was kept and how to continue. Printed in one line, exit status 130 or 143."""
+
+
+class PassedOver(UserWarning):
+    """A damaged checkpoint of a run was passed over for an earlier one."""
+
+
 class PeerLost(RuntimeError):
     """Another process of the run has ended. Printed in one line: that process said what was wrong."""
 

@@ -5,7 +5,7 @@ What is measured belongs to the data's domain; here the rows are chosen, the sam
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from flowkit.data.dataset import Dataset, data_files, read_dataset, write_dataset
 from flowkit.data.files import write_json
+from flowkit.data.source import with_split
 from flowkit.decode import check_writable
 from flowkit.domain import Tell, get_domain
 from flowkit.errors import UserError, listing
@@ -26,6 +27,7 @@ from flowkit.metrics.comparison import (
 )
 from flowkit.metrics.gaussian import sample_class_gaussians
 from flowkit.metrics.report import Evaluation
+from flowkit.outputs import EVALUATION, one_call
 
 if TYPE_CHECKING:
     from flowkit.flow.choices import Choice
@@ -73,6 +75,7 @@ def evaluate_checkpoint(
 
     model = load(ckpt, weights=weights, device=device)
     rows, notes = training_data(model, data)
+    notes += [model.files.notice] if model.files.notice else []
     sides = choose_sides(rows, split, num_samples, preferred=model.domain.compared_with)
     out = out or _default_out(model, solver=solver, steps=steps, guidance_scale=guidance_scale)
     check_writable(out)
@@ -94,8 +97,8 @@ def evaluate_checkpoint(
     inverted = _invert(model, rows, sides, labels, samples.info, tell)
     measured = None if likelihood is None else _likelihood(model, rows, likelihood, split, probes, seed, tell)
     return _evaluate(
-        title, rows, sides, matched, out, tell, notes, (write_dataset(out / "samples.safetensors", samples),),
-        decode=decode, device=device, inverted=inverted, likelihood=measured,
+        title, rows, sides, matched, out, tell, notes, drawn=samples, decode=decode, device=device, inverted=inverted,
+        likelihood=measured,
     )  # fmt: skip
 
 
@@ -116,7 +119,7 @@ def evaluate_files(
     name, unless that is just "samples"). Raises UserError: as `evaluate_checkpoint`, and for samples of classes that the
     data does not have.
     """
-    real = _read(data)
+    real = _real(data)
     matched = match_samples(_read(samples), real)
     sides = choose_sides(real, split, num_samples, matched, get_domain(real.kind).compared_with)
     file, _ = data_files(samples)
@@ -128,7 +131,23 @@ def evaluate_files(
     if (matched.class_label is None) and real.class_label is not None:
         notes.append("the samples carry no classes: all were compared as one, and class fidelity was left out")
     title = f"{file} against {data_files(data)[0]}"
-    return _evaluate(title, real, sides, used, out, tell, notes, of=len(matched), decode=decode, device=device)
+    beside = file.resolve().parent == out.resolve()
+    return _evaluate(
+        title, real, sides, used, out, tell, notes, of=len(matched), decode=decode, device=device, beside=beside
+    )
+
+
+def _real(data: Path | str) -> Dataset:
+    """A file, or a built-in set as the samples of it that a recipe generates by default."""
+    from flowkit.data.source import open_rows
+    from flowkit.domain import BUILTIN
+    from flowkit.recipe.data import Data
+
+    if str(data) in BUILTIN and not data_files(data)[0].exists():
+        defaults = Data()
+        real = open_rows(str(data), defaults.num_samples, defaults.seed)
+        return with_split(real, defaults.val_fraction, None, defaults.seed, str(data))
+    return _read(data)
 
 
 def _read(path: Path | str) -> Dataset:
@@ -142,7 +161,7 @@ def training_data(model: LoadedModel, path: Path | str | None = None) -> tuple[D
 
     `path`: a file in place of what the model's sidecar names. Raises UserError where that is not at hand or has changed.
     """
-    from flowkit.data.source import open_data, with_split
+    from flowkit.data.source import open_data
 
     recipe = _recipe(model)
     if path is None:
@@ -150,7 +169,7 @@ def training_data(model: LoadedModel, path: Path | str | None = None) -> tuple[D
         if known not in (None, recipe.data.source):  # rows given from Python; the recipe's source was never opened
             raise UserError(f"{model.files.sidecar}: the model was trained on {known}; name a file of it with --data")
         try:
-            data = open_data(recipe)
+            data = open_data(recipe, model.folders)
         except UserError as error:
             raise UserError(
                 f"{error}; for evaluation, name the data that the model was trained on with --data"
@@ -214,14 +233,14 @@ def _solver(used: dict[str, Any]) -> str:
 
 def _evaluate(
     title: str, data: Dataset, sides: Sides, samples: Dataset, out: Path, tell: Tell, notes: list[str],
-    files: tuple[Path, ...] = (), of: int | None = None, *, decode: bool, device: str,
+    of: int | None = None, *, decode: bool, device: str, drawn: Dataset | None = None, beside: bool = False,
     inverted: tuple[Inversion, Inversion] | None = None, likelihood: LikelihoodFigures | None = None,
 ) -> Evaluation:  # fmt: skip
+    """drawn: samples to be written beside the figures. beside: the samples that are measured lie in `out`."""
     domain = get_domain(data.kind)
     comparison = Comparison(data, sides, samples, _gaussian_draws(data, sides))
     evaluator = domain.evaluator(comparison, decode=decode, device=device)
     figures = evaluator.figures(tell)
-    pictures = evaluator.write(out)
     tell("done", 3, 3)
     per_class = "" if data.class_label is None else " per class"
     facts = {
@@ -244,20 +263,22 @@ def _evaluate(
                                       "model": asdict(inverted[0]), "zero_field": asdict(inverted[1])}  # fmt: skip
     if likelihood is not None:
         facts["likelihood"], settings["likelihood"] = likelihood.words, likelihood.to_json()
-    path = out / "evaluation.json"
-    written = tuple(map(str, (path, *pictures, *files)))
-    evaluation = Evaluation(
-        evaluator.protocol,
-        title,
-        facts,
-        tuple(figures),
-        evaluator.legend,
-        (*notes, *evaluator.notes),
-        settings,
-        written,
-    )
-    write_json(path, evaluation.to_json())
-    return evaluation
+    with one_call(out, EVALUATION, only_part=beside) as call:
+        files = [call.partial / "evaluation.json", *evaluator.write(call.partial)]
+        if drawn is not None:
+            files.append(write_dataset(call.partial / "samples.safetensors", drawn))
+        evaluation = Evaluation(
+            evaluator.protocol,
+            title,
+            facts,
+            tuple(figures),
+            evaluator.legend,
+            (*notes, *evaluator.notes),
+            settings,
+            tuple(str(out / path.name) for path in files),
+        )
+        write_json(files[0], evaluation.to_json())
+    return replace(evaluation, notes=(*evaluation.notes, call.said)) if call.said else evaluation
 
 
 def _invert(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from itertools import pairwise
 from types import ModuleType
 
@@ -14,10 +15,11 @@ from flowkit.cli.doctor import doctor
 from flowkit.cli.ema import ema
 from flowkit.cli.evaluate import evaluate
 from flowkit.cli.inspect import inspect
+from flowkit.cli.interrupts import handled, interruptible
 from flowkit.cli.prepare import prepare
 from flowkit.cli.sample import sample
 from flowkit.cli.train import train
-from flowkit.errors import PeerLost, UserError
+from flowkit.errors import PassedOver, PeerLost, UserError
 
 app = typer.Typer(
     help="Train flow-matching generative models from a TOML recipe, and turn samples back into things to look at.",
@@ -27,17 +29,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command, panel in (
-    (train, "Make a model"),
-    (sample, "Use a model"),
-    (decode, "Use a model"),
-    (prepare, "Make a model"),
-    (evaluate, "Use a model"),
-    (ema, "Make a model"),
-    (inspect, "Look"),
-    (doctor, "Look"),
+WRITTEN = "nothing was written; the same command starts again"
+for command, panel, kept in (
+    (train, "Make a model", "the run has not begun"),
+    (sample, "Use a model", WRITTEN),
+    (decode, "Use a model", WRITTEN),
+    (prepare, "Make a model", WRITTEN),
+    (evaluate, "Use a model", WRITTEN),
+    (ema, "Make a model", WRITTEN),
+    (inspect, "Look", "nothing was written"),
+    (doctor, "Look", "nothing was written"),
 ):
-    app.command(rich_help_panel=panel)(command)
+    app.command(rich_help_panel=panel)(interruptible(command, kept))
 
 
 def _help_without_what_it_never_shows() -> None:
@@ -66,7 +69,9 @@ def main() -> None:
     """Run the command line; bad input is one message on stderr and exit status 2."""
     _help_without_what_it_never_shows()
     try:
-        app(args=_resume_auto(sys.argv[1:]))
+        warnings.simplefilter("ignore", PassedOver)  # commands say so themselves
+        with handled():
+            app(args=_resume_auto(sys.argv[1:]))
     except UserError as error:
         # Under a launcher every process meets the same bad input; one on each machine says so, for what is bad may be its own.
         if os.environ.get("LOCAL_RANK", "0") == "0":

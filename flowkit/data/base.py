@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -75,16 +77,18 @@ class DataBase:
         return self.rows[picked.to(self.rows.device)].cpu()
 
 
-def open_base(described: dict[str, Any], data_shape: tuple[int, ...], normalizer: Normalizer) -> Base:
+def open_base(
+    described: dict[str, Any], data_shape: tuple[int, ...], normalizer: Normalizer, folders: Sequence[Path] = ()
+) -> Base:
     """The base that `described` names: {"source": "normal"}, or a data set's source with "num_samples" and "seed".
 
-    Of a file that was split only the training rows are taken. Raises UserError for an unknown source, and for rows that
-    are not of the data's shape.
+    folders: where a relative path is looked for before the working directory. Of a file that was split only the training
+    rows are taken. Raises UserError for an unknown source, and for rows that are not of the data's shape.
     """
     source = described["source"]
     if source == NORMAL:
         return NormalBase()
-    data = _open(source, described)
+    data = _open(source, described, folders)
     if data.x.shape[1:] != data_shape:
         raise UserError(
             f"flow.base: the rows of {source!r} have shape {data.x.shape[1:]}, and those of the data {data_shape}; "
@@ -94,10 +98,10 @@ def open_base(described: dict[str, Any], data_shape: tuple[int, ...], normalizer
     return DataBase(normalizer.normalize(torch.from_numpy(np.array(x))))  # a memory map may not be writable
 
 
-def _open(source: str, described: dict[str, Any]) -> Dataset:
+def _open(source: str, described: dict[str, Any], folders: Sequence[Path]) -> Dataset:
     from flowkit.data.source import open_rows
 
     try:
-        return open_rows(source, described["num_samples"], described["seed"])
+        return open_rows(source, described["num_samples"], described["seed"], folders)
     except UserError as error:
         raise UserError(f"flow.base: {error}") from None

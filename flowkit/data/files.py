@@ -47,7 +47,8 @@ def make_readable(path: Path) -> None:
     """The permissions of an ordinary new file: mkstemp's (and safetensors') 0600 would hide it from one's colleagues."""
     mask = os.umask(0)
     os.umask(mask)
-    os.chmod(path, 0o666 & ~mask)
+    with contextlib.suppress(OSError):  # FAT and many network mounts have no permissions to set
+        os.chmod(path, 0o666 & ~mask)
 
 
 @contextlib.contextmanager
