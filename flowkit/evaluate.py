@@ -15,7 +15,7 @@ from flowkit.data.dataset import Dataset, data_files, read_dataset, write_datase
 from flowkit.data.files import write_json
 from flowkit.data.source import with_split
 from flowkit.decode import check_writable
-from flowkit.domain import Tell, get_domain
+from flowkit.domain import BUILTIN, Tell, get_domain
 from flowkit.errors import UserError, listing
 from flowkit.metrics.comparison import (
     DEFAULT_ROWS,
@@ -119,7 +119,12 @@ def evaluate_files(
     name, unless that is just "samples"). Raises UserError: as `evaluate_checkpoint`, and for samples of classes that the
     data does not have.
     """
-    real = _real(data)
+    from flowkit.recipe.data import Data
+
+    default = Data()
+    real = _real(data, default.num_samples, default.seed)
+    if real.split is None and str(data) in BUILTIN:
+        real = with_split(real, default.val_fraction, None, default.seed, str(data))
     matched = match_samples(_read(samples), real)
     sides = choose_sides(real, split, num_samples, matched, get_domain(real.kind).compared_with)
     file, _ = data_files(samples)
@@ -137,16 +142,10 @@ def evaluate_files(
     )
 
 
-def _real(data: Path | str) -> Dataset:
-    """A file, or a built-in set as the samples of it that a recipe generates by default."""
-    from flowkit.data.source import open_rows
-    from flowkit.domain import BUILTIN
-    from flowkit.recipe.data import Data
-
+def _real(data: Path | str, num_samples: int, seed: int) -> Dataset:
+    """The rows of a prepared file, or of a built-in set by its name."""
     if str(data) in BUILTIN and not data_files(data)[0].exists():
-        defaults = Data()
-        real = open_rows(str(data), defaults.num_samples, defaults.seed)
-        return with_split(real, defaults.val_fraction, None, defaults.seed, str(data))
+        return get_domain(BUILTIN[str(data)]).generate(str(data), num_samples, seed)
     return _read(data)
 
 
@@ -175,7 +174,9 @@ def training_data(model: LoadedModel, path: Path | str | None = None) -> tuple[D
                 f"{error}; for evaluation, name the data that the model was trained on with --data"
             ) from None
     else:
-        data = with_split(read_dataset(path), recipe.data.val_fraction, recipe.data.subset, recipe.data.seed, str(path))
+        settings = recipe.data
+        read = _real(path, settings.num_samples, settings.seed)
+        data = with_split(read, settings.val_fraction, settings.subset, settings.seed, str(path))
     trained_on, rows = (model.info.get("data") or {}).get("train_rows"), len(data.rows("train"))
     if trained_on in (None, rows):
         return data, []

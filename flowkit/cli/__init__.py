@@ -15,7 +15,7 @@ from flowkit.cli.doctor import doctor
 from flowkit.cli.ema import ema
 from flowkit.cli.evaluate import evaluate
 from flowkit.cli.inspect import inspect
-from flowkit.cli.interrupts import handled, interruptible
+from flowkit.cli.interrupts import handled, interruptible, status
 from flowkit.cli.prepare import prepare
 from flowkit.cli.sample import sample
 from flowkit.cli.train import train
@@ -77,6 +77,9 @@ def main() -> None:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:  # before a command has begun
+        print("interrupted: nothing was done", file=sys.stderr)
+        raise SystemExit(status()) from None
     except PeerLost as lost:
         print(lost, file=sys.stderr)
         raise SystemExit(1) from None

@@ -37,10 +37,15 @@ def interruptible(command: Callable[..., Any], kept: str) -> Callable[..., Any]:
     return run
 
 
+def status() -> int:
+    """What a shell expects of a process that a signal has ended."""
+    return 128 + (_received[0] if _received else signal.SIGINT)
+
+
 def _leave(said: str) -> None:
     if said and os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"interrupted: {said}", file=sys.stderr)
-    raise typer.Exit(128 + (_received[0] if _received else signal.SIGINT)) from None
+    raise typer.Exit(status()) from None
 
 
 @contextlib.contextmanager

@@ -30,11 +30,11 @@ def load_run_recipe(path: Path | str, overrides: Sequence[str] = ()) -> tuple[Re
     from flowkit.recipe import load_recipe
 
     path = Path(path)
-    run_dir = None
-    if (path / RECIPE).is_file():
-        run_dir, path = path, path / RECIPE
-    elif path.name == RECIPE and any((path.parent / name).exists() for name in (CHECKPOINTS, METRICS, LOCK)):
-        run_dir = path.parent
+    run_dir = path.parent if path.name == RECIPE else path
+    if (run_dir / RECIPE).is_file() and any((run_dir / name).exists() for name in (CHECKPOINTS, METRICS, STARTED)):
+        path = run_dir / RECIPE
+    else:
+        run_dir = None
     recipe = load_recipe(path, overrides)
     named = {override.partition("=")[0].strip() for override in overrides}
     if run_dir is None or named & {"run", "run.name", "run.dir"}:
