@@ -15,7 +15,7 @@ Ckpt = Annotated[
         show_default=False,
     ),
 ]
-Run = Annotated[Path | None, typer.Argument(help="The same as --ckpt.", metavar="[RUN]", show_default=False)]
+Run = Annotated[Path | None, typer.Argument(help="The same as --ckpt.", metavar="RUN", show_default=False)]
 Best = Annotated[
     bool, typer.Option("--best", help="Of a run, the checkpoint with the lowest validation loss, not the newest.")
 ]

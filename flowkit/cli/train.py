@@ -45,7 +45,9 @@ def train(
     init_from: Annotated[
         Path | None, typer.Option(help="Start from another checkpoint's weights (fine-tuning).", metavar="CKPT")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing; metrics.jsonl is written anyway.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing but errors; metrics.jsonl is written anyway.")
+    ] = False,
     keys: Annotated[
         bool, typer.Option("--keys", is_eager=True, callback=_print_keys, help="List every key of a recipe, and exit.")
     ] = False,
@@ -80,6 +82,7 @@ def train(
     try:
         from flowkit.training.train import train as run_training
         from flowkit.ui import listener
+        from flowkit.ui.plain import QuietListener
 
         outcome = run_training(
             loaded,
@@ -88,7 +91,7 @@ def train(
             overwrite=overwrite,
             init_from=init_from,
             run_dir=run_dir,
-            listeners=lambda: [] if quiet else [listener()],
+            listeners=lambda: [QuietListener() if quiet else listener()],
         )
     except KeyboardInterrupt as stop:
         raise Interrupted(str(stop) or what_is_kept(run_dir or loaded.run.directory)) from None

@@ -24,6 +24,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises UserError when the place cannot be written to.
     """
     path = Path(path)
+    made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
@@ -41,6 +42,9 @@ def replacing(path: Path) -> Iterator[Path]:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
         partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that holds something stays
+            for folder in made:
+                folder.rmdir()
 
 
 def make_readable(path: Path) -> None:

@@ -131,8 +131,10 @@ def train(
             accelerator.wait_for_everyone()
             emit = stack.enter_context(_listening(session, listeners))
             stop = stack.enter_context(_stop_signals(session, emit))
-            for notice in (*environment.notices, *((start.notice,) if start is not None and start.notice else ())):
+            for notice in environment.notices:
                 emit(Notice(notice))
+            if start is not None and start.notice:
+                emit(Notice(start.notice, urgent=True))
             deadline = _deadline(started, recipe.train.max_hours)
 
             def asked() -> int:
