@@ -265,7 +265,7 @@ def folders_of(run_dir: Path | None, recipe: Mapping[str, Any]) -> tuple[Path, .
     found, table = [], recipe.get("run")
     parts = Path(str(table.get("dir", "runs"))).parts if isinstance(table, Mapping) else ()
     parent = run_dir.absolute().parent
-    if parts and ".." not in parts and parent.parts[-len(parts) :] == parts:
+    if parts and not Path(*parts).is_absolute() and ".." not in parts and parent.parts[-len(parts) :] == parts:
         found.append(Path(*parent.parts[: -len(parts)]))
     if isinstance(started := _read(run_dir / STARTED).get("folder"), str):
         found.append(Path(started))

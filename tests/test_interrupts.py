@@ -171,9 +171,9 @@ COMMANDS: list[tuple[str, str, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("command", "place", "says"), COMMANDS)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_every_command_at_every_stage(run, tmp_path, monkeypatch, capsys, command, place, says, number):
+@pytest.mark.parametrize("which", range(len(COMMANDS)), ids=[f"{command} in {place}" for command, place, _ in COMMANDS])
+def test_every_command_at_every_stage(run, tmp_path, monkeypatch, capsys, which):
+    (command, place, says), number = COMMANDS[which], (signal.SIGINT, signal.SIGTERM)[which % 2]
     monkeypatch.chdir(tmp_path)
     samples = flowkit.load(run).sample(3)
     from flowkit.data.dataset import write_dataset

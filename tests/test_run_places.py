@@ -167,6 +167,7 @@ def test_a_run_that_has_not_begun_leaves_nothing(home, entering):
     with pytest.raises(UserError, match="no login"):
         flowkit.train(home / "recipe.toml", overrides=overrides, overwrite=True, listeners=lambda: [Fails(entering)])
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    shutil.copytree(run, run / ".replaced")  # as if killed before its first update, with a part of the new one written
     flowkit.train(home / "recipe.toml", overrides=overrides, overwrite=True)
     assert not (run / "notes.txt").exists() and not list(run.glob(".replaced"))
 

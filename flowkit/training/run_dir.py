@@ -97,6 +97,8 @@ def beginning(run_dir: Path, recipe: Recipe, *, fresh: bool) -> Iterator[Callabl
         if fresh:
             try:
                 # What a link points to is emptied, so that a run may lie on another disk.
+                if replaced.is_dir():  # of a start that was killed: what it had written was no run yet
+                    _remove(run_dir)
                 _move(run_dir, replaced)
             except OSError as error:
                 raise UserError(
@@ -109,8 +111,7 @@ def beginning(run_dir: Path, recipe: Recipe, *, fresh: bool) -> Iterator[Callabl
     finally:
         if fresh and not begun:
             with contextlib.suppress(OSError):
-                for path in _contents(run_dir):
-                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                _remove(run_dir)
                 if replaced.is_dir():
                     _move(replaced, run_dir)
                     replaced.rmdir()
@@ -119,6 +120,11 @@ def beginning(run_dir: Path, recipe: Recipe, *, fresh: bool) -> Iterator[Callabl
 def _contents(run_dir: Path) -> list[Path]:
     """All but the lock, which this process holds, and what is set aside."""
     return [path for path in run_dir.iterdir() if path.name not in (LOCK, REPLACED)]
+
+
+def _remove(run_dir: Path) -> None:
+    for path in _contents(run_dir):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _move(source: Path, target: Path) -> None:
