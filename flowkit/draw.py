@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.data.base import Base, NormalBase
-from flowkit.data.keys import key
+from flowkit.data.keys import NUMERICS, key, seed_generator
 from flowkit.data.normalizers import Normalizer
 from flowkit.errors import UserError
 from flowkit.flow.choices import Choice
@@ -166,9 +166,9 @@ class States:
         return np.concatenate([np.stack(each + each[-1:] * (longest - len(each))) for each in self._batches], axis=1)
 
 
-def step_noise(seed: int, indices: range, shape: tuple[int, ...]) -> Callable[[int], Tensor]:
+def step_noise(seed: int, indices: range, shape: tuple[int, ...], numerics: int = NUMERICS) -> Callable[[int], Tensor]:
     """The noise of a stochastic solver's steps, taken in their order: of each sample a stream of its own, on the CPU."""
-    streams = [torch.Generator().manual_seed(key(seed, "sample steps", i)) for i in indices]
+    streams = [seed_generator(torch.Generator(), key(seed, "sample steps", i), numerics) for i in indices]
     return lambda step: torch.stack([torch.randn(shape, generator=stream) for stream in streams])
 
 
@@ -227,16 +227,18 @@ def draw_samples(
     guide_scale: float = 1.0,
     batch_size: int = 64,
     keep_states: int = 0,
+    numerics: int = NUMERICS,
     progress: Callable[[int], None] | None = None,
 ) -> Drawn:
     """`shape` is that of a row as the model sees it; class_label (N,) and condition (N, ...) go with sample i.
 
     base: what they start from, unit noise where it is None; sample i depends on (seed, i) alone. guide: its gradient with
-    respect to the model's x, times guide_scale, is added to the velocity. `progress` is told the number of samples done
-    after each batch. The model is used as it stands: on its device, in its precision, and should be in eval mode.
+    respect to the model's x, times guide_scale, is added to the velocity. numerics: the version to draw the noise by, a
+    checkpoint's own. `progress` is told the number of samples done after each batch. The model is used as it stands: on its
+    device, in its precision, and should be in eval mode.
     """
     device, network = next(model.parameters()).device, as_network(model)
-    base = base or NormalBase()
+    base = base or NormalBase(numerics)
     done, noises, spent = [], [], []
     states = States(keep_states, num_samples, normalizer)
     for first in range(0, num_samples, batch_size):
@@ -249,7 +251,7 @@ def draw_samples(
         x = noise.to(device, STATES[settings.state])
         x, nfe = integrate(
             velocity, x, solver=settings.solver, steps=settings.steps, grid=settings.grid, path=objective.path,
-            noise=step_noise(seed, indices, shape), on_step=states.begin(indices, x),
+            noise=step_noise(seed, indices, shape, numerics), on_step=states.begin(indices, x),
         )  # fmt: skip
         done.append(normalizer.denormalize(x).float().cpu().numpy())
         noises.append(noise.numpy())

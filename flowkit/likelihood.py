@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flowkit.data.base import NormalBase
 from flowkit.data.dataset import Dataset, gather
-from flowkit.data.keys import key
+from flowkit.data.keys import key, seed_generator
 from flowkit.draw import as_network
 from flowkit.errors import UserError
 from flowkit.flow.choices import Choice
@@ -103,7 +103,7 @@ def of_rows(
 
 def _signs(seed: int, indices: range, shape: tuple[int, ...]) -> Tensor:
     generator = torch.Generator()
-    bits = [torch.randint(2, shape, generator=generator.manual_seed(key(seed, "probe", i))) for i in indices]
+    bits = [torch.randint(2, shape, generator=seed_generator(generator, key(seed, "probe", i))) for i in indices]
     return 2.0 * torch.stack(bits) - 1
 
 

@@ -52,12 +52,13 @@ class LoadedModel:
         self.shape: tuple[int, ...] = tuple(info["shape"])
         self.normalizer = read_normalizer(files, info)
         self.latent_shape = self.normalizer.shape(self.shape)
+        self.numerics: int = info.get("numerics", 1)  # the version that its draws keep to
         self.objective = get_objective(info["flow"])
 
     @cached_property
     def base(self) -> Base:
         """What samples start from. Raises UserError where it is a data set that is not at hand."""
-        return open_base(self.info.get("base") or {"source": NORMAL}, self.shape, self.normalizer)
+        return open_base(self.info.get("base") or {"source": NORMAL}, self.shape, self.normalizer, self.numerics)
 
     @property
     def device(self) -> torch.device:
@@ -110,7 +111,7 @@ class LoadedModel:
             class_label=labels, condition=features, seed=seed,
             base=self.base, weak=open_weak(settings, self.info, self.normalizer.to_json(), self.device), guide=guide,
             guide_scale=guide_scale, batch_size=batch_size or BATCH_SIZES.get(self.device.type, 256),
-            keep_states=0 if on_states is None else KEPT_STATES, progress=progress,
+            keep_states=0 if on_states is None else KEPT_STATES, numerics=self.numerics, progress=progress,
         )  # fmt: skip
         if on_states is not None:
             assert drawn.states is not None

@@ -90,6 +90,7 @@ _OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
     "base": (_base, "a table with a source"),
     "sampling": (_DICT, "a table"),
     "step": (_count, "a whole number"),
+    "numerics": (_count, "a whole number"),
     "ema": (_DICT, "a table"),
     "validation": (_losses, "a table of numbers"),
     "data": (_data, "a table with counts of rows"),

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowkit.data.keys import key
+from flowkit.data.keys import NUMERICS, key, seed_generator
 from flowkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,7 +39,11 @@ class Base(Protocol):
 class NormalBase:
     """Independent unit normals."""
 
-    variance = 1.0
+    numerics: int = NUMERICS  # the version that `sample` draws by
+
+    @property
+    def variance(self) -> float:
+        return 1.0
 
     def draw(self, draws: Draws, purpose: str, place: int, shape: tuple[int, ...]) -> Tensor:
         return draws.normal(purpose, place, shape)
@@ -48,7 +52,10 @@ class NormalBase:
         # One by one, since a batched `randn` has no prefix property.
         generator = torch.Generator()
         return torch.stack(
-            [torch.randn(shape, generator=generator.manual_seed(key(seed, "sample", i))) for i in indices]
+            [
+                torch.randn(shape, generator=seed_generator(generator, key(seed, "sample", i), self.numerics))
+                for i in indices
+            ]
         )
 
 
@@ -75,7 +82,9 @@ class DataBase:
         return self.rows[picked.to(self.rows.device)].cpu()
 
 
-def open_base(described: dict[str, Any], data_shape: tuple[int, ...], normalizer: Normalizer) -> Base:
+def open_base(
+    described: dict[str, Any], data_shape: tuple[int, ...], normalizer: Normalizer, numerics: int = NUMERICS
+) -> Base:
     """The base that `described` names: {"source": "normal"}, or a data set's source with "num_samples" and "seed".
 
     Of a file that was split only the training rows are taken. Raises UserError for an unknown source, and for rows that
@@ -83,7 +92,7 @@ def open_base(described: dict[str, Any], data_shape: tuple[int, ...], normalizer
     """
     source = described["source"]
     if source == NORMAL:
-        return NormalBase()
+        return NormalBase(numerics)
     data = _open(source, described)
     if data.x.shape[1:] != data_shape:
         raise UserError(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowkit.data.keys import key
+from flowkit.data.keys import key, seed_generator
 from flowkit.errors import UserError, listing
 from flowkit.text.codec import ENGLISH, Decoding
 from flowkit.text.languages import unknown_language
@@ -293,7 +293,7 @@ def _for_device(sizes: Mapping[str, int], device: torch.device) -> int:
 
 
 def _uniforms(seed: int, count: int) -> Tensor:
-    return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.rand(count, generator=seed_generator(torch.Generator(), seed), dtype=torch.float64)
 
 
 def _check_finite(vectors: np.ndarray, what: str, mend: str) -> None:

@@ -11,7 +11,7 @@ import threading
 import torch
 from torch import Tensor
 
-from flowkit.data.keys import key
+from flowkit.data.keys import key, seed_generator
 
 
 def seed_modules(device: torch.device, seed: int) -> None:
@@ -46,4 +46,4 @@ class Draws:
         generator = getattr(self._of_thread, "generator", None)
         if generator is None:
             generator = self._of_thread.generator = torch.Generator(self.device)
-        return generator.manual_seed(key(self.seed, purpose, place))
+        return seed_generator(generator, key(self.seed, purpose, place))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowkit.checkpoint import (
@@ -13,6 +14,7 @@ from flowkit.checkpoint import (
     read_weights,
 )
 from flowkit.data.dataset import Dataset
+from flowkit.data.keys import NUMERICS
 from flowkit.data.normalizers import Normalizer
 from flowkit.errors import UserError
 from flowkit.training.checkpoints import load_optimizer
@@ -39,6 +41,16 @@ FREE_KEYS = (
     "max_skipped",
     "max_hours",
 )
+
+
+def check_numerics(run_dir: Path, files: CheckpointFiles) -> None:
+    """Raise UserError for a run that began under another version of the numerics: its draws cannot be continued."""
+    if read_model_json(files.sidecar).get("numerics", 1) != NUMERICS:
+        raise UserError(
+            f"{run_dir}: this run was started by another version of flowkit, with other random draws and averages, so it "
+            f"cannot be resumed exactly. Start a new run from its weights (--init-from {run_dir} --set run.name=NEW), or "
+            "resume it all the same with --allow-changes"
+        )
 
 
 def recipe_changes(recipe: Recipe, files: CheckpointFiles) -> list[str]:

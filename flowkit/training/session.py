@@ -17,7 +17,7 @@ import flowkit
 from flowkit.checkpoint import NORMALIZER
 from flowkit.data.base import NORMAL, Base, open_base
 from flowkit.data.dataset import Dataset
-from flowkit.data.keys import key
+from flowkit.data.keys import NUMERICS, key
 from flowkit.data.normalizers import Normalizer, fit_normalizer
 from flowkit.domain import Domain, get_domain
 from flowkit.errors import UserError, listing
@@ -133,7 +133,8 @@ class Session:
         if self.normalizer.tensors():
             normalizer["file"] = NORMALIZER
         return {
-            "flowkit": flowkit.__version__, "architecture": self.architecture, "custom": self.given is not None,
+            "flowkit": flowkit.__version__, "numerics": NUMERICS,
+            "architecture": self.architecture, "custom": self.given is not None,
             "model_args": self.model_args, "num_parameters": count_parameters(self.model), "kind": self.data.kind,
             "shape": list(self.data.x.shape[1:]), "class_names": list(self.class_names),
             "condition_shape": None if condition is None else list(condition.shape[1:]),

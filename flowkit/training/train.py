@@ -22,7 +22,7 @@ from flowkit.training import environment as environments
 from flowkit.training.agreement import GO_ON, OUT_OF_TIME
 from flowkit.training.launcher import end_with_launcher
 from flowkit.training.loop import run
-from flowkit.training.resume import checkpoint_normalizer, recipe_changes, restore
+from flowkit.training.resume import check_numerics, checkpoint_normalizer, recipe_changes, restore
 from flowkit.training.run_dir import open_run_dir, write_run_dir
 from flowkit.training.run_lock import HANDOVER, RunLock
 from flowkit.training.session import Session, build
@@ -94,6 +94,8 @@ def train(
         start = None
         if resume_from is not None:
             start = find_checkpoint(resume_from)
+            if not allow_changes:
+                check_numerics(run_dir, start)
             changes = recipe_changes(recipe, start)
             if changes and not allow_changes:
                 raise UserError(
