@@ -83,8 +83,7 @@ def by_hand(recipe, rows, train_rows, updates):
         optimizer.step()
         losses.append(loss.item())
         norms.append(norm.item())
-        # timm's warm-up: the decay of step n (from 1) is 1 - n^(-2/3), 0 at the first
-        decay = 0.0 if u == 0 else min(0.9999, 1 - (1 + u) ** (-2 / 3))
+        decay = 0.9999 * u / (u + 10)  # at most a tenth of the updates so far are averaged; 0 at the first
         for name, parameter in model.state_dict().items():
             ema[name] = decay * ema[name] + (1 - decay) * parameter
     return model.state_dict(), ema, losses, norms
