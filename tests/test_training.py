@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import flowkit
 from flowkit.checkpoint import list_checkpoints
-from flowkit.data.keys import key
+from flowkit.data.keys import key, seed_generator
 from flowkit.data.normalizers import fit_normalizer
 from flowkit.data.order import RowOrder
 from flowkit.errors import UserError
@@ -60,7 +60,8 @@ def by_hand(recipe, rows, train_rows, updates):
     x_all = normalizer.normalize(torch.from_numpy(rows["x"][train_rows]))
     labels = torch.from_numpy(rows["class_label"][train_rows])
     batch, losses, norms = 16, [], []
-    order, generator = RowOrder(len(train_rows), batch, 0), torch.Generator()
+    order = RowOrder(len(train_rows), batch, 0)
+    drawn = lambda what, u: seed_generator(torch.Generator(), key(0, what, u))  # noqa: E731
     warmup = math.ceil(0.05 * updates)
     for u in range(updates):
         rate = (u + 1) / warmup if u < warmup else 0.01 + 0.99 * (
@@ -69,10 +70,11 @@ def by_hand(recipe, rows, train_rows, updates):
             group["lr"] = 1e-3 * rate
         picked = torch.from_numpy(order.batch(u))
         x1 = x_all[picked]
-        x0 = torch.randn(x1.shape, generator=generator.manual_seed(key(0, "noise", u)))
-        uniform = torch.rand(batch, generator=generator.manual_seed(key(0, "times", u)))
-        t = torch.sigmoid(torch.special.ndtri(uniform))
-        drop = torch.rand(batch, generator=generator.manual_seed(key(0, "drop", u))) < 0.1
+        x0 = torch.randn(x1.shape, generator=drawn("noise", u))
+        uniform = torch.rand(batch, generator=drawn("times", u))
+        logit = torch.special.ndtri((uniform - 0.05) / 0.95)
+        t = torch.where(uniform < 0.05, uniform / 0.05, torch.sigmoid(logit))
+        drop = torch.rand(batch, generator=drawn("drop", u)) < 0.1
         x_t = t[:, None, None] * x1 + (1 - t[:, None, None]) * x0
         loss = ((model(x_t, t, labels[picked], None, drop) - (x1 - x0)) ** 2).mean()
         optimizer.zero_grad()

@@ -100,9 +100,10 @@ class BezierSketchTransformer(nn.Module):
         the same for any number of patches, and attention to one pooled vector is a choice, not a constant.
         """
         tokens: list[Tensor] = []
-        no_label, hidden = dropped_kinds(cfg_mask)
+        hidden = None
+        no_label, no_features = dropped_kinds(cfg_mask)
         if self.features is not None:
-            projected, hidden = self.features(clip_features, hidden, x)
+            projected, hidden = self.features(clip_features, no_features, x)
             tokens = [projected, self.null_features.to(projected.dtype).expand(len(x), 1, -1)]
         if self.class_embedding is not None:
             expanded = self.class_tokens(self.class_embedding(class_label, no_label, x))
