@@ -26,6 +26,7 @@ MODEL, EMA, SIDECAR = "model.safetensors", "ema.safetensors", "model.json"
 SNAPSHOTS, SNAPSHOT = "ema", "snapshot.json"  # of averages from which others are made
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 EMA_OF = "ema-{}.safetensors"  # averages after the first, by their labels
+END = "end.json"  # of a run that has ended and was not killed: at which step, and why
 METRICS = "metrics.jsonl"  # beside the checkpoints, an object a line
 MAX_LINE = 1_000_000  # bytes of it: a longer one is none of ours
 NORMALIZER = "normalizer.safetensors"  # of normalizers that are more than a few numbers a dimension

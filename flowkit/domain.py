@@ -1,7 +1,7 @@
 """What a domain is: all that is particular to sketches, sentences or points, behind one small protocol.
 
 The loop, the sampler and the inspector know only this. Arrays at this border are numpy, so that looking at data
-needs no torch; only `extra_losses` and `normalizer_axes` speak of training.
+needs no torch; only `extra_losses` is about training.
 """
 
 from __future__ import annotations

@@ -16,11 +16,21 @@ from flowkit.data.files import write_json
 from flowkit.decode import check_writable
 from flowkit.domain import Tell, get_domain
 from flowkit.errors import UserError, listing
+from flowkit.evaluation_folder import (
+    RESULTS,
+    asked_for,
+    data_words,
+    drawn_words,
+    free_folder,
+    results_of,
+    setting_words,
+)
 from flowkit.metrics.comparison import (
     DEFAULT_ROWS,
     Comparison,
     Sides,
     choose_sides,
+    default_split,
     match_samples,
     pick_samples,
 )
@@ -65,16 +75,29 @@ def evaluate_checkpoint(
     data: a prepared file in place of what the model was trained on. split and num_samples: as in `choose_sides`. The rest
     is as in `LoadedModel.sample`, and what is None is as the recipe had it. likelihood: of how many held-out rows it is
     measured too, by how many probes where the dimension is high. decode: whether what samples say is measured
-    too, where they stand for text. out: by default a folder in the run's `evaluation/`, named by the settings.
+    too, where they stand for text. out: by default a folder in the run's `evaluation/`, named by the settings. Results of
+    the same settings are replaced, those of others stay.
 
     Raises UserError: no such checkpoint or data, rows that do not fit each other.
     """
+    from flowkit.draw import SampleSettings
     from flowkit.sample import load
 
     model = load(ckpt, weights=weights, device=device)
     rows, notes = training_data(model, data)
     sides = choose_sides(rows, split, num_samples, preferred=model.domain.compared_with)
-    out = out or _default_out(model, solver=solver, steps=steps, guidance_scale=guidance_scale)
+    sampling = {
+        **(model.info.get("sampling") or {}),
+        **_given(solver=solver, steps=steps, guidance_scale=guidance_scale),
+    }
+    asked = {
+        "weights": weights, "step": model.info.get("step", 0), "sampling": SampleSettings.of(sampling).to_info(), "seed": seed,
+        **asked_for(data, sides.split, num_samples, decode),
+        "likelihood": likelihood and {"rows": likelihood, "split": _held_out(split), "probes": probes},
+    }  # fmt: skip
+    if out is None:
+        words = setting_words(asked, default_split(rows, model.domain.compared_with))
+        out = free_folder(results_of(model), f"{drawn_words(model, sampling)}{words}", asked)
     check_writable(out)
     condition = (
         rows.condition[sides.reference] if model.info.get("condition_shape") and rows.condition is not None else None
@@ -94,7 +117,7 @@ def evaluate_checkpoint(
     inverted = _invert(model, rows, sides, labels, samples.info, tell)
     measured = None if likelihood is None else _likelihood(model, rows, likelihood, split, probes, seed, tell)
     return _evaluate(
-        title, rows, sides, matched, out, tell, notes, (write_dataset(out / "samples.safetensors", samples),),
+        title, rows, sides, matched, out, asked, tell, notes, (write_dataset(out / "samples.safetensors", samples),),
         decode=decode, device=device, inverted=inverted, likelihood=measured,
     )  # fmt: skip
 
@@ -113,14 +136,18 @@ def evaluate_files(
     """Measure the samples of one file against the real rows of another, class by class in equal numbers.
 
     device, decode: of a decoder, as in `evaluate_checkpoint`. out: by default `evaluation` beside the samples (with their
-    name, unless that is just "samples"). Raises UserError: as `evaluate_checkpoint`, and for samples of classes that the
-    data does not have.
+    name, unless that is just "samples"), with the settings where they are not the usual ones. Raises UserError: as
+    `evaluate_checkpoint`, and for samples of classes that the data does not have.
     """
     real = _read(data)
     matched = match_samples(_read(samples), real)
     sides = choose_sides(real, split, num_samples, matched, get_domain(real.kind).compared_with)
     file, _ = data_files(samples)
-    out = out or file.with_name("evaluation" if file.stem == "samples" else f"{file.stem}-evaluation")
+    asked = asked_for(data, sides.split, num_samples, decode)
+    if out is None:
+        name = "evaluation" if file.stem == "samples" else f"{file.stem}-evaluation"
+        words = setting_words({**asked, "data": None}, default_split(real, get_domain(real.kind).compared_with))
+        out = free_folder(file.parent, f"{name}{words}", asked, other=data_words(data))
     check_writable(out)
     labels = None if real.class_label is None else np.asarray(real.class_label)[sides.reference]
     used = pick_samples(matched, np.zeros(len(sides.reference), np.int64) if labels is None else labels)
@@ -128,7 +155,7 @@ def evaluate_files(
     if (matched.class_label is None) and real.class_label is not None:
         notes.append("the samples carry no classes: all were compared as one, and class fidelity was left out")
     title = f"{file} against {data_files(data)[0]}"
-    return _evaluate(title, real, sides, used, out, tell, notes, of=len(matched), decode=decode, device=device)
+    return _evaluate(title, real, sides, used, out, asked, tell, notes, of=len(matched), decode=decode, device=device)
 
 
 def _read(path: Path | str) -> Dataset:
@@ -194,26 +221,12 @@ def _class_labels(model: LoadedModel, data: Dataset, sides: Sides) -> list[str |
     return [model.class_names.index(name) for name in wanted]
 
 
-def _default_out(model: LoadedModel, **settings: Any) -> Path:
-    run_dir = model.files.run_dir
-    if run_dir is None:
-        return model.files.directory / "evaluation"
-    used = {
-        **(model.info.get("sampling") or {}),
-        **{name: value for name, value in settings.items() if value is not None},
-    }
-    name = f"step-{model.info.get('step', 0):08d}-{model.weights.replace(':', '-')}-{_solver(used)}"
-    return run_dir / "evaluation" / f"{name}-w{used.get('guidance_scale', 1.0):g}"
-
-
-def _solver(used: dict[str, Any]) -> str:
-    solver = used.get("solver", "heun")
-    name = solver if isinstance(solver, str) else solver["name"]
-    return name if name == "dopri5" else f"{name}{used.get('steps', 25)}"
+def _given(**settings: Any) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _evaluate(
-    title: str, data: Dataset, sides: Sides, samples: Dataset, out: Path, tell: Tell, notes: list[str],
+    title: str, data: Dataset, sides: Sides, samples: Dataset, out: Path, asked: dict[str, Any], tell: Tell, notes: list[str],
     files: tuple[Path, ...] = (), of: int | None = None, *, decode: bool, device: str,
     inverted: tuple[Inversion, Inversion] | None = None, likelihood: LikelihoodFigures | None = None,
 ) -> Evaluation:  # fmt: skip
@@ -231,6 +244,7 @@ def _evaluate(
         "Gaussian": f"{len(comparison.gaussian):,} draws from a full Gaussian{per_class}, fitted on the training rows",
     }
     settings = {
+        "asked": asked,
         "split": sides.split,
         "rows": len(sides.reference),
         "train_rows": len(sides.train),
@@ -244,7 +258,7 @@ def _evaluate(
                                       "model": asdict(inverted[0]), "zero_field": asdict(inverted[1])}  # fmt: skip
     if likelihood is not None:
         facts["likelihood"], settings["likelihood"] = likelihood.words, likelihood.to_json()
-    path = out / "evaluation.json"
+    path = out / RESULTS
     written = tuple(map(str, (path, *pictures, *files)))
     evaluation = Evaluation(
         evaluator.protocol,
@@ -292,9 +306,13 @@ def _likelihood(
     from flowkit.likelihood import likelihood_figures
 
     return likelihood_figures(
-        model, data, count, split=split if split in ("validation", "test") else "validation", probes=probes, seed=seed,
+        model, data, count, split=_held_out(split), probes=probes, seed=seed,
         progress=lambda done: tell("likelihood of held-out rows", done, count),
     )  # fmt: skip
+
+
+def _held_out(split: str | None) -> str:
+    return split if split in ("validation", "test") else "validation"
 
 
 def _inversion_fact(found: Inversion, zero: Inversion) -> str:

@@ -110,7 +110,7 @@ class Finished:
     step: int
     seconds: float
     run_dir: Path
-    reason: str  # "done" | "interrupted"
+    reason: str  # "done" | "interrupted" | "out of time" (train.max_hours)
 
 
 Event = RunStarted | Notice | Stepped | Logged | Validated | Sampled | Saved | Finished

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,20 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("FLOWKIT_MINI", "tiny")  # the miniature SONAR of the tests, and of the commands that they run
+
+
+def needs_sonar() -> None:
+    """Skip the calling test or module where the extra `sonar` is not installed; else make it importable, as flowkit does.
+
+    Not `pytest.importorskip`: that imports sonar before flowkit has provided libsndfile, which the system may not have.
+    """
+    from flowkit.text.sonar_packages import provide_libsndfile
+
+    for package in ("sonar", "sentencepiece"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"needs {package}: pip install 'flowkit[sonar]'", allow_module_level=True)
+    provide_libsndfile()
+
 
 SHARED = Path(os.environ.get("FLOWKIT_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
@@ -51,8 +66,7 @@ def imports_are_no_garbage() -> None:
 @pytest.fixture(scope="session")
 def mini_codec(cache_of_the_tests: Path) -> Codec:
     """A small miniature SONAR, trained in some seconds once a test run: D = 96, most words right, half the sentences."""
-    pytest.importorskip("sonar", reason="needs sonar-space")
-    pytest.importorskip("sentencepiece")
+    needs_sonar()
     from flowkit.text.codec import open_codec
 
     return open_codec("mini-sonar", device="cpu")
@@ -82,7 +96,16 @@ def rows() -> dict[str, Any]:
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> dict[str, Any]:
+def few_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation by 64 rows, noises and times, which is enough where its loss is not the point: 1,024 take longer than all
+    the updates of such a run."""
+    from flowkit.training import validation
+
+    monkeypatch.setattr(validation, "MIN_EVALUATIONS", 64)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, few_evaluations: None) -> dict[str, Any]:
     """A recipe as a mapping: a two-layer DiT, 8 updates, nothing but the last checkpoint."""
     return {
         "run": {"name": "tiny", "dir": str(tmp_path / "runs")},

@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from flowkit import cli
 from flowkit.data.dataset import Dataset, read_dataset, write_dataset
+from tests import processes
 from tests.conftest import sketch_rows
 
 RECIPE = """
@@ -51,11 +52,9 @@ def folder(tmp_path_factory) -> Path:
     rows = sketch_rows()
     write_dataset(folder / "rows", Dataset("sketch", rows["x"], rows["class_label"], class_names=rows["class_names"]))
     (folder / "recipe.toml").write_text(RECIPE)
-    done = subprocess.run(
-        [sys.executable, "-m", "flowkit", "train", "recipe.toml"], cwd=folder, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""  # the view is stderr's; stdout is for what other programs read
+    (training,) = processes.start(folder, processes.flowkit, "train", "recipe.toml")
+    assert training.wait() == 0, training.err
+    assert training.out == ""  # the view is stderr's; stdout is for what other programs read
     return folder
 
 
@@ -237,32 +236,38 @@ def test_a_bug_keeps_its_traceback(folder, monkeypatch):
 
 
 def test_an_interrupted_run_is_saved_and_goes_on(folder):
-    command = [
-        sys.executable,
-        "-m",
-        "flowkit",
-        "train",
-        "recipe.toml",
-        "--set",
-        "run.name=long",
-        "--set",
-        "train.steps=100000",
-    ]
-    process = subprocess.Popen([*command, "--set", "train.log_every=1"], cwd=folder, stderr=subprocess.PIPE, text=True)
+    command = ["train", "recipe.toml", "--set", "run.name=long", "--set", "train.steps=100000"]
+    (process,) = processes.start(folder, processes.flowkit, *command, "--set", "train.log_every=1")
     metrics = folder / "runs" / "long" / "metrics.jsonl"
     until = time.monotonic() + 120
     while not (metrics.exists() and metrics.read_text().count("\n") > 3):
         assert time.monotonic() < until and process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGINT and "Traceback" not in err, err
+    assert process.wait() == 128 + signal.SIGINT and "Traceback" not in process.err, process.err
     step = latest_step(folder / "runs" / "long")
-    resumed = [*command[:-1], f"train.steps={step + 2}", "--resume"]
-    done = subprocess.run(resumed, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    (resumed,) = processes.start(folder, processes.flowkit, *command[:-1], f"train.steps={step + 2}", "--resume")
+    assert resumed.wait() == 0, resumed.err
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines() if '"loss"' in line]
     assert steps == sorted(set(steps)) and steps[-1] == step + 2
+
+
+def test_a_run_whose_time_is_over_says_so(flowkit, folder):
+    command = (
+        "train",
+        "recipe.toml",
+        "--set",
+        "run.name=hours",
+        "--set",
+        "train.steps=100000",
+        "--set",
+        "train.max_hours=1e-6",
+    )
+    status, _, err = flowkit(*command)
+    assert status == 75 and "out of time at step" in err and "interrupted" not in err, err
+    assert "--resume" in err
+    status, out, _ = flowkit("inspect", "runs/hours")
+    assert status == 0 and "out of time" in out
 
 
 def test_wandb_offline_keeps_what_was_logged_and_a_resume_goes_on_under_its_id(flowkit, folder):

@@ -2,13 +2,14 @@
 
 import errno
 import json
+import os
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from flowkit.data.dataset import Dataset, read_dataset, write_dataset
-from flowkit.data.files import replacing
+from flowkit.data.files import make_readable, replacing
 from flowkit.data.header import read_header
 from flowkit.errors import UserError
 
@@ -212,3 +213,16 @@ def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
         write_dataset(tmp_path / "file" / "set", make())
+
+
+def test_writing_leaves_the_mask_of_the_process_alone(tmp_path, monkeypatch):
+    """It belongs to all threads: a checkpoint's thread that sets it for a moment opens what others write meanwhile."""
+    asked = []
+    monkeypatch.setattr(os, "umask", lambda mask: asked.append(mask) or 0o022)
+    with replacing(tmp_path / "one") as partial:
+        partial.write_text("x")
+    os.chmod(tmp_path / "one", 0o600)
+    make_readable(tmp_path / "one")
+    (tmp_path / "plain").write_text("x")
+    assert not asked
+    assert (tmp_path / "one").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -14,6 +15,7 @@ from flowkit.data.dataset import Dataset, read_dataset, write_dataset
 from flowkit.domain import get_domain
 from flowkit.errors import UserError
 from flowkit.evaluate import evaluate_checkpoint, evaluate_files
+from flowkit.inspect import inspect
 from flowkit.metrics.comparison import choose_sides, match_samples, pick_samples
 from flowkit.sketch.evaluation import FIGURES
 from flowkit.ui.evaluate_view import print_evaluation
@@ -314,7 +316,7 @@ def test_checkpoint_with_other_settings_and_other_data(tiny, tmp_path):
         run_dir, data=tmp_path / "other", guidance_scale=2.0, solver="euler", steps=3, weights="raw"
     )
     assert any("not the data" in note for note in found.notes)
-    assert (run_dir / "evaluation" / "step-00000008-raw-euler3-w2" / "nearest.png").exists()
+    assert (run_dir / "evaluation" / "step-00000008-raw-euler3-w2-data-other" / "nearest.png").exists()
     assert found.settings["samples"]["nfe"] >= 3 and found.settings["classes"] == 2
 
 
@@ -329,3 +331,98 @@ def test_checkpoint_whose_data_has_gone(tiny, rows, tmp_path):
     write_dataset(tmp_path / "mine", Dataset("sketch", **arrays).take(np.arange(70)))
     with pytest.raises(UserError, match="not the same data"):
         evaluate_checkpoint(tmp_path / "runs" / "tiny")
+
+
+# ---- where results are kept ----
+def kept(folder):
+    """What was asked for and the figures, by the folder that holds the results."""
+    found = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/evaluation.json")}
+    return {name: (content["settings"].get("asked"), content["figures"]) for name, content in found.items()}
+
+
+@pytest.fixture
+def model(monkeypatch):
+    """A checkpoint that draws at once, and an evaluation without its figures."""
+    monkeypatch.setattr("flowkit.evaluate._invert", lambda *arguments: None)
+    monkeypatch.setattr("flowkit.evaluate._likelihood", lambda *arguments: None)
+    monkeypatch.setattr("flowkit.sketch.evaluation.SketchEvaluator.figures", lambda self, tell: [])
+    monkeypatch.setattr("flowkit.sketch.evaluation.SketchEvaluator.write", lambda self, out: ())
+
+
+def test_results_of_other_settings_stand_side_by_side(tiny, tmp_path, model):
+    tiny["data"]["num_samples"] = 120
+    flowkit.train(tiny)
+    data = _with_split(tiny)
+    for folder in ("a", "b"):
+        write_dataset(tmp_path / folder / "mine", data)
+    run_dir, name = tmp_path / "runs" / "tiny", "step-00000008-ema-heun2-w1"
+    settings = {
+        name: {},
+        f"{name}-validation": {"split": "validation"},
+        f"{name}-n30": {"num_samples": 30},
+        f"{name}-seed7": {"seed": 7},
+        f"{name}-data-mine": {"data": tmp_path / "a" / "mine"},
+        f"{name}-data-mine-2": {"data": tmp_path / "b" / "mine.safetensors"},
+        f"{name}-likelihood5": {"likelihood": 5},
+        f"{name}-likelihood5-probes2": {"likelihood": 5, "probes": 2},
+        f"{name}-no-decode": {"decode": False},
+        f"{name}-validation-n25-seed2": {"split": "validation", "num_samples": 25, "seed": 2},
+        name.replace("-ema-", "-raw-"): {"weights": "raw"},
+        name.replace("heun2-w1", "heun3-w2"): {"steps": 3, "guidance_scale": 2.0},
+        name.replace("heun2", "dopri5-rtol0.5"): {"solver": {"name": "dopri5", "rtol": 0.5}},
+        name.replace("heun2", "dopri5-rtol0.25"): {"solver": {"name": "dopri5", "rtol": 0.25}},
+    }
+    for arguments in settings.values():
+        evaluate_checkpoint(run_dir, **arguments)
+    found = kept(run_dir / "evaluation")
+    assert found.keys() == settings.keys()
+    for again in (name, f"{name}-data-mine-2", f"{name}-seed7"):
+        (run_dir / "evaluation" / again / "samples.json").unlink()
+        evaluate_checkpoint(run_dir, batch_size=5, **settings[again])  # the same results, whatever the batch
+        assert (run_dir / "evaluation" / again / "samples.json").exists()
+    assert kept(run_dir / "evaluation") == found
+    for seed in (0, 7):
+        assert found[name if not seed else f"{name}-seed7"][0]["seed"] == seed
+    # Results that an earlier version wrote do not say what was asked for: they stay.
+    old = run_dir / "evaluation" / name / "evaluation.json"
+    content = json.loads(old.read_text())
+    del content["settings"]["asked"]
+    old.write_text(json.dumps(content))
+    evaluate_checkpoint(run_dir)
+    assert (
+        json.loads(old.read_text()) == content and (run_dir / "evaluation" / f"{name}-2" / "evaluation.json").exists()
+    )
+    assert inspect(run_dir / "evaluation" / f"{name}-2")["what"] == "data" and inspect(run_dir)["what"] == "run"
+
+
+def test_results_of_weights_that_lie_in_one_folder_stand_side_by_side(tiny, tmp_path, model):
+    tiny["data"]["num_samples"] = 120
+    flowkit.train(tiny)
+    folder = tmp_path / "elsewhere"
+    shutil.copytree(tmp_path / "runs" / "tiny" / "checkpoints" / "step-00000008", folder)
+    for path in (folder, folder / "ema.safetensors", folder / "ema.safetensors"):
+        evaluate_checkpoint(path)
+    name = "step-00000008-ema-heun2-w1"
+    assert kept(folder / "evaluation").keys() == {name, f"ema-{name}"}
+
+
+def test_results_of_other_data_or_settings_stand_beside_those_of_the_same_samples(tmp_path, model):
+    data = labelled((60, 60, 60), np.repeat(np.array([0, 1, 2], np.uint8), 60))
+    for name in ("one/real", "two/real", "other"):
+        write_dataset(tmp_path / name, data)
+    write_dataset(tmp_path / "drawn", labelled((40, 40, 40), seed=3))
+    calls = {
+        "drawn-evaluation": ("one/real", {}),
+        "drawn-evaluation-data-other": ("other", {}),
+        "drawn-evaluation-data-real": ("two/real", {}),
+        "drawn-evaluation-test": ("one/real", {"split": "test"}),
+        "drawn-evaluation-n20": ("one/real", {"num_samples": 20}),
+        "drawn-evaluation-n20-no-decode": ("one/real", {"num_samples": 20, "decode": False}),
+    }
+    for _ in range(2):
+        for real, arguments in calls.values():
+            evaluate_files(tmp_path / "drawn", tmp_path / real, **arguments)
+        found = kept(tmp_path)
+        assert found.keys() == calls.keys()
+        for name, (real, _) in calls.items():
+            assert found[name][0]["data"] == str(tmp_path / f"{real}.safetensors")

@@ -117,6 +117,22 @@ def test_a_run_as_shown(run):
         assert fact in text, fact
 
 
+@pytest.mark.parametrize("reason", ["out of time", "interrupted", "done"])
+def test_a_run_says_why_it_ended(run, reason):
+    assert inspect(run)["run"]["ended"] is None
+    write_json(run / "end.json", {"step": 300, "reason": reason})
+    report = inspect(run)
+    assert report["run"]["ended"] == {"step": 300, "reason": reason}
+    assert f"step-00000300 · {reason}" in _shown(report)
+
+
+@pytest.mark.parametrize("content", [{}, {"step": "x", "reason": "done"}, {"step": 3, "reason": ["done"]}])
+def test_a_run_whose_end_is_damaged(run, content):
+    write_json(run / "end.json", content)
+    with pytest.raises(UserError, match=r"end\.json: expected .*remove the file"):
+        inspect(run)
+
+
 def test_parameters_by_module(run):
     weights = inspect(run)["weights"]
     assert weights["elements"] == PARAMETERS

@@ -52,6 +52,9 @@ def sentences() -> tuple[dict[str, Any], Dataset]:
     return model, Dataset("embedding", x, None, condition, texts=texts)
 
 
+pytestmark = pytest.mark.usefixtures("few_evaluations")
+
+
 class At:
     """A listener that does something after certain updates."""
 

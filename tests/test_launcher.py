@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import processes
+
 RECIPE = """
 [run]
 name = "long"
@@ -27,7 +29,6 @@ save_every = "never"
 [sample]
 every = "never"
 """
-ALONE = [sys.executable, "-m", "flowkit"]
 LAUNCHED = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "1",
             "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "flowkit"]  # fmt: skip
 
@@ -39,26 +40,27 @@ def until(what, seconds=120.0):
         time.sleep(0.1)
 
 
-def started(folder: Path, command: list[str]) -> subprocess.Popen:
-    (folder / "recipe.toml").write_text(RECIPE)
+def until_it_trains(folder: Path, process: subprocess.Popen | processes.Started) -> None:
     metrics = folder / "runs" / "long" / "metrics.jsonl"
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*command, "train", "recipe.toml", "-q"], cwd=folder, env=environment)
     until(lambda: process.poll() is not None or (metrics.exists() and metrics.read_text().count("\n") > 1))
     assert process.poll() is None
-    return process
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_and_leaves_with_its_status(tmp_path, number):
-    process = started(tmp_path, ALONE)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    (process,) = processes.start(tmp_path, processes.flowkit, "train", "recipe.toml", "-q")
+    until_it_trains(tmp_path, process)
     process.send_signal(number)
     assert process.wait(60) == 128 + number
     assert (tmp_path / "runs" / "long" / "checkpoints" / "latest" / "state.json").exists()
 
 
 def test_a_killed_launcher_of_one_process_leaves_no_orphan(tmp_path):
-    process = started(tmp_path, LAUNCHED)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*LAUNCHED, "train", "recipe.toml", "-q"], cwd=tmp_path, env=environment)
+    until_it_trains(tmp_path, process)
     (child,) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
     process.kill()  # the hardest case: the launcher can pass nothing on
     process.wait(60)

@@ -2,9 +2,6 @@
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -29,6 +26,7 @@ from flowkit.flow.paths import get_path
 from flowkit.flow.solvers import integrate
 from flowkit.models import create_model
 from flowkit.recipe import recipe_from_dict
+from flowkit.training import session
 from flowkit.training.batches import Layout
 from flowkit.training.draws import Draws
 from flowkit.training.mean_flow import draw_intervals, spans_of
@@ -37,6 +35,7 @@ from flowkit.ui import plain as plain_lines
 from flowkit.ui.quantities import value
 from flowkit.ui.state import RunState
 from tests.conftest import sketch_rows
+from tests.processes import start
 
 MEAN, STD = 1.5, 0.4
 
@@ -333,34 +332,23 @@ def test_a_module_that_takes_no_span_is_refused(tmp_path):
     assert (one.sample.solver.name, one.sample.steps) == ("mean_flow", 2)
 
 
-SCRIPT = """
-import sys
-import torch
-import flowkit
-import flowkit.training.session as session
-from tests.test_mean_flow import Net, eight, recipe
-torch.set_num_threads(1)
-folder, name = sys.argv[1:]
-if name == "bare":  # what must not be: the prediction too goes past DDP's hooks
-    session._wrap = lambda accelerator, model: model
-train = {"steps": 12, "batch_size": 64, "log_every": 4, "micro_batch_size": 16}
-flowkit.train(recipe(folder, name, {"name": "mean_flow", "ratio": 0.3}, train=train), model=Net(), data=eight(512, 0))
-"""
+def train(folder, name):
+    """In a process of its own; `bare` is what must not be: the prediction too goes past DDP's hooks."""
+    torch.set_num_threads(1)
+    if name == "bare":
+        session._wrap = lambda accelerator, model: model
+    length = {"steps": 12, "batch_size": 64, "log_every": 4, "micro_batch_size": 16}
+    changed = recipe(folder, name, {"name": "mean_flow", "ratio": 0.3}, train=length)
+    flowkit.train(changed, model=Net(), data=eight(512, 0))
 
 
 def test_two_processes_train_the_network_that_one_trains(tmp_path):
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment["PYTHONPATH"] = os.getcwd()
-    commands = [
-        [*(launcher if name != "one" else launcher[:1]), script, tmp_path, name] for name in ("one", "two", "bare")
-    ]
-    running = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
-    for process in running:
-        _, said = process.communicate(timeout=200)
-        assert process.returncode == 0, said
+    running = [
+        rank for name in ("one", "two", "bare")
+        for rank in start(tmp_path, train, tmp_path, name, ranks=1 if name == "one" else 2)
+    ]  # fmt: skip
+    for rank in running:
+        assert rank.wait() == 0, rank.err
     one, two, bare = (
         load_file(tmp_path / name / "checkpoints" / "latest" / "model.safetensors") for name in ("one", "two", "bare")
     )

@@ -19,12 +19,12 @@ from flowkit.text.codec import Decoding, open_codec, why_not_at_hand
 from flowkit.text.mini import cache, codec, grammar, recipe
 from flowkit.text.mini.recipe import RECIPES, MiniRecipe
 from flowkit.text.sentences import generate_sentences
+from tests.conftest import needs_sonar
 
 if TYPE_CHECKING:
     from flowkit.text.codec import Codec
 
-pytest.importorskip("sonar", reason="needs sonar-space")
-pytest.importorskip("sentencepiece")
+needs_sonar()
 
 HELD_OUT = grammar.generate(200, 11)
 

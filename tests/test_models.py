@@ -1,4 +1,4 @@
-"""The sketch networks: sizes in closed form, what they start as, who gets gradients, conditions, modes of running."""
+"""What holds of every network: who gets gradients, conditions, modes of running; and of those for sketches: sizes, parts."""
 
 from fnmatch import fnmatch
 
@@ -14,26 +14,38 @@ from flowkit.flow.solvers import integrate
 from flowkit.models import ARCHS, create_model
 from flowkit.models.layers import Attention, SwiGLU, TimeEmbedding
 
+CLASSES, WIDTH, PATCHES, D = 5, 12, 7, 24
 SMALL = dict(num_strokes=6, embed_dim=32, num_layers=2, num_heads=4)
-CLASSES, WIDTH, PATCHES = 5, 12, 7
+NETWORKS = {
+    "bezier_sketch_transformer": ("bezier_sketch_transformer", SMALL),
+    "bezier_sketch_dit": ("bezier_sketch_dit", SMALL),
+    "mlp": ("mlp", dict(input_dim=D, hidden_dim=16, num_layers=4)),
+    "dit": ("dit", dict(input_dim=D, hidden_dim=16, num_layers=2, num_heads=4)),
+    "dit-6": ("dit", dict(input_dim=D, hidden_dim=16, num_layers=2, num_heads=4, num_tokens=6)),
+}
+SKETCH = [network for network in NETWORKS if network.startswith("bezier_sketch")]
+VECTORS = [network for network in NETWORKS if network not in SKETCH]
 CONDITIONS = {
     "none": {},
     "class": dict(num_classes=CLASSES),
-    "pooled": dict(clip_dim=WIDTH),
-    "patches": dict(clip_dim=WIDTH),
-    "class+pooled": dict(num_classes=CLASSES, clip_dim=WIDTH),
-    "class+patches": dict(num_classes=CLASSES, clip_dim=WIDTH),
+    "pooled": dict(condition_dim=WIDTH),
+    "patches": dict(condition_dim=WIDTH),
+    "class+pooled": dict(num_classes=CLASSES, condition_dim=WIDTH),
+    "class+patches": dict(num_classes=CLASSES, condition_dim=WIDTH),
 }
-SKETCH = [arch for arch in ARCHS if arch.startswith("bezier_sketch")]
-each_arch = pytest.mark.parametrize("arch", SKETCH)
+each = pytest.mark.parametrize("network", NETWORKS)
+each_sketch = pytest.mark.parametrize("network", SKETCH)
 each_condition = pytest.mark.parametrize("kind", CONDITIONS)
 conditioned = pytest.mark.parametrize("kind", [kind for kind in CONDITIONS if kind != "none"])
 
 
-def build(arch, kind="none", *, awake=False, **args):
+def build(network, kind="none", *, awake=False, **args):
     """A small network; `awake` moves every parameter away from its initial value, zeros included."""
     torch.manual_seed(0)
-    model = create_model(arch, **{**SMALL, **CONDITIONS[kind], **args})
+    arch, sizes = NETWORKS[network]
+    conditions = {"clip_dim" if name == "condition_dim" and network in SKETCH else name: size
+                  for name, size in CONDITIONS[kind].items()}  # fmt: skip
+    model = create_model(arch, **{**sizes, **conditions, **args})
     if awake:
         with torch.no_grad():
             for parameter in model.parameters():
@@ -41,13 +53,14 @@ def build(arch, kind="none", *, awake=False, **args):
     return model
 
 
-def inputs(kind, rows=4):
-    """x, t, class_label, clip_features as they are called."""
+def inputs(network, kind, rows=4):
+    """x, t, class_label, condition as they are called."""
     generator = torch.Generator().manual_seed(1)
     draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
     label = torch.randint(CLASSES, (rows,), generator=generator) if "class" in kind else None
-    features = draw(rows, WIDTH) if "pooled" in kind else draw(rows, PATCHES, WIDTH) if "patches" in kind else None
-    return draw(rows, 6, 8), torch.rand(rows, generator=generator), label, features
+    condition = draw(rows, WIDTH) if "pooled" in kind else draw(rows, PATCHES, WIDTH) if "patches" in kind else None
+    x = draw(rows, 6, 8) if network in SKETCH else draw(rows, D)
+    return x, torch.rand(rows, generator=generator), label, condition
 
 
 def size(model):
@@ -100,109 +113,109 @@ def test_number_of_parameters_of_another_transformer():
     assert other - default == table + tokens - 3 * mlp
 
 
-@each_arch
+@each
 @each_condition
-def test_output_is_zero_at_initialisation(arch, kind):
-    x, t, label, features = inputs(kind)
-    out = build(arch, kind)(x, t, label, features)
-    assert out.shape == x.shape and not out.any()
+def test_the_output_starts_at_or_near_zero(network, kind):
+    x, t, label, condition = inputs(network, kind)
+    out = build(network, kind)(x, t, label, condition)
+    assert out.shape == x.shape
+    assert not out.any() if network != "mlp" else 0 < out.square().mean() < 0.05
 
 
-def test_dit_blocks_are_the_identity_at_initialisation():
-    model = build("bezier_sketch_dit")
-    h = torch.randn(3, 6, 32)
+@pytest.mark.parametrize("network", ["bezier_sketch_dit", "dit", "dit-6"])
+def test_dit_blocks_are_the_identity_at_initialisation(network):
+    model = build(network)
+    width = model.blocks[0].modulation.in_features
+    h = torch.randn(3, 6 if network == "bezier_sketch_dit" else model.num_tokens, width)
     for block in model.blocks:
-        assert torch.equal(block(h, torch.randn(3, 32)), h)
+        assert torch.equal(block(h, torch.randn(3, width)), h)
 
 
-@each_arch
+# ---- gradients ----
+
+
+@each
 @each_condition
-@pytest.mark.parametrize("mask", ["mixed", "kept", "dropped", None])
-def test_every_parameter_is_in_every_graph(arch, kind, mask):
-    """DDP waits for a gradient of each."""
-    x, t, label, features = inputs(kind)
-    masks = {"mixed": [True, False, True, False], "kept": [False] * 4, "dropped": [True] * 4}
-    model = build(arch, kind).train()
-    model(x, t, label, features, None if mask is None else torch.tensor(masks[mask])).square().mean().backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None] == []
-    assert all(p.grad.isfinite().all() for p in model.parameters())
+def test_every_parameter_is_in_every_graph(network, kind):
+    """DDP waits for a gradient of each, whether rows have their conditions or not."""
+    x, t, label, condition = inputs(network, kind)
+    mixed, kept, dropped = (
+        torch.tensor([True, False, True, False]),
+        torch.zeros(4, dtype=bool),
+        torch.ones(4, dtype=bool),
+    )
+    model = build(network, kind).train()
+    for batch in [(label, condition, mask) for mask in (mixed, kept, dropped, None)] + [()]:
+        model.zero_grad(set_to_none=True)
+        model(x, t, *batch).square().mean().backward()
+        assert [name for name, p in model.named_parameters() if p.grad is None] == []
+        assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-@each_arch
-@conditioned
-def test_missing_conditions_leave_every_parameter_in_the_graph(arch, kind):
-    x, t, _, _ = inputs(kind)
-    model = build(arch, kind)
-    model(x, t).square().mean().backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None] == []
-
-
-@each_arch
+@each
 @each_condition
-def test_every_parameter_matters(arch, kind):
-    x, t, label, features = inputs(kind)
-    model = build(arch, kind, awake=True)
-    model(x, t, label, features, torch.tensor([True, False, False, False])).square().mean().backward()
+def test_every_parameter_matters(network, kind):
+    x, t, label, condition = inputs(network, kind)
+    model = build(network, kind, awake=True)
+    model(x, t, label, condition, torch.tensor([True, False, False, False])).square().mean().backward()
     assert [name for name, p in model.named_parameters() if p.grad.abs().max() < 1e-9] == []
 
 
-@each_arch
-@conditioned
-def test_dropped_is_the_same_as_missing(arch, kind):
-    x, t, label, features = inputs(kind)
-    model = build(arch, kind, awake=True)
-    dropped = model(x, t, label, features, torch.ones(4, dtype=torch.bool))
-    torch.testing.assert_close(dropped, model(x, t))
-    kept = model(x, t, label, features, torch.zeros(4, dtype=torch.bool))
-    torch.testing.assert_close(kept, model(x, t, label, features))
-    assert (kept - dropped).flatten(1).norm(dim=1).min() > 1e-3
+# ---- conditions ----
 
 
-@each_arch
+@each
 @conditioned
-def test_conditions_are_dropped_by_sample(arch, kind):
-    x, t, label, features = inputs(kind)
-    model = build(arch, kind, awake=True)
+def test_dropped_is_the_same_as_missing_sample_by_sample(network, kind):
+    x, t, label, condition = inputs(network, kind)
+    model = build(network, kind, awake=True)
+    absent, kept = model(x, t), model(x, t, label, condition)
+    torch.testing.assert_close(model(x, t, label, condition, torch.ones(4, dtype=torch.bool)), absent)
+    torch.testing.assert_close(model(x, t, label, condition, torch.zeros(4, dtype=torch.bool)), kept)
     mask = torch.tensor([True, False, False, True])
-    mixed = model(x, t, label, features, mask)
+    mixed = model(x, t, label, condition, mask)
+    torch.testing.assert_close(mixed, torch.stack((absent[0], kept[1], kept[2], absent[3])))
     for row in range(4):
-        alone = [None if part is None else part[row : row + 1] for part in (x, t, label, features, mask)]
+        alone = [None if part is None else part[row : row + 1] for part in (x, t, label, condition, mask)]
         torch.testing.assert_close(mixed[row : row + 1], model(*alone), rtol=1e-4, atol=1e-5)
+    assert (kept - absent).flatten(1).norm(dim=1).min() > 1e-3
 
 
-@each_arch
+@each
 @conditioned
-def test_each_condition_reaches_the_output(arch, kind):
-    x, t, label, features = inputs(kind)
-    model = build(arch, kind, awake=True)
-    out = model(x, t, label, features)
+def test_each_condition_reaches_the_output(network, kind):
+    x, t, label, condition = inputs(network, kind)
+    model = build(network, kind, awake=True)
+    out = model(x, t, label, condition)
     if label is not None:
-        assert (model(x, t, (label + 1) % CLASSES, features) - out).flatten(1).norm(dim=1).min() > 1e-3
-    if features is not None:
-        assert (model(x, t, label, features.flip(-1)) - out).flatten(1).norm(dim=1).min() > 1e-3
+        assert (model(x, t, (label + 1) % CLASSES, condition) - out).flatten(1).norm(dim=1).min() > 1e-3
+    if condition is not None:
+        assert (model(x, t, label, condition.flip(-1)) - out).flatten(1).norm(dim=1).min() > 1e-3
 
 
-@each_arch
-def test_unconditional_networks_ignore_conditions(arch):
-    x, t, _, _ = inputs("none")
-    model = build(arch, awake=True)
-    assert torch.equal(
-        model(x, t, torch.zeros(4, dtype=torch.long), None, torch.ones(4, dtype=torch.bool)), model(x, t)
-    )
-
-
-@each_arch
-def test_time_and_stroke_order_matter(arch):
-    x, t, _, _ = inputs("none")
-    model = build(arch, awake=True)
+@each
+def test_unconditional_networks_ignore_conditions_and_all_heed_the_time(network):
+    x, t, *_ = inputs(network, "none")
+    model = build(network, awake=True)
+    given = model(x, t, torch.zeros(4, dtype=torch.long), torch.ones(4, 3), torch.ones(4, dtype=torch.bool))
+    assert torch.equal(given, model(x, t))
     assert (model(x, 1 - t) - model(x, t)).abs().max() > 1e-3
+
+
+# ---- the parts of the networks for sketches ----
+
+
+@each_sketch
+def test_stroke_order_matters(network):
+    x, t, *_ = inputs(network, "none")
+    model = build(network, awake=True)
     assert (model(x.flip(1), t) - model(x, t).flip(1)).abs().max() > 1e-3
 
 
-@each_arch
-def test_without_blocks_each_stroke_answers_for_itself(arch):
-    x, t, _, _ = inputs("none")
-    model = build(arch, awake=True)
+@each_sketch
+def test_without_blocks_each_stroke_answers_for_itself(network):
+    x, t, *_ = inputs(network, "none")
+    model = build(network, awake=True)
     model.blocks = nn.ModuleList()
     moved = x.clone()
     moved[:, 2] += 1
@@ -210,10 +223,14 @@ def test_without_blocks_each_stroke_answers_for_itself(arch):
     assert [stroke for stroke in range(6) if changed[stroke] > 1e-6] == [2]
 
 
-@each_arch
-def test_refuses_another_number_of_strokes(arch):
-    with pytest.raises(AssertionError, match="1 strokes"):  # would broadcast against the positions
-        build(arch)(torch.zeros(2, 1, 8), torch.zeros(2))
+@each
+def test_rows_of_another_shape_are_refused(network):
+    if network in SKETCH:  # one stroke would be broadcast against the positions
+        x, message = torch.zeros(2, 1, 8), "1 strokes"
+    else:
+        x, message = torch.zeros(2, 48), r"x is \(2, 48\); the network takes \(B, 24\)"
+    with pytest.raises(AssertionError, match=message):
+        build(network)(x, torch.zeros(2))
 
 
 def test_time_embedding_is_the_sinusoid_of_a_thousand_t():
@@ -252,55 +269,60 @@ def test_swiglu_is_its_formula():
     assert layer.out.in_features == 88  # 8/3 x 32 = 85.3
 
 
-@each_arch
+# ---- modes of running ----
+
+
+@each
 @each_condition
-def test_no_weight_decay_names_what_is_no_matrix(arch, kind):
+def test_no_weight_decay_names_what_is_no_matrix(network, kind):
     from timm.optim import param_groups_weight_decay
 
-    model = build(arch, kind)
+    model = build(network, kind)
     plain, decayed = param_groups_weight_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay())
     assert plain["weight_decay"] == 0 and decayed["weight_decay"] == 0.05
-    decayed_ids = {id(p) for p in decayed["params"]}
-    matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
-    assert decayed_ids == matrices
-    every = create_model(arch, **SMALL, num_classes=2, clip_dim=3)
+    assert {id(p) for p in decayed["params"]} == {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
+    every = build(network if network in SKETCH else "dit-6", "class+patches")
     for pattern in model.no_weight_decay():
         assert any(fnmatch(name, pattern) for name, _ in every.named_parameters()), pattern
 
 
-@each_arch
-def test_dropout(arch):
-    x, t, _, _ = inputs("none")
-    model = build(arch, awake=True, dropout=0.5)
+@each
+def test_dropout_is_inside_and_off_when_evaluating(network):
+    x, t, *_ = inputs(network, "none")
+    model = build(network, awake=True, dropout=0.5)
     assert not torch.equal(model(x, t), model(x, t))
     model.eval()
     assert torch.equal(model(x, t), model(x, t))
-    assert torch.equal(model(x, t), build(arch, awake=True)(x, t))
+    assert torch.equal(model(x, t), build(network, awake=True)(x, t))
 
 
-@each_arch
-def test_dropout_covers_every_branch(arch):
-    x, t, label, _ = inputs("class")
-    model = build(arch, "class", awake=True, dropout=0.5)
+@pytest.mark.parametrize("network", [network for network in NETWORKS if network != "mlp"])
+def test_dropout_covers_every_branch(network):
+    x, t, label, _ = inputs(network, "class")
+    model, seen = build(network, "class", awake=True, dropout=0.5), []
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 1.0
+    before = model.blocks[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    after = model.blocks[-1].register_forward_hook(lambda _, args, out: seen.append(out))
     through_blocks = model(x, t, label)
+    assert torch.equal(*seen)
+    before.remove()
+    after.remove()
     model.eval()
     assert not torch.allclose(through_blocks, model(x, t, label))
-    before, after = [], []
-    model.train().blocks[0].register_forward_pre_hook(lambda _, args: before.append(args[0]))
-    model.blocks[-1].register_forward_hook(lambda _, args, out: after.append(out))
-    model(x, t, label)
-    assert torch.equal(before[0], after[0])
 
 
-@each_arch
+def test_the_mlp_has_dropout_after_every_layer_but_the_last():
+    model = build("mlp", awake=True, dropout=0.5)
+    assert sum(isinstance(module, nn.Dropout) for module in model.modules()) == 3
+
+
+@each
 @each_condition
-def test_bf16_autocast(arch, kind):
-    batch = inputs(kind)
-    mask = torch.tensor([True, False, False, False])
-    model = build(arch, kind, awake=True)
+def test_bf16_autocast(network, kind):
+    batch, mask = inputs(network, kind), torch.tensor([True, False, False, False])
+    model = build(network, kind, awake=True)
     exact = model(*batch, mask)
     with torch.autocast("cpu", torch.bfloat16):
         rough = model(*batch, mask)
@@ -309,36 +331,36 @@ def test_bf16_autocast(arch, kind):
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
 
 
-@each_arch
-def test_traces_as_one_graph(arch):
-    batch = (*inputs("class+patches"), torch.tensor([True, False, False, False]))
-    model = build(arch, "class+patches", awake=True)
+@pytest.mark.parametrize("network", ["bezier_sketch_transformer", "bezier_sketch_dit", "dit-6"])
+def test_traces_as_one_graph(network):
+    batch = (*inputs(network, "class+patches"), torch.tensor([True, False, False, False]))
+    model = build(network, "class+patches", awake=True)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(*batch), model(*batch), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
-@each_arch
-def test_compiles(arch):
-    batch = (*inputs("class+patches"), torch.tensor([True, False, False, False]))
-    model = build(arch, "class+patches", awake=True)
+@each
+def test_compiles(network):
+    batch = (*inputs(network, "class+patches"), torch.tensor([True, False, False, False]))
+    model = build(network, "class+patches", awake=True)
     torch.testing.assert_close(torch.compile(model)(*batch), model(*batch), rtol=1e-4, atol=1e-5)
 
 
-@each_arch
-def test_state_reloads_and_holds_parameters_only(arch):
-    x, t, label, features = inputs("class+pooled")
-    model = build(arch, "class+pooled", awake=True)
-    other = build(arch, "class+pooled")
+@each
+@pytest.mark.parametrize("kind", ["class+pooled", "class+patches"])
+def test_state_reloads_and_holds_parameters_only(network, kind):
+    batch = inputs(network, kind)
+    model, other = build(network, kind, awake=True), build(network, kind)
     other.load_state_dict(model.state_dict())
-    assert torch.equal(other(x, t, label, features), model(x, t, label, features))
+    assert torch.equal(other(*batch), model(*batch))
     assert set(model.state_dict()) == {name for name, _ in model.named_parameters()}
 
 
-@each_arch
-def test_guidance_works_for_a_class_only_model(arch):
-    noise, _, label, _ = inputs("class")
-    model = build(arch, "class", awake=True).eval()
+@each
+def test_guidance_works_for_a_class_only_model(network):
+    noise, _, label, _ = inputs(network, "class")
+    model = build(network, "class", awake=True).eval()
 
     @torch.no_grad()
     def draw(label, scale):
@@ -346,39 +368,45 @@ def test_guidance_works_for_a_class_only_model(arch):
 
     drawn = {scale: draw(label, scale) for scale in (0, 1, 3)}
     for one, other in ((0, 1), (1, 3), (0, 3)):
-        assert (drawn[one] - drawn[other]).flatten(1).norm(dim=1).min() > 1e-2
+        assert (drawn[one] - drawn[other]).flatten(1).norm(dim=1).min() > 1e-3
     another = (label + 1) % CLASSES
     torch.testing.assert_close(draw(another, 0), drawn[0])
     torch.testing.assert_close(draw(None, 3), drawn[0])
-    assert (draw(another, 1) - drawn[1]).flatten(1).norm(dim=1).min() > 1e-2
+    assert (draw(another, 1) - drawn[1]).flatten(1).norm(dim=1).min() > 1e-3
 
 
-@each_arch
-def test_learns_two_classes(arch):
-    """Two fixed sketches, one a class: the loss falls far below that of predicting zero, and the class is what helps."""
+@each
+def test_learns_two_classes(network):
+    """Fixed rows, one a class for sketches and two for vectors: the loss falls far below that of predicting zero (of the
+    best Gaussian), and the class is what helps."""
     torch.manual_seed(0)
-    objective = FlowObjective(get_path("linear"))
-    model = build(arch, "class")
-    data = torch.randn(2, 6, 8)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    sketch = network in SKETCH
+    objective = FlowObjective(get_path("linear"), "velocity" if sketch else "data")
+    model = build(network, "class", **({} if sketch else {"hidden_dim": 32}))
+    data = torch.randn(2, 6, 8) if sketch else torch.randn(4, D)
+    labels = torch.arange(len(data)) * 2 // len(data)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3 if sketch else 1e-2)
 
-    def losses(label, shown):
-        x0, t = torch.randn(len(label), 6, 8), torch.rand(len(label))
-        x1 = data[label]
+    def losses(rows, shown):
+        x1 = data[rows]
+        x0, t = torch.randn_like(x1), torch.rand(len(rows))
         output = model(objective.path.interpolate(x0, x1, t), t, shown)
         return objective.loss(output, x0, x1, t).mean(), objective.loss(torch.zeros_like(x1), x0, x1, t).mean()
 
-    for _ in range(150):
-        label = torch.arange(64) % 2
+    for _ in range(100):
+        rows = torch.arange(64) % len(data)
         optimizer.zero_grad()
-        losses(label, label)[0].backward()
+        losses(rows, labels[rows])[0].backward()
         optimizer.step()
     with torch.no_grad():
-        label = torch.arange(512) % 2
-        loss, zero = losses(label, label)
-        swapped, _ = losses(label, 1 - label)
-    assert loss < 0.35 * zero
+        rows = torch.arange(512) % len(data)
+        loss, zero = losses(rows, labels[rows])
+        swapped, _ = losses(rows, 1 - labels[rows])
+    assert loss < (0.35 * zero if sketch else 0.5)
     assert swapped > 1.5 * loss
+
+
+# ---- what cannot be built ----
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,12 @@ import pytest
 import torch
 
 from flowkit.data import normalizers
+from flowkit.data.base import open_base
+from flowkit.data.dataset import Dataset, write_dataset
 from flowkit.data.normalizers import AffineNormalizer, fit_normalizer, normalizer_from_json, statistics
+from flowkit.data.normalizers import base as normalizers_base
 from flowkit.errors import UserError
+from flowkit.training.batches import read_rows
 
 WHITENINGS = [
     "whitening", {"name": "whitening", "components": 2}, {"name": "whitening", "components": 0.7},
@@ -285,3 +289,38 @@ def test_the_floors_of_recipe_and_function_agree():
     from flowkit.recipe.data import WhiteningNormalizer
 
     assert WhiteningNormalizer().floor == normalizers.whitening.__defaults__[0]
+
+
+# ---- many rows at once ----
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 7, 100, 1000])
+@each
+def test_resident_rows_are_normalized_in_chunks_to_the_same_bits(tmp_path, monkeypatch, choice, chunk_rows):
+    """Of rows on disk and in memory, in the order that is asked for; no chunk is larger than it may be."""
+    monkeypatch.setattr(normalizers_base, "CHUNK_BYTES", chunk_rows * 24, raising=False)
+    stored = np.memmap(tmp_path / "x", np.float32, "w+", shape=(230, 2, 3))
+    stored[:] = 3 + np.random.default_rng(0).standard_normal((230, 2, 3)) * [[1, 2, 5], [0.1, 1, 1]]
+    rows = np.random.default_rng(1).permutation(230)[:201]
+    fitted = fit_normalizer(choice, stored, np.arange(230))
+    wanted, sizes, whole = fitted.normalize(torch.from_numpy(stored[rows])), [], type(fitted).normalize
+    monkeypatch.setattr(type(fitted), "normalize", lambda self, x: sizes.append(len(x)) or whole(self, x))
+    for x in (stored, np.array(stored)):
+        data = Dataset("array", x, np.arange(230) % 3, np.array(x[:, 0]))
+        found = read_rows(data, rows, fitted, torch.device("cpu"))
+        assert torch.equal(found.x, wanted) and found.x.is_contiguous()
+        assert found.class_label.tolist() == (rows % 3).tolist() and torch.equal(
+            found.condition, torch.from_numpy(x[rows, 0])
+        )
+    assert sum(sizes) == 2 * 201 and max(sizes) <= chunk_rows
+
+
+def test_rows_of_a_base_are_normalized_in_chunks_too(tmp_path, monkeypatch):
+    x = np.random.default_rng(0).standard_normal((90, 4)).astype(np.float32)
+    write_dataset(tmp_path / "base", Dataset("points", x, split=(np.arange(90) % 3 == 0).astype(np.uint8)))
+    fitted = fit_normalizer("zscore", x, np.arange(90))
+    wanted, sizes, whole = fitted.normalize(torch.from_numpy(x[np.arange(90) % 3 > 0])), [], type(fitted).normalize
+    monkeypatch.setattr(normalizers_base, "CHUNK_BYTES", 10 * 16, raising=False)
+    monkeypatch.setattr(type(fitted), "normalize", lambda self, x: sizes.append(len(x)) or whole(self, x))
+    found = open_base({"source": str(tmp_path / "base"), "num_samples": 1, "seed": 0}, (4,), fitted)
+    assert torch.equal(found.rows, wanted) and max(sizes) <= 10

@@ -1,8 +1,11 @@
 """Row order, keys and splits, against counting."""
 
+import threading
+
 import numpy as np
 import pytest
 
+from flowkit.data import order as order_module
 from flowkit.data.dataset import Dataset
 from flowkit.data.keys import key
 from flowkit.data.order import RowOrder
@@ -29,6 +32,67 @@ def test_a_batch_depends_on_nothing_that_was_asked_before():
 def test_rows_as_they_stand():
     order = RowOrder(5, 3, seed=1, shuffled=False)
     assert np.concatenate([order.batch(u) for u in (0, 1, 2)]).tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3]
+
+
+class Held(np.random.Generator):
+    """Of one thread, whose permutations wait until they may go on."""
+
+    thread: threading.Thread | None = None
+    begun, release = threading.Event(), threading.Event()
+
+    def permutation(self, x, axis=0):
+        if threading.current_thread() is Held.thread:
+            Held.begun.set()
+            assert Held.release.wait(10)
+        return super().permutation(x, axis)
+
+
+@pytest.fixture
+def held(monkeypatch):
+    monkeypatch.setattr(order_module.np.random, "Generator", Held)
+    Held.begun.clear()
+    Held.release.clear()
+    yield Held
+    Held.thread = None
+
+
+@pytest.mark.parametrize("before", [None, 0, 1, 3])
+@pytest.mark.parametrize(("slow", "asked"), [(1, 0), (1, 2), (1, 1), (0, 4)])
+def test_threads_that_share_an_order_each_get_the_epoch_they_ask_for(held, slow, asked, before):
+    """While one thread is in the middle of making an epoch's permutation, another asks for the same or another epoch."""
+    wanted = [RowOrder(40, 8, seed=1).permutation(epoch) for epoch in range(5)]
+    order, found = RowOrder(40, 8, seed=1), {}
+    if before is not None:
+        order.permutation(before)
+
+    def ask(name, epoch):
+        found[name] = order.permutation(epoch)
+
+    held.thread = threading.Thread(target=ask, args=("slow", slow))
+    other = threading.Thread(target=ask, args=("other", asked))
+    held.thread.start()
+    if slow != before:
+        assert held.begun.wait(10)
+    other.start()
+    other.join(0.02)  # it may have to wait for the first
+    held.release.set()
+    held.thread.join(10)
+    other.join(10)
+    np.testing.assert_array_equal(found["slow"], wanted[slow])
+    np.testing.assert_array_equal(found["other"], wanted[asked])
+    for epoch in (asked, slow, asked):
+        np.testing.assert_array_equal(order.permutation(epoch), wanted[epoch])
+
+
+def test_two_neighbouring_epochs_are_made_once_each(monkeypatch):
+    """A batch that straddles epochs and a thread that is one epoch ahead do not make the others' permutation anew."""
+    order, made = RowOrder(40, 8, seed=1), []
+    make = order._make
+    monkeypatch.setattr(order, "_make", lambda epoch: made.append(epoch) or make(epoch))
+    for update in range(12):
+        order.batch(update)
+        order.batch(update + 3)
+    assert made == [0, 1, 2]
 
 
 def test_keys_do_not_collide_where_sums_would():

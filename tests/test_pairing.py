@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 import flowkit
+from flowkit.data import order as order_module
 from flowkit.data.dataset import Dataset, write_dataset
 from flowkit.data.keys import key
 from flowkit.data.normalizers import fit_normalizer
@@ -144,6 +146,39 @@ def test_c2ot_wants_something_to_condition_on(tiny):
 
 
 # ---- whole runs ----
+
+
+class Slow(np.random.Generator):
+    def permutation(self, x, axis=0):
+        time.sleep(0.01)
+        return super().permutation(x, axis)
+
+
+class Listens(torch.nn.Module):
+    """Keeps the points that it is asked about."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.heard = torch.nn.Parameter(torch.zeros(1)), []
+
+    def forward(self, x, t):
+        self.heard.append(x.detach().clone())
+        return self.weight * x
+
+
+@pytest.mark.parametrize(("rows", "batch"), [(37, 8), (9, 8), (20, 16)])
+def test_rows_on_disk_train_on_their_own_noise_at_the_ends_of_epochs_too(tiny, monkeypatch, rows, batch):
+    """Noise and row are the same number, so every point between them is; a slow permutation lets threads meet."""
+    monkeypatch.setattr(batches_module, "RESIDENT_CPU_BYTES", 0)
+    monkeypatch.setattr(order_module.np.random, "Generator", Slow)
+    x = np.repeat(np.arange(rows, dtype=np.float32)[:, None], 2, axis=1)
+    tiny.update(model={"arch": "custom"}, data={"val_fraction": 0, "normalizer": "none"}, flow={"coupling": "paired"})
+    tiny["train"].update(steps=3 * rows // batch + 2, batch_size=batch, log_every=100)
+    model = Listens()
+    flowkit.train(tiny, model=model, data=Dataset("array", x, noise=x.copy()))
+    heard = torch.cat(model.heard)
+    assert len(heard) >= 3 * rows
+    assert (heard - heard.round()).abs().max() < 1e-4
 
 
 def test_the_loop_trains_on_the_paired_noise(tiny, rows, tmp_path):

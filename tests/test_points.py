@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -364,11 +362,11 @@ def test_command_line_samples_points(tmp_path: Path):
     import flowkit
 
     flowkit.train(recipe)
-    words = ["-m", "flowkit", "sample", "--ckpt", str(tmp_path / "tiny"), "-n", "200", "--class-label", "b2"]
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    words = ["sample", "--ckpt", str(tmp_path / "tiny"), "-n", "200", "--class-label", "b2"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
     assert (tmp_path / "tiny" / "samples" / "last" / "scatter.png").is_file()
-    assert "200 points" in done.stdout and any("\u2801" <= c <= "\u28ff" for c in done.stdout)
+    assert "200 points" in done.output and any("\u2801" <= c <= "\u28ff" for c in done.output)
     assert not (tmp_path / "tiny" / "samples" / "last" / "trajectories.png").exists()
 
 

@@ -12,9 +12,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from flowkit.errors import PeerLost
+from flowkit.recipe import recipe_from_dict
+from flowkit.training import environment as environments
+from tests import processes
 from tests.test_two_processes import distance, tensors
 
 RECIPE = """
@@ -72,9 +77,9 @@ def recipe(folder: Path, **values: float) -> None:
 
 
 def start(
-    folder: Path, processes: int, *command: str, launcher: tuple[str, ...] = (), enter: tuple[str, ...] = ()
+    folder: Path, count: int, *command: str, launcher: tuple[str, ...] = (), enter: tuple[str, ...] = ()
 ) -> subprocess.Popen[str]:
-    launcher = launcher or ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
+    launcher = launcher or ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count))
     return subprocess.Popen(
         [*enter, sys.executable, *launcher, *command], cwd=folder, env=environment(), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -104,24 +109,23 @@ def running(process: int) -> bool:
     return status.exists() and status.read_text().split()[2] != "Z"
 
 
-def training(launcher: subprocess.Popen[str], folder: Path) -> Path:
+def training(launcher: subprocess.Popen[str] | processes.Started, folder: Path) -> Path:
     """The checkpoints of the run, when there is one."""
     checkpoints = folder / "runs" / "run" / "checkpoints"
     until(lambda: launcher.poll() is not None or (checkpoints.exists() and any(checkpoints.glob("step-*"))))
-    assert launcher.poll() is None, launcher.communicate()[0]
+    assert launcher.poll() is None
     return checkpoints
 
 
 def test_a_signal_to_any_rank_stops_all_of_them(tmp_path):
     recipe(tmp_path, **LONG)
-    launcher = start(tmp_path, 2, *TRAIN)
-    checkpoints = training(launcher, tmp_path)
-    os.kill(ranks(launcher)[1], signal.SIGUSR1)
-    said, _ = launcher.communicate(timeout=60)
-    assert "flowkit/training" not in said  # in any traceback: the only one is the launcher's own
+    both = processes.start(tmp_path, processes.flowkit, *TRAIN[2:], ranks=2)
+    checkpoints = training(both[0], tmp_path)
+    both[1].send_signal(signal.SIGUSR1)
+    assert [rank.wait(60) for rank in both] == [128 + signal.SIGUSR1] * 2, both[0].err
+    assert "Traceback" not in both[0].err
     state = json.loads((checkpoints / "latest" / "state.json").read_text())
     assert len(state["meters"]["values"]) == 2
-    assert f"exitcode  : {128 + signal.SIGUSR1}" in said and launcher.returncode == 1, said
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
@@ -129,27 +133,54 @@ def test_a_launcher_that_is_stopped_leaves_a_checkpoint_and_no_orphan(tmp_path, 
     recipe(tmp_path, **LONG)
     launcher = start(tmp_path, 2, *TRAIN)
     checkpoints = training(launcher, tmp_path)
-    steps, processes = len(list(checkpoints.glob("step-*"))), ranks(launcher).values()
+    steps, trainers = len(list(checkpoints.glob("step-*"))), ranks(launcher).values()
     launcher.send_signal(number)
     said, _ = launcher.communicate(timeout=60)
-    until(lambda: not any(map(running, processes)), 30)
+    until(lambda: not any(map(running, trainers)), 30)
     assert "flowkit/training" not in said and launcher.returncode == (-number if number == signal.SIGKILL else 1), said
     assert json.loads((checkpoints / "latest" / "state.json").read_text())["step"] > 20 * steps
 
 
-@pytest.mark.parametrize("how", ["raise", "kill"])
-def test_a_rank_that_dies_takes_the_other_down_and_is_heard_first(tmp_path, how):
-    recipe(tmp_path, **LONG)
-    text = (tmp_path / "recipe.toml").read_text().replace('arch = "selu_mlp"\nhidden_dim = 32', 'arch = "custom"')
-    (tmp_path / "recipe.toml").write_text(text)
-    (tmp_path / "failing.py").write_text(FAILING)
-    launcher = start(tmp_path, 2, "failing.py", "1", how)
+def failing(folder: Path) -> None:
+    recipe(folder, **LONG)
+    text = (folder / "recipe.toml").read_text().replace('arch = "selu_mlp"\nhidden_dim = 32', 'arch = "custom"')
+    (folder / "recipe.toml").write_text(text)
+    (folder / "failing.py").write_text(FAILING)
+
+
+def test_a_rank_that_fails_takes_the_other_down_and_is_heard_first(tmp_path):
+    failing(tmp_path)
+    launcher = start(tmp_path, 2, "failing.py", "1", "raise")
     said, _ = launcher.communicate(timeout=60)
     assert launcher.returncode == 1
     lost = said.index("process 0 of 2: another process of this run has ended")
-    if how == "raise":
-        assert said.index("RuntimeError: this rank has met a defect") < lost
-    assert said.count("flowkit/training/loop.py") == (how == "raise")  # one traceback, of the rank that failed
+    assert said.index("RuntimeError: this rank has met a defect") < lost
+    assert said.count("flowkit/training/loop.py") == 1  # one traceback, of the rank that failed
+
+
+def test_a_rank_that_is_killed_takes_the_other_down(tmp_path):
+    failing(tmp_path)
+    both = processes.start(tmp_path, processes.script, tmp_path / "failing.py", "1", "kill", ranks=2)
+    assert [rank.wait(60) for rank in both] == [1, -signal.SIGKILL]
+    assert "process 0 of 2: another process of this run has ended" in both[0].err
+    assert "flowkit/training/loop.py" not in both[0].err
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [("[..buffer.cc:78] Timed out waiting 7200000ms for recv operation to complete", r"train\.timeout_hours = 0\.5.*--resume"),
+     ("[..pair.cc:534] Connection closed by peer [127.0.0.1]:2344", "another process of this run has ended")],
+)  # fmt: skip
+def test_a_process_that_is_silent_or_gone_is_told_in_one_line(monkeypatch, said, expected):
+    changes = ["model.arch=mlp", "train.steps=1", "train.timeout_hours=0.5"]
+    silent = SimpleNamespace(rank=1, world_size=2)
+    monkeypatch.setattr(environments, "start", lambda recipe: silent)
+    with pytest.raises(PeerLost, match=rf"process 1 of 2.*{expected}"):  # noqa: SIM117
+        with environments.joined(recipe_from_dict({"run": {"name": "silent"}}, changes)):
+            raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="a defect"):  # noqa: SIM117
+        with environments.joined(recipe_from_dict({"run": {"name": "silent"}}, changes)):
+            raise RuntimeError("a defect")
 
 
 class Host:
@@ -184,20 +215,17 @@ def hosts() -> Iterator[tuple[Host, Host]]:
                 subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
-def test_two_launchers_of_two_processes_do_what_one_process_does(tmp_path, hosts):
-    """As on two machines; of the three validation rows one rank has none."""
-    recipe(tmp_path, val_fraction=3 / 400)
-    alone = subprocess.run(
-        [sys.executable, *TRAIN, "--set", "run.name=one"], cwd=tmp_path, env=environment(), capture_output=True, text=True,
-        timeout=120, check=False,
-    )  # fmt: skip
-    assert alone.returncode == 0, alone.stderr
+def test_two_launchers_do_what_one_process_does(tmp_path, hosts):
+    """As on two machines, of which both have a local rank 0; of the one validation row one rank has none."""
+    recipe(tmp_path, val_fraction=1 / 400)
+    (alone,) = processes.start(tmp_path, processes.flowkit, *TRAIN[2:], "--set", "run.name=one")
+    assert alone.wait() == 0, alone.err
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     launchers = [
-        start(tmp_path, 2, *TRAIN, enter=host.enter, launcher=(
-            "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", "4", "--num_machines", "2",
+        start(tmp_path, 1, *TRAIN, enter=host.enter, launcher=(
+            "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "2",
             "--machine_rank", str(machine), "--main_process_ip", hosts[0].address, "--main_process_port", port,
             "--mixed_precision", "no", "--dynamo_backend", "no",
         ))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from flowkit.draw import step_noise
 from flowkit.errors import UserError
 from flowkit.flow.paths import expand, get_path
 from flowkit.flow.solvers import integrate
@@ -61,6 +62,14 @@ def test_noise_is_really_added_and_none_at_scale_0():
     assert torch.equal(run(1, scale=0.0), run(2, scale=0.0))
     ode = integrate(exact_velocity(path), start(rows), solver="euler", steps=50).x
     assert (run(1, scale=0.0) - ode).abs().max() < 0.05
+
+
+def test_every_sample_has_a_stream_of_its_own_whatever_its_batch():
+    whole, part = step_noise(3, range(6), (2,)), step_noise(3, range(2, 5), (2,))
+    steps = [(whole(step), part(step)) for step in range(4)]
+    assert all(torch.equal(all_of_them[2:5], some) for all_of_them, some in steps)
+    drawn = torch.cat([all_of_them for all_of_them, _ in steps] + [step_noise(4, range(6), (2,))(0)])
+    assert len(drawn.unique(dim=0)) == len(drawn) == 30
 
 
 def test_the_last_step_is_tweedies():

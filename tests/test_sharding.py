@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ import flowkit
 from flowkit.errors import UserError
 from flowkit.training.sharding import separate_blocks
 from tests.conftest import sketch_rows
+from tests.processes import script, start
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 PARTS = ("model", "ema", "ema-power-0.1", "optimizer")
@@ -39,6 +37,8 @@ def recipe(folder: Path, name: str, **sections) -> dict:
             "log_every": 5,
             "val_every": 15,
             "save_every": 15,
+            "val_batch_size": 16,
+            "timeout_hours": 3.5,
         },
         "sample": {"every": 15, "num_samples": 2, "steps": 2},
     } | sections
@@ -74,6 +74,7 @@ from flowkit.training.checkpoints import _optimizer_tensors
 from flowkit.training.meters import Meters
 from flowkit.training.sharding import full_tensors
 from tests.test_sharding import FSDP, Blocks, recipe, rows
+from tests.test_validation import SIZES, losses
 
 faulthandler.dump_traceback_later(60, exit=True)  # ranks that wait for each other say where, and are no orphans
 folder, rank, seen = Path(sys.argv[1]), int(os.environ["RANK"]), {}
@@ -81,6 +82,10 @@ torch.set_num_threads(1)
 validation.MIN_EVALUATIONS = 33  # that is 17 and 16 rows in batches of 16: both ranks make two forward passes all the same
 leave = torch.distributed.destroy_process_group
 torch.distributed.destroy_process_group = lambda *arguments: None  # one group for all runs
+
+def seconds(group):
+    group = group or torch.distributed.distributed_c10d._get_default_group()
+    return group._get_backend(torch.device("cpu")).options._timeout.total_seconds()
 
 def launched(name, fsdp, **options):
     for variable in FSDP:
@@ -109,6 +114,8 @@ def one_update(session, number, meters):
         seen[name]["moments"] = sorted({type(s["exp_avg"]).__name__ for s in session.optimizer.state.values()})
         seen[name]["held"] = sum(getattr(p, "_local_tensor", p).numel() for p in session.model.parameters())
         seen[name]["whole"] = sum(p.numel() for p in session.model.parameters())
+        groups = {"run": None, "agreement": session.environment.agreement._group}
+        seen[name]["timeouts"] = {of: seconds(group) for of, group in groups.items()}
     if number == 7 and name == "fsdp":
         copied = lambda: {file: {key: value.clone() for key, value in full_tensors(tensors, everywhere=True).items()}
                           for file, tensors in zip(("model", "ema", "power", "moments"), split(session))}
@@ -173,6 +180,7 @@ try:
     launched("bad", True, sections=spoilt)
 except flowkit.errors.UserError as error:
     seen["bad"] = str(error)
+seen["losses"] = [losses(rank, 2, size) for size in SIZES]
 (folder / f"seen-{rank}.json").write_text(json.dumps(seen))
 leave()
 """
@@ -182,11 +190,8 @@ leave()
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sharded")
     (folder / "script.py").write_text(SCRIPT)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
-    done = subprocess.run([*launcher, folder / "script.py", folder], env=environment, capture_output=True, text=True,
-                          timeout=300, check=False)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    for rank in start(folder, script, folder / "script.py", str(folder), ranks=2):
+        assert rank.wait() == 0, rank.err
     return folder
 
 
@@ -232,6 +237,20 @@ def test_it_trains_what_data_parallelism_trains(folder):
         load_file(folder / run / "samples" / "step-00000030" / "samples.safetensors")["x"] for run in ("fsdp", "ddp")
     )
     assert torch.allclose(*samples, atol=1e-4)
+
+
+def test_processes_wait_for_each_other_as_long_as_the_recipe_says(seen):
+    """The first one may draw or decode samples for longer than torch would wait: ten minutes of NCCL, thirty of gloo."""
+    hours = {"run": 3.5 * 3600, "agreement": 3.5 * 3600}
+    assert all(one[run]["timeouts"] == hours for one in seen for run in ("fsdp", "ddp"))
+
+
+def test_two_ranks_find_the_validation_losses_of_one_to_the_bit(seen, monkeypatch):
+    from flowkit.training import validation
+    from tests.test_validation import SIZES, losses
+
+    monkeypatch.setattr(validation, "MIN_EVALUATIONS", 33)  # as there
+    assert [one["losses"] for one in seen] == [[losses(0, 1, 64)] * len(SIZES)] * 2
 
 
 def test_the_files_of_a_run_are_the_same(folder):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from flowkit.errors import UserError
@@ -24,11 +25,9 @@ from flowkit.text.languages import nearest_languages
 from flowkit.text.mini.grammar import generate
 from flowkit.text.nucleus import KeyedNucleus
 from flowkit.text.sonar_cards import find_card
+from tests.conftest import needs_sonar
 
-if importlib.util.find_spec("sonar") is None:
-    pytest.skip("sonar-space is not installed", allow_module_level=True)
-
-import torch
+needs_sonar()
 
 LANGUAGES = ["eng_Latn", "fra_Latn"]
 DIMENSION = 32
@@ -574,3 +573,21 @@ def test_libsndfile_is_taken_from_its_wheel_only_where_the_system_has_none(monke
     sonar_packages.provide_libsndfile()
     name, mode = asked[-1]
     assert Path(name).parent.name == "_soundfile_data" and mode & sonar_packages.ctypes.RTLD_GLOBAL
+
+
+def test_sonar_is_imported_on_a_system_without_libsndfile(tmp_path: Path) -> None:
+    """The loader finds an empty file of that name first, so that the system's own library, if any, is hidden."""
+    (tmp_path / "libsndfile.so.1").touch()
+    code = """
+import ctypes
+from flowkit.text.sonar_packages import import_sonar
+try:
+    ctypes.CDLL("libsndfile.so.1")
+except OSError:
+    import_sonar()
+    import fairseq2
+    print("imported")
+"""
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "imported\n", done.stderr

@@ -309,11 +309,11 @@ def test_a_single_sentence_again_and_again(folder, toy):
 
 def test_sampled_sentences_are_written_beside_their_nearest(folder, toy):
     found = evaluate(folder, "fresh", ToyCodec().encode(unread(250)))
-    written = json.loads((folder / "fresh-evaluation" / "evaluation.json").read_text())
+    written = json.loads((folder / "fresh-evaluation-test" / "evaluation.json").read_text())
     assert written["protocol"] == "embedding-1" and set(written["figures"]["cycle"]) >= {"samples", "noise"}
-    page = (folder / "fresh-evaluation" / "samples.md").read_text()
+    page = (folder / "fresh-evaluation-test" / "samples.md").read_text()
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ") and line[2].isdigit()]
-    assert len(rows) == 60 and str(folder / "fresh-evaluation" / "samples.md") in found.files
+    assert len(rows) == 60 and str(folder / "fresh-evaluation-test" / "samples.md") in found.files
     texts, real = unread(250), make_data()
     for row, said, round_trip, twin, cosine in rows:
         number = int(row.strip("| "))
@@ -329,7 +329,7 @@ def test_without_the_codec_vectors_are_still_measured(folder):
         found = evaluate(folder, "fresh", ToyCodec().encode(unread(250)), **arguments)
         assert says in found.notes[0] and "frechet" in found.to_json()["figures"]
         assert not {"cycle", "frechet_cycle", "distinct_1", "new"} & set(found.to_json()["figures"])
-    assert "(not decoded)" in (folder / "fresh-evaluation" / "samples.md").read_text()
+    assert "(not decoded)" in (folder / "fresh-evaluation-test-no-decode" / "samples.md").read_text()
 
 
 def test_data_without_sentences_and_without_held_out_rows(folder, tmp_path, toy):

@@ -3,8 +3,10 @@
 import copy
 import json
 import math
+import os
 import re
 import shutil
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,8 +22,10 @@ from flowkit.data.normalizers import fit_normalizer
 from flowkit.data.order import RowOrder
 from flowkit.errors import UserError
 from flowkit.events import Finished, Logged, Notice, RunStarted, Sampled, Saved, Stepped, Validated
+from flowkit.inspect import inspect
 from flowkit.models import create_model
 from flowkit.recipe import recipe_from_dict
+from flowkit.sketch.losses import bending
 from flowkit.training.optimizer import lr_schedule
 from tests.conftest import Recorder, sketch_rows
 
@@ -61,7 +65,7 @@ def by_hand(recipe, rows, train_rows, updates):
     labels = torch.from_numpy(rows["class_label"][train_rows])
     batch, losses, norms = 16, [], []
     order = RowOrder(len(train_rows), batch, 0)
-    drawn = lambda what, u: seed_generator(torch.Generator(), key(0, what, u))  # noqa: E731
+    generator = torch.Generator()
     warmup = math.ceil(0.05 * updates)
     for u in range(updates):
         rate = (u + 1) / warmup if u < warmup else 0.01 + 0.99 * (
@@ -70,15 +74,17 @@ def by_hand(recipe, rows, train_rows, updates):
             group["lr"] = 1e-3 * rate
         picked = torch.from_numpy(order.batch(u))
         x1 = x_all[picked]
-        x0 = torch.randn(x1.shape, generator=drawn("noise", u))
-        uniform = torch.rand(batch, generator=drawn("times", u))
+        x0 = torch.randn(x1.shape, generator=seed_generator(generator, key(0, "noise", u)))
+        uniform = torch.rand(batch, generator=seed_generator(generator, key(0, "times", u)))
         logit = torch.special.ndtri((uniform - 0.05) / 0.95)
         t = torch.where(uniform < 0.05, uniform / 0.05, torch.sigmoid(logit))
-        drop = torch.rand(batch, generator=drawn("drop", u)) < 0.1
+        drop = torch.rand(batch, generator=seed_generator(generator, key(0, "drop", u))) < 0.1
         x_t = t[:, None, None] * x1 + (1 - t[:, None, None]) * x0
-        loss = ((model(x_t, t, labels[picked], None, drop) - (x1 - x0)) ** 2).mean()
+        velocity = model(x_t, t, labels[picked], None, drop)
+        loss = ((velocity - (x1 - x0)) ** 2).mean()
+        predicted = normalizer.denormalize(x_t + (1 - t[:, None, None]) * velocity)
         optimizer.zero_grad()
-        loss.backward()
+        (loss + recipe["loss"]["bending"] * (t * bending(predicted)).mean()).backward()
         norm = torch.sqrt(sum(p.grad.square().sum() for p in model.parameters()))
         for p in model.parameters():
             p.grad *= min(1.0, 1.0 / (norm.item() + 1e-6))
@@ -91,8 +97,10 @@ def by_hand(recipe, rows, train_rows, updates):
     return model.state_dict(), ema, losses, norms
 
 
-def test_the_loop_is_the_loop_written_out_by_hand(tiny, rows, tmp_path, recorder):
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_the_loop_is_the_loop_written_out_by_hand(tiny, rows, tmp_path, recorder, weight):
     tiny["train"].update(steps=12, log_every=1)
+    tiny["loss"] = {"bending": weight}
     tiny["data"]["val_fraction"] = 0
     flowkit.train(tiny, data=rows, listeners=lambda: [recorder])
     raw, ema, losses, norms = by_hand(tiny, rows, np.arange(len(rows["x"])), 12)
@@ -361,6 +369,22 @@ def test_validation_is_the_same_whoever_asks(tiny, rows, recorder):
     assert weighted == pytest.approx(one[0].loss, rel=0.02)  # equal bins of stratified times
 
 
+def test_a_small_validation_split_meets_several_noises_and_times_a_row(tiny, rows, monkeypatch):
+    from flowkit.training import validation
+
+    times, original = [], validation.call_model
+    monkeypatch.setattr(
+        validation, "call_model", lambda model, x, t, *rest: times.append(t) or original(model, x, t, *rest)
+    )
+    monkeypatch.setattr(validation, "MIN_EVALUATIONS", 50)
+    tiny["train"]["steps"] = 1
+    flowkit.train(tiny, data=rows)
+    whole = torch.cat(times).reshape(2, -1)  # the weights' and their average's: 24 rows three times, for 50 are asked
+    assert torch.equal(whole[0], whole[1])
+    strata = (whole[0] - 0.02) / 0.96 * 72
+    assert sorted(set(strata.floor().tolist())) == list(range(72))
+
+
 @pytest.mark.parametrize("order", ["shuffled", "stored"])
 def test_data_that_does_not_fit_is_read_ahead_to_the_same_end(tiny, rows, tmp_path, monkeypatch, order):
     from flowkit.training import batches
@@ -513,19 +537,48 @@ def test_a_batch_larger_than_the_data(tiny, rows):
         flowkit.train(tiny, data=rows, overrides=["train.batch_size=128"])
 
 
-def test_a_run_leaves_before_its_time_is_up_and_goes_on(tiny, tmp_path, monkeypatch):
+def test_a_run_leaves_before_its_time_is_up_and_goes_on(tiny, tmp_path, monkeypatch, recorder):
     from flowkit.training import train as module
 
     ticks = iter(range(1000))
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
     tiny["train"].update(steps=200, max_hours=10 / 3600)  # ten ticks of that clock, of which one is left for the save
-    outcome = module.train(recipe_from_dict(tiny))
+    outcome = module.train(recipe_from_dict(tiny), listeners=lambda: [recorder])
     assert outcome.reason == "out of time" and outcome.signal is None
-    (checkpoint,) = list_checkpoints(tmp_path / "runs" / "tiny")
-    assert 0 < int(checkpoint.name.removeprefix("step-")) < 20
+    run_dir = tmp_path / "runs" / "tiny"
+    (checkpoint,) = list_checkpoints(run_dir)
+    step = int(checkpoint.name.removeprefix("step-"))
+    assert 0 < step < 20
+    assert [(one.step, one.reason) for one in recorder.of(Finished)] == [(step, "out of time")]
+    assert inspect(run_dir)["run"]["ended"] == {"step": step, "reason": "out of time"}
     monkeypatch.undo()
     tiny["train"].update(steps=20, max_hours=2.0)
     assert module.train(recipe_from_dict(tiny), resume=True).reason == "done"
+    assert inspect(run_dir)["run"]["ended"] == {"step": 20, "reason": "done"}
+
+
+def test_a_run_says_how_it_ended_and_no_more_once_it_goes_on(tiny, tmp_path):
+    from flowkit.training import train as module
+
+    run_dir, recorder = tmp_path / "runs" / "tiny", Recorder()
+    tiny["train"]["steps"] = 10**5
+
+    class Stops(Recorder):
+        def __call__(self, event):
+            if isinstance(event, Stepped) and event.step == self.at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if isinstance(event, Stepped) and event.step == self.at - 1:
+                self.before = inspect(run_dir)["run"]["ended"]
+            recorder(event)
+
+    for at, resume in ((3, False), (7, True)):
+        stops = Stops()
+        stops.at = at
+        outcome = module.train(recipe_from_dict(tiny), resume=resume, listeners=lambda s=stops: [s])
+        assert outcome.reason == "interrupted" and outcome.signal == signal.SIGTERM
+        assert stops.before is None
+        assert inspect(run_dir)["run"]["ended"] == {"step": at, "reason": "interrupted"}
+    assert [(one.step, one.reason) for one in recorder.of(Finished)] == [(3, "interrupted"), (7, "interrupted")]
 
 
 def test_resume_auto_starts_goes_on_and_finds_nothing_left_to_do(tiny, tmp_path):

@@ -73,8 +73,9 @@ def test_plain_lines_are_one_an_event_and_keep_their_keys():
 
 
 def test_an_interrupted_run_is_told_how_to_go_on():
-    *_, told, resume, _ = _plain(STARTED, Finished(700, 60.0, RUN, "interrupted"))
-    assert told == "interrupted at step 700 after 1:00"
+    for reason in ("interrupted", "out of time"):
+        *_, told, resume, _ = _plain(STARTED, Finished(700, 60.0, RUN, reason))
+        assert told == f"{reason} at step 700 after 1:00"
     assert resume == "next: flowkit train runs/kanji/recipe.toml --resume"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -99,8 +98,7 @@ def open_base(
             f"flow.base: the rows of {source!r} have shape {data.x.shape[1:]}, and those of the data {data_shape}; "
             "a flow needs rows of one shape at both ends"
         )
-    x = data.x if data.split is None else data.x[data.rows("train")]
-    return DataBase(normalizer.normalize(torch.from_numpy(np.array(x))))  # a memory map may not be writable
+    return DataBase(normalizer.normalize_rows(data.x, data.rows("train"), lambda rows: rows))
 
 
 def _open(source: str, described: dict[str, Any]) -> Dataset:

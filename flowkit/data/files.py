@@ -15,6 +15,9 @@ from flowkit.errors import UserError
 
 FORMAT = 1  # of every JSON that flowkit writes
 MAX_JSON = 32_000_000  # bytes: parsed they may take twenty times as much memory
+# Read once, at import: reading the mask sets it for the whole process, and a checkpoint is written by a thread beside others.
+MASK = os.umask(0)
+os.umask(MASK)
 
 
 @contextlib.contextmanager
@@ -45,9 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def make_readable(path: Path) -> None:
     """The permissions of an ordinary new file: mkstemp's (and safetensors') 0600 would hide it from one's colleagues."""
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(path, 0o666 & ~mask)
+    os.chmod(path, 0o666 & ~MASK)
 
 
 @contextlib.contextmanager

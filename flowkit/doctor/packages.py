@@ -73,7 +73,7 @@ def _torchvision(probe: dict[str, Any]) -> Finding:
 def _wandb() -> Finding:
     version = version_of("wandb")
     if version is None:
-        return _finding("wandb", "not installed; needed for track.wandb only", "ok")
+        return _finding("wandb", "not installed; needed only to track runs there", "ok")
     mode = os.environ.get("WANDB_MODE")
     if mode in ("offline", "disabled", "dryrun"):
         return _finding("wandb", f"{version} · WANDB_MODE {mode}")

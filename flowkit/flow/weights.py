@@ -57,7 +57,8 @@ class MinSNR:
 class BinWeights:
     """The inverse of a loss that was measured in equal bins of t, scaled to a mean of 1: every bin then weighs alike.
 
-    `losses` are what validation writes into metrics.jsonl as "bins", from t = 0 to t = 1; any number of them.
+    `losses` are those of the bins that validation writes into metrics.jsonl as "val_bins" ([from, to, loss]), from t = 0 to
+    t = 1; any number of them.
     """
 
     losses: Sequence[float]

@@ -9,6 +9,7 @@ from typing import Any
 from flowkit.checkpoint import (
     BEST,
     CHECKPOINTS,
+    END,
     LATEST,
     MODEL,
     STATE,
@@ -44,6 +45,7 @@ def run_report(path: Path) -> dict[str, Any]:
         "latest": latest,
         "best": best,
         "snapshots": [one.name for one in list_snapshots(path)],
+        "ended": _ended(path / END),
         "metrics": metrics_report(path),
         "samples": sorted(one.name for one in (path / "samples").glob("step-*") if one.is_dir()),
     }
@@ -81,6 +83,17 @@ def checkpoint_report(path: Path) -> dict[str, Any]:
         "state": read_json(state) if whole and state.is_file() else None,
         "remarks": remarks,
     }
+
+
+def _ended(path: Path) -> dict[str, Any] | None:
+    """The step and the reason; None of a run that trains now, that was killed, or that is older than the file."""
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    step, reason = content.get("step"), content.get("reason")
+    if not isinstance(step, int) or not isinstance(reason, str):
+        raise UserError(f'{path}: expected "step", a whole number, and "reason", a text; remove the file')
+    return {"step": step, "reason": reason}
 
 
 def _shapes(header: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -56,8 +56,7 @@ def choose_sides(
     if limit < LEAST_ROWS:
         raise UserError(f"num_samples: {limit} rows on each side say nothing; ask for at least {LEAST_ROWS}")
     train, validation = data.rows("train"), data.rows("validation")
-    if split is None:
-        split = next((name for name in preferred if len(data.rows(name)) >= ENOUGH_HELD_OUT), "all")
+    split = split or default_split(data, preferred)
     if split not in ("all", "validation", "test"):
         raise UserError(f"split: {split!r} is none of 'validation', 'test' and 'all'")
     candidates = np.sort(np.concatenate([train, validation])) if split == "all" else data.rows(split)
@@ -104,6 +103,11 @@ def choose_sides(
         split,
         words,
     )
+
+
+def default_split(data: Dataset, preferred: tuple[str, ...] = ("validation",)) -> str:
+    """The first of the `preferred` splits that has 500 rows, else "all"."""
+    return next((name for name in preferred if len(data.rows(name)) >= ENOUGH_HELD_OUT), "all")
 
 
 def match_samples(samples: Dataset, data: Dataset) -> Dataset:

@@ -11,10 +11,9 @@ from flowkit.recipe.describe import toml_value
 from flowkit.recipe.recipe import Recipe
 
 
-def dump_toml(recipe: Recipe, header: str = "") -> str:
-    """The whole recipe, defaults included, as TOML that reads back equal; `header` becomes a comment above it."""
-    comment = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
-    return comment + tomli_w.dumps(recipe.to_dict())
+def dump_toml(recipe: Recipe) -> str:
+    """The whole recipe, defaults included, as TOML that reads back equal."""
+    return tomli_w.dumps(recipe.to_dict())
 
 
 def diff(a: Recipe, b: Recipe) -> list[str]:

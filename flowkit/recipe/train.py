@@ -18,6 +18,8 @@ def _not_off(interval: Interval) -> Interval:
 
 Always = Annotated[Interval, AfterValidator(_not_off), Says('a number of steps >= 1 or "N epochs"')]
 
+BatchOrAuto = Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], Says('"auto" or a whole number >= 1')]
+
 
 class Train(Section):
     steps: int | None = Field(
@@ -28,6 +30,12 @@ class Train(Section):
     )
     max_hours: float | None = Field(
         default=None, gt=0, description="wall-clock limit: the run saves and leaves before it, for --resume to go on"
+    )
+    timeout_hours: float = Field(
+        default=2.0,
+        gt=0,
+        le=8760,
+        description="how long a process waits for the others, which may be drawing samples, before it gives the run up",
     )
     batch_size: int = Field(
         default=256, ge=1, le=10**9, description="rows in one update, over all processes and accumulation steps"
@@ -43,6 +51,11 @@ class Train(Section):
     )
     val_rows: int = Field(
         default=1024, ge=1, description="at most so many validation rows are used; their noises and times are fixed"
+    )
+    val_batch_size: BatchOrAuto = Field(
+        default="auto",
+        description="validation rows in one forward pass of one process; the losses do not depend on it; auto is 64 on a "
+        "CPU, 1024 on a GPU, fewer where memory runs out",
     )
     save_every: Interval = Field(
         default=Interval(1000), description="how often to save a checkpoint; the end of a run is saved always"

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import torch
 from torch import Tensor, distributed
 
 GO_ON, OUT_OF_TIME = 0, 1  # any other reason to stop is the number of a signal
+
+
+def reason_words(reason: int) -> str:
+    """What a run that ended for that reason is called."""
+    return {GO_ON: "done", OUT_OF_TIME: "out of time"}.get(reason, "interrupted")
 
 
 class Agreement:
@@ -15,9 +22,10 @@ class Agreement:
     The answer is that of the update before, so that nobody waits for it; it is the same everywhere, and so is where they stop.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: timedelta) -> None:
+        """timeout: how long the others are waited for."""
         several = distributed.is_initialized() and distributed.get_world_size() > 1
-        self._group = distributed.new_group(backend="gloo") if several else None
+        self._group = distributed.new_group(backend="gloo", timeout=timeout) if several else None
         self._asked: tuple[distributed.Work, Tensor] | None = None
 
     def of(self, reason: int) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Lock
 
 import numpy as np
 import torch
@@ -68,10 +67,7 @@ class Batches:
     ):
         self.data, self.normalizer, self.device = data, normalizer, device
         self.train_rows = data.rows("train")
-        self.order, self._stretch_order = (  # two, for the second is asked by other threads
-            RowOrder(len(self.train_rows), layout.batch_size, seed, shuffled=shuffled) for _ in range(2)
-        )
-        self._stretch_lock = Lock()
+        self.order = RowOrder(len(self.train_rows), layout.batch_size, seed, shuffled=shuffled)
         self.places = layout.places()
         row_bytes = data.x[:1].nbytes + (0 if data.condition is None else data.condition[:1].nbytes)
         self.resident = len(self.train_rows) * row_bytes <= _room(device)
@@ -95,8 +91,7 @@ class Batches:
 
         They lie on the device if all rows do, else on the CPU.
         """
-        with self._stretch_lock:
-            picked = np.concatenate([self._stretch_order.batch(first + u) for u in range(updates)])
+        picked = np.concatenate([self.order.batch(first + u) for u in range(updates)])
         if self._all is None:
             return read_rows(self.data, self.train_rows[picked], self.normalizer, torch.device("cpu"))
         places = torch.from_numpy(picked)
@@ -119,19 +114,15 @@ def read_rows(
 ) -> Rows:
     """Copy `rows` to the device and normalise them there. `pinned`: by way of pinned memory, for copies beside training."""
 
-    def move(array: np.ndarray | None) -> Tensor | None:
-        if array is None:
-            return None
-        tensor = torch.from_numpy(gather(array, rows))
+    def move(tensor: Tensor) -> Tensor:
         # From pageable memory a copy to the GPU waits for the device; from pinned memory it does not. Torch never gives
         # pinned memory back to the system, so a whole data set does not go through it.
         if pinned and device.type == "cuda":
             return tensor.pin_memory().to(device, non_blocking=True)
         return tensor.to(device)
 
-    x = move(data.x)
-    assert x is not None
-    return Rows(normalizer.normalize(x), move(data.class_label), move(data.condition))
+    pick = lambda array: None if array is None else move(torch.from_numpy(gather(array, rows)))  # noqa: E731
+    return Rows(normalizer.normalize_rows(data.x, rows, move), pick(data.class_label), pick(data.condition))
 
 
 def _room(device: torch.device) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from flowkit.errors import PeerLost, UserError
@@ -38,6 +39,8 @@ GONE = (
     "remote process exited",
 )
 
+WAITED = "Timed out waiting"  # how gloo says that the other end does not answer
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -69,17 +72,24 @@ class Environment:
 
 @contextlib.contextmanager
 def joined(recipe: Recipe) -> Iterator[Environment]:
-    """`start`, and `leave` at the end. Raises PeerLost where a process of the run is gone that this one has to wait for."""
+    """`start`, and `leave` at the end. Raises PeerLost where a process that this one has to wait for is gone or silent."""
     environment = start(recipe)
     try:
         yield environment
     except Exception as error:
         if environment.world_size > 1:
             # What went wrong here is printed before the connections end, and with them the other processes.
+            this = f"process {environment.rank} of {environment.world_size}"
             if isinstance(error, RuntimeError) and any(words in str(error) for words in GONE):
                 raise PeerLost(
-                    f"process {environment.rank} of {environment.world_size}: another process of this run has ended, so this one "
-                    "ends, too; what the other one said tells why. Go on with --resume"
+                    f"{this}: another process of this run has ended, so this one ends, too; what the other one said tells why. "
+                    "Go on with --resume"
+                ) from None
+            if isinstance(error, RuntimeError) and WAITED in str(error):
+                raise PeerLost(
+                    f"{this}: another process of this run has not answered for train.timeout_hours = "
+                    f"{recipe.train.timeout_hours:g}, so this one ends. If it was busy drawing or decoding samples, raise that "
+                    "or lower sample.num_samples, and continue with --resume"
                 ) from None
             raise
         leave(environment)
@@ -98,7 +108,7 @@ def start(recipe: Recipe) -> Environment:
     """
     import torch
     from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
+    from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
 
     choose_interface()
     precision, notices = recipe.train.precision, []
@@ -122,6 +132,8 @@ def start(recipe: Recipe) -> Environment:
         torch.use_deterministic_algorithms(True)
     elif torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32: three more bits than bf16, several times fp32's speed
+    # NCCL's own ten minutes would end a run whose first process draws or decodes for longer than that.
+    timeout = timedelta(hours=recipe.train.timeout_hours)
     # With no GPU and cpu=False every rank believes that it is alone (accelerate 1.15), so say so. Of FSDP accelerate hears
     # nothing: it would leave it out without a GPU, and with one split the model only together with its own optimizer.
     with _without(USE_FSDP):
@@ -132,7 +144,10 @@ def start(recipe: Recipe) -> Environment:
             # One step to accelerate is one update to us: the loop divides by the accumulation steps itself, so neither
             # ACCELERATE_GRADIENT_ACCUMULATION_STEPS nor the end of a loader can change the scale of a gradient.
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+                InitProcessGroupKwargs(timeout=timeout),
+            ],
         )
     expected = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != expected:
@@ -149,7 +164,7 @@ def start(recipe: Recipe) -> Environment:
     if sharded:
         split = f"each of the {expected} processes holds its part of the model"
         notices.append(f"FSDP: {split if expected > 1 else 'there is one process, so the model stays whole'}")
-    return Environment(accelerator, tuple(notices), Agreement(), sharded=sharded and expected > 1)
+    return Environment(accelerator, tuple(notices), Agreement(timeout), sharded=sharded and expected > 1)
 
 
 def _asks_for_sharding(notices: list[str]) -> bool:

@@ -13,10 +13,11 @@ import torch
 
 from flowkit.errors import UserError
 from flowkit.events import Event, Finished, Logged, Notice, Stepped, Validated
-from flowkit.training.agreement import GO_ON
+from flowkit.training.agreement import GO_ON, reason_words
 from flowkit.training.meters import Meters, Stopwatch, memory_bytes
 from flowkit.training.nonfinite import give_up
 from flowkit.training.preview import Sampler
+from flowkit.training.run_dir import write_end
 from flowkit.training.saving import Saver
 from flowkit.training.session import Session
 from flowkit.training.snapshots import save_snapshot
@@ -107,7 +108,9 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
     if written := saver.settle(last=True):
         emit(written)
     accelerator.wait_for_everyone()
-    emit(Finished(step, time.perf_counter() - started, session.run_dir, "done" if reason == GO_ON else "interrupted"))
+    if session.is_main:
+        write_end(session.run_dir, step, reason_words(reason))
+    emit(Finished(step, time.perf_counter() - started, session.run_dir, reason_words(reason)))
     return reason
 
 

@@ -25,14 +25,10 @@ class Profile:
     step: int
 
 
-def power_std(gamma: float) -> float:
-    """sigma_rel: standard deviation of the profile over its length, (gamma + 1)^1/2 (gamma + 2)^-1 (gamma + 3)^-1/2."""
-    return (gamma + 1) ** 0.5 / (gamma + 2) / (gamma + 3) ** 0.5
-
-
 def power_gamma(sigma_rel: float) -> float:
     """The gamma >= 0 whose profile has that width: the largest root of g^3 + 7 g^2 + (16 - s^-2) g + (12 - s^-2).
 
+    The width is the profile's standard deviation over its length, (gamma + 1)^1/2 (gamma + 2)^-1 (gamma + 3)^-1/2.
     Raises UserError outside of 0 < sigma_rel <= 0.2886, the width of the plain mean.
     """
     if not 0 < sigma_rel <= WIDEST:

@@ -35,11 +35,13 @@ FREE_KEYS = (
     "log_every",
     "val_every",
     "val_rows",
+    "val_batch_size",
     "save_every",
     "keep_last",
     "keep_every",
     "max_skipped",
     "max_hours",
+    "timeout_hours",
 )
 
 

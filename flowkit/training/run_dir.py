@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowkit.checkpoint import CHECKPOINTS, LATEST, list_checkpoints
-from flowkit.data.files import replacing
+from flowkit.checkpoint import CHECKPOINTS, END, LATEST, list_checkpoints
+from flowkit.data.files import replacing, write_json
 from flowkit.errors import UserError
 from flowkit.training.run_lock import LOCK
 
@@ -63,6 +64,13 @@ def write_run_dir(run_dir: Path, recipe: Recipe, *, fresh: bool) -> None:
             ) from None
     with replacing(run_dir / RECIPE) as partial:
         partial.write_text(dump_toml(recipe), "utf-8")
+    (run_dir / END).unlink(missing_ok=True)
+
+
+def write_end(run_dir: Path, step: int, reason: str) -> None:
+    """Write down why a run has ended. All else is saved by then, so a disk that is full for that is no error."""
+    with contextlib.suppress(UserError):
+        write_json(run_dir / END, {"step": step, "reason": reason})
 
 
 def _free_name(run_dir: Path) -> str:

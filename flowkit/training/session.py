@@ -20,6 +20,7 @@ from flowkit.data.dataset import Dataset
 from flowkit.data.keys import NUMERICS, key
 from flowkit.data.normalizers import Normalizer, fit_normalizer
 from flowkit.domain import Domain, get_domain
+from flowkit.draw import BATCH_SIZES
 from flowkit.errors import UserError, listing
 from flowkit.events import RunStarted
 from flowkit.flow.couplings import get_coupling
@@ -224,8 +225,9 @@ def build(
         batches=batches, draws=draws,
         validator=Validator(data, normalizer, objective, base, coupling, pairing.block,
                             omega=1.0 if mean_flow is None else mean_flow.omega,
-                            max_rows=recipe.train.val_rows, batch_size=layout.micro,
-                            seed=recipe.data.seed, device=device, rank=layout.rank, world_size=layout.world_size),
+                            max_rows=recipe.train.val_rows, batch_size=_validation_batch(recipe, device),
+                            seed=recipe.data.seed, device=device, rank=layout.rank, world_size=layout.world_size,
+                            sharded=environment.sharded),
         steps_per_epoch=steps_per_epoch, total_steps=total_steps, source=source, given=given,
     )  # fmt: skip
 
@@ -288,6 +290,11 @@ def _layout(recipe: Recipe, environment: Environment) -> Layout:
     world_size = environment.world_size
     micro, accumulation = check_batch(recipe.train.batch_size, recipe.train.micro_batch_size, world_size)
     return Layout(recipe.train.batch_size, micro, accumulation, environment.rank, world_size)
+
+
+def _validation_batch(recipe: Recipe, device: torch.device) -> int:
+    size = recipe.train.val_batch_size
+    return BATCH_SIZES.get(device.type, 256) if size == "auto" else size
 
 
 def _extra_losses(

@@ -1,4 +1,4 @@
-"""Listeners that keep what the loop says: `metrics.jsonl` always, Weights & Biases where the recipe asks for it."""
+"""Listeners that keep what the loop says: `metrics.jsonl` always, and the trackers of accelerate that the recipe names."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import json
 import math
 import os
 import re
-import secrets
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+from PIL import Image
+
 from flowkit.checkpoint import MAX_LINE
 from flowkit.data.files import read_bounded, replacing
 from flowkit.data.strict_json import parse_json
-from flowkit.errors import UserError
+from flowkit.errors import UserError, listing, nearest
 from flowkit.events import Event, Logged, RunStarted, Sampled, Validated
+from flowkit.recipe.dump import dump_toml
 
 if TYPE_CHECKING:
     from flowkit.recipe import Recipe
@@ -51,7 +55,7 @@ class MetricsFile:
 
     def __init__(self, path: Path, start_step: int):
         self.path = path
-        self.trouble: OSError | None = None  # why the last lines are not in the file
+        self._error: OSError | None = None  # why the last lines are not in the file
         self._waiting: list[str] = []
         if path.exists():
             if not path.is_file():
@@ -61,8 +65,15 @@ class MetricsFile:
                     if _step(line) <= start_step:
                         kept.write(line.rstrip(b"\r\n") + b"\n")
         self._write()
-        if self.trouble is not None:
-            raise UserError(f"{path}: cannot be written ({self.trouble.strerror})")
+        if self._error is not None:
+            raise UserError(f"{path}: cannot be written ({self._error.strerror})")
+
+    @property
+    def trouble(self) -> str | None:
+        """Why its last lines are not written yet, in a sentence; None where they are."""
+        if self._error is None:
+            return None
+        return f"{self.path}: cannot be written ({self._error.strerror}); its lines are kept until it can be"
 
     def __call__(self, event: Event) -> None:
         metrics = metrics_of(event)
@@ -80,11 +91,11 @@ class MetricsFile:
             with self.path.open("a", encoding="utf-8") as file:
                 file.writelines(self._waiting)
         except OSError as error:
-            self.trouble = error
+            self._error = error
             with contextlib.suppress(OSError):
                 os.truncate(self.path, size)  # part of a line may have found room
         else:
-            self.trouble, self._waiting = None, []
+            self._error, self._waiting = None, []
 
     def __enter__(self) -> Self:
         return self
@@ -94,9 +105,9 @@ class MetricsFile:
     ) -> None:
         if self._waiting:
             self._write()
-        if self.trouble is not None and error is None:
+        if self._error is not None and error is None:
             raise UserError(
-                f"{self.path}: the last {len(self._waiting)} lines could not be written ({self.trouble.strerror}); the "
+                f"{self.path}: the last {len(self._waiting)} lines could not be written ({self._error.strerror}); the "
                 "checkpoints are whole. Free some space or mend the folder"
             )
 
@@ -109,56 +120,83 @@ def _step(line: bytes) -> float:
         return math.inf
 
 
-def require_wandb() -> None:
-    """Raise UserError where the package is missing; asked before anything of an earlier run is given up."""
-    try:
-        from wandb import init  # noqa: F401  a mere folder called wandb, as its runs leave behind, can be imported too
-    except ImportError:
-        raise UserError(
-            "track.wandb: is true, and the package wandb is not installed; `pip install wandb`, or set track.wandb=false"
-        ) from None
+def check_trackers(recipe: Recipe) -> None:
+    """Raise UserError for a tracker that is unknown or not installed; asked before anything of an earlier run is given up."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
-
-def _kept_id(path: Path) -> str:
-    """The id of the run at Weights & Biases that a resumed run continues; its own folder there is named after it."""
-    found = read_bounded(path, 1000).strip()
-    if not re.fullmatch(rb"[A-Za-z0-9_-]{1,128}", found):
-        raise UserError(f"{path}: holds no id of a Weights & Biases run; remove it to go on as a new one there")
-    return found.decode()
-
-
-class WandbTracker:
-    """One Weights & Biases run a flowkit run: its id is kept in the run directory, so that a resume continues it."""
-
-    def __init__(self, recipe: Recipe, run_dir: Path, start_step: int):
-        import wandb
-
-        id_file = run_dir / "wandb_id"
-        run_id = _kept_id(id_file) if start_step and id_file.exists() else secrets.token_hex(4)
-        self._wandb = wandb
-        try:
-            self._run = wandb.init(
-                project=recipe.track.project, name=recipe.run.name, group=recipe.track.group, tags=list(recipe.track.tags),
-                dir=str(run_dir), id=run_id, resume="allow", config=recipe.to_dict(),
-                settings=wandb.Settings(console="off"),  # its capture of the console would fight with the live view
-            )  # fmt: skip
-        except wandb.Error as error:
+    for name in recipe.track.names:
+        if name not in LOGGER_TYPE_TO_CLASS:
             raise UserError(
-                f"track.wandb: Weights & Biases cannot start ({error}); `wandb login`, or set WANDB_MODE=offline or "
-                "track.wandb=false"
-            ) from None
-        id_file.write_text(run_id + "\n", "utf-8")
-        self._images = recipe.track.images
+                f"track.to: {name!r} is unknown; known are {listing(sorted(LOGGER_TYPE_TO_CLASS))}"
+                f"{nearest(name, LOGGER_TYPE_TO_CLASS)}"
+            )
+        # A mere folder called wandb, as its runs leave behind, is no installed package: accelerate looks for both.
+        if name not in map(str, get_available_trackers()):
+            raise UserError(
+                f"track.to: {name} is not installed; run `pip install {name.replace('_', '-')}`, or take it out"
+            )
+
+
+class Tracker:
+    """One of accelerate's trackers as a listener: numbers in groups (train/, val/, samples/), and the sheets of samples.
+
+    The run's id there is kept in the run directory as `<name>_id`, so that a resume continues it.
+    """
+
+    def __init__(self, name: str, recipe: Recipe, run_dir: Path, start_step: int):
+        """Raises UserError where it cannot start: not logged in, no connection, a folder that cannot be written."""
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+        self.name, self._images = name, recipe.track.images
+        self.trouble: str | None = None  # why the last numbers did not arrive
+        kept = run_dir / f"{name}_id"
+        run_id = _kept_id(kept) if start_step and kept.exists() else None
+        tracker_class: Any = LOGGER_TYPE_TO_CLASS[name]
+        self._tracker = tracker_class(**_arguments(name, recipe, run_dir, start_step, run_id))
+        self._recipe = recipe
+        try:
+            self._tracker.start()
+        except Exception as error:  # each service has its own kinds
+            remedy = "; run `wandb login`, or set WANDB_MODE=offline" if name == "wandb" else ""
+            raise UserError(f"track.to: {name} cannot start ({error}){remedy}, or take it out of [track]") from None
+        if name in IDS:
+            kept.write_text(IDS[name](self._tracker.tracker) + "\n", "utf-8")
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, RunStarted):
-            self._run.summary["num_parameters"] = event.num_parameters
-        metrics = metrics_of(event)
-        if metrics is not None:
-            bins = {f"val_bin_{low:.1f}": loss for low, _, loss in metrics.pop("val_bins", [])}
-            self._run.log({**metrics, **bins}, step=metrics["step"])
-        if isinstance(event, Sampled) and event.image is not None and self._images:
-            self._run.log({"samples": self._wandb.Image(str(event.image))}, step=event.step)
+        """Send numbers and pictures. What goes wrong is kept in `trouble`: a service that is gone must not end a run."""
+        if not isinstance(event, RunStarted | Logged | Validated | Sampled):
+            return
+        try:
+            if isinstance(event, RunStarted):
+                self._describe(event)
+            elif metrics := metrics_of(event):
+                self._tracker.log(_grouped(event, metrics), step=event.step)
+            if isinstance(event, Sampled) and event.image is not None and self._images:
+                self._log_image(event.image, event.step)
+            self.trouble = None
+        except Exception as error:  # each service has its own kinds
+            self.trouble = (
+                f"{self.name}: cannot be reached ({error}); training continues, and metrics.jsonl has everything"
+            )
+
+    def _describe(self, event: RunStarted) -> None:
+        if self.name == "tensorboard":  # its table of hyperparameters would be a second run beside this one
+            recipe = f"{event.num_parameters:,} parameters\n\n```toml\n{dump_toml(self._recipe)}```"
+            self._tracker.log({"recipe": recipe}, step=event.start_step)
+        else:
+            self._tracker.store_init_configuration(
+                {**_flat(self._recipe.to_dict()), "num_parameters": event.num_parameters}
+            )
+
+    def _log_image(self, path: Path, step: int) -> None:
+        if not hasattr(self._tracker, "log_images"):
+            return
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        if self.name == "tensorboard":
+            self._tracker.log_images({"samples/sheet": pixels[None]}, step=step, dataformats="NHWC")
+        else:
+            self._tracker.log_images({"samples/sheet": pixels if self.name == "aim" else [pixels]}, step=step)
 
     def __enter__(self) -> Self:
         return self
@@ -167,4 +205,76 @@ class WandbTracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # Also after a crash: a run that is not finished keeps its process hanging.
-        self._run.finish(exit_code=int(error is not None))
+        if self.name == "wandb":
+            self._tracker.tracker.finish(exit_code=int(error is not None))
+        else:
+            self._tracker.finish()
+
+
+# How a service tells the id by which a resume continues its run; the others continue by name or folder.
+IDS: dict[str, Callable[[Any], str]] = {
+    "wandb": lambda run: run.id,
+    "swanlab": lambda run: run.id,
+    "mlflow": lambda run: run.info.run_id,
+    "comet_ml": lambda experiment: experiment.get_key(),
+    "aim": lambda run: run.hash,
+}
+
+
+def _arguments(name: str, recipe: Recipe, run_dir: Path, start_step: int, run_id: str | None) -> dict[str, Any]:
+    """What accelerate's tracker of that name is made with. run_id: of the run to continue; None for a new one."""
+    track, run = recipe.track, recipe.run.name
+    match name:
+        case "tensorboard":  # purge_step hides what was logged beyond the step that a resumed run continues from
+            return {
+                "run_name": "tensorboard",
+                "logging_dir": run_dir,
+                "purge_step": start_step + 1 if start_step else None,
+            }
+        case "wandb":
+            import wandb
+
+            quiet = wandb.Settings(console="off")  # its capture of the console would fight with the live view
+            return {"run_name": track.project, "name": run, "group": track.group, "tags": list(track.tags),
+                    "dir": str(run_dir), "id": run_id, "resume": "allow", "settings": quiet}  # fmt: skip
+        case "trackio":
+            return {"run_name": track.project, "name": run, "group": track.group, "resume": "allow"}
+        case "swanlab":
+            return {"run_name": track.project, "experiment_name": run, "group": track.group, "tags": list(track.tags),
+                    "logdir": str(run_dir / "swanlab"), "id": run_id, "resume": "allow"}  # fmt: skip
+        case "mlflow":
+            tags = dict.fromkeys(track.tags, "true")
+            return {"experiment_name": track.project, "run_name": run, "tags": tags, "run_id": run_id}
+        case "comet_ml":
+            return {"run_name": track.project, "experiment_key": run_id}
+        case "aim":
+            return {"run_name": run, "logging_dir": str(run_dir), "experiment": track.project, "run_hash": run_id}
+        case _:
+            return {"run_name": run}
+
+
+def _grouped(event: Event, metrics: dict[str, Any]) -> dict[str, Any]:
+    """The numbers under the names that dashboards group by: `train/loss`, `val/loss`, `samples/nfe`."""
+    group = "train" if isinstance(event, Logged) else "val" if isinstance(event, Validated) else "samples"
+    bins = {f"bin_{low:.1f}": loss for low, _, loss in metrics.pop("val_bins", [])}
+    numbers = {name.removeprefix("val_"): value for name, value in metrics.items() if name != "step"}
+    return {f"{group}/{name}": float(value) for name, value in {**numbers, **bins}.items() if value is not None}
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"optim.lr": 1e-4, ...}`: what every service can hold."""
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value if isinstance(value, str | int | float | bool) else str(value)
+    return flat
+
+
+def _kept_id(path: Path) -> str:
+    """The id of the run that a resumed one continues at a service. Raises UserError for what cannot be one."""
+    found = read_bounded(path, 1000).strip()
+    if not re.fullmatch(rb"[A-Za-z0-9_-]{1,128}", found):
+        raise UserError(f"{path}: holds no id of a run; remove it to start a new one there")
+    return found.decode()

@@ -19,7 +19,7 @@ from flowkit.data.source import open_data, with_split
 from flowkit.errors import UserError
 from flowkit.events import Event, Listener, Notice
 from flowkit.training import environment as environments
-from flowkit.training.agreement import GO_ON, OUT_OF_TIME
+from flowkit.training.agreement import GO_ON, OUT_OF_TIME, reason_words
 from flowkit.training.launcher import end_with_launcher
 from flowkit.training.loop import run
 from flowkit.training.resume import check_numerics, checkpoint_normalizer, recipe_changes, restore
@@ -28,7 +28,7 @@ from flowkit.training.run_lock import HANDOVER, RunLock
 from flowkit.training.session import Session, build
 from flowkit.training.sharding import full_tensors
 from flowkit.training.snapshots import drop_later_snapshots
-from flowkit.training.trackers import MetricsFile, WandbTracker, require_wandb
+from flowkit.training.trackers import MetricsFile, Tracker, check_trackers
 
 if TYPE_CHECKING:
     from flowkit.recipe import Recipe
@@ -84,8 +84,8 @@ def train(
             raise UserError(
                 'model.arch: "custom" stands for a module given to flowkit.train(recipe, model=...) from Python'
             )
-        if recipe.track.wandb and accelerator.is_main_process:
-            require_wandb()
+        if accelerator.is_main_process:
+            check_trackers(recipe)
         source = recipe.data.source if data is None else "data given from Python"
         if data is None:
             data = open_data(recipe)
@@ -130,9 +130,7 @@ def train(
         session.pairing.close()
         session.batches.close()
         _release(session)
-        if stopped in (GO_ON, OUT_OF_TIME):
-            return Outcome(run_dir, "done" if stopped == GO_ON else "out of time", None)
-        return Outcome(run_dir, "interrupted", stopped)
+        return Outcome(run_dir, reason_words(stopped), None if stopped in (GO_ON, OUT_OF_TIME) else stopped)
 
 
 def _deadline(started: float, max_hours: float | None) -> float:
@@ -162,22 +160,22 @@ def _listening(session: Session, listeners: Callable[[], Sequence[Listener]]) ->
         return
     with contextlib.ExitStack() as stack:
         metrics = stack.enter_context(MetricsFile(session.run_dir / METRICS, session.start_step))
-        hearing: list[Listener] = [metrics]
-        if session.recipe.track.wandb:
-            hearing.append(stack.enter_context(WandbTracker(session.recipe, session.run_dir, session.start_step)))
-        hearing += [stack.enter_context(listener) for listener in listeners()]
-
-        told = False
+        trackers = [
+            stack.enter_context(Tracker(name, session.recipe, session.run_dir, session.start_step))
+            for name in session.recipe.track.names
+        ]
+        others = [stack.enter_context(listener) for listener in listeners()]
+        told: set[int] = set()  # of those that have trouble, until they have it no more
 
         def emit(event: Event) -> None:
-            nonlocal told
-            for listener in hearing:
+            for listener in (metrics, *trackers, *others):
                 listener(event)
-            if metrics.trouble is not None and not told:
-                told = True
-                reason = metrics.trouble.strerror
-                emit(Notice(f"{metrics.path}: cannot be written ({reason}); its lines are kept until it can be"))
-            told = metrics.trouble is not None
+            for number, listener in enumerate((metrics, *trackers)):
+                if listener.trouble is None:
+                    told.discard(number)
+                elif number not in told:
+                    told.add(number)
+                    emit(Notice(listener.trouble))
 
         yield emit
 

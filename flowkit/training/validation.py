@@ -65,23 +65,26 @@ class Validator:
         device: torch.device,
         rank: int = 0,
         world_size: int = 1,
+        sharded: bool = False,
     ):
         """The first `max_rows` validation rows, each met often enough to make MIN_EVALUATIONS, shared among the ranks.
 
         `block`: rows that the coupling pairs with one another. omega: the guidance that MeanFlow learns into its velocity.
+        `batch_size`: rows of a forward pass, in each process; fewer where they do not fit the memory, unless the model is
+        `sharded`.
         """
         rows = data.rows("validation")[:max_rows]
         self.count = len(rows) * -(-MIN_EVALUATIONS // max(1, len(rows)))
         self.objective = FlowObjective(objective.path, objective.prediction).exact
-        self.batch_size, self.device, self.omega = batch_size, device, omega
+        self.device, self.sharded, self.omega = device, sharded, omega
         if not self.count:
             return
-        self.world_size = world_size
         # As many on every rank, and so as many forward passes, which are collectives where the model is sharded: where the
         # last few do not divide, some ranks take a row from the start once more, and leave it out of the sums.
         places = np.arange(rank, -(-self.count // world_size) * world_size, world_size)
-        self.numbers = torch.from_numpy(places.copy()).to(device)  # those from `count` on do not count
+        self.places = torch.from_numpy(places[places < self.count]).to(device)
         places %= self.count
+        self.batch_size = min(batch_size, len(places))
         self.rows: Rows = read_rows(data, rows[places % len(rows)], normalizer, device)
         draws = Draws(seed, device)
         shape = (self.count, *self.rows.x.shape[1:])
@@ -101,6 +104,7 @@ class Validator:
         times = FIRST + (LAST - FIRST) * (strata + draws.uniform("validation times", 0, (self.count,))) / self.count
         mine = torch.from_numpy(places).to(device)
         self.noise, self.times = noise[mine], times[mine]
+        self.bins = (times * BINS).long().clamp_(0, BINS - 1).cpu()  # of all places
         self.eps = None if eps is None else eps[mine]
 
         def yardstick() -> dict[str, float]:
@@ -120,33 +124,48 @@ class Validator:
 
     @torch.no_grad()
     def __call__(self, model: nn.Module, autocast: Callable[..., AbstractContextManager]) -> ValidationResult:
-        """Losses of `model` (unwrapped), summed over the ranks in float64."""
+        """Losses of `model` (unwrapped) over the rows of all ranks: the same on each, whatever the batches and ranks are.
+
+        They are gathered row by row, and summed in float64 in the order of the rows.
+        """
         training = model.training
         model.eval()
-        sums = torch.zeros(3, BINS, dtype=torch.float64, device=self.device)  # loss, zero loss, count by time bin
-        for start in range(0, len(self.times), self.batch_size):
-            rows = self.rows.slice(start, start + self.batch_size)
+        mine = torch.empty(2, len(self.times), dtype=torch.float64, device=self.device)
+        done = 0
+        while done < len(mine[0]):
+            # The last batch goes back over some rows: passes of one shape round alike, and are compiled once.
+            start = min(done, len(mine[0]) - self.batch_size)
             part = slice(start, start + self.batch_size)
-            x0, t, eps = self.noise[part], self.times[part], None if self.eps is None else self.eps[part]
-            x_t = self.objective.path.interpolate(x0, rows.x, t, eps)
-            with autocast():
-                output = call_model(model, x_t, t, rows.class_label, rows.condition, None)
-                if self.omega != 1:
-                    output = self._unguided(model, output, x_t, t, rows)
-            target = self.objective.path.velocity(x0, rows.x, t, eps)
-            losses = self.objective.loss(output, x0, rows.x, t, eps)
-            zero = target.square().flatten(1).mean(dim=1)
-            where = (t * BINS).long().clamp_(0, BINS - 1)
-            counted, terms = self.numbers[part] < self.count, (losses, zero, torch.ones_like(t))
-            for row, term in enumerate(terms):
-                sums[row].index_add_(0, where, torch.where(counted, term.double(), 0))
+            try:
+                mine[:, part] = self._losses(model, autocast, part)
+                done = part.stop
+            except torch.OutOfMemoryError:
+                if self.sharded or self.batch_size == 1:
+                    raise  # the other ranks are in the same forward pass
+                self.batch_size //= 2
         model.train(training)
+        found = torch.zeros(2, self.count, dtype=torch.float64, device=self.device)
+        found[:, self.places] = mine[:, : len(self.places)]
         if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(sums)
-        loss, zero, count = sums.tolist()
+            torch.distributed.all_reduce(found)  # each place is one rank's: to the others' zeros nothing is added
+        sums = torch.zeros(2, BINS, dtype=torch.float64).index_add_(1, self.bins, found.cpu())
+        counts = self.bins.bincount(minlength=BINS)
+        loss, zero = sums.tolist()
         edges = np.linspace(0, 1, BINS + 1).tolist()
-        bins = tuple((edges[i], edges[i + 1], loss[i] / count[i]) for i in range(BINS) if count[i])
-        return ValidationResult(sum(loss) / sum(count), sum(zero) / sum(count), bins)
+        bins = tuple((edges[i], edges[i + 1], loss[i] / count) for i, count in enumerate(counts.tolist()) if count)
+        return ValidationResult(sum(loss) / self.count, sum(zero) / self.count, bins)
+
+    def _losses(self, model: nn.Module, autocast: Callable[..., AbstractContextManager], part: slice) -> Tensor:
+        """Of the model and of predicting zero, (2, b), for that part of this rank's rows."""
+        rows = self.rows.slice(part.start, part.stop)
+        x0, t, eps = self.noise[part], self.times[part], None if self.eps is None else self.eps[part]
+        x_t = self.objective.path.interpolate(x0, rows.x, t, eps)
+        with autocast():
+            output = call_model(model, x_t, t, rows.class_label, rows.condition, None)
+            if self.omega != 1:
+                output = self._unguided(model, output, x_t, t, rows)
+        zero = self.objective.path.velocity(x0, rows.x, t, eps).square().flatten(1).mean(dim=1)
+        return torch.stack((self.objective.loss(output, x0, rows.x, t, eps), zero)).double()
 
     def _unguided(self, model: nn.Module, output: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
         """The velocity v that the guided one, omega v + (1 - omega) v_null, says: the one that the pairs have."""
@@ -159,26 +178,24 @@ class Validator:
         """How far one step of a network of average velocities ends from where its velocity leads: a root mean square.
 
         Over the elements of the first ONE_STEP_ROWS rows as the model sees them, from the noises of validation and under their
-        conditions. The velocity, that over no span, is followed in FINE_STEPS steps. Summed over the ranks.
+        conditions. The velocity, that over no span, is followed in FINE_STEPS steps. The same on all ranks.
         """
         training = model.training
         model.eval()
-        limit = min(ONE_STEP_ROWS, self.count)
-        mine = -(-limit // self.world_size)
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # squares, count
+        found = torch.zeros(min(ONE_STEP_ROWS, self.count), dtype=torch.float64, device=self.device)
+        mine = int((self.places < len(found)).sum())
         for start in range(0, mine, self.batch_size):
             part = slice(start, min(start + self.batch_size, mine))
-            rows, x0, counted = self.rows.slice(part.start, part.stop), self.noise[part], self.numbers[part] < limit
+            rows, x0 = self.rows.slice(part.start, part.stop), self.noise[part]
 
             def u(x: Tensor, t: Tensor, span: float = 0.0, rows: Rows = rows) -> Tensor:
                 with autocast():
                     return call_model(model, x, t, rows.class_label, rows.condition, None, torch.full_like(t, span))
 
             fine, _ = integrate(u, x0, solver="midpoint", steps=FINE_STEPS)
-            squares = (x0 + u(x0, torch.zeros_like(x0.flatten(1)[:, 0]), 1.0) - fine).square().flatten(1).mean(1)
-            sums += torch.stack((torch.where(counted, squares.double(), 0).sum(), counted.double().sum()))
+            gap = x0 + u(x0, x0.new_zeros(len(x0)), 1.0) - fine
+            found[self.places[part]] = gap.square().flatten(1).mean(1).double()
         model.train(training)
         if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(sums)
-        squares, count = sums.tolist()
-        return math.sqrt(squares / count)
+            torch.distributed.all_reduce(found)
+        return math.sqrt(float(found.mean()))

@@ -134,6 +134,8 @@ def _step_of(model: dict[str, Any], report: dict[str, Any]) -> Text:
         text.append(f" · by flowkit {model['flowkit']}", "dim")
     if report["what"] == "run":
         text.append(f" · {Path(report['checkpoint']).resolve().name}", "dim")
+        if ended := report["run"].get("ended"):
+            text.append(f" · {ended['reason']}", "dim" if ended["reason"] == "done" else "yellow")
     return text
 
 

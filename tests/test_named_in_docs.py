@@ -1,0 +1,125 @@
+"""What docstrings, comments, messages, recipes and the README name is there: recipe keys, identifiers, metrics."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flowkit.events import Logged, Sampled, Validated
+from flowkit.recipe import Recipe
+from flowkit.recipe.describe import key_table
+from flowkit.training.trackers import metrics_of
+
+ROOT = Path(__file__).parents[1]
+CODE = sorted((ROOT / "flowkit").rglob("*.py"))
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "recipes").glob("*.toml")),
+    *sorted((ROOT / "accelerate_configs").iterdir()),
+]
+KEY = re.compile(rf"(?<![\w./\\-])(?:{'|'.join(Recipe.model_fields)})(?:\.[a-z_]\w*)+(?![\w(/]|\.\w)")
+SUFFIXES = {"json", "jsonl", "md", "npz", "pt", "py", "safetensors", "svg", "toml", "txt", "yaml"}
+KEYS = {row.dotted for row in key_table()}
+ATTRIBUTES = {"data.x", "data.info", "data.noise", "model.files"}  # of a Dataset and of a LoadedModel
+KNOWN = KEYS | {key.rpartition(".")[0] for key in KEYS} | ATTRIBUTES | {"ema.snapshot_"}  # a prefix of two
+ELSEWHERE = {"nn.MultiheadAttention", "predict"}  # of torch and of sonar-space
+Said = tuple[str, str]  # where, and the text
+
+
+def wrong_keys(text: str) -> list[str]:
+    return [found for found in KEY.findall(text) if found not in KNOWN and found.rpartition(".")[2] not in SUFFIXES]
+
+
+def is_docstring(node: ast.AST) -> ast.Constant | None:
+    """The docstring of a module, class or function."""
+    if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) or ast.get_docstring(node) is None:
+        return None
+    first = node.body[0]
+    assert isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    return first.value
+
+
+def prose(path: Path) -> Iterator[Said]:
+    """Docstrings and comments."""
+    text, name = path.read_text("utf-8"), str(path.relative_to(ROOT))
+    for node in ast.walk(ast.parse(text)):
+        if (found := is_docstring(node)) is not None:
+            yield f"{name}:{found.lineno}", str(found.value)
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield f"{name}:{token.start[0]}", token.string
+
+
+def strings(path: Path) -> Iterator[Said]:
+    """Messages and whatever else is a string, docstrings among them."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value
+
+
+def pages() -> Iterator[Said]:
+    for path in PAGES:
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            yield f"{path.relative_to(ROOT)}:{number}", line
+
+
+@pytest.fixture(scope="module")
+def names() -> set[str]:
+    """Every identifier of the code, every word of its strings, and the names of its files."""
+    tests = list((ROOT / "tests").rglob("*.py"))
+    found = {part for path in (*CODE, *PAGES, *tests) for part in (path.name, path.stem, path.parent.name)} | ELSEWHERE
+    found |= {"flowkit", "tests"}
+    for path in CODE:
+        tree = ast.parse(path.read_text("utf-8"))
+        docstrings = {id(one) for node in ast.walk(tree) if (one := is_docstring(node)) is not None}
+        for node in ast.walk(tree):
+            for field in ("id", "attr", "arg", "name"):
+                if isinstance(name := getattr(node, field, None), str):
+                    found.update(name.split("."))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                found.update(re.findall(r"\w+", node.value))
+    return found
+
+
+def test_the_check_sees_a_key_that_is_not_there():
+    said = (
+        "train.batch_size, train.batchsize: lower optim.lr, optim.rate or flow.path.sigma, flow.path.tau; see data.json"
+    )
+    assert wrong_keys(said) == ["train.batchsize", "optim.rate", "flow.path.tau"]
+
+
+def test_recipe_keys_that_are_named_exist():
+    said = [one for path in CODE for one in (*strings(path), *prose(path))]
+    descriptions = [(row.dotted, row.description) for row in key_table()]
+    wrong = {(where, name) for where, text in (*said, *descriptions, *pages()) for name in wrong_keys(text)}
+    assert not wrong
+
+
+def test_identifiers_in_backticks_exist(names):
+    """In the README too, where they are file names, keys or values."""
+    said = [one for path in CODE for one in prose(path)] + [one for one in pages() if one[0].startswith("README")]
+    wrong = {
+        (where, found)
+        for where, text in said
+        for found in re.findall(r"`([A-Za-z_][\w.]*)(?:\(\))?`", text)
+        if found not in names and not set(found.strip(".").split(".")) <= names
+    }
+    assert not wrong
+
+
+def test_what_is_said_to_be_in_the_metrics_is_written_there():
+    logged = Logged(1, 0.1, 1.0, 1e-3, 1.0, 0.9, 10.0, 0.0, 0)
+    validated = Validated(1, 1.0, 1.0, 2.0, ((0.0, 1.0, 1.0),), True, {"full": 1.0})
+    sampled = Sampled(1, (), Path("x"), 2, 0.1, figures={"reconstruction_mse": 0.1})
+    written = {name for event in (logged, validated, sampled) for name in metrics_of(event) or {}}
+    said = [(where, text) for path in CODE for where, text in prose(path) if "metrics.jsonl as" in text]
+    assert said
+    for where, text in said:
+        for found in re.findall(r'metrics\.jsonl as "(\w+)"', text):
+            assert found in written, where
