@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from flowkit.data.tensors import load_tensors
-from flowkit.errors import UserError, listing, nearest
+from flowkit.errors import UserError, listing
+from flowkit.sidecar import class_number
 
 ClassLabel = str | int | Sequence[str | int] | np.ndarray | np.integer | Tensor | None
 
@@ -35,9 +36,9 @@ def asked_labels(
     if class_label is None or class_label == "all":
         wanted = list(range(len(class_names)))
     elif isinstance(class_label, str | int):
-        wanted = [_class_number(class_label, class_names)]
+        wanted = [class_number(class_label, class_names)]
     else:
-        wanted = [_class_number(one, class_names) for one in cast("Sequence[str | int]", class_label)]
+        wanted = [class_number(one, class_names) for one in cast("Sequence[str | int]", class_label)]
         if not wanted:
             raise UserError("class_label: an empty list; name at least one class")
     return torch.tensor(wanted)[torch.arange(count) * len(wanted) // count]
@@ -63,15 +64,3 @@ def read_condition(path: Path) -> Tensor:
     if "condition" not in tensors:
         raise UserError(f"{path}: has no tensor 'condition'; it has {listing(tensors) or 'none'}")
     return tensors["condition"]
-
-
-def _class_number(label: str | int, class_names: tuple[str, ...]) -> int:
-    if isinstance(label, str) and label in class_names:
-        return class_names.index(label)
-    number = int(label) if isinstance(label, int) or label.isdecimal() else -1
-    if 0 <= number < len(class_names):
-        return number
-    raise UserError(
-        f"class_label: there is no class {label!r}; the {len(class_names)} classes are {listing(class_names)} "
-        f"(or 0 to {len(class_names) - 1}){nearest(str(label), class_names)}"
-    )

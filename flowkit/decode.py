@@ -113,7 +113,7 @@ def check_writable(out: Path) -> None:
 def _open(path: Path, codec: str | None) -> tuple[Dataset, Path]:
     """The rows and the file that holds them. Bare tensors are vectors of the codec that is named."""
     tensors, sidecar = data_files(path)
-    if path.suffix in (".npy", ".pt", ".pth"):
+    if path.suffix.lower() in (".npy", ".npz", ".pt", ".pth"):
         tensors, bare = path, True
     else:
         bare = tensors.is_file() and not sidecar.is_file()

@@ -164,3 +164,10 @@ def get_domain(kind: str) -> Domain:
 
     module, name = _HOMES[kind]
     return getattr(import_module(module), name)()
+
+
+def check_arch(arch: str, kind: str) -> None:
+    """Raise UserError where an architecture does not fit a kind of data."""
+    archs = get_domain(kind).archs
+    if arch not in archs:
+        raise UserError(f"model.arch: {arch!r} does not fit {kind} data; {listing(archs) or 'none'} does")

@@ -9,6 +9,23 @@ from difflib import get_close_matches
 class UserError(ValueError):
     """Bad input. The message says what was wrong, where, what was expected, and how to mend it."""
 
+    exit_status = 2
+
+
+class NothingLeft(UserError):
+    """The input was read as it should be, and nothing of it is left to train on."""
+
+    exit_status = 1
+
+
+class Unreadable(UserError):
+    """One item of many that has to be left out. `reason` is what the summary counts by, `detail` differs from item to item."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason} ({detail})" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
 
 class PeerLost(RuntimeError):
     """Another process of the run has ended. Printed in one line: that process said what was wrong."""

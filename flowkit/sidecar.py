@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flowkit.errors import UserError
+from flowkit.errors import UserError, listing, nearest
 
 MAX_ROW = 1 << 24  # numbers in a row of data
 MAX_STEPS = 10_000  # of a solver, that a file may ask for without the user's word
@@ -132,3 +132,16 @@ def check_settings(path: Path, content: dict[str, Any]) -> None:
             raise UserError(f"{path}: {key} cannot be understood ({first['msg']})") from None
     if sampling.get("steps", 0) > MAX_STEPS:
         raise UserError(f"{path}: sampling.steps is {sampling['steps']:,}; expected at most {MAX_STEPS:,}")
+
+
+def class_number(label: str | int, class_names: tuple[str, ...]) -> int:
+    """The number of a class by its name or number. Raises UserError for a class that there is not."""
+    if isinstance(label, str) and label in class_names:
+        return class_names.index(label)
+    number = int(label) if isinstance(label, int) or label.isdecimal() else -1
+    if 0 <= number < len(class_names):
+        return number
+    raise UserError(
+        f"class_label: there is no class {label!r}; the {len(class_names)} classes are {listing(class_names)} "
+        f"(or 0 to {len(class_names) - 1}){nearest(str(label), class_names)}"
+    )

@@ -19,8 +19,8 @@ from flowkit.data.dataset import Dataset, read_dataset
 from flowkit.errors import UserError
 from flowkit.sketch import bezier
 from flowkit.sketch.importers import quickdraw
-from flowkit.sketch.importers.files import open_files
 from flowkit.sketch.prepare import PrepareReport, prepare
+from flowkit.sources.files import open_files
 from tests.conftest import SHARED
 
 real = pytest.mark.skipif(not SHARED.exists(), reason="the real data is not at hand")
@@ -295,7 +295,7 @@ def test_sources_that_hold_nothing(tmp_path: Path) -> None:
     refused(write(tmp_path / "d", {"x.ndjson": ""}), tmp_path, "no sketch could be kept of 0")
     refused(write(tmp_path / "e", {"x.npz": "hm"}), tmp_path, "no readable .npz")
     np.savez(tmp_path / "f.npz", weights=np.zeros(5))
-    refused(tmp_path / "f.npz", tmp_path, "x?has the keys weights")
+    refused(tmp_path / "f.npz", tmp_path, r"f.npz holds weights \(5,\) float64")
     refused(tmp_path / "a", tmp_path, "expected 'fit' or 'leave-out'", over="drop")
     refused(tmp_path / "a", tmp_path, "at least 1 cubic", size=0)
 

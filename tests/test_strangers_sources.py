@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import pickle
@@ -19,9 +20,10 @@ from safetensors.numpy import save
 
 from flowkit.data.dataset import read_dataset
 from flowkit.errors import UserError
-from flowkit.sketch.importers.object_arrays import read_object_array
 from flowkit.sketch.prepare import prepare
 from flowkit.sketch.svg_read import read_svg
+from flowkit.sources.kinds import BY_SUFFIX
+from flowkit.sources.object_arrays import read_object_array
 from flowkit.text.reading import read_sentences
 from flowkit.text.sonar_cards import find_card
 from flowkit.text.vectors import read_vectors
@@ -237,6 +239,99 @@ def test_lines_of_drawings(place):
 
     fuzz()
     assert {True, False} <= set(outcomes)
+
+
+TABLES = {
+    "a.csv": b'id,text\n1,"A cat, asleep."\n2,"Two\nlines."\n3,A dog sat.\n',
+    "a.tsv": "id\ttext\n1\tA cat sat.\n2\tÜnïcödé 漢字.\n".encode(),
+    "a.txt": b"1\teng\tA cat sat.\n2\teng\tA dog ran.\n",
+    "a.json": b'[{"text": "A cat."}, {"text": null}, {"text": "A dog."}]',
+    "a.JSON": b'{"rows": ["A cat.", "A dog."]}',
+    "b.csv": "id;text\n1;A cat sat.\n2;A dog ran.\n".encode("utf-16"),
+    "b.jsonl": b'"A cat."\n{"text": "A dog."}\n',
+}
+
+
+def test_tables_of_sentences(place):
+    outcomes = []
+
+    @examples(200)
+    @given(st.sampled_from(list(TABLES)), st.data(), st.sampled_from([None, "text", "1", "3", "\ud800"]), st.booleans())
+    def fuzz(name, data, column, packed):
+        raw = data.draw(mangled(TABLES[name]) | st.just(TABLES[name]))
+        raw = data.draw(mangled(gzip.compress(raw)) | st.just(gzip.compress(raw))) if packed else raw
+        (place / name).write_bytes(raw)
+        outcomes.append(
+            read(lambda: [t.encode() for t in read_sentences(place / name, column=column, skip_empty=True).texts])
+        )
+
+    fuzz()
+    assert {True, False} <= set(outcomes)
+
+
+def test_parquet(place):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    arrow.set_memory_pool(arrow.system_memory_pool())
+    whole = []
+    for column in (arrow.array(["A cat.", None, "A dog."]), arrow.array([["A cat."], [], ["A dog.", "b"]])):
+        out = io.BytesIO()
+        parquet.write_table(arrow.table({"id": [1, 2, 3], "text": column}), out, compression="zstd")
+        whole.append(out.getvalue())
+    path, outcomes = place / "a.parquet", []
+    path.write_bytes(whole[0])
+    read_sentences(path, skip_empty=True)  # its threads and tables are there before memory is counted
+
+    @examples(150)
+    @given(st.sampled_from(whole), st.data())
+    def fuzz(raw, data):
+        path.write_bytes(data.draw(mangled(raw) | st.just(raw)))
+        outcomes.append(read(lambda: [text.encode() for text in read_sentences(path, skip_empty=True).texts]))
+
+    fuzz()
+    assert {True, False} <= set(outcomes)
+
+
+@pytest.mark.parametrize("suffix", [".svgz", ".ndjson", ".npz", ".zip"])
+def test_gzip_around_and_inside_of_drawings(place, suffix):
+    whole = {".svgz": SVG.encode(), ".ndjson": as_json(RECORD) + b"\n", ".npz": stored(train=OBJECTS)}
+    path, outcomes = place / f"packed{suffix}", []
+    if suffix == ".zip":
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w") as archive:
+            archive.writestr("train/cat/1.svgz", gzip.compress(SVG.encode()))
+            archive.writestr("Test/猫/2.svg", SVG)
+        raw = stream.getvalue()
+    else:
+        raw = gzip.compress(whole[suffix])
+
+    @examples(30)
+    @given(mangled(raw, 2) | st.just(raw))
+    def fuzz(content):
+        path.write_bytes(content)
+        outcomes.append(made(path, place / "gzip"))
+
+    fuzz()
+    assert True in outcomes
+
+
+def test_any_bytes_under_any_name(place):
+    """`prepare` of a file that may be anything: read as drawings or as sentences, or refused."""
+    starts = [
+        *(b"\x1f\x8b\x08\0", b"PK\3\4", b"PAR1", b"\x93NUMPY\1\0", b"{", b"[", b"<svg", b"\xff\xfe", b"\xef\xbb\xbf"),
+        *(b"\x80\4", b"", b"\0" * 8, b"id,text\n"),
+    ]
+
+    @examples(150)
+    @given(st.sampled_from(starts), st.binary(max_size=60), st.sampled_from([*BY_SUFFIX, "", ".gz", ".xyz"]))
+    def fuzz(start, rest, suffix):
+        path = place / f"bytes{suffix}"
+        path.write_bytes(start + rest)
+        made(path, place / "any")
+        read(lambda: read_sentences(path, skip_empty=True))
+        if suffix not in (".pt", ".pth"):
+            read(lambda: read_vectors(path))
+
+    fuzz()
 
 
 def test_sentences(place):

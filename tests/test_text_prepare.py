@@ -249,18 +249,19 @@ def test_exact_duplicates_of_texts_and_of_vectors():
     ("name", "content", "message"),
     [
         ("a.txt", b"one\nna\xefve two\n", r"a\.txt: line 2, byte 3 \(0xef\): is not UTF-8; .*iconv -f latin1"),
-        ("a.txt", "one\ntwo\n".encode("utf-16"), r"a\.txt: line 1: is not UTF-8 \(it looks like UTF-16"),
+        ("a.txt", "one\ntwo\n".encode("utf-16-le"), r"a\.txt: line 1: is not UTF-8 \(it looks like UTF-16"),
+        ("a.txt", b"\xff\xfeo\x00\n\x00\x00\xd8", r"a\.txt: line 2, byte 1 \(0x00\): is not valid UTF-16"),
         ("a.txt", b"one\n\ntwo\n  \t\n\xe2\x80\x8b\nthree\n", r"lines 2, 4, 5 are empty; .* the 6 lines.*--skip-empty"),
         ("a.txt", b"one\ntwo\n\n", r"line 3 is empty"),
         ("a.txt", b"\n" * 30, r"lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, \.\.\. \(20 more\) are empty"),
         ("a.txt", b"", r"holds no sentences"),
-        ("a.jsonl", b'{"text": "one"}\n{"text": two}\n', r"line 2: is no JSON .*Expecting value.*expected \{\"text\""),
-        ("a.jsonl", b'{"txt": "one"}\n', r"line 1: has no 'text' \(its keys: 'txt'\); did you mean 'txt'\?.*--text-key"),
-        ("a.jsonl", b'{"text": 3}\n', r"line 1: 'text' is int"),
-        ("a.jsonl", b'"one"\n', r"line 1: is no JSON object"),
+        ("a.jsonl", b'{"text": "one"}\n{"text": two}\n', r"line 2: is not valid JSON .*Expecting value.*expected \{\"text\""),
+        ("a.jsonl", b'{"text": "one"}\n{"txt": "two"}\n', r"line 2: has no 'text' \(its keys: 'txt'\); did you mean 'txt'\?"),
+        ("a.jsonl", b'{"text": 3}\n', r"line 1: 'text' is a number"),
+        ("a.jsonl", b'"one"\n3\n', r"line 2: is a number, not a JSON object"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', r"line 1: 'text' holds half of a surrogate pair"),
         ("a.jsonl", b'{"text": "one"}\n{"text": " "}\n', r"line 2 is empty"),
-        ("a.csv", b"one\n", r"a\.csv: holds neither sentences nor vectors.*\.txt, \.jsonl, \.npy"),
+        ("a.csv", b"PK\x03\x04" + b"x" * 60, r"a\.csv: is no whole zip file"),
         ("a.npy", b"nonsense", r"a\.npy: not a whole \.npy"),
     ],
 )  # fmt: skip
@@ -536,6 +537,7 @@ from flowkit.cli import main
 from tests.test_text_prepare import BagOfWords
 encoding.SHARD = 20
 flowkit.text.prepare.open_codec = lambda *_, **__: BagOfWords(seconds=0.05)
+flowkit.text.prepare.languages_of = lambda _: BagOfWords.languages
 main()
 """
 
@@ -618,7 +620,7 @@ def test_the_command_and_its_summary(tmp_path, monkeypatch):
     [
         (("a.txt", "--codec", "sonar", "--size", "8", "--over", "fit"), r"--size, --over: are options of sketches, and a\.txt"),
         (("a.svg", "--codec", "sonar"), r"--codec: is an option of sentences, and a\.svg is read as sketches; leave it out"),
-        (("a.csv",), r"a\.csv: \.csv is not read; sketches come from a folder or \.svg.* sentences from \.txt, \.jsonl"),
+        (("a.png",), r"a\.png: is not read: it is a PNG image; trace it.* sentences from \.txt, \.jsonl"),
         (("a.txt",), r"--codec: a\.txt holds sentences; name what encodes them"),
         (("a.txt", "--codec", "mini-sonar", "--encoder", "x.pt"), r"--encoder: names a part of SONAR; it goes"),
         (("a.txt", "--codec", "sonor"), r"codec: 'sonor' is unknown.*did you mean 'sonar'"),
@@ -628,8 +630,9 @@ def test_the_command_and_its_summary(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_what_the_command_refuses(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    for name in ("a.txt", "a.svg", "a.csv"):
+    for name in ("a.txt", "a.svg"):
         write(tmp_path / name, ["one"])
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     code, _, error = invoke(*arguments, "--out", "set")
     assert code == 1 and isinstance(error, UserError) and re.search(message, str(error)), error
     assert not list(tmp_path.glob("*set*"))

@@ -14,10 +14,12 @@ from flowkit.cli.doctor import doctor
 from flowkit.cli.ema import ema
 from flowkit.cli.evaluate import evaluate
 from flowkit.cli.inspect import inspect
+from flowkit.cli.narrow_help import stack_help_where_narrow
 from flowkit.cli.prepare import prepare
 from flowkit.cli.sample import sample
 from flowkit.cli.train import train
 from flowkit.errors import PeerLost, UserError
+from flowkit.ui.encoding import speak_any_encoding
 
 app = typer.Typer(
     help="Train flow-matching generative models from a TOML recipe, and turn samples back into things to look at.",
@@ -40,7 +42,7 @@ for command, panel in (
     app.command(rich_help_panel=panel)(command)
 
 
-def _help_without_what_it_never_shows() -> None:
+def _prepare_help() -> None:
     """Keep `--help` from loading a Markdown parser and a traceback printer, two fifths of its time, which it never calls.
 
     Typer's help imports both at its top for markup and pretty exceptions that this app has turned off. Only a process that
@@ -52,6 +54,7 @@ def _help_without_what_it_never_shows() -> None:
         stand_in = ModuleType(name)
         setattr(stand_in, unused, type(unused, (), {}))
         sys.modules.setdefault(name, stand_in)
+    stack_help_where_narrow()
 
 
 def _resume_auto(arguments: list[str]) -> list[str]:
@@ -64,14 +67,15 @@ def _resume_auto(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Run the command line; bad input is one message on stderr and exit status 2."""
-    _help_without_what_it_never_shows()
+    speak_any_encoding()
+    _prepare_help()
     try:
         app(args=_resume_auto(sys.argv[1:]))
     except UserError as error:
         # Under a launcher every process meets the same bad input; one on each machine says so, for what is bad may be its own.
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(error.exit_status) from None
     except PeerLost as lost:
         print(lost, file=sys.stderr)
         raise SystemExit(1) from None

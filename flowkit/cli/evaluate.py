@@ -71,6 +71,10 @@ def evaluate(
         raise UserError(
             f"evaluate: {', '.join(idle)} would do nothing: {samples} is drawn already. Leave it out, or use --ckpt"
         )
+    if ckpt is not None:
+        from flowkit.checkpoint import find_checkpoint
+
+        find_checkpoint(ckpt)  # before torch is loaded, which takes seconds
     from flowkit.evaluate import evaluate_checkpoint, evaluate_files
     from flowkit.ui.evaluate_view import evaluation_progress, print_evaluation
 
@@ -89,6 +93,8 @@ def evaluate(
     if as_json:
         import json
 
-        print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+        from flowkit.ui.encoding import takes_unicode
+
+        print(json.dumps(found.to_json(), indent=2, ensure_ascii=not takes_unicode()))
     else:
         print_evaluation(found)

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowkit.errors import UserError, listing
+from flowkit.errors import UserError
 
 if TYPE_CHECKING:
     from flowkit.text.prepare import Settings
 
 SKETCHES, SENTENCES = "Sketches", "Sentences"  # the panels of the options that only they have
-SKETCH_FILES = (".svg", ".zip", ".ndjson", ".npz")
 
 
 def _of(panel: str, help: str, *names: str, min: float | None = None, max: float | None = None) -> Any:
@@ -24,8 +23,8 @@ def prepare(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Sketches: a folder, a .zip or a file: SVG, ControlSketch or stroke-3 .npz, Quick, Draw! .ndjson. "
-            "Sentences: .txt, .jsonl, or their vectors: .npy, .safetensors, .pt.",
+            help="A folder, a .zip or a file. Sketches: SVG, Quick, Draw! .ndjson, ControlSketch, stroke-3 and stroke-5 .npz. "
+            "Sentences: .txt, .jsonl, .json, .csv, .tsv, .parquet. Their vectors: .npy, .npz, .safetensors, .pt.",
             show_default=False,
         ),
     ],
@@ -37,15 +36,24 @@ def prepare(
         str | None, _of(SKETCHES, "Sketches of more cubics than that: fit (the default), or leave-out.")
     ] = None,
     max_per_class: Annotated[int | None, _of(SKETCHES, "Only the first so many of each class.", min=1)] = None,
+    recognized_only: Annotated[
+        bool, _of(SKETCHES, "Leave out what Quick, Draw! did not recognize.", "--recognized-only")
+    ] = False,
     codec: Annotated[
         str | None, _of(SENTENCES, "sonar or mini-sonar: what encodes the sentences, or has made the vectors.")
     ] = None,
     lang: Annotated[str | None, _of(SENTENCES, "Their language; default: eng_Latn.")] = None,
     texts: Annotated[
-        Path | None, _of(SENTENCES, "The sentences of a file of vectors: .txt or .jsonl, a line each.")
+        Path | None, _of(SENTENCES, "The sentences of a file of vectors, in its order: any file of sentences.")
     ] = None,
-    text_key: Annotated[
-        str | None, _of(SENTENCES, "Where the sentence of a .jsonl line stands; default: text.")
+    column: Annotated[
+        str | None,
+        _of(
+            SENTENCES,
+            "Column (or JSON key) of the sentences, by name or number. Default: detected.",
+            "--column",
+            "--text-key",
+        ),
     ] = None,
     split_sentences: Annotated[
         bool, _of(SENTENCES, "Each line is a paragraph: split it into its sentences.", "--split-sentences")
@@ -70,56 +78,76 @@ def prepare(
     device: Annotated[str | None, _of(SENTENCES, "auto (the default), cpu, cuda, cuda:1, ...")] = None,
     dtype: Annotated[str | None, _of(SENTENCES, "fp32 (the default), fp16 or bf16, to encode in.")] = None,
 ) -> None:
-    """Turn files into a data set that `train` reads, with a table of what became of every one.
+    """Turn files into a data set that `train` reads, and print how many were kept, fitted or dropped.
 
-    The kind of file is found out.
+    The file type is detected automatically, by content. gzip is read everywhere.
+    What is not read, or is read as something else than it may look like, is counted.
 
     [bold]Sketches[/bold] lie in folders that are classes: SOURCE/cat/12.svg is a cat.
-    One of fewer cubics than --size has its longest ones split, without loss; one of more is fitted, with the fit error.
+    Folders named like splits are splits: SOURCE/train/cat/12.svg, SOURCE/cat/Test/12.svg.
+    A sketch of fewer cubics than --size has its longest ones split, without loss.
+    One of more is fitted, with the fit error.
 
-    [bold]Sentences[/bold], one a line, are encoded by --codec; near-duplicates are removed, and the rest shuffled and split.
-    Stopped, the same command goes on where it was. Only the first so many rows are trained on with data.subset = "1k".
+    [bold]Sentences[/bold], one a line or row, are encoded by --codec.
+    Near-duplicates are removed, and the rest shuffled and split.
+    If interrupted, rerun the same command to resume.
+    data.subset = "1k" trains on the first 1,000 rows.
 
     [bold]Examples[/bold]
 
       flowkit prepare drawings/ --out data/drawings
       flowkit prepare kanji.zip --out data/kanji --over leave-out
       flowkit prepare quickdraw/ --out data/quickdraw --max-per-class 1000
+      flowkit prepare cat.ndjson.gz --out data/cat --recognized-only
+      flowkit prepare sketchrnn_cat.npz --out data/cat
       flowkit prepare sentences.txt --out data/mine --codec sonar --lang eng_Latn
-      flowkit prepare articles.jsonl --text-key body --split-sentences --out data/articles --codec sonar
-      flowkit prepare vectors.npy --texts sentences.txt --out data/mine --codec sonar
+      flowkit prepare pairs.tsv.gz --column 3 --out data/pairs --codec sonar
+      flowkit prepare wiki.parquet --column sentence --out data/wiki --codec sonar
+      flowkit prepare articles.jsonl --column body --split-sentences --out data/articles --codec sonar
+      flowkit prepare vectors.npy --texts sentences.csv --out data/mine --codec sonar
+
+    [bold]Exit status[/bold]
+
+      0 done, 1 no row is left to train on (all were dropped, or all belong to other splits), 2 bad input.
     """
-    of_sketches = {"--size": size, "--over": over, "--max-per-class": max_per_class}
+    of_sketches = {"--size": size, "--over": over, "--max-per-class": max_per_class,
+                   "--recognized-only": recognized_only or None}  # fmt: skip
     of_sentences = {
-        "--codec": codec, "--lang": lang, "--texts": texts, "--text-key": text_key, "--split-sentences": split_sentences or None,
+        "--codec": codec, "--lang": lang, "--texts": texts, "--column": column, "--split-sentences": split_sentences or None,
         "--skip-empty": skip_empty or None, "--near-duplicates": near_duplicates, "--split": split, "--encoder": encoder,
         "--decoder": decoder, "--tokenizer": tokenizer, "--device": device, "--dtype": dtype,
     }  # fmt: skip
     if _holds_sentences(source):
         _refuse(of_sketches, source, "sketches", "sentences")
-        settings = _settings(lang=lang, text_key=text_key, split_sentences=split_sentences, skip_empty=skip_empty,
+        settings = _settings(lang=lang, column=column, split_sentences=split_sentences, skip_empty=skip_empty,
                              near_duplicates=near_duplicates, split=_fractions(split), seed=seed, device=device,
                              dtype=dtype)  # fmt: skip
         parts = {"encoder": encoder, "decoder": decoder, "tokenizer": tokenizer}
         _prepare_sentences(source, out, _described(codec, parts), texts, settings, overwrite)
     else:
         _refuse(of_sentences, source, "sentences", "sketches")
-        _prepare_sketches(source, out, size or 32, over or "fit", max_per_class, seed, overwrite)
+        _prepare_sketches(source, out, size=size or 32, over=over or "fit", max_per_class=max_per_class, seed=seed,
+                          recognized_only=recognized_only, overwrite=overwrite)  # fmt: skip
 
 
-def _prepare_sketches(
-    source: Path, out: Path, size: int, over: str, max_per_class: int | None, seed: int, overwrite: bool
-) -> None:
+def _prepare_sketches(source: Path, out: Path, **options: Any) -> None:
     from rich.console import Console
 
     from flowkit.sketch.prepare import prepare as run_prepare
     from flowkit.ui.prepare_view import reading_bar, summary
 
     with reading_bar() as progress:
-        report = run_prepare(
-            source, out, size=size, over=over, max_per_class=max_per_class, seed=seed, overwrite=overwrite, progress=progress
-        )  # fmt: skip
-    Console(highlight=False).print(summary(report))
+        report = run_prepare(source, out, progress=progress, **options)
+    console = Console(highlight=False)
+    console.print(summary(report, console.width))
+    if not report.trainable:
+        held = ", ".join(f"{count:,} {name}" for name, count in report.splits.items() if count)
+        typer.echo(
+            f"no row is left to train on: what was kept belongs to other splits ({held}). The data set is written, and "
+            "`train` will refuse it",
+            err=True,
+        )
+        raise typer.Exit(1)
 
 
 def _prepare_sentences(
@@ -137,22 +165,45 @@ def _prepare_sentences(
             )
     except KeyboardInterrupt:
         raise typer.Exit(130) from None  # what is kept, and how to go on, has been said
-    Console(highlight=False).print(summary(report))
+    console = Console(highlight=False)
+    console.print(summary(report, console.width))
 
 
 def _holds_sentences(source: Path) -> bool:
-    """By the source's suffix. Raises UserError for a file of neither kind."""
-    from flowkit.text import reading, vectors
+    """Whether a source holds sentences or vectors, by its content. Raises UserError for a file of neither kind."""
+    from flowkit.errors import Unreadable
+    from flowkit.sources import arrays, kinds
+    from flowkit.sources.files import open_files
 
-    suffix = source.suffix.lower()
-    if suffix in (*reading.SUFFIXES, *vectors.SUFFIXES):
-        return True
-    if source.is_file() and suffix not in SKETCH_FILES:
-        raise UserError(
-            f"{source}: {suffix or 'a file without suffix'} is not read; sketches come from a folder or {listing(SKETCH_FILES)}, "
-            f"sentences from {listing(reading.SUFFIXES)}, vectors from {listing(vectors.SUFFIXES)}"
-        )
-    return False
+    with open_files(source) as files:
+        if any(files.kind(entry) in kinds.SKETCHES for entry in files.entries):
+            return False
+        found = {files.kind(entry) for entry in files.entries}
+        alone = files.entries[0] if len(files.entries) == 1 and not source.is_dir() else None
+        if found & set(kinds.ARRAYS):
+            first = files.of_kind(*kinds.ARRAYS)[0]
+            try:
+                with arrays.open_arrays(files, first) as held:
+                    what = arrays.hold(held)
+                    if what == "vectors" and alone is None:
+                        join = "np.concatenate([np.load(f) for f in sorted(glob.glob('FOLDER/*.npy'))])"
+                        code = f"import glob, numpy as np; np.save('vectors.npy', {join})".replace(
+                            "FOLDER", str(source)
+                        )
+                        raise UserError(
+                            f"{source}: holds vectors ({first.name}) in a folder or zip; name the file itself, and that of its "
+                            f'sentences with --texts. Several are joined by: python -c "{code}"'
+                        )
+                    if what or alone is None:
+                        return what == "vectors"
+                    what = arrays.described(held).replace("FILE", str(source))
+            except Unreadable:
+                return alone is not None and alone.suffix == ".npy"  # whose reader says what is wrong
+            raise UserError(f"{source}: holds neither drawings nor vectors: {what}")
+        if alone is None or found & {"text", *kinds.SENTENCES, *kinds.TENSORS} or not alone.size:
+            return bool(found & {"text", *kinds.SENTENCES}) or (alone is not None)
+        why = kinds.refusal(files.kind(alone), str(source)) or "it is of no kind that flowkit knows"
+        raise UserError(f"{source}: is not read: {why}. {kinds.KNOWN}")
 
 
 def _refuse(options: dict[str, Any], source: Path, whose: str, held: str) -> None:

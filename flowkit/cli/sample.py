@@ -140,9 +140,11 @@ def sample(
     """
     import time
 
+    from flowkit.decode import check_writable, write_readable
+
+    _check_early(ckpt, weights, class_label, out)
     from flowkit.conditions import read_condition
     from flowkit.data.dataset import write_dataset
-    from flowkit.decode import check_writable, write_readable
     from flowkit.draw import SampleSettings
     from flowkit.sample import load
     from flowkit.ui.progress import stage_bar
@@ -188,6 +190,22 @@ def sample(
     if trajectories:
         also = (folder / "trajectories.png", *also)
     print_written(decoded, noun, facts, preview, also)
+
+
+def _check_early(ckpt: Path, weights: str, class_label: list[str] | None, out: Path | None) -> None:
+    """What can be said before torch is loaded, which takes seconds: a checkpoint, classes or a folder that are not there."""
+    from flowkit.checkpoint import find_checkpoint, read_model_json
+    from flowkit.decode import check_writable
+    from flowkit.sidecar import class_number
+
+    files = find_checkpoint(ckpt)
+    files.weights(weights)
+    names = tuple(read_model_json(files.sidecar).get("class_names") or ())
+    for label in class_label or ():
+        if names and label != "all":
+            class_number(label, names)
+    if out is not None:
+        check_writable(out)
 
 
 def _check_trajectories(loaded: LoadedModel) -> None:

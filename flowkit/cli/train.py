@@ -69,6 +69,9 @@ def train(
     from flowkit.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or ())
+    from flowkit.training.early import check_early
+
+    check_early(loaded, resume=resume or resume_auto, overwrite=overwrite, init_from=init_from)
     from flowkit.training.train import train as run_training
     from flowkit.ui import listener
 

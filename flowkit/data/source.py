@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowkit.data.dataset import TRAIN, VALIDATION, Dataset, data_files, read_dataset
+from flowkit.data.dataset import SPLITS, TRAIN, VALIDATION, Dataset, data_files, read_dataset
 from flowkit.data.keys import key
 from flowkit.domain import BUILTIN, get_domain
 from flowkit.errors import UserError, listing, nearest
@@ -68,5 +68,11 @@ def with_split(data: Dataset, val_fraction: float, subset: int | None, seed: int
         split = split.copy()
         split[train[subset:]] = 255  # in no split
     if not len(train):
-        raise UserError(f"{where}: no training rows are left of {len(data)}; lower data.val_fraction")
+        if data.split is None:
+            raise UserError(f"{where}: no training rows are left of {len(data)}; lower data.val_fraction")
+        held = ", ".join(f"{count:,} {name}" for name in SPLITS if (count := len(data.rows(name))))
+        raise UserError(
+            f"{where}: has no training rows ({held or 'no rows'}), by the splits that it was prepared with; prepare it again "
+            "from a source with training rows, or without splits"
+        )
     return dataclasses.replace(data, split=split)

@@ -6,10 +6,12 @@ import json
 import math
 from typing import Any
 
+from flowkit.ui.encoding import takes_unicode
+
 
 def as_json(report: dict[str, Any]) -> str:
     """One object, indented. NaN and infinity, which JSON does not have, become null."""
-    return json.dumps(_strict(report), indent=2, ensure_ascii=False, allow_nan=False)
+    return json.dumps(_strict(report), indent=2, ensure_ascii=not takes_unicode(), allow_nan=False)
 
 
 def _strict(content: Any) -> Any:

@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from flowkit.errors import Unreadable
 from flowkit.sketch import bezier
-from flowkit.sketch.importers.items import Unreadable
 
 _DENSE = 16  # points a cubic when a curve is treated as a polyline
 _SAMPLES = 33  # points a piece that a fit sees

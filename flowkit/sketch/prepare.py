@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,11 +15,13 @@ import numpy as np
 
 from flowkit.data.dataset import SPLITS, Dataset, write_dataset
 from flowkit.data.target import free_target
-from flowkit.errors import UserError, nearest
+from flowkit.errors import NothingLeft, Unreadable, UserError, nearest
 from flowkit.sketch.budget import Budgeted, to_size
+from flowkit.sketch.domain import MAX_COORDINATE
+from flowkit.sketch.importers import quickdraw
 from flowkit.sketch.importers.detect import detect
-from flowkit.sketch.importers.files import open_files
-from flowkit.sketch.importers.items import Item, Unreadable
+from flowkit.sketch.importers.items import Item
+from flowkit.sources.files import open_files
 
 OVER = ("fit", "leave-out")
 
@@ -47,6 +51,12 @@ class PrepareReport:
     splits: dict[str, int]  # rows by split; empty where the source was not split
     classes: tuple[ClassReport, ...]
     examples: dict[str, str]  # reason -> the first drawing left out for it
+    notes: tuple[str, ...] = ()  # what was not read, or read as something else than it may look like
+
+    @property
+    def trainable(self) -> bool:
+        """Whether a row is left to train on."""
+        return not self.splits or self.splits["train"] > 0
 
     @property
     def total(self) -> ClassReport:
@@ -72,6 +82,7 @@ def prepare(
     size: int = 32,
     over: str = "fit",
     max_per_class: int | None = None,
+    recognized_only: bool = False,
     seed: int = 0,
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
@@ -79,9 +90,11 @@ def prepare(
     """Read every sketch of `source` and write x (N, size, 8), canvas [-1, 1], with class labels (and splits) to `out`.
 
     `over` says what to do with a sketch of more than `size` cubics: "fit" or "leave-out". `max_per_class` keeps the
-    first so many of a class (and of a split). Rows are shuffled by `seed`, so that the first k are a fair subset.
+    first so many of a class (and of a split).
+    `recognized_only` leaves out what Quick, Draw! did not recognize.
+    Rows are shuffled by `seed`, so that the first k are a fair subset.
     `progress(done, total, file)` counts bytes. Nothing is written before everything is read.
-    Raises UserError: no such source, no known format, nothing left to keep, `out` exists or cannot be written.
+    Raises UserError: no such source, no known format, nothing left to keep (NothingLeft), `out` exists or cannot be written.
     """
     source = Path(source)
     over = over.replace("_", "-")
@@ -93,16 +106,24 @@ def prepare(
     tally = _Tally(size, over, max_per_class)
     with open_files(source) as files:
         name, read = detect(source, files)
+        if recognized_only:
+            if name != "quickdraw":
+                raise UserError(
+                    f"--recognized-only: {source} holds {name}, and only Quick, Draw! says what was recognized"
+                )
+            read = partial(quickdraw.read, recognized_only=True)
         total = sum(entry.size for entry in files.entries)
         for item in read(files):
             tally.add(item)
             if progress:
                 progress(min(files.consumed, total), total, item.where)
     data = tally.dataset(source, seed)
-    data.info = {"source": {"name": source.resolve().name, "format": name}, "prepared": tally.summary(size, over, seed)}
+    notes = (*files.notes, *tally.duplicates())
+    prepared = {**tally.summary(size, over, seed), "notes": list(notes)}
+    data.info = {"source": {"name": source.resolve().name, "format": name}, "prepared": prepared}
     write_dataset(paths[0], data)
     splits = {} if data.split is None else {key: len(data.rows(key)) for key in SPLITS}
-    return PrepareReport(source, name, paths, data.x.shape, splits, tally.reports(), tally.examples)
+    return PrepareReport(source, name, paths, data.x.shape, splits, tally.reports(), tally.examples, notes)
 
 
 class _Tally:
@@ -115,6 +136,7 @@ class _Tally:
         self.by_class: dict[str, ClassReport] = {}
         self.examples: dict[str, str] = {}
         self.kept: Counter[tuple[str, str]] = Counter()
+        self.alike: dict[bytes, list[str]] = {}  # digest of a row -> the splits of all rows that are equal to it
 
     def add(self, item: Item) -> None:
         report = self.by_class.setdefault(item.class_name, ClassReport(item.class_name))
@@ -126,6 +148,10 @@ class _Tally:
             if self.max_per_class is not None and self.kept[place] >= self.max_per_class:
                 raise Unreadable(f"beyond the first {self.max_per_class:,} of its class")
             found = to_size(item.strokes, self.size, fit=self.over == "fit")
+            if (
+                farthest := float(np.abs(found.x).max())
+            ) > MAX_COORDINATE:  # which training would refuse, with all others
+                raise Unreadable("has coordinates far outside of its canvas", f"{farthest:.3g} times its half side")
         except Unreadable as problem:
             report.left_out[problem.reason] += 1
             self.examples.setdefault(
@@ -137,6 +163,7 @@ class _Tally:
     def _keep(self, found: Budgeted, place: tuple[str, str], report: ClassReport) -> None:
         self.rows.append(found.x)
         self.places.append(place)
+        self.alike.setdefault(blake2b(found.x.tobytes(), digest_size=16).digest(), []).append(place[1])
         self.kept[place] += 1
         report.kept += 1
         report.dots += found.dots
@@ -147,7 +174,7 @@ class _Tally:
         if not self.rows:
             counts = summed(self.by_class.values()).left_out
             why = "; ".join(f"{n:,}: {reason}, e.g. {self.examples[reason]}" for reason, n in counts.most_common(5))
-            raise UserError(
+            raise NothingLeft(
                 f"{source}: no sketch could be kept of {counts.total():,} read ({why}); nothing was written"
             )
         names = self._class_names()
@@ -158,6 +185,18 @@ class _Tally:
         if any(split_name for _, split_name in self.places):
             split = np.array([SPLITS[split_name or "train"] for _, split_name in self.places], np.uint8)[order]
         return Dataset("sketch", np.stack([self.rows[i] for i in order]), labels[order], split=split, class_names=names)
+
+    def duplicates(self) -> list[str]:
+        """What to say of drawings that are equal to others."""
+        again = [splits for splits in self.alike.values() if len(splits) > 1]
+        if not again:
+            return []
+        count, across = sum(len(splits) - 1 for splits in again), sum(len(set(splits)) > 1 for splits in again)
+        are = "drawing is an exact copy of another" if count == 1 else "drawings are exact copies of others"
+        said = f"{count:,} {are}, and kept"
+        return [
+            said + (f"; {across:,} {'stands' if across == 1 else 'stand'} in more than one split" if across else "")
+        ]
 
     def _class_names(self) -> tuple[str, ...]:
         """Alphabetical; those that occur in training first, so that a model's class numbers do not hang on the test set."""

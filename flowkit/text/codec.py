@@ -93,7 +93,32 @@ def open_codec(identity: Mapping[str, Any] | str, *, device: str = "auto", dtype
         from flowkit.text.mini.codec import open_mini
 
         return open_mini(described, device=device, dtype=dtype)
-    raise UserError(f"codec: {name!r} is unknown; known are {listing(CODECS)}{nearest(str(name), CODECS)}")
+    raise unknown_codec(name)
+
+
+def languages_of(identity: Mapping[str, Any] | str) -> tuple[str, ...]:
+    """The languages of a codec that is not opened: this downloads, trains and loads nothing.
+
+    Raises UserError: unknown name, missing packages, a file of SONAR's that is not there.
+    """
+    described = {"name": identity} if isinstance(identity, str) else dict(identity)
+    name = described.get("name")
+    if name == "sonar":
+        from flowkit.text.sonar import find_parts
+        from flowkit.text.sonar_packages import why_not_importable
+
+        if reason := why_not_importable():
+            raise UserError(f"codec: {reason}")
+        parts = find_parts(described)
+        parts.places()
+        return tuple(parts.tokenizer.languages())
+    if name == "mini-sonar":
+        return (ENGLISH,)
+    raise unknown_codec(name)
+
+
+def unknown_codec(name: Any) -> UserError:
+    return UserError(f"codec: {name!r} is unknown; known are {listing(CODECS)}{nearest(str(name), CODECS)}")
 
 
 def why_not_at_hand(identity: Mapping[str, Any] | str) -> str | None:

@@ -13,7 +13,7 @@ import numpy as np
 from flowkit.data.dataset import Dataset
 from flowkit.data.files import replacing
 from flowkit.errors import UserError, nearest
-from flowkit.text.codec import BLOCKED, ENGLISH, Codec, Decoding, open_codec
+from flowkit.text.codec import BLOCKED, ENGLISH, Codec, Decoding, languages_of, open_codec
 from flowkit.text.languages import unknown_language
 
 SUFFIXES = (".jsonl", ".txt")
@@ -88,6 +88,7 @@ def codec_of(data: Dataset, where: str, options: TextOptions) -> Codec:
     if parts and (named or own) != "sonar":
         raise UserError(f"--{next(iter(parts))} is of sonar, and {where} is decoded by {named or own}")
     described = (described if own is not None else {"name": named}) | parts
+    _check_languages(data, options, languages_of(described), str(described["name"]))
     codec = open_codec(described, device=options.device or "auto", dtype=options.dtype or "fp32")
     if data.x.shape[1] != codec.dimension:
         raise UserError(
@@ -99,10 +100,14 @@ def codec_of(data: Dataset, where: str, options: TextOptions) -> Codec:
 
 def languages(data: Dataset, options: TextOptions, codec: Codec) -> tuple[str, ...]:
     """Those asked for, else that of the data, else English. Raises UserError for one that the codec does not know."""
+    return _check_languages(data, options, codec.languages, codec.name)
+
+
+def _check_languages(data: Dataset, options: TextOptions, known: Sequence[str], codec: str) -> tuple[str, ...]:
     langs = tuple(dict.fromkeys(options.lang)) or (data.info.get("lang") or ENGLISH,)
     for lang in langs:
-        if lang not in codec.languages:
-            raise UserError(unknown_language(lang, codec.languages, f"the codec {codec.name!r}"))
+        if lang not in known:
+            raise UserError(unknown_language(lang, known, f"the codec {codec!r}"))
     return langs
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,26 @@ import numpy as np
 
 from flowkit.data.dataset import SPLITS, Dataset, write_dataset
 from flowkit.data.target import free_target
-from flowkit.errors import UserError, listing
-from flowkit.text import vectors
-from flowkit.text.codec import CODECS, ENGLISH, Codec, open_codec, why_not_at_hand
+from flowkit.errors import UserError, listing, nearest
+from flowkit.sources.files import open_files
+from flowkit.sources.kinds import ARRAYS, TENSORS
+from flowkit.text.codec import CODECS, ENGLISH, Codec, languages_of, open_codec, unknown_codec, why_not_at_hand
 from flowkit.text.deduplicate import Duplicates, exact_duplicates, near_duplicates, row_keys
 from flowkit.text.encoding import Scratch, encode
 from flowkit.text.languages import unknown_language
 from flowkit.text.prepare_report import Pair, Removed, TextReport, statistics
-from flowkit.text.reading import SUFFIXES, Sentences, read_sentences
+from flowkit.text.reading import Sentences, read_sentences
 from flowkit.text.splitting import split_sentences
 from flowkit.text.vectors import read_vectors
 
 NEAR = 0.95  # cosine above which two sentences count as one
 FRACTIONS = (0.8, 0.1, 0.1)
 SONAR_DIMENSION = 1024  # of Meta's release
-SONAR_NORMS = (0.05, 1.0)  # sentences have about 0.2 to 0.3; far from it the decoder garbles them
+SONAR_NORMS = (
+    0.08,
+    0.6,
+)  # sentences have about 0.2 to 0.3, normalized vectors 1; far from the first the decoder garbles
+DTYPES = ("fp32", "fp16", "bf16")
 Tell = Callable[[str, int, int], object]  # what is being done, how much of it is, of how much
 Named = Codec | Mapping[str, Any] | str
 
@@ -34,7 +40,7 @@ Named = Codec | Mapping[str, Any] | str
 @dataclass(frozen=True)
 class Settings:
     lang: str = ENGLISH
-    text_key: str = "text"  # of a .jsonl
+    column: str | None = None  # of the sentences in a table, or their key; found where it is evident
     split_sentences: bool = False  # each line is a paragraph
     skip_empty: bool = False
     near_duplicates: float = NEAR  # 0 keeps them
@@ -76,7 +82,7 @@ def prepare(
     tell: Tell | None = None,
     notice: Callable[[str], object] | None = None,
 ) -> TextReport:
-    """Write x (N, D) of the sentences in `source` (.txt, .jsonl), or the vectors in it (.npy, .safetensors, .pt), to `out`.
+    """Write x (N, D) of the sentences in `source` (a file, folder or zip), or of the vectors in it (one file), to `out`.
 
     codec: what encodes the sentences, or has made the vectors, whose sentences `texts` holds, a line a row. Of sentences
     that are equal the first is kept, and of vectors with a cosine above `near_duplicates`. Rows are shuffled by `seed`
@@ -88,7 +94,7 @@ def prepare(
     """
     source, texts, how = Path(source), None if texts is None else Path(texts), settings or Settings()
     tell, notice = tell or (lambda stage, done, total: None), notice or (lambda text: None)
-    imported = source.suffix.lower() in vectors.SUFFIXES
+    imported = _holds_vectors(source)
     _check(source, imported, codec, texts, how)
     sources = [source] if texts is None else [source, texts]
     paths = free_target(
@@ -123,18 +129,31 @@ def _finish(source: Path, paths: tuple[Path, ...], chosen: _Rows, how: Settings,
     return _report(source, paths, chosen, near, data, order, how)
 
 
+def _holds_vectors(source: Path) -> bool:
+    with open_files(source) as files:
+        return len(files.entries) == 1 and not source.is_dir() and files.kind(files.entries[0]) in (*ARRAYS, *TENSORS)
+
+
 def _check(source: Path, imported: bool, codec: Named | None, texts: Path | None, how: Settings) -> None:
-    if not imported and source.suffix.lower() not in SUFFIXES:
-        known = listing((*SUFFIXES, *vectors.SUFFIXES))
-        raise UserError(f"{source}: holds neither sentences nor vectors, by its suffix; known are {known}")
-    if not source.is_file():
-        raise UserError(f"{source}: {'is a folder' if source.is_dir() else 'no such file'}; expected a file")
+    """All that can be said before anything is read, downloaded, trained or loaded."""
     if imported and how.split_sentences:
         raise UserError(f"--split-sentences: {source} holds vectors, one a sentence already; leave it out")
     if not imported and texts is not None:
         raise UserError(f"--texts: {source} holds sentences itself; --texts goes with a file of vectors")
     if not imported and codec is None:
         raise UserError(f"--codec: {source} holds sentences; name what encodes them: {' or '.join(CODECS)}")
+    if codec is not None and not isinstance(codec, str | Mapping):
+        _check_language(how.lang, codec.languages, codec.name)
+    elif codec is not None:
+        name = codec if isinstance(codec, str) else str(codec.get("name"))
+        if not imported or (how.lang != ENGLISH and why_not_at_hand(codec) is None):
+            _check_language(how.lang, languages_of(codec), name)
+        elif name not in CODECS:
+            raise unknown_codec(name)
+    if how.dtype not in DTYPES:
+        raise UserError(f"--dtype {how.dtype}: expected {listing(DTYPES)}{nearest(how.dtype, DTYPES)}")
+    if how.split_sentences and find_spec("sentencex") is None:
+        raise UserError("--split-sentences needs the package sentencex: pip install sentencex")
     if not 0 <= how.near_duplicates < 1:
         raise UserError(f"--near-duplicates {how.near_duplicates:g}: expected a cosine below 1, or 0 to keep them")
     fractions = how.split
@@ -148,10 +167,15 @@ def _check(source: Path, imported: bool, codec: Named | None, texts: Path | None
         raise UserError(f"--split {given}: expected three fractions that add up to 1, such as 0.8,0.1,0.1")
 
 
+def _check_language(lang: str, known: Sequence[str], codec: str) -> None:
+    if lang not in known:
+        raise UserError(unknown_language(lang, known, f"the codec {codec!r}"))
+
+
 def _read(path: Path, how: Settings, tell: Tell) -> Sentences:
     lines = read_sentences(
         path,
-        text_key=how.text_key,
+        column=how.column,
         skip_empty=how.skip_empty,
         progress=lambda done, total: tell("reading", done, total),
     )
@@ -162,8 +186,7 @@ def _read(path: Path, how: Settings, tell: Tell) -> Sentences:
 
 def _open(codec: Named, how: Settings) -> Codec:
     opened = open_codec(codec, device=how.device, dtype=how.dtype) if isinstance(codec, str | Mapping) else codec
-    if how.lang not in opened.languages:
-        raise UserError(unknown_language(how.lang, opened.languages, f"the codec {opened.name!r}"))
+    _check_language(how.lang, opened.languages, opened.name)
     return opened
 
 
@@ -186,7 +209,9 @@ def _import(
     lines = None if texts is None else _read(texts, how, tell)
     x = read_vectors(source)
     if lines is not None and lines.read != len(x):
-        raise UserError(f"{texts}: has {lines.read:,} lines, and {source} {len(x):,} vectors; expected a line a vector")
+        raise UserError(
+            f"{texts}: has {lines.read:,} {lines.unit}, and {source} {len(x):,} vectors; expected as many of both"
+        )
     identity = None if codec is None else _identity(codec, how, notice)
     dimension = (identity or {}).get("dimension")
     if dimension is not None and dimension != x.shape[1]:
@@ -251,7 +276,7 @@ def _info(source: Path, chosen: _Rows, near: Duplicates, how: Settings) -> dict[
     return {
         **({"codec": chosen.codec} if chosen.codec else {}),
         "lang": how.lang,
-        "source": {"name": source.name, "format": source.suffix.lower().lstrip(".")},
+        "source": {"name": source.name, "format": _format(source)},
         "prepared": {
             "seed": how.seed,
             "split": list(how.split),
@@ -265,8 +290,14 @@ def _info(source: Path, chosen: _Rows, near: Duplicates, how: Settings) -> dict[
                 "near_duplicates": len(near.removed),
             },
             "truncated": chosen.truncated,
+            "notes": [] if lines is None else list(lines.notes),
         },
     }
+
+
+def _format(source: Path) -> str:
+    """ "txt", "jsonl", "npy", ...; "folder" of one, or of a zip its suffix."""
+    return "folder" if source.is_dir() else source.suffix.lower().lstrip(".") or "txt"
 
 
 def _report(
@@ -281,10 +312,10 @@ def _report(
     assert data.split is not None
     splits = {name: int((data.split[order] == number).sum()) for name, number in SPLITS.items()}
     measured, lines = statistics(chosen.x, order[: splits["train"]]), chosen.lines
-    remarks = []
+    remarks = [] if lines is None else list(lines.notes)
     if (chosen.codec or {}).get("name") == "sonar" and not SONAR_NORMS[0] < measured.norm < SONAR_NORMS[1]:
         remarks.append(
-            f"SONAR's vectors have norms of about 0.2, these of {measured.norm:.3g}: where they were normalised, undo it, "
+            f"SONAR's vectors have norms of about 0.2, these of {measured.norm:.3g}: if they were normalised, undo it, "
             "or their samples will not decode"
         )
     if chosen.codec is None:
@@ -293,12 +324,12 @@ def _report(
         remarks.append("near-duplicates were kept, so a validation row may have its double among the training rows")
     return TextReport(
         source=source,
-        format=source.suffix.lower().lstrip("."),
+        format=_format(source),
         paths=paths,
         shape=(len(order), chosen.x.shape[1]),
         splits=splits,
         read=len(chosen.x) if lines is None else lines.read,
-        unit="vectors" if lines is None else "lines",
+        unit="vectors" if lines is None else lines.unit,
         sentences=len(lines) if lines is not None and how.split_sentences else None,
         empty=0 if lines is None else len(lines.empty),
         exact=chosen.exact,

@@ -1,31 +1,41 @@
-"""Sentences from a .txt (one a line) or a .jsonl, in UTF-8. What is not a sentence is an error that names its line."""
+"""Sentences from files and folders of them: what the rows are made of is found in `tables`, what is a sentence here.
+
+What is not a sentence is an error that names its line; what is read as something else than it may look like is noted.
+"""
 
 from __future__ import annotations
 
-import json
+import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from flowkit.errors import UserError, listing, nearest
+from flowkit.errors import NothingLeft, UserError, listing
+from flowkit.sources.files import Entry, Files, open_files
+from flowkit.sources.kinds import BY_SUFFIX, SENTENCES, refusal
+from flowkit.sources.splits import split_of
+from flowkit.text.columns import Reading
+from flowkit.text.tables import read_rows
 
-SUFFIXES = (".txt", ".jsonl")
+SUFFIXES = tuple(suffix for suffix, kind in BY_SUFFIX.items() if kind in SENTENCES)
 # Not whitespace to Python, and nothing to encode: zero-width characters, the byte-order mark, the soft hyphen.
 INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad "
-MAX_LINE = 10_000_000  # bytes; a file without ends of lines must not fill the memory
 MAX_MARKS = 1_000  # combining characters in a row: to put n of them in order takes n * n steps
-_TOLD_EVERY = 1 << 14  # lines between two words on the progress
+_BREAKS = re.compile("[\r\v\f\x1c-\x1f\x85\u2028\u2029]")  # what may have been meant as an end of a line
 
 
 @dataclass
 class Sentences:
     texts: list[str]
-    numbers: np.ndarray  # (N,) int64: of the line that each text stands in, counted from 1
-    read: int  # lines of the file
-    empty: tuple[int, ...] = ()  # numbers of the lines that were left out because nothing stands in them
+    numbers: np.ndarray  # (N,) int64: of the row (of a file of lines the line) of each text, from 1, through all files
+    read: int  # rows
+    empty: tuple[int, ...] = ()  # numbers of the rows that were left out because nothing stands in them
+    notes: tuple[str, ...] = ()  # which column was read, what was not, what became a space
+    unit: str = "lines"  # what `numbers` count: "lines" of one file, or "rows" of a table or of several files
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -34,72 +44,117 @@ class Sentences:
 def read_sentences(
     path: Path | str,
     *,
-    text_key: str = "text",
+    column: str | None = None,
     skip_empty: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Sentences:
-    """The sentences of a file, in their order, each in Unicode's NFC and with single spaces for whitespace.
+    """The sentences of a file, folder or zip, in their order, each in Unicode's NFC and with single spaces for whitespace.
 
-    `progress` is told how many bytes are read, of how many. Raises UserError: no such file, no UTF-8, a .jsonl line
-    without a string at `text_key`, and lines with nothing in them, unless `skip_empty` leaves those out.
+    Read are lines of text, JSON lines, JSON arrays, CSV, TSV and parquet, also compressed by gzip. `column`: the name, or the
+    number from 1, of the column of sentences in a table, or their key. `progress` is told how many bytes are read, of how many.
+    Raises UserError: no such file, no UTF-8, a row that is no text, a column that is not clear, and rows with nothing in them,
+    unless `skip_empty` leaves those out.
     """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{path}: is no file of sentences; expected {' or '.join(SUFFIXES)}, a sentence a line")
-    take = (lambda line, where: line) if path.suffix.lower() == ".txt" else _from_json(text_key)
     texts: list[str] = []
-    lines: list[int] = []
+    numbers: list[int] = []
     empty: list[int] = []
-    number = 0
-    for number, line in _lines(path, progress):
-        text = line if not line.strip() else take(line, f"{path}: line {number:,}")
-        if not text.isascii() and len(text) > MAX_MARKS and _longest_run_of_marks(text) > MAX_MARKS:
-            raise UserError(
-                f"{path}: line {number:,}: has more than {MAX_MARKS:,} combining characters in a row; it is no text"
+    broken: list[str] = []
+    became: Counter[str] = Counter()
+    nulls = False
+    count = 0
+    with open_files(path) as files:
+        entries = text_entries(path, files)
+        if len(entries) < len(files.entries):
+            files.note_unread(entries)
+        total = sum(entry.size for entry in entries)
+        notes = [*files.notes, *_split_like(entries)]
+        said: dict[str, list[str]] = {}
+        lined = len(entries) == 1
+        for entry in entries:
+            where = str(path) if len(files.entries) == 1 and not path.is_dir() else f"{path}/{entry.name}"
+            done = files.consumed
+            tell = (
+                (lambda read, done=done: progress(min(done + read, total), total)) if progress else (lambda read: None)
             )
-        text = " ".join(unicodedata.normalize("NFC", text).split())
-        if text.strip(INVISIBLE):
-            texts.append(text)
-            lines.append(number)
-        else:
-            empty.append(number)
+            reading = Reading(files, entry, where, column, progress=tell)
+            before = count
+            for row in read_rows(reading):
+                count = before + row.number
+                text = row.text or ""
+                nulls = nulls or row.text is None
+                if not text.isascii() and len(text) > MAX_MARKS and _longest_run_of_marks(text) > MAX_MARKS:
+                    raise reading.error(
+                        row.line, f"has more than {MAX_MARKS:,} combining characters in a row; it is no text"
+                    )
+                text = text.rstrip("\r\n")
+                became["tabs"] += "\t" in text
+                became["line breaks or other control characters"] += bool(_BREAKS.search(text) or "\n" in text)
+                text = " ".join(unicodedata.normalize("NFC", text).split())
+                if text.strip(INVISIBLE):
+                    texts.append(text)
+                    numbers.append(count)
+                else:
+                    empty.append(count)
+                    broken += [f"{row.line:,}" if len(entries) == 1 else f"{row.line:,} of {entry.name}"] * (
+                        len(broken) <= 99
+                    )
+            files.consumed = done + entry.size
+            lined = lined and files.kind(entry) in ("txt", "text", "jsonl")
+            for note in reading.notes:
+                said.setdefault(note, []).append(entry.name)
     if empty and not skip_empty:
-        what = "line" if len(empty) == 1 else "lines"
+        what, are = ("line", "is") if len(empty) == 1 else ("lines", "are")
+        more = [""] * max(0, len(empty) - len(broken))
         raise UserError(
-            f"{path}: {what} {listing([f'{n:,}' for n in empty], 10)} {'is' if len(empty) == 1 else 'are'} empty; expected a "
-            f"sentence in each of the {number:,} lines. Remove the empty ones, or leave them out with --skip-empty"
+            f"{path}: {what} {listing([*broken, *more], 10)} {are} empty{' or null' * nulls}; expected a "
+            f"sentence in each of the {count:,} lines. Remove the empty ones, or leave them out with --skip-empty"
         )
     if not texts:
-        raise UserError(f"{path}: holds no sentences; expected one a line")
-    return Sentences(texts, np.array(lines, np.int64), number, tuple(empty))
+        kind = NothingLeft if count else UserError
+        raise kind(
+            f"{path}: holds no sentences" + (f": all {count:,} lines are empty" if count else "; expected one a line")
+        )
+    notes += [note if len(entries) == 1 else f"{note} ({listing(names, 4)})" for note, names in said.items()]
+    notes += [
+        f"{rows:,} {'sentence' if rows == 1 else 'sentences'} held {what}, which became spaces"
+        for what, rows in became.items()
+        if rows
+    ]
+    return Sentences(
+        texts, np.array(numbers, np.int64), count, tuple(empty), tuple(notes), "lines" if lined else "rows"
+    )
 
 
-def _lines(path: Path, progress: Callable[[int, int], object] | None) -> Iterator[tuple[int, str]]:
-    """(number from 1, text without its end) of each line. Raises UserError."""
-    try:
-        if path.exists() and not path.is_file():
-            raise UserError(
-                f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}; expected a file of sentences"
-            )
-        with path.open("rb") as file:
-            total, done = path.stat().st_size, 0
-            number = 0
-            while raw := file.readline(MAX_LINE + 1):
-                number += 1
-                if len(raw) > MAX_LINE:
-                    raise UserError(
-                        f"{path}: line {number:,}: is longer than {MAX_LINE // 1_000_000} MB; expected a sentence a line"
-                    )
-                done += len(raw)
-                if number == 1:
-                    raw = raw.removeprefix(b"\xef\xbb\xbf")
-                yield number, _decoded(raw, f"{path}: line {number:,}", path)
-                if progress and (number % _TOLD_EVERY == 0 or done == total):
-                    progress(done, total)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+def text_entries(path: Path, files: Files) -> list[Entry]:
+    """The files of a source that sentences are read from. Raises UserError where there are none.
+
+    In a folder, texts of unknown suffix (README, notes.md) are read only where there is nothing else, and all are of one kind.
+    """
+    known = files.of_kind(*SENTENCES)
+    if known:
+        return known
+    plain = files.of_kind("text")
+    where = f"{path}/{files.entries[0].name}" if path.is_dir() and files.entries else str(path)
+    if len(files.entries) == 1 and (why := refusal(files.kind(files.entries[0]), where)):
+        raise UserError(f"{where}: is not read: {why}")
+    if len(files.entries) == 1 and (plain or not files.entries[0].size):
+        return list(files.entries)
+    if plain and len({entry.suffix for entry in plain}) == 1:
+        return plain
+    suffixes = Counter(entry.suffix or "without suffix" for entry in files.entries)
+    held = ", ".join(f"{count:,} {suffix}" for suffix, count in suffixes.most_common(5)) or "it is empty"
+    raise UserError(
+        f"{path}: holds no sentences that flowkit can read ({held}); expected {listing(SUFFIXES)}, also .gz of them"
+    )
+
+
+def _split_like(entries: list[Entry]) -> list[str]:
+    """What to say of files that are split already: they are put together, and split anew."""
+    named = sorted({entry.name for entry in entries if split_of(entry.stem) or any(map(split_of, entry.parts[:-1]))})
+    if len(entries) < 2 or not named:
+        return []
+    return [f"{listing(named, 4)}: named like splits, but all files are put together and split anew (--split)"]
 
 
 def _longest_run_of_marks(text: str) -> int:
@@ -108,41 +163,3 @@ def _longest_run_of_marks(text: str) -> int:
         run = run + 1 if unicodedata.combining(character) else 0
         longest = max(longest, run)
     return longest
-
-
-def _decoded(raw: bytes, where: str, path: Path) -> str:
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in raw:
-        mend = f"convert it: iconv -f utf-16 -t utf-8 {path} > utf8{path.suffix}"
-        raise UserError(f"{where}: is not UTF-8 (it looks like UTF-16, or is no text at all); {mend}")
-    try:
-        return raw.decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        mend = f"convert the file, for instance: iconv -f latin1 -t utf-8 {path} > utf8{path.suffix}"
-        byte = f"byte {error.start + 1:,} (0x{raw[error.start]:02x})"
-        raise UserError(f"{where}, {byte}: is not UTF-8; {mend}") from None
-
-
-def _from_json(text_key: str) -> Callable[[str, str], str]:
-    def text_of(line: str, where: str) -> str:
-        expected = f'expected {{"{text_key}": "..."}}'
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: is no JSON ({error}); {expected}") from None
-        if not isinstance(found, dict):
-            raise UserError(f"{where}: is no JSON object; {expected}")
-        if text_key not in found:
-            keys = listing(map(repr, found), 8) or "none"
-            raise UserError(
-                f"{where}: has no {text_key!r} (its keys: {keys}){nearest(text_key, found)}; name the key of the "
-                "sentences with --text-key"
-            )
-        if not isinstance(found[text_key], str):
-            raise UserError(f"{where}: {text_key!r} is {type(found[text_key]).__name__}; {expected}")
-        try:
-            found[text_key].encode("utf-8")
-        except UnicodeEncodeError:  # JSON may escape half of a surrogate pair
-            raise UserError(f"{where}: {text_key!r} holds half of a surrogate pair, which is no character") from None
-        return found[text_key]
-
-    return text_of

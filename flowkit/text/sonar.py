@@ -43,10 +43,7 @@ def open_sonar(described: Mapping[str, Any], *, device: str = "auto", dtype: str
     if reason:
         raise UserError(f"codec: {reason}")
     parts = find_parts(described)
-    places = {role: card.place(field) for role, card, field in parts.files()}
-    for role, place in places.items():
-        if isinstance(place, Path) and not place.exists():
-            raise UserError(f"{role}: {place}: no such file")
+    places = parts.places()
     sonar_packages.import_sonar(show_progress=not all(is_local(place) for place in places.values()))
     from flowkit.text.pipelines import PipelineCodec
     from flowkit.text.sonar_load import dimension_of, load_model, load_tokenizer
@@ -97,6 +94,14 @@ class Parts:
         yield "encoder", self.encoder, "checkpoint"
         yield "decoder", self.decoder, "checkpoint"
         yield "tokenizer", self.tokenizer, "tokenizer"
+
+    def places(self) -> dict[str, Path | str]:
+        """Where the file of each role is. Raises UserError for a local one that does not exist."""
+        places = {role: card.place(field) for role, card, field in self.files()}
+        for role, place in places.items():
+            if isinstance(place, Path) and not place.exists():
+                raise UserError(f"{role}: {place}: no such file")
+        return places
 
 
 def find_parts(described: Mapping[str, Any]) -> Parts:

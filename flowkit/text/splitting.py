@@ -36,4 +36,6 @@ def split_sentences(
         lines += [line] * len(found)
         if progress and (done % 1024 == 0 or done == len(paragraphs)):
             progress(done, len(paragraphs))
-    return Sentences(texts, np.array(lines, np.int64), paragraphs.read, paragraphs.empty)
+    return Sentences(
+        texts, np.array(lines, np.int64), paragraphs.read, paragraphs.empty, paragraphs.notes, paragraphs.unit
+    )

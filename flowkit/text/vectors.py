@@ -1,4 +1,4 @@
-"""Vectors from other people's files: .npy, .safetensors, or a .pt of tensors. Torch is imported for a .pt alone."""
+"""Vectors from other people's files: .npy, .npz, .safetensors, or a .pt of tensors. Torch is imported for a .pt alone."""
 
 from __future__ import annotations
 
@@ -10,29 +10,40 @@ import numpy as np
 
 from flowkit.data.dataset import check_finite, memory_map
 from flowkit.data.header import NUMPY_NAMES, read_header
-from flowkit.errors import UserError, listing, nearest
+from flowkit.errors import Unreadable, UserError, listing
+from flowkit.sources.arrays import Arrays, described, open_arrays
+from flowkit.sources.files import GZIP, Entry, Files, open_files
+from flowkit.sources.kinds import ARRAYS, BY_SUFFIX, TENSORS, refusal
 
-SUFFIXES = (".npy", ".safetensors", ".pt", ".pth")
+SUFFIXES = tuple(suffix for suffix, kind in BY_SUFFIX.items() if kind in (*ARRAYS, *TENSORS))
 FLOATS = ("F64", "F32", "F16", "BF16")  # by safetensors' names
+MAX_ARRAY = 32_000_000_000  # bytes of an array that has to be decompressed
 
 
 def read_vectors(path: Path | str) -> np.ndarray:
     """The rows (N, D) float32 of a tensor file, in its order: memory-mapped where they lie in it as float32.
 
-    A file of several tensors is asked for "x", else for its only matrix. A .pt is read with `weights_only=True`, which
-    runs no code of its author. Raises UserError: another suffix, a file that is not whole, anything but one matrix of
-    floats with a row at least, NaN or infinity (their rows are named).
+    What the file is, its content decides. One of several tensors is asked for "x", else for its only matrix. A .pt is read with
+    `weights_only=True`, which runs no code of its author. Raises UserError: another kind of file, one that is not whole,
+    anything but one matrix of floats with a row at least, NaN or infinity (their rows are named).
     """
     path = Path(path)
-    readers = {".npy": _npy, ".safetensors": _safetensors, ".pt": _torch_save, ".pth": _torch_save}
-    if path.suffix not in readers:
-        raise UserError(
-            f"{path}: is no kind of file that vectors are read from; known are {listing(SUFFIXES)}"
-            f"{nearest(path.suffix, SUFFIXES)}"
-        )
-    if not path.is_file():
-        raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; expected a file of vectors")
-    rows = readers[path.suffix](path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; expected a file of vectors")
+    with open_files(path) as files:
+        entry, kind = files.entries[0] if len(files.entries) == 1 else None, ""
+        if entry is not None:
+            kind = files.kind(entry)
+        if entry is None or entry.key != path or kind not in (*ARRAYS, *TENSORS):
+            why = refusal(kind, str(path))
+            why = f"is not read: {why}" if why else "is no kind of file that vectors are read from"
+            raise UserError(f"{path}: {why}; known are {listing(SUFFIXES)}")
+        if kind in ARRAYS:
+            rows = _arrays(path, files, entry)
+        elif _is_gzip(path):
+            raise UserError(f"{path}: compressed tensor files are not read; unpack it: gunzip -k {path}")
+        else:
+            rows = _safetensors(path) if kind == "safetensors" else _torch_save(path)
     if rows.ndim != 2 or not rows.size:
         raise UserError(
             f"{path}: has shape {rows.shape}; expected (N, D): a vector of D numbers for each of N sentences"
@@ -43,6 +54,61 @@ def read_vectors(path: Path | str) -> np.ndarray:
         rows = rows.astype(np.float32, copy=False)
     check_finite(path, "vectors", rows)
     return rows
+
+
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(GZIP)) == GZIP
+
+
+def _arrays(path: Path, files: Files, entry: Entry) -> np.ndarray:
+    try:
+        with open_arrays(files, entry, MAX_ARRAY) as arrays:
+            held = {key: arrays.about(key) for key in arrays.keys}
+            objects = [key for key, (_, dtype) in held.items() if dtype.hasobject]
+            if len(held) == len(objects) == 1:
+                return _stacked(path, arrays, objects[0])
+            if (objects and len(held) == 1) or not held:
+                raise UserError(f"{path}: holds {described(arrays)}; expected one array (N, D)")
+            plain = {key: shape for key, (shape, dtype) in held.items() if not dtype.hasobject}
+            key = _matrix(path, plain) if len(held) > 1 else next(iter(held))
+            dtype = held[key][1]
+            if dtype.kind != "f" and "pictures" in (what := described(arrays)):
+                raise UserError(f"{path}: holds {what}")
+            if files.kind(entry) == "npy" and not _is_gzip(path):
+                return _npy(path)
+            return arrays.array(key)
+    except Unreadable as error:
+        kind = files.kind(entry)
+        raise UserError(f"{path}: not a whole .{kind} of numbers: {error}; copy or write it again") from None
+    except MemoryError:
+        raise UserError(
+            f"{path}: its array is larger than the memory; save it as .npy, which is read in place"
+        ) from None
+
+
+def _stacked(path: Path, arrays: Arrays, key: str) -> np.ndarray:
+    """An array of vectors as Python objects, which is read without unpickling where they are arrays of one length."""
+    command = (
+        f"if you trust it, convert it: python -c \"import numpy as np; np.save('vectors.npy', "
+        f"np.stack(np.load('{path}', allow_pickle=True)).astype('float32'))\""
+    )
+    try:
+        found = arrays.objects(key)
+    except Unreadable:
+        raise UserError(
+            f"{path}: holds pickled Python objects, which are not read since that may run code; {command}"
+        ) from None
+    lengths = {-1 if one is None or one.ndim != 1 else len(one) for one in found}
+    if lengths == {-1} or len(lengths) != 1:
+        what = (
+            "arrays of different lengths"
+            if len(lengths) > 1 and -1 not in lengths
+            else "Python objects other than vectors"
+        )
+        raise UserError(f"{path}: holds {what}; expected one array (N, D), a vector of D numbers for each of N sentences. "
+                        f"If they can be stacked, {command}")  # fmt: skip
+    return np.stack([np.asarray(one, np.float64) for one in found])
 
 
 def _npy(path: Path) -> np.ndarray:

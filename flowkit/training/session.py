@@ -19,7 +19,7 @@ from flowkit.data.base import NORMAL, Base, open_base
 from flowkit.data.dataset import Dataset
 from flowkit.data.keys import NUMERICS, key
 from flowkit.data.normalizers import Normalizer, fit_normalizer
-from flowkit.domain import Domain, get_domain
+from flowkit.domain import Domain, check_arch, get_domain
 from flowkit.draw import BATCH_SIZES
 from flowkit.errors import UserError, listing
 from flowkit.events import RunStarted
@@ -179,10 +179,7 @@ def build(
     given = model
     model_args: dict[str, Any] = {}
     if model is None:
-        if recipe.model.arch not in domain.archs:
-            raise UserError(
-                f"model.arch: {recipe.model.arch!r} does not fit {data.kind} data; {listing(domain.archs) or 'none'} does"
-            )
+        check_arch(recipe.model.arch, data.kind)
         model_args = {**recipe.model.arguments(), **domain.model_args(data, normalizer.shape(data.x.shape[1:]))}
         if mean_flow is not None:
             model_args["two_times"] = True

@@ -47,7 +47,7 @@ def preparing_bar() -> Iterator[tuple[Callable[[str, int, int], None], Callable[
         yield tell, lambda text: progress.console.print(escape(text), highlight=False, soft_wrap=True)
 
 
-def summary(report: TextReport) -> Group:
+def summary(report: TextReport, width: int = 80) -> Group:
     """What was read and left out, with an example each; what was written, and what to do with it."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Group
@@ -57,15 +57,21 @@ def summary(report: TextReport) -> Group:
 
     table = Table(title=f"{escape(str(report.source))} ({report.format})", title_justify="left")
     table.box, table.pad_edge, table.padding = SIMPLE_HEAD, False, (0, 1, 0, 0)
-    table.add_column("", no_wrap=True)
-    table.add_column("sentences" if report.unit == "lines" else report.unit, justify="right", no_wrap=True)
-    table.add_column("for example", overflow="fold")
+    fits = width >= 64  # in less, the examples have lines of their own
+    table.add_column("", no_wrap=fits, overflow="fold")
+    table.add_column("vectors" if report.unit == "vectors" else "sentences", justify="right", no_wrap=True)
+    if fits:
+        table.add_column("for example", overflow="fold")
+    examples = []
     for name, count, example in _steps(report):
-        table.add_row(name, f"{count:,}", Text(example))
+        table.add_row(name, f"{count:,}", *([Text(example)] if fits else []))
+        if example and not fits:
+            examples.append(Text(f"{name}, for example {example}"))
     rows, dimension = report.shape
     found = report.statistics
     parts: list[RenderableType] = [
         table,
+        *examples,
         Text(f"{report.paths[0]}: {rows:,} x {dimension:,}" + (f", by {report.codec}" if report.codec else "")),
         Text("  " + ", ".join(f"{count:,} {name}" for name, count in report.splits.items())),
         Text(f"  norm {found.norm:.3g} ± {found.norm_std:.2g}, std {found.element_std:.3g} (training rows)"),

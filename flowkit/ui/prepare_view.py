@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from statistics import median
 from typing import TYPE_CHECKING
 
+from flowkit.errors import listing
+
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
 
@@ -30,7 +32,7 @@ def reading_bar() -> Iterator[Callable[[int, int, str], None]]:
         )
 
 
-def summary(report: PrepareReport) -> Group:
+def summary(report: PrepareReport, width: int = 80) -> Group:
     """The table (a row a class, a total), why drawings were left out with an example each, and what was written."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Group
@@ -39,25 +41,30 @@ def summary(report: PrepareReport) -> Group:
     from rich.text import Text
 
     total = report.total
+    fits = width >= 64  # in less, the fit has a line below the table
     table = Table(title=f"{escape(str(report.source))} ({report.format})", title_justify="left", show_footer=True)
     table.box, table.pad_edge, table.padding = SIMPLE_HEAD, False, (0, 1, 0, 0)
-    table.add_column("class", footer="total", min_width=5)
-    for name, footer in zip(("read", "kept", "fitted", "error: median", "max", "left out"), _row(total), strict=True):
+    table.add_column("class", footer="total", min_width=5, overflow="fold")
+    columns = _columns(total, fits)
+    for name, footer in columns.items():
         table.add_column(name, footer=footer, justify="right", no_wrap=True)
-    marks = {reason: f"({number})" for number, (reason, _) in enumerate(total.left_out.most_common(), 1)}
-    if marks:
-        table.add_column("why", no_wrap=True)
     for one in report.classes:
-        whys = [f"{count:,} {marks[reason]}" for reason, count in one.left_out.most_common()]
-        table.add_row(escape(one.name), *_row(one), *([", ".join(whys)] if marks else []))
+        table.add_row(escape(one.name), *_columns(one, fits).values())
     parts: list[RenderableType] = [table]
     if total.errors:
-        note = "error: of the fitted, their Hausdorff distance on the canvas [-1, 1]"
-        parts.append(Text(note, style="dim"))
+        found = (
+            ""
+            if fits
+            else f"{total.fitted:,} fitted, error: median {median(total.errors):.4f}, max {max(total.errors):.4f}; "
+        )
+        parts.append(Text(f"{found}error: of the fitted, their Hausdorff distance on the canvas [-1, 1]", style="dim"))
     if total.dots:
         parts.append(Text(f"{total.dots:,} dots (strokes without length) were dropped from what was kept", style="dim"))
     for reason, count in total.left_out.most_common():
-        parts.append(Text(f"{marks[reason]} left out {count:,}: {reason}; the first is {report.examples[reason]}"))
+        of = [f"{one.name} {one.left_out[reason]:,}" for one in report.classes if one.left_out[reason]]
+        where = f" ({listing(of, 4)})" if len(report.classes) > 1 else ""
+        parts.append(Text(f"left out {count:,}{where}: {reason}; the first is {report.examples[reason]}"))
+    parts += [Text(note) for note in report.notes]
     shape = " x ".join(f"{n:,}" for n in report.shape)
     kept_classes = sum(one.kept > 0 for one in report.classes)
     parts.append(Text(f"{report.paths[0]}: {shape} in {kept_classes} {'class' if kept_classes == 1 else 'classes'}"))
@@ -66,6 +73,7 @@ def summary(report: PrepareReport) -> Group:
     return Group(*parts)
 
 
-def _row(one: ClassReport) -> list[str]:
-    errors = [f"{median(one.errors):.4f}", f"{max(one.errors):.4f}"] if one.errors else ["0", "0"]
-    return [f"{one.read:,}", f"{one.kept:,}", f"{one.fitted:,}", *errors, f"{one.left_out.total():,}"]
+def _columns(one: ClassReport, fits: bool) -> dict[str, str]:
+    errors = (f"{median(one.errors):.4f}", f"{max(one.errors):.4f}") if one.errors else ("0", "0")
+    fit = {"fitted": f"{one.fitted:,}", "error: median": errors[0], "max": errors[1]} if fits else {}
+    return {"read": f"{one.read:,}", "kept": f"{one.kept:,}", **fit, "left out": f"{one.left_out.total():,}"}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flowkit.sketch.importers.files import Files, places
-from flowkit.sketch.importers.items import Item, Unreadable
-from flowkit.sketch.importers.npz import Npz, open_npz
+from flowkit.errors import Unreadable
+from flowkit.sketch.importers.items import Item
 from flowkit.sketch.svg_read import MAX_BYTES, read_svg
-
-PREFIX = "svg_"  # "svg_32s" in the published data: 32 strokes
+from flowkit.sources.arrays import CONTROLSKETCH, Arrays, open_arrays
+from flowkit.sources.files import Files
+from flowkit.sources.splits import places
 
 
 def read(files: Files) -> Iterator[Item]:
@@ -17,22 +17,25 @@ def read(files: Files) -> Iterator[Item]:
 
     The strokes stay in their order: contour first, then by attention.
     """
-    entries = files.only(".npz")
-    for entry, (split, class_name) in zip(entries, places(entries, files.name), strict=True):
+    entries = files.of_kind("npz", "npy")
+    files.note_unread(entries)
+    found = places(entries, files.name)
+    files.notes += found.notes
+    for entry, (split, class_name) in zip(entries, found.of, strict=True):
         try:
-            with open_npz(files, entry) as npz:
-                strokes = read_svg(_svg_text(npz).encode("utf-8", "replace"))
+            with open_arrays(files, entry) as arrays:
+                strokes = read_svg(_svg_text(arrays).encode("utf-8", "replace"))
             yield Item(class_name, entry.name, strokes, split=split)
         except Unreadable as problem:
             yield Item(class_name, entry.name, None, problem, split)
         files.consumed += entry.size
 
 
-def _svg_text(npz: Npz) -> str:
-    key = next((key for key in npz.keys if key.startswith(PREFIX)), None)
+def _svg_text(arrays: Arrays) -> str:
+    key = next((key for key in arrays.keys if key.startswith(CONTROLSKETCH)), None)
     if key is None:
-        raise Unreadable("has no key 'svg_32s'", "it has " + ", ".join(npz.keys[:8]))
-    text = npz.array(key, limit=4 * MAX_BYTES)  # numpy takes four bytes for a character
+        raise Unreadable("has no key 'svg_32s'", "it has " + ", ".join(arrays.keys[:8]))
+    text = arrays.array(key, limit=4 * MAX_BYTES)  # numpy takes four bytes for a character
     if text.ndim or text.dtype.kind not in "US":
         raise Unreadable("holds no text under its key 'svg_32s'", f"{text.dtype} of shape {text.shape}")
     found = text.item()

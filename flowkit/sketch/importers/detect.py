@@ -6,46 +6,61 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from flowkit.errors import UserError, listing
+from flowkit.errors import Unreadable, UserError
 from flowkit.sketch.importers import controlsketch, quickdraw, stroke3, svg
-from flowkit.sketch.importers.files import Files
-from flowkit.sketch.importers.items import Item, Unreadable
-from flowkit.sketch.importers.npz import open_npz
+from flowkit.sketch.importers.items import Item
+from flowkit.sources.arrays import described, hold, open_arrays
+from flowkit.sources.files import Files
+from flowkit.sources.kinds import ARRAYS, refusal
 
-KNOWN = "SVG (.svg), Quick, Draw! (.ndjson), ControlSketch or sketch-rnn stroke-3 (.npz), in a folder or a .zip"
+KNOWN = (
+    "SVG (.svg, .svgz), Quick, Draw! (.ndjson), ControlSketch or sketch-rnn's strokes (.npz, .npy), also compressed by gzip, "
+    "in a folder or a .zip"
+)
+_WRITTEN = {"svg": ".svg", "quickdraw": ".ndjson", "arrays": ".npz"}
 
 
 def detect(source: Path, files: Files) -> tuple[str, Callable[[Files], Iterator[Item]]]:
     """The format's name and its reader. Raises UserError where there is none, or more than one."""
-    counts = Counter(entry.suffix for entry in files.entries)
-    found = [suffix for suffix in (".svg", ".ndjson", ".npz") if counts[suffix]]
+    counts = {
+        "svg": len(files.of_kind("svg")),
+        "quickdraw": len(files.of_kind("quickdraw")),
+        "arrays": len(files.of_kind(*ARRAYS)),
+    }
+    found = [kind for kind, count in counts.items() if count]
+    where = f"{source}/{files.entries[0].name}" if source.is_dir() and files.entries else str(source)
+    if len(files.entries) == 1 and (why := refusal(files.kind(files.entries[0]), where)):
+        raise UserError(f"{where}: is not read: {why}")
     if not found:
-        what = ", ".join(f"{n} {suffix or 'without suffix'}" for suffix, n in counts.most_common(5)) or "it is empty"
-        raise UserError(f"{source}: holds no sketches that flowkit can read ({what}); expected {KNOWN}")
+        suffixes = Counter(entry.suffix for entry in files.entries)
+        what = (
+            ", ".join(f"{n:,} {suffix or 'without suffix'}" for suffix, n in suffixes.most_common(5)) or "it is empty"
+        )
+        hint = next((f"; {why}" for e in files.entries if (why := refusal(files.kind(e), e.name))), "")
+        raise UserError(f"{source}: holds no sketches that flowkit can read ({what}{hint}); expected {KNOWN}")
     if len(found) > 1:
-        what = " and ".join(f"{counts[suffix]} {suffix} files" for suffix in found)
+        what = " and ".join(f"{counts[kind]} {_WRITTEN[kind]} files" for kind in found)
         raise UserError(f"{source}: holds {what}; point to a folder that holds one kind")
-    if found == [".svg"]:
+    if found == ["svg"]:
         return "svg", svg.read
-    if found == [".ndjson"]:
-        return "quickdraw", quickdraw.read
-    return _npz_kind(source, files)
+    return ("quickdraw", quickdraw.read) if found == ["quickdraw"] else _arrays_kind(source, files)
 
 
-def _npz_kind(source: Path, files: Files) -> tuple[str, Callable[[Files], Iterator[Item]]]:
-    """By the first .npz that can be read."""
+def _arrays_kind(source: Path, files: Files) -> tuple[str, Callable[[Files], Iterator[Item]]]:
+    """By the first file of arrays that can be read."""
     problem = ""
-    for entry in files.only(".npz")[:20]:
+    for entry in files.of_kind(*ARRAYS)[:20]:
         try:
-            with open_npz(files, entry) as npz:
-                if any(key.startswith(controlsketch.PREFIX) for key in npz.keys):
+            with open_arrays(files, entry) as arrays:
+                found = hold(arrays)
+                if found == "controlsketch":
                     return "controlsketch", controlsketch.read
-                if stroke3.is_stroke3(npz):
+                if found == "strokes":
                     return "stroke3", stroke3.read
-                problem = problem or f"{entry.name} has the keys {listing(npz.keys, 8) or 'none'}"
+                problem = problem or f"{entry.name} holds {described(arrays).replace('FILE', str(source))}"
         except Unreadable as error:
             problem = problem or f"{entry.name} {error}"
     raise UserError(
         f"{source}: {problem}; expected ControlSketch's key 'svg_32s', or sketch-rnn's 'train', 'valid', 'test' "
-        f"(or one plain array of rows dx, dy, pen-lift for each drawing)"
+        f"(arrays of rows dx, dy, pen-lift, or of stroke-5)"
     )

@@ -6,19 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flowkit.errors import UserError
+from flowkit.errors import Unreadable
 
 MAX_POINTS = 100_000  # of a drawing; beyond it a file is no drawing
 MARGIN = 0.1  # canvas units left free around drawings that come without a canvas of their own
-
-
-class Unreadable(UserError):
-    """One sketch that has to be left out. `reason` is what the summary counts by, `detail` what differs from file to file."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason} ({detail})" if detail else reason)
-        self.reason = reason
-        self.detail = detail
 
 
 @dataclass(frozen=True)

@@ -1,61 +1,108 @@
-"""Quick, Draw! ndjson, simplified or raw: one JSON object a line with `word` and `drawing` = strokes [[x...], [y...]]."""
+"""Quick, Draw! ndjson, simplified or raw: one JSON object a line, or an array of them, with
+`word` and `drawing` = strokes [[x...], [y...]].
+"""
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from flowkit.errors import Unreadable, listing
 from flowkit.sketch.bezier import from_lines
-from flowkit.sketch.importers.files import BROKEN_ZIP, Entry, Files
-from flowkit.sketch.importers.items import Item, Unreadable, fit_canvas
+from flowkit.sketch.importers.items import Item, fit_canvas
+from flowkit.sources.files import BROKEN_ZIP, Entry, Files
+from flowkit.sources.kinds import HEAD
+from flowkit.sources.splits import places, split_of
 
 MAX_LINE = 10_000_000  # bytes
+MAX_ARRAY = 1_000_000_000  # bytes of a file that is one JSON array
 
 
-def read(files: Files) -> Iterator[Item]:
-    """One sketch a line; its `word` is its class. Each drawing is centred, a margin left around it.
+def read(files: Files, *, recognized_only: bool = False) -> Iterator[Item]:
+    """One sketch a line, or an element of a JSON array; its `word` is its class. Each drawing is centered, with a margin.
 
     Drawings are published aligned to the top left corner with a longer side of 255, so one scale fits all of them;
-    raw ones, in the pixels of somebody's screen, come out at the same size.
+    raw ones, in the pixels of somebody's screen, come out at the same size. Splits come from folders (train/cat.ndjson),
+    or from the files' own names where all of them say one (train.ndjson, test.ndjson).
     """
-    for entry in files.only(".ndjson"):
-        yield from _read_lines(files, entry)
+    entries = files.of_kind("quickdraw")
+    files.note_unread(entries)
+    found = places(entries, files.name)
+    splits = [split for split, _ in found.of]
+    if any(splits):
+        files.notes += found.notes[:1]  # what is said of classes is not so here
+    elif len(entries) > 1 and all(split_of(entry.stem) for entry in entries):
+        splits = [split_of(entry.stem) for entry in entries]
+        files.notes.append(f"files {listing(entry.name for entry in entries)}: splits, by their names")
+    unrecognized = 0
+    for entry, split in zip(entries, splits, strict=True):
+        for where, line in _records(files, entry):
+            word, strokes, problem = entry.stem, None, None
+            try:
+                if isinstance(line, Unreadable):
+                    raise line
+                record = _record(line)
+                if isinstance(record.get("word"), str):
+                    word = record["word"].encode("utf-8", "replace").decode("utf-8")  # JSON may escape half characters
+                unrecognized += record.get("recognized") is False
+                if recognized_only and record.get("recognized") is False:
+                    raise Unreadable("was not recognized by the game")
+                strokes = [from_lines(polyline) for polyline in fit_canvas(_polylines(record))]
+            except Unreadable as error:
+                problem = error
+            yield Item(word or entry.stem, where, strokes, problem, split)
+    if unrecognized and not recognized_only:
+        are = "drawing was" if unrecognized == 1 else "drawings were"
+        files.notes.append(
+            f"{unrecognized:,} {are} not recognized by the game, and kept; --recognized-only leaves them out"
+        )
 
 
-def _read_lines(files: Files, entry: Entry) -> Iterator[Item]:
+def _records(files: Files, entry: Entry) -> Iterator[tuple[str, Any]]:
+    """(where it stands, a line's bytes or an element of the array). Unreadable in its place for what cannot be read."""
     try:
+        if problem := files.foreign(entry):
+            raise problem
+        with files.open(entry) as stream:
+            if re.match(rb"\s*\[\s*\{", stream.read(HEAD).removeprefix(codecs.BOM_UTF8)):
+                yield from _elements(files, entry)
+                return
         with files.open(entry) as stream:
             number = 0
             while line := stream.readline(MAX_LINE + 1):
                 number += 1
-                where = f"{entry.name} line {number}"
                 if len(line) > MAX_LINE:
                     raise Unreadable(f"has a line longer than {MAX_LINE // 1_000_000} MB", f"line {number}")
                 files.consumed += len(line)
-                if not line.strip():
-                    continue
-                word, strokes, problem = entry.stem, None, None
-                try:
-                    record = _record(line)
-                    if isinstance(record.get("word"), str):
-                        word = (
-                            record["word"].encode("utf-8", "replace").decode("utf-8")
-                        )  # JSON may escape half characters
-                    strokes = [from_lines(polyline) for polyline in fit_canvas(_polylines(record))]
-                except Unreadable as error:
-                    problem = error
-                yield Item(word or entry.stem, where, strokes, problem)
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
+                if line.strip():
+                    yield f"{entry.name} line {number}", line
     except Unreadable as problem:
-        yield Item(entry.stem, entry.name, None, problem)
+        yield entry.name, problem
     except BROKEN_ZIP as error:
-        yield Item(entry.stem, entry.name, None, Unreadable("cannot be read", str(error)))
+        yield entry.name, Unreadable("cannot be read", str(error))
 
 
-def _record(line: bytes) -> dict:
+def _elements(files: Files, entry: Entry) -> Iterator[tuple[str, Any]]:
     try:
-        record = json.loads(line)
+        found = json.loads(files.read(entry, MAX_ARRAY))
+    except (ValueError, RecursionError) as error:
+        raise Unreadable("is not valid JSON", str(error)) from None
+    for number, record in enumerate(found, 1):
+        yield f"{entry.name} element {number}", record
+    files.notes.append(f"{entry.name}: one JSON array, where the format has one object a line; its elements were read")
+    files.consumed += entry.size
+
+
+def _record(line: Any) -> dict:
+    try:
+        record = json.loads(line) if isinstance(line, bytes) else line
     except (ValueError, RecursionError) as error:
         raise Unreadable("is no JSON", str(error)) from None
     if not isinstance(record, dict) or not isinstance(record.get("drawing"), list):

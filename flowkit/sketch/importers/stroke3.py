@@ -1,7 +1,8 @@
-"""sketch-rnn's stroke-3 .npz files (arXiv 1704.03477): rows of dx, dy, pen-lift; a file is a class.
+"""sketch-rnn's strokes in .npz and .npy files (arXiv 1704.03477): rows dx, dy, pen-lift, or stroke-5 with three pen states.
 
 The published files hold arrays of Python objects under `train`, `valid` and `test`, which numpy reads only by
 unpickling. That is never done here: `object_arrays` reads them as data, so nothing of the file's author can run.
+Drawings of equal lengths make one array (N, n, 3), as numpy builds it by itself.
 """
 
 from __future__ import annotations
@@ -10,37 +11,51 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from flowkit.errors import Unreadable
 from flowkit.sketch.bezier import from_lines
-from flowkit.sketch.importers.files import SPLIT_NAMES, Entry, Files, split_name
-from flowkit.sketch.importers.items import MAX_POINTS, Item, Unreadable, fit_canvas
-from flowkit.sketch.importers.npz import Npz, open_npz
-from flowkit.sketch.importers.object_arrays import read_object_array
-
-
-def is_stroke3(npz: Npz) -> bool:
-    """Whether the keys are sketch-rnn's splits, or every array is one drawing (n, 3)."""
-    if set(npz.keys) & SPLIT_NAMES:
-        return True
-    shape = npz.array(npz.keys[0]).shape if npz.keys and not npz.is_object(npz.keys[0]) else ()
-    return len(shape) == 2 and shape[1] == 3
+from flowkit.sketch.importers.items import MAX_POINTS, Item, fit_canvas
+from flowkit.sources.arrays import Arrays, open_arrays
+from flowkit.sources.files import Entry, Files
+from flowkit.sources.splits import places, split_of
 
 
 def read(files: Files) -> Iterator[Item]:
-    """One sketch an array, in the file's splits if it has any. Each is centred, a margin left around it."""
-    for entry in files.only(".npz"):
+    """One sketch an array, in the splits of the file's keys or of its folder. Each is centered, with a margin.
+
+    A file is a class, by its name; files named train, valid and test are splits of one class.
+    """
+    entries = files.of_kind("npz", "npy")
+    files.note_unread(entries)
+    found = places(entries, files.name)
+    if splits_by_folder := any(split for split, _ in found.of):
+        files.notes += found.notes[:1]  # what is said of classes is not so here
+    by_name = not splits_by_folder and all(split_of(entry.stem) for entry in entries)
+    if by_name and len(entries) > 1:
+        files.notes.append("files " + ", ".join(entry.name for entry in entries) + ": splits, by their names")
+    for entry, (split, folder) in zip(entries, found.of, strict=True):
         class_name = entry.stem.removeprefix("sketchrnn_").removesuffix(".full")
+        if by_name:
+            split, class_name = split_of(entry.stem), folder if len(entry.parts) > 1 or len(entries) > 1 else class_name
+        elif split_of(class_name):
+            class_name = folder
         try:
-            with open_npz(files, entry) as npz:
-                for key in npz.keys:
-                    yield from _read_key(npz, key, class_name, entry)
+            with open_arrays(files, entry) as arrays:
+                for key in arrays.keys:
+                    yield from _read_key(arrays, key, class_name, entry, split)
         except Unreadable as problem:
-            yield Item(class_name, entry.name, None, problem)
+            yield Item(class_name, entry.name, None, problem, split)
         files.consumed += entry.size
 
 
-def _read_key(npz: Npz, key: str, class_name: str, entry: Entry) -> Iterator[Item]:
-    split = split_name(key) if key in SPLIT_NAMES else ""
-    drawings = _object_array(npz, key) if npz.is_object(key) else [npz.array(key)]
+def _read_key(arrays: Arrays, key: str, class_name: str, entry: Entry, split: str) -> Iterator[Item]:
+    split = split_of(key) or split
+    shape, dtype = arrays.about(key)
+    if dtype.hasobject:
+        drawings = arrays.objects(key)
+    else:
+        drawings = arrays.array(key)
+        if len(shape) != 3:
+            drawings = [drawings]
     for number, drawing in enumerate(drawings):
         where = f"{entry.name} {key}[{number}]"
         try:
@@ -51,22 +66,16 @@ def _read_key(npz: Npz, key: str, class_name: str, entry: Entry) -> Iterator[Ite
 
 
 def _polylines(drawing: np.ndarray | None) -> list[np.ndarray]:
-    """Offsets (n, 3) as polylines (m, 2): the pen lifts after a row whose third number is 1."""
-    if drawing is None or drawing.ndim != 2 or drawing.shape[1] != 3 or drawing.dtype.kind not in "iuf":
+    """Offsets (n, 3) or (n, 5) as polylines (m, 2): the pen lifts after a row whose third number (of five: fourth) is 1."""
+    if drawing is None or drawing.ndim != 2 or drawing.shape[1] not in (3, 5) or drawing.dtype.kind not in "iuf":
         raise Unreadable("is no array of rows dx, dy, pen-lift")
+    if drawing.shape[1] == 5:  # dx, dy, pen down, pen up, end: what follows the end is padding
+        ends = np.flatnonzero(drawing[:, 4] > 0.5)
+        drawing = drawing[: ends[0] if len(ends) else None, [0, 1, 3]]
+    drawn = np.flatnonzero((drawing != 0).any(axis=1))
+    drawing = drawing[: drawn[-1] + 1 if len(drawn) else 0]  # rows of zeros after the last one are padding
     if len(drawing) > MAX_POINTS:
         raise Unreadable(f"has more than {MAX_POINTS:,} points")
     at = np.cumsum(drawing[:, :2].astype(np.float64), axis=0)
-    lifts = np.flatnonzero(drawing[:, 2] == 1) + 1
+    lifts = np.flatnonzero(drawing[:, 2] > 0.5) + 1
     return [polyline for polyline in np.split(at, lifts) if len(polyline)]
-
-
-def _object_array(npz: Npz, key: str) -> list[np.ndarray | None]:
-    with npz.open(key) as stream:
-        npz.header(stream)
-        try:
-            return read_object_array(stream)
-        except ValueError as error:
-            raise Unreadable(
-                "holds Python objects other than arrays of numbers, which are refused", str(error)
-            ) from None

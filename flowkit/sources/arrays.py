@@ -1,0 +1,184 @@
+"""Arrays of strangers' .npz and .npy files: bounded, and never unpickled; and what an array of some shape holds."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from io import BytesIO
+from tokenize import TokenError
+from typing import IO
+
+import numpy as np
+
+from flowkit.errors import Unreadable, listing
+from flowkit.sources.files import BROKEN_ZIP, Entry, Files, check_directory
+from flowkit.sources.kinds import FOREIGN
+from flowkit.sources.object_arrays import read_object_array
+from flowkit.sources.splits import split_of
+
+MAX_NPZ = 500_000_000  # bytes of an .npz inside a zip, or of one member
+MAX_DIRECTORY = 10_000_000  # bytes of the list of its members
+CONTROLSKETCH = "svg_"  # "svg_32s" in the published data: 32 strokes
+# What numpy and zipfile raise when the bytes are wrong.
+_BROKEN = (*BROKEN_ZIP, KeyError, TypeError, SyntaxError, MemoryError, RecursionError, TokenError)
+
+
+class Arrays:
+    """The arrays of an .npz by their keys, or the one of an .npy by the file's name."""
+
+    def __init__(self, members: Mapping[str, Callable[[], AbstractContextManager[IO[bytes]]]], limit: int) -> None:
+        self._members, self._limit = members, limit
+        self.keys = list(members)
+
+    @contextmanager
+    def open(self, key: str) -> Iterator[IO[bytes]]:
+        """A member's bytes. Whatever goes wrong in reading them is Unreadable."""
+        try:
+            with self._members[key]() as stream:
+                yield stream
+        except Unreadable:
+            raise
+        except _BROKEN as error:
+            raise Unreadable("is no readable array", f"{key}: {error or type(error).__name__}") from None
+
+    def header(self, stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+        version = np.lib.format.read_magic(stream)
+        if version == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        elif version == (2, 0):
+            shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+        else:
+            raise ValueError(f".npy version {version}")
+        return shape, dtype
+
+    def about(self, key: str) -> tuple[tuple[int, ...], np.dtype]:
+        """(shape, dtype)."""
+        with self.open(key) as stream:
+            return self.header(stream)
+
+    def array(self, key: str, limit: int | None = None) -> np.ndarray:
+        """A plain array of at most `limit` bytes. Raises Unreadable for one of Python objects, which only pickle could read."""
+        shape, dtype = self.about(key)
+        if dtype.hasobject:
+            raise Unreadable("holds pickled Python objects, which are refused; save plain arrays", key)
+        limit = limit or self._limit
+        if math.prod(shape) * dtype.itemsize > limit:
+            raise Unreadable(f"holds an array of more than {limit // 1_000_000} MB", key)
+        with self.open(key) as stream:
+            return np.lib.format.read_array(stream, allow_pickle=False)
+
+    def objects(self, key: str) -> list[np.ndarray | None]:
+        """The arrays of numbers in a pickled array of arrays, None for what is none; nothing is unpickled."""
+        with self.open(key) as stream:
+            self.header(stream)
+            try:
+                return read_object_array(stream)
+            except ValueError as error:
+                raise Unreadable(
+                    "holds Python objects other than arrays of numbers, which are refused", str(error)
+                ) from None
+
+
+@contextmanager
+def open_arrays(files: Files, entry: Entry, limit: int = MAX_NPZ) -> Iterator[Arrays]:
+    """Raises Unreadable where the file is neither .npz nor .npy. `limit`: bytes of an array, and of what is compressed."""
+    kind = files.kind(entry)
+    if kind == "npy":
+        yield Arrays({entry.stem: lambda: files.open(entry)}, limit)
+        return
+    if kind in FOREIGN:
+        raise Unreadable("is no readable .npz", f"it is {FOREIGN[kind].name}")
+    with files.open(entry) as stream:
+        source = stream if stream.seekable() and not isinstance(stream, zipfile.ZipExtFile) else None
+        source = source or BytesIO(files.read(entry, limit))
+        try:
+            check_directory(source, MAX_DIRECTORY)
+            archive = zipfile.ZipFile(source)
+        except BROKEN_ZIP as error:
+            raise Unreadable("is no readable .npz", str(error)) from None
+        with archive:
+            names = [name for name in archive.namelist() if name.endswith(".npy")]
+            yield Arrays({name.removesuffix(".npy"): _member(archive, name, limit) for name in names}, limit)
+
+
+def _member(archive: zipfile.ZipFile, name: str, limit: int) -> Callable[[], IO[bytes]]:
+    def opened() -> IO[bytes]:
+        info = archive.getinfo(name)
+        if info.file_size > limit:
+            raise Unreadable(f"is larger than {limit // 1_000_000} MB", name)
+        return archive.open(info)
+
+    return opened
+
+
+def hold(arrays: Arrays) -> str:
+    """What arrays hold, by their keys, shapes and types: "controlsketch", "strokes", "vectors", "texts", or "" for none.
+
+    Strokes: rows (n, 3) of dx, dy, pen-lift or (n, 5) with three pen states; (N, n, 3) or (N, n, 5); or arrays of such arrays.
+    """
+    if any(key.startswith(CONTROLSKETCH) for key in arrays.keys):
+        return "controlsketch"
+    found = ""
+    for key in arrays.keys[:64]:
+        try:
+            found = _holds(arrays, key)
+        except Unreadable:
+            if split_of(key):
+                return "strokes"  # whose reader says what is wrong
+            raise
+        if found:
+            break
+    return found
+
+
+def _holds(arrays: Arrays, key: str) -> str:
+    shape, dtype = arrays.about(key)
+    if dtype.hasobject:
+        elements = [one for one in arrays.objects(key) if one is not None]
+        return "vectors" if elements and elements[0].ndim == 1 else "strokes" if elements or split_of(key) else ""
+    if dtype.kind == "U" and len(shape) == 1:
+        return "texts"
+    if dtype.kind not in "iuf":
+        return ""
+    if len(shape) == 3 and shape[2] in (3, 5):
+        return "strokes"
+    if len(shape) == 2 and shape[1] in (3, 5) and shape[0] and (split_of(key) or _ends_in_pens(arrays.array(key))):
+        return "strokes"
+    return "vectors" if len(shape) == 2 and dtype.kind == "f" else ""
+
+
+def _ends_in_pens(rows: np.ndarray) -> bool:
+    """Whether what follows dx, dy is 0 or 1 in every row."""
+    return bool(np.isin(rows[:, 2:], (0, 1)).all())
+
+
+def described(arrays: Arrays) -> str:
+    """`x (12, 1024) float32, y (12,) int64`; of pictures and prepared drawings what they are, and what to do with them."""
+    parts = []
+    for key in arrays.keys[:8]:
+        try:
+            shape, dtype = arrays.about(key)
+        except Unreadable:
+            parts.append(f"{key} (not readable)")
+            continue
+        parts.append(f"{key} {shape} {'Python objects' if dtype.hasobject else dtype}")
+        if dtype.kind == "U":
+            return (
+                f"{key} {shape}: text. Write it as lines: python -c \"import numpy; f = numpy.load('FILE'); "
+                f"f = f if isinstance(f, numpy.ndarray) else f['{key}']; open('sentences.txt', 'w', encoding='utf-8').write("
+                "'\\n'.join(' '.join(str(s).split()) for s in f.ravel()))\""
+            )
+        if shape[1:] in ((784,), (28, 28)):
+            return (
+                f"{key} {shape} {dtype}: pictures of 28 x 28 pixels, such as Quick, Draw!'s bitmaps, and no strokes. "
+                "Take the same drawings as .ndjson (the simplified files of Quick, Draw!) or as sketch-rnn's .npz"
+            )
+        if len(shape) == 3 and shape[2] == 8 and dtype.kind == "f":
+            return (
+                f"{key} {shape} {dtype}: what a prepared data set holds, drawings of {shape[1]} cubics. Write it as one: "
+                'python -c "import numpy as np; from flowkit.data.dataset import Dataset, write_dataset; '
+                f"write_dataset('data/mine', Dataset('sketch', np.load('FILE').astype('float32')))\""
+            )
+    return listing(parts, 8) or "no arrays"

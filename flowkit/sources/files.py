@@ -1,0 +1,299 @@
+"""A folder, a zip or one file as a list of entries that are read one by one; nothing is ever extracted to disk.
+
+gzip is undone wherever it is met, whatever the suffix says.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import unicodedata
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from flowkit.errors import Unreadable, UserError
+from flowkit.sources.kinds import BY_SUFFIX, FOREIGN, HEAD, kind_of
+
+MAX_DIRECTORY = 64_000_000  # bytes of a zip's directory: half a million members or more, each of which takes memory
+GZIP = b"\x1f\x8b"
+MAX_INFLATED, MAX_RATIO = 1_000_000_000, 200  # bytes that any gzip stream may become, or times its size
+BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError, ValueError)
+
+
+@dataclass(frozen=True)
+class Entry:
+    parts: tuple[str, ...]  # folders below the source, and the file's name
+    size: int  # bytes, of a zip's member uncompressed
+    key: Path | zipfile.ZipInfo
+
+    @property
+    def name(self) -> str:
+        return "/".join(self.parts)
+
+    @property
+    def suffix(self) -> str:
+        """In lower case; that of what is compressed, of `a.txt.gz`."""
+        return PurePosixPath(_without_gz(self.parts[-1])).suffix.lower()
+
+    @property
+    def stem(self) -> str:
+        return PurePosixPath(_without_gz(self.parts[-1])).stem
+
+
+class Files:
+    def __init__(self, name: str, entries: Sequence[Entry], archive: zipfile.ZipFile | None = None) -> None:
+        self.name = name  # of the folder or file, without suffix: the class of what lies in no folder
+        self.entries = sorted(entries, key=lambda entry: entry.parts)
+        self.consumed = 0  # bytes, for progress; importers add to it
+        self.notes: list[str] = []  # what was passed over or read as something else, a sentence each
+        self._archive = archive
+        self._kinds: dict[Entry, str] = {}
+
+    def kind(self, entry: Entry) -> str:
+        """What it is by its content, see `kinds.kind_of`; by its suffix where it cannot be read."""
+        if entry not in self._kinds:
+            try:
+                with self.open(entry) as stream:
+                    head = stream.read(HEAD)
+            except (Unreadable, *BROKEN_ZIP):
+                head = b""
+            self._kinds[entry] = kind_of(head, entry.suffix)
+        return self._kinds[entry]
+
+    def of_kind(self, *kinds: str) -> list[Entry]:
+        """The entries of these kinds. One whose content is foreign counts as what its suffix says, so that it is not lost."""
+        return [
+            entry
+            for entry in self.entries
+            if (kind := self.kind(entry)) in kinds or (kind in FOREIGN and BY_SUFFIX.get(entry.suffix) in kinds)
+        ]
+
+    def foreign(self, entry: Entry) -> Unreadable | None:
+        """Why an entry cannot be what its suffix says."""
+        kind = self.kind(entry)
+        return Unreadable(f"is {FOREIGN[kind].name} by its content") if kind in FOREIGN else None
+
+    def note_unread(self, read: Sequence[Entry]) -> None:
+        """Count what is not among `read`, by suffix."""
+        taken = set(read)
+        counts = Counter(entry.suffix for entry in self.entries if entry not in taken)
+        for suffix, count in counts.most_common():
+            what = f"{suffix} file" if suffix else "file without suffix"
+            what = what if count == 1 else what.replace("file", "files", 1)
+            self.notes.append(f"{count:,} {what} {'was' if count == 1 else 'were'} not read")
+
+    @contextmanager
+    def open(self, entry: Entry) -> Iterator[IO[bytes]]:
+        """The bytes of one entry, decompressed where it is gzip. Raises Unreadable where the disk or the zip gives none."""
+        with ExitStack() as stack:
+            try:
+                stream = stack.enter_context(self._raw(entry))
+                start = stream.read(2)
+                if start == GZIP:
+                    again = stack.enter_context(self._raw(entry))
+                    stream = stack.enter_context(io.BufferedReader(_Inflated(again, entry.size)))
+                elif stream.seekable():
+                    stream.seek(0)
+                else:
+                    stream = stack.enter_context(self._raw(entry))
+            except BROKEN_ZIP as error:
+                raise Unreadable("cannot be read", str(error)) from None
+            yield stream
+
+    def _raw(self, entry: Entry) -> IO[bytes]:
+        if isinstance(entry.key, Path):
+            return open(entry.key, "rb")
+        assert self._archive is not None
+        return self._archive.open(entry.key)
+
+    def read(self, entry: Entry, limit: int) -> bytes:
+        """All bytes of one entry, at most `limit` whatever the zip's directory says. Raises Unreadable."""
+        with self.open(entry) as stream:
+            try:
+                data = stream.read(limit + 1)
+            except BROKEN_ZIP as error:
+                raise Unreadable("cannot be read", str(error)) from None
+        if len(data) > limit:
+            raise Unreadable(f"is larger than {limit // 1_000_000} MB")
+        return data
+
+
+class _Inflated(io.RawIOBase):
+    """A gzip stream that ends with an error where it grows beyond reason."""
+
+    def __init__(self, stream: IO[bytes], size: int) -> None:
+        self._stream, self._left = gzip.GzipFile(fileobj=stream), max(MAX_INFLATED, MAX_RATIO * size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        self._left -= len(data)
+        if self._left < 0:
+            raise OSError(f"its gzip stream expands to more than {MAX_RATIO} times its size")
+        buffer[: len(data)] = data
+        return len(data)
+
+
+@contextmanager
+def open_files(source: Path) -> Iterator[Files]:
+    """A folder, a zip or a single file. Raises UserError: nothing there, no zip, members that would leave the folder."""
+    if source.is_dir():
+        notes: list[str] = []
+        files = Files(_as_text(source.resolve().name), list(_walk(source, notes)))
+        files.notes = notes
+        yield files
+        return
+    try:
+        with open(source, "rb") as file:
+            head = file.read(HEAD)
+    except FileNotFoundError:
+        raise UserError(f"{source}: no such file or folder") from None
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read ({error.strerror})") from None
+    if not source.is_file():
+        raise UserError(f"{source}: is no regular file; expected a folder, a .zip or a file")
+    if kind_of(head, source.suffix.lower()) != "zip":
+        entry = Entry((_as_text(source.name),), source.stat().st_size, source)
+        yield Files(entry.stem, [entry])
+        return
+    try:
+        with open(source, "rb") as file:
+            check_directory(file, MAX_DIRECTORY)
+        archive = zipfile.ZipFile(source)
+    except BROKEN_ZIP as error:
+        raise UserError(f"{source}: is no whole zip file ({error}); download or pack it again") from None
+    with archive:
+        notes = []
+        files = Files(_as_text(source.stem), list(_members(source, archive, notes)), archive)
+        files.notes = notes
+        yield files
+
+
+def check_directory(file: IO[bytes], limit: int) -> None:
+    """Raise ValueError where a zip's directory is larger than that: `zipfile` reads all of it, and each member takes a
+    kilobyte of memory. The size stands in the record at the end of the file, or in that of a zip64 before it.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - (1 << 16) - 98))
+    tail = file.read()
+    file.seek(0)
+    at = tail.rfind(b"PK\5\6")
+    if at < 0:
+        return  # no zip, as `zipfile` will say
+    claimed = int.from_bytes(tail[at + 12 : at + 16], "little")
+    if tail[max(0, at - 20) : at].startswith(b"PK\6\7"):  # a zip64, whose own record stands before that pointer to it
+        claimed = int.from_bytes(tail[max(0, at - 36) : max(0, at - 28)], "little")
+    if min(claimed, size) > limit:
+        raise ValueError(f"its directory is larger than {limit // 1_000_000} MB; unpack it, and name the folder")
+
+
+def _walk(folder: Path, notes: list[str]) -> Iterator[Entry]:
+    """Files below a folder; links to folders are followed, each real folder once, links after what they may point to."""
+    passed: Counter[tuple[str, str]] = Counter()
+    seen: set[str] = set()
+    links = 0
+
+    def refused(error: OSError) -> None:
+        passed["folder cannot be opened", "folders cannot be opened"] += 1
+
+    for where, folders, names in os.walk(folder, followlinks=True, onerror=refused):
+        real = os.path.realpath(where)
+        if real in seen:
+            folders.clear()
+            passed["link to a folder that is read anyway", "links to folders that are read anyway"] += 1
+            continue
+        seen.add(real)
+        parts = Path(where).relative_to(folder).parts
+        passed[HIDDEN] += sum(map(_ignored, (*folders, *names)))
+        folders[:] = sorted(
+            (name for name in folders if not _ignored(name)), key=lambda name: (os.path.islink(Path(where, name)), name)
+        )
+        links += sum(os.path.islink(Path(where, name)) for name in folders)
+        for name in names:
+            path = Path(where, name)
+            if _ignored(name):
+                continue
+            if path.is_file():
+                links += path.is_symlink()
+                yield Entry(tuple(map(_as_text, (*parts, name))), path.stat().st_size, path)
+            elif path.is_symlink():
+                passed["link points to nothing", "links point to nothing"] += 1
+            else:
+                passed[
+                    "entry is no regular file and was not read", "entries are no regular files and were not read"
+                ] += 1
+    passed["link was followed", "links were followed"] += links
+    notes += _counted(passed)
+
+
+HIDDEN = ("hidden file or folder was not read", "hidden files or folders were not read")
+
+
+def _counted(passed: Counter[tuple[str, str]]) -> list[str]:
+    """A sentence for each (singular, plural) that occurred."""
+    return [f"{count:,} {words[count != 1]}" for words, count in passed.items() if count]
+
+
+def _members(source: Path, archive: zipfile.ZipFile, notes: list[str]) -> Iterator[Entry]:
+    hidden = guessed = 0
+    for info in archive.infolist():
+        name, sure = _member_name(info)
+        guessed += not sure
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        if not parts or ".." in parts or parts[0].startswith("/") or ":" in parts[0]:
+            raise UserError(
+                f"{source}: its member {name!r} points outside of the archive; such a zip is not read. "
+                f"Pack the files again, with paths relative to one folder"
+            )
+        if any(map(_ignored, parts)):
+            hidden += not info.is_dir()
+        elif not info.is_dir():
+            yield Entry(tuple(map(_as_text, parts)), info.file_size, info)
+    notes += _counted(Counter({HIDDEN: hidden}))
+    if guessed:
+        notes.append(
+            f"{guessed:,} names in the zip are in an unknown encoding and were read as code page 437; where classes look "
+            "wrong, unpack it with the right one (unzip -O cp936 FILE) and name the folder"
+        )
+
+
+def _member_name(info: zipfile.ZipInfo) -> tuple[str, bool]:
+    """(a member's name, whether its encoding is known). Many programs write UTF-8 without the flag that says so."""
+    if info.flag_bits & 0x800 or info.filename.isascii():
+        return info.filename, True
+    try:
+        raw = info.filename.encode("cp437")
+    except UnicodeEncodeError:
+        return info.filename, True  # Python has found a Unicode name itself
+    extra = info.extra
+    while len(extra) >= 4:  # Info-ZIP's Unicode path: version, CRC of the other name, UTF-8
+        tag, size = int.from_bytes(extra[:2], "little"), int.from_bytes(extra[2:4], "little")
+        field, extra = extra[4 : 4 + size], extra[4 + size :]
+        if tag == 0x7075 and field[1:5] == zlib.crc32(raw).to_bytes(4, "little"):
+            return field[5:].decode("utf-8", "replace"), True
+    try:
+        return raw.decode("utf-8"), True
+    except UnicodeDecodeError:
+        return info.filename, False
+
+
+def _as_text(name: str) -> str:
+    """A name in composed characters, as other systems write it; where it is no UTF-8, with `?` for each byte that is none."""
+    return unicodedata.normalize("NFC", name.encode("utf-8", "replace").decode("utf-8"))
+
+
+def _without_gz(name: str) -> str:
+    return name[:-3] if name.lower().endswith(".gz") else name
+
+
+def _ignored(name: str) -> bool:
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")

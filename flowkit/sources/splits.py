@@ -1,0 +1,107 @@
+"""Folders and files whose names say training, validation or test."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from flowkit.errors import listing
+from flowkit.sources.files import Entry
+
+_NAMES = {
+    "train": "train", "training": "train", "trn": "train", "trainset": "train",
+    "val": "validation", "valid": "validation", "validation": "validation", "validate": "validation", "dev": "validation",
+    "devel": "validation", "development": "validation", "eval": "validation", "evaluation": "validation", "valset": "validation",
+    "test": "test", "testing": "test", "tst": "test", "testset": "test", "holdout": "test",
+}  # fmt: skip
+_ADDED = re.compile(r"[ _.-]*(?:set|split|data|images|drawings|sketches|svgs?|(?:19|20)\d\d)$")
+
+
+def split_of(name: str) -> str:
+    """ "train", "validation" or "test" for the spellings that data sets use ("Train", "val2017", "test-set"), else ""."""
+    plain = name.strip().lower()
+    return _NAMES.get(plain) or _NAMES.get(_ADDED.sub("", plain), "")
+
+
+@dataclass(frozen=True)
+class Places:
+    of: list[tuple[str, str]]  # (split, class) of each entry; the split is "" where the source is not split
+    notes: list[str] = field(default_factory=list)
+
+
+def places(entries: Sequence[Entry], fallback: str) -> Places:
+    """Split and class of each entry from its folders, below whatever all of them share: `class/...`, `split/class/...` or
+    `class/split/...`.
+
+    A level of folders is one of splits where every folder in it is named like one. Files in no folder of their own are of
+    one class, named after the folder that holds them all (`fallback` when there is none).
+    """
+    folders = [entry.parts[:-1] for entry in entries]
+    if not folders:
+        return Places([])
+    shared = 0
+    while all(len(f) > shared and f[shared] == folders[0][shared] for f in folders):
+        if split_of(folders[0][shared]):
+            break
+        shared += 1
+    fallback = folders[0][shared - 1] if shared else fallback
+    rest = [f[shared:] for f in folders]
+    level = _split_level(rest)
+    notes, splits, below = [], [], []
+    for f in rest:
+        if level is None or len(f) <= level:
+            splits.append("" if level is None else "train")
+            below.append(f)
+        else:
+            splits.append(split_of(f[level]))
+            below.append(f[:level] + f[level + 1 :])
+    while all(len(f) > 1 and f[0] == below[0][0] for f in below):  # split/images/class/...
+        below = [f[1:] for f in below]
+    out = [(split, f[0] if f else fallback) for split, f in zip(splits, below, strict=True)]
+    if level is not None:
+        named = {f[level]: split_of(f[level]) for f in rest if len(f) > level}
+        spelled = listing((name if name == split else f"{name} ({split})" for name, split in sorted(named.items())), 8)
+        several = len(named) > 1
+        notes.append(
+            f"{'folders' if several else 'folder'} {spelled}: {'splits, not classes' if several else 'a split, not a class'}"
+        )
+        if outside := sum(len(f) <= level for f in rest):
+            notes.append(
+                f"{outside:,} {'file lies' if outside == 1 else 'files lie'} in no split's folder and went to training"
+            )
+    else:
+        alike = sorted({f[0] for f in rest if f and split_of(f[0])})
+        if alike:
+            others = sorted({f[0] for f in rest if f} - set(alike))
+            as_what = "a class" if len(alike) == 1 else "classes"
+            notes.append(
+                f"{listing(alike)}: read as {as_what}, since other classes stand beside ({listing(others, 4)})"
+            )
+    loose = sum(not f for f in rest)
+    if loose and any(rest) and (level is None or any(len(f) > 1 for f in rest)):
+        notes.append(
+            f"{loose:,} {'file in no folder makes' if loose == 1 else 'files in no folder make'} a class of "
+            f"{'its' if loose == 1 else 'their'} own, {fallback!r}"
+        )
+    alike_but = _alike({name for _, name in out})
+    if alike_but:
+        notes.append(f"classes whose names differ in case only: {listing(alike_but, 4)}")
+    return Places(out, notes)
+
+
+def _split_level(rest: Sequence[tuple[str, ...]]) -> int | None:
+    """The first level at which every folder is named like a split; below the first, also two of them, or one for each file."""
+    for level in range(3):
+        names = {f[level] for f in rest if len(f) > level}
+        certain = level == 0 or len(set(map(split_of, names))) > 1 or all(len(f) > level for f in rest)
+        if names and all(map(split_of, names)) and certain:
+            return level
+    return None
+
+
+def _alike(names: set[str]) -> list[str]:
+    by_lower: dict[str, list[str]] = {}
+    for name in sorted(names):
+        by_lower.setdefault(name.casefold(), []).append(name)
+    return [" and ".join(same) for same in by_lower.values() if len(same) > 1]

@@ -1,0 +1,93 @@
+"""One file of rows on its way to sentences, and which of its columns the sentences are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from flowkit.errors import UserError, listing, nearest
+from flowkit.sources.files import Entry, Files
+
+USUAL = ("text", "sentence", "sentences", "content", "document", "body", "utterance")  # names of the column, best first
+
+
+class Row(NamedTuple):
+    number: int  # from 1: of the row, which in a file of lines is the line
+    line: int  # in the file, for messages
+    text: str | None
+
+
+@dataclass
+class Reading:
+    """How one file is read, and what is found out on the way."""
+
+    files: Files
+    entry: Entry
+    where: str  # of the file, for messages
+    column: str | None = None  # as asked for: a name, or a number from 1
+    notes: list[str] = field(default_factory=list)
+    progress: Callable[[int], object] = lambda done: None
+
+    def error(self, line: int | None, what: str) -> UserError:
+        return UserError(f"{self.where}: line {line:,}: {what}" if line else f"{self.where}: {what}")
+
+
+def choose_column(reading: Reading, columns: dict[str, list[Any]], texts: dict[str, list[Any]]) -> str:
+    """Which column the sentences are: the one asked for, one with a usual name, or the only one of text. Noted.
+
+    columns: some values of each, of which `texts` can be sentences. Raises UserError with the columns where it is not clear.
+    """
+    column = _asked(reading, columns, texts) if reading.column is not None else _evident(texts)
+    if column is None:
+        raise reading.error(
+            None, f"which column holds the sentences is not clear; name it with --column. {_shown(columns)}"
+        )
+    if len(columns) > 1 or column not in USUAL[:1]:
+        others = listing((name for name in columns if name != column), 8)
+        reading.notes.append(f"sentences: column {column!r}" + (f"; not read: {others}" if others else ""))
+    return column
+
+
+def _asked(reading: Reading, columns: dict[str, list[Any]], texts: dict[str, list[Any]]) -> str:
+    asked, names = str(reading.column), list(columns)
+    alike = [name for name in names if name.strip().lower() == asked.strip().lower()]
+    found = asked if asked in columns else alike[0] if len(alike) == 1 else None
+    if found is None and asked.isdecimal() and 1 <= int(asked) <= len(names):
+        found = names[int(asked) - 1]
+    if found is None:
+        raise reading.error(None, f"has no column {asked!r}{nearest(asked, names)}. {_shown(columns)}")
+    if found not in texts:
+        raise reading.error(None, f"column {found!r} is not text. {_shown(columns)}")
+    return found
+
+
+def _evident(texts: dict[str, list[Any]]) -> str | None:
+    if len(texts) == 1:
+        return next(iter(texts))
+    for usual in USUAL:
+        named = [name for name in texts if name.strip().lower() == usual]
+        if len(named) == 1:
+            return named[0]
+    prose = [name for name, values in texts.items() if is_prose(_flat(values))]
+    return prose[0] if len(prose) == 1 else None
+
+
+def _flat(values: Sequence[Any]) -> list[Any]:
+    return [one for value in values for one in (value if isinstance(value, list) else [value])]
+
+
+def _shown(columns: dict[str, list[Any]]) -> str:
+    """Its columns: 'id' (17), 'eng' (A cat.), ..."""
+
+    def example(values: list[Any]) -> str:
+        text = " ".join(str(next((value for value in values if value not in (None, "")), "empty")).split())
+        return text if len(text) <= 32 else text[:31].rstrip() + "..."
+
+    return "Its columns: " + listing((f"{name!r} ({example(values)})" for name, values in columns.items()), 8)
+
+
+def is_prose(values: Sequence[Any]) -> bool:
+    """Whether most of the values are several words, or long."""
+    texts = [value for value in values if isinstance(value, str) and value.strip()]
+    return bool(texts) and 2 * sum(len(text.split()) > 1 or len(text) > 40 for text in texts) > len(texts)

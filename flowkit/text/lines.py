@@ -1,0 +1,87 @@
+"""Lines of text from bytes: UTF-8 or marked UTF-16, any line ends, bounded. What is neither is an error with its place."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Callable, Iterator
+from typing import IO
+
+from flowkit.errors import Unreadable, UserError
+from flowkit.sources.files import BROKEN_ZIP
+
+MAX_LINE = 10_000_000  # bytes; a file without ends of lines must not fill the memory
+_CHUNK = 1 << 16
+_TOLD_EVERY = 1 << 14  # lines between two words on the progress
+_UTF16 = {codecs.BOM_UTF16_LE: ("utf-16-le", b"\n\0", b"\r\0"), codecs.BOM_UTF16_BE: ("utf-16-be", b"\0\n", b"\0\r")}
+
+
+def text_lines(stream: IO[bytes], where: str, progress: Callable[[int], object]) -> Iterator[tuple[int, str]]:
+    """(number from 1, text with its end) of each line. `progress` is told of bytes. Raises UserError.
+
+    Lines end with a line feed. Where the beginning of the file has none, they end with a carriage return, as on old Macs.
+    """
+    try:
+        start = stream.read(_CHUNK)
+        encoding, feed, back = "utf-8", b"\n", b"\r"
+        if start[:2] in _UTF16:
+            encoding, feed, back = _UTF16[start[:2]]
+            start = start[2:]
+        else:
+            start = start.removeprefix(codecs.BOM_UTF8)
+        ends = feed if feed in start or back not in start else back
+        done = 0
+        for number, raw in enumerate(_split(start, stream, ends, len(feed), where), 1):
+            done += len(raw)
+            yield number, _decoded(raw, encoding, number, where)
+            if number % _TOLD_EVERY == 0:
+                progress(done)
+        progress(done)
+    except (Unreadable, *BROKEN_ZIP) as error:
+        if isinstance(error, UserError) and not isinstance(error, Unreadable):
+            raise
+        raise UserError(f"{where}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def _split(rest: bytes, stream: IO[bytes], end: bytes, width: int, where: str) -> Iterator[bytes]:
+    """Pieces up to and with each `end`, whose place in the file is a multiple of its width."""
+    number = 1
+    pattern = re.compile(re.escape(end))
+    more = True
+    while rest or more:
+        at = 0
+        for match in pattern.finditer(rest):
+            if match.start() % width or match.end() <= at:  # half of one character and half of the next
+                continue
+            if match.end() - at > MAX_LINE:
+                break
+            yield rest[at : match.end()]
+            number += 1
+            at = match.end()
+        rest = rest[at:]
+        if len(rest) > MAX_LINE:
+            raise UserError(
+                f"{where}: line {number:,}: is longer than {MAX_LINE // 1_000_000} MB; expected a sentence a line"
+            )
+        chunk = stream.read(max(_CHUNK, len(rest)))
+        more = bool(chunk)
+        if not more:
+            if rest:
+                yield rest
+            return
+        rest += chunk
+
+
+def _decoded(raw: bytes, encoding: str, number: int, where: str) -> str:
+    place = f"{where}: line {number:,}"
+    if encoding == "utf-8" and b"\x00" in raw:
+        mend = f"convert it: iconv -f utf-16 -t utf-8 {where} > utf8.txt"
+        raise UserError(f"{place}: is not UTF-8 (it looks like UTF-16 without its mark, or is no text at all); {mend}")
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.start + 1:,} (0x{raw[error.start]:02x})"
+        if encoding != "utf-8":
+            raise UserError(f"{place}, {byte}: is not valid UTF-16; copy or write the file again") from None
+        mend = f"convert the file, for instance: iconv -f latin1 -t utf-8 {where} > utf8.txt"
+        raise UserError(f"{place}, {byte}: is not UTF-8; {mend}") from None

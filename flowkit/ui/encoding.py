@@ -1,0 +1,71 @@
+"""Output that every terminal and pipe takes: what its encoding lacks is written with characters that it has."""
+
+from __future__ import annotations
+
+import codecs
+import sys
+import unicodedata
+from typing import TextIO
+
+HANDLER = "flowkit"
+_PLAIN = {
+    "×": "x", "·": "-", "±": "+-", "→": "->", "←": "<-", "…": "...", "–": "-", "—": "--", "−": "-", "≈": "~", "≤": "<=",
+    "≥": ">=", "µ": "u",
+    "σ": "sigma", "ε": "epsilon", "“": '"', "”": '"', "‘": "'", "’": "'", "•": "*", "●": "*", "✓": "v", "✗": "x",
+}  # fmt: skip
+_LEVELS = "_.-=+*#@"  # for the eight heights of ▁ to █
+_DOTS = " .':;|#@@"  # for a braille cell with so many of its eight dots
+
+
+def speak_any_encoding() -> None:
+    """Make stdout and stderr write what their encoding lacks as something like it, in place of raising UnicodeEncodeError."""
+    codecs.register_error(HANDLER, _replaced)
+    for stream in (sys.stdout, sys.stderr):
+        adapt(stream)
+
+
+def takes_unicode() -> bool:
+    """Whether stdout takes all characters; JSON escapes them by its own rules where not, and stays what it says."""
+    return (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+
+
+def adapt(stream: TextIO | None) -> None:
+    reconfigure = getattr(stream, "reconfigure", None)  # a capture or a notebook has none, and takes all of Unicode
+    if reconfigure is not None:
+        codecs.register_error(HANDLER, _replaced)
+        reconfigure(errors=HANDLER)
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    return "".join(_like(character, error.encoding) for character in missing), error.end
+
+
+def _like(character: str, encoding: str) -> str:
+    """Its nearest likeness in that encoding; its code where there is none, so that no two names become the same."""
+    code = ord(character)
+    if 0xD800 <= code < 0xE000:  # half a character: a byte of a file name that is no text
+        return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else "?"
+    plain = _PLAIN.get(character)
+    if plain is None and 0x2581 <= code <= 0x2588:
+        plain = _LEVELS[code - 0x2581]
+    if plain is None and 0x2800 <= code <= 0x28FF:
+        plain = _DOTS[(code - 0x2800).bit_count()]
+    if plain is None and 0x2500 <= code <= 0x257F:  # lines of boxes
+        name = unicodedata.name(character)
+        plain = "-" if "HORIZONTAL" in name and "VERTICAL" not in name else "|" if name.endswith("VERTICAL") else "+"
+    if plain is None and 0x2580 <= code <= 0x259F:
+        plain = "#"
+    for likeness in (
+        plain,
+        "".join(c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c)),
+    ):
+        if likeness:
+            try:
+                likeness.encode(encoding)
+                return likeness
+            except UnicodeEncodeError:
+                continue
+    return character.encode("ascii", "backslashreplace").decode("ascii")
