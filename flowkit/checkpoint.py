@@ -83,6 +83,22 @@ def average_files(ema: object) -> dict[str, str]:
     return {label: EMA_OF.format(label) if number else EMA for number, label in enumerate(labels)}
 
 
+def decay_in_effect(ema: Mapping[str, Any], decay: float, update: int) -> float:
+    """The decay at `update`, counted from 1, of the average with that `decay` in a sidecar's or recipe's [ema] table.
+
+    The first update is taken as it is. The warm-up is a factor and no bound, so that of two decays one averages more than
+    the other in a run of any length: after n updates about 1 / (1 - decay + 1 / (share n)) of them.
+    """
+    before = update - 1
+    if before < 1:
+        return 0.0
+    if not ema.get("warmup"):
+        return decay
+    if ema.get("warmup_power") is not None:
+        return min(decay, 1 - update ** -ema["warmup_power"])
+    return decay * before / (before + 1 / ema["warmup_share"])
+
+
 def find_checkpoint(
     path: Path | str, *, check: Callable[[CheckpointFiles], object] = lambda files: None
 ) -> CheckpointFiles:

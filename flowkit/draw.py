@@ -30,7 +30,7 @@ Guide = Callable[[Tensor], Tensor]  # x (B, ...) in the domain's units -> (B,)
 class SampleSettings:
     """How samples are drawn; the keys of a recipe's [sample] under the same names. Raises UserError for what cannot be."""
 
-    solver: Choice = "heun"
+    solver: Choice = "midpoint"
     steps: int = 25
     grid: Choice = "uniform"
     state: str = "fp32"
@@ -85,14 +85,15 @@ class SampleSettings:
 
     @property
     def of_ode(self) -> dict[str, Any]:
-        """Solver, steps and grid to follow the flow itself, both ways, which sde and mean_flow do not: Heun's then."""
+        """Solver, steps and grid to follow the flow itself, both ways, which sde and mean_flow do not: the midpoint rule then."""
         if self.solver_name == "mean_flow":
-            return {"solver": "heun", "steps": max(25, self.steps), "grid": self.grid}
-        return {"solver": "heun" if self.solver_name == "sde" else self.solver, "steps": self.steps, "grid": self.grid}
+            return {"solver": "midpoint", "steps": max(25, self.steps), "grid": self.grid}
+        solver = "midpoint" if self.solver_name == "sde" else self.solver
+        return {"solver": solver, "steps": self.steps, "grid": self.grid}
 
     @property
     def words(self) -> str:
-        """`heun, 25 steps, guidance 2 by cfg_zero`."""
+        """`midpoint, 25 steps, guidance 2 by cfg_zero`."""
         parts = [self.solver_name]
         if self.solver_name == "dopri5":
             parts[0] += f" to {self.solver.get('rtol', 1e-5):g}" if isinstance(self.solver, Mapping) else " to 1e-05"
@@ -233,12 +234,15 @@ def draw_samples(
     """`shape` is that of a row as the model sees it; class_label (N,) and condition (N, ...) go with sample i.
 
     base: what they start from, unit noise where it is None; sample i depends on (seed, i) alone. guide: its gradient with
-    respect to the model's x, times guide_scale, is added to the velocity. numerics: the version to draw the noise by, a
-    checkpoint's own. `progress` is told the number of samples done after each batch. The model is used as it stands: on its
-    device, in its precision, and should be in eval mode.
+    respect to the model's x, times guide_scale, is added to the velocity. numerics: the version to draw by, a checkpoint's
+    own; in version 1 predictions of the data or the noise are clipped. `progress` is told the number of samples done after
+    each batch. The model is used as it stands: on its device, in its precision, and should be in eval mode.
     """
     device, network = next(model.parameters()).device, as_network(model)
     base = base or NormalBase(numerics)
+    straight = numerics > 1 and objective.prediction != "velocity"
+    if straight:
+        objective, weak = objective.exact, None if weak is None else (weak[0], weak[1].exact)
     done, noises, spent = [], [], []
     states = States(keep_states, num_samples, normalizer)
     for first in range(0, num_samples, batch_size):
@@ -251,7 +255,7 @@ def draw_samples(
         x = noise.to(device, STATES[settings.state])
         x, nfe = integrate(
             velocity, x, solver=settings.solver, steps=settings.steps, grid=settings.grid, path=objective.path,
-            noise=step_noise(seed, indices, shape, numerics), on_step=states.begin(indices, x),
+            straight=straight, noise=step_noise(seed, indices, shape, numerics), on_step=states.begin(indices, x),
         )  # fmt: skip
         done.append(normalizer.denormalize(x).float().cpu().numpy())
         noises.append(noise.numpy())

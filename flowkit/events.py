@@ -30,7 +30,7 @@ class RunStarted:
     start_step: int
     total_steps: int
     steps_per_epoch: float
-    ema_decay: float  # the ceiling; 0.0 when there is no EMA
+    ema_decay: float  # in effect at the end of the run; 0.0 when there is no EMA
     best: tuple[int, float] | None = None  # step and validation loss of the best checkpoint so far, on a resume
 
 
@@ -56,7 +56,7 @@ class Logged:
     loss: float  # mean over the updates since the last log step
     lr: float
     grad_norm: float  # before clipping, mean over the same updates but the skipped ones
-    ema_decay: float  # in force now
+    ema_decay: float  # in effect now
     rows_per_second: float
     seconds_left: float
     memory_bytes: int  # device memory, or resident memory on the CPU
@@ -76,10 +76,13 @@ class Validated:
         default_factory=dict
     )  # of the best "diagonal" and "full" Gaussian's field
     ema_losses: dict[str, float] = field(default_factory=dict)  # of further averages by label, with a checkpoint
+    one_step_error: float | None = None  # of MeanFlow: root mean square between one step and the flow's own end
 
     def losses(self) -> dict[str, Any]:
         """Those that a checkpoint's sidecar keeps."""
-        further = {"ema_losses": self.ema_losses} if self.ema_losses else {}
+        further: dict[str, Any] = {"ema_losses": self.ema_losses} if self.ema_losses else {}
+        if self.one_step_error is not None:
+            further["one_step_error"] = self.one_step_error
         return {"loss": self.loss, "raw_loss": self.raw_loss, "zero_loss": self.zero_loss, **further}
 
 

@@ -55,7 +55,7 @@ class LoadedModel:
         self.shape: tuple[int, ...] = tuple(info["shape"])
         self.normalizer = read_normalizer(files, info)
         self.latent_shape = self.normalizer.shape(self.shape)
-        self.numerics: int = info.get("numerics", 1)  # the version that its draws keep to
+        self.numerics: int = info.get("numerics", 1)  # the version that its samples keep to
         self.objective = get_objective(info["flow"])
 
     @cached_property
@@ -138,7 +138,8 @@ class LoadedModel:
 
     def settings(self, **given: Any) -> SampleSettings:
         """The recipe's [sample], with what is given and not None in its place. Raises UserError."""
-        return SampleSettings.of(self.info.get("sampling") or {}, **given)
+        default = {"solver": "heun"} if self.numerics == 1 else {}  # where a sidecar names none
+        return SampleSettings.of({**default, **(self.info.get("sampling") or {})}, **given)
 
     def log_likelihood(
         self,
@@ -180,17 +181,17 @@ class LoadedModel:
         if settings.solver_name == "mean_flow" and get_mean_flow(flow) is None:
             raise UserError(
                 'solver: "mean_flow" needs a model of average velocities (flow.objective = "mean_flow"); this one was trained '
-                'by flow matching: use an ODE solver such as "heun"'
+                'by flow matching: use an ODE solver such as "midpoint"'
             )
         if settings.solver_name == "mean_flow" and settings.guidance_name == "autoguidance":
             raise UserError(
-                'guidance: "autoguidance" does not go with solver "mean_flow"; use an ODE solver such as "heun"'
+                'guidance: "autoguidance" does not go with solver "mean_flow"; use an ODE solver such as "midpoint"'
             )
         if settings.solver_name == "sde":
             from flowkit.recipe.checks import why_no_score
 
             if why := why_no_score(flow):
-                raise UserError(f'solver: "sde" needs the score, and {why}; use an ODE solver such as "heun"')
+                raise UserError(f'solver: "sde" needs the score, and {why}; use an ODE solver such as "midpoint"')
         if settings.guidance_scale == 1.0 or settings.guidance_name == "autoguidance":
             return
         if not conditioned:

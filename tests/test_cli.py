@@ -119,7 +119,14 @@ def test_sample_then_decode(flowkit, folder):
     samples = read_dataset(folder / "boats")
     assert samples.x.shape == (5, 6, 8) and samples.class_label.tolist() == [1] * 5
     made = json.loads((folder / "boats" / "samples.json").read_text())
-    assert {"step": 6, "seed": 0, "solver": "heun", "steps": 2, "nfe": 8, "guidance_scale": 2.0}.items() <= made.items()
+    assert {
+        "step": 6,
+        "seed": 0,
+        "solver": "midpoint",
+        "steps": 2,
+        "nfe": 8,
+        "guidance_scale": 2.0,
+    }.items() <= made.items()
     assert len(list((folder / "boats").glob("*.svg"))) == 5 and (folder / "boats" / "sheet.png").is_file()
     status, out, _ = flowkit("decode", "boats/samples.safetensors", "--out", "again", "--limit", 3)
     assert status == 0 and len(list((folder / "again").glob("*.svg"))) == 3

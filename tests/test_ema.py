@@ -10,14 +10,16 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from timm.utils import ModelEmaV3
 from torch import nn
 
 import flowkit
-from flowkit.checkpoint import find_checkpoint, list_checkpoints
+from flowkit.checkpoint import decay_in_effect, find_checkpoint, list_checkpoints
 from flowkit.errors import UserError
 from flowkit.events import Validated
 from flowkit.inspect import inspect
 from flowkit.recipe import recipe_from_dict
+from flowkit.recipe.ema import Ema
 from flowkit.training.ema import make_averages
 from flowkit.training.power_ema import power_gamma
 from flowkit.ui.inspect_view import show
@@ -60,7 +62,7 @@ def files_of(run, step):
 
 
 def test_averages_follow_their_recursions(recipe):
-    """Against the definition in float64: min(decay, 1 - n^(-2/3)) after n - 1 earlier steps, (1 - 1/n)^(gamma + 1)."""
+    """Against the definition in float64: decay (n - 1) / (n + 9) after n - 1 earlier steps, (1 - 1/n)^(gamma + 1)."""
     torch.manual_seed(0)
     model = Line()
     averages = make_averages(model, recipe_from_dict({**recipe, "data": {"source": "doodles"}}))
@@ -70,17 +72,51 @@ def test_averages_follow_their_recursions(recipe):
             model.layer.weight.add_(torch.randn(2, 3))
             model.calls += 1
         averages.follow(step, torch.tensor(0.0))
-        warm = 1 - step ** (-2 / 3)
-        decays = {"0.5": min(0.5, warm), "0.99": min(0.99, warm), "power-0.1": (1 - 1 / step) ** (power_gamma(0.1) + 1)}
+        warm = (step - 1) / (step + 9)
+        decays = {"0.5": 0.5 * warm, "0.99": 0.99 * warm, "power-0.1": (1 - 1 / step) ** (power_gamma(0.1) + 1)}
         for label, decay in decays.items():
             wanted[label] = decay * wanted[label] + (1 - decay) * model.layer.weight.detach().double()
     for label, average in averages.by_label.items():
         torch.testing.assert_close(average.module.layer.weight.double(), wanted[label], rtol=1e-4, atol=1e-5)
         assert average.module.calls == 39 and not average.module.layer.weight.requires_grad
-    assert averages.module is averages.by_label["0.5"].module and averages.get_decay(39) == 0.5
+    assert averages.module is averages.by_label["0.5"].module and averages.get_decay(39) == 0.5 * 38 / 48
     before = {label: average.module.layer.weight.clone() for label, average in averages.by_label.items()}
     averages.follow(40, torch.tensor(1.0))  # a skipped update
     assert all(torch.equal(before[label], average.module.layer.weight) for label, average in averages.by_label.items())
+
+
+def profile(decays):
+    """How much the weights after each update count in the average at the end (N,), from the decays of the updates."""
+    later = np.append(np.cumprod(decays[::-1])[::-1][1:], 1.0)
+    return (1 - decays) * later
+
+
+@pytest.mark.parametrize("updates", [50, 300, 1500, 5000, 40_000])
+def test_two_decays_are_two_averages_and_what_is_announced_is_in_effect(updates):
+    """In a run of any length. The age of what is averaged is near the number of updates announced, and is a tenth at most."""
+    ages = []
+    for decay in (0.9, 0.999, 0.9999):
+        decays = np.array([decay_in_effect(Ema().model_dump(), decay, n) for n in range(1, updates + 1)])
+        weights = profile(decays)
+        assert weights.sum() == pytest.approx(1, abs=1e-9) and decays[0] == 0 and (np.diff(decays) > 0).all()
+        announced = 1 / (1 - decays[-1])  # what the live view and `inspect` call the last N updates
+        age = weights @ (updates - np.arange(1, updates + 1)) + 1
+        assert 0.8 * announced < age <= announced + 1e-9 < 0.1 * updates + 2
+        assert announced == pytest.approx(1 / (1 - decay + decay / (1 + 0.1 * (updates - 1))))
+        ages.append(age)
+    assert ages[0] < ages[1] < ages[2]
+    if updates == 1500:
+        assert 1.1 * ages[1] < ages[2]  # where .9999 could not be reached either way
+
+
+def test_settings_of_the_warm_up():
+    at = lambda decay, n, **settings: decay_in_effect(Ema(**settings).model_dump(), decay, n)  # noqa: E731
+    assert [at(0.9, n, warmup=False) for n in (1, 2, 100)] == [0.0, 0.9, 0.9]
+    assert at(0.999, 1000, warmup_share=0.5) == pytest.approx(0.999 * 999 / 1001)
+    assert at(0.999, 10**7) == pytest.approx(0.999, abs=1e-5)
+    timm = ModelEmaV3(nn.Linear(1, 1), decay=0.999, use_warmup=True)  # and k-diffusion, and flowkit's first version
+    for n in (1, 2, 10, 1000, 40_000):
+        assert at(0.999, n, warmup_power=2 / 3) == pytest.approx(timm.get_decay(n), abs=1e-12)
 
 
 def test_all_of_them_are_saved_measured_and_sampled_from(recipe, x, recorder):
@@ -109,6 +145,9 @@ def test_all_of_them_are_saved_measured_and_sampled_from(recipe, x, recorder):
     written = StringIO()
     show(report, Console(width=100, file=written, highlight=False))
     shown = written.getvalue()
+    assert (
+        "averages last 1 update and last 2 updates" in shown
+    )  # decays of 0.5 and 0.99 times 11 / 21, after 12 updates
     averages = next(line for line in shown.splitlines() if line.startswith("averages"))
     assert averages.split()[1:] == [
         "0.5",

@@ -83,6 +83,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "flow.coupling=c2ot ratio": ("0.9",),
     "flow.times=logit_normal mean": ("-0.8",),
     "flow.times=logit_normal std": ("0.5",),
+    "flow.times=logit_normal uniform_share": ("0.5",),
     "flow.times=shifted shift": ("0.5",),
     "flow.stratified": ("true",),
     "flow.weights=min_snr gamma": ("0.5",),
@@ -91,6 +92,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "flow.cond_drop": ("0.0",),
     "ema.decay": ("0.5", "[0.5,0.9]", "0.0"),
     "ema.warmup": ("false",),
+    "ema.warmup_share": ("0.5",),
     "ema.warmup_power": ("0.9",),
     "ema.power": ("[0.05,0.1]",),
     "ema.snapshot_every": ("1",),
@@ -113,11 +115,12 @@ BESIDE = {
     "flow.coupling=c2ot block": ("flow.coupling.ratio=0.5",),
     "flow.coupling=c2ot distance": ("flow.coupling.block=64",),
     "ema.warmup": ("ema.decay=0.9",),
+    "ema.warmup_share": ("ema.decay=0.9",),
     "ema.warmup_power": ("ema.decay=0.9",),
     "ema.snapshot": ("ema.power=[0.1]",),
     "sample.solver=dopri5 rtol": ("sample.solver.atol=1e-6",),
     "sample.solver=dopri5 atol": ("sample.solver.rtol=1e-6",),
-    "sample.solver=mean_flow": ("flow.objective=mean_flow", "sample.solver=heun"),
+    "sample.solver=mean_flow": ("flow.objective=mean_flow", "sample.solver=midpoint"),
     "sample.guidance": ("sample.guidance_scale=3.0",),
     "sample.guidance_scale": (),
 }
@@ -296,7 +299,7 @@ def test_it_trains_and_makes_the_difference_that_it_should(workshop, domain, cas
             sampled["sampling"]
             != json.loads((without.run_dir / "checkpoints/latest/model.json").read_text())["sampling"]
         )
-    elif case.choice in ("ema.decay", "ema.warmup", "ema.warmup_power"):
+    elif case.choice in ("ema.decay", "ema.warmup", "ema.warmup_share", "ema.warmup_power"):
         assert differs == {"averages", "samples"}, differs
     else:  # snapshots, which no sample is drawn from
         assert differs == {"averages"}, differs

@@ -72,18 +72,30 @@ def test_losses_are_finite_on_all_of_the_interval(path, prediction, space):
     assert objective.loss(output, x0, x1, t).isfinite().all()
 
 
-@pytest.mark.parametrize("path", GAUSSIAN)
-def test_min_snr_is_one_weighting_in_three_spaces(path):
-    """min(SNR, 5) on the data's error (arXiv 2303.09556); in the other spaces the same loss, by the slopes between them."""
-    x0, x1, t, output = batch()
-    weights = get_weights("min_snr")
+@pytest.mark.parametrize("path", [*GAUSSIAN, {"name": "vp", "beta_min": 0.5, "beta_max": 8.0}])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("space", PREDICTIONS)
+def test_min_snr_weighs_the_data_error_whatever_the_space(path, prediction, space):
+    """min(SNR, gamma) (arXiv 2303.09556). What the output's error means for x1 is found by differences of x_t, by t.
+
+    With x_t fixed, x1(v) solves x_t = alpha x1 + sigma x0 and v = d x_t / dt, whose derivatives are central differences.
+    """
     path = get_path(path)
-    snr = (path.alpha(t) / path.sigma(t)) ** 2
-    torch.testing.assert_close(weights(t, path, "data"), snr.clamp_max(5))
-    torch.testing.assert_close(weights(t, path, "noise"), snr.clamp_max(5) / snr)
-    torch.testing.assert_close(weights(t, path, "velocity"), snr.clamp_max(5) / (snr + 1))
-    data, noise = (FlowObjective(path, "data", space, weights=weights) for space in ("data", "noise"))
-    torch.testing.assert_close(data.loss(output, x0, x1, t), noise.loss(output, x0, x1, t))
+    weights = get_weights("min_snr", gamma=2.0)
+    x0, x1, _, output = batch(64)
+    t, h = torch.linspace(0.01, 0.98, 64, dtype=torch.float64), 1e-6
+    alpha, sigma = path.alpha(t), path.sigma(t)
+    d_alpha, d_sigma = ((f(t + h) - f(t - h)) / (2 * h) for f in (path.alpha, path.sigma))
+    sides = {"data": (1.0, 0.0), "noise": (0.0, 1.0), "velocity": (d_alpha, d_sigma)}[prediction]
+    of_x1, of_x0 = (torch.as_tensor(one).expand(64) for one in sides)
+    known = torch.stack((torch.stack((alpha, sigma), 1), torch.stack((of_x1, of_x0), 1)), 1)  # (64, 2, 2)
+    error = output - FlowObjective(path, prediction).target(x0, x1, t)
+    unknown = torch.linalg.solve(known, torch.stack((torch.zeros_like(error), error), 1))[
+        :, 0
+    ]  # the error of x1, x_t fixed
+    expected = (alpha / sigma).square().clamp_max(2.0) * unknown.square().mean(1)
+    objective = FlowObjective(path, prediction, space, weights=weights)
+    torch.testing.assert_close(objective.loss(output, x0, x1, t), expected, rtol=1e-5, atol=1e-9)
 
 
 def test_bin_weights_make_the_measured_losses_even():

@@ -84,7 +84,7 @@ def test_unknown_prediction():
     with pytest.raises(UserError, match="did you mean 'velocity'"):
         FlowObjective(PATH, "velocty")
     with pytest.raises(UserError, match="clip"):
-        FlowObjective(PATH, "data", clip=0.0)
+        FlowObjective(PATH, "data", clip=-0.1)
 
 
 class Recorder(nn.Module):

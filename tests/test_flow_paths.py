@@ -248,12 +248,28 @@ def test_uniform_times_are_the_uniforms():
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (-0.8, 0.8), (1.5, 2.0)])
 def test_logit_normal_times_have_its_distribution(mean, std):
     u = torch.rand(20_000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    t = get_times("logit_normal", mean=mean, std=std)(u)
+    t = get_times("logit_normal", mean=mean, std=std, uniform_share=0.0)(u)
     logit = stats.norm(mean, std)
     assert stats.kstest(t.logit().numpy(), logit.cdf).pvalue > 0.01
     quantile = torch.tensor([0.01, 0.3, 0.9], dtype=torch.float64)
     expected = torch.sigmoid(torch.from_numpy(logit.ppf(quantile.numpy())))
-    torch.testing.assert_close(LogitNormal(mean, std)(quantile), expected)
+    torch.testing.assert_close(LogitNormal(mean, std, 0.0)(quantile), expected)
+
+
+@pytest.mark.parametrize(("mean", "std", "share"), [(0.0, 1.0, 0.05), (-0.8, 0.5, 0.3), (0.0, 1.0, 1.0)])
+def test_a_share_of_logit_normal_times_is_uniform(mean, std, share):
+    u = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    t = get_times("logit_normal", mean=mean, std=std, uniform_share=share)(u)
+    for edge in (0.005, 0.02, 0.3, 0.96, 0.995):
+        expected = share * edge + (1 - share) * stats.norm(mean, std).cdf(math.log(edge / (1 - edge)))
+        assert (t <= edge).double().mean().item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_both_ends_are_trained_by_default():
+    """Of the times, as float32 gives them, one in 1,000 or more lies beyond where 25 steps of any solver ask: 0.02, 0.98."""
+    t = get_times("logit_normal")(torch.rand(1_000_000, generator=torch.Generator().manual_seed(0)))
+    assert (t < 0.02).float().mean() > 9e-4 and (t > 0.98).float().mean() > 9e-4
+    assert t.max() > 0.9999 and t.min() < 1e-4
 
 
 @pytest.mark.parametrize("shift", [0.3, 1.0, 3.0])
@@ -298,9 +314,13 @@ def test_choice_is_a_name_or_a_table():
             "unknown path 'linaer'; known are linear, cosine, vp, icfm, schrodinger_bridge, spherical; did you mean 'linear'",
         ),
         (lambda: get_path({"settings": 1}), "unknown path None"),
-        (lambda: get_times({"name": "logit_normal", "maen": 1}), "no setting 'maen'; it has mean, std"),
+        (lambda: get_times({"name": "logit_normal", "maen": 1}), "no setting 'maen'; it has mean, std, uniform_share"),
         (lambda: get_times("uniform", std=1), "no setting 'std'; it has none"),
         (lambda: get_times("logit_normal", std=0), "std is 0; expected a number above 0"),
+        (
+            lambda: get_times("logit_normal", uniform_share=1.5),
+            "uniform_share is 1.5; expected a number from 0 to 1",
+        ),
         (lambda: get_times("shifted", shift=0), "shift is 0; expected a number above 0"),
         (lambda: get_path("vp", beta_min=3.0, beta_max=2.0), "expected 0 < beta_min < beta_max"),
         (lambda: get_path("icfm", sigma=0.0), "sigma is 0.0; expected a number above 0"),

@@ -1,10 +1,15 @@
 """Solvers against the exact flow of a Gaussian target, and against torchdiffeq."""
 
 import math
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from flowkit.data.normalizers import fit_normalizer
+from flowkit.draw import SampleSettings, draw_samples
 from flowkit.errors import UserError
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import expand, get_path
@@ -130,21 +135,111 @@ def test_does_not_change_its_input_and_carries_gradients():
     assert torch.equal(x.detach(), before)
 
 
-def test_data_prediction_samples_the_gaussian_too():
-    """Through the clipped division: N(1.5, 0.3^2) comes out with its mean, and a little wider than it should."""
-    objective = FlowObjective(get_path("linear"), "data")
-    mean, std = 1.5, 0.3
+ATOMS = torch.tensor([[-2.0, 1.0], [2.0, 2.0], [0.5, -2.5]])
 
-    def velocity(x, t):
-        s = expand(t, x)
-        posterior = mean + s * std**2 / ((1 - s) ** 2 + (s * std) ** 2) * (x - s * mean)
-        return objective.to_velocity(posterior, x, t)
 
-    x = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(0))
-    for solver in ("euler", "heun"):
-        out, _ = integrate(velocity, x, solver=solver, steps=25)
-        assert out.mean().item() == pytest.approx(mean, abs=0.02)
-        assert out.std().item() == pytest.approx(std, rel=0.08)
+class Perfect(nn.Module):
+    """E[x1 | x_t] or E[x0 | x_t] of data that are ATOMS, equally often."""
+
+    def __init__(self, path, prediction):
+        super().__init__()
+        self.path, self.prediction, self.unused = path, prediction, nn.Parameter(torch.zeros(()))
+
+    def forward(self, x, t):
+        alpha, sigma = self.path.alpha(t)[:, None], self.path.sigma(t)[:, None].clamp_min(1e-4)
+        squares = (x[:, None] - alpha[..., None] * ATOMS).square().sum(-1)
+        data = torch.softmax(-squares / (2 * sigma**2), dim=1) @ ATOMS
+        return data if self.prediction == "data" else (x - alpha * data) / sigma
+
+
+def residual(path, prediction, solver, **settings):
+    """Root mean square of what is between 100 samples and the atoms nearest to them."""
+    path = get_path(path)
+    x = draw_samples(Perfect(path, prediction), FlowObjective(path, prediction), fit_normalizer("none", ATOMS.numpy(),
+                     np.arange(3)), (2,), 100, SampleSettings(solver=solver, **settings)).x  # fmt: skip
+    return np.square(x[:, None] - ATOMS.numpy()).mean(2).min(1).mean() ** 0.5
+
+
+@pytest.mark.parametrize("solver", [*FIXED, "dopri5", "sde"])
+@pytest.mark.parametrize("prediction", ["data", "noise"])
+@pytest.mark.parametrize("path", ["linear", "cosine", "vp"])
+def test_a_perfect_network_leaves_no_noise_in_its_samples(path, prediction, solver):
+    assert residual(path, prediction, solver, steps=25) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("grid", "steps", "solver"), [("shifted", 8, "heun"), ({"name": "power", "exponent": 0.5}, 8, "euler")]
+)
+def test_nor_does_it_on_other_grids(grid, steps, solver):
+    assert residual("linear", "data", solver, steps=steps, grid=grid) < 1e-5
+
+
+@pytest.mark.parametrize("prediction", ["data", "noise"])
+@pytest.mark.parametrize("path", ["linear", "cosine", "vp"])
+def test_a_step_of_eulers_is_exact_while_the_prediction_stays(path, prediction):
+    """x_s = (sigma_s / sigma_t) x + (alpha_s - alpha_t sigma_s / sigma_t) x1, of a network that is no posterior's mean."""
+    path = get_path(path)
+    objective = FlowObjective(path, prediction).exact
+    network = lambda x, t: torch.tanh(3 * x + expand(t, x))  # noqa: E731
+    field = lambda x, t: objective.to_velocity(network(x, t), x, t)  # noqa: E731
+    x = start = noise()
+    done = []
+    edges = [0.1, 0.3, 0.7, 1.0]
+    for a, b in pairwise(edges):
+        t, s = (torch.full((len(x),), time, dtype=x.dtype) for time in (a, b))
+        alpha_t, alpha_s, sigma_t, sigma_s = (f(time)[:, None] for f in (path.alpha, path.sigma) for time in (t, s))
+        said = network(x, t)
+        data = said if prediction == "data" else (x - sigma_t * said) / alpha_t
+        x = sigma_s / sigma_t * x + (alpha_s - alpha_t * sigma_s / sigma_t) * data
+    grid = {"name": "custom", "times": [0.0, 2 / 9, 2 / 3, 1.0]}  # of the part from 0.1 on
+    found, nfe = integrate(field, start, solver="euler", grid=grid, t0=0.1, path=path, straight=True,
+                           on_step=lambda step, x: done.append(step))  # fmt: skip
+    torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
+    assert nfe.tolist() == [3] * len(x) and done == [1, 2, 3]
+
+
+@pytest.mark.parametrize("prediction", ["data", "noise"])
+@pytest.mark.parametrize("path", ["linear", "cosine"])
+@pytest.mark.parametrize("solver", FIXED)
+def test_the_order_of_straight_solutions(path, prediction, solver):
+    """For N(1.5, 0.3^2), whose flow keeps every quantile: the last step, which is Euler's, costs no order up to 2."""
+    path, mean, std = get_path(path), 1.5, 0.3
+    objective = FlowObjective(path, prediction).exact
+
+    def field(x, t):
+        alpha, sigma = path.alpha(t)[:, None], path.sigma(t)[:, None]
+        weighed = (x - alpha * mean) / (sigma**2 + (alpha * std) ** 2)
+        said = mean + alpha * std**2 * weighed if prediction == "data" else sigma * weighed
+        return objective.to_velocity(said, x, t)
+
+    x = noise()
+    # From 0.05 on, for at t = 0 nothing of the data is known from the noise: a prediction of it implies the mean 0 there.
+    t0 = torch.tensor([0.05], dtype=x.dtype)
+    start = path.alpha(t0) * mean + (path.sigma(t0) ** 2 + (path.alpha(t0) * std) ** 2).sqrt() * x
+    coarse, fine = (
+        (integrate(field, start, solver=solver, steps=n, t0=0.05, path=path, straight=True).x - mean - std * x).norm()
+        for n in (40, 80)
+    )
+    assert math.log2(coarse / fine) > min(2, ORDERS[solver]) - 0.15
+    adaptive = integrate(field, start, solver="dopri5", t0=0.05, path=path, straight=True)
+    torch.testing.assert_close(adaptive.x, mean + std * x, rtol=0, atol=5e-4)
+
+
+def test_checkpoints_of_the_first_version_are_sampled_with_the_clip():
+    """Euler's steps by hand, of version 1: dx/dt = -x / s + (1 + t / s) x1 on the linear path, with s = max(1 - t, 0.05)."""
+    path = get_path("linear")
+    model = Perfect(path, "data")
+    drawn = draw_samples(model, FlowObjective(path, "data"), fit_normalizer("none", ATOMS.numpy(), np.arange(3)), (2,), 5,
+                         SampleSettings(solver="euler", steps=40), numerics=1)  # fmt: skip
+    x = torch.from_numpy(drawn.noise)
+    for step in range(40):
+        t = torch.full((5,), step / 40)
+        sigma = max(1 - step / 40, 0.05)
+        with torch.no_grad():
+            data = model(x, t)
+        x = x + (data + step / 40 / sigma * data - x / sigma) / 40
+    np.testing.assert_allclose(drawn.x, x, rtol=1e-4, atol=1e-5)
+    assert np.square(drawn.x[:, None] - ATOMS.numpy()).mean(2).min(1).mean() ** 0.5 > 1e-3
 
 
 def test_bad_arguments():

@@ -125,7 +125,7 @@ def test_every_choice_samples_and_says_so(runs):
     plain = draw()
     seen = [plain.x]
     for given, nfe in (
-        (dict(guidance_scale=3.0), 16), (dict(guidance_scale=3.0, guidance_interval=(0.4, 0.6)), 10),
+        (dict(guidance_scale=3.0), 16), (dict(guidance_scale=3.0, guidance_interval=(0.4, 0.6)), 9),
         (dict(guidance_scale=3.0, guidance_rescale=0.9), 16), (dict(guidance_scale=3.0, guidance="cfg_zero"), 14),
         (dict(guidance_scale=3.0, guidance={"name": "autoguidance", "ckpt": str(runs / "small")}), 16),
         (dict(solver="sde"), 4), (dict(grid={"name": "power", "exponent": 1.5}), 8),

@@ -1,5 +1,9 @@
 """MeanFlow: its identity against a Gaussian's closed form, the derivative against differences, training, two processes."""
 
+import contextlib
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +13,12 @@ from scipy.spatial.distance import cdist
 from torch import nn
 
 import flowkit
+from flowkit.data.base import NormalBase
+from flowkit.data.dataset import Dataset
+from flowkit.data.normalizers import fit_normalizer
 from flowkit.errors import UserError
+from flowkit.events import Validated
+from flowkit.flow.couplings.independent import Independent
 from flowkit.flow.guidance import guided
 from flowkit.flow.mean_flow import MeanFlow, get_mean_flow, mean_flow_target, total_derivative
 from flowkit.flow.objective import FlowObjective
@@ -18,6 +27,13 @@ from flowkit.flow.solvers import integrate
 from flowkit.models import create_model
 from flowkit.recipe import recipe_from_dict
 from flowkit.training import session
+from flowkit.training.batches import Layout
+from flowkit.training.draws import Draws
+from flowkit.training.mean_flow import draw_intervals, spans_of
+from flowkit.training.validation import Validator
+from flowkit.ui import plain as plain_lines
+from flowkit.ui.quantities import value
+from flowkit.ui.state import RunState
 from tests.conftest import sketch_rows
 from tests.processes import start
 
@@ -127,13 +143,13 @@ def test_guided_averages_double_the_batch_and_the_span():
 
 def test_settings():
     for ratio in (0.0, 0.25, 0.3, 1.0):
-        chosen = [MeanFlow(ratio=ratio).has_span(i) for i in range(100)]
-        assert sum(chosen) == round(100 * ratio)
+        chosen = MeanFlow(ratio=ratio).has_span(torch.arange(100, dtype=torch.float64))
+        assert chosen.sum() == round(100 * ratio)
     weighted, plain = MeanFlow(power=0.5).loss(torch.full((2, 3), 2.0), torch.zeros(2, 3))
     torch.testing.assert_close(plain, torch.full((2,), 4.0))
     torch.testing.assert_close(weighted, plain / 4.001**0.5)
     assert get_mean_flow({}) is None and get_mean_flow({"objective": {"name": "mean_flow", "omega": 2.0}}).omega == 2
-    for wrong in ({"ratio": 1.1}, {"power": -1}, {"omega": float("nan")}):
+    for wrong in ({"ratio": 1.1}, {"power": -1}, {"omega": float("nan")}, {"omega": 0.0}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             MeanFlow(**wrong)
 
@@ -187,6 +203,86 @@ def test_one_step_beats_one_step_of_flow_matching(tmp_path):
     assert scores["mean_flow"] < 0.3 * scores["flow_matching"]
     with pytest.raises(UserError, match="was trained by flow matching"):
         flowkit.load(tmp_path / "flow_matching", model=Net()).sample(2, solver="mean_flow")
+
+
+class Exact(nn.Module):
+    """The average velocity of a Gaussian's flow, times `wrong` over spans; under guidance where there are labels."""
+
+    def __init__(self, omega=1.0, wrong=1.0):
+        super().__init__()
+        self.omega, self.wrong = omega, wrong
+
+    def forward(self, x, t, class_label=None, condition=None, cfg_mask=None, span=None):
+        x, t = x.double(), t.double()
+        span = torch.zeros_like(t) if span is None else span.double()
+        v = torch.where(
+            span[:, None] > 0, self.wrong * gaussian_average(x, t, span.clamp_min(1e-9)), gaussian_velocity(x, t)
+        )
+        if class_label is None:
+            return v
+        null = torch.tanh(x + t[:, None])
+        v = torch.lerp(null, v + class_label[:, None], self.omega)
+        return v if cfg_mask is None else torch.where(cfg_mask[:, None], null, v)
+
+
+def validator(omega=1.0, *, labelled=False):
+    x = (MEAN + STD * np.random.default_rng(0).standard_normal((300, 2))).astype(np.float32)
+    data = Dataset("points", x, np.arange(300) % 2 if labelled else None, split=np.ones(300, np.uint8),
+                   class_names=("a", "b") if labelled else ())  # fmt: skip
+    normalizer = fit_normalizer("none", x, np.arange(300))
+    return Validator(data, normalizer, FlowObjective(get_path("linear")), NormalBase(), Independent(), 1, omega=omega,
+                     max_rows=300, batch_size=128, seed=0, device=torch.device("cpu"))  # fmt: skip
+
+
+@pytest.mark.parametrize("omega", [0.5, 1.5, 4.0])
+def test_validation_of_a_guided_network_is_that_of_what_it_was_guided_from(omega):
+    """omega v + (1 - omega) v_null has the loss of v: so losses compare, and the best is the best."""
+    plain = validator(labelled=True)(Exact(), contextlib.nullcontext)
+    guided = validator(omega, labelled=True)(Exact(omega), contextlib.nullcontext)
+    assert guided.loss == pytest.approx(plain.loss, rel=1e-5) and guided.zero_loss == plain.zero_loss
+    unaware = validator(labelled=True)(Exact(omega), contextlib.nullcontext)
+    assert abs(unaware.loss - plain.loss) > 0.05 * plain.loss
+
+
+def test_one_step_is_validated_against_the_flow():
+    """The exact average is right but for the error of eight midpoint steps; one that is 20% off is off by 20% of the way."""
+    of = validator()
+    assert of.one_step_error(Exact(), contextlib.nullcontext) < 0.02
+    found = of.one_step_error(Exact(wrong=1.2), contextlib.nullcontext)
+    noise = of.noise[:256].double()
+    expected = (0.2 * (MEAN + (STD - 1) * noise)).square().mean().sqrt()
+    assert found == pytest.approx(float(expected), rel=0.02)
+
+
+def test_the_one_step_error_is_reported_and_saved(tmp_path, recorder):
+    of_mean_flow = recipe(tmp_path, "a", "mean_flow", train={"steps": 4, "val_every": 2, "log_every": 2})
+    loaded = flowkit.train(of_mean_flow, model=Net(), data=eight(512, 0), listeners=lambda: [recorder])
+    found = [event.one_step_error for event in recorder.of(Validated)]
+    assert len(found) == 2 and all(error > 0 for error in found)
+    lines = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").open()]
+    assert [line["val_one_step_error"] for line in lines if "val_loss" in line] == found
+    assert loaded.info["validation"]["one_step_error"] == found[-1]
+    assert f"one_step_error={value(found[-1])}" in plain_lines.lines(recorder.of(Validated)[-1], RunState())[0]
+
+
+@pytest.mark.parametrize(("ratio", "batch"), [(0.25, 8), (0.25, 2), (0.6, 16)])
+def test_every_row_gets_intervals_where_rows_come_in_a_fixed_order(ratio, batch):
+    """Epochs of 32 rows as they stand: row i is always at place i % batch. Counted over 400 epochs."""
+    layout = Layout(batch, batch, 1, 0, 1)
+    session = SimpleNamespace(mean_flow=MeanFlow(ratio=ratio), layout=layout, times=lambda u: u,
+                              draws=Draws(0, torch.device("cpu")),
+                              recipe=SimpleNamespace(run=SimpleNamespace(seed=0)))  # fmt: skip
+    counts = torch.zeros(batch)
+    updates = 400 * 32 // batch
+    for update in range(updates):
+        times = torch.full((batch,), 0.5)
+        _, spans = draw_intervals(session, update, times)
+        rows = spans_of(session, update, spans, slice(0, batch)).rows
+        assert set(rows.tolist()) >= set(spans.nonzero().flatten().tolist())
+        counts[rows] += 1
+        parts = [spans_of(session, update, spans, slice(i, i + batch // 2)).rows + i for i in (0, batch // 2)]
+        assert torch.equal(torch.cat(parts), rows)  # whoever takes which part of the batch
+    assert (counts / updates - ratio).abs().max() < 5 * (ratio * (1 - ratio) / updates) ** 0.5
 
 
 @pytest.mark.parametrize("arch", ["bezier_sketch_dit", "bezier_sketch_transformer"])

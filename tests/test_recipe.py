@@ -48,7 +48,7 @@ def test_the_recipe_of_the_design_has_the_defaults_of_the_issue():
     recipe = recipe_from_dict(table())
     assert (recipe.optim.lr, recipe.optim.weight_decay, recipe.optim.min_lr_factor) == (1e-4, 0.05, 0.01)
     assert recipe.optim.warmup == Warmup(0.05) and recipe.optim.max_grad_norm == 1.0
-    assert recipe.ema.decay == 0.9999 and recipe.ema.warmup and recipe.ema.warmup_power == 2 / 3
+    assert recipe.ema.decay == 0.9999 and recipe.ema.warmup and recipe.ema.warmup_share == 0.1
     assert recipe.flow.cond_drop == 0.1 and recipe.train.batch_size == 256
     assert recipe.loss.model_dump() == {"smoothness": 0.0, "bending": 0.0, "degenerate": 0.0}
     assert recipe.run.directory == Path("runs/a")
@@ -95,7 +95,10 @@ def test_a_choice_is_a_name_or_a_table():
     assert by_table.to_dict()["flow"]["times"] == "logit_normal"
     assert recipe_from_dict(table(flow={"times": "uniform"})).flow.times == UniformTimes()
     settings = {"name": "logit_normal", "mean": -0.5, "std": 1.0}
-    assert recipe_from_dict(table(flow={"times": settings})).to_dict()["flow"]["times"] == settings
+    assert recipe_from_dict(table(flow={"times": settings})).to_dict()["flow"]["times"] == {
+        **settings,
+        "uniform_share": 0.05,
+    }
 
 
 @pytest.mark.parametrize(

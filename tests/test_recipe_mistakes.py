@@ -268,7 +268,7 @@ def test_overrides_are_toml_or_text():
     assert recipe.optim.lr == 3e-4 and recipe.run.deterministic is True and recipe.track.tags == ("a", "b")
     assert recipe.train.save_every.plain() == "50 epochs" and recipe.run.dir == "out dir" and recipe.data.subset == 1000
     assert recipe.run.name == "2024-01-01" and recipe.track.project == "42" and recipe.train.steps == 7
-    assert recipe.to_dict()["flow"]["times"] == {"name": "logit_normal", "mean": 0.0, "std": 0.5}
+    assert recipe.to_dict()["flow"]["times"] == {"name": "logit_normal", "mean": 0.0, "std": 0.5, "uniform_share": 0.05}
 
 
 def test_overrides_leave_the_dict_alone_and_may_take_keys_out():
@@ -281,7 +281,8 @@ def test_overrides_leave_the_dict_alone_and_may_take_keys_out():
 def test_a_setting_of_a_choice_that_the_file_gives_by_name_or_as_a_table():
     for times in ("logit_normal", {"name": "logit_normal", "mean": 0.0}):
         recipe = recipe_from_dict({**BASE, "flow": {"times": times}}, ["flow.times.mean=-1"])
-        assert recipe.to_dict()["flow"]["times"] == {"name": "logit_normal", "mean": -1.0, "std": 1.0}
+        wanted = {"name": "logit_normal", "mean": -1.0, "std": 1.0, "uniform_share": 0.05}
+        assert recipe.to_dict()["flow"]["times"] == wanted
 
 
 def test_steps_and_epochs_replace_each_other():

@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import flowkit
+from flowkit.draw import SampleSettings
 from flowkit.errors import UserError
+from flowkit.recipe.sample import Sample
 from tests.conftest import sketch_rows
 
 
@@ -106,7 +108,24 @@ def test_pairs_keep_the_noise_that_samples_came_from(run_dir, tmp_path):
 
 def test_what_the_recipe_said_is_the_default(run_dir):
     info = flowkit.load(run_dir).sample(1).info
-    assert (info["solver"], info["steps"], info["guidance_scale"], info["nfe"]) == ("heun", 8, 1.0, 16)
+    assert (info["solver"], info["steps"], info["guidance_scale"], info["nfe"]) == ("midpoint", 8, 1.0, 16)
+
+
+def test_the_solver_of_a_checkpoint_is_that_of_its_version(run_dir, tmp_path):
+    """What a sidecar names holds. Where it names none, as the first version's may, it is Heun's, and the midpoint rule since."""
+    shutil.copytree(run_dir / "checkpoints" / "latest", tmp_path / "a")
+    sidecar = tmp_path / "a" / "model.json"
+    content = json.loads(sidecar.read_text())
+    (tmp_path / "a" / "checksums.json").unlink()
+    for numerics, sampling, solver in (
+        (1, {}, "heun"), (2, {}, "midpoint"), (1, {"solver": "euler"}, "euler"), (1, {"solver": "midpoint"}, "midpoint"),
+        (2, {"solver": "heun"}, "heun"),
+    ):  # fmt: skip
+        sidecar.write_text(json.dumps({**content, "numerics": numerics, "sampling": sampling}))
+        assert flowkit.load(tmp_path / "a").sample(1, steps=1).info["solver"] == solver
+    for solver, steps in (("sde", 30), ("mean_flow", 1)):  # which do not follow the flow both ways
+        assert SampleSettings(solver=solver, steps=steps).of_ode["solver"] == "midpoint"
+    assert SampleSettings().solver == "midpoint" == Sample().solver.name
 
 
 def test_every_way_to_name_a_checkpoint(run_dir, tmp_path):

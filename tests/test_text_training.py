@@ -105,7 +105,8 @@ def test_validation_stands_beside_zero_and_the_best_gaussians_on_the_same_draws(
     draws = Draws(0, torch.device("cpu"))
     noise = draws.normal("validation noise", 0, (count, DIMENSION)).double().numpy()
     strata = draws.uniform("validation strata", 0, (count,)).argsort()
-    t = ((strata + draws.uniform("validation times", 0, (count,))) / count).double().numpy()[:, None]
+    t = (strata + draws.uniform("validation times", 0, (count,))) / count
+    t = (0.02 + 0.96 * t).double().numpy()[:, None]
     x1 = data.x[rows[np.arange(count) % len(rows)]].astype(np.float64)
     mean, variance = train.mean(0), train.var(0)
     x_t = (1 - t) * noise + t * x1

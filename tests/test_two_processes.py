@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
@@ -58,7 +59,9 @@ def launch(folder: Path, processes: int, *arguments: str, **variables: str) -> S
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     rows = sketch_rows(100)
-    write_dataset(folder / "rows", Dataset("sketch", rows["x"], rows["class_label"], class_names=rows["class_names"]))
+    condition = np.random.default_rng(0).standard_normal((100, 4)).astype(np.float32)
+    data = Dataset("sketch", rows["x"], rows["class_label"], condition, class_names=rows["class_names"])
+    write_dataset(folder / "rows", data)
     (folder / "recipe.toml").write_text(RECIPE)
     done = launch(folder, 1)
     assert done.returncode == 0, done.stderr

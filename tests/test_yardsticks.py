@@ -1,17 +1,26 @@
 """The best Gaussians' velocity losses against closed forms, quadrature and regression; reconstruction against exact flows."""
 
+import contextlib
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from flowkit.data.base import NormalBase
+from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import fit_normalizer
 from flowkit.errors import UserError
+from flowkit.flow.couplings.independent import Independent
+from flowkit.flow.error import get_error
 from flowkit.flow.inversion import effective_dimensions, inversion_figures, reconstruct, zero_field_figures
-from flowkit.flow.paths import GaussianPath, Linear
+from flowkit.flow.objective import PREDICTIONS, FlowObjective
+from flowkit.flow.paths import GaussianPath, Linear, get_path
+from flowkit.flow.weights import get_weights
 from flowkit.metrics.gaussian import fit_gaussian
+from flowkit.training.validation import Validator
 from flowkit.training.yardsticks import GaussianYardstick, gaussian_losses, spread_blocks
 
 
@@ -30,6 +39,9 @@ class Trigonometric(GaussianPath):
 
     def d_sigma(self, t):
         return -math.pi / 2 * torch.sin(math.pi / 2 * t)
+
+    def time(self, tau):
+        raise NotImplementedError  # nothing is sampled here
 
 
 PATHS = pytest.mark.parametrize("path", [Linear(), Trigonometric()], ids=["linear", "trigonometric"])
@@ -205,6 +217,38 @@ def test_rows_are_spread_in_blocks():
     used = spread_blocks(rows, 1000)
     assert len(used) == 768 and set(used) <= set(rows) and used[0] == 0 and used[-1] == rows[-1]
     assert len(spread_blocks(rows, 100)) == 100
+
+
+# ---- what validation measures ----
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("path", ["linear", {"name": "linear", "sigma_min": 0.1}, "cosine", "vp"])
+def test_the_best_gaussian_predictor_scores_as_the_yardstick(path, prediction):
+    """Whatever is predicted, the loss is the velocity's: E[... | x_t] of the fitted Gaussian, in closed form, has its loss."""
+    path = get_path(path)
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((600, 3)) * [0.5, 1.0, 2.0] + [1.0, 0.0, -1.0]).astype(np.float32)
+    data = Dataset("points", x, split=(np.arange(600) % 3 == 0).astype(np.uint8))
+    train = x[data.rows("train")].astype(np.float64)
+    mean, variance = torch.from_numpy(train.mean(0)), torch.from_numpy(train.var(0))
+
+    class Best(nn.Module):
+        def forward(self, x_t, t):
+            alpha, sigma, d_alpha, d_sigma = (
+                f(t.double())[:, None] for f in (path.alpha, path.sigma, path.d_alpha, path.d_sigma)
+            )
+            weighed = (x_t - alpha * mean) / (alpha.square() * variance + sigma.square())
+            x1, x0 = mean + alpha * variance * weighed, sigma * weighed
+            said = {"data": x1, "noise": x0, "velocity": d_alpha * x1 + d_sigma * x0}
+            return said[prediction].float()
+
+    normalizer = fit_normalizer("none", x, data.rows("train"))
+    validator = Validator(data, normalizer, FlowObjective(path, prediction, "data", get_error("l1"), get_weights("min_snr")),
+                          NormalBase(), Independent(), 1, max_rows=200, batch_size=64, seed=0,
+                          device=torch.device("cpu"))  # fmt: skip
+    found = validator(Best(), contextlib.nullcontext)
+    assert found.loss == pytest.approx(validator.gaussian_losses["diagonal"], rel=1e-5)
+    assert sum(loss for *_, loss in found.bins) / len(found.bins) == pytest.approx(found.loss, rel=0.1)
+    assert 0.02 <= validator.times.min() < 0.021 and 0.979 < validator.times.max() <= 0.98
 
 
 # ---- reconstruction ----

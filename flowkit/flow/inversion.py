@@ -34,7 +34,7 @@ class Inversion:
 
 
 def reconstruct(
-    velocity: Velocity, x1: Tensor, *, solver: Choice = "heun", steps: int = 25, grid: Choice = "uniform"
+    velocity: Velocity, x1: Tensor, *, solver: Choice = "midpoint", steps: int = 25, grid: Choice = "uniform"
 ) -> tuple[Tensor, Tensor]:
     """Follow the field from x1 (B, ...) at t = 1 back to t = 0 and forth: (x0, x1 again). Raises UserError as `integrate`."""
     x0, _ = integrate(velocity, x1, solver=solver, steps=steps, grid=grid, t0=1.0, t1=0.0)

@@ -50,14 +50,14 @@ class MeanFlow:
             raise UserError(f"objective 'mean_flow': ratio is {self.ratio}; expected a share of rows, from 0 to 1")
         if not self.power >= 0:
             raise UserError(f"objective 'mean_flow': power is {self.power}; expected a number of at least 0")
-        if not math.isfinite(self.omega):
+        if not 0 < self.omega < math.inf:
             raise UserError(
-                f"objective 'mean_flow': omega is {self.omega}; expected a finite number, 1 for no guidance"
+                f"objective 'mean_flow': omega is {self.omega}; expected a finite number above 0, 1 for no guidance"
             )
 
-    def has_span(self, position: int) -> bool:
-        """Whether the row at that place of the global batch gets s > t: evenly spread, so no device is asked which do."""
-        return math.floor((position + 1) * self.ratio) > math.floor(position * self.ratio)
+    def has_span(self, position: Tensor) -> Tensor:
+        """Which of the rows at those positions get s > t, evenly spread: float64 on the CPU -> bool."""
+        return ((position + 1) * self.ratio).floor() > (position * self.ratio).floor()
 
     def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """(weighted, plain) squared error, mean over a sample's elements: (B, ...) -> (B,) each; the weight is constant."""

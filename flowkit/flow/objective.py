@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -20,10 +20,11 @@ class FlowObjective:
     """A path, a prediction, and a loss. Network outputs may be bf16 or fp16: all is computed in the dtype of x0, x1 and x_t.
 
     `loss_space` is what the error is an error of. With "velocity" a network that predicts x1 is trained as arXiv 2511.13720
-    has it. Conversions divide by alpha or sigma, clipped at `clip` both in the loss and in sampling; on the linear path that
-    concerns data predictions at t > 1 - clip and noise predictions at t < clip.
+    has it. Conversions divide by alpha or sigma, clipped at `clip`; on the linear path that concerns data predictions at
+    t > 1 - clip and noise predictions at t < clip. `exact` is the same without the clip, for sampling and validation; min_snr
+    weights do without it too, for they bound what a division makes large.
 
-    Raises UserError for an unknown prediction, clip <= 0, or a path on which the prediction implies no velocity.
+    Raises UserError for an unknown prediction, clip < 0, or a path on which the prediction implies no velocity.
     """
 
     path: Path
@@ -39,8 +40,8 @@ class FlowObjective:
                 raise UserError(
                     f"unknown {what} {name!r}; known are {listing(PREDICTIONS)}{nearest(name, PREDICTIONS)}"
                 )
-        if not self.clip > 0:
-            raise UserError(f"clip is {self.clip}; expected a number above 0")
+        if not self.clip >= 0:
+            raise UserError(f"clip is {self.clip}; expected a number of at least 0")
         if not self.path.converts(self.prediction, "velocity"):
             raise UserError(
                 f"flow.prediction: on the path {type(self.path).__name__} a prediction of the {self.prediction} implies no "
@@ -53,6 +54,11 @@ class FlowObjective:
             )
         if isinstance(self.weights, MinSNR) and not isinstance(self.path, GaussianPath):
             raise UserError("flow.weights: min_snr needs a path with a signal and a noise: linear, cosine or vp")
+
+    @property
+    def exact(self) -> FlowObjective:
+        """The same without a clip."""
+        return replace(self, clip=0.0)
 
     def target(self, x0: Tensor, x1: Tensor, t: Tensor, eps: Tensor | None = None) -> Tensor:
         """What the network should have said: the velocity, x1 or x0, (B, ...)."""
@@ -69,7 +75,8 @@ class FlowObjective:
         error = output - self.target(x0, x1, t, eps)
         if self.loss_space != self.prediction:
             assert isinstance(self.path, GaussianPath)
-            error = expand(self.path.affine(t, self.prediction, self.loss_space, self.clip)[1], x1) * error
+            clip = 0.0 if isinstance(self.weights, MinSNR) else self.clip
+            error = expand(self.path.affine(t, self.prediction, self.loss_space, clip)[1], x1) * error
         losses = self.error(error)
         if isinstance(self.weights, UniformWeights):
             return losses

@@ -30,18 +30,26 @@ class Uniform:
 class LogitNormal:
     """logit(t) ~ N(mean, std^2): more of the middle, where the loss is hard (arXiv 2403.03206).
 
-    A mean below 0 leans towards noise (t = 0), above 0 towards data. std > 0.
+    A mean below 0 leans towards noise (t = 0), above 0 towards data. std > 0. A share `uniform_share` of the times is
+    uniform instead: the rest reaches neither end (at mean 0 and std 1, seven in 10,000 times are above 0.96), and solvers do.
     """
 
     mean: float = 0.0
     std: float = 1.0
+    uniform_share: float = 0.05
 
     def __post_init__(self):
         if not self.std > 0:
             raise UserError(f"times 'logit_normal': std is {self.std}; expected a number above 0")
+        if not 0 <= self.uniform_share <= 1:
+            raise UserError(
+                f"times 'logit_normal': uniform_share is {self.uniform_share}; expected a number from 0 to 1"
+            )
 
     def __call__(self, u: Tensor) -> Tensor:
-        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
+        share = self.uniform_share  # the lowest u are spread over all times, the others over all of the normal
+        rest = ((u - share) / (1 - share)).clamp_min(0)
+        return torch.where(u < share, u / share, torch.sigmoid(self.mean + self.std * torch.special.ndtri(rest)))
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,12 @@ class UniformWeights:
 
 @dataclass(frozen=True)
 class MinSNR:
-    """min(SNR, gamma) in terms of the data's error, with SNR = alpha^2 / sigma^2 (arXiv 2303.09556).
+    """min(SNR, gamma) on the data's squared error, with SNR = alpha^2 / sigma^2 (arXiv 2303.09556), in whatever space.
 
-    In a loss on the noise that is min(SNR, gamma) / SNR, on the velocity min(SNR, gamma) / (SNR + 1), as the paper has
-    them. Gaussian paths only.
+    At fixed x_t an error of the data is -sigma / alpha times that of the noise and sigma / W times that of d x_t / dt, with
+    W = alpha' sigma - alpha sigma'. So a loss on the noise weighs min(SNR, gamma) / SNR, one on the velocity
+    min(SNR, gamma) sigma^2 / W^2. (The paper's min(SNR, gamma) / (SNR + 1) is that of another v, alpha x0 - sigma x1.)
+    Gaussian paths only.
     """
 
     gamma: float = 5.0
@@ -45,7 +47,10 @@ class MinSNR:
         signal = torch.minimum(alpha2, self.gamma * sigma2)  # sigma^2 min(SNR, gamma)
         if space == "data":
             return torch.where(sigma2 * self.gamma < alpha2, self.gamma, alpha2 / sigma2.clamp_min(1e-12))
-        return signal / (alpha2.clamp_min(1e-12) if space == "noise" else alpha2 + sigma2)
+        if space == "noise":
+            return signal / alpha2.clamp_min(1e-12)
+        wronskian = path.d_alpha(t) * path.sigma(t) - path.alpha(t) * path.d_sigma(t)
+        return signal / wronskian.square()
 
 
 @dataclass(frozen=True)

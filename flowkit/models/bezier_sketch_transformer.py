@@ -13,6 +13,7 @@ from flowkit.models.layers import (
     ClassEmbedding,
     FeatureProjection,
     TimeEmbedding,
+    dropped_kinds,
     learned,
     linear,
 )
@@ -77,7 +78,7 @@ class BezierSketchTransformer(nn.Module):
     ) -> Tensor:
         """x (B, S, 8), t (B,) in [0, 1], class_label (B,) int64, clip_features (B, C) or (B, P, C) -> (B, S, 8).
 
-        cfg_mask (B,) bool: True drops the sample's conditions. A missing condition is a dropped one.
+        cfg_mask (B,) bool: True drops the sample's conditions; (B, 2): its label, its condition. A missing one is dropped.
         span (B,): length of the interval that begins at t, where the network was built for two_times; 0 if not given.
         """
         assert x.shape[1] == len(self.position), f"x has {x.shape[1]} strokes; the network {len(self.position)}"
@@ -100,11 +101,12 @@ class BezierSketchTransformer(nn.Module):
         """
         tokens: list[Tensor] = []
         hidden = None
+        no_label, no_features = dropped_kinds(cfg_mask)
         if self.features is not None:
-            projected, hidden = self.features(clip_features, cfg_mask, x)
+            projected, hidden = self.features(clip_features, no_features, x)
             tokens = [projected, self.null_features.to(projected.dtype).expand(len(x), 1, -1)]
         if self.class_embedding is not None:
-            expanded = self.class_tokens(self.class_embedding(class_label, cfg_mask, x))
+            expanded = self.class_tokens(self.class_embedding(class_label, no_label, x))
             tokens.append(expanded.unflatten(-1, (-1, self.position.shape[1])))
         if not tokens:
             return None, None

@@ -52,7 +52,7 @@ class DiTVelocityNetwork(Conditioned):
     ) -> Tensor:
         """x (B, D), t (B,) in [0, 1], class_label (B,) int64, condition (B, C) or (B, P, C), whose mean counts -> (B, D).
 
-        cfg_mask (B,) bool: True drops the sample's conditions. A missing condition is a dropped one.
+        cfg_mask (B,) bool: True drops the sample's conditions; (B, 2): its label, its condition. A missing one is dropped.
         span (B,): length of the interval that begins at t, where the network was built for two_times; 0 if not given.
         """
         size = self.num_tokens * self.token_dim

@@ -45,6 +45,13 @@ class TimeEmbedding(nn.Module):
         return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1))
 
 
+def dropped_kinds(cfg_mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """(whose labels, whose conditions are dropped), (B,) each: both alike of a mask (B,), the two columns of one (B, 2)."""
+    if cfg_mask is None or cfg_mask.ndim == 1:
+        return cfg_mask, cfg_mask
+    return cfg_mask[:, 0], cfg_mask[:, 1]
+
+
 class ClassEmbedding(nn.Module):
     """class_label (B,) -> (B, dim). The last row of the table is the null: samples that are dropped or have no label."""
 
@@ -117,14 +124,18 @@ class Conditioned(nn.Module):
         cfg_mask: Tensor | None,
         span: Tensor | None = None,
     ) -> Tensor:
-        """t (B,), class_label (B,), features (B, C) or (B, P, C), of which the mean counts, cfg_mask, span (B,) -> (B, D)."""
+        """The embedded conditions (B, D).
+
+        t, span (B,); class_label (B,); features (B, C) or (B, P, C), of which the mean counts; cfg_mask (B,) or (B, 2).
+        """
+        no_label, no_features = dropped_kinds(cfg_mask)
         condition = self.time(t)
         if self.span is not None:
             condition = condition + self.span(torch.zeros_like(t) if span is None else span)
         if self.class_embedding is not None:
-            condition = condition + self.class_mlp(self.class_embedding(class_label, cfg_mask, x))
+            condition = condition + self.class_mlp(self.class_embedding(class_label, no_label, x))
         if self.features is not None:
-            tokens, dropped = self.features(features, cfg_mask, x)
+            tokens, dropped = self.features(features, no_features, x)
             if dropped is None:
                 dropped = torch.zeros(len(x), dtype=torch.bool, device=x.device)
             condition = condition + torch.where(dropped[:, None], self.null_features, tokens.mean(1))

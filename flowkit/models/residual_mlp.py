@@ -44,7 +44,7 @@ class ResidualMLP(nn.Module):
         cfg_mask: Tensor | None = None,
         span: Tensor | None = None,
     ) -> Tensor:
-        """As SeluMLP: x (B, D), t (B,), class_label (B,), condition (B, C) or (B, P, C), cfg_mask and span (B,) -> (B, D)."""
+        """As SeluMLP: x (B, D), t (B,), class_label (B,), condition (B, C) or (B, P, C), cfg_mask, span (B,) -> (B, D)."""
         assert x.shape[1:] == (self.input_dim,), f"x is {tuple(x.shape)}; the network takes (B, {self.input_dim})"
         h = self.input(x, t, class_label, condition, cfg_mask, span)
         for block in self.blocks:

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from flowkit.models.layers import dropped_kinds
+
 
 class PointInput(nn.Module):
     """x (B, D), t (B,) and conditions -> (B, width): one linear layer over all of them side by side.
@@ -42,15 +44,15 @@ class PointInput(nn.Module):
         if self.two_times:
             inputs.append(torch.zeros_like(inputs[1]) if span is None else span[:, None])
         h = self.linear(torch.cat(inputs, dim=1))
+        no_label, dropped = dropped_kinds(cfg_mask)
         if self.num_classes:
             if class_label is None:
                 class_label = torch.full((len(x),), self.num_classes, device=x.device)
-            elif cfg_mask is not None:
-                class_label = class_label.masked_fill(cfg_mask, self.num_classes)
+            elif no_label is not None:
+                class_label = class_label.masked_fill(no_label, self.num_classes)
             h = h + self.classes(class_label)
         if self.condition_dim:
             # Both ways are computed, so that every parameter is in every graph (DDP wants that).
-            dropped = cfg_mask
             if condition is None:
                 condition, dropped = x.new_zeros(len(x), self.condition_dim), x.new_ones(len(x), dtype=torch.bool)
             elif dropped is None:
@@ -96,7 +98,7 @@ class SeluMLP(nn.Module):
     ) -> Tensor:
         """x (B, D), t (B,) in [0, 1], class_label (B,) int64, condition (B, C) or (B, P, C), whose mean counts -> (B, D).
 
-        cfg_mask (B,) bool: True drops the sample's conditions. A missing condition is a dropped one.
+        cfg_mask (B,) bool: True drops the sample's conditions; (B, 2): its label, its condition. A missing one is dropped.
         span (B,): length of the interval that begins at t, where the network was built for two_times; 0 if not given.
         """
         assert x.shape[1:] == (self.input_dim,), f"x is {tuple(x.shape)}; the network takes (B, {self.input_dim})"

@@ -113,7 +113,7 @@ def _sampling(recipe: Recipe) -> list[tuple[str, str]]:
             found.append(("sample.grid.times", f"{list(times)} do not rise from 0.0 to 1.0"))
     why = why_no_score(recipe.to_dict()["flow"]) if sample.solver.name == "sde" else None
     if why:
-        found.append(("sample.solver", f'"sde" needs the score, and {why}; use an ODE solver such as "heun"'))
+        found.append(("sample.solver", f'"sde" needs the score, and {why}; use an ODE solver such as "midpoint"'))
     return found
 
 
@@ -161,7 +161,7 @@ def _mean_flow(recipe: Recipe) -> list[tuple[str, str]]:
     if flow.objective.name != "mean_flow":
         return [] if sample.solver.name != "mean_flow" else [
             ("sample.solver", '"mean_flow" needs a network of average velocities; set flow.objective = "mean_flow", or use '
-                              'an ODE solver such as "heun"')]  # fmt: skip
+                              'an ODE solver such as "midpoint"')]  # fmt: skip
     found = []
     for key, plain in (
         ("prediction", "velocity"),
@@ -180,7 +180,7 @@ def _mean_flow(recipe: Recipe) -> list[tuple[str, str]]:
                                           f"set loss.{name} = 0"))  # fmt: skip
     if sample.solver.name == "mean_flow" and sample.guidance.name == "autoguidance":
         found.append(("sample.guidance", '"autoguidance" does not go with sample.solver = "mean_flow"; use an ODE solver '
-                                         'such as "heun", or "cfg"'))  # fmt: skip
+                                         'such as "midpoint", or "cfg"'))  # fmt: skip
     if flow.objective.omega != 1 and not flow.cond_drop:
         found.append(("flow.objective.omega", "needs a null velocity to lead away from, and flow.cond_drop is 0; set "
                                               "flow.cond_drop = 0.1 or leave omega out"))  # fmt: skip

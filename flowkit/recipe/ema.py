@@ -22,13 +22,21 @@ Widths = Annotated[
 class Ema(Section):
     decay: Decay = Field(
         default=0.9999,
-        description="decay per step, in fp32; 0 is no EMA; of a list the first is the one to sample from",
+        description="averages about the last 1 / (1 - decay) updates, fewer while it warms up; 0 is no EMA; samples come from "
+        "the first of a list",
     )
     warmup: bool = Field(
-        default=True, description="the decay rises to its value, so that a short run's EMA leaves the start behind"
+        default=True, description="average fewer updates at first, so that a short run's EMA leaves the start behind"
     )
-    warmup_power: float = Field(
-        default=2 / 3, gt=0, description="the decay at step n is 1 - (1 + n)^-power until it meets `decay`"
+    warmup_share: float = Field(
+        default=0.1, gt=0, lt=1,
+        description="share of the updates so far that is averaged at most: the decay at update n is decay (n - 1) / (n - 1 + 1 / "
+        "share)",
+    )  # fmt: skip
+    warmup_power: float | None = Field(
+        default=None,
+        gt=0,
+        description="another warm-up, in place of the share: the decay is 1 - n^-power, at most `decay`",
     )
     power: Widths = Field(
         default=(),

@@ -94,6 +94,12 @@ class LogitNormalTimes(Choice):
     name: Literal["logit_normal"] = "logit_normal"
     mean: float = Field(default=0.0, description="mean of the normal whose sigmoid is t; above 0 leans to the data")
     std: float = Field(default=1.0, gt=0, description="its standard deviation")
+    uniform_share: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="share of times that are uniform instead, so that both ends are trained too",
+    )
 
 
 class ShiftedTimes(Choice):
@@ -140,7 +146,7 @@ class MeanFlow(Choice):
     name: Literal["mean_flow"] = "mean_flow"
     ratio: float = Field(default=0.25, ge=0, le=1, description="share of rows whose interval is longer than nothing")
     power: float = Field(default=1.0, ge=0, description="p of the adaptive weight 1 / (error + 1e-3)^p; 0 is none")
-    omega: float = Field(default=1.0, ge=0, description="guidance scale learned into the network; 1 is none")
+    omega: float = Field(default=1.0, gt=0, description="guidance scale learned into the network; 1 is none")
 
 
 PathChoice = Annotated[
@@ -189,5 +195,9 @@ class Flow(Section):
     )
     weights: WeightsChoice = Field(default=UniformWeights(), description="how much a time counts in the loss")
     cond_drop: float = Field(
-        default=0.1, ge=0, le=1, description="probability, row by row, that the condition is dropped, for guidance"
+        default=0.1,
+        ge=0,
+        le=1,
+        description="probability, row by row, that all conditions are dropped, for guidance; of label and condition, "
+        "each alone as often again",
     )

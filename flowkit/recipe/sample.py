@@ -99,7 +99,7 @@ class Sample(Section):
     every: Interval = Field(default=Interval(1000), description="how often to draw samples while training")
     num_samples: int = Field(default=8, ge=1, description="samples to draw; the classes take turns")
     solver: SolverChoice = Field(
-        default=HeunSolver(),
+        default=MidpointSolver(),
         description="ODE solver; dopri5 chooses its steps for itself; sde is stochastic; mean_flow is "
         "for flow.objective mean_flow, whose default it is, in 1 step",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from flowkit.checkpoint import MODEL, CheckpointFiles, average_files, read_model_json, read_weights
+from flowkit.checkpoint import MODEL, CheckpointFiles, average_files, decay_in_effect, read_model_json, read_weights
 from flowkit.training.power_ema import power_gamma
 from flowkit.training.sharding import full_tensors, load_full_tensors, local_parts
 
@@ -19,12 +20,21 @@ if TYPE_CHECKING:
 
 
 class Average(ModelEmaV3):
-    """timm's EMA of `model`. Walking through modules costs more than the sum in small networks, so it is done once."""
+    """timm's EMA of `model`, with the warm-up of [ema].
 
-    def __init__(self, model: nn.Module, **settings: Any):
-        super().__init__(model, exclude_buffers=True, **settings)
+    Walking through modules costs more than the sum in small networks, so it is done once.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, settings: Mapping[str, Any]):
+        """settings: the recipe's [ema]."""
+        super().__init__(model, decay=decay, exclude_buffers=True)
+        self.settings = settings
         self.module.float().requires_grad_(False)
         self._model = [model]  # in a list, for it is no part of this module
+
+    def get_decay(self, step: int | None = None) -> float:
+        """The decay at update `step`, counted from 1; without one, what it goes towards."""
+        return self.decay if step is None else decay_in_effect(self.settings, self.decay, step)
 
     @cached_property
     def _parameters_of(self) -> tuple[list[Tensor], ...]:
@@ -57,7 +67,7 @@ class PowerAverage(Average):
     """The average with the profile t^gamma of the steps t so far (arXiv 2312.02696, eq. 4), whose width grows with the run."""
 
     def __init__(self, model: nn.Module, sigma_rel: float):
-        super().__init__(model)
+        super().__init__(model, 1.0, {})
         self.gamma = power_gamma(sigma_rel)
 
     def get_decay(self, step: int | None = None) -> float:
@@ -71,9 +81,7 @@ class Averages:
 
     def __init__(self, model: nn.Module, recipe: Recipe):
         settings, ema = recipe.to_dict()["ema"], recipe.ema
-        made: list[Average] = [
-            Average(model, decay=decay, use_warmup=ema.warmup, warmup_power=ema.warmup_power) for decay in ema.decays
-        ]
+        made = [Average(model, decay, settings) for decay in ema.decays]
         made += [PowerAverage(model, sigma_rel) for sigma_rel in ema.power]
         self.files = average_files(settings)  # file names by label
         self.by_label = dict(zip(self.files, made, strict=True))
@@ -90,10 +98,6 @@ class Averages:
     def get_decay(self, step: int) -> float:
         """The first average's decay at a step."""
         return self.first.get_decay(step)
-
-    def ceiling(self, total_steps: int) -> float:
-        """The highest that its decay may become in a run of that length."""
-        return self.first.get_decay(total_steps) if isinstance(self.first, PowerAverage) else self.first.decay
 
     def follow(self, step: int, skipped: Tensor) -> None:
         """Once after every optimizer update; `step` counts them from 1, the skipped ones too."""

@@ -122,7 +122,12 @@ def validate(session: Session, step: int, *, saving: bool) -> Validated:
     others = list(session.ema.by_label.items())[1:] if session.ema is not None and saving else []
     losses = {label: session.validator(other.module, autocast).loss for label, other in others}
     gaussian = session.validator.gaussian_losses if session.is_main else {}
-    return Validated(step, smooth.loss, raw.loss, smooth.zero_loss, smooth.bins, best, gaussian, losses)
+    one_step = None
+    if session.mean_flow is not None:
+        one_step = session.validator.one_step_error(
+            session.model if session.ema is None else session.ema.module, autocast
+        )
+    return Validated(step, smooth.loss, raw.loss, smooth.zero_loss, smooth.bins, best, gaussian, losses, one_step)
 
 
 def _snapshot(session: Session, step: int) -> Notice | None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from flowkit.flow.mean_flow import MeanFlow, mean_flow_target
+from flowkit.data.keys import key
+from flowkit.flow.mean_flow import mean_flow_target
 from flowkit.models.calls import call_model
 from flowkit.training.batches import Rows
 from flowkit.training.session import Session
+
+POSITIONS = 1000  # where the count of rows may start: a whole number of periods of the usual ratios
 
 
 @dataclass(frozen=True)
@@ -24,25 +27,26 @@ class Spans:
 
 def draw_intervals(session: Session, update: int, times: Tensor) -> tuple[Tensor, Tensor]:
     """(t, s - t) (B,) of the global batch: the earlier and the later of two times where a row has an interval."""
-    assert session.mean_flow is not None
     other = session.times(session.draws.uniform("ends", update, tuple(times.shape)))
-    chosen = torch.zeros(times.shape, dtype=torch.bool, device=times.device)
-    chosen[_rows(session.mean_flow, 0, len(times), times.device)] = True
+    chosen = _chosen(session, update).to(times.device, non_blocking=True)
     return torch.where(chosen, torch.minimum(times, other), times), torch.where(chosen, (other - times).abs(), 0.0)
 
 
-def spans_of(session: Session, length: Tensor, places: slice) -> Spans:
+def spans_of(session: Session, update: int, length: Tensor, places: slice) -> Spans:
     """The part of the global batch's spans (B,) at `places`."""
+    rows = _chosen(session, update)[places].nonzero().squeeze(1)
+    return Spans(length[places], rows.to(length.device, non_blocking=True))
+
+
+def _chosen(session: Session, update: int) -> Tensor:
+    """Which rows of the global batch have an interval: (B,) bool on the CPU, so that no device is asked which do.
+
+    The count starts at a place that is drawn anew at every update: rows that always come at one place of the batch would
+    have an interval always, or never.
+    """
     assert session.mean_flow is not None
-    return Spans(length[places], _rows(session.mean_flow, places.start, places.stop, length.device))
-
-
-@lru_cache(maxsize=256)
-def _rows(mean_flow: MeanFlow, start: int, stop: int, device: torch.device) -> Tensor:
-    """Which rows of that part have an interval, counted from its start."""
-    return torch.tensor(
-        [i - start for i in range(start, stop) if mean_flow.has_span(i)], dtype=torch.int64, device=device
-    )
+    first = key(session.recipe.run.seed, "spans", update) % POSITIONS
+    return session.mean_flow.has_span(first + torch.arange(session.layout.batch_size, dtype=torch.float64))
 
 
 def mean_flow_loss(
@@ -76,7 +80,8 @@ def _guided(bare, rows: Rows, x_t: Tensor, t: Tensor, dropped: Tensor, v: Tensor
     """omega v + (1 - omega) v_null; where the conditions are dropped, v, so that the null learns its own."""
     null = call_model(bare, x_t, t, rows.class_label, rows.condition, torch.ones_like(dropped), torch.zeros_like(t))
     led = torch.lerp(null.to(v.dtype), v, omega)
-    return torch.where(dropped.view(-1, *(1,) * (v.ndim - 1)), v, led)
+    everything = dropped if dropped.ndim == 1 else dropped.all(1)
+    return torch.where(everything.view(-1, *(1,) * (v.ndim - 1)), v, led)
 
 
 def _pick(tensor: Tensor | None, rows: Tensor) -> Tensor | None:

@@ -120,7 +120,7 @@ class Session:
             device=self.environment.device_name(), num_processes=layout.world_size, precision=recipe.train.precision,
             batch_size=layout.batch_size, micro_batch_size=layout.micro, accumulation=layout.accumulation,
             start_step=self.start_step, total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch,
-            ema_decay=0.0 if self.ema is None else self.ema.ceiling(self.total_steps), best=self.best,
+            ema_decay=0.0 if self.ema is None else self.ema.get_decay(self.total_steps), best=self.best,
         )  # fmt: skip
 
     @property
@@ -223,6 +223,7 @@ def build(
         rate=lr_schedule(recipe, total_steps, steps_per_epoch), layout=layout,
         batches=batches, draws=draws,
         validator=Validator(data, normalizer, objective, base, coupling, pairing.block,
+                            omega=1.0 if mean_flow is None else mean_flow.omega,
                             max_rows=recipe.train.val_rows, batch_size=_validation_batch(recipe, device),
                             seed=recipe.data.seed, device=device, rank=layout.rank, world_size=layout.world_size,
                             sharded=environment.sharded),

@@ -37,9 +37,10 @@ def metrics_of(event: Event) -> dict[str, Any] | None:
     if isinstance(event, Validated):
         gaussian = {f"val_{kind}_gaussian_loss": loss for kind, loss in event.gaussian_losses.items()}
         others = {f"val_ema_{label}_loss": loss for label, loss in event.ema_losses.items()}
+        one_step = {} if event.one_step_error is None else {"val_one_step_error": event.one_step_error}
         return {
             "step": event.step, "val_loss": event.loss, "val_raw_loss": event.raw_loss, "val_zero_loss": event.zero_loss,
-            **gaussian, **others, "val_bins": [list(bin_) for bin_ in event.bins], "best": event.best,
+            **gaussian, **others, **one_step, "val_bins": [list(bin_) for bin_ in event.bins], "best": event.best,
         }  # fmt: skip
     if isinstance(event, Sampled) and event.figures:
         return {"step": event.step, "nfe": event.nfe, **event.figures}

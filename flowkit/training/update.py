@@ -56,7 +56,7 @@ class Drawing:
     """All that is drawn for one update, for the whole global batch, and this rank's micro-batches of it."""
 
     def __init__(self, session: Session, update: int):
-        self.session = session
+        self.session, self.update = session, update
         self.rows = session.batches.of(update)
         shape = (session.layout.batch_size, *self.rows.x.shape[1:])
         self.noise = session.pairing.noise(update)
@@ -65,9 +65,7 @@ class Drawing:
             self.times, self.lengths = draw_intervals(session, update, self.times)
         stochastic = session.objective.path.stochastic
         self.eps = session.draws.normal("bridge", update, shape) if stochastic else None
-        self.dropped = None
-        if self.rows.class_label is not None or self.rows.condition is not None:
-            self.dropped = session.draws.uniform("drop", update, shape[:1]) < session.recipe.flow.cond_drop
+        self.dropped = draw_dropped(session, update)
 
     def loss(self, micro_step: int, start: int = 0, stop: int | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """`flow_loss` of rows `start` to `stop` of this rank's micro-batch; of all of it by default."""
@@ -76,7 +74,7 @@ class Drawing:
         places = slice(first + start, first + stop)
         mine = self.rows.slice(micro_step * micro + start, micro_step * micro + stop)
         cut = lambda tensor: None if tensor is None else tensor[places]  # noqa: E731
-        spans = None if self.lengths is None else spans_of(session, self.lengths, places)
+        spans = None if self.lengths is None else spans_of(session, self.update, self.lengths, places)
         return flow_loss(session, mine, self.noise[places], self.times[places], cut(self.dropped), cut(self.eps), spans)
 
 
@@ -89,11 +87,29 @@ def _times(session: Session, update: int) -> Tensor:
     return session.times(uniform)
 
 
+def draw_dropped(session: Session, update: int) -> Tensor | None:
+    """Whose conditions are dropped, in the global batch: (B,) bool, None where there are none.
+
+    With labels and conditions, (B, 2) bool: each is dropped alone, too, or what one of them means would not be learned. All
+    of a row's are with probability `cond_drop`; else its label with that probability, and its condition with that
+    probability. A module of one's own takes (B,) and nothing else.
+    """
+    rate, shape = session.recipe.flow.cond_drop, (session.layout.batch_size,)
+    drops = lambda what: session.draws.uniform(what, update, shape) < rate  # noqa: E731
+    kinds = (session.data.class_label is not None) + (session.data.condition is not None)
+    if not kinds:
+        return None
+    everything = drops("drop")
+    if kinds == 1 or session.given is not None:
+        return everything
+    return torch.stack((everything | drops("drop label"), everything | drops("drop condition")), dim=1)
+
+
 def flow_loss(
     session: Session, rows: Rows, x0: Tensor, t: Tensor, dropped: Tensor | None, eps: Tensor | None,
     spans: Spans | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
-    """(mean loss to descend, detached terms to log) of one micro-batch: x0, eps (b, ...), t (b,), dropped (b,) bool."""
+    """(mean loss to descend, detached terms to log) of one micro-batch: x0, eps (b, ...), t (b,), dropped bool."""
     if spans is not None:
         return mean_flow_loss(session, rows, x0, t, dropped, eps, spans)
     objective, x1 = session.objective, rows.x

@@ -8,12 +8,13 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from flowkit.checkpoint import average_files
+from flowkit.checkpoint import average_files, decay_in_effect
 from flowkit.ui.facts import Facts, FactsBlock, settings
 from flowkit.ui.heading import heading
 from flowkit.ui.parameter_tree import parameter_tree
 from flowkit.ui.quantities import NOTHING, shape, size, value
 from flowkit.ui.sparkline import sparkline
+from flowkit.ui.wording import averaged
 
 
 def show(report: dict[str, Any], console: Console) -> None:
@@ -89,7 +90,7 @@ def _model_facts(model: dict[str, Any], report: dict[str, Any]) -> Facts:
         ("normalizer", settings(model["normalizer"])),
         ("flow", settings(model["flow"])),
         ("sampling", settings(model.get("sampling") or {})),
-        ("EMA", settings(model["ema"]) if isinstance(model.get("ema"), dict) else Text("none", "dim")),
+        ("EMA", settings(_ema_of(model)) if isinstance(model.get("ema"), dict) else Text("none", "dim")),
         ("step", _step_of(model, report)),
     ]  # fmt: skip
     if found := model.get("validation"):
@@ -100,6 +101,19 @@ def _model_facts(model: dict[str, Any], report: dict[str, Any]) -> Facts:
     if len(averages := _averages(model, report["files"])) > 1:
         facts.append(("averages", settings(averages)))
     return facts
+
+
+def _ema_of(model: dict[str, Any]) -> dict[str, Any]:
+    """Its settings, and how many updates each average stands for at this step."""
+    ema, step = model["ema"], model.get("step")
+    if not isinstance(step, int):
+        return ema
+    decays = ema.get("decay") if isinstance(ema.get("decay"), list) else [ema.get("decay")]
+    try:
+        found = [averaged(decay_in_effect(ema, decay, step)) for decay in decays if decay]
+    except (ArithmeticError, LookupError, TypeError):  # a sidecar that is damaged, or another program's
+        return ema
+    return {**ema, "averages": " and ".join(found)} if found else ema
 
 
 def _averages(model: dict[str, Any], files: dict[str, int]) -> dict[str, str]:

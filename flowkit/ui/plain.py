@@ -103,7 +103,8 @@ def _step(event: Logged, state: RunState) -> str:
 def _validation(event: Validated) -> str:
     bins = ",".join(value(loss) for _, _, loss in event.bins)
     gaussians = "".join(f" {kind}={value(loss)}" for kind, loss in event.gaussian_losses.items())
+    one_step = "" if event.one_step_error is None else f" one_step_error={value(event.one_step_error)}"
     return (
         f"validation step={event.step} loss={value(event.loss)} raw={value(event.raw_loss)} "
-        f"zero={value(event.zero_loss)}{gaussians} bins={bins}{' best' if event.best else ''}"
+        f"zero={value(event.zero_loss)}{gaussians} bins={bins}{one_step}{' best' if event.best else ''}"
     )

@@ -17,7 +17,7 @@ from flowkit.ui.previews import preview_grid
 from flowkit.ui.quantities import NOTHING, duration, rate, shape, short_count, size, value
 from flowkit.ui.sparkline import bars, chart, sparkline
 from flowkit.ui.state import RunState
-from flowkit.ui.wording import batch, plural, precision
+from flowkit.ui.wording import averaged, batch, plural, precision
 
 LOSS, VALIDATION, GOOD, BAD, QUIET = "cyan", "magenta", "green", "yellow", "dim"
 ROOMY_WIDTH, ROOMY_HEIGHT = 104, 30
@@ -71,7 +71,9 @@ def _head(started: RunStarted, width: int) -> list[Text]:
         (f" · {started.train_rows:,} + {started.val_rows:,} {started.noun} of {shape(started.x_shape)}", QUIET),
     )
     processes = f"{started.num_processes} process{'es' if started.num_processes != 1 else ''}"
-    ema = f"EMA {started.ema_decay:g}" if started.ema_decay else "no EMA"
+    ema = "no EMA"
+    if started.ema_decay:
+        ema = f"EMA of the {averaged(started.ema_decay)}" if width >= ROOMY_WIDTH else f"EMA {started.ema_decay:.5g}"
     where = f"{processes} · {precision(started.precision)} · batch {batch(started)} · {ema} · {started.device}"
     return [heading(started.name, _path(started.run_dir), width), what, Text(where, QUIET)]
 
@@ -111,7 +113,7 @@ def _roomy(state: RunState, width: int) -> list[Text]:
         _figure("  raw weights", value(state.validated.raw_loss if state.validated else None)),
         _figure("gradient norm", value(logged.grad_norm if logged else None)),
         _figure("learning rate", f"{logged.lr:.2e}" if logged else NOTHING),
-        _figure("EMA decay", f"{logged.ema_decay:.5f}" if logged else NOTHING),
+        _figure("EMA decay", f"{logged.ema_decay:.5f}, {averaged(logged.ema_decay)}" if logged else NOTHING),
         _figure("speed", *_speed(state)),
         _figure("memory", size(logged.memory_bytes) if logged else NOTHING),
     ]
@@ -162,8 +164,10 @@ def _speed(state: RunState) -> list[str | tuple[str, str]]:
 
 
 def _terms(state: RunState) -> Text:
-    """The auxiliary losses; an empty line where there are none."""
-    terms = state.logged.terms if state.logged else {}
+    """The auxiliary losses and MeanFlow's one-step error; an empty line where there are none."""
+    terms = dict(state.logged.terms) if state.logged else {}
+    if state.validated and state.validated.one_step_error is not None:
+        terms["one-step error"] = state.validated.one_step_error
     return Text("   ").join(Text.assemble((f"{name} ", QUIET), value(term)) for name, term in terms.items())
 
 

@@ -23,6 +23,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith("ss") else "s")
 
 
+def averaged(decay: float) -> str:
+    """`last 116 updates`: those that weigh most in an average with that decay."""
+    return f"last {plural(round(1 / (1 - decay)), 'update')}"
+
+
 def precision(name: str) -> str:
     return {"no": "fp32"}.get(name, name)
 

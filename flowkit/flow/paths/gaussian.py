@@ -17,6 +17,8 @@ from torch import Tensor
 from flowkit.errors import UserError
 from flowkit.flow.paths.base import CLIP, QUANTITIES, Path, expand, ones
 
+ZERO = 1e-6  # coefficients below it are 0 but for rounding
+
 
 class GaussianPath(Path):
     """Coefficients of t (B,) -> (B,), finite on all of [0, 1], and the conversions that follow."""
@@ -29,6 +31,9 @@ class GaussianPath(Path):
     def d_alpha(self, t: Tensor) -> Tensor: ...
     @abstractmethod
     def d_sigma(self, t: Tensor) -> Tensor: ...
+    @abstractmethod
+    def time(self, tau: Tensor) -> Tensor:
+        """The t at which alpha / (alpha + sigma) is tau."""
 
     def interpolate(self, x0: Tensor, x1: Tensor, t: Tensor, eps: Tensor | None = None) -> Tensor:
         """x_t = alpha x1 + sigma x0."""
@@ -46,6 +51,7 @@ class GaussianPath(Path):
 
         So near the data the noise that a data prediction implies is shrunk, and near the noise the data that a noise
         prediction implies; the velocity still carries the mean to its place, which clipping all of it would not.
+        clip = 0 is exact everywhere but where sigma or alpha is 0: there what x_t says nothing of is taken to be 0.
         """
         if source == to:
             return value
@@ -58,7 +64,7 @@ class GaussianPath(Path):
         Raises ValueError for a quantity that is not among QUANTITIES.
         """
         alpha, sigma, d_alpha, d_sigma = self.alpha(t), self.sigma(t), self.d_alpha(t), self.d_sigma(t)
-        over_alpha, over_sigma = 1 / alpha.clamp_min(clip), 1 / sigma.clamp_min(clip)
+        over_alpha, over_sigma = _inverse(alpha, clip), _inverse(sigma, clip)
         wronskian = sigma * d_alpha - d_sigma * alpha
         if source == to:
             return torch.zeros_like(t), ones(t)
@@ -82,6 +88,12 @@ class GaussianPath(Path):
             case "noise", "data":
                 return over_alpha, -sigma * over_alpha
         raise ValueError(f"{source!r} to {to!r}: both should be among {QUANTITIES}")
+
+
+def _inverse(coefficient: Tensor, clip: float) -> Tensor:
+    if clip:
+        return 1 / coefficient.clamp_min(clip)
+    return torch.where(coefficient > ZERO, 1 / coefficient.clamp_min(ZERO), 0.0)
 
 
 @dataclass(frozen=True)
@@ -109,6 +121,9 @@ class Linear(GaussianPath):
     def d_sigma(self, t: Tensor) -> Tensor:
         return (self.sigma_min - 1) * ones(t)
 
+    def time(self, tau: Tensor) -> Tensor:
+        return tau / (1 - self.sigma_min * tau)
+
 
 @dataclass(frozen=True)
 class Cosine(GaussianPath):
@@ -128,6 +143,9 @@ class Cosine(GaussianPath):
 
     def d_sigma(self, t: Tensor) -> Tensor:
         return -math.pi / 2 * torch.sin(t * (math.pi / 2))
+
+    def time(self, tau: Tensor) -> Tensor:
+        return torch.atan2(tau, 1 - tau) * (2 / math.pi)
 
 
 @dataclass(frozen=True)
@@ -163,3 +181,9 @@ class VariancePreserving(GaussianPath):
 
     def d_sigma(self, t: Tensor) -> Tensor:
         return -self.alpha(t) * self.d_alpha(t) / self.sigma(t).clamp_min(0.01)
+
+    def time(self, tau: Tensor) -> Tensor:
+        # -log alpha from sigma / alpha, then the root of the quadratic in s, in the form that does not cancel near s = 0.
+        cost = 0.5 * torch.log1p(((1 - tau) / tau).square())
+        linear, slope = 0.5 * self.beta_min, self.beta_max - self.beta_min
+        return 1 - 2 * cost / (linear + (linear**2 + slope * cost).sqrt())

@@ -15,6 +15,7 @@ from flowkit.flow.solvers.fixed import RK4, Euler, Heun, Midpoint
 from flowkit.flow.solvers.mean_flow import MeanFlowSolver
 from flowkit.flow.solvers.problem import Integrated, Problem, Solver, Velocity
 from flowkit.flow.solvers.sde import SDE
+from flowkit.flow.solvers.straight import solve_straight
 
 FIXED = {"euler": Euler, "midpoint": Midpoint, "heun": Heun, "rk4": RK4}
 SOLVERS: dict[str, Callable[..., Solver]] = {**FIXED, "dopri5": Dopri5, "sde": SDE, "mean_flow": MeanFlowSolver}
@@ -31,12 +32,13 @@ def integrate(
     velocity: Velocity,
     x: Tensor,
     *,
-    solver: Choice = "heun",
+    solver: Choice = "midpoint",
     steps: int = 25,
     grid: Choice = "uniform",
     t0: float = 0.0,
     t1: float = 1.0,
     path: Path | None = None,
+    straight: bool = False,
     noise: Callable[[int], Tensor] | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Integrated:
@@ -44,9 +46,11 @@ def integrate(
 
     The state is fp32, or fp64 where x is. steps and grid are of solvers with fixed steps; "dopri5" chooses its own. path and
     noise(step) -> (B, ...) unit normals are for "sde" alone. NFE counts network evaluations: the velocity's calls times its
-    `evaluations` (see `Velocity`). `on_step(steps done, x)` follows every step.
+    `evaluations` (see `Velocity`). `on_step(steps done, x)` follows every step. straight: for velocities that come from
+    predictions of the data or the noise without a clip, on a Gaussian path and forward to t = 1: see `solve_straight`.
 
     Raises UserError for unknown names and settings, steps < 1, and as the solver says.
     """
     x = x if x.dtype == torch.float64 else x.float()
-    return get_solver(solver).solve(Problem(velocity, x, grid_edges(grid, steps, t0, t1), path, noise, on_step))
+    problem = Problem(velocity, x, grid_edges(grid, steps, t0, t1), path, noise, on_step)
+    return solve_straight(get_solver(solver), problem) if straight else get_solver(solver).solve(problem)

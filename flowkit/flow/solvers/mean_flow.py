@@ -23,13 +23,13 @@ class MeanFlowSolver:
         over = getattr(velocity, "over", None)
         if over is None:
             raise UserError(
-                "solver: 'mean_flow' needs a network of average velocities; use 'heun' or another ODE solver"
+                "solver: 'mean_flow' needs a network of average velocities; use 'midpoint' or another ODE solver"
             )
         nfe = torch.zeros(len(x), dtype=torch.int64)
         for step, (a, b) in enumerate(pairwise(problem.edges)):
             if b < a:
                 raise UserError(
-                    "solver: 'mean_flow' goes from noise to data only; use 'heun' or another ODE solver backwards"
+                    "solver: 'mean_flow' goes from noise to data only; use 'midpoint' or another ODE solver backwards"
                 )
             t = torch.full((len(x),), a, dtype=x.dtype, device=x.device)
             x = torch.add(x, over(b - a)(x, t).to(x.dtype), alpha=b - a)
