@@ -173,8 +173,12 @@ def step_noise(seed: int, indices: range, shape: tuple[int, ...], numerics: int 
 
 
 def as_network(model: nn.Module) -> Network:
-    """The model under the conditions that it takes, called in its own precision whatever that of x."""
+    """The model under the conditions that it takes, called in its own precision whatever that of x.
+
+    Times are fp32 at least: networks embed them with frequencies of 1000.
+    """
     own = next(model.parameters()).dtype
+    clock = torch.promote_types(own, torch.float32)
 
     def call(
         x: Tensor,
@@ -186,8 +190,8 @@ def as_network(model: nn.Module) -> Network:
     ) -> Tensor:
         if condition is not None:
             condition = condition.to(own)
-        span = None if span is None else span.to(own)
-        return call_model(model, x.to(own), t.to(own), class_label, condition, cfg_mask, span)
+        span = None if span is None else span.to(clock)
+        return call_model(model, x.to(own), t.to(clock), class_label, condition, cfg_mask, span)
 
     return call
 

@@ -41,7 +41,7 @@ class PointInput(nn.Module):
         inputs = [x, t[:, None]]
         if self.two_times:
             inputs.append(torch.zeros_like(inputs[1]) if span is None else span[:, None])
-        h = self.linear(torch.cat(inputs, dim=1))
+        h = self.linear(torch.cat(inputs, dim=1).to(self.linear.weight.dtype))
         if self.num_classes:
             if class_label is None:
                 class_label = torch.full((len(x),), self.num_classes, device=x.device)
