@@ -10,16 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowkit.data.dataset import NULL_NAMES, null_name
 from flowkit.data.tensors import load_tensors
 from flowkit.errors import UserError, listing, nearest
 
 ClassLabel = str | int | Sequence[str | int] | np.ndarray | np.integer | Tensor | None
+NULL = -1  # among labels: the null class, of a row without a label
 
 
 def asked_labels(
     class_label: ClassLabel, count: int, class_names: tuple[str, ...], *, conditioned: bool
 ) -> Tensor | None:
-    """Labels (count,) int64, or None for the null class of all. conditioned: a condition is given beside them.
+    """Labels (count,) int64, NULL for the null class; None where there are none to tell the model. conditioned: it is given a
+    condition besides, whose rows may all be of the null class or none.
 
     Spread evenly, classes side by side: 8 samples of 2 classes are 4 of one, then 4 of the other. Raises UserError for a class
     that there is not.
@@ -28,19 +31,53 @@ def asked_labels(
         if class_label is not None:
             raise UserError(f"class_label: {class_label!r} is asked for, and this model knows no classes")
         return None
-    if isinstance(class_label, np.ndarray | np.generic | Tensor):
-        class_label = cast("ClassLabel", class_label.tolist())
     if class_label is None and conditioned:
         return None
-    if class_label is None or class_label == "all":
-        wanted = list(range(len(class_names)))
-    elif isinstance(class_label, str | int):
-        wanted = [_class_number(class_label, class_names)]
-    else:
-        wanted = [_class_number(one, class_names) for one in cast("Sequence[str | int]", class_label)]
-        if not wanted:
-            raise UserError("class_label: an empty list; name at least one class")
+    every = class_label is None or _is_all(class_label)
+    wanted = list(range(len(class_names))) if every else _numbers(class_label, class_names)
+    if conditioned and NULL in wanted:
+        if set(wanted) != {NULL}:
+            raise UserError(
+                f'class_label: "{null_name(class_names)}" beside other classes does not go with condition vectors; ask for '
+                "them apart"
+            )
+        return None
     return torch.tensor(wanted)[torch.arange(count) * len(wanted) // count]
+
+
+def labels_of_rows(
+    class_label: ClassLabel, count: int, class_names: tuple[str, ...], *, conditioned: bool
+) -> Tensor | None:
+    """As `asked_labels`, of rows that are there: one label for all, or each row's own; nothing is spread over them.
+
+    Raises UserError besides where a model with classes is given neither a label nor a condition.
+    """
+    if class_names and not conditioned and (class_label is None or _is_all(class_label)):
+        null = null_name(class_names)
+        raise UserError(
+            "class_label: this model knows classes, and the density of a row depends on its class: give each row's label (a "
+            f'list or array of {count}), one class for all of them, or "{null}" for the density without a class'
+        )
+    if class_names and class_label is not None and not isinstance(class_label, str | int | np.integer):
+        wanted = _numbers(class_label, class_names)
+        if len(wanted) not in (1, count):
+            raise UserError(f"class_label: {len(wanted)} labels for {count} rows; give one for all, or one a row")
+    return asked_labels(class_label, count, class_names, conditioned=conditioned)
+
+
+def _is_all(class_label: ClassLabel) -> bool:
+    return isinstance(class_label, str) and class_label == "all"
+
+
+def _numbers(class_label: ClassLabel, class_names: tuple[str, ...]) -> list[int]:
+    if isinstance(class_label, np.ndarray | np.generic | Tensor):
+        class_label = cast("ClassLabel", class_label.tolist())
+    if isinstance(class_label, str | int):
+        return [_class_number(class_label, class_names)]
+    wanted = [_class_number(one, class_names) for one in cast("Sequence[str | int]", class_label)]
+    if not wanted:
+        raise UserError("class_label: an empty list; name at least one class")
+    return wanted
 
 
 def asked_condition(condition: np.ndarray | Tensor | None, count: int, shape: Sequence[int] | None) -> Tensor | None:
@@ -68,10 +105,12 @@ def read_condition(path: Path) -> Tensor:
 def _class_number(label: str | int, class_names: tuple[str, ...]) -> int:
     if isinstance(label, str) and label in class_names:
         return class_names.index(label)
+    if label in NULL_NAMES:
+        return NULL
     number = int(label) if isinstance(label, int) or label.isdecimal() else -1
     if 0 <= number < len(class_names):
         return number
     raise UserError(
         f"class_label: there is no class {label!r}; the {len(class_names)} classes are {listing(class_names)} "
-        f"(or 0 to {len(class_names) - 1}){nearest(str(label), class_names)}"
+        f'(or 0 to {len(class_names) - 1}, or "{null_name(class_names)}" for none of them){nearest(str(label), class_names)}'
     )

@@ -123,7 +123,7 @@ def train(
             drop_later_snapshots(run_dir, session.start_step)
         accelerator.wait_for_everyone()
         with _listening(session, listeners) as emit, _stop_signals() as stop:
-            for notice in environment.notices:
+            for notice in session.notices:
                 emit(Notice(notice))
             deadline = _deadline(started, recipe.train.max_hours)
             stopped = run(session, emit, lambda: stop.number or (OUT_OF_TIME if time.monotonic() > deadline else GO_ON))
