@@ -350,6 +350,32 @@ def test_samples_do_not_depend_on_the_batch(runs, given):
     np.testing.assert_allclose(first.x, whole.x[:2], atol=1e-6)
 
 
+def test_a_checkpoint_of_the_first_version_samples_by_its_own_rules(runs):
+    model = flowkit.load(runs / "large")
+    found = {}
+    for model.numerics in (1, 2):
+        for name, given in (("interval", dict(guidance_interval=(0.4, 0.6))), ("zero", dict(guidance="cfg_zero"))):
+            found[name, model.numerics] = model.sample(2, guidance_scale=3.0, solver="heun", steps=4, **given).info[
+                "nfe"
+            ]
+    assert found == {("interval", 1): 10, ("zero", 1): 14, ("interval", 2): 16, ("zero", 2): 12}
+
+
+def test_a_function_needs_a_path_that_says_what_it_changes(runs):
+    model = flowkit.load(runs / "large")
+    guide = lambda x: -x.flatten(1).square().sum(1)  # noqa: E731
+    assert (
+        model.sample(2, guide=guide, guidance_scale=2.0, guidance_interval=(0.2, 0.7), solver="euler").info["nfe"] == 9
+    )  # six steps, three of them guided
+    model.info["flow"]["objective"] = "mean_flow"
+    with pytest.raises(UserError, match='guide: does not go with solver "mean_flow"'):
+        model.sample(2, guide=guide, solver="mean_flow")
+    for path in ("icfm", "spherical"):
+        model.objective = FlowObjective(get_path(path))
+        with pytest.raises(UserError, match="can be guided by one"):
+            model.sample(2, guide=guide)
+
+
 def test_what_cannot_be(runs):
     model = flowkit.load(runs / "large")
     for given, says in (
