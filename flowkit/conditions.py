@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowkit.data.dataset import NULL, null_name
 from flowkit.data.tensors import load_tensors
 from flowkit.errors import UserError, listing
 from flowkit.sidecar import class_number
@@ -20,7 +21,8 @@ ClassLabel = str | int | Sequence[str | int] | np.ndarray | np.integer | Tensor 
 def asked_labels(
     class_label: ClassLabel, count: int, class_names: tuple[str, ...], *, conditioned: bool
 ) -> Tensor | None:
-    """Labels (count,) int64, or None for the null class of all. conditioned: a condition is given beside them.
+    """Labels (count,) int64, NULL for the null class; None where there are none to tell the model. conditioned: it is given a
+    condition besides, whose rows may all be of the null class or none.
 
     Spread evenly, classes side by side: 8 samples of 2 classes are 4 of one, then 4 of the other. Raises UserError for a class
     that there is not.
@@ -29,19 +31,53 @@ def asked_labels(
         if class_label is not None:
             raise UserError(f"class_label: {class_label!r} is asked for, and this model knows no classes")
         return None
-    if isinstance(class_label, np.ndarray | np.generic | Tensor):
-        class_label = cast("ClassLabel", class_label.tolist())
     if class_label is None and conditioned:
         return None
-    if class_label is None or class_label == "all":
-        wanted = list(range(len(class_names)))
-    elif isinstance(class_label, str | int):
-        wanted = [class_number(class_label, class_names)]
-    else:
-        wanted = [class_number(one, class_names) for one in cast("Sequence[str | int]", class_label)]
-        if not wanted:
-            raise UserError("class_label: an empty list; name at least one class")
+    every = class_label is None or _is_all(class_label)
+    wanted = list(range(len(class_names))) if every else _numbers(class_label, class_names)
+    if conditioned and NULL in wanted:
+        if set(wanted) != {NULL}:
+            raise UserError(
+                f'class_label: "{null_name(class_names)}" beside other classes does not go with condition vectors; ask for '
+                "them apart"
+            )
+        return None
     return torch.tensor(wanted)[torch.arange(count) * len(wanted) // count]
+
+
+def labels_of_rows(
+    class_label: ClassLabel, count: int, class_names: tuple[str, ...], *, conditioned: bool
+) -> Tensor | None:
+    """As `asked_labels`, of rows that are there: one label for all, or each row's own; nothing is spread over them.
+
+    Raises UserError besides where a model with classes is given neither a label nor a condition.
+    """
+    if class_names and not conditioned and (class_label is None or _is_all(class_label)):
+        null = null_name(class_names)
+        raise UserError(
+            "class_label: this model knows classes, and the density of a row depends on its class: give each row's label (a "
+            f'list or array of {count}), one class for all of them, or "{null}" for the density without a class'
+        )
+    if class_names and class_label is not None and not isinstance(class_label, str | int | np.integer):
+        wanted = _numbers(class_label, class_names)
+        if len(wanted) not in (1, count):
+            raise UserError(f"class_label: {len(wanted)} labels for {count} rows; give one for all, or one a row")
+    return asked_labels(class_label, count, class_names, conditioned=conditioned)
+
+
+def _is_all(class_label: ClassLabel) -> bool:
+    return isinstance(class_label, str) and class_label == "all"
+
+
+def _numbers(class_label: ClassLabel, class_names: tuple[str, ...]) -> list[int]:
+    if isinstance(class_label, np.ndarray | np.generic | Tensor):
+        class_label = cast("ClassLabel", class_label.tolist())
+    if isinstance(class_label, str | int):
+        return [class_number(class_label, class_names)]
+    wanted = [class_number(one, class_names) for one in cast("Sequence[str | int]", class_label)]
+    if not wanted:
+        raise UserError("class_label: an empty list; name at least one class")
+    return wanted
 
 
 def asked_condition(condition: np.ndarray | Tensor | None, count: int, shape: Sequence[int] | None) -> Tensor | None:

@@ -17,6 +17,7 @@ from flowkit.errors import UserError
 from flowkit.flow.choices import Choice
 from flowkit.flow.guidance import Network, Pushed, check_guidance, guided
 from flowkit.flow.objective import FlowObjective
+from flowkit.flow.paths import GaussianPath
 from flowkit.flow.solvers import Velocity, get_solver, integrate
 from flowkit.models.calls import call_model
 
@@ -174,8 +175,12 @@ def step_noise(seed: int, indices: range, shape: tuple[int, ...], numerics: int 
 
 
 def as_network(model: nn.Module) -> Network:
-    """The model under the conditions that it takes, called in its own precision whatever that of x."""
+    """The model under the conditions that it takes, called in its own precision whatever that of x.
+
+    Times are fp32 at least: networks embed them with frequencies of 1000.
+    """
     own = next(model.parameters()).dtype
+    clock = torch.promote_types(own, torch.float32)
 
     def call(
         x: Tensor,
@@ -187,8 +192,8 @@ def as_network(model: nn.Module) -> Network:
     ) -> Tensor:
         if condition is not None:
             condition = condition.to(own)
-        span = None if span is None else span.to(own)
-        return call_model(model, x.to(own), t.to(own), class_label, condition, cfg_mask, span)
+        span = None if span is None else span.to(clock)
+        return call_model(model, x.to(own), t.to(clock), class_label, condition, cfg_mask, span)
 
     return call
 
@@ -200,17 +205,17 @@ def guided_velocity(
     class_label: Tensor | None = None,
     condition: Tensor | None = None,
     weak: Weak | None = None,
+    numerics: int = NUMERICS,
 ) -> Velocity:
     """The velocity that `settings` ask for, of these rows."""
     assert (weak is None) == (settings.guidance_name != "autoguidance"), "autoguidance has a weaker model"
     return guided(
         network, objective, class_label, condition, settings.guidance_scale, interval=settings.guidance_interval,
         rescale=settings.guidance_rescale, optimised=settings.guidance_name == "cfg_zero", zero_init=settings.zero_init,
-        weak=weak,
+        weak=weak, numerics=numerics,
     )  # fmt: skip
 
 
-@torch.inference_mode()
 def draw_samples(
     model: nn.Module,
     objective: FlowObjective,
@@ -233,10 +238,10 @@ def draw_samples(
 ) -> Drawn:
     """`shape` is that of a row as the model sees it; class_label (N,) and condition (N, ...) go with sample i.
 
-    base: what they start from, unit noise where it is None; sample i depends on (seed, i) alone. guide: its gradient with
-    respect to the model's x, times guide_scale, is added to the velocity. numerics: the version to draw by, a checkpoint's
-    own; in version 1 predictions of the data or the noise are clipped. `progress` is told the number of samples done after
-    each batch. The model is used as it stands: on its device, in its precision, and should be in eval mode.
+    base: what they start from, unit noise where it is None; sample i depends on (seed, i) alone. guide: samples are of p(x)
+    exp(guide_scale guide(x)), nearly (`Pushed`). numerics: the version to draw by, a checkpoint's own; in version 1 predictions
+    of the data or the noise are clipped. `progress` is told the number of samples done after each batch. The model is used as it
+    stands: on its device, in its precision, and should be in eval mode.
     """
     device, network = next(model.parameters()).device, as_network(model)
     base = base or NormalBase(numerics)
@@ -245,23 +250,26 @@ def draw_samples(
         objective, weak = objective.exact, None if weak is None else (weak[0], weak[1].exact)
     done, noises, spent = [], [], []
     states = States(keep_states, num_samples, normalizer)
-    for first in range(0, num_samples, batch_size):
-        indices = range(first, min(first + batch_size, num_samples))
-        cut = lambda tensor: None if tensor is None else tensor[first : indices.stop].to(device)  # noqa: B023, E731
-        velocity = guided_velocity(network, objective, settings, cut(class_label), cut(condition), weak)
-        if guide is not None:
-            velocity = Pushed(velocity, lambda x: guide(normalizer.denormalize(x)), guide_scale)
-        noise = base.sample(seed, indices, shape)
-        x = noise.to(device, STATES[settings.state])
-        x, nfe = integrate(
-            velocity, x, solver=settings.solver, steps=settings.steps, grid=settings.grid, path=objective.path,
-            straight=straight, noise=step_noise(seed, indices, shape, numerics), on_step=states.begin(indices, x),
-        )  # fmt: skip
-        done.append(normalizer.denormalize(x).float().cpu().numpy())
-        noises.append(noise.numpy())
-        spent.append(nfe)
-        if progress is not None:
-            progress(indices.stop)
+    # A guide differentiates through the network, whose conditions are made here: no inference mode then.
+    with torch.inference_mode() if guide is None else torch.no_grad():
+        for first in range(0, num_samples, batch_size):
+            indices = range(first, min(first + batch_size, num_samples))
+            cut = lambda tensor: None if tensor is None else tensor[first : indices.stop].to(device)  # noqa: B023, E731
+            velocity = guided_velocity(network, objective, settings, cut(class_label), cut(condition), weak, numerics)
+            if guide is not None:
+                assert isinstance(objective.path, GaussianPath), "checked by who takes the guide"
+                velocity = Pushed(velocity, lambda x: guide(normalizer.denormalize(x)), objective.path, guide_scale)
+            noise = base.sample(seed, indices, shape)
+            x = noise.to(device, STATES[settings.state])
+            x, nfe = integrate(
+                velocity, x, solver=settings.solver, steps=settings.steps, grid=settings.grid, path=objective.path,
+                straight=straight, noise=step_noise(seed, indices, shape, numerics), on_step=states.begin(indices, x),
+            )  # fmt: skip
+            done.append(normalizer.denormalize(x).float().cpu().numpy())
+            noises.append(noise.numpy())
+            spent.append(nfe)
+            if progress is not None:
+                progress(indices.stop)
     nfe = torch.cat(spent)
     mean, most = nfe.double().mean().item(), int(nfe.max())
     nfe = most if mean == most else round(mean, 2)

@@ -33,6 +33,7 @@ from flowkit.metrics.comparison import (
     default_split,
     match_samples,
     pick_samples,
+    without_null,
 )
 from flowkit.metrics.gaussian import sample_class_gaussians
 from flowkit.metrics.report import Evaluation
@@ -147,7 +148,8 @@ def evaluate_files(
     real = _real(data, default.num_samples, default.seed)
     if real.split is None and str(data) in BUILTIN:
         real = with_split(real, default.val_fraction, None, default.seed, str(data))
-    matched = match_samples(_read(samples), real)
+    classed, unconditional = without_null(_read(samples), real)
+    matched = match_samples(classed, real)
     sides = choose_sides(real, split, num_samples, matched, get_domain(real.kind).compared_with)
     file, _ = data_files(samples)
     asked = asked_for(data, sides.split, num_samples, decode)
@@ -159,6 +161,11 @@ def evaluate_files(
     labels = None if real.class_label is None else np.asarray(real.class_label)[sides.reference]
     used = pick_samples(matched, np.zeros(len(sides.reference), np.int64) if labels is None else labels)
     notes = []
+    if unconditional:
+        notes.append(
+            f"{unconditional:,} samples of the null class were left out: the data has no class to compare them with; samples of "
+            "the null class alone are compared with all of it"
+        )
     if (matched.class_label is None) and real.class_label is not None:
         notes.append("the samples carry no classes: all were compared as one, and class fidelity was left out")
     title = f"{file} against {data_files(data)[0]}"
@@ -230,7 +237,10 @@ def _class_labels(model: LoadedModel, data: Dataset, sides: Sides) -> list[str |
     if not model.class_names:
         return None
     if data.class_label is None:
-        raise UserError("the model draws by class, and the data has no classes; give data with class_label by --data")
+        raise UserError(
+            "the model draws by class, and the data has no classes; give data with class_label by --data, or draw samples of "
+            "the null class (flowkit sample --class-label null) and compare their file with the data"
+        )
     wanted = [data.class_names[label] for label in data.class_label[sides.reference]]
     if missing := sorted(set(wanted) - set(model.class_names)):
         raise UserError(

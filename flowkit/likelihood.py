@@ -15,7 +15,7 @@ from flowkit.data.base import NormalBase
 from flowkit.data.dataset import Dataset, gather
 from flowkit.data.keys import key, seed_generator
 from flowkit.draw import as_network
-from flowkit.errors import UserError
+from flowkit.errors import UserError, listing
 from flowkit.flow.choices import Choice
 from flowkit.flow.guidance import guided
 from flowkit.flow.likelihood import log_likelihood
@@ -78,7 +78,7 @@ def of_rows(
             "likelihood: this flow starts from a data set, whose density is not known; there is none of its end"
         )
     log_det = model.normalizer.log_det(model.shape)
-    labels, features = model.conditions(len(rows), class_label, condition)
+    labels, features = model.conditions(len(rows), class_label, condition, of_rows=True)
     batch_size = batch_size or BATCH_SIZES.get(model.device.type, 64)
     found, errors, spent = [], [], []
     for first in range(0, len(rows), batch_size):
@@ -178,7 +178,12 @@ def likelihood_figures(
     )
     labels = None
     if model.class_names and data.class_label is not None:
-        labels = [data.class_names[label] for label in data.class_label[rows]]
+        known = {name: number for number, name in enumerate(model.class_names)}
+        names = [data.class_names[label] for label in data.class_label[rows]]
+        if missing := sorted(set(names) - known.keys()):
+            raise UserError(f"likelihood: the rows have classes that the model does not know: {listing(missing)}; it knows "
+                            f"{listing(model.class_names)}. Name another split or other data")  # fmt: skip
+        labels = [known[name] for name in names]
     x = np.ascontiguousarray(gather(data.x, rows))
     found = of_rows(model, x, class_label=labels, condition=condition, probes=probes, seed=seed, progress=progress)
     train = data.rows("train")

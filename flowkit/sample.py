@@ -24,18 +24,20 @@ from flowkit.checkpoint import (
     read_normalizer,
     verify_weights,
 )
-from flowkit.conditions import ClassLabel, asked_condition, asked_labels
+from flowkit.conditions import ClassLabel, asked_condition, asked_labels, labels_of_rows
 from flowkit.data.base import NORMAL, Base, open_base
-from flowkit.data.dataset import Dataset
+from flowkit.data.dataset import NULL, Dataset, null_name
 from flowkit.domain import Domain, get_domain
 from flowkit.draw import BATCH_SIZES, Guide, SampleSettings, Weak, as_network, draw_samples
 from flowkit.errors import PassedOver, UserError, listing
 from flowkit.flow.choices import Choice
 from flowkit.flow.mean_flow import get_mean_flow
 from flowkit.flow.objective import get_objective
+from flowkit.flow.paths import GaussianPath
 from flowkit.sidecar import check_settings
 
 if TYPE_CHECKING:
+    from flowkit.data.normalizers import Normalizer
     from flowkit.likelihood import RowLikelihoods
 
 MAX_SIZE = 10**7  # of anything in the arguments of an architecture
@@ -97,13 +99,17 @@ class LoadedModel:
     ) -> Dataset:
         """`num_samples` samples in the domain's units, with labels and how they were made in `.info`.
 
-        class_label: a name or number for all, a sequence or array of them in turn, "all" for every class in turn, None
-        for the unconditional model (or, where the model knows classes, every class in turn). condition: (C,) or (P, C)
-        for all, or one a sample (N, ...). solver to guidance_rescale: the keys of a recipe's [sample]; what is None is as the
-        recipe had it. guide: a differentiable x (B, ...) in the domain's units -> (B,); its gradient with respect to the
-        model's x, times guide_scale, is added to the velocity. pairs: `.noise` is then what each sample came from, as the
-        model saw it: float32 (N, *latent_shape), for reflow (arXiv 2209.03003). on_states: is given where 64 of the samples,
-        evenly spread, were after each step, from the noise on: float32 (T, 64, ...) in the domain's units.
+        class_label: a name or number for all, a sequence or array of them in turn, "all" for every class in turn, "null" for
+        the model without classes (where a class has that name, "<null>"); None for every class in turn, or the null one
+        beside a condition. Samples of the null class alone carry no labels; beside others theirs is an added class "null",
+        and guidance leaves them as they are. condition: (C,) or (P, C) for all, or one a sample (N, ...). solver to
+        guidance_rescale: the keys of a recipe's [sample]; what is None is as the recipe had it.
+
+        guide: a differentiable f(x (B, ...)) -> (B,) in the domain's units; samples are then of p(x) exp(guide_scale f(x)), as
+        nearly as `flowkit.flow.guidance.Pushed` says. pairs: `.noise` is then what each sample came from, as the model saw it
+        (float32, (N, *latent_shape)), and `.normalizer` what brings it and x together, for reflow (arXiv 2209.03003).
+        on_states: is given where 64 of the samples, evenly spread, were after each step, from the noise on: float32
+        (T, 64, ...) in the domain's units.
 
         Raises UserError for what the model cannot do.
         """
@@ -115,10 +121,17 @@ class LoadedModel:
             raise UserError(f"num_samples: {num_samples} samples are asked for; expected at least 1")
         labels, features = self.conditions(num_samples, class_label, condition)
         self._check(settings, conditioned=labels is not None or features is not None)
+        if pairs and settings.solver_name == "sde":
+            raise UserError(
+                'pairs: samples of the solver "sde" do not follow from the noise that they start from; use an ODE solver such '
+                'as "heun"'
+            )
+        if guide is not None:
+            self._check_guide(settings)
         drawn = draw_samples(
             self.model, self.objective, self.normalizer, self.latent_shape, num_samples, settings,
             class_label=labels, condition=features, seed=seed,
-            base=self.base, weak=open_weak(settings, self.info, self.normalizer.to_json(), self.device, self.folders),
+            base=self.base, weak=open_weak(settings, self.info, self.normalizer, self.device, self.folders),
             guide=guide, guide_scale=guide_scale, batch_size=batch_size or BATCH_SIZES.get(self.device.type, 256),
             keep_states=0 if on_states is None else KEPT_STATES, numerics=self.numerics, progress=progress,
         )  # fmt: skip
@@ -130,10 +143,10 @@ class LoadedModel:
             "step": self.info.get("step"), "weights": self.weights, "seed": seed, **settings.to_info(), **drawn.cost(),
             **({} if guide is None else {"guide_scale": guide_scale}), **(self.info.get("inherited") or {}),
         }  # fmt: skip
-        names = self.class_names if labels is not None else ()
+        kept, names = self._labels(labels)
         return Dataset(
-            self.info["kind"], drawn.x, None if labels is None else labels.numpy(),
-            None if features is None else features.numpy(), None, names, made, noise=drawn.noise if pairs else None,
+            self.info["kind"], drawn.x, kept, None if features is None else features.numpy(), None, names, made,
+            noise=drawn.noise if pairs else None, normalizer=self.normalizer if pairs else None,
         )  # fmt: skip
 
     def settings(self, **given: Any) -> SampleSettings:
@@ -157,7 +170,8 @@ class LoadedModel:
     ) -> RowLikelihoods:
         """log p(x) of rows x (N, ...) in the domain's units, a density in those units: `flowkit.likelihood.of_rows`.
 
-        class_label, condition: as in `sample`, of row i. Raises UserError as there, and where there is no density.
+        class_label, condition: one for all rows, or row i's own at place i. A model with classes asks for a label ("null" for
+        the density without a class) or a condition. Raises UserError as `sample`, and where there is no density.
         """
         from flowkit.likelihood import of_rows
 
@@ -167,13 +181,39 @@ class LoadedModel:
         )  # fmt: skip
 
     def conditions(
-        self, count: int, class_label: ClassLabel, condition: np.ndarray | Tensor | None
+        self, count: int, class_label: ClassLabel, condition: np.ndarray | Tensor | None, *, of_rows: bool = False
     ) -> tuple[Tensor | None, Tensor | None]:
-        """What `sample` makes of its arguments: labels (N,) and condition (N, ...), each where there are any."""
-        return (
-            asked_labels(class_label, count, self.class_names, conditioned=condition is not None),
-            asked_condition(condition, count, self.info.get("condition_shape")),
-        )
+        """What `sample` makes of its arguments: labels (N,) and condition (N, ...), each where there are any.
+
+        of_rows: they are of rows that are there, as in `log_likelihood`.
+        """
+        asked = labels_of_rows if of_rows else asked_labels
+        labels = asked(class_label, count, self.class_names, conditioned=condition is not None)
+        if labels is not None and (labels == NULL).any() and self.info["flow"].get("cond_drop") == 0:
+            raise UserError(
+                f'class_label: "{null_name(self.class_names)}" is asked for, and this model was trained with flow.cond_drop = '
+                "0, so it never saw a row without its class; ask for a class"
+            )
+        return labels, asked_condition(condition, count, self.info.get("condition_shape"))
+
+    def _labels(self, labels: Tensor | None) -> tuple[np.ndarray | None, tuple[str, ...]]:
+        """Labels and class names as samples carry them: none of the null class alone, a class more of it beside others."""
+        if labels is None or (labels == NULL).all():
+            return None, ()
+        kept, names = labels.numpy(), self.class_names
+        if (kept == NULL).any():
+            kept, names = np.where(kept == NULL, len(names), kept), (*names, null_name(names))
+        return kept, names
+
+    def _check_guide(self, settings: SampleSettings) -> None:
+        """Raise UserError where samples cannot be led by a function."""
+        if not isinstance(self.objective.path, GaussianPath):
+            raise UserError(
+                f"guide: on the path {type(self.objective.path).__name__} the velocity does not say what a function of the "
+                "samples would change; a model of a Gaussian path (linear, cosine, vp) can be guided by one"
+            )
+        if settings.solver_name == "mean_flow":
+            raise UserError('guide: does not go with solver "mean_flow"; use an ODE solver such as "heun"')
 
     def _check(self, settings: SampleSettings, *, conditioned: bool) -> None:
         """Raise UserError for settings that this model cannot sample with."""
@@ -280,7 +320,7 @@ def _check_sizes(info: dict[str, Any], files: CheckpointFiles, weights: str) -> 
 def open_weak(
     settings: SampleSettings,
     info: dict[str, Any],
-    normalizer: dict[str, Any],
+    normalizer: Normalizer,
     device: torch.device,
     folders: Sequence[Path] = (),
 ) -> Weak | None:
@@ -307,9 +347,12 @@ def open_weak(
         if ours != theirs:
             raise UserError(f"guidance.ckpt: {settings.guide_ckpt} has {what} {_short(theirs)}, and the model to guide "
                             f"{_short(ours)}; autoguidance takes a weaker model of the same data")  # fmt: skip
-    if weak.normalizer.to_json() != {name: value for name, value in normalizer.items() if name != "file"}:
-        raise UserError(f"guidance.ckpt: {settings.guide_ckpt} normalises its data otherwise than the model to guide; "
-                        "autoguidance takes a weaker model of the same data, with the same data.normalizer")  # fmt: skip
+    if not weak.normalizer.same_as(normalizer, tuple(info["shape"])):
+        raise UserError(
+            f"guidance.ckpt: {settings.guide_ckpt} normalises its data otherwise than the model to guide "
+            f"({weak.normalizer.name} and {normalizer.name}, or other statistics); autoguidance takes a weaker model of the "
+            "same data, split and data.normalizer: train it on the same rows, or start it from this one with --init-from"
+        )
     return as_network(weak.model), weak.objective
 
 

@@ -135,13 +135,17 @@ def check_settings(path: Path, content: dict[str, Any]) -> None:
 
 
 def class_number(label: str | int, class_names: tuple[str, ...]) -> int:
-    """The number of a class by its name or number. Raises UserError for a class that there is not."""
+    """The number of a class by its name or number, NULL for "null". Raises UserError for a class that there is not."""
+    from flowkit.data.dataset import NULL, NULL_NAMES, null_name
+
     if isinstance(label, str) and label in class_names:
         return class_names.index(label)
+    if label in NULL_NAMES:
+        return NULL
     number = int(label) if isinstance(label, int) or label.isdecimal() else -1
     if 0 <= number < len(class_names):
         return number
     raise UserError(
         f"class_label: there is no class {label!r}; the {len(class_names)} classes are {listing(class_names)} "
-        f"(or 0 to {len(class_names) - 1}){nearest(str(label), class_names)}"
+        f'(or 0 to {len(class_names) - 1}, or "{null_name(class_names)}" for none of them){nearest(str(label), class_names)}'
     )

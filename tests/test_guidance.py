@@ -1,5 +1,6 @@
 """Guidance against formulas by hand on analytic networks; and, on small trained models, every way to ask for it."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 import flowkit
 from flowkit.cli import app
 from flowkit.errors import UserError
-from flowkit.flow.guidance import Pushed, best_factor, guided
+from flowkit.flow.guidance import Pushed, best_factor, guided, rescaled
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import get_path
 from flowkit.flow.solvers import integrate
@@ -46,11 +47,97 @@ def test_only_within_the_interval():
     torch.testing.assert_close(velocity(X, T), wanted)
     assert network.rows == 6 and velocity.evaluations(T).tolist() == [1, 2, 2, 1]
     network.rows = 0
-    found = integrate(velocity, X, solver="euler", steps=10)  # at 0.3 to 0.7: five of ten are guided
-    assert found.nfe.tolist() == [15] * 4 and network.rows == 15 * 4
+    found = integrate(velocity, X, solver="euler", steps=10)  # four of ten steps lie within
+    assert found.nfe.tolist() == [14] * 4 and network.rows == 14 * 4
     network.rows = 0
     found = integrate(velocity, X, solver="dopri5")
     assert network.rows == found.nfe.sum()
+
+
+def by_pieces(velocity, solver, x, *times):
+    """The solver's own, from each time to the next, with what is guided there and what is not."""
+    nfe = 0
+    for (a, b), piece in zip(pairwise(times), velocity, strict=True):
+        x, spent = integrate(piece, x, solver=solver, steps=1, t0=a, t1=b)
+        nfe += int(spent[0])
+    return x, nfe
+
+
+@pytest.mark.parametrize("solver", ["euler", "midpoint", "heun", "rk4"])
+def test_steps_are_cut_at_the_ends_of_the_interval(solver):
+    """Both stages of a step are guided or neither is: by hand, on a grid of four steps, with an end on it and one between."""
+    plain, led = guided(Network(), VELOCITY, LABEL), guided(Network(), VELOCITY, LABEL, scale=3.0)
+    velocity = guided(Network(), VELOCITY, LABEL, scale=3.0, interval=(0.25, 0.6))
+    seen = []
+    found = integrate(velocity, X, solver=solver, steps=4, on_step=lambda step, x: seen.append(step))
+    wanted, nfe = by_pieces([plain, led, led, plain, plain], solver, X, 0.0, 0.25, 0.5, 0.6, 0.75, 1.0)
+    torch.testing.assert_close(found.x, wanted)
+    assert found.nfe.tolist() == [nfe] * 4 and seen == [1, 2, 3, 4, 5]
+    back = integrate(velocity, X, solver=solver, steps=4, t0=1.0, t1=0.0).x
+    torch.testing.assert_close(
+        back, by_pieces([plain, plain, led, led, plain], solver, X, 1.0, 0.75, 0.6, 0.5, 0.25, 0.0)[0]
+    )
+
+
+@pytest.mark.parametrize("interval", [(0.2, 0.7), (0.0, 0.5), (0.35, 1.0), (0.0, 1.0)])
+def test_an_adaptive_solver_begins_anew_at_the_ends_of_the_interval(interval):
+    """Across a jump it would halve its steps to nothing: 2.5 to 3 times the evaluations, and a larger error."""
+    tight = {"name": "dopri5", "rtol": 1e-8, "atol": 1e-8}
+    velocity = guided(Network(), VELOCITY, LABEL, scale=3.0, interval=interval)
+    found = integrate(velocity, X, solver=tight)
+    times = sorted({0.0, 1.0, *interval})
+    parts = [
+        guided(Network(), VELOCITY, LABEL, scale=3.0 if interval[0] <= a < interval[1] else 1.0) for a in times[:-1]
+    ]
+    x, nfe = X, 0
+    for part, (a, b) in zip(parts, pairwise(times), strict=True):
+        x, spent = integrate(part, x, solver=tight, t0=a, t1=b)
+        nfe = nfe + spent
+    torch.testing.assert_close(found.x, x, rtol=0, atol=1e-12)
+    assert found.nfe.tolist() == nfe.tolist()
+    exact = integrate(velocity, X, solver="rk4", steps=2000).x
+    torch.testing.assert_close(found.x, exact, rtol=0, atol=1e-7)
+    if interval[0] > 0 and interval[1] < 1:
+        uncut = guided(Network(), VELOCITY, LABEL, scale=3.0, interval=interval, numerics=1)
+        assert (nfe < 0.6 * integrate(uncut, X, solver=tight).nfe).all()
+
+
+@pytest.mark.parametrize("solver", ["euler", "midpoint", "heun", "rk4", "dopri5"])
+@pytest.mark.parametrize(("zero_init", "begins"), [(0.04, 0.25), (0.25, 0.25), (0.3, 0.5), (0.9, 0.75)])
+def test_x_stands_still_in_the_first_steps(solver, zero_init, begins):
+    """In all stages of the steps that begin below zero_init, but for the last step; dopri5 begins there."""
+    network = Network()
+    velocity = guided(network, VELOCITY, LABEL, scale=2.0, optimised=True, zero_init=zero_init)
+    states = []
+    found = integrate(velocity, X, solver=solver, steps=4, on_step=lambda step, x: states.append(x))
+    moving = guided(Network(), VELOCITY, LABEL, scale=2.0, optimised=True)
+    begins = zero_init if solver == "dopri5" else begins
+    wanted = integrate(moving, X, solver=solver, steps=max(1, round(4 * (1 - begins))), t0=begins)
+    torch.testing.assert_close(found.x, wanted.x)
+    assert found.nfe.tolist() == wanted.nfe.tolist() and network.rows == found.nfe.sum()
+    assert solver == "dopri5" or len(states) == round(4 * (1 - begins))
+
+
+def test_a_single_step_moves():
+    moving = guided(Network(), VELOCITY, LABEL, scale=2.0, optimised=True)
+    still = guided(Network(), VELOCITY, LABEL, scale=2.0, optimised=True, zero_init=0.04)
+    assert torch.equal(integrate(still, X, solver="euler", steps=1).x, integrate(moving, X, solver="euler", steps=1).x)
+    unguided = integrate(guided(Network(), VELOCITY, LABEL, zero_init=0.3), X, solver="heun", steps=10)
+    torch.testing.assert_close(unguided.x, integrate(guided(Network(), VELOCITY, LABEL), X, steps=7, t0=0.3).x)
+
+
+def test_checkpoints_of_the_first_version_keep_to_their_stages():
+    """A Heun step that begins below zero_init moved by half of its second stage, and no step was cut."""
+    old = dict(optimised=True, zero_init=0.04, numerics=1)
+    velocity = guided(Network(), VELOCITY, LABEL, scale=2.0, **old)
+    slope = guided(Network(), VELOCITY, LABEL, scale=2.0, optimised=True)(X, torch.full((4,), 0.5, dtype=X.dtype))
+    found = []
+    integrate(velocity, X, solver="heun", steps=2, on_step=lambda step, x: found.append(x))
+    torch.testing.assert_close(found[0], X + 0.25 * slope)
+    cut = guided(Network(), VELOCITY, LABEL, scale=3.0, interval=(0.3, 0.7), numerics=1)
+    assert integrate(cut, X, solver="euler", steps=10).nfe.tolist() == [15] * 4
+    pair = torch.tensor([[1.0, 1.1]]), torch.tensor([[3.0, -1.0]])
+    torch.testing.assert_close(rescaled(*pair, 1.0, few=0), pair[0] * 2.0 / 0.05)
 
 
 def test_rescale_brings_the_spread_back():
@@ -60,6 +147,31 @@ def test_rescale_brings_the_spread_back():
     torch.testing.assert_close(found.std(1), v.std(1))
     part = guided(Network(), VELOCITY, LABEL, scale=4.0, rescale=0.7)(X, T)
     torch.testing.assert_close(part, 0.7 * led * (v.std(1) / led.std(1))[:, None] + 0.3 * led)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 4])
+def test_rescaling_short_rows_never_enlarges_them_beyond_the_conditional_ones(dim):
+    """Two numbers that are nearly alike have next to no deviation: by it, factors reach 1e5 in the plane."""
+    generator = torch.Generator().manual_seed(0)
+    v, null = torch.randn(2, 100_000, dim, dtype=torch.float64, generator=generator)
+    led = null + 3 * (v - null)
+    found = rescaled(led, v, 1.0)
+    torch.testing.assert_close(found.norm(dim=1), v.norm(dim=1))
+    part = rescaled(led, v, 0.6)
+    assert (part.norm(dim=1) <= torch.maximum(led.norm(dim=1), v.norm(dim=1)) + 1e-9).all()
+    torch.testing.assert_close(part / part.norm(dim=1, keepdim=True), led / led.norm(dim=1, keepdim=True))
+    if dim == 2:
+        assert (v.std(1) / led.std(1)).max() > 1e3  # what it would have been
+    assert torch.equal(rescaled(torch.zeros(1, dim), torch.ones(1, dim), 1.0), torch.zeros(1, dim))
+
+
+@pytest.mark.parametrize("shape", [(5,), (256,), (32, 8)])
+def test_rescaling_long_rows_is_the_papers(shape):
+    """arXiv 2305.08891, algorithm 2: standard deviations over a row's elements, means and all."""
+    v, led = 3 + torch.randn(2, 6, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    ratio = v.flatten(1).std(1) / led.flatten(1).std(1)
+    wanted = 0.7 * led * ratio.view(-1, *(1,) * len(shape)) + 0.3 * led
+    torch.testing.assert_close(rescaled(led, v, 0.7), wanted)
 
 
 def test_cfg_zero_star():
@@ -85,14 +197,93 @@ def test_autoguidance_leads_away_from_another_network():
     torch.testing.assert_close(plain(X, T), 2 * X.sin() - X.cos())  # without any condition, too
 
 
-def test_a_functions_gradient_is_added():
-    velocity = Pushed(guided(Network(), VELOCITY, LABEL), lambda x: (x**3).sum(1), 0.5)
+def gaussian(path, mean, covariance):
+    """The exact velocity from unit noise to N(mean, covariance) on a Gaussian path."""
+
+    def velocity(x, t):
+        alpha, sigma = path.alpha(t[:1]), path.sigma(t[:1])
+        total = alpha**2 * covariance + sigma**2 * torch.eye(len(mean), dtype=x.dtype)
+        x1 = mean + alpha * (x - alpha * mean) @ torch.linalg.solve(total, covariance)
+        return path.convert(x1, x, t, "data", "velocity", 1e-9)
+
+    return velocity
+
+
+def tilted(path, mean, covariance, f, scale=1.0, rows=4000, steps=100, solver="midpoint"):
+    """Mean and covariance of the samples that are led by f, from noise with exactly unit moments."""
+    noise = torch.randn(rows, len(mean), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    noise = noise - noise.mean(0)
+    noise = noise @ torch.linalg.inv(torch.linalg.cholesky(noise.T @ noise / rows)).T
+    x = integrate(Pushed(gaussian(path, mean, covariance), f, path, scale), noise, solver=solver, steps=steps).x
+    return x.mean(0), torch.cov(x.T, correction=0)
+
+
+ONE = torch.ones(1, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("path", ["linear", "cosine", "vp", {"name": "linear", "sigma_min": 0.01}])
+@pytest.mark.parametrize(("mean", "variance", "sharp", "center"), [
+    (0.0, 1.0, 10.0, 3.0), (0.0, 0.25, 10.0, 3.0), (-1.0, 4.0, 1.0, 2.0), (0.5, 1.0, 0.0, 0.0),
+])  # fmt: skip
+def test_led_by_a_quadratic_samples_are_of_p_exp_f(path, mean, variance, sharp, center):
+    """N(m, s^2) exp(-k (x - c)^2 / 2): precision 1 / s^2 + k. N(0, 1) and -5 (x - 3)^2 have mean 2.73, variance .091."""
+    found = tilted(get_path(path), mean * ONE, variance * ONE[None], lambda x: -sharp / 2 * (x[:, 0] - center) ** 2)
+    precision = 1 / variance + sharp
+    # Where alpha < 0.05 the variance is taken to be 1, which shows where it is 4.
+    assert found[0].item() == pytest.approx(
+        (mean / variance + sharp * center) / precision, abs=0.01 if variance == 1 else 0.05
+    )
+    assert found[1].item() == pytest.approx(1 / precision, rel=0.06)
+
+
+def test_led_in_one_direction_the_others_follow():
+    """Correlated numbers, f of one linear feature: a Kalman update, in closed form. And a linear f moves the mean alone."""
+    path, mean = get_path("linear"), torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64)
+    factor = torch.tensor([[1.0, 0.0, 0.0], [0.8, 0.6, 0.0], [-0.5, 0.3, 0.7]], dtype=torch.float64)
+    covariance, a = factor @ factor.T, torch.tensor([1.0, 0.5, -1.0], dtype=torch.float64)
+    gain = covariance @ a / (a @ covariance @ a + 1 / 8)
+    for f, wanted_mean, wanted_covariance in (
+        (lambda x: -4 * (x @ a - 2) ** 2, mean + gain * (2 - a @ mean), covariance - torch.outer(gain, a @ covariance)),
+        (lambda x: x @ a, mean + covariance @ a, covariance),
+    ):
+        found = tilted(path, mean, covariance, f, steps=200)
+        torch.testing.assert_close(found[0], wanted_mean, rtol=0, atol=0.08)
+        torch.testing.assert_close(found[1], wanted_covariance, rtol=0, atol=0.08)
+
+
+def test_guide_scale_multiplies_f():
+    path = get_path("linear")
+    once = tilted(path, 0 * ONE, ONE[None], lambda x: -2 * (x[:, 0] - 1) ** 2)
+    scaled = tilted(path, 0 * ONE, ONE[None], lambda x: -((x[:, 0] - 1) ** 2), scale=2.0)
+    torch.testing.assert_close(once[0], scaled[0])
+    assert tilted(path, 0 * ONE, ONE[None], lambda x: x[:, 0], scale=0.0)[0].abs() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "f", [lambda x: 3 * x[:, 0].abs(), lambda x: x[:, 0] ** 2 / 4, lambda x: -(x[:, 0] - 1).relu()]
+)
+def test_functions_that_are_not_concave_or_not_smooth_stay_finite(f):
+    mean, covariance = tilted(get_path("linear"), 0 * ONE, ONE[None], f, steps=25)
+    assert mean.abs() < 1 and 0.2 < covariance.item() < 30
+
+
+def test_led_rows_do_not_depend_on_their_company_or_on_time_as_a_batch():
+    path = get_path("linear")
+    velocity = Pushed(guided(Network(), VELOCITY, LABEL), lambda x: -((x - 1) ** 2).sum(1), path)
     with torch.inference_mode():
-        torch.testing.assert_close(velocity(X, T), both()[0] + 0.5 * 3 * X**2)
+        whole = velocity(X, T)
+        for row in range(4):
+            pick = torch.tensor([row])
+            torch.testing.assert_close(velocity.take(pick)(X[pick], T[pick]), whole[pick])
+    torch.testing.assert_close(whole[3], both()[0][3])  # sigma is 0 at t = 1: nothing is left to lead
+
+
+def test_functions_that_do_not_fit():
+    velocity = guided(Network(), VELOCITY, LABEL)
     with pytest.raises(UserError, match=r"expected \(4,\)"):
-        Pushed(velocity, lambda x: x.sum())(X, T)
+        Pushed(velocity, lambda x: x.sum(), get_path("linear"))(X, T)
     with pytest.raises(UserError, match="do not depend on x"):
-        Pushed(velocity, lambda x: x.detach().sum(1))(X, T)
+        Pushed(velocity, lambda x: x.detach().sum(1), get_path("linear"))(X, T)
 
 
 @pytest.mark.parametrize(("given", "says"), [
@@ -125,8 +316,8 @@ def test_every_choice_samples_and_says_so(runs):
     plain = draw()
     seen = [plain.x]
     for given, nfe in (
-        (dict(guidance_scale=3.0), 16), (dict(guidance_scale=3.0, guidance_interval=(0.4, 0.6)), 9),
-        (dict(guidance_scale=3.0, guidance_rescale=0.9), 16), (dict(guidance_scale=3.0, guidance="cfg_zero"), 14),
+        (dict(guidance_scale=3.0), 16), (dict(guidance_scale=3.0, guidance_interval=(0.4, 0.6)), 16),
+        (dict(guidance_scale=3.0, guidance_rescale=0.9), 16), (dict(guidance_scale=3.0, guidance="cfg_zero"), 12),
         (dict(guidance_scale=3.0, guidance={"name": "autoguidance", "ckpt": str(runs / "small")}), 16),
         (dict(solver="sde"), 4), (dict(grid={"name": "power", "exponent": 1.5}), 8),
         (dict(guide=lambda x: -x.flatten(1).square().sum(1), guide_scale=0.5), 8),
@@ -157,6 +348,32 @@ def test_samples_do_not_depend_on_the_batch(runs, given):
         np.testing.assert_allclose(part.x, whole.x, atol=1e-6)
     first = model.sample(2, class_label="boat", seed=3, state="fp64", **given)
     np.testing.assert_allclose(first.x, whole.x[:2], atol=1e-6)
+
+
+def test_a_checkpoint_of_the_first_version_samples_by_its_own_rules(runs):
+    model = flowkit.load(runs / "large")
+    found = {}
+    for model.numerics in (1, 2):
+        for name, given in (("interval", dict(guidance_interval=(0.4, 0.6))), ("zero", dict(guidance="cfg_zero"))):
+            found[name, model.numerics] = model.sample(2, guidance_scale=3.0, solver="heun", steps=4, **given).info[
+                "nfe"
+            ]
+    assert found == {("interval", 1): 10, ("zero", 1): 14, ("interval", 2): 16, ("zero", 2): 12}
+
+
+def test_a_function_needs_a_path_that_says_what_it_changes(runs):
+    model = flowkit.load(runs / "large")
+    guide = lambda x: -x.flatten(1).square().sum(1)  # noqa: E731
+    assert (
+        model.sample(2, guide=guide, guidance_scale=2.0, guidance_interval=(0.2, 0.7), solver="euler").info["nfe"] == 9
+    )  # six steps, three of them guided
+    model.info["flow"]["objective"] = "mean_flow"
+    with pytest.raises(UserError, match='guide: does not go with solver "mean_flow"'):
+        model.sample(2, guide=guide, solver="mean_flow")
+    for path in ("icfm", "spherical"):
+        model.objective = FlowObjective(get_path(path))
+        with pytest.raises(UserError, match="can be guided by one"):
+            model.sample(2, guide=guide)
 
 
 def test_what_cannot_be(runs):

@@ -164,13 +164,13 @@ def test_knn_takes_the_majority_and_of_a_draw_the_nearest():
 
 
 # ---- intervals ----
-def coverage_of(statistic, truth, draw, rounds=250):
+def coverage_of(statistic, truth, draw, rounds=250, **given):
     """How often the 90% interval holds the true figure."""
     hits = 0
     for seed in range(rounds):
         sets = draw(seed)
         estimate = half_sampling(lambda *rows: statistic(*(s[r] for s, r in zip(sets, rows, strict=True))),  # noqa: B023
-                                 [len(s) for s in sets], repeats=100, seed=seed)[0]  # fmt: skip
+                                 [len(s) for s in sets], repeats=100, seed=seed, **given)[0]  # fmt: skip
         hits += estimate.low <= truth <= estimate.high
     return hits / rounds
 
@@ -186,6 +186,53 @@ def test_intervals_hold_a_difference_of_two_sets():
         lambda seed: (normal(80, 1, seed=2 * seed), normal(60, 1, shift=1.0, seed=2 * seed + 1)),
     )  # fmt: skip
     assert 0.82 < found < 0.96
+
+
+def test_a_mean_is_smooth_and_its_interval_the_same():
+    """Its second-order part is 0, so nothing is taken off."""
+    rows = normal(81, 1)
+    (plain,), (smooth,) = (
+        half_sampling(lambda r: float(rows[r].mean()), (81,), smooth=s, repeats=600) for s in (False, True)
+    )
+    assert smooth.high - smooth.low == pytest.approx(plain.high - plain.low, rel=0.1)
+
+
+def kernel_figure(a, b):
+    return mmd2(*(rbf_kernel(matrix, 1.5) for matrix in three(a, b)))
+
+
+def frechet_figure(a, b):
+    return frechet(a, b)
+
+
+def expected_frechet(n, d, seed=10_000, rounds=600):
+    """Of two samples of n rows of one distribution: it is above 0."""
+    return float(
+        np.mean([frechet(normal(n, d, seed=seed + 2 * r), normal(n, d, seed=seed + 2 * r + 1)) for r in range(rounds)])
+    )
+
+
+@pytest.mark.parametrize(("figure", "n", "d"), [(kernel_figure, 60, 12), (frechet_figure, 60, 2)])
+def test_intervals_near_equality_hold_as_often_as_they_say(figure, n, d):
+    """One distribution twice: halves alone would spread 1.6 to 1.75 times too far, and hold 99% of the time."""
+    truth = 0.0 if figure is kernel_figure else expected_frechet(n, d)
+    draw = lambda seed: (normal(n, d, seed=2 * seed), normal(n, d, seed=2 * seed + 1))  # noqa: E731
+    assert 0.85 <= coverage_of(figure, truth, draw, rounds=160, smooth=True) <= 0.96
+    values = [figure(*draw(seed)) for seed in range(300)]
+    sets = [draw(seed) for seed in range(40)]
+    found = [
+        half_sampling(lambda r, o, a=a, b=b: figure(a[r], b[o]), (n, n), smooth=True, repeats=100)[0] for a, b in sets
+    ]
+    width = np.mean([estimate.high - estimate.low for estimate in found]) / (2 * 1.645 * np.std(values))
+    assert 0.85 < width < 1.25
+
+
+def test_intervals_far_from_equality_are_what_they_were():
+    a, b = normal(60, 2), normal(60, 2, shift=2.0, seed=1)
+    plain, smooth = (
+        half_sampling(lambda r, o: kernel_figure(a[r], b[o]), (60, 60), smooth=s)[0] for s in (False, True)
+    )
+    assert smooth.high - smooth.low == pytest.approx(plain.high - plain.low, rel=0.15)
 
 
 def test_intervals_of_nearest_neighbour_figures_are_about_that_figure():

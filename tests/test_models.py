@@ -233,6 +233,51 @@ def test_rows_of_another_shape_are_refused(network):
         build(network)(x, torch.zeros(2))
 
 
+@pytest.mark.parametrize("moved", [
+    lambda module: module.to(torch.bfloat16), lambda module: module.half(), lambda module: module.double(),
+    lambda module: module.bfloat16().float(), lambda module: module.half().cpu().to(torch.bfloat16), lambda module: module,
+])  # fmt: skip
+@pytest.mark.parametrize("autocast", [False, True])
+def test_phases_of_time_are_exact_in_any_precision(moved, autocast):
+    """Against float64. Rounded to bf16, t = 0.7109 at a frequency of 1000 is off by up to 2 radians, and so is the frequency."""
+    embedding = moved(TimeEmbedding(16))
+    own = embedding.mlp[0].weight.dtype
+    seen = []
+    embedding.mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    t = torch.rand(64, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).float()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast and own == torch.float32):
+        embedding(t)
+    rates = torch.tensor([10_000 ** (-k / 128) for k in range(128)], dtype=torch.float64)
+    angles = 1000 * t.double()[:, None] * rates
+    (phases,) = seen
+    assert phases.dtype == own
+    torch.testing.assert_close(
+        phases.double(), torch.cat((angles.cos(), angles.sin()), 1), rtol=0, atol=2e-4 + torch.finfo(own).eps
+    )
+
+
+def test_time_embedding_does_not_depend_on_the_default_dtype():
+    plain = TimeEmbedding(16).frequencies
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert torch.equal(TimeEmbedding(16).frequencies, plain)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@each
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_network_in_low_precision_is_told_the_exact_time(network, dtype):
+    """As the sampler calls it: x is rounded, t is not, and the output is near that of fp32."""
+    from flowkit.draw import as_network
+
+    x, *_ = inputs(network, "none")
+    model, t = build(network, awake=True).eval(), torch.tensor([0.713, 0.9871, 0.4999, 0.06])
+    exact = model(x, t)
+    rough = as_network(model.to(dtype))(x.double(), t.double(), None, None, None)
+    assert rough.dtype == dtype and (rough.float() - exact).norm() < 0.03 * exact.norm()
+
+
 def test_time_embedding_is_the_sinusoid_of_a_thousand_t():
     embedding = TimeEmbedding(16)
     embedding.mlp = nn.Identity()

@@ -60,6 +60,22 @@ def test_robust_is_the_exact_median_and_a_standard_deviation_of_gaussians():
     np.testing.assert_allclose(fit_normalizer("robust", x, np.arange(len(x))).scale, [0.1, 7.0], rtol=0.25)
 
 
+@pytest.mark.parametrize(
+    ("share", "jitter"), [(0.8, 0.0), (0.8, 1e-4), (0.6, 0.0), (0.6, 1e-4), (0.95, 0.0), (0.999, 0.0)]
+)
+def test_robust_takes_the_deviation_of_elements_that_are_mostly_one_value(share, jitter):
+    """Their interquartile range is next to nothing: by it (or by its floor) normalized rows deviate by hundreds."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(2, 3, (4000, 4)).astype(np.float32)
+    quiet = rng.random((4000, 2)) < share
+    x[:, 1:3] = np.where(quiet, 5 + jitter * rng.standard_normal((4000, 2)), 5 + 2 * rng.standard_normal((4000, 2)))
+    fitted = fit_normalizer("robust", x, np.arange(4000))
+    y = fitted.normalize(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(y[:, [0, 3]].std(0), 1, rtol=0.05)
+    np.testing.assert_allclose(y[:, 1:3].std(0), 1, rtol=1e-3)
+    np.testing.assert_allclose(fitted.shift[1:3], 5.0, atol=1e-4)
+
+
 def test_quartiles_of_many_rows_are_those_of_a_fixed_sample(monkeypatch):
     x = np.random.default_rng(0).standard_normal((20_000, 3)).astype(np.float32)
     rows = np.arange(4000, 20_000)

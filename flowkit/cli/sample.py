@@ -41,7 +41,10 @@ def sample(
     num_samples: Annotated[int, typer.Option("--num-samples", "-n", min=1, help="How many.")] = 16,
     class_label: Annotated[
         list[str] | None,
-        typer.Option(help="A class by name or number; may be repeated; 'all' (the default) takes every class in turn."),
+        typer.Option(
+            help="A class by name or number; may be repeated. 'all' (the default) takes every class in turn, 'null' samples "
+            "without a class."
+        ),
     ] = None,
     condition: Annotated[
         Path | None, typer.Option(help="A .safetensors with a tensor 'condition': one row for all, or one a sample.")

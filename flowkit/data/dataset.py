@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,9 +22,15 @@ from flowkit.data.texts import TextLines, write_texts
 from flowkit.data.writing import write_tensors
 from flowkit.errors import UserError
 
+if TYPE_CHECKING:
+    from flowkit.data.normalizers import Normalizer
+
 TRAIN, VALIDATION, TEST = 0, 1, 2
+NORMALIZER = "normalizer."  # before the names of the normalizer's tensors
 GATHERED = 1024  # rows of a memory map that are read before their pages are let go
 SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+NULL = -1  # among labels: the null class, of a row without a label
+NULL_NAMES = ("null", "<null>")  # of samples without a class, beside others; the second where the first is taken
 
 
 @dataclass
@@ -42,6 +48,7 @@ class Dataset:
     noise: np.ndarray | None = (
         None  # (N, ...) float32: of samples, what each was drawn from, as the model saw it (reflow)
     )
+    normalizer: Normalizer | None = None  # with noise: the model's, under which x and the noise are a pair
 
     def __len__(self) -> int:
         return len(self.x)
@@ -57,7 +64,8 @@ class Dataset:
         pick = lambda a: None if a is None else np.ascontiguousarray(a[rows])  # noqa: E731
         return Dataset(self.kind, np.ascontiguousarray(self.x[rows]), pick(self.class_label), pick(self.condition),
                        pick(self.split), self.class_names, self.info,
-                       None if self.texts is None else [self.texts[int(row)] for row in rows], pick(self.noise))  # fmt: skip
+                       None if self.texts is None else [self.texts[int(row)] for row in rows], pick(self.noise),
+                       self.normalizer)  # fmt: skip
 
     def titles(self) -> list[str]:
         """What each row is called: its class, or its number."""
@@ -71,6 +79,11 @@ class Dataset:
             return {}
         counts = np.bincount(self.class_label, minlength=len(self.class_names))
         return dict(zip(self.class_names, counts.tolist(), strict=True))
+
+
+def null_name(class_names: Sequence[str]) -> str:
+    """What the null class is called beside these."""
+    return NULL_NAMES["null" in class_names]
 
 
 def data_files(path: Path | str) -> tuple[Path, Path]:
@@ -103,6 +116,9 @@ def write_dataset(
         arrays["split"] = data.split.astype(np.uint8, copy=False)
     if data.noise is not None:
         arrays["noise"] = data.noise.astype(np.float32, copy=False)
+    fixed = {}  # tensors that are not of rows
+    if data.normalizer is not None:
+        fixed = {NORMALIZER + name: array for name, array in data.normalizer.tensors().items()}
     texts_path = tensors_path.with_suffix(".jsonl")
     assert data.texts is None or len(data.texts) == len(data.x), "one text a row"
     picked = slice(None) if rows is None else rows
@@ -113,6 +129,8 @@ def write_dataset(
     if data.class_label is not None:
         counts["classes"] = replace(data, class_label=data.class_label[picked]).class_counts()
     sidecar = {"kind": data.kind, "shape": list(shape), "class_names": list(data.class_names), **data.info}
+    if data.normalizer is not None:
+        sidecar["normalizer"] = data.normalizer.to_json()
     if data.texts is not None:
         sidecar["texts"] = texts_path.name
     stale_texts = data.texts is None and says_texts(json_path)  # of the data that is replaced
@@ -121,7 +139,7 @@ def write_dataset(
         if data.texts is not None:
             texts = data.texts if rows is None else [data.texts[int(row)] for row in rows]
             write_texts(files.enter_context(replacing(texts_path)), texts)
-        write_tensors(files.enter_context(replacing(tensors_path)), arrays, rows, progress)
+        write_tensors(files.enter_context(replacing(tensors_path)), arrays, rows, progress, fixed)
     if stale_texts:
         texts_path.unlink(missing_ok=True)
     return tensors_path
@@ -181,13 +199,35 @@ def read_dataset(path: Path | str, *, check: bool = True) -> Dataset:
             if name in arrays:
                 check_finite(tensors_path, name, arrays[name])
     info = {key: value for key, value in sidecar.items()
-            if key not in ("format", "kind", "shape", "class_names", "counts", "texts")}  # fmt: skip
+            if key not in ("format", "kind", "shape", "class_names", "counts", "texts", "normalizer")}  # fmt: skip
     texts_path = tensors_path.with_suffix(".jsonl")
     texts = TextLines(texts_path, len(arrays["x"])) if sidecar.get("texts") and texts_path.is_file() else None
     return Dataset(
         sidecar["kind"], arrays["x"], labels, arrays.get("condition"), arrays.get("split"), names, info, texts,
-        arrays.get("noise"),
+        arrays.get("noise"), _read_normalizer(tensors_path, json_path, header, sidecar),
     )  # fmt: skip
+
+
+def _read_normalizer(
+    tensors_path: Path, json_path: Path, header: dict[str, TensorEntry], sidecar: dict[str, Any]
+) -> Normalizer | None:
+    """The normalizer that pairs were made under. Raises UserError where it is damaged."""
+    from flowkit.data.normalizers import normalizer_from_json
+
+    if "normalizer" not in sidecar:
+        return None
+    try:
+        tensors = {
+            name.removeprefix(NORMALIZER): np.array(memory_map(tensors_path, entry))
+            for name, entry in header.items()
+            if name.startswith(NORMALIZER)
+        }
+        normalizer = normalizer_from_json(sidecar["normalizer"], tensors)
+        if not normalizer.fits(header["x"].shape[1:]):
+            raise ValueError(f"it is of rows of another shape than {header['x'].shape[1:]}")
+        return normalizer
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{json_path}: its normalizer cannot be understood ({error})") from None
 
 
 def says_texts(json_path: Path) -> bool:

@@ -16,11 +16,13 @@ from torch import Tensor
 
 from flowkit.errors import UserError
 from flowkit.flow.objective import FlowObjective
-from flowkit.flow.paths import expand
+from flowkit.flow.paths import CLIP, GaussianPath, expand
 from flowkit.flow.solvers.problem import Velocity, evaluations
 
 # (x (B, ...), t (B,), class_label (B,) | None, condition (B, ...) | None, cfg_mask (B,) bool | None) -> (B, ...)
 Network = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None], Tensor]
+
+FEW = 5  # elements: the deviation of as many is a tenth of what it should be in 2 of 10,000 rows, of two in 800
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,10 @@ class NetworkVelocity:
     class_label: Tensor | None = None
     condition: Tensor | None = None
     dropped: bool = False  # whether the network is told to ignore them
+    null: Tensor | None = None  # (B,) bool: rows of the null class, whose label it is told to ignore
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        mask = torch.ones(len(x), dtype=torch.bool, device=x.device) if self.dropped else None
+        mask = torch.ones(len(x), dtype=torch.bool, device=x.device) if self.dropped else self.null
         return self.objective.to_velocity(self.model(x, t, self.class_label, self.condition, mask), x, t)
 
     def over(self, span: float) -> NetworkVelocity:
@@ -42,11 +45,16 @@ class NetworkVelocity:
         return replace(self, model=partial(_averaged, self.model, span))
 
     def take(self, rows: Tensor) -> NetworkVelocity:
-        return replace(self, class_label=_rows(self.class_label, rows), condition=_rows(self.condition, rows))
+        return replace(
+            self, class_label=_rows(self.class_label, rows), condition=_rows(self.condition, rows),
+            null=_rows(self.null, rows),
+        )  # fmt: skip
 
     def with_and_without(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The velocity under the conditions and with them dropped, by one call on 2B rows, the conditioned first."""
         mask = torch.arange(2 * len(x), device=x.device) >= len(x)
+        if self.null is not None:
+            mask = mask | torch.cat((self.null, self.null))
         xs, ts = torch.cat((x, x)), torch.cat((t, t))
         output = self.model(xs, ts, _twice(self.class_label), _twice(self.condition), mask)
         conditional, null = self.objective.to_velocity(output.to(x.dtype), xs, ts).chunk(2)
@@ -58,7 +66,8 @@ class GuidedVelocity:
     """`velocity(x (B, ...), t (B,)) -> (B, ...)`; built by `guided`, which says what the fields are.
 
     A row costs one evaluation where it is not guided, two where it is and none at t < zero_init. With an interval or
-    zero_init, rows at different times are told apart, for which the host waits on the device at every call.
+    zero_init, rows at different times are told apart, for which the host waits on the device at every call; `integrate`
+    takes the pieces between the jumps instead.
     """
 
     strong: NetworkVelocity
@@ -68,6 +77,20 @@ class GuidedVelocity:
     rescale: float
     optimised: bool
     zero_init: float
+    numerics: int
+
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        return () if self.numerics == 1 or self.interval is None else tuple(filter(math.isfinite, self.interval))
+
+    @property
+    def begins(self) -> float:
+        return 0.0 if self.numerics == 1 else self.zero_init
+
+    def between(self, low: float, high: float) -> NetworkVelocity | GuidedVelocity:
+        if self.interval is not None and not self.interval[0] <= (low + high) / 2 <= self.interval[1]:
+            return self.strong
+        return replace(self, interval=None, zero_init=0.0)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         if self.interval is None and not self.zero_init:
@@ -103,35 +126,89 @@ class GuidedVelocity:
         if self.optimised:
             weak = expand(best_factor(v, weak), x) * weak
         led = torch.lerp(weak, v, self.scale)
-        return rescaled(led, v, self.rescale) if self.rescale else led
+        return rescaled(led, v, self.rescale, few=0 if self.numerics == 1 else FEW) if self.rescale else led
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """A velocity with the gradient of scale * f added; `f(x (B, ...)) -> (B,)` is differentiable, row by row."""
+    """The velocity of p(x) exp(scale f(x)), from that of p and f(x1 (B, ...)) -> (B,), differentiable row by row.
+
+    Exact would be v + (W sigma / alpha) grad log E[exp f(x1) | x_t], W = alpha' sigma - alpha sigma'. Here x1 given x_t is a
+    Gaussian about the predicted x1 with covariance (sigma^2 / alpha) d x1 / d x_t (Tweedie's, through the network; as in
+    arXiv 2209.14687), and f is followed to second order along its gradient g:
+
+        grad log E = (d x1 / d x_t)^T g / (1 + curvature variance),    both along g.
+
+    So it is exact for Gaussian data and f linear, or quadratic in one direction (or round, of round data); elsewhere it is an
+    approximation. Where alpha < clip, dividing by it would amplify the network's errors: there x1 has more and more the variance
+    sigma^2 / (alpha^2 + sigma^2), that of unit normal data.
+
+    A call costs a backward pass through the network besides, and two gradients of f. Where the network has kinks (SELU), its
+    derivative jumps, and an adaptive solver may give up.
+    """
 
     velocity: Velocity
     f: Callable[[Tensor], Tensor]
+    path: GaussianPath
     scale: float = 1.0
+    clip: float = CLIP
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        path, t = self.path, t.clone()
         with torch.inference_mode(False), torch.enable_grad():
             leaf = x.detach().clone().requires_grad_()
+            v = self.velocity(leaf, t).to(leaf.dtype)
+            predicted = path.convert(v, leaf, t, "velocity", "data")
+            g = self._gradient(predicted.detach())
+            (pulled,) = torch.autograd.grad(predicted, leaf, g)
+        alpha, sigma = path.alpha(t), path.sigma(t)
+        wronskian = path.d_alpha(t) * sigma - alpha * path.d_sigma(t)
+        squared = g.flatten(1).square().sum(1)
+        along = (g * pulled).flatten(1).sum(1) / squared.clamp_min(torch.finfo(g.dtype).tiny)
+        # Near the noise as of unit normal data, then as the network says, and between alpha = clip / 2 and clip gradually.
+        share, divisor = (2 * alpha / self.clip - 1).clamp(0, 1), alpha.clamp_min(self.clip / 2)
+        prior = sigma.square() / (alpha.square() + sigma.square())
+        variance = torch.lerp(prior, sigma.square() / divisor * along, share).clamp_min(0)
+        of_g, of_pulled = (1 - share) / (alpha.square() + sigma.square()), share / divisor
+        push = expand(of_g, x) * g + expand(of_pulled, x) * pulled
+        curvature = self._curvature(predicted.detach(), g, squared.sqrt(), variance)
+        return v.detach() + expand(wronskian * sigma / (1 + variance * curvature), x) * push
+
+    def _gradient(self, x1: Tensor) -> Tensor:
+        """Of scale * f, at x1 (B, ...)."""
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = x1.clone().requires_grad_()
             value = self.f(leaf)
-            if value.shape != (len(x),):
+            if value.shape != (len(x1),):
                 raise UserError(
-                    f"guide: gave values of shape {tuple(value.shape)} for {len(x)} samples; expected ({len(x)},)"
+                    f"guide: gave values of shape {tuple(value.shape)} for {len(x1)} samples; expected ({len(x1)},)"
                 )
             if not value.requires_grad:
                 raise UserError("guide: its values do not depend on x by anything differentiable (was x detached?)")
             (gradient,) = torch.autograd.grad(value.sum(), leaf)
-        return torch.add(self.velocity(x, t), gradient, alpha=self.scale)
+        return self.scale * gradient
 
-    def over(self, span: float) -> Velocity:
-        """The gradient is that at the start of the span."""
-        over = getattr(self.velocity, "over", None)
-        assert over is not None, "the velocity of a model can be had over a span"
-        return replace(self, velocity=over(span))
+    def _curvature(self, x1: Tensor, g: Tensor, norm: Tensor, variance: Tensor) -> Tensor:
+        """How fast the slope along g (B, ...) falls, over a standard deviation of x1 in that direction: (B,), 0 where it rises.
+
+        A difference quotient: no second derivatives are asked of f, and it is exact where f is quadratic.
+        """
+        step = variance.sqrt().clamp_min(1e-3)
+        unit = g / expand(norm.clamp_min(torch.finfo(g.dtype).tiny), g)
+        slope = (self._gradient(x1 + expand(step, g) * unit) * unit).flatten(1).sum(1)
+        return ((norm - slope) / step).clamp_min(0)
+
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        return getattr(self.velocity, "breaks", ())
+
+    def between(self, low: float, high: float) -> Velocity:
+        between = getattr(self.velocity, "between", None)
+        return self if between is None else replace(self, velocity=between(low, high))
+
+    @property
+    def begins(self) -> float:
+        return getattr(self.velocity, "begins", 0.0)
 
     def evaluations(self, t: Tensor) -> Tensor:
         return evaluations(self.velocity, t)
@@ -155,28 +232,37 @@ def guided(
     optimised: bool = False,
     zero_init: float = 0.0,
     weak: tuple[Network, FlowObjective] | None = None,
+    numerics: int = 2,
 ) -> NetworkVelocity | GuidedVelocity:
-    """The velocity for `integrate`: class_label (B,) int64 and condition (B, C) or (B, P, C), either or neither.
+    """The velocity for `integrate`: class_label (B,) int64, below 0 for the null class (without a condition beside it), and
+    condition (B, C) or (B, P, C), either or neither.
 
     interval: t from and to which there is guidance (arXiv 2404.07724); elsewhere the velocity is the model's own.
     rescale: from 0 to 1, how far the guided velocity's standard deviation is brought back to the conditional one's
-    (arXiv 2305.08891). optimised, zero_init: CFG-Zero*'s factor of the null velocity, and the t below which the velocity is
-    zero. weak: another network, of the same path, that takes the null's place.
+    (arXiv 2305.08891; `rescaled`). optimised, zero_init: CFG-Zero*'s factor of the null velocity, and the t below which x
+    stands still: a solver's steps that begin there are left out, but for the last. weak: another network, of the same path,
+    that takes the null's place. numerics: 1 is what checkpoints of that version were sampled by: steps are not split at the
+    interval's ends, a step may move x by stages at t >= zero_init, and rescaling looks at the deviation of few numbers, too.
 
     Where there is no condition and no other network there is nothing to guide by, and the scale does nothing. Scale 1 costs
     one evaluation a call, and so does 0 unless the factor is optimised. Raises UserError for settings out of range.
     """
     check_guidance(scale, interval, rescale, zero_init)
-    strong = NetworkVelocity(model, objective, class_label, condition)
-    other = None if weak is None else NetworkVelocity(*weak, class_label, condition)
-    nothing = class_label is None and condition is None and other is None
+    null = None
+    if class_label is not None and bool((class_label < 0).any()):
+        assert condition is None, "the null class and a condition: no label is to be given"
+        null, class_label = class_label < 0, class_label.clamp_min(0)
+    strong = NetworkVelocity(model, objective, class_label, condition, null=null)
+    other = None if weak is None else NetworkVelocity(*weak, class_label, condition, null=null)
+    unconditional = (class_label is None and condition is None) or (null is not None and bool(null.all()))
+    nothing = unconditional and other is None
     if (nothing or scale == 1) and not zero_init:
         return strong
     if nothing or scale == 1:  # zero at first, and never guided
-        return GuidedVelocity(strong, strong, 1.0, (math.inf, math.inf), 0.0, False, zero_init)
+        return GuidedVelocity(strong, strong, 1.0, (math.inf, math.inf), 0.0, False, zero_init, numerics)
     if scale == 0 and interval is None and not (optimised or zero_init or rescale):
         return replace(strong, dropped=True) if other is None else other
-    return GuidedVelocity(strong, other, scale, interval, rescale, optimised, zero_init)
+    return GuidedVelocity(strong, other, scale, interval, rescale, optimised, zero_init, numerics)
 
 
 def check_guidance(
@@ -202,9 +288,17 @@ def best_factor(v: Tensor, weak: Tensor) -> Tensor:
     return torch.where(squared > 0, (v * weak).sum(1) / squared, 0.0)
 
 
-def rescaled(led: Tensor, v: Tensor, amount: float) -> Tensor:
-    """`led` brought `amount` of the way to the standard deviation of v over a row's elements (arXiv 2305.08891)."""
-    spread, wanted = (part.flatten(1).std(1, correction=0) for part in (led, v))
+def rescaled(led: Tensor, v: Tensor, amount: float, few: int = FEW) -> Tensor:
+    """`led` brought `amount` of the way to the standard deviation of v over a row's elements (arXiv 2305.08891).
+
+    Rows of fewer than `few` elements are brought to v's root mean square: the deviation of two numbers is near 0 whenever
+    they are alike, and the factor then has no bound, while |led| times this one is |v|.
+    """
+    led_rows, v_rows = led.flatten(1), v.flatten(1)
+    if led_rows.shape[1] < few:
+        spread, wanted = (rows.square().mean(1).sqrt() for rows in (led_rows, v_rows))
+    else:
+        spread, wanted = (rows.std(1, correction=0) for rows in (led_rows, v_rows))
     factor = torch.where(spread > 0, wanted / spread, 1.0)
     return expand(1 - amount + amount * factor, led) * led
 

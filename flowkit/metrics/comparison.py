@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flowkit.data.dataset import SPLITS, Dataset
+from flowkit.data.dataset import NULL_NAMES, SPLITS, Dataset
 from flowkit.data.keys import key
 from flowkit.errors import UserError, listing
 
@@ -137,6 +137,17 @@ def match_samples(samples: Dataset, data: Dataset) -> Dataset:
         )
     table = np.array([numbers.get(name, -1) for name in samples.class_names])
     return Dataset(samples.kind, samples.x, table[samples.class_label], None, None, data.class_names, samples.info)
+
+
+def without_null(samples: Dataset, data: Dataset) -> tuple[Dataset, int]:
+    """The samples but for those of the null class beside labelled ones, and how many those were: `data` has no such rows."""
+    if samples.class_label is None or data.class_label is None:
+        return samples, 0
+    null = [number for number, name in enumerate(samples.class_names) if name in NULL_NAMES]
+    null = [number for number in null if samples.class_names[number] not in data.class_names]
+    kept = np.flatnonzero(~np.isin(samples.class_label, null))
+    left_out = len(samples) - len(kept)
+    return (samples.take(kept) if left_out else samples), left_out
 
 
 def pick_samples(samples: Dataset, wanted: np.ndarray) -> Dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -29,20 +30,35 @@ def learned(*shape: int, std: float = 0.02) -> nn.Parameter:
 
 
 class TimeEmbedding(nn.Module):
-    """t (B,) in [0, 1] -> (B, D): sinusoid, then a two-layer network."""
+    """t (B,) in [0, 1] -> (B, D): sinusoid, then a two-layer network.
+
+    Phases reach 1000 radians, so t and the frequencies stay in fp32 (or fp64) whatever the precision of the weights: in bf16
+    they would be wrong by whole radians.
+    """
 
     frequencies: Tensor
 
     def __init__(self, embed_dim: int, scale: float = 1000.0):
         super().__init__()
         # Periods made for 0..1000 (arXiv 2006.11239); not saved, since they follow from the constants.
-        frequencies = torch.exp(-math.log(10_000) * torch.arange(FREQUENCIES) / FREQUENCIES)
-        self.register_buffer("frequencies", scale * frequencies, persistent=False)
+        exponents = torch.arange(FREQUENCIES, dtype=torch.float32)
+        self.register_buffer(
+            "frequencies", scale * torch.exp(-math.log(10_000) * exponents / FREQUENCIES), persistent=False
+        )
         self.mlp = nn.Sequential(linear(2 * FREQUENCIES, embed_dim), nn.SiLU(), linear(embed_dim, embed_dim))
+        self.precision = torch.float32  # of the two layers
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TimeEmbedding:
+        """`.to(torch.bfloat16)`, `.half()` and the like move the frequencies and leave their precision alone."""
+        exact = self.frequencies
+        super()._apply(fn, recurse)
+        self.precision = self.frequencies.dtype
+        self.frequencies = exact.to(self.frequencies.device)
+        return self
 
     def forward(self, t: Tensor) -> Tensor:
         angles = t[:, None] * self.frequencies
-        return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1))
+        return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1).to(self.precision))
 
 
 def dropped_kinds(cfg_mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

@@ -43,7 +43,7 @@ class PointInput(nn.Module):
         inputs = [x, t[:, None]]
         if self.two_times:
             inputs.append(torch.zeros_like(inputs[1]) if span is None else span[:, None])
-        h = self.linear(torch.cat(inputs, dim=1))
+        h = self.linear(torch.cat(inputs, dim=1).to(self.linear.weight.dtype))
         no_label, dropped = dropped_kinds(cfg_mask)
         if self.num_classes:
             if class_label is None:

@@ -74,7 +74,7 @@ class PointsEvaluator:
         sizes = (len(rows), len(x))
         column: Column = {
             "w2": _estimate(lambda ref, oth: _transport(cost[ref][:, oth]), sizes),
-            "energy": half_sampling(lambda ref, oth: _energy(*apart, ref, oth), sizes)[0],
+            "energy": half_sampling(lambda ref, oth: _energy(*apart, ref, oth), sizes, smooth=True)[0],
         }
         if self.comparison.labelled:
             labels = np.asarray(data.class_label)[rows]

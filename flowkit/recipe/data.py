@@ -86,5 +86,5 @@ class Data(Section):
     )
     normalizer: NormalizerChoice = Field(
         default=AutoNormalizer(),
-        description="how x is brought to unit variance for the model; auto is the choice of the data's domain",
+        description="how x is brought to unit variance for the model; auto is the domain's choice, or that of pairs",
     )

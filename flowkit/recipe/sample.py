@@ -78,7 +78,7 @@ class ClassifierFree(Choice):
 
 class CFGZero(Choice):
     name: Literal["cfg_zero"] = "cfg_zero"
-    zero_init: float = Field(default=0.04, ge=0, lt=1, description="the velocity is 0 below this t")
+    zero_init: float = Field(default=0.04, ge=0, lt=1, description="steps that begin below this t are left out")
 
 
 class Autoguidance(Choice):

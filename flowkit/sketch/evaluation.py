@@ -162,7 +162,11 @@ def _distribution(reference: _Described, other: _Described) -> Column:
 
     keys = ("one_nn_chamfer", "coverage_chamfer", "mmd_chamfer", "frechet_strokes", "kernel_mmd_strokes",
             "precision_ink", "recall_ink", "density_ink", "coverage_ink")  # fmt: skip
-    found = [*half_sampling(shapes, sizes), *half_sampling(strokes, sizes), *half_sampling(manifolds, sizes)]
+    found = [
+        *half_sampling(shapes, sizes),
+        *half_sampling(strokes, sizes, smooth=True),
+        *half_sampling(manifolds, sizes),
+    ]
     return {key: _clipped(key, estimate) for key, estimate in zip(keys, found, strict=True)}
 
 

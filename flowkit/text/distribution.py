@@ -38,6 +38,7 @@ class Reference:
         return half_sampling(
             lambda ref, oth: distance(self.rows[ref], rows[oth]), (len(self.rows), len(rows)),
             repeats=min(resampling.REPEATS, FRECHET_REPEATS), bounds=(0.0, np.inf),
+            smooth=True,
         )[0]  # fmt: skip
 
     def compared(self, x: np.ndarray) -> Column:
@@ -46,7 +47,7 @@ class Reference:
         sizes = (len(self.rows), len(rows))
         distances = self.within, euclidean(self.rows, rows), euclidean(rows, rows)
         kernels = [rbf_kernel(matrix, self.bandwidth) for matrix in distances]
-        kernel = half_sampling(lambda ref, oth: mmd2(*_parts(kernels, ref, oth)), sizes)[0]
+        kernel = half_sampling(lambda ref, oth: mmd2(*_parts(kernels, ref, oth)), sizes, smooth=True)[0]
         shares = half_sampling(lambda ref, oth: prdc(*_parts(distances, ref, oth), k=NEIGHBOURS), sizes)
         keys = ("precision", "recall", "density", "coverage")
         return {

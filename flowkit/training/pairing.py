@@ -7,6 +7,7 @@ the same one, in the middle of a block as at its start, and nothing has to be se
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable
@@ -16,9 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowkit.data.dataset import gather
+from flowkit.data.dataset import Dataset, gather
 from flowkit.data.keys import key
+from flowkit.data.normalizers import Normalizer
 from flowkit.errors import UserError
+from flowkit.flow.choices import Choice
 from flowkit.flow.couplings import Coupling
 from flowkit.flow.couplings.independent import Independent
 from flowkit.training.batches import Batches, Rows
@@ -145,6 +148,54 @@ class StoredNoise:
 
     def of(self, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(gather(self.noise, rows)).to(self.batches.device, non_blocking=True)
+
+
+def pairs_normalizer(data: Dataset, choice: Choice, given: Normalizer | None, notices: list[str]) -> Normalizer | None:
+    """The normalizer under which the data's rows and noise are pairs: another one's noise would be of other rows.
+
+    It is in the data, or, of pairs written before that, in the checkpoint that they name, where that is at hand; None where
+    it must be fitted. choice: data.normalizer. given: that of a checkpoint which the run continues or starts from. notices
+    gets a line where the pairs' own is not known. Raises UserError where either is another one.
+    """
+    shape = tuple(data.x.shape[1:])
+    own = data.normalizer or _normalizer_of_source(data)
+    name = choice if isinstance(choice, str) else choice["name"]
+    if own is None:
+        if given is None and name != "none":
+            notices.append(
+                "flow.coupling: these pairs do not say which normalizer their noise belongs to, and the checkpoint that they "
+                "came from is not at hand: it is fitted on them anew, which misplaces the noise; draw them again with "
+                "`flowkit sample --pairs`"
+            )
+        return given
+    kept, size = math.prod(own.shape(shape)), math.prod(shape)
+    components = None if isinstance(choice, str) else choice.get("components")
+    another = name != own.name or (not isinstance(components, float) and (components or size) != kept)
+    if name != "auto" and another:
+        raise UserError(
+            f"data.normalizer: {name!r} is asked for, and the noise of these pairs belongs to {own.name!r}, under which they "
+            f'were drawn ({kept} of {size} numbers a row); set data.normalizer = "auto", which takes that one'
+        )
+    if given is not None and not given.same_as(own, shape):
+        raise UserError(
+            "flow.coupling: the checkpoint to go on from has another normalizer than the model which these pairs came from; "
+            "start from that model, or without --init-from"
+        )
+    return own
+
+
+def _normalizer_of_source(data: Dataset) -> Normalizer | None:
+    """Of the checkpoint that old pairs say they came from, where it is at hand and of such rows."""
+    from flowkit.checkpoint import find_checkpoint, read_model_json, read_normalizer
+
+    try:
+        files = find_checkpoint(str(data.info["checkpoint"]))
+        found = read_normalizer(files, read_model_json(files.sidecar))
+    except (KeyError, UserError):
+        return None
+    assert data.noise is not None
+    shape = tuple(data.x.shape[1:])
+    return found if found.fits(shape) and found.shape(shape) == data.noise.shape[1:] else None
 
 
 def pair_blocks(coupling: Coupling, block: int, x0: Tensor, rows: Rows, key_of: Callable[[int], int]) -> Tensor:

@@ -37,7 +37,7 @@ class Sampler:
         self.weak = open_weak(
             self.settings,
             session.sidecar(0, None),
-            session.normalizer.to_json(),
+            session.normalizer,
             session.device,
             session.folders,
         )

@@ -36,7 +36,7 @@ from flowkit.training.draws import Draws
 from flowkit.training.ema import Averages, make_averages
 from flowkit.training.environment import Environment
 from flowkit.training.optimizer import lr_schedule, make_optimizer
-from flowkit.training.pairing import Pairing, StoredNoise
+from flowkit.training.pairing import Pairing, StoredNoise, pairs_normalizer
 from flowkit.training.run_state import MeterState
 from flowkit.training.sharding import same_everywhere, shard
 from flowkit.training.validation import Validator
@@ -79,6 +79,7 @@ class Session:
     source: str  # what the data is called in messages and sidecars
     folders: tuple[Path, ...]  # where relative paths of the recipe are looked for first
     given: nn.Module | None  # the user's own module; a copy of it is what is sharded
+    notices: tuple[str, ...]  # what the user should read once
     start_step: int = 0
     best: tuple[int, float] | None = None  # step and validation loss of the best checkpoint saved so far
     meters: MeterState | None = None  # of a resumed run, what it had summed since its last log step
@@ -173,10 +174,13 @@ def build(
             f"set train.batch_size to at most {len(train_rows)}"
         )
     _check_guidance(recipe, data)
-    if normalizer is None:
-        choice = recipe.to_dict()["data"]["normalizer"]
-        normalizer = fit_normalizer(domain.default_normalizer if choice == "auto" else choice, data.x, train_rows)
     flow = _resolved_flow(recipe, domain)
+    coupling, notices = get_coupling(flow["coupling"]), list(environment.notices)
+    choice = recipe.to_dict()["data"]["normalizer"]
+    if isinstance(coupling, Paired) and data.noise is not None:
+        normalizer = pairs_normalizer(data, choice, normalizer, notices)
+    if normalizer is None:
+        normalizer = fit_normalizer(domain.default_normalizer if choice == "auto" else choice, data.x, train_rows)
     mean_flow = get_mean_flow(flow)
     given = model
     model_args: dict[str, Any] = {}
@@ -211,7 +215,7 @@ def build(
     total_steps = recipe.train.total_steps(len(train_rows))
     draws = Draws(recipe.run.seed, device)
     batches = Batches(data, normalizer, layout, recipe.run.seed, device, shuffled=recipe.data.order == "shuffled")
-    coupling, shape = get_coupling(flow["coupling"]), (layout.batch_size, *normalizer.shape(data.x.shape[1:]))
+    shape = (layout.batch_size, *normalizer.shape(data.x.shape[1:]))
     stored = StoredNoise(batches, shape[1:]) if isinstance(coupling, Paired) else None
     draw = stored or (lambda update: base.draw(draws, "noise", update, shape))
     pairing = Pairing(coupling, batches, draw, seed=recipe.run.seed)
@@ -228,6 +232,7 @@ def build(
                             seed=recipe.data.seed, device=device, rank=layout.rank, world_size=layout.world_size,
                             sharded=environment.sharded),
         steps_per_epoch=steps_per_epoch, total_steps=total_steps, source=source, folders=folders, given=given,
+        notices=tuple(notices),
     )  # fmt: skip
 
 

@@ -133,7 +133,7 @@ def train(
             accelerator.wait_for_everyone()
             emit = stack.enter_context(_listening(session, listeners))
             stop = stack.enter_context(_stop_signals(session, emit))
-            for notice in environment.notices:
+            for notice in session.notices:
                 emit(Notice(notice))
             if start is not None and start.notice:
                 emit(Notice(start.notice, urgent=True))

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowkit.data.normalizers.base import Normalizer, OnDevices
-from flowkit.data.normalizers.statistics import moments, quartiles
+from flowkit.data.normalizers.base import SAME, Normalizer, OnDevices
+from flowkit.data.normalizers.statistics import by_columns, moments
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 # Constant elements (SONAR has two that nearly are) would otherwise divide by zero and blow rounding up to unit variance.
 SCALE_FLOOR = 1e-2  # of the root mean square of all elements' scales
+FAR, MANY = 20.0, 1 / 8  # scales from the median, and the share of rows beyond above which they are no outliers
 IQR_TO_STD = 0.7413  # the standard deviation of a Gaussian over its interquartile range
 
 
@@ -49,6 +50,12 @@ class AffineNormalizer(Normalizer):
     def log_det(self, row_shape: tuple[int, ...]) -> float:
         return -float(np.log(np.broadcast_to(self.scale, row_shape)).sum())
 
+    def same_as(self, other: Normalizer, row_shape: tuple[int, ...]) -> bool:
+        if not isinstance(other, AffineNormalizer) or not (self.fits(row_shape) and other.fits(row_shape)):
+            return False
+        moved = np.abs(self.shift - other.shift) / self.scale
+        return bool((moved <= SAME).all() and (np.abs(other.scale / self.scale - 1) <= SAME).all())
+
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "shift": self.shift.tolist(), "scale": self.scale.tolist()}
 
@@ -79,9 +86,20 @@ def fit_zscore(x: np.ndarray, rows: np.ndarray) -> Normalizer:
 
 
 def fit_robust(x: np.ndarray, rows: np.ndarray) -> Normalizer:
-    """The median and 0.7413 interquartile ranges of each element, which outliers do not move (arXiv 2412.08821)."""
-    lower, median, upper = quartiles(x, rows)
-    return AffineNormalizer("robust", median, _floored(IQR_TO_STD * (upper - lower)))
+    """The median and 0.7413 interquartile ranges of each element, which outliers do not move (arXiv 2412.08821).
+
+    The standard deviation where that range says nothing of an element, such as one that is mostly 0: where it is 0, or an eighth
+    of the rows lie 20 times as far out, which would be blown up by hundreds.
+    """
+    median, scale = by_columns(x, rows, _robust)
+    return AffineNormalizer("robust", median, _floored(scale))
+
+
+def _robust(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    lower, median, upper = np.quantile(values, (0.25, 0.5, 0.75), axis=0)
+    scale = IQR_TO_STD * (upper - lower)
+    beyond = (np.abs(values - median) > FAR * scale).mean(axis=0)
+    return median, np.where((scale == 0) | (beyond > MANY), values.std(axis=0), scale)
 
 
 def _floored(scale: np.ndarray) -> np.ndarray:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+SAME = 1e-5  # two fits on the same rows agree to about 1e-10, on halves of them to 1e-2
+
 
 CHUNK_BYTES = 1 << 22  # of rows as they are stored, normalized at a time
 
@@ -63,6 +65,10 @@ class Normalizer(ABC):
     @abstractmethod
     def log_det(self, row_shape: tuple[int, ...]) -> float:
         """log |det| of d normalize(x) / dx for rows of that shape, in nats. Raises UserError where directions are left out."""
+
+    @abstractmethod
+    def same_as(self, other: Normalizer, row_shape: tuple[int, ...]) -> bool:
+        """Whether both are one map of rows of that shape, to within SAME of a standard deviation."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:

@@ -24,16 +24,20 @@ def covariance(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return _pooled(x, rows, lambda gaps: gaps.T @ gaps)
 
 
-def quartiles(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The three quartiles of every element, (3, ...): of all rows, or of QUARTILE_ROWS, always the same, of more."""
+def by_columns(
+    x: np.ndarray, rows: np.ndarray, statistic: Callable[[np.ndarray], tuple[np.ndarray, ...]]
+) -> list[np.ndarray]:
+    """`statistic` of every element, from blocks (n, C) float64 of its values in all rows, or in QUARTILE_ROWS of more, always
+    the same ones: arrays (...), as many as it returns arrays (C,).
+    """
     if len(rows) > QUARTILE_ROWS:
         rows = np.sort(np.random.default_rng(0).choice(rows, QUARTILE_ROWS, replace=False))
     picked = x[rows].reshape(len(rows), -1)
     blocks = [
-        np.quantile(np.ascontiguousarray(picked[:, start : start + COLUMNS].T, np.float64), (0.25, 0.5, 0.75), axis=1)
+        statistic(np.asarray(picked[:, start : start + COLUMNS], np.float64, order="F"))
         for start in range(0, picked.shape[1], COLUMNS)
     ]
-    return np.concatenate(blocks, axis=1).reshape(3, *x.shape[1:])
+    return [np.concatenate(parts).reshape(x.shape[1:]) for parts in zip(*blocks, strict=True)]
 
 
 def _pooled(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowkit.data.normalizers.base import Normalizer, OnDevices
+from flowkit.data.normalizers.base import SAME, Normalizer, OnDevices
 from flowkit.data.normalizers.statistics import covariance
 from flowkit.errors import UserError
 
@@ -69,6 +69,18 @@ class WhiteningNormalizer(Normalizer):
                 "over whole rows; a model trained with all components has one"
             )
         return -float(np.log(self.scale).sum())  # the basis is orthonormal
+
+    def same_as(self, other: Normalizer, row_shape: tuple[int, ...]) -> bool:
+        if not isinstance(other, WhiteningNormalizer) or self.row_shape != other.row_shape:
+            return False
+        if self.basis.shape != other.basis.shape:
+            return False
+        moved = np.abs((other.mean - self.mean) @ self.basis) / self.scale
+        return bool(
+            (moved <= SAME).all()
+            and (np.abs(other.scale / self.scale - 1) <= SAME).all()
+            and (np.abs(other.basis - self.basis) <= SAME).all()
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from flowkit.flow.solvers.straight import solve_straight
 
 FIXED = {"euler": Euler, "midpoint": Midpoint, "heun": Heun, "rk4": RK4}
 SOLVERS: dict[str, Callable[..., Solver]] = {**FIXED, "dopri5": Dopri5, "sde": SDE, "mean_flow": MeanFlowSolver}
+SAME = 1e-9  # times that are no further apart are one
 
 __all__ = ["FIXED", "SOLVERS", "Integrated", "Problem", "Solver", "Velocity", "get_solver", "integrate"]
 
@@ -49,8 +51,55 @@ def integrate(
     `evaluations` (see `Velocity`). `on_step(steps done, x)` follows every step. straight: for velocities that come from
     predictions of the data or the noise without a clip, on a Gaussian path and forward to t = 1: see `solve_straight`.
 
+    Where the velocity jumps (`breaks`), the solver begins anew, and a step across is made two. Steps that begin where x stands
+    still (below `begins`) are left out, but for the last; "dopri5" begins there.
+
     Raises UserError for unknown names and settings, steps < 1, and as the solver says.
     """
     x = x if x.dtype == torch.float64 else x.float()
-    problem = Problem(velocity, x, grid_edges(grid, steps, t0, t1), path, noise, on_step)
-    return solve_straight(get_solver(solver), problem) if straight else get_solver(solver).solve(problem)
+    method, edges = get_solver(solver), grid_edges(grid, steps, t0, t1)
+    breaks: tuple[float, ...] = getattr(velocity, "breaks", ())
+    begins: float = getattr(velocity, "begins", 0.0)
+
+    def solve(problem: Problem) -> Integrated:
+        return (
+            solve_straight(method, problem, to_end=problem.edges[-1] == edges[-1])
+            if straight
+            else method.solve(problem)
+        )
+
+    if not breaks and not begins:
+        return solve(Problem(velocity, x, edges, path, noise, on_step))
+    nfe = torch.zeros(len(x), dtype=torch.int64)
+    done = 0
+
+    def told(step: int, x: Tensor) -> None:
+        nonlocal done
+        done += 1
+        if on_step is not None:
+            on_step(done, x)
+
+    for piece in _pieces(edges, breaks, begins, fixed=not isinstance(method, Dopri5)):
+        later = None if noise is None else (lambda step, before=done, noise=noise: noise(before + step))
+        part = velocity.between(min(piece[0], piece[-1]), max(piece[0], piece[-1]))  # pyright: ignore[reportFunctionMemberAccess]
+        x, spent = solve(Problem(part, x, piece, path, later, told))
+        nfe = nfe + spent
+    return Integrated(x, nfe)
+
+
+def _pieces(edges: list[float], breaks: tuple[float, ...], begins: float, *, fixed: bool) -> list[list[float]]:
+    """The edges of each piece, in their order: the last of one is the first of the next."""
+    rising = sorted(edges)
+    if not fixed:
+        rising = [min(max(rising[0], begins), rising[-1]), rising[-1]]
+    else:
+        rising = [t for t in rising[:-2] if t > begins - SAME] + rising[-2:]
+    pieces = [rising[:1]]
+    for a, b in pairwise(rising):
+        for cut in sorted(cut for cut in breaks if a + SAME < cut < b - SAME):
+            pieces[-1].append(cut)
+            pieces.append([cut])
+        pieces[-1].append(b)
+        if b < rising[-1] and any(abs(b - cut) <= SAME for cut in breaks):
+            pieces.append([b])
+    return pieces if edges[0] <= edges[-1] else [piece[::-1] for piece in pieces[::-1]]

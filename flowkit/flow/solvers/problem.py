@@ -14,7 +14,9 @@ from flowkit.flow.paths import Path
 # (x (B, ...), t (B,)) -> (B, ...). It may have, besides:
 #   evaluations: int, or t (B,) -> (B,): network evaluations that a call costs each row; 1 where it does not say;
 #   over(span: float) -> Velocity: its average over an interval of that length that begins at t, for "mean_flow";
-#   take(rows (b,) int64) -> Velocity: the same for some of the rows, where it holds things a row (labels, conditions).
+#   take(rows (b,) int64) -> Velocity: the same for some of the rows, where it holds things a row (labels, conditions);
+#   breaks: times at which it jumps, no step goes across them; between(low, high) -> Velocity: it from one to the next;
+#   begins: float: x stands still below this t.
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
 

@@ -40,11 +40,14 @@ class StraightVelocity:
         return evaluations(self.velocity, self.path.time(tau))
 
 
-def solve_straight(solver: Solver, problem: Problem) -> Integrated:
-    """As `solver.solve`, forward on a Gaussian path. "sde" is as it is: its last step is the predicted data already."""
+def solve_straight(solver: Solver, problem: Problem, *, to_end: bool = True) -> Integrated:
+    """As `solver.solve`, forward on a Gaussian path. "sde" is as it is: its last step is the predicted data already.
+
+    to_end: whether the problem ends at the data, where sigma may be 0, or is a piece before that.
+    """
     path, edges, told = problem.path, problem.edges, problem.on_step
     assert isinstance(path, GaussianPath) and edges[0] < edges[-1]
-    if isinstance(solver, Dopri5):
+    if isinstance(solver, Dopri5) and to_end:
         near, attempts = edges[-1] - LAST, 0
 
         def on_step(attempt: int, x: Tensor) -> None:
@@ -63,6 +66,10 @@ def solve_straight(solver: Solver, problem: Problem) -> Integrated:
     alpha, sigma = path.alpha(t), path.sigma(t)
     scales, taus = (alpha + sigma).tolist(), (alpha / (alpha + sigma)).tolist()
     field, z, nfe = StraightVelocity(problem.velocity, path), problem.x / scales[0], 0
+    if not to_end:
+        step = None if told is None else lambda step, z: told(step, scales[step] * z)
+        z, nfe = solver.solve(Problem(field, z, taus, on_step=step))
+        return Integrated(scales[-1] * z, nfe)
     if len(edges) > 2:
         head = None if told is None else lambda step, z: told(step, scales[step] * z)
         z, nfe = solver.solve(Problem(field, z, taus[:-1], on_step=head))
