@@ -111,7 +111,7 @@ def _json_table(reading: Reading, found: dict[str, Any]) -> Any:
     if any(isinstance(value, str) for value in found.values()):
         return [found]
     command = (
-        "python -c \"import pandas; pandas.read_json('FILE').to_json('data.jsonl', orient='records', lines=True)\""
+        "python -c \"import pandas; pandas.read_json('FILE').to_json('table.jsonl', orient='records', lines=True)\""
     )
     raise reading.error(None, f"holds a JSON object without rows (its keys: {listing(map(repr, found), 8) or 'none'}); "
                         f"convert it: {command.replace('FILE', reading.where)}")  # fmt: skip
@@ -290,7 +290,7 @@ def _is_number(cell: str) -> bool:
 
 _CONVERT = (
     "Where pandas reads it, this converts it: "
-    "python -c \"import pandas; pandas.read_parquet('{}').to_json('data.jsonl', orient='records', lines=True)\""
+    "python -c \"import pandas; pandas.read_parquet('{}').to_json('table.jsonl', orient='records', lines=True)\""
 )
 
 
