@@ -145,7 +145,12 @@ def _holds(arrays: Arrays, key: str) -> str:
         return ""
     if len(shape) == 3 and shape[2] in (3, 5):
         return "strokes"
-    if len(shape) == 2 and shape[1] in (3, 5) and 0 < shape[0] < MAX_ROWS and (split_of(key) or _ends_in_pens(arrays.array(key))):
+    if (
+        len(shape) == 2
+        and shape[1] in (3, 5)
+        and 0 < shape[0] < MAX_ROWS
+        and (split_of(key) or _ends_in_pens(arrays.array(key)))
+    ):
         return "strokes"
     return "vectors" if len(shape) == 2 and dtype.kind == "f" else ""
 
