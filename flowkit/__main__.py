@@ -1,6 +1,17 @@
-"""`python -m flowkit`, and what `accelerate launch -m flowkit` starts."""
+"""`flowkit`, `python -m flowkit`, and what `accelerate launch -m flowkit` starts."""
 
-from flowkit.cli import main
+import sys
+
+
+def main() -> None:
+    """Run the command line. Ctrl-C while it is loaded leaves like Ctrl-C later."""
+    try:
+        from flowkit.cli import main as run
+    except KeyboardInterrupt:
+        print("interrupted: nothing was done", file=sys.stderr)
+        raise SystemExit(130) from None
+    run()
+
 
 if __name__ == "__main__":
     main()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from flowkit.data.dataset import Dataset
 from flowkit.errors import UserError
-from flowkit.recipe import Recipe, load_recipe, recipe_from_dict
+from flowkit.recipe import Recipe, recipe_from_dict
 from flowkit.sample import LoadedModel, load
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def train(
 ) -> LoadedModel:
     """Train, and return the trained model, ready to sample: a copy, where `model` is given, which itself is left as trained.
 
-    recipe: a `Recipe`, the path of a TOML file, or its tables as a mapping; `overrides` as in `--set`: `"optim.lr=3e-4"`.
+    recipe: a `Recipe`, the path of a TOML file or of a run, or its tables as a mapping. `overrides` as in `--set`:
+    `"optim.lr=3e-4"`.
     model: a module of one's own, called `model(x (B, ...), t (B,))`, and with `(class_label, condition, cfg_mask)` after
     those where the data has labels or conditions; `model.arch = "custom"` in the recipe then stands for it.
     data: a `Dataset`, or x (N, ...) float, or {"x": ..., "class_label": ..., "condition": ..., "class_names": ...}.
@@ -44,18 +45,20 @@ def train(
 
     Raises UserError for whatever the caller can mend.
     """
+    from flowkit.training.run_dir import load_run_recipe
     from flowkit.training.train import train as run_training
 
+    run_dir = None
     if isinstance(recipe, Recipe):
         if overrides:
             recipe = recipe_from_dict(recipe.to_dict(), overrides)
     elif isinstance(recipe, Mapping):
         recipe = recipe_from_dict(dict(recipe), overrides)
     else:
-        recipe = load_recipe(recipe, overrides)
+        recipe, run_dir = load_run_recipe(recipe, overrides)
     outcome = run_training(
         recipe, model=model, data=None if data is None else _dataset(data), resume=resume,
-        allow_changes=allow_changes, overwrite=overwrite, init_from=init_from, listeners=listeners,
+        allow_changes=allow_changes, overwrite=overwrite, init_from=init_from, run_dir=run_dir, listeners=listeners,
     )  # fmt: skip
     return load(outcome.run_dir, model=copy.deepcopy(model))
 

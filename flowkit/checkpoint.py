@@ -1,12 +1,15 @@
 """Where a checkpoint's files lie and what its sidecar says. Torch-free: headers and JSON only.
 
-`--ckpt` takes a run (its latest checkpoint), a checkpoint directory, or a .safetensors file with its .json beside it.
+`--ckpt` takes a run (its newest whole checkpoint), a checkpoint directory, or a .safetensors file with its .json beside it.
+`latest` and `best` are hints for people: links, copies, text files or lost, they are never needed to find a checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +30,8 @@ SNAPSHOTS, SNAPSHOT = "ema", "snapshot.json"  # of averages from which others ar
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 EMA_OF = "ema-{}.safetensors"  # averages after the first, by their labels
 END = "end.json"  # of a run that has ended and was not killed: at which step, and why
+RECIPE = "recipe.toml"  # beside the checkpoints: whichever folder they lie in is the run
+STARTED = "run.json"  # the folder that a run was started in, to which relative paths of its recipe are relative
 METRICS = "metrics.jsonl"  # beside the checkpoints, an object a line
 MAX_LINE = 1_000_000  # bytes of it: a longer one is none of ours
 NORMALIZER = "normalizer.safetensors"  # of normalizers that are more than a few numbers a dimension
@@ -41,6 +46,7 @@ class CheckpointFiles:
     ema: Path | None
     sidecar: Path
     run_dir: Path | None
+    notice: str = ""  # which damaged checkpoint it stands in for, and why
 
     def weights(self, which: str) -> Path:
         """The file of "ema" or "raw" weights, or of one average among several: "ema:0.999", "ema:power-0.05".
@@ -93,47 +99,168 @@ def decay_in_effect(ema: Mapping[str, Any], decay: float, update: int) -> float:
     return decay * before / (before + 1 / ema["warmup_share"])
 
 
-def find_checkpoint(path: Path | str) -> CheckpointFiles:
-    """The files of the checkpoint that `path` names. Raises UserError saying what is there instead."""
+def find_checkpoint(
+    path: Path | str, *, check: Callable[[CheckpointFiles], object] = lambda files: None
+) -> CheckpointFiles:
+    """The files of the checkpoint that `path` names. Raises UserError saying what is there instead.
+
+    Of a run (or of its `latest`) it is the newest checkpoint that is whole, of its `best` the best one: `check` raises
+    UserError for files that do not do, and `notice` then says which were passed over. Where none does, it is the newest,
+    whose readers say what is wrong with it. What is named outright is never replaced by another.
+    """
     path = Path(path)
     if path.suffix == ".safetensors":
-        if not path.is_file():
-            raise UserError(f"{path}: no such file{_siblings(path)}")
-        sidecar = path.with_suffix(".json")
-        if not sidecar.is_file():
-            sidecar = path.with_name(SIDECAR)  # ema.safetensors shares model.json
-        if not sidecar.is_file():
-            raise UserError(
-                f"{path}: has no {path.with_suffix('.json').name} beside it to say which architecture it is"
-            )
-        return CheckpointFiles(path.parent, path, None, sidecar, None)
-    run_dir = None
-    directory = path
-    if (path / CHECKPOINTS).is_dir():
-        run_dir, directory = path, path / CHECKPOINTS / LATEST
-        if not directory.is_dir():
-            steps = list_checkpoints(path)
-            if not steps:
-                raise UserError(f"{path}: this run has saved no checkpoint yet; its first comes at train.save_every")
-            directory = steps[-1]
-    elif path.parent.name == CHECKPOINTS:
-        run_dir = path.parent.parent
-    if not directory.exists():
+        pointer = _pointer(path.parent)
+        if pointer is not None and not path.is_file():
+            path = find_checkpoint(path.parent).directory / path.name
+        return _single(path)
+    pointer = _pointer(path)
+    if pointer is not None:
+        return _in_run(*pointer, check)
+    if not path.exists():
         raise UserError(f"{path}: no such run or checkpoint{_siblings(path)}")
+    return _whole(path, path.parent.parent if path.parent.name == CHECKPOINTS else None)
+
+
+def _pointer(path: Path) -> tuple[Path, str] | None:
+    """(run, "latest" or "best") where `path` is a run, its checkpoints/, its recipe.toml, or one of those two."""
+    if (path / CHECKPOINTS).is_dir():
+        return path, LATEST
+    if path.name == CHECKPOINTS and path.is_dir() and not (path / MODEL).exists():
+        return path.parent, LATEST
+    if path.name == RECIPE and (path.parent / CHECKPOINTS).is_dir():
+        return path.parent, LATEST
+    parent = path.absolute().parent
+    if path.name in (LATEST, BEST) and parent.name == CHECKPOINTS:
+        return (path.parent.parent if path.parent.name == CHECKPOINTS else parent.parent), path.name
+    return None
+
+
+def _single(path: Path) -> CheckpointFiles:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file{_siblings(path)}")
+    sidecar = path.with_suffix(".json")
+    if not sidecar.is_file():
+        sidecar = path.with_name(SIDECAR)  # ema.safetensors shares model.json
+    if not sidecar.is_file():
+        raise UserError(f"{path}: has no {path.with_suffix('.json').name} beside it to say which architecture it is")
+    return CheckpointFiles(path.parent, path, None, sidecar, None)
+
+
+def _whole(directory: Path, run_dir: Path | None) -> CheckpointFiles:
+    """The files of a checkpoint's directory."""
     if not (directory / MODEL).is_file():
         raise UserError(f"{directory}: holds no {MODEL}; expected a run directory, a checkpoint or a .safetensors file")
     ema = directory / EMA
     return CheckpointFiles(directory, directory / MODEL, ema if ema.is_file() else None, directory / SIDECAR, run_dir)
 
 
+def _in_run(run_dir: Path, pointer: str, check: Callable[[CheckpointFiles], object]) -> CheckpointFiles:
+    candidates = _candidates(run_dir) if pointer == LATEST else _best_first(run_dir)
+    if not candidates:
+        raise UserError(f"{run_dir}: this run has saved no checkpoint yet; its first comes at train.save_every")
+    passed = ""
+    for directory in candidates:
+        try:
+            files = _whole(directory, run_dir)
+            normalizer = read_model_json(files.sidecar)["normalizer"].get("file")
+            for path in (files.model, files.ema, None if normalizer is None else directory / normalizer):
+                if path is not None:
+                    read_header(path)
+            check(files)
+        except UserError as error:
+            passed = passed or f"{directory} is not usable ({error})"
+            continue
+        return replace(files, notice=f"{passed}; {directory} is used" if passed else "")
+    return _whole(candidates[0], run_dir)
+
+
+def _candidates(run_dir: Path) -> list[Path]:
+    """Directories of checkpoints, whole or not, the newest first. A copied pointer comes after the one it is a copy of."""
+    parent = run_dir / CHECKPOINTS
+    found = [(checkpoint_step(path), 1, path) for path in _steps(parent) if not path.is_symlink()]
+    found += [(step, 0, path) for path, step in copied_pointers(parent).items()]
+    return [path for _, _, path in sorted(found, reverse=True)]
+
+
+def _best_first(run_dir: Path) -> list[Path]:
+    """The candidates that have a validation loss, the best first: by the newest state.json, by `best`, by their losses.
+
+    Raises UserError where nothing says which is the best.
+    """
+    candidates = _candidates(run_dir)
+    first, losses = [], {}
+    for directory in candidates:
+        state, sidecar = _read(directory / STATE), _read(directory / SIDECAR)
+        if not first and isinstance(best := state.get("best"), list) and best:
+            first = [best[0]]
+        loss = (sidecar.get("validation") or {}).get("loss") if isinstance(sidecar.get("validation"), dict) else None
+        if isinstance(loss, int | float) and math.isfinite(loss):
+            losses[directory] = loss
+    first.append(pointed_step(run_dir / CHECKPOINTS / BEST))
+    ranked = [path for step in first for path in candidates if step is not None and _step_of(path) == step]
+    ranked += sorted(losses, key=losses.__getitem__)
+    if candidates and not ranked:
+        raise UserError(
+            f"{run_dir}: none of its checkpoints has a validation loss, so none is the best; leave that out for the newest"
+        )
+    return list(dict.fromkeys(ranked))
+
+
 def list_checkpoints(run_dir: Path) -> list[Path]:
-    """The whole checkpoints of a run, earliest first. What a killed save left behind is hidden and not among them."""
-    return [path for path in _steps(run_dir / CHECKPOINTS) if not path.is_symlink()]
+    """The whole checkpoints of a run, earliest first. What a killed save left behind is hidden and not among them.
+
+    A copy of `latest` or `best` is one where there is no other of its step.
+    """
+    parent = run_dir / CHECKPOINTS
+    found = {checkpoint_step(path): path for path in _steps(parent) if not path.is_symlink()}
+    for path, step in copied_pointers(parent).items():
+        found.setdefault(step, path)
+    return [found[step] for step in sorted(found)]
+
+
+def copied_pointers(parent: Path) -> dict[Path, int]:
+    """Those of `latest` and `best` that are folders of their own (rsync -L, zip, cp -rL), and the steps they are copies of."""
+    copies = [path for path in (parent / LATEST, parent / BEST) if path.is_dir() and not path.is_symlink()]
+    return {path: step for path in copies if (step := _step_of(path)) is not None}
+
+
+def pointed_step(pointer: Path) -> int | None:
+    """The step that `latest` or `best` stands for: as a link, a text file with the name (git without links), or a copy."""
+    if pointer.is_symlink():
+        name = Path(os.readlink(pointer)).name
+    elif pointer.is_dir():
+        return _step_of(pointer)
+    else:
+        try:
+            with pointer.open("rb") as file:
+                name = Path(file.read(4096).decode("utf-8", "replace").strip()).name if pointer.is_file() else ""
+        except OSError:
+            return None
+    digits = name.removeprefix("step-")
+    return int(digits) if name.startswith("step-") and digits.isdecimal() else None
+
+
+def _step_of(directory: Path) -> int | None:
+    if directory.name.startswith("step-"):
+        return int(directory.name.removeprefix("step-"))
+    step = _read(directory / SIDECAR).get("step")
+    return step if isinstance(step, int) and (directory / MODEL).is_file() else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a JSON that is only looked through; nothing of one that cannot be read."""
+    try:
+        return read_json(path)
+    except UserError:
+        return {}
 
 
 def checkpoint_step(path: Path) -> int:
-    """The step that a checkpoint's or a snapshot's directory is named after."""
-    return int(path.name.removeprefix("step-"))
+    """The step that a checkpoint's or a snapshot's directory is named after; of a copied pointer, that of its sidecar."""
+    step = _step_of(path)
+    assert step is not None, "as it was found"
+    return step
 
 
 def list_snapshots(run_dir: Path) -> list[Path]:
@@ -143,6 +270,23 @@ def list_snapshots(run_dir: Path) -> list[Path]:
 
 def _steps(parent: Path) -> list[Path]:
     return sorted(path for path in parent.glob("step-*") if path.name[5:].isdecimal() and path.is_dir())
+
+
+def folders_of(run_dir: Path | None, recipe: Mapping[str, Any]) -> tuple[Path, ...]:
+    """Where the relative paths of a run's recipe may be relative to: where the run lies now, where it was started.
+
+    recipe: its tables. The run RUNS/NAME of run.dir = "RUNS" lies in the folder it was started in, wherever both went.
+    """
+    if run_dir is None:
+        return ()
+    found, table = [], recipe.get("run")
+    parts = Path(str(table.get("dir", "runs"))).parts if isinstance(table, Mapping) else ()
+    parent = run_dir.absolute().parent
+    if parts and not Path(*parts).is_absolute() and ".." not in parts and parent.parts[-len(parts) :] == parts:
+        found.append(Path(*parent.parts[: -len(parts)]))
+    if isinstance(started := _read(run_dir / STARTED).get("folder"), str):
+        found.append(Path(started))
+    return tuple(dict.fromkeys(found))
 
 
 def read_model_json(path: Path) -> dict[str, Any]:
@@ -172,6 +316,17 @@ def read_normalizer(files: CheckpointFiles, info: dict[str, Any]) -> Normalizer:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{files.sidecar}: its normalizer cannot be understood ({error})") from None
+
+
+def verify_weights(files: CheckpointFiles, which: str) -> None:
+    """Raise UserError where the weights `which` are there, and are not what was saved."""
+    averages = files.averages()
+    label = which.removeprefix("ema:")
+    verify(
+        averages[label]
+        if which.startswith("ema:") and label in averages
+        else files.weights("ema" if which == "ema" else "raw")
+    )
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -14,6 +14,7 @@ from flowkit.checkpoint import CHECKPOINTS
 from flowkit.data.dataset import Dataset, data_files, read_dataset
 from flowkit.domain import Presented, Presenter, Preview, get_domain
 from flowkit.errors import UserError
+from flowkit.outputs import PICTURES, earlier_files, one_call
 from flowkit.text.decoding import (
     Sentences,
     TextOptions,
@@ -36,6 +37,7 @@ class Decoded:
     out: Path
     shown: Presented
     notice: str = ""  # what could not be done, and why
+    replaced: str = ""  # what became of the files that were there
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -50,6 +52,7 @@ class Decoded:
 class DecodedSentences:
     sentences: Sentences
     files: tuple[Path, ...]  # none where they are only to be shown
+    replaced: str = ""
 
 
 @contextlib.contextmanager
@@ -81,13 +84,23 @@ def decode(
     if given := options.given():
         raise UserError(f"{given[0]} is for sentence embeddings, and {tensors} holds {get_domain(data.kind).noun}")
     with bar("reading") as tell:
-        return write_readable(data, out or _folder_of(tensors), tell)
+        out = out or _folder_of(tensors)
+        return write_readable(data, out, tell, only_pictures=tensors.resolve().parent == out.resolve())
 
 
-def write_readable(data: Dataset, out: Path, tell: Tell | None = None, presenter: Presenter | None = None) -> Decoded:
+def write_readable(
+    data: Dataset,
+    out: Path,
+    tell: Tell | None = None,
+    presenter: Presenter | None = None,
+    *,
+    only_pictures: bool = False,
+    also: Callable[[Path], object] = lambda folder: None,
+) -> Decoded:
     """Write every row in its readable form, and draw a few. Raises UserError where `out` cannot be written to.
 
-    presenter: of the domain, where one was made already.
+    What an earlier call wrote to `out` is replaced; only its pictures where they are all that is written anew.
+    presenter: of the domain, where one was made already. also: writes further pictures to the folder that it is given.
     """
     domain = get_domain(data.kind)
     check_writable(out)
@@ -95,8 +108,11 @@ def write_readable(data: Dataset, out: Path, tell: Tell | None = None, presenter
     presenter = presenter or domain.presenter(None)
     most = PREVIEWED_LINES if data.x.ndim == 2 else PREVIEWED
     few = np.unique(np.linspace(0, len(data) - 1, min(most, len(data))).round().astype(int)) if len(data) else []
-    shown = presenter(data, out, shown=[int(row) for row in few], progress=progress)
-    return Decoded(out, shown, presenter.notice)
+    with one_call(out, PICTURES, only_part=only_pictures) as call:
+        shown = presenter(data, call.partial, shown=[int(row) for row in few], progress=progress)
+        also(call.partial)
+    shown = replace(shown, files=tuple(out / path.relative_to(call.partial) for path in shown.files))
+    return Decoded(out, shown, presenter.notice, call.said)
 
 
 def check_writable(out: Path) -> None:
@@ -143,7 +159,17 @@ def _sentences(data: Dataset, tensors: Path, out: Path | None, options: TextOpti
     langs = languages(data, options, codec)
     with bar("decoding") as tell:
         sentences = decode_rows(codec, data, langs, options, tell)
-    return DecodedSentences(sentences, write_sentences(sentences, out) if out is not None else ())
+    return DecodedSentences(sentences, ()) if out is None else _written(sentences, out)
+
+
+def _written(sentences: Sentences, out: Path) -> DecodedSentences:
+    """A file of its own name needs no list; files a language do, lest those of other languages stay among them."""
+    part = f"sentences {out.name}"
+    if (out.suffix == ".jsonl" or len(sentences.by_lang) == 1) and part not in earlier_files(out.parent).values():
+        return DecodedSentences(sentences, write_sentences(sentences, out))
+    with one_call(out.parent, part, only_part=True) as call:
+        files = write_sentences(sentences, call.partial / out.name)
+    return DecodedSentences(sentences, tuple(out.parent / path.name for path in files), call.said)
 
 
 def _folder_of(tensors: Path) -> Path:

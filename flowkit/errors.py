@@ -27,6 +27,14 @@ class Unreadable(UserError):
         self.detail = detail
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, with what was kept and how to continue. Printed in one line, exit status 130 or 143."""
+
+
+class PassedOver(UserWarning):
+    """A damaged checkpoint of a run was passed over for an earlier one."""
+
+
 class PeerLost(RuntimeError):
     """Another process of the run has ended. Printed in one line: that process said what was wrong."""
 

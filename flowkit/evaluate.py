@@ -5,7 +5,7 @@ What is measured belongs to the data's domain; here the rows are chosen, the sam
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,11 @@ import numpy as np
 
 from flowkit.data.dataset import Dataset, data_files, read_dataset, write_dataset
 from flowkit.data.files import write_json
+from flowkit.data.source import with_split
 from flowkit.decode import check_writable
-from flowkit.domain import Tell, get_domain
+from flowkit.domain import BUILTIN, Tell, get_domain
 from flowkit.errors import UserError, listing
 from flowkit.evaluation_folder import (
-    RESULTS,
     asked_for,
     data_words,
     drawn_words,
@@ -36,6 +36,7 @@ from flowkit.metrics.comparison import (
 )
 from flowkit.metrics.gaussian import sample_class_gaussians
 from flowkit.metrics.report import Evaluation
+from flowkit.outputs import EVALUATION, one_call
 
 if TYPE_CHECKING:
     from flowkit.flow.choices import Choice
@@ -85,6 +86,7 @@ def evaluate_checkpoint(
 
     model = load(ckpt, weights=weights, device=device)
     rows, notes = training_data(model, data)
+    notes += [model.files.notice] if model.files.notice else []
     sides = choose_sides(rows, split, num_samples, preferred=model.domain.compared_with)
     sampling = {
         **(model.info.get("sampling") or {}),
@@ -117,8 +119,8 @@ def evaluate_checkpoint(
     inverted = _invert(model, rows, sides, labels, samples.info, tell)
     measured = None if likelihood is None else _likelihood(model, rows, likelihood, split, probes, seed, tell)
     return _evaluate(
-        title, rows, sides, matched, out, asked, tell, notes, (write_dataset(out / "samples.safetensors", samples),),
-        decode=decode, device=device, inverted=inverted, likelihood=measured,
+        title, rows, sides, matched, out, asked, tell, notes, drawn=samples, decode=decode, device=device, inverted=inverted,
+        likelihood=measured,
     )  # fmt: skip
 
 
@@ -139,7 +141,12 @@ def evaluate_files(
     name, unless that is just "samples"), with the settings where they are not the usual ones. Raises UserError: as
     `evaluate_checkpoint`, and for samples of classes that the data does not have.
     """
-    real = _read(data)
+    from flowkit.recipe.data import Data
+
+    default = Data()
+    real = _real(data, default.num_samples, default.seed)
+    if real.split is None and str(data) in BUILTIN:
+        real = with_split(real, default.val_fraction, None, default.seed, str(data))
     matched = match_samples(_read(samples), real)
     sides = choose_sides(real, split, num_samples, matched, get_domain(real.kind).compared_with)
     file, _ = data_files(samples)
@@ -155,7 +162,17 @@ def evaluate_files(
     if (matched.class_label is None) and real.class_label is not None:
         notes.append("the samples carry no classes: all were compared as one, and class fidelity was left out")
     title = f"{file} against {data_files(data)[0]}"
-    return _evaluate(title, real, sides, used, out, asked, tell, notes, of=len(matched), decode=decode, device=device)
+    beside = file.resolve().parent == out.resolve()
+    return _evaluate(
+        title, real, sides, used, out, asked, tell, notes, of=len(matched), decode=decode, device=device, beside=beside
+    )
+
+
+def _real(data: Path | str, num_samples: int, seed: int) -> Dataset:
+    """The rows of a prepared file, or of a built-in set by its name."""
+    if str(data) in BUILTIN and not data_files(data)[0].exists():
+        return get_domain(BUILTIN[str(data)]).generate(str(data), num_samples, seed)
+    return _read(data)
 
 
 def _read(path: Path | str) -> Dataset:
@@ -169,7 +186,7 @@ def training_data(model: LoadedModel, path: Path | str | None = None) -> tuple[D
 
     `path`: a file in place of what the model's sidecar names. Raises UserError where that is not at hand or has changed.
     """
-    from flowkit.data.source import open_data, with_split
+    from flowkit.data.source import open_data
 
     recipe = _recipe(model)
     if path is None:
@@ -177,13 +194,15 @@ def training_data(model: LoadedModel, path: Path | str | None = None) -> tuple[D
         if known not in (None, recipe.data.source):  # rows given from Python; the recipe's source was never opened
             raise UserError(f"{model.files.sidecar}: the model was trained on {known}; name a file of it with --data")
         try:
-            data = open_data(recipe)
+            data = open_data(recipe, model.folders)
         except UserError as error:
             raise UserError(
                 f"{error}; for evaluation, name the data that the model was trained on with --data"
             ) from None
     else:
-        data = with_split(read_dataset(path), recipe.data.val_fraction, recipe.data.subset, recipe.data.seed, str(path))
+        settings = recipe.data
+        read = _real(path, settings.num_samples, settings.seed)
+        data = with_split(read, settings.val_fraction, settings.subset, settings.seed, str(path))
     trained_on, rows = (model.info.get("data") or {}).get("train_rows"), len(data.rows("train"))
     if trained_on in (None, rows):
         return data, []
@@ -227,14 +246,14 @@ def _given(**settings: Any) -> dict[str, Any]:
 
 def _evaluate(
     title: str, data: Dataset, sides: Sides, samples: Dataset, out: Path, asked: dict[str, Any], tell: Tell, notes: list[str],
-    files: tuple[Path, ...] = (), of: int | None = None, *, decode: bool, device: str,
+    of: int | None = None, *, decode: bool, device: str, drawn: Dataset | None = None, beside: bool = False,
     inverted: tuple[Inversion, Inversion] | None = None, likelihood: LikelihoodFigures | None = None,
 ) -> Evaluation:  # fmt: skip
+    """drawn: samples to be written beside the figures. beside: the samples that are measured lie in `out`."""
     domain = get_domain(data.kind)
     comparison = Comparison(data, sides, samples, _gaussian_draws(data, sides))
     evaluator = domain.evaluator(comparison, decode=decode, device=device)
     figures = evaluator.figures(tell)
-    pictures = evaluator.write(out)
     tell("done", 3, 3)
     per_class = "" if data.class_label is None else " per class"
     facts = {
@@ -258,20 +277,22 @@ def _evaluate(
                                       "model": asdict(inverted[0]), "zero_field": asdict(inverted[1])}  # fmt: skip
     if likelihood is not None:
         facts["likelihood"], settings["likelihood"] = likelihood.words, likelihood.to_json()
-    path = out / RESULTS
-    written = tuple(map(str, (path, *pictures, *files)))
-    evaluation = Evaluation(
-        evaluator.protocol,
-        title,
-        facts,
-        tuple(figures),
-        evaluator.legend,
-        (*notes, *evaluator.notes),
-        settings,
-        written,
-    )
-    write_json(path, evaluation.to_json())
-    return evaluation
+    with one_call(out, EVALUATION, only_part=beside) as call:
+        files = [call.partial / "evaluation.json", *evaluator.write(call.partial)]
+        if drawn is not None:
+            files.append(write_dataset(call.partial / "samples.safetensors", drawn))
+        evaluation = Evaluation(
+            evaluator.protocol,
+            title,
+            facts,
+            tuple(figures),
+            evaluator.legend,
+            (*notes, *evaluator.notes),
+            settings,
+            tuple(str(out / path.name) for path in files),
+        )
+        write_json(files[0], evaluation.to_json())
+    return replace(evaluation, notes=(*evaluation.notes, call.said)) if call.said else evaluation
 
 
 def _invert(

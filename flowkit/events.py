@@ -39,6 +39,7 @@ class Notice:
     """One line the user should read once: a precision that differs from the launcher's, a sampler that fell back."""
 
     text: str
+    urgent: bool = False  # said with --quiet, too
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from flowkit.checkpoint import SNAPSHOT, checkpoint_step, find_checkpoint, list_snapshots, read_model_json
 from flowkit.data.files import read_json, replacing, tensor_file_errors, write_json
-from flowkit.data.tensors import load_tensors
+from flowkit.data.tensors import load_tensors, save_file
 from flowkit.errors import UserError, listing
 from flowkit.training.power_ema import WIDEST, Profile, power_gamma, solve
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +18,18 @@ from flowkit.checkpoint import (
     CheckpointFiles,
     check_weights,
     find_checkpoint,
+    folders_of,
     load_weights,
     read_model_json,
     read_normalizer,
+    verify_weights,
 )
 from flowkit.conditions import ClassLabel, asked_condition, asked_labels
 from flowkit.data.base import NORMAL, Base, open_base
 from flowkit.data.dataset import Dataset
 from flowkit.domain import Domain, get_domain
 from flowkit.draw import BATCH_SIZES, Guide, SampleSettings, Weak, as_network, draw_samples
-from flowkit.errors import UserError, listing
+from flowkit.errors import PassedOver, UserError, listing
 from flowkit.flow.choices import Choice
 from flowkit.flow.mean_flow import get_mean_flow
 from flowkit.flow.objective import get_objective
@@ -58,7 +61,13 @@ class LoadedModel:
     @cached_property
     def base(self) -> Base:
         """What samples start from. Raises UserError where it is a data set that is not at hand."""
-        return open_base(self.info.get("base") or {"source": NORMAL}, self.shape, self.normalizer, self.numerics)
+        described = self.info.get("base") or {"source": NORMAL}
+        return open_base(described, self.shape, self.normalizer, self.folders, self.numerics)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where relative paths in its recipe are looked for first: where its run lies, and where that was started."""
+        return folders_of(self.files.run_dir, self.info.get("recipe") or {})
 
     @property
     def device(self) -> torch.device:
@@ -109,8 +118,8 @@ class LoadedModel:
         drawn = draw_samples(
             self.model, self.objective, self.normalizer, self.latent_shape, num_samples, settings,
             class_label=labels, condition=features, seed=seed,
-            base=self.base, weak=open_weak(settings, self.info, self.normalizer.to_json(), self.device), guide=guide,
-            guide_scale=guide_scale, batch_size=batch_size or BATCH_SIZES.get(self.device.type, 256),
+            base=self.base, weak=open_weak(settings, self.info, self.normalizer.to_json(), self.device, self.folders),
+            guide=guide, guide_scale=guide_scale, batch_size=batch_size or BATCH_SIZES.get(self.device.type, 256),
             keep_states=0 if on_states is None else KEPT_STATES, numerics=self.numerics, progress=progress,
         )  # fmt: skip
         if on_states is not None:
@@ -217,7 +226,9 @@ def load(
     """
     from flowkit.models import create_model
 
-    files = find_checkpoint(ckpt)
+    files = find_checkpoint(ckpt, check=lambda files: verify_weights(files, weights))
+    if files.notice:
+        warnings.warn(files.notice, PassedOver, stacklevel=2)
     info = read_model_json(files.sidecar)
     check_settings(files.sidecar, info)
     if model is None:
@@ -267,18 +278,23 @@ def _check_sizes(info: dict[str, Any], files: CheckpointFiles, weights: str) -> 
 
 
 def open_weak(
-    settings: SampleSettings, info: dict[str, Any], normalizer: dict[str, Any], device: torch.device
+    settings: SampleSettings,
+    info: dict[str, Any],
+    normalizer: dict[str, Any],
+    device: torch.device,
+    folders: Sequence[Path] = (),
 ) -> Weak | None:
     """The weaker model of autoguidance, on `device`; None where another guidance is asked for.
 
-    info: of the model to guide, as in a checkpoint's sidecar. Raises UserError where the two do not speak of the same x:
-    shape, classes, conditions, path and normalizer must be alike.
+    info: of the model to guide, as in a checkpoint's sidecar. folders: where a relative path is looked for first. Raises
+    UserError where the two do not speak of the same x: shape, classes, conditions, path and normalizer must be alike.
     """
     if settings.guidance_name != "autoguidance":
         return None
     assert settings.guide_ckpt is not None
+    places = [folder / settings.guide_ckpt for folder in folders]
     try:
-        weak = load(settings.guide_ckpt, device=str(device))
+        weak = load(next(filter(Path.exists, places), Path(settings.guide_ckpt)), device=str(device))
     except UserError as error:
         raise UserError(f"guidance.ckpt: {error}") from None
     alike = {

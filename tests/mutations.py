@@ -56,8 +56,12 @@ def _note_writing(event: str, arguments: tuple[Any, ...]) -> None:
     elif event == "os.symlink":
         _written.append(os.path.realpath(os.path.dirname(os.fsdecode(arguments[1]))))  # what it names is not written to
     elif event in ("os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "shutil.rmtree"):
+        at = arguments[-1] if isinstance(arguments[-1], int) and arguments[-1] >= 0 else None  # the folder's descriptor
+        folder = "" if at is None else os.path.realpath(f"/proc/self/fd/{at}")
         _written.extend(
-            os.path.realpath(os.fsdecode(one)) for one in arguments if isinstance(one, str | bytes | os.PathLike)
+            os.path.realpath(os.path.join(folder, os.fsdecode(one)))
+            for one in arguments
+            if isinstance(one, str | bytes | os.PathLike)
         )
 
 

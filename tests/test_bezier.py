@@ -10,9 +10,9 @@ from scipy.integrate import quad
 from scipy.interpolate import BPoly
 from scipy.spatial import cKDTree
 
+from flowkit.errors import Unreadable
 from flowkit.sketch import bezier
 from flowkit.sketch.budget import to_size
-from flowkit.sketch.importers.items import Unreadable
 
 T = np.linspace(0, 1, 101)
 CUBICS = np.random.default_rng(0).uniform(-1, 1, (50, 8))

@@ -32,17 +32,25 @@ from tests.mutations import as_json, changed, changed_lines, changed_tensors, ch
 torch.zeros(1)
 SVG = (
     '<?xml version="1.0" encoding="UTF-8"?><!DOCTYPE svg><svg viewBox="0 0 100 100" width="10cm" height="50%">'
-    '<style>.a{fill:red}</style><defs><symbol id="s" viewBox="0 0 9 9"><path d="M0 0l1-1"/></symbol></defs>'
+    "<!-- a --><style>.a{fill:red}@media print{*{fill:none}}svg > g .b:not(#p){--x:0;opacity:var(--x)!important}</style>"
+    '<defs><clipPath id="c" clipPathUnits="objectBoundingBox"><rect width=".5" height="1" transform="rotate(9)"/></clipPath>'
+    '<mask id="m"><rect width="100" height="50" fill="#fff"/><circle r="20"/></mask><linearGradient id="l" href="#l"/>'
+    '<radialGradient id="r"><stop stop-color="rgb(1 2 3 / 4%)"/></radialGradient>'
+    '<symbol id="s" viewBox="0 0 9 9"><path d="M0 0l1-1"/></symbol></defs>'
     '<g transform="rotate(10 5 5) skewX(3) matrix(1 0 0 1 2 2)" style="fill:none;stroke:black">'
     '<path id="p" d="M10 10C20 20,30-5 40 40s5 5 6 6Q1 2 3 4T5 6H7V8A5 3 10 0 1 20 20zm1 1.5.5"/>'
     '<rect x="1" y="2" width="30%" height="20" rx="2"/><circle cx="5" cy="5" r="4"/><ellipse cx="5" cy="5" rx="4" ry="2"/>'
     '<polyline points="1,2 3,4 5,6"/><line x1="0" y1="0" x2="9" y2="9"/><use href="#p" x="3"/>'
-    '<use href="#s" width="20"/></g></svg>'
+    '<use href="#s" width="20"/></g><g clip-path="url(#c)" mask="url(#m)" fill="url(#r) red" stroke="url(#l)">'
+    '<path d="M0 0h100v100H0z" class="a b" clip-path="url(#c)"/><ellipse rx="40" ry="1e1" stroke-dasharray="3 1"/></g>'
+    '<svg x="10%" width="50" height="40" viewBox="0 0 9 9" preserveAspectRatio="xMinYMax slice"><circle r="8"/></svg>'
+    '<switch><g systemLanguage="de"/><path d="M1 1h9v9" style="stroke-dashoffset:1%;transform:rotate(3deg)"/></switch></svg>'
 )
 TOKENS = ["1e400", "-1e308", "1e-320", "9" * 500, "0", "-0", "nan", "", "1e5", "A", "M0 0", "%", " " * 300, "a" * 3000,
           "#p", "none",
           "rotate(1e400)", "scale(0)", "&#0;", "&x;", "&#xD800;", "<g>", "</g>", "<use href='#p'/>", "utf-16", "idna", "zlib",
-          '<!ENTITY a "b">', "(" * 300]  # fmt: skip
+          '<!ENTITY a "b">', "(" * 300, "*{", "}", "url(#c)", "url(#m)", "var(--x)", "{" * 300, "objectBoundingBox", "inherit",
+          "/*", "'"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -67,9 +67,11 @@ def test_every_normalizer_trains_and_its_statistics_travel_with_the_checkpoint(r
 def test_a_checkpoint_without_its_normalizer_says_so(recipe):
     trained(recipe, vectors(), "data.normalizer=whitening")
     run = Path(recipe["run"]["dir"]) / "text"
-    (run / "checkpoints/latest/normalizer.safetensors").unlink()
+    newest = (run / "checkpoints/latest").resolve()
+    (newest / "normalizer.safetensors").unlink()
     with pytest.raises(UserError, match=r"normalizer\.safetensors: no such file"):
-        flowkit.load(run)
+        flowkit.load(newest)
+    assert "normalizer.safetensors: no such file" in flowkit.load(run).files.notice  # of the one before
 
 
 def test_a_run_resumes_under_its_own_whitening(recipe):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from itertools import pairwise
 from types import ModuleType
 
@@ -14,11 +15,12 @@ from flowkit.cli.doctor import doctor
 from flowkit.cli.ema import ema
 from flowkit.cli.evaluate import evaluate
 from flowkit.cli.inspect import inspect
+from flowkit.cli.interrupts import handled, interruptible, status
 from flowkit.cli.narrow_help import stack_help_where_narrow
 from flowkit.cli.prepare import prepare
 from flowkit.cli.sample import sample
 from flowkit.cli.train import train
-from flowkit.errors import PeerLost, UserError
+from flowkit.errors import PassedOver, PeerLost, UserError
 from flowkit.ui.encoding import speak_any_encoding
 
 app = typer.Typer(
@@ -29,17 +31,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command, panel in (
-    (train, "Make a model"),
-    (sample, "Use a model"),
-    (decode, "Use a model"),
-    (prepare, "Make a model"),
-    (evaluate, "Use a model"),
-    (ema, "Make a model"),
-    (inspect, "Look"),
-    (doctor, "Look"),
+WRITTEN = "nothing was written; the same command starts again"
+for command, panel, kept in (
+    (train, "Make a model", "the run has not begun"),
+    (sample, "Use a model", WRITTEN),
+    (decode, "Use a model", WRITTEN),
+    (prepare, "Make a model", WRITTEN),
+    (evaluate, "Use a model", WRITTEN),
+    (ema, "Make a model", WRITTEN),
+    (inspect, "Look", "nothing was written"),
+    (doctor, "Look", "nothing was written"),
 ):
-    app.command(rich_help_panel=panel)(command)
+    app.command(rich_help_panel=panel)(interruptible(command, kept))
 
 
 def _prepare_help() -> None:
@@ -70,12 +73,17 @@ def main() -> None:
     speak_any_encoding()
     _prepare_help()
     try:
-        app(args=_resume_auto(sys.argv[1:]))
+        warnings.simplefilter("ignore", PassedOver)  # commands say so themselves
+        with handled():
+            app(args=_resume_auto(sys.argv[1:]))
     except UserError as error:
         # Under a launcher every process meets the same bad input; one on each machine says so, for what is bad may be its own.
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
+    except KeyboardInterrupt:  # before a command has begun
+        print("interrupted: nothing was done", file=sys.stderr)
+        raise SystemExit(status()) from None
     except PeerLost as lost:
         print(lost, file=sys.stderr)
         raise SystemExit(1) from None

@@ -7,17 +7,26 @@ from typing import Annotated
 
 import typer
 
-from flowkit.cli.options import BatchSize, Device, Solver, Steps, Weights, choice
+from flowkit.cli.options import BatchSize, Best, Device, Solver, Steps, Weights, choice, named_checkpoint
 from flowkit.errors import UserError
 
 
 def evaluate(
-    samples: Annotated[Path | None, typer.Argument(help="A samples file; it is compared with --data.")] = None,
+    samples: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A run or checkpoint, as --ckpt, or a samples file, which is compared with --data.", show_default=False
+        ),
+    ] = None,
     ckpt: Annotated[
         Path | None,
         typer.Option(help="A run, a checkpoint directory, or a .safetensors with its .json: samples are drawn."),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="The real data; by default what the model was trained on.")] = None,
+    best: Best = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="The real data: a file, or a built-in set by name. Default: what the model was trained on."),
+    ] = None,
     split: Annotated[
         str | None,
         typer.Option(
@@ -50,7 +59,8 @@ def evaluate(
 
     [bold]Examples[/bold]
 
-      flowkit evaluate --ckpt runs/kanji
+      flowkit evaluate runs/kanji
+      flowkit evaluate runs/kanji --best
       flowkit evaluate --ckpt runs/kanji --guidance-scale 2 --steps 10 --json
       flowkit evaluate --ckpt runs/kanji --likelihood 256
       flowkit evaluate --ckpt runs/dit-text --split test --no-decode
@@ -58,9 +68,15 @@ def evaluate(
 
     Rows, features and metrics are fixed and named, so that the figures of two runs compare.
     """
+    if samples is not None and _is_checkpoint(samples):
+        samples, ckpt = None, named_checkpoint(samples, ckpt, best)
+    elif ckpt is not None and samples is None:
+        ckpt = named_checkpoint(None, ckpt, best)
+    elif best:
+        raise UserError("--best: goes with a run; leave it out")
     if (samples is None) == (ckpt is None):
         raise UserError(
-            "evaluate: name a checkpoint (--ckpt RUN) or a samples file (SAMPLES --data REAL), one of the two"
+            "evaluate: name a run or checkpoint (RUN, or --ckpt) or a samples file (SAMPLES --data REAL), one of the two"
         )
     if samples is not None and data is None:
         raise UserError(f"evaluate: {samples} needs real data to be compared with: --data REAL.safetensors")
@@ -98,3 +114,19 @@ def evaluate(
         print(json.dumps(found.to_json(), indent=2, ensure_ascii=not takes_unicode()))
     else:
         print_evaluation(found)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether it names a run or weights, and not samples."""
+    from flowkit.checkpoint import BEST, CHECKPOINTS, LATEST, MODEL, RECIPE, SIDECAR
+    from flowkit.data.files import read_json
+
+    if path.suffix == ".safetensors":
+        for sidecar in (path.with_suffix(".json"), path.with_name(SIDECAR)):
+            if sidecar.is_file():
+                return "model_args" in read_json(sidecar)
+        return False
+    if path.name == CHECKPOINTS or (path.name in (LATEST, BEST) and path.parent.name == CHECKPOINTS):
+        return True
+    run = path.parent if path.name == RECIPE else path
+    return (run / CHECKPOINTS).is_dir() or (path / MODEL).is_file()

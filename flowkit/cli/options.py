@@ -7,7 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-Ckpt = Annotated[Path, typer.Option("--ckpt", help="A run, a checkpoint directory, or a .safetensors with its .json.")]
+Ckpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--ckpt",
+        help="A run, for its newest whole checkpoint; a checkpoint directory; or a .safetensors with its .json.",
+        show_default=False,
+    ),
+]
+Run = Annotated[Path | None, typer.Argument(help="The same as --ckpt.", metavar="RUN", show_default=False)]
+Best = Annotated[
+    bool, typer.Option("--best", help="Of a run, the checkpoint with the lowest validation loss, not the newest.")
+]
 Weights = Annotated[str, typer.Option(help="ema, raw, or one of several averages: ema:0.999, ema:power-0.05.")]
 SOLVER, GUIDANCE, MACHINE, OUTPUT = "Solver", "Guidance", "Machine", "Output"  # panels of --help
 
@@ -38,6 +49,25 @@ Rtol = Annotated[
 Atol = Annotated[
     float | None, typer.Option(help="Of dopri5: error that a step may have where x is small.", rich_help_panel=SOLVER)
 ]
+
+
+def named_checkpoint(run: Path | None, ckpt: Path | None, best: bool) -> Path:
+    """What RUN or --ckpt names, or its best checkpoint. Raises UserError where none or both are given."""
+    from flowkit.checkpoint import BEST, CHECKPOINTS
+    from flowkit.errors import UserError
+
+    if run is not None and ckpt is not None:
+        raise UserError(f"--ckpt {ckpt}: {run} is given too; name one of them")
+    named = run or ckpt
+    if named is None:
+        raise UserError("a checkpoint is missing: name a run, such as runs/quickstart, or --ckpt")
+    if not best:
+        return named
+    if named.name == "recipe.toml" or (named.name == CHECKPOINTS and not (named / CHECKPOINTS).is_dir()):
+        named = named.parent
+    if not (named / CHECKPOINTS).is_dir():
+        raise UserError(f"--best: {named} is not a run, which has {CHECKPOINTS}/; leave it out for this checkpoint")
+    return named / CHECKPOINTS / BEST
 
 
 def choice(option: str, text: str | None) -> str | dict[str, Any] | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowkit.errors import UserError
+from flowkit.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from flowkit.text.prepare import Settings
@@ -163,8 +163,8 @@ def _prepare_sentences(
             report = run_prepare(
                 source, out, codec=codec, texts=texts, settings=settings, overwrite=overwrite, tell=tell, notice=notice
             )
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None  # what is kept, and how to go on, has been said
+    except KeyboardInterrupt as stop:
+        raise Interrupted(str(stop)) from None  # what is kept, and how to go on, has been said
     console = Console(highlight=False)
     console.print(summary(report, console.width))
 

@@ -13,14 +13,17 @@ from flowkit.cli.options import (
     SOLVER,
     Atol,
     BatchSize,
+    Best,
     Ckpt,
     Device,
     Grid,
     Rtol,
+    Run,
     Solver,
     Steps,
     Weights,
     choice,
+    named_checkpoint,
     solver_choice,
 )
 
@@ -32,7 +35,9 @@ if TYPE_CHECKING:
 
 
 def sample(
-    ckpt: Ckpt,
+    run: Run = None,
+    ckpt: Ckpt = None,
+    best: Best = False,
     num_samples: Annotated[int, typer.Option("--num-samples", "-n", min=1, help="How many.")] = 16,
     class_label: Annotated[
         list[str] | None,
@@ -88,7 +93,8 @@ def sample(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder to write all to; by default the run's samples.safetensors, pictures in samples/last/.",
+            help="Folder to write all to; by default the run's samples.safetensors, pictures in samples/last/. "
+            "What an earlier call wrote there is replaced.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -127,7 +133,8 @@ def sample(
 
     [bold]Examples[/bold]
 
-      flowkit sample --ckpt runs/dit-sketch --class-label cat
+      flowkit sample runs/dit-sketch --class-label cat
+      flowkit sample runs/dit-sketch --best
       flowkit sample --ckpt runs/kanji --class-label water -n 64 -w 2 --out water/
       flowkit sample --ckpt runs/kanji --solver dopri5 --rtol 1e-4
       flowkit sample --ckpt runs/kanji --guidance cfg_zero -w 2
@@ -138,27 +145,37 @@ def sample(
 
     The architecture, the classes and the normalizer come from the checkpoint.
     """
+    import dataclasses
+    import shlex
+    import sys
     import time
 
     from flowkit.decode import check_writable, write_readable
 
-    _check_early(ckpt, weights, class_label, out)
+    place = named_checkpoint(run, ckpt, best)
+    _check_early(place, weights, class_label, out)
     from flowkit.conditions import read_condition
     from flowkit.data.dataset import write_dataset
     from flowkit.draw import SampleSettings
+    from flowkit.errors import Interrupted
+    from flowkit.outputs import SAMPLE_FILES, check_samples_target, clear, record_samples, said
     from flowkit.sample import load
     from flowkit.ui.progress import stage_bar
     from flowkit.ui.written import print_written
 
-    loaded = load(ckpt, weights=weights, device=device)
+    loaded = load(place, weights=weights, device=device)
+    if loaded.files.notice:
+        print(f"notice: {loaded.files.notice}", file=sys.stderr)
     if trajectories:
         _check_trajectories(loaded)
     states: list[np.ndarray] = []
     noun = loaded.domain.noun
     file, folder = loaded.default_out() if out is None else (out / "samples.safetensors", out)
     labels = "all" if class_label == ["all"] else class_label
-    for place in (file.parent, folder):
-        check_writable(place)
+    for one in (file.parent, folder):
+        check_writable(one)
+    if out is not None:
+        check_samples_target(file)
     start = time.perf_counter()
     with stage_bar(f"sampling {noun}", num_samples) as tell:
         samples = loaded.sample(
@@ -170,17 +187,31 @@ def sample(
             progress=lambda done: tell(f"sampling {noun}", done, num_samples),
         )  # fmt: skip
         seconds = time.perf_counter() - start
+        replaced = clear(folder, but=SAMPLE_FILES)
         write_dataset(file, samples)  # before they are decoded, which may take longer and can be done again
-        data = _data_to_compare_with(loaded)
-        presenter = loaded.domain.presenter(data, decode=decode, device=device)
-        decoded = write_readable(samples, folder, tell, presenter)
-        if trajectories:
-            from flowkit.points.trajectories import write_trajectories
+        if out is not None:
+            record_samples(file)
+        try:
+            data = _data_to_compare_with(loaded)
+            presenter = loaded.domain.presenter(data, decode=decode, device=device)
 
-            write_trajectories(states[0], folder / "trajectories.png", None if data is None else data.x)
-        if decoded.shown.texts is not None:
-            samples.texts = decoded.shown.texts
-            write_dataset(file, samples)
+            def draw_trajectories(place: Path) -> None:
+                from flowkit.points.trajectories import write_trajectories
+
+                write_trajectories(states[0], place / "trajectories.png", None if data is None else data.x)
+
+            decoded = write_readable(
+                samples, folder, tell, presenter, only_pictures=True,
+                also=draw_trajectories if trajectories else lambda place: None,
+            )  # fmt: skip
+            if decoded.shown.texts is not None:
+                samples.texts = decoded.shown.texts
+                write_dataset(file, samples)
+                if out is not None:
+                    record_samples(file)
+        except KeyboardInterrupt:
+            raise Interrupted(f"{file} holds all samples; flowkit decode {shlex.quote(str(file))} shows them") from None
+    decoded = dataclasses.replace(decoded, replaced="; ".join(filter(None, (said(replaced), decoded.replaced))))
     facts = (
         f"{samples.info['weights']} weights of step {samples.info['step']}, {SampleSettings.of(samples.info).words}, "
         f"seed {seed}, NFE {samples.info['nfe']}, "

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from flowkit.errors import Interrupted
+
 OUT_OF_TIME = 75  # exit status where train.max_hours ended the run: EX_TEMPFAIL, "try again later"
 
 
@@ -19,12 +21,17 @@ def _print_keys(asked: bool) -> None:
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A recipe: one TOML file that describes the whole run.")],
+    recipe: Annotated[
+        Path,
+        typer.Argument(help="A recipe: one TOML file that describes the whole run. Or a run, to resume or replace it."),
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run from its latest checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run from its newest whole checkpoint.")
+    ] = False,
     resume_auto: Annotated[
         bool,
         typer.Option(
@@ -38,7 +45,9 @@ def train(
     init_from: Annotated[
         Path | None, typer.Option(help="Start from another checkpoint's weights (fine-tuning).", metavar="CKPT")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing; metrics.jsonl is written anyway.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing but errors; metrics.jsonl is written anyway.")
+    ] = False,
     keys: Annotated[
         bool, typer.Option("--keys", is_eager=True, callback=_print_keys, help="List every key of a recipe, and exit.")
     ] = False,
@@ -52,6 +61,7 @@ def train(
       flowkit train recipes/dit_sketch.toml --set optim.lr=3e-4 --set run.seed=1
       flowkit train recipes/dit_text.toml --set data.source=data/mine.safetensors
       flowkit train recipes/dit_sketch.toml --resume
+      flowkit train runs/dit-sketch --resume
       flowkit train recipes/dit_sketch.toml --resume auto
       torchrun --nproc-per-node 4 -m flowkit train recipes/dit_sketch.toml
 
@@ -66,23 +76,28 @@ def train(
     from flowkit.training.launcher import end_with_launcher
 
     end_with_launcher()  # before torch is loaded, which takes seconds
-    from flowkit.recipe import load_recipe
+    from flowkit.training.run_dir import load_run_recipe, what_is_kept
 
-    loaded = load_recipe(recipe, overrides or ())
-    from flowkit.training.early import check_early
+    loaded, run_dir = load_run_recipe(recipe, overrides or ())
+    try:
+        from flowkit.training.early import check_early
 
-    check_early(loaded, resume=resume or resume_auto, overwrite=overwrite, init_from=init_from)
-    from flowkit.training.train import train as run_training
-    from flowkit.ui import listener
+        check_early(loaded, run_dir, resume=resume or resume_auto, overwrite=overwrite, init_from=init_from)
+        from flowkit.training.train import train as run_training
+        from flowkit.ui import listener
+        from flowkit.ui.plain import QuietListener
 
-    outcome = run_training(
-        loaded,
-        resume="auto" if resume_auto else resume,
-        allow_changes=allow_changes,
-        overwrite=overwrite,
-        init_from=init_from,
-        listeners=lambda: [] if quiet else [listener()],
-    )
+        outcome = run_training(
+            loaded,
+            resume="auto" if resume_auto else resume,
+            allow_changes=allow_changes,
+            overwrite=overwrite,
+            init_from=init_from,
+            run_dir=run_dir,
+            listeners=lambda: [QuietListener() if quiet else listener()],
+        )
+    except KeyboardInterrupt as stop:
+        raise Interrupted(str(stop) or what_is_kept(run_dir or loaded.run.directory)) from None
     if outcome.reason == "interrupted" and outcome.signal is not None:
         raise typer.Exit(128 + outcome.signal)
     if outcome.reason == "already done" and not quiet:

@@ -31,8 +31,8 @@ def verify(path: Path) -> None:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if found != wanted:
         raise UserError(
-            f"{path}: is damaged, its content is not what was saved (its checksum differs). Take another checkpoint; where this "
-            f"is the latest of a run, remove {path.parent}, and --resume goes on from the one before"
+            f"{path}: is damaged, its content is not what was saved (its checksum differs). Take another checkpoint; "
+            "--resume, and --ckpt with the run's directory, take the newest that is whole"
         )
 
 

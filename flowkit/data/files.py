@@ -27,6 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises UserError when the place cannot be written to.
     """
     path = Path(path)
+    made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
@@ -44,11 +45,15 @@ def replacing(path: Path) -> Iterator[Path]:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
         partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that holds something stays
+            for folder in made:
+                folder.rmdir()
 
 
 def make_readable(path: Path) -> None:
     """The permissions of an ordinary new file: mkstemp's (and safetensors') 0600 would hide it from one's colleagues."""
-    os.chmod(path, 0o666 & ~MASK)
+    with contextlib.suppress(OSError):  # FAT and many network mounts have no permissions to set
+        os.chmod(path, 0o666 & ~MASK)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,14 +18,15 @@ if TYPE_CHECKING:
     from flowkit.recipe import Recipe
 
 
-def open_data(recipe: Recipe) -> Dataset:
+def open_data(recipe: Recipe, folders: Sequence[Path] = ()) -> Dataset:
     """The data that `recipe.data` names, checked, with `.split` resolved: the file's own, else keyed by `data.seed`.
 
+    folders: as in `open_rows`.
     Raises UserError for a source that is neither built in nor a file, and for rows that the domain refuses.
     """
     settings = recipe.data
     try:
-        data = open_rows(settings.source, settings.num_samples, settings.seed)
+        data = open_rows(settings.source, settings.num_samples, settings.seed, folders)
     except UnknownSource as error:
         raise UserError(f"data.source: {error}") from None
     return with_split(data, settings.val_fraction, settings.subset, settings.seed, settings.source)
@@ -33,17 +36,25 @@ class UnknownSource(UserError):
     """Neither a built-in data set nor a file."""
 
 
-def open_rows(source: str, num_samples: int, seed: int) -> Dataset:
-    """The rows of `source`: `num_samples` of a built-in data set, generated from `seed`, or those of a prepared file."""
+def open_rows(source: str, num_samples: int, seed: int, folders: Sequence[Path] = ()) -> Dataset:
+    """The rows of `source`: `num_samples` of a built-in data set, generated from `seed`, or those of a prepared file.
+
+    folders: where a relative path is looked for before the working directory, in this order.
+    """
     if source in BUILTIN:
         return get_domain(BUILTIN[source]).generate(source, num_samples, seed)
+    places = list(dict.fromkeys(folder / source for folder in (*folders, Path())))
+    for place in places:
+        tensors, _ = data_files(place)
+        if tensors.exists():
+            return read_dataset(place)
     tensors, _ = data_files(source)
-    if not tensors.exists():
-        raise UnknownSource(
-            f"{source!r} is neither a built-in data set ({listing(BUILTIN)}) nor a prepared "
-            f"file ({tensors} does not exist; `flowkit prepare` makes one){nearest(source, BUILTIN)}"
-        )
-    return read_dataset(source)
+    looked = listing(dict.fromkeys(str(folder.absolute()) for folder in (*folders, Path())))
+    where = f"; looked in {looked}" if folders and not tensors.is_absolute() else ""
+    raise UnknownSource(
+        f"{source!r} is neither a built-in data set ({listing(BUILTIN)}) nor a prepared "
+        f"file ({tensors} does not exist{where}; `flowkit prepare` makes one){nearest(source, BUILTIN)}"
+    )
 
 
 def with_split(data: Dataset, val_fraction: float, subset: int | None, seed: int, where: str) -> Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,9 @@ from flowkit.checkpoint import (
     END,
     LATEST,
     MODEL,
+    SIDECAR,
     STATE,
+    checkpoint_step,
     find_checkpoint,
     list_checkpoints,
     list_snapshots,
@@ -28,17 +29,18 @@ from flowkit.inspect.weights import weights_report
 def run_report(path: Path) -> dict[str, Any]:
     """A run: its latest checkpoint, all its checkpoints, and its losses. A run that has saved nothing yet is one too."""
     saved = list_checkpoints(path)
-    latest, best = (_target(path / CHECKPOINTS / name) for name in (LATEST, BEST))
+    latest, best = (_found(path / CHECKPOINTS / name) for name in (LATEST, BEST))
     run = {
         "path": str(path),
         "name": path.resolve().name,
         "checkpoints": [
             {
                 "name": one.name,
-                "step": _step(one),
+                "step": checkpoint_step(one),
                 "bytes": _bytes(one),
                 "latest": one.name == latest,
                 "best": one.name == best,
+                "validation_loss": _validation_loss(one),
             }
             for one in saved
         ],
@@ -62,7 +64,7 @@ def checkpoint_report(path: Path) -> dict[str, Any]:
     averages = [one for one in (files.ema, *files.averages().values()) if one is not None]
     headers = {one: read_header(one) for one in (files.model, *averages)}
     weights = weights_report(files.model, headers[files.model])
-    remarks = []
+    remarks = [files.notice] if files.notice else []
     for one in headers:
         if _shapes(headers[one]) != _shapes(headers[files.model]):
             remarks.append(f"{one.name} does not hold the same tensors as {MODEL}")
@@ -100,14 +102,20 @@ def _shapes(header: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return {name: entry.shape for name, entry in header.items()}
 
 
-def _target(link: Path) -> str | None:
-    """What a link in checkpoints/ names; None where it dangles."""
-    return Path(os.path.realpath(link)).name if link.exists() else None
+def _found(pointer: Path) -> str | None:
+    """The checkpoint that `latest` or `best` stands for, whatever became of it."""
+    try:
+        return find_checkpoint(pointer).directory.name
+    except UserError:
+        return None
 
 
-def _step(directory: Path) -> int | None:
-    digits = directory.name.removeprefix("step-")
-    return int(digits) if digits.isdecimal() else None
+def _validation_loss(directory: Path) -> float | None:
+    try:
+        found = (read_model_json(directory / SIDECAR).get("validation") or {}).get("loss")
+    except UserError:
+        return None
+    return found if isinstance(found, int | float) else None
 
 
 def _bytes(directory: Path) -> int:

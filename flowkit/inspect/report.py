@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flowkit.checkpoint import CHECKPOINTS, MODEL, OPTIMIZER, SIDECAR, STATE
+from flowkit.checkpoint import BEST, CHECKPOINTS, LATEST, MODEL, OPTIMIZER, RECIPE, SIDECAR, STATE, find_checkpoint
 from flowkit.data.files import read_json
 from flowkit.data.header import read_header
 from flowkit.errors import UserError, listing, nearest
 from flowkit.inspect.checkpoint import checkpoint_report, run_report
 from flowkit.inspect.weights import weights_report
 
-RECIPE, SAMPLES = "recipe.toml", "samples.safetensors"
+SAMPLES = "samples.safetensors"
 
 
 def inspect(path: Path | str) -> dict[str, Any]:
@@ -22,6 +22,10 @@ def inspect(path: Path | str) -> dict[str, Any]:
     .json beside one, a folder of samples, or a recipe. Raises UserError for anything else, and for a file that is broken.
     """
     path = Path(path)
+    if path.name in (LATEST, BEST) and path.parent.name == CHECKPOINTS:  # also a text file, or a link to nowhere
+        return checkpoint_report(path)
+    if path.parent.name in (LATEST, BEST) and path.parent.parent.name == CHECKPOINTS and not path.exists():
+        path = find_checkpoint(path.parent).directory / path.name
     if path.is_dir():
         return _directory(path)
     if path.suffix == ".toml":
@@ -40,6 +44,8 @@ def inspect(path: Path | str) -> dict[str, Any]:
 
 
 def _directory(path: Path) -> dict[str, Any]:
+    if path.name == CHECKPOINTS and not (path / MODEL).exists():
+        path = path.parent
     if (path / CHECKPOINTS).is_dir() or (path / RECIPE).is_file():
         return run_report(path)
     if any((path / name).is_file() for name in (MODEL, SIDECAR)):

@@ -36,6 +36,7 @@ class ClassReport:
     errors: list[float] = field(default_factory=list)  # of those fitted: Hausdorff distance, canvas units
     left_out: Counter[str] = field(default_factory=Counter)  # reason -> how many
     dots: int = 0  # strokes without length, dropped from drawings that were kept
+    remarks: Counter[str] = field(default_factory=Counter)  # what was read otherwise than written -> drawings kept
 
     @property
     def fitted(self) -> int:
@@ -72,6 +73,7 @@ def summed(reports: Iterable[ClassReport]) -> ClassReport:
         total.errors += report.errors
         total.left_out += report.left_out
         total.dots += report.dots
+        total.remarks += report.remarks
     return total
 
 
@@ -159,6 +161,7 @@ class _Tally:
             )
             return
         self._keep(found, place, report)
+        report.remarks.update(item.remarks)
 
     def _keep(self, found: Budgeted, place: tuple[str, str], report: ClassReport) -> None:
         self.rows.append(found.x)
@@ -217,4 +220,5 @@ class _Tally:
             "seed": seed,
             "fitted": {**fit, "error_unit": "Hausdorff distance on the canvas [-1, 1]"},
             "left_out": dict(left_out.most_common()),
+            "remarks": dict(total.remarks.most_common()),
         }

@@ -10,6 +10,7 @@ import cmath
 import math
 import re
 from collections.abc import Mapping
+from functools import partial
 
 Cubic = tuple[complex, complex, complex, complex]  # control points x + iy
 Affine = tuple[complex, complex, complex]  # p -> a p.x + b p.y + c
@@ -29,6 +30,7 @@ _TAKES = {"M": 2, "L": 2, "H": 1, "V": 1, "C": 6, "S": 4, "Q": 4, "T": 2, "A": 7
 _UNITS = {"": 1.0, "px": 1.0, "pt": 4 / 3, "pc": 16.0, "in": 96.0, "cm": 96 / 2.54, "mm": 96 / 25.4, "q": 96 / 101.6,
           "em": 16.0, "rem": 16.0, "ex": 8.0}  # fmt: skip
 _LENGTH = re.compile(rf"\s*+({_NUMBER.pattern})\s*+([A-Za-z]*+|%)\s*+", re.ASCII)
+_CSS_UNIT = re.compile(r"(?<=[\d.])(?:px|deg)(?![A-Za-z])")
 _TRANSFORM = re.compile(r"(?<![A-Za-z])([A-Za-z]++)\s*+\(([^()]*+)\)")
 
 
@@ -132,11 +134,10 @@ class _Pen:
         self.count += 1
 
     def line(self, to: complex) -> None:
-        step = to - self.at
-        self.add((self.at, self.at + step / 3, self.at + step * (2 / 3), to))
+        self.add(line(self.at, to))
 
     def close(self) -> None:
-        if self.at != self.start:
+        if self.at != self.start or self.before == "M":  # `M x y Z` is a dot
             self.line(self.start)
         self.subpaths.append([])  # what follows without a move begins a new subpath, at the same point
         self.control, self.before = None, "Z"
@@ -179,7 +180,13 @@ class _Pen:
             self.add((self.at, place(a + 1j * pull * a), place(b - 1j * pull * b), end))
 
 
-def length(text: str | None, whole: float, default: float = 0.0) -> float:
+def line(start: complex, end: complex) -> Cubic:
+    """A straight cubic at constant speed."""
+    step = end - start
+    return start, start + step / 3, start + step * (2 / 3), end
+
+
+def length(text: str | None, whole: float, default: float = 0.0, em: float = 16.0) -> float:
     """A length in user units at 96 dpi; a percentage is of `whole`. What cannot be read is `default`, as in browsers."""
     match = _LENGTH.fullmatch(text or "")
     if not match:
@@ -187,25 +194,28 @@ def length(text: str | None, whole: float, default: float = 0.0) -> float:
     number, unit = float(match[1]), match[2].lower()
     if unit == "%":
         return number / 100 * whole
+    if unit in ("em", "ex"):
+        return number * em * _UNITS[unit] / 16
     return number * _UNITS[unit] if unit in _UNITS else default
 
 
-def shape_path(tag: str, a: Mapping[str, str], width: float, height: float) -> str:
+def shape_path(tag: str, a: Mapping[str, str], width: float, height: float, em: float = 16.0) -> str:
     """The path data that SVG defines a basic shape to be; percentages are of a viewport `width` x `height`."""
+    measure = partial(length, em=em)
     diagonal = math.hypot(width, height) / math.sqrt(2)
-    x, y = length(a.get("x"), width), length(a.get("y"), height)
+    x, y = measure(a.get("x"), width), measure(a.get("y"), height)
     if tag == "line":
-        ends = [length(a.get(key), whole) for key, whole in zip(("x1", "y1", "x2", "y2"), (width, height) * 2)]  # noqa: B905
+        ends = [measure(a.get(key), whole) for key, whole in zip(("x1", "y1", "x2", "y2"), (width, height) * 2)]  # noqa: B905
         return "M{!r} {!r}L{!r} {!r}".format(*ends)
     if tag in ("polyline", "polygon"):
         numbers, _ = _numbers(a.get("points", ""))
         pairs = " ".join(map(repr, numbers[: len(numbers) // 2 * 2]))
         return f"M{pairs}" + ("Z" if tag == "polygon" else "") if pairs else ""
     if tag == "rect":
-        w, h = length(a.get("width"), width), length(a.get("height"), height)
+        w, h = measure(a.get("width"), width), measure(a.get("height"), height)
         if w <= 0 or h <= 0:
             return ""
-        rx, ry = length(a.get("rx"), width, -1), length(a.get("ry"), height, -1)
+        rx, ry = measure(a.get("rx"), width, -1), measure(a.get("ry"), height, -1)
         rx, ry = (rx if rx >= 0 else max(ry, 0)), (ry if ry >= 0 else max(rx, 0))
         rx, ry = min(rx, w / 2), min(ry, h / 2)
         if not (rx and ry):
@@ -215,11 +225,11 @@ def shape_path(tag: str, a: Mapping[str, str], width: float, height: float) -> s
             f"M{x + rx!r} {y!r}H{x + w - rx!r}{corner}{x + w!r} {y + ry!r}V{y + h - ry!r}{corner}{x + w - rx!r} {y + h!r}"
             f"H{x + rx!r}{corner}{x!r} {y + h - ry!r}V{y + ry!r}{corner}{x + rx!r} {y!r}Z"
         )
-    cx, cy = length(a.get("cx"), width), length(a.get("cy"), height)
+    cx, cy = measure(a.get("cx"), width), measure(a.get("cy"), height)
     if tag == "circle":
-        rx = ry = length(a.get("r"), diagonal)
+        rx = ry = measure(a.get("r"), diagonal)
     else:
-        rx, ry = length(a.get("rx"), width, -1), length(a.get("ry"), height, -1)
+        rx, ry = measure(a.get("rx"), width, -1), measure(a.get("ry"), height, -1)
         rx, ry = (rx if rx >= 0 else ry), (ry if ry >= 0 else rx)
     if rx <= 0 or ry <= 0:
         return ""
@@ -234,12 +244,20 @@ def compose(outer: Affine, inner: Affine) -> Affine:
     return linear(inner[0]), linear(inner[1]), linear(inner[2]) + outer[2]
 
 
+def mapped(cubic: Cubic, affine: Affine) -> Cubic:
+    ax, ay, shift = affine
+    p0, p1, p2, p3 = (ax * p.real + ay * p.imag + shift for p in cubic)
+    return p0, p1, p2, p3
+
+
 def parse_transform(text: str) -> Affine:
-    """A `transform` attribute; one that cannot be read counts as absent, as in browsers."""
+    """A `transform`, of an attribute or in CSS (px, deg); one that cannot be read counts as absent, as in browsers."""
     total = IDENTITY
+    if "px" in text or "deg" in text:
+        text = _CSS_UNIT.sub("", text)
     for name, arguments in _TRANSFORM.findall(text):
-        n, _ = _numbers(arguments)
-        step = _transform(name, n)
+        n, whole = _numbers(arguments)
+        step = _transform(name, n) if whole else None
         if step is None:
             return IDENTITY
         total = compose(total, step)
@@ -254,6 +272,9 @@ def _transform(name: str, n: list[float]) -> Affine | None:
         return 1 + 0j, 1j, complex(n[0], n[1] if count == 2 else 0)
     if name == "scale" and count in (1, 2):
         return complex(n[0]), complex(0, n[-1]), 0j
+    if name in ("translateX", "translateY", "scaleX", "scaleY") and count == 1:
+        rest = 0.0 if name[0] == "t" else 1.0
+        return _transform(name[:-1], [n[0], rest] if name[-1] == "X" else [rest, n[0]])
     if name == "rotate" and count in (1, 3):
         turn = cmath.rect(1, math.radians(n[0]))
         centre = complex(n[1], n[2]) if count == 3 else 0j

@@ -1,239 +1,297 @@
-"""SVG files from strangers, read as cubics on the canvas. Bounded, and no entity is ever expanded or fetched.
-
-expat is used directly and without namespaces: KanjiVG binds its prefix only inside its DOCTYPE, and copies of such
-files that lost it are no well-formed namespaced XML, yet every stroke in them is plain to read.
-"""
+"""SVG files from strangers, read as cubics on the canvas: the ink that a renderer would show. Bounded in all it does."""
 
 from __future__ import annotations
 
+import cmath
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn
-from xml.parsers import expat
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 
-from flowkit.sketch.importers.items import Unreadable, fit_canvas
-from flowkit.sketch.svg_path import IDENTITY, Affine, Cubic, compose, length, parse_transform, path_cubics, shape_path
+from flowkit.errors import Unreadable
+from flowkit.sketch import bezier
+from flowkit.sketch.importers.items import fit_canvas
+from flowkit.sketch.svg_clip import Cutter, Points, Region, Shape, Subpaths, TooComplex, box_shape, covers, has_area
+from flowkit.sketch.svg_document import MAX_DEPTH, MAX_ELEMENTS, Document, Node, fits, parse
+from flowkit.sketch.svg_path import (
+    IDENTITY,
+    Affine,
+    Cubic,
+    compose,
+    length,
+    line,
+    mapped,
+    parse_transform,
+    path_cubics,
+    shape_path,
+)
+from flowkit.sketch.svg_region import SHAPES, Regions, Size
+from flowkit.sketch.svg_style import ANIMATED, GEOMETRY, UNREAD, Style, Styles, dashes, href, reference
+from flowkit.sketch.svg_viewport import Box, canvas_of, place_viewport, view_box
 
 MAX_BYTES = 10_000_000
 MAX_CUBICS = 20_000
 MAX_PATH = 3_000_000  # characters of one path
-MAX_ELEMENTS = 200_000  # also counts what <use> repeats
 MAX_TEXT = 5_000_000  # characters of attributes that are read, the same ones again where <use> repeats them
-MAX_DEPTH = 100  # also ends a <use> of itself
 FARTHEST = 100.0  # canvas units; beyond it a coordinate is taken for a mistake
+BLEED = 0.01  # canvas units that ink may leave the canvas by before it is cut
 
-_SHAPES = {"path", "line", "polyline", "polygon", "rect", "circle", "ellipse"}
-_CONTAINERS = {
-    "svg",
-    "g",
-    "a",
-    "switch",
-}  # all others (text, defs, symbol, clipPath, ...) are not drawn where they stand
-
-
-@dataclass
-class _Node:
-    tag: str
-    attributes: dict[str, str]
-    children: list[_Node] = field(default_factory=list)
+# All others (defs, symbol, clipPath, ...) are not drawn where they stand.
+_CONTAINERS = {"svg", "g", "a", "switch"}
+_IGNORED = {
+    "text": "text is not read",
+    "image": "images are not read",
+    "foreignObject": "HTML in a foreignObject is not read",
+    "animate": "animations are not played",
+    "animateTransform": "animations are not played",
+    "animateMotion": "animations are not played",
+    "set": "animations are not played",
+}
 
 
-@dataclass(frozen=True)
-class _Style:
-    """What decides whether something is seen; presentation attributes that children inherit."""
-
-    fill: str = "black"
-    stroke: str = "none"
-    visibility: str = "visible"
-    display: str = "inline"  # not inherited: what is not displayed is not entered
-
-
-def read_svg(data: bytes) -> list[np.ndarray]:
+def read_svg(data: bytes, causes: Counter[str] | None = None, *, cut: bool = True) -> list[np.ndarray]:
     """The strokes of an SVG document: each subpath as cubics (n, 8) float64, canvas units, in drawing order.
 
-    The viewBox (or else width and height) becomes the canvas [-1, 1] x [-1, 1], aspect kept, centred; a document
-    with neither is fitted to its bounding box. Filled shapes give their outline; what is invisible gives nothing.
-    Raises Unreadable (a UserError): no XML, no SVG, entity declarations, too large, or coordinates off all bounds.
+    The picture that the document makes (its viewBox, or else width and height) becomes the canvas [-1, 1] x [-1, 1],
+    aspect kept, centered; a document with no size is fitted to its bounding box. Lines give their center, filled
+    shapes without a line their outline; what is not seen gives nothing. Ink outside of the canvas is cut off with `cut`.
+    `causes` counts what the file asks for beyond what is read. Raises Unreadable (a UserError): not XML, not SVG,
+    entities that are no plain text, too large, or coordinates off all bounds.
     """
     if len(data) > MAX_BYTES:
         raise Unreadable(f"is larger than {MAX_BYTES // 1_000_000} MB", f"{len(data):,} bytes")
     if not data.strip():
         raise Unreadable("is empty")
-    root, ids, styled = _parse(data)
-    reader = _Reader(ids, styled)
-    box = _canvas(root)
-    reader.width, reader.height = box[2:] if box else (0.0, 0.0)
-    reader.canvas = box
+    reader = _Reader(parse(data))
     try:
-        reader.enter(root.children, IDENTITY, reader.style(root, _Style()), 0)
+        reader.read()
+        found = reader.on_canvas(cut)
     except (ArithmeticError, ValueError) as error:  # the sine of infinity, the length of 1e308 + 1e308i
         if isinstance(error, Unreadable):
             raise
         raise Unreadable("holds numbers beyond all bounds", str(error)) from None
-    subpaths = reader.subpaths
-    if not subpaths:
-        return []
-    flat = np.array([c for subpath in subpaths for c in subpath]).view(np.float64).reshape(-1, 8)
-    if not np.isfinite(flat).all():
-        raise Unreadable("holds coordinates that are not finite")
-    ends = np.cumsum([len(subpath) for subpath in subpaths])[:-1]
-    if box is None:
-        fitted = fit_canvas([part.reshape(-1, 2) for part in np.split(flat, ends)])
-        return [part.reshape(-1, 8) for part in fitted]
-    x, y, width, height = box
-    side = max(width, height)
-    centre = np.array([x + width / 2, y + height / 2] * 4)
-    with np.errstate(all="ignore"):
-        flat = (flat - centre) / (side / 2)
-    if not np.abs(flat).max() <= FARTHEST:  # NaN, of a canvas too small to divide by, is not below either
-        raise Unreadable("has coordinates far outside of its canvas", f"{np.abs(flat).max():.3g} times its half side")
-    return np.split(flat, ends)
+    if causes is not None:
+        causes.update(+reader.causes)
+    return found
 
 
-def _parse(data: bytes) -> tuple[_Node, dict[str, _Node], bool]:
-    """The document as a tree, its elements by id, and whether it has a style sheet."""
-    top = _Node("", {})
-    stack = [top]
-    ids: dict[str, _Node] = {}
-    prefix = ""
-    styled = False
-    count = 0
+@dataclass(frozen=True)
+class _State:
+    """What an element takes from those around it."""
 
-    def start(name: str, attributes: dict[str, str]) -> None:
-        nonlocal prefix, styled, count
-        count += 1
-        if count > MAX_ELEMENTS:
-            raise Unreadable(f"has more than {MAX_ELEMENTS:,} elements")
-        if len(stack) > MAX_DEPTH:
-            raise Unreadable(f"is nested deeper than {MAX_DEPTH} elements")
-        space, _, local = name.rpartition(":")
-        if len(stack) == 1:
-            prefix = space  # some writers say <ns0:svg>; elements of other prefixes are not SVG
-        node = _Node(local if space == prefix else name, attributes)
-        stack[-1].children.append(node)
-        stack.append(node)
-        styled = styled or node.tag == "style"
-        if "id" in attributes:
-            ids.setdefault(attributes["id"], node)
-
-    def end(_: str) -> None:
-        stack.pop()
-
-    def refuse(*_: Any) -> NoReturn:
-        raise Unreadable("declares XML entities, which are refused; save it as plain SVG")
-
-    parser = expat.ParserCreate()
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    # With no declaration there is nothing to expand, and expat never fetches a DTD by itself.
-    parser.EntityDeclHandler = parser.UnparsedEntityDeclHandler = parser.ExternalEntityRefHandler = refuse
-    try:
-        parser.Parse(data, True)
-    except expat.ExpatError as error:
-        raise Unreadable("is no XML", str(error)) from None
-    except (LookupError, UnicodeError, ValueError) as error:
-        if isinstance(error, Unreadable):
-            raise
-        raise Unreadable("is no XML", f"unreadable encoding: {error}") from None
-    root = top.children[0]
-    if root.tag != "svg":
-        raise Unreadable("is XML but no SVG", f"its root is <{root.tag}>")
-    return root, ids, styled
-
-
-def _canvas(root: _Node) -> tuple[float, float, float, float] | None:
-    """x, y, width, height of the document's canvas in user units; None where it names none."""
-    if box := _view_box(root):
-        return box
-    width, height = (length(root.attributes.get(key), 0.0) for key in ("width", "height"))
-    return (0.0, 0.0, width, height) if 0 < width < math.inf and 0 < height < math.inf else None
-
-
-def _view_box(node: _Node) -> tuple[float, float, float, float] | None:
-    try:
-        x, y, w, h = (float(part) for part in node.attributes.get("viewBox", "").replace(",", " ").split())
-    except ValueError:
-        return None
-    return (x, y, w, h) if 0 < w < math.inf and 0 < h < math.inf and math.isfinite(x + y) else None
+    affine: Affine
+    style: Style
+    size: Size  # of the viewport
+    regions: tuple[Region, ...] = ()  # all of which cut it, in the root's user units
+    depth: int = 0
+    used: tuple[Node, ...] = ()  # what <use> has brought here
 
 
 class _Reader:
-    """Walks the tree and collects subpaths in the root's user units."""
+    """Walks the tree and collects subpaths in the units of the picture."""
 
-    def __init__(self, ids: dict[str, _Node], styled: bool) -> None:
-        self.ids = ids
-        self.styled = styled  # a style sheet may paint anything, so that nothing is taken for invisible
-        self.subpaths: list[list[Cubic]] = []
-        self.canvas: tuple[float, float, float, float] | None = None
-        self.width = self.height = 0.0
+    def __init__(self, document: Document) -> None:
+        self.root, self.ids = document.root, document.ids
+        self.styles = Styles(document)
+        self.regions = Regions(self.styles, self.outlines)
+        self.cutter = Cutter()
+        self.causes = self.styles.cascade.causes
+        if document.linked:
+            self.causes["style sheets in other files are not read"] += document.linked
+        self.subpaths: Subpaths = []
+        self.written: Subpaths = []  # the same, with shapes that name no paint as the lines that they are written as
+        self.painted = False  # whether any ink is more than such lines
+        self.canvas: Box | None = None
+        self.slack = 0.0
         self.cubics = self.moves = self.visited = self.text = 0
 
-    def enter(self, nodes: list[_Node], outer: Affine, style: _Style, depth: int) -> None:
-        if depth > MAX_DEPTH:
+    def read(self) -> None:
+        style = self.styles.of(self.root, Style())
+        a = dict(self.root.attributes)
+        a.update({k: v for k, v in style.own.items() if k in ("width", "height") and length(v, 0.0, 0.0, style.em) > 0})
+        self.canvas, affine = canvas_of(a, style.em)
+        box = view_box(a) or self.canvas or (0.0, 0.0, 100.0, 100.0)  # where no size is named, percentages are of 100
+        self.slack = 1e-4 * max((self.canvas or box)[2:])
+        state = _State(affine, Style(), box[2:])
+        self.enter([self.root], state)
+        if not self.painted and self.written:
+            # Renderers see areas without any width here; whoever wrote only lines, and no paint at all, means lines.
+            self.causes["lines without any paint are read all the same"] += 1
+            self.subpaths = self.written
+
+    def on_canvas(self, cut: bool) -> list[np.ndarray]:
+        if not self.subpaths:
+            return []
+        flat = np.array([c for subpath in self.subpaths for c in subpath])
+        if not np.isfinite(flat).all():
+            raise Unreadable("holds coordinates that are not finite")
+        ends = np.cumsum([len(subpath) for subpath in self.subpaths])[:-1]
+        if self.canvas is None:
+            fitted = fit_canvas([part.view(np.float64).reshape(-1, 2) for part in np.split(flat, ends)])
+            return [part.reshape(-1, 8) for part in fitted]
+        x, y, width, height = self.canvas
+        half, centre = max(width, height) / 2, complex(x + width / 2, y + height / 2)
+        with np.errstate(all="ignore"):
+            placed = np.split(((flat - centre).view(np.float64) / half).view(np.complex128), ends)
+        w, h = width / 2 / half, height / 2 / half
+        inside = [p for p in placed if not (cut and (_beside(p.real, w + BLEED) or _beside(p.imag, h + BLEED)))]
+        far = max((float(np.abs(part.view(np.float64)).max()) for part in inside), default=0.0)
+        if not far <= FARTHEST:  # NaN, of a canvas too small to divide by, is not below either
+            raise Unreadable("has coordinates far outside of its canvas", f"{far:.3g} times its half side")
+        out: list[np.ndarray] = []
+        frame = Region([box_shape(-w, -h, 2 * w, 2 * h)])
+        for leaves, group in groupby(inside, lambda part: cut and not _held(part, w + BLEED, h + BLEED)):
+            if leaves:
+                kept = self.limited([list(map(tuple, part)) for part in group], frame, "", BLEED)
+                out += [np.array(subpath) for subpath in kept]
+            else:
+                out += group
+        if len(out) < len(placed):
+            self.causes["ink outside of the canvas is left out"] += 1
+        return [part.view(np.float64).reshape(-1, 8) for part in out]
+
+    def enter(self, nodes: list[Node], state: _State) -> None:
+        if state.depth > MAX_DEPTH:
             raise Unreadable(f"is nested deeper than {MAX_DEPTH} elements")
         self.visited += len(nodes)
         if self.visited > MAX_ELEMENTS:
             raise Unreadable(f"has more than {MAX_ELEMENTS:,} elements")
         for node in nodes:
-            self.text += sum(map(len, node.attributes.values()))
-            if self.text > MAX_TEXT:
-                raise Unreadable(f"has more than {MAX_TEXT:,} characters of attributes, repeated ones counted")
-            if node.tag in _SHAPES:
-                self.draw(node, outer, style)
-            elif node.tag in _CONTAINERS or node.tag == "use":
-                inner = self.style(node, style)
-                if inner.display == "none":
-                    continue
-                placed = compose(outer, parse_transform(node.attributes.get("transform", "")))
-                if node.tag == "use":
-                    self.use(node, placed, inner, depth)
-                else:
-                    placed = compose(placed, self.viewport(node, node)) if node.tag == "svg" else placed
-                    self.enter(node.children, placed, inner, depth + 1)
+            if node.tag in SHAPES or node.tag in _CONTAINERS or node.tag == "use" or node.tag in _IGNORED:
+                self.text += sum(map(len, node.attributes.values()))
+                if self.text > MAX_TEXT:
+                    raise Unreadable(f"has more than {MAX_TEXT:,} characters of attributes, repeated ones counted")
+                if fits(node):
+                    self.element(node, state)
 
-    def use(self, node: _Node, outer: Affine, style: _Style, depth: int) -> None:
-        href = next((value for key, value in node.attributes.items() if key.rpartition(":")[2] == "href"), "")
-        target = self.ids.get(href[1:]) if href.startswith("#") else None  # another document is never opened
+    def element(self, node: Node, state: _State) -> None:
+        style = self.styles.of(node, state.style)
+        if not style.displayed:
+            return
+        if cause := _IGNORED.get(node.tag):
+            shown = style.visible and style.opacity > 0 and (node.text or node.tag != "text")
+            self.causes[cause] += shown
+            return
+        self.note(style)
+        state = replace(state, style=style, affine=compose(state.affine, self.transform(style, state)))
+        if node.tag in SHAPES:
+            self.draw(node, state)
+            return
+        state = self.cut_by(state, lambda: None)
+        if node.tag == "use":
+            self.use(node, state)
+        elif node.tag == "switch":
+            self.visited += len(node.children)
+            chosen = next((n for n in node.children if n.tag != "foreignObject" and _drawn(n) and fits(n)), None)
+            self.enter([chosen] if chosen else [], replace(state, depth=state.depth + 1))
+        else:
+            if node.tag == "svg" and node is not self.root:
+                placed = self.viewport(node, self.geometry(node, style), state)
+                if placed is None:
+                    return
+                state = placed
+            self.enter(node.children, replace(state, depth=state.depth + 1))
+
+    def note(self, style: Style) -> None:
+        """Count what an element's style asks for and does not get."""
+        if reference(style.own.get("filter", "")) in self.ids:
+            self.causes["filters are not applied"] += 1
+        if any(style.own.get(name, "none").lower() not in ("none", "initial", "unset") for name in UNREAD):
+            self.causes["CSS motion and transform properties other than transform are not applied"] += 1
+        if any(style.own.get(name, "none").lower() != "none" for name in ANIMATED):
+            self.causes[_IGNORED["animate"]] += 1
+
+    def transform(self, style: Style, state: _State) -> Affine:
+        if "transform" not in style.own:
+            return IDENTITY
+        affine = parse_transform(style.own["transform"])
+        if "transform-origin" in style.own and affine != IDENTITY:
+            words = style.own["transform-origin"].split()[:2]
+            sides = {"left": "0", "top": "0", "center": "50%", "right": "100%", "bottom": "100%"}
+            if words[0] in ("top", "bottom") or words[-1] in ("left", "right"):
+                words.reverse()
+            words = [sides.get(word, word) for word in [*words, "center"][:2]]
+            x, y = (length(word, whole, 0.0, style.em) for word, whole in zip(words, state.size, strict=True))
+            there, back = complex(x, y), complex(-x, -y)
+            affine = compose(compose((1 + 0j, 1j, there), affine), (1 + 0j, 1j, back))
+        return affine
+
+    def cut_by(self, state: _State, extent: Callable[[], Box | None]) -> _State:
+        """The state with the regions of its element's own clip path and mask."""
+        if "clip-path" not in state.style.own and "mask" not in state.style.own:
+            return state
+        found, failed = self.regions.of(state.style, state.affine, state.size, extent)
+        for cause in failed:
+            self.causes[f"{cause} that are no plain shapes are not applied"] += 1
+        return replace(state, regions=(*state.regions, *found))
+
+    def use(self, node: Node, state: _State) -> None:
+        name = href(node)
+        target = self.ids.get(name or "")
         if target is None:
+            self.causes["references that lead nowhere, or to other files, are not followed"] += 1
             return
-        if target.tag in ("symbol", "svg"):
-            inner = self.style(target, style)
-            if inner.display != "none":
-                self.enter(target.children, compose(outer, self.viewport(target, node)), inner, depth + 1)
+        above: Node | None = node
+        while above is not None and above is not target:
+            above = above.parent
+        if above is not None or target in state.used:
+            self.causes["a <use> of itself draws nothing"] += 1
             return
-        at = complex(*(length(node.attributes.get(key), w) for key, w in (("x", self.width), ("y", self.height))))
-        self.enter([target], compose(outer, (1 + 0j, 1j, at)), style, depth + 1)
+        style = replace(state.style, context=(state.style["fill"], state.style["stroke"]))
+        a = self.geometry(node, style)
+        at = complex(*(length(a.get(k), w, 0.0, style.em) for k, w in zip("xy", state.size, strict=True)))
+        state = replace(
+            state, style=style, affine=compose(state.affine, (1 + 0j, 1j, at)), used=(*state.used, target),
+            depth=state.depth + 1,
+        )  # fmt: skip
+        if target.tag not in ("symbol", "svg"):
+            self.enter([target], state)
+            return
+        inner = self.styles.of(target, style)
+        if target.tag == "svg" and not inner.displayed:
+            return
+        inner_state = replace(state, style=inner, affine=compose(state.affine, self.transform(inner, state)))
+        own = self.geometry(target, inner)
+        size = {key: a[key] for key in ("width", "height") if key in a}
+        placed = self.viewport(target, {**own, **size}, self.cut_by(inner_state, lambda: None))
+        if placed is not None:
+            self.enter(target.children, replace(placed, depth=state.depth + 1))
 
-    def viewport(self, node: _Node, placing: _Node) -> Affine:
-        """Of a nested <svg>, or of a <symbol> placed by <use>: its viewBox into its box, as preserveAspectRatio asks."""
-        a = placing.attributes
-        x, y = length(a.get("x"), self.width), length(a.get("y"), self.height)
-        box = _view_box(node)
-        if box is None:
-            return 1 + 0j, 1j, complex(x, y)
-        width, height = (
-            length(a.get(key) or node.attributes.get(key), whole, whole)
-            for key, whole in (("width", self.width or box[2]), ("height", self.height or box[3]))
+    def viewport(self, node: Node, a: dict[str, str], state: _State) -> _State | None:
+        """Inside a nested <svg>, or a <symbol> placed by <use>; None where its size is zero."""
+        em, (whole_x, whole_y) = state.style.em, state.size
+        x, y = length(a.get("x"), whole_x, 0.0, em), length(a.get("y"), whole_y, 0.0, em)
+        width, height = length(a.get("width"), whole_x, whole_x, em), length(a.get("height"), whole_y, whole_y, em)
+        if not (0 < width < math.inf and 0 < height < math.inf):
+            return None
+        regions = state.regions
+        named = self.canvas is not None or ("width" in a and "height" in a)
+        if named and state.style.own.get("overflow", "hidden") not in ("visible", "auto"):
+            frame = box_shape(x, y, width, height)
+            frame = Shape([[mapped(c, state.affine) for c in s] for s in frame.subpaths])
+            regions = (*regions, Region([frame]))
+        box = view_box(a)
+        inner: Affine = (1 + 0j, 1j, complex(x, y))
+        if box is not None:
+            inner = place_viewport(box, a.get("preserveAspectRatio", ""), (x, y, width, height))
+        return replace(
+            state, regions=regions, affine=compose(state.affine, inner), size=box[2:] if box else (width, height)
         )
-        sx, sy = width / box[2], height / box[3]
-        aspect = node.attributes.get("preserveAspectRatio", "")
-        if "none" not in aspect:
-            sx = sy = max(sx, sy) if "slice" in aspect else min(sx, sy)
-        spare = complex(width - sx * box[2], height - sy * box[3])
-        x_part = 0.0 if "xMin" in aspect else 1.0 if "xMax" in aspect else 0.5
-        y_part = 0.0 if "YMin" in aspect else 1.0 if "YMax" in aspect else 0.5
-        shift = complex(x + x_part * spare.real - sx * box[0], y + y_part * spare.imag - sy * box[1])
-        return complex(sx), complex(0, sy), shift
 
-    def draw(self, node: _Node, outer: Affine, style: _Style) -> None:
-        style = self.style(node, style)
-        if style.display == "none" or style.visibility != "visible":
-            return
-        if style.fill == "none" and style.stroke == "none" and not self.styled:
-            return
-        a = node.attributes
-        d = a.get("d", "") if node.tag == "path" else shape_path(node.tag, a, self.width, self.height)
+    def geometry(self, node: Node, style: Style) -> dict[str, str]:
+        """An element's attributes, with what CSS says of its place and size."""
+        css = {name: value for name, value in style.own.items() if name in GEOMETRY}
+        if css.get("d", "").startswith("path("):
+            css["d"] = css["d"][5:].strip("() \"'")
+        return {**node.attributes, **css} if css else node.attributes
+
+    def outlines(self, node: Node, style: Style, size: Size) -> Subpaths:
+        """The subpaths of a shape in its own units, counted."""
+        a = self.geometry(node, style)
+        d = a.get("d", "") if node.tag == "path" else shape_path(node.tag, a, *size, style.em)
         if len(d) > MAX_PATH:
             raise Unreadable(f"has a path of more than {MAX_PATH:,} characters")
         self.moves += d.count("M") + d.count("m")
@@ -243,40 +301,91 @@ class _Reader:
         self.cubics += sum(map(len, subpaths))
         if self.cubics > MAX_CUBICS:
             raise Unreadable(f"has more than {MAX_CUBICS:,} curves")
-        affine = compose(outer, parse_transform(a["transform"])) if "transform" in a else outer
-        if affine != IDENTITY:
-            subpaths = [[_mapped(cubic, affine) for cubic in subpath] for subpath in subpaths]
-        if node.tag == "rect" and style.stroke == "none" and not self.styled and self.covers_canvas(subpaths):
-            return  # a background
+        return subpaths
+
+    def draw(self, node: Node, state: _State) -> None:
+        style, styles = state.style, self.styles
+        diagonal = math.hypot(*state.size) / math.sqrt(2)
+        kind = styles.ink(style, diagonal, flat=False, fillable=node.tag != "line")
+        if not kind:
+            return
+        subpaths = self.outlines(node, style, state.size)
+        if not subpaths:
+            return
+        box = _extent(subpaths)
+        bare = kind == "fill" and not style.painted
+        if box is None or not (box[2] and box[3]):
+            kind = "fill" if bare else styles.ink(style, diagonal, flat=True, fillable=False)
+        if kind == "stroke" and style["stroke-dasharray"].lower() != "none":
+            lengths = [_arc_length(subpath) for subpath in subpaths]
+            dashed = dashes(style, lengths, diagonal, length(node.attributes.get("pathLength"), 0.0))
+            self.causes["dashed lines are read as whole ones"] += dashed == "dashed"
+            if dashed == "hidden":
+                bare = replace(style, inherited={**style.inherited, "stroke": "none"})
+                kind = styles.ink(bare, diagonal, flat=False, fillable=node.tag != "line")
+        if not kind:
+            return
+        if node.tag in ("path", "line", "polyline", "polygon"):
+            names = (reference(style[name]) for name in ("marker", "marker-start", "marker-mid", "marker-end"))
+            self.causes["markers (arrowheads) are not drawn"] += any(name in self.ids for name in names)
+        state = self.cut_by(state, lambda: box)
+        written = self.placed(subpaths, state, "") if bare else None
+        lines = bare and not any(len(subpath) > 1 and has_area(subpath) for subpath in subpaths)
+        if kind == "fill":
+            subpaths = [_closed(subpath) for subpath in subpaths if has_area(subpath)]
+        subpaths = self.placed(subpaths, state, style["fill-rule"].lower() if kind == "fill" else "")
+        if kind == "fill" and self.canvas is not None and covers(subpaths, self.canvas):
+            self.causes["backgrounds are left out"] += 1
+            return
+        self.painted |= not lines and bool(subpaths)
         self.subpaths += subpaths
+        self.written += subpaths if written is None else written
 
-    def covers_canvas(self, subpaths: list[list[Cubic]]) -> bool:
-        if self.canvas is None or not subpaths:
-            return False
-        x, y, w, h = self.canvas
-        corners = [cubic[0] for cubic in subpaths[0]]
-        slack = 1e-3 * max(w, h)
-        return (
-            min(p.real for p in corners) <= x + slack and max(p.real for p in corners) >= x + w - slack
-            and min(p.imag for p in corners) <= y + slack and max(p.imag for p in corners) >= y + h - slack
-        )  # fmt: skip
+    def placed(self, subpaths: Subpaths, state: _State, area: str) -> Subpaths:
+        """In the units of the picture, cut by all regions around; `area` is the fill rule of a filled shape."""
+        if state.affine != IDENTITY:
+            subpaths = [[mapped(cubic, state.affine) for cubic in subpath] for subpath in subpaths]
+        for region in state.regions:
+            subpaths = self.limited(subpaths, region, area, self.slack)
+        return subpaths
 
-    @staticmethod
-    def style(node: _Node, inherited: _Style) -> _Style:
-        a = node.attributes
-        inline = {}
-        if "style" in a:
-            inline = {key.strip(): value.strip() for key, _, value in (p.partition(":") for p in a["style"].split(";"))}
-        found = {
-            key: value
-            for key in ("fill", "stroke", "visibility", "display")
-            if (value := inline.get(key) or a.get(key)) and value != "inherit"
-        }
-        found.setdefault("display", "inline")
-        return replace(inherited, **found)
+    def limited(self, subpaths: Subpaths, region: Region, area: str, slack: float) -> Subpaths:
+        """The part inside a region, or all of it where that would take too long to find."""
+        if not all(cmath.isfinite(p) for subpath in subpaths for cubic in subpath for p in cubic):
+            return subpaths  # to be refused
+        try:
+            return self.cutter.cut(subpaths, region, area=area, slack=slack)
+        except TooComplex:
+            self.causes["clip paths with too many curves are not applied"] += 1
+            return subpaths
 
 
-def _mapped(cubic: Cubic, affine: Affine) -> Cubic:
-    ax, ay, shift = affine
-    p0, p1, p2, p3 = (ax * p.real + ay * p.imag + shift for p in cubic)
-    return p0, p1, p2, p3
+def _held(part: Points, w: float, h: float) -> bool:
+    return bool(np.abs(part.real).max() <= w and np.abs(part.imag).max() <= h)
+
+
+def _beside(axis: np.ndarray, half: float) -> bool:
+    return bool(axis.min() > half or axis.max() < -half)
+
+
+def _drawn(node: Node) -> bool:
+    return node.tag in SHAPES or node.tag in _CONTAINERS or node.tag in ("use", "text", "image")
+
+
+def _closed(subpath: list[Cubic]) -> list[Cubic]:
+    """A filled outline is closed, whether or not the path says so."""
+    start, end = subpath[0][0], subpath[-1][3]
+    return subpath if abs(end - start) <= 1e-9 * abs(start) else [*subpath, line(end, start)]
+
+
+def _extent(subpaths: Subpaths) -> Box | None:
+    """The box around all control points; None where they are not finite."""
+    points: Points = np.array([cubic for subpath in subpaths for cubic in subpath])
+    if not np.isfinite(points).all():
+        return None
+    x, y = points.real, points.imag
+    return float(x.min()), float(y.min()), float(np.ptp(x)), float(np.ptp(y))
+
+
+def _arc_length(subpath: list[Cubic]) -> float:
+    return float(bezier.arc_length(np.array(subpath).view(np.float64)).sum())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowkit.errors import UserError
+from flowkit.errors import Interrupted, UserError
 from flowkit.text.sonar_cards import WEIGHTS, Card, cache_folder
 
 if TYPE_CHECKING:
@@ -81,6 +81,11 @@ def _user_errors(role: str, card: Card, field: str) -> Iterator[None]:
     place = card.place(field)
     try:
         yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"{role}: {place} is not loaded; files that were downloaded whole are kept in {cache_folder()}, and the same "
+            "command downloads the others"
+        ) from None
     except AssetDownloadError as error:
         raise UserError(
             f"{role}: {place} could not be downloaded ({_deepest(error)}). SONAR's encoder and decoder ({WEIGHTS}) are "

@@ -1,21 +1,20 @@
 """Saving and loading checkpoints: directories that appear whole or not at all, in safetensors and JSON only.
 
 A checkpoint is written to a hidden sibling, synced to disk and renamed; only then do `latest` and `best` move, and only
-then are old ones removed. So there is always a whole one, whenever the process is killed.
+then are old ones removed. So there is always a whole one, whenever the process is killed. Nothing depends on the two: where
+a disk has no links they are text files, and where they cannot be written at all the user is told so.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flowkit.checkpoint import (
@@ -27,15 +26,19 @@ from flowkit.checkpoint import (
     OPTIMIZER,
     SIDECAR,
     STATE,
+    CheckpointFiles,
     check_shapes,
     checkpoint_step,
+    copied_pointers,
     list_checkpoints,
+    pointed_step,
 )
-from flowkit.data.checksums import verify, write_checksums
-from flowkit.data.files import make_readable, tensor_file_errors, write_json
-from flowkit.data.tensors import load_tensors
+from flowkit.data.checksums import CHECKSUMS, verify, write_checksums
+from flowkit.data.files import make_readable, read_json, tensor_file_errors, write_json
+from flowkit.data.tensors import load_tensors, save_file
 from flowkit.errors import UserError
 from flowkit.training.files import sync
+from flowkit.training.run_state import read_run_state
 from flowkit.training.sharding import full_tensors, part_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # of AdamW, a parameter
@@ -65,11 +68,13 @@ def save_checkpoint(
     best: bool,
     keep_last: int,
     keep_every: int,
+    notice: Callable[[str], object] = lambda text: None,
 ) -> Path:
-    """Write `checkpoints/step-NNNNNNNN`, move the links, remove what need not be kept. Returns its path.
+    """Write `checkpoints/step-NNNNNNNN`, move `latest` and `best`, remove what need not be kept. Returns its path.
 
     tensors: the `contents`, in the host's memory; no two share theirs. Kept are the last `keep_last` (0: all), those of every
-    `keep_every`th step (0: none) and the best. Raises UserError where it cannot be written; earlier ones are untouched then.
+    `keep_every`th step (0: none), the best, and what any pointer names. `notice` is told of what could not be done and is not
+    needed. Raises UserError where the checkpoint cannot be written; earlier ones are untouched then.
     """
     parent = run_dir / CHECKPOINTS
     target = parent / f"step-{step:08d}"
@@ -81,7 +86,7 @@ def save_checkpoint(
             for file, named in tensors.items():
                 save_file(named, partial / file)
             if normalizer:
-                save_arrays(normalizer, partial / NORMALIZER)
+                save_file({name: torch.from_numpy(array) for name, array in normalizer.items()}, partial / NORMALIZER)
         write_json(partial / SIDECAR, sidecar)
         write_json(partial / STATE, state)
         write_checksums(partial)
@@ -95,17 +100,39 @@ def save_checkpoint(
             target.rename(old)
         partial.rename(target)
         sync(parent)
-        _link(parent / LATEST, target.name)
-        if best:
-            _link(parent / BEST, target.name)
-        _prune(run_dir, keep_last, keep_every)
     except (OSError, UserError) as error:
         shutil.rmtree(partial, ignore_errors=True)  # half a checkpoint is of no use, and may be what fills the disk
-        reason = error.strerror or error if isinstance(error, OSError) else error
         raise UserError(
-            f"{target}: the checkpoint cannot be written ({reason}); earlier checkpoints are untouched"
+            f"{target}: the checkpoint cannot be written ({_reason(error)}); earlier checkpoints are untouched"
         ) from None
+    for pointer in (LATEST, BEST) if best else (LATEST,):
+        try:
+            _point(parent / pointer, target.name)
+        except (OSError, UserError) as error:
+            notice(
+                f"{parent / pointer}: cannot be written ({_reason(error)}). Nothing needs it: --ckpt {run_dir} and --resume "
+                "find the checkpoint by themselves"
+            )
+    try:
+        _prune(run_dir, step, state.get("best"), keep_last, keep_every)
+    except OSError as error:
+        notice(f"{parent}: an old checkpoint cannot be removed ({_reason(error)})")
     return target
+
+
+def _reason(error: Exception) -> object:
+    return error.strerror or error if isinstance(error, OSError) else error
+
+
+def check_resumable(files: CheckpointFiles) -> None:
+    """Raise UserError unless all that was saved of a checkpoint is there, and as it was saved."""
+    read_run_state(files.directory)
+    listed = files.directory / CHECKSUMS
+    sums = read_json(listed).get("crc32") if listed.is_file() else {}
+    for name in sums if isinstance(sums, dict) else ():
+        if not (files.directory / name).is_file():
+            raise UserError(f"{files.directory / name}: no such file; it was saved with the checkpoint")
+        verify(files.directory / name)
 
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
@@ -133,25 +160,58 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
     }
 
 
-def _link(link: Path, target: str) -> None:
-    """Point a relative link at `target` in one atomic step."""
-    partial = link.with_name(f".{link.name}.partial")
-    partial.unlink(missing_ok=True)
-    partial.symlink_to(target, target_is_directory=True)
-    os.replace(partial, link)
+def _point(pointer: Path, target: str) -> None:
+    """Make `latest` or `best` a relative link to `target` in one atomic step; a text file with that name where a disk has none.
+
+    Raises OSError or UserError where neither can be.
+    """
+    if pointer.is_dir() and not pointer.is_symlink():
+        _put_copy_away(pointer)
+    partial = pointer.with_name(f".{pointer.name}.partial")
+    try:
+        partial.unlink(missing_ok=True)
+        try:
+            partial.symlink_to(target, target_is_directory=True)
+        except (OSError, NotImplementedError):
+            partial.write_text(f"{target}\n", "utf-8")
+        os.replace(partial, pointer)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
-def _prune(run_dir: Path, keep_last: int, keep_every: int) -> None:
+def _put_copy_away(pointer: Path) -> None:
+    """A pointer that was copied as a folder (rsync -L, zip) takes the place of its checkpoint where that did not come along."""
+    step = copied_pointers(pointer.parent).get(pointer)
+    if step is None:
+        raise UserError("a folder is there that is no checkpoint")
+    own = pointer.with_name(f"step-{step:08d}")
+    if own.exists():
+        old = pointer.with_name(f".{own.name}.{pointer.name}.old")  # removed with what is pruned
+        shutil.rmtree(old, ignore_errors=True)
+        pointer.rename(old)
+    else:
+        pointer.rename(own)
+
+
+def _prune(run_dir: Path, step: int, best: tuple[int, float] | None, keep_last: int, keep_every: int) -> None:
+    """Later ones than `step` are left alone: this run passed them over because they are damaged, or will write them anew."""
     parent = run_dir / CHECKPOINTS
-    checkpoints = list_checkpoints(run_dir)
-    kept = {path.name for path in checkpoints[-keep_last:]} | set(_targets((parent / LATEST, parent / BEST)))
+    checkpoints = [
+        path for path in list_checkpoints(run_dir) if path.name.startswith("step-") and checkpoint_step(path) <= step
+    ]
+    steps = {pointed_step(path) for path in parent.iterdir() if path.is_symlink() or path.name in (LATEST, BEST)}
+    kept = {path.name for path in checkpoints[-keep_last:]}
     for path in checkpoints:
-        if path.name not in kept and not (keep_every and checkpoint_step(path) % keep_every == 0):
-            # Renamed first: a removal that is cut short must not leave half a checkpoint under a checkpoint's name.
-            path.rename(parent / f".{path.name}.old")
+        number = checkpoint_step(path)
+        if (
+            path.name in kept
+            or number in steps
+            or (best is not None and number == best[0])
+            or (keep_every and number % keep_every == 0)
+        ):
+            continue
+        # Renamed first: a removal that is cut short must not leave half a checkpoint under a checkpoint's name.
+        path.rename(parent / f".{path.name}.old")
     for path in parent.glob(".step-*.old"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _targets(links: Iterable[Path]) -> list[str]:
-    return [os.readlink(link) for link in links if link.is_symlink()]

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowkit.checkpoint import find_checkpoint
+from flowkit.checkpoint import find_checkpoint, folders_of
 from flowkit.data.dataset import data_files, read_sidecar
 from flowkit.data.source import open_data
 from flowkit.domain import BUILTIN, check_arch
@@ -16,17 +16,24 @@ if TYPE_CHECKING:
     from flowkit.recipe import Recipe
 
 
-def check_early(recipe: Recipe, *, resume: bool, overwrite: bool, init_from: Path | None) -> None:
-    """Raise UserError: a run that exists, data or weights that do not, an architecture that does not fit the data."""
+def check_early(recipe: Recipe, run_dir: Path | None, *, resume: bool, overwrite: bool, init_from: Path | None) -> None:
+    """Raise UserError: a run that exists, data or weights that do not, an architecture that does not fit the data.
+
+    run_dir: the run's directory where that is not as the recipe says.
+    """
+    here, run_dir = run_dir is None, run_dir or recipe.run.directory
     if not resume and os.environ.get("RANK", "0") == "0":  # the others may come when the first has begun it
-        open_run_dir(recipe, resume=False, overwrite=overwrite)
+        open_run_dir(run_dir, resume=False, overwrite=overwrite)
     if init_from is not None:
         find_checkpoint(init_from)
-    source = recipe.data.source
-    kind = BUILTIN.get(source)
+    kind = BUILTIN.get(recipe.data.source)
     if kind is None:
-        if not data_files(source)[0].exists():
-            open_data(recipe)  # which says so
-        kind = read_sidecar(source).get("kind")
+        folders = (*([Path()] if here else []), *folders_of(run_dir, recipe.to_dict()), Path())
+        places = [folder / recipe.data.source for folder in folders]
+        found = next((place for place in places if data_files(place)[0].exists()), None)
+        if found is None:
+            open_data(recipe, folders)  # which says so
+        else:
+            kind = read_sidecar(found).get("kind")
     if isinstance(kind, str) and recipe.model.arch != "custom":
         check_arch(recipe.model.arch, kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -21,9 +22,10 @@ def plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def sync(path: Path) -> None:
-    """Have a file, or a directory's entries, reach the disk."""
+    """Have a file, or a directory's entries, reach the disk. Not every file system can sync a directory."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
+            os.fsync(handle)
     finally:
         os.close(handle)

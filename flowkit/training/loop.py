@@ -54,7 +54,7 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
     meters, watch, started, step = Meters(), Stopwatch(), time.perf_counter(), session.start_step
     if session.meters is not None:
         meters.restore(session.meters, session.layout.rank, session.device)
-    progress, saver, agreement = _Progress(session, watch), Saver(session), session.environment.agreement
+    progress, saver, agreement = _Progress(session, watch), Saver(session, emit), session.environment.agreement
     emit(session.announce())
     # A forward pass of a sharded model takes all ranks; of a whole one, the main rank draws alone.
     sampler = Sampler(session) if every.sample and (session.is_main or session.sharded) else None
@@ -70,8 +70,7 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
         if session.ema is not None:
             session.ema.follow(step, skipped)
         emit(Stepped(step))
-        if written := saver.finished():
-            emit(written)
+        saver.tell()
 
         reason = GO_ON if last else agreement.of(asked())
         if step % every.log == 0 or last:
@@ -91,8 +90,8 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
         snapping = bool(recipe.ema.power) and _due(step, every.snapshot, last)
         if saving or validating or sampling or snapping:
             with watch.held(session.device):
-                if saving and (written := saver.settle()):  # first, for which is the best depends on it
-                    emit(written)
+                if saving:
+                    saver.settle()  # first, for which is the best depends on it
                 validated = validate(session, step, saving=planned) if validating else None
                 if validated is not None:
                     emit(validated)
@@ -105,8 +104,7 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
         if reason != GO_ON:
             break
     agreement.settle()
-    if written := saver.settle(last=True):
-        emit(written)
+    saver.settle(last=True)
     accelerator.wait_for_everyone()
     if session.is_main:
         write_end(session.run_dir, step, reason_words(reason))

@@ -39,6 +39,7 @@ class Sampler:
             session.sidecar(0, None),
             session.normalizer.to_json(),
             session.device,
+            session.folders,
         )
         self.inverted = data.rows("validation")[: session.domain.inverted_rows]
 

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import shlex
 import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowkit.checkpoint import CHECKPOINTS, END, LATEST, list_checkpoints
+from flowkit.checkpoint import (
+    CHECKPOINTS,
+    END,
+    METRICS,
+    RECIPE,
+    STARTED,
+    CheckpointFiles,
+    find_checkpoint,
+    list_checkpoints,
+)
 from flowkit.data.files import replacing, write_json
 from flowkit.errors import UserError
 from flowkit.training.run_lock import LOCK
@@ -16,20 +28,39 @@ from flowkit.training.run_lock import LOCK
 if TYPE_CHECKING:
     from flowkit.recipe import Recipe
 
-RECIPE = "recipe.toml"
+REPLACED = ".replaced"  # in the run directory: what --overwrite gives up, until the new run has begun
 
 
-def open_run_dir(recipe: Recipe, *, resume: bool, overwrite: bool) -> tuple[Path, Path | None]:
-    """(run directory, checkpoint to continue from). Raises UserError for a run that exists, or that cannot be resumed."""
-    run_dir = recipe.run.directory
+def load_run_recipe(path: Path | str, overrides: Sequence[str] = ()) -> tuple[Recipe, Path | None]:
+    """The recipe at `path`, and the run that it lies in: a run directory, or its recipe.toml, is that run wherever it lies.
+
+    None where it lies in none, and where `overrides` name another run. Raises UserError as `load_recipe`.
+    """
+    from flowkit.recipe import load_recipe
+
+    path = Path(path)
+    run_dir = path.parent if path.name == RECIPE else path
+    if (run_dir / RECIPE).is_file() and any((run_dir / name).exists() for name in (CHECKPOINTS, METRICS, STARTED)):
+        path = run_dir / RECIPE
+    else:
+        run_dir = None
+    recipe = load_recipe(path, overrides)
+    named = {override.partition("=")[0].strip() for override in overrides}
+    if run_dir is None or named & {"run", "run.name", "run.dir"}:
+        return recipe, None
+    return recipe, run_dir
+
+
+def open_run_dir(run_dir: Path, *, resume: bool, overwrite: bool) -> CheckpointFiles | None:
+    """The checkpoint to continue from. Raises UserError for a run that exists, or that cannot be resumed."""
     if resume and overwrite:
         raise UserError("--resume and --overwrite contradict each other; give one of them")
     if resume:
-        checkpoints = list_checkpoints(run_dir)
-        if not checkpoints:
+        from flowkit.training.checkpoints import check_resumable
+
+        if not list_checkpoints(run_dir):
             raise UserError(f"{run_dir}: has no checkpoint to resume from; leave --resume out to start it")
-        latest = run_dir / CHECKPOINTS / LATEST
-        return run_dir, latest.resolve() if latest.is_dir() else checkpoints[-1]
+        return find_checkpoint(run_dir, check=check_resumable)
     if run_dir.exists() and not run_dir.is_dir():
         raise UserError(f"{run_dir}: is a file, where the run's directory would be; choose another run.name or run.dir")
     if run_dir.exists() and any(path.name != LOCK for path in run_dir.iterdir()):
@@ -40,37 +71,83 @@ def open_run_dir(recipe: Recipe, *, resume: bool, overwrite: bool) -> tuple[Path
             )
         if not ((run_dir / RECIPE).exists() or (run_dir / CHECKPOINTS).exists()):
             raise UserError(f"{run_dir}: does not look like a run (no {RECIPE}), so --overwrite leaves it alone")
-    return run_dir, None
+    return None
 
 
-def write_run_dir(run_dir: Path, recipe: Recipe, *, fresh: bool) -> None:
-    """Save the resolved recipe with the run; a fresh run first clears what --overwrite gave up.
+def what_is_kept(run_dir: Path) -> str:
+    """What to say of a run that is left in the middle."""
+    saved = list_checkpoints(run_dir)
+    if saved:
+        return f"{run_dir} keeps its checkpoint {saved[-1].name}; flowkit train {shlex.quote(str(run_dir))} --resume continues"
+    if (run_dir / RECIPE).is_file():
+        return (
+            f"{run_dir} has saved no checkpoint; flowkit train {shlex.quote(str(run_dir))} --overwrite starts it again"
+        )
+    return "the run has not begun and nothing of it was written; the same command starts it"
 
-    Called when everything else about the run has been found in order, so that a recipe that fails costs no earlier run.
-    Raises UserError where the directory cannot be written to.
+
+@contextlib.contextmanager
+def beginning(run_dir: Path, recipe: Recipe, *, fresh: bool) -> Iterator[Callable[[], None]]:
+    """Save the resolved recipe with the run; a fresh run first sets aside what --overwrite gives up.
+
+    Yields what is to be called once the run has begun. A fresh run that ends before leaves nothing, and what it was to
+    replace is back in its place. Raises UserError where the directory cannot be written to.
     """
     from flowkit.recipe import dump_toml
 
-    if fresh and run_dir.exists():
-        try:
-            # What a link points to is emptied, so that a run may lie on another disk.
-            for path in run_dir.iterdir():
-                if path.name == LOCK:
-                    continue  # which this process holds
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        except OSError as error:
-            raise UserError(
-                f"{run_dir}: cannot be cleared ({error.strerror or error}); remove it, or name another run"
-            ) from None
-    with replacing(run_dir / RECIPE) as partial:
-        partial.write_text(dump_toml(recipe), "utf-8")
-    (run_dir / END).unlink(missing_ok=True)
+    replaced, begun = run_dir / REPLACED, False
+
+    def done() -> None:
+        nonlocal begun
+        begun = True
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    try:
+        if fresh:
+            try:
+                # What a link points to is emptied, so that a run may lie on another disk.
+                if replaced.is_dir():  # of a start that was killed: what it had written was no run yet
+                    _remove(run_dir)
+                _move(run_dir, replaced)
+            except OSError as error:
+                raise UserError(
+                    f"{run_dir}: cannot be cleared ({error.strerror or error}); remove it, or name another run"
+                ) from None
+            write_json(run_dir / STARTED, {"folder": os.getcwd()})
+        with replacing(run_dir / RECIPE) as partial:
+            partial.write_text(dump_toml(recipe), "utf-8")
+        (run_dir / END).unlink(missing_ok=True)
+        yield done
+    finally:
+        if fresh and not begun:
+            with contextlib.suppress(OSError):
+                _remove(run_dir)
+                if replaced.is_dir():
+                    _move(replaced, run_dir)
+                    replaced.rmdir()
 
 
 def write_end(run_dir: Path, step: int, reason: str) -> None:
     """Write down why a run has ended. All else is saved by then, so a disk that is full for that is no error."""
     with contextlib.suppress(UserError):
         write_json(run_dir / END, {"step": step, "reason": reason})
+
+
+def _contents(run_dir: Path) -> list[Path]:
+    """All but the lock, which this process holds, and what is set aside."""
+    return [path for path in run_dir.iterdir() if path.name not in (LOCK, REPLACED)]
+
+
+def _remove(run_dir: Path) -> None:
+    for path in _contents(run_dir):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move what is in one folder into the other."""
+    for path in _contents(source) if source.is_dir() else ():
+        target.mkdir(exist_ok=True)
+        path.rename(target / path.name)
 
 
 def _free_name(run_dir: Path) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flowkit.checkpoint import STATE
 from flowkit.errors import UserError
-from flowkit.events import Notice, Saved, Validated
+from flowkit.events import Event, Notice, Saved, Validated
 from flowkit.training.checkpoints import contents, save_checkpoint
 from flowkit.training.meters import Meters
 from flowkit.training.session import Session
@@ -22,10 +22,12 @@ from flowkit.training.session import Session
 class Saver:
     """Writes the checkpoints of a run, one at a time. The copy lies in the host's memory, in buffers that are kept."""
 
-    def __init__(self, session: Session):
+    def __init__(self, session: Session, emit: Callable[[Event], None]):
         self.session = session
+        self.emit = emit
+        self._noticed: set[str] = set()  # each once a run
         self._copies: dict[tuple[str, str], Tensor] = {}
-        self._writing: Future[Saved] | None = None
+        self._writing: Future[tuple[Saved, list[str]]] | None = None
         self._best: tuple[int, float] | None = None  # once that is written
 
     def start(self, step: int, validated: Validated | None, meters: Meters, skipped: int) -> None:
@@ -53,36 +55,43 @@ class Saver:
                    for file, named in tensors.items()}  # fmt: skip
         sums, copied = self._copy(STATE, "meters", sums), _mark(session.device)
 
-        def write() -> Saved:
+        def write() -> tuple[Saved, list[str]]:
             if copied is not None:
                 copied.synchronize()
             state["meters"] = {**counts, "values": sums.tolist()}
+            notices: list[str] = []
             path = save_checkpoint(
                 session.run_dir, step, tensors=tensors, normalizer=session.normalizer.tensors(), sidecar=sidecar,
                 state=state, best=is_best, keep_last=session.recipe.train.keep_last,
-                keep_every=session.recipe.train.keep_every.steps(session.steps_per_epoch),
+                keep_every=session.recipe.train.keep_every.steps(session.steps_per_epoch), notice=notices.append,
             )  # fmt: skip
-            return Saved(step, path, is_best, time.perf_counter() - started)
+            return Saved(step, path, is_best, time.perf_counter() - started), notices
 
         self._writing = _in_background(write)
 
-    def finished(self) -> Saved | Notice | None:
-        """What became of the checkpoint that was being written, told once; None while it is. Never waits."""
-        return self.settle() if self._writing is not None and self._writing.done() else None
+    def tell(self) -> None:
+        """Tell what became of the checkpoint that was being written, once; nothing while it is. Never waits."""
+        if self._writing is not None and self._writing.done():
+            self.settle()
 
-    def settle(self, *, last: bool = False) -> Saved | Notice | None:
+    def settle(self, *, last: bool = False) -> None:
         """The same, after waiting for it. That it failed is a notice, and a UserError where training is at its end."""
         if self._writing is None:
-            return None
+            return
         writing, self._writing = self._writing, None
         try:
-            saved = writing.result()
+            saved, notices = writing.result()
         except UserError as error:
             if last:
                 raise UserError(f"{error}. Free some space or mend the folder, then continue with --resume") from None
-            return Notice(f"{error}. Training goes on; the next checkpoint is tried when it is due")
+            self.emit(Notice(f"{error}. Training goes on; the next checkpoint is tried when it is due"))
+            return
         self.session.best = self._best
-        return saved
+        self.emit(saved)
+        for text in notices:
+            if text not in self._noticed:
+                self._noticed.add(text)
+                self.emit(Notice(text))
 
     def _copy(self, file: str, name: str, tensor: Tensor) -> Tensor:
         """`tensor` in the host's memory; from a GPU the copy is merely enqueued, behind the updates that were before it."""

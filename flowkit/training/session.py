@@ -77,6 +77,7 @@ class Session:
     steps_per_epoch: float
     total_steps: int
     source: str  # what the data is called in messages and sidecars
+    folders: tuple[Path, ...]  # where relative paths of the recipe are looked for first
     given: nn.Module | None  # the user's own module; a copy of it is what is sharded
     start_step: int = 0
     best: tuple[int, float] | None = None  # step and validation loss of the best checkpoint saved so far
@@ -157,6 +158,7 @@ def build(
     run_dir: Path,
     model: nn.Module | None = None,
     normalizer: Normalizer | None = None,
+    folders: tuple[Path, ...] = (),
 ) -> Session:
     """Build all parts for this process. `normalizer`: a checkpoint's own, when a run continues or starts from one.
 
@@ -204,7 +206,7 @@ def build(
     else:
         wrapped = _wrap(accelerator, model)
     objective = get_objective(flow)
-    base = open_base(describe_base(recipe), data.x.shape[1:], normalizer)
+    base = open_base(describe_base(recipe), data.x.shape[1:], normalizer, folders)
     steps_per_epoch = len(train_rows) / layout.batch_size
     total_steps = recipe.train.total_steps(len(train_rows))
     draws = Draws(recipe.run.seed, device)
@@ -225,7 +227,7 @@ def build(
                             max_rows=recipe.train.val_rows, batch_size=_validation_batch(recipe, device),
                             seed=recipe.data.seed, device=device, rank=layout.rank, world_size=layout.world_size,
                             sharded=environment.sharded),
-        steps_per_epoch=steps_per_epoch, total_steps=total_steps, source=source, given=given,
+        steps_per_epoch=steps_per_epoch, total_steps=total_steps, source=source, folders=folders, given=given,
     )  # fmt: skip
 
 

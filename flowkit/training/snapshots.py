@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from flowkit.checkpoint import SNAPSHOT, SNAPSHOTS, checkpoint_step, list_snapshots
 from flowkit.data.files import make_readable, tensor_file_errors, write_json
+from flowkit.data.tensors import save_file
 from flowkit.errors import UserError
 from flowkit.training.files import plain, sync
 

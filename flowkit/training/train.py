@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,17 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
-from flowkit.checkpoint import METRICS, find_checkpoint, list_checkpoints
+from flowkit.checkpoint import METRICS, find_checkpoint, folders_of, list_checkpoints, verify_weights
 from flowkit.data.dataset import Dataset
 from flowkit.data.source import open_data, with_split
-from flowkit.errors import UserError
+from flowkit.errors import Interrupted, UserError
 from flowkit.events import Event, Listener, Notice
 from flowkit.training import environment as environments
 from flowkit.training.agreement import GO_ON, OUT_OF_TIME, reason_words
 from flowkit.training.launcher import end_with_launcher
 from flowkit.training.loop import run
 from flowkit.training.resume import check_numerics, checkpoint_normalizer, recipe_changes, restore
-from flowkit.training.run_dir import open_run_dir, write_run_dir
+from flowkit.training.run_dir import beginning, open_run_dir, what_is_kept
 from flowkit.training.run_lock import HANDOVER, RunLock
 from flowkit.training.session import Session, build
 from flowkit.training.sharding import full_tensors
@@ -54,11 +55,13 @@ def train(
     allow_changes: bool = False,
     overwrite: bool = False,
     init_from: Path | str | None = None,
+    run_dir: Path | None = None,
     listeners: Callable[[], Sequence[Listener]] = tuple,
 ) -> Outcome:
     """Train what the recipe describes, or the given module on the given rows. Called alike on every process.
 
     resume: "auto" goes on where the run has a checkpoint, and starts it where it has none.
+    run_dir: the run's directory where that is not as the recipe says: it was moved, or this is another working directory.
     `listeners` is called on the main process only, when the run is about to begin. Raises UserError before anything of an
     earlier run is touched.
     """
@@ -66,9 +69,13 @@ def train(
     if resume is True and init_from is not None:
         raise UserError("--resume and --init-from contradict each other: a resumed run goes on from its own checkpoint")
     started, auto = time.monotonic(), resume == "auto"
-    with environments.joined(recipe) as environment, RunLock(recipe.run.directory) as lock:
+    here, run_dir = run_dir is None, run_dir or recipe.run.directory
+    folders = folders_of(run_dir, recipe.to_dict())
+    if here:
+        folders = (Path(), *folders)
+    with environments.joined(recipe) as environment, RunLock(run_dir) as lock:
         accelerator = environment.accelerator
-        run_dir, resume_from = recipe.run.directory, None
+        start = None
         if resume:
             if accelerator.is_main_process and run_dir.is_dir():
                 lock.take(wait=HANDOVER)
@@ -79,7 +86,7 @@ def train(
             overwrite = overwrite or not resume
             init_from = None if resume else init_from  # where it goes on, it began with those weights
         if accelerator.is_main_process or resume:
-            run_dir, resume_from = open_run_dir(recipe, resume=bool(resume), overwrite=overwrite)
+            start = open_run_dir(run_dir, resume=bool(resume), overwrite=overwrite)
         if recipe.model.arch == "custom" and model is None:
             raise UserError(
                 'model.arch: "custom" stands for a module given to flowkit.train(recipe, model=...) from Python'
@@ -88,12 +95,11 @@ def train(
             check_trackers(recipe)
         source = recipe.data.source if data is None else "data given from Python"
         if data is None:
-            data = open_data(recipe)
+            data = open_data(recipe, folders)
         else:
             data = with_split(data, recipe.data.val_fraction, recipe.data.subset, recipe.data.seed, source)
-        start = None
-        if resume_from is not None:
-            start = find_checkpoint(resume_from)
+        resumed = start is not None
+        if start is not None:
             if not allow_changes:
                 check_numerics(run_dir, start)
             changes = recipe_changes(recipe, start)
@@ -103,30 +109,42 @@ def train(
                     "or go on all the same with --allow-changes"
                 )
         elif init_from is not None:
-            start = find_checkpoint(init_from)
+            start = find_checkpoint(init_from, check=lambda files: verify_weights(files, "ema"))
         normalizer = None if start is None else checkpoint_normalizer(start, data)
-        session = build(recipe, environment, data, source=source, run_dir=run_dir, model=model, normalizer=normalizer)
+        session = build(recipe, environment, data, source=source, run_dir=run_dir, model=model, normalizer=normalizer,
+                        folders=folders)  # fmt: skip
         if start is not None:
-            restore(session, start, resume=resume_from is not None)
+            restore(session, start, resume=resumed)
         if auto and resume and session.start_step >= session.total_steps:
             return Outcome(run_dir, "already done", None)
-        if resume_from is not None and session.start_step >= session.total_steps:
+        if resumed and session.start_step >= session.total_steps:
             raise UserError(
                 f"{run_dir}: has already trained {session.start_step} of {session.total_steps} updates; "
                 "raise train.steps or train.epochs to go on"
             )
         # One rank clears and writes, when all have read what they start from (--init-from may lie in there).
         accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            lock.take(wait=0)
-            write_run_dir(run_dir, recipe, fresh=resume_from is None)
-            drop_later_snapshots(run_dir, session.start_step)
-        accelerator.wait_for_everyone()
-        with _listening(session, listeners) as emit, _stop_signals() as stop:
+        with contextlib.ExitStack() as stack:
+            begun = lambda: None  # noqa: E731
+            if accelerator.is_main_process:
+                lock.take(wait=0)
+                begun = stack.enter_context(beginning(run_dir, recipe, fresh=not resumed))
+                drop_later_snapshots(run_dir, session.start_step)
+            accelerator.wait_for_everyone()
+            emit = stack.enter_context(_listening(session, listeners))
+            stop = stack.enter_context(_stop_signals(session, emit))
             for notice in environment.notices:
                 emit(Notice(notice))
+            if start is not None and start.notice:
+                emit(Notice(start.notice, urgent=True))
             deadline = _deadline(started, recipe.train.max_hours)
-            stopped = run(session, emit, lambda: stop.number or (OUT_OF_TIME if time.monotonic() > deadline else GO_ON))
+
+            def asked() -> int:
+                begun()  # an update is done
+                return stop.number or (OUT_OF_TIME if time.monotonic() > deadline else GO_ON)
+
+            stopped = run(session, emit, asked)
+            begun()
         session.pairing.close()
         session.batches.close()
         _release(session)
@@ -186,13 +204,18 @@ class _Stop:
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[_Stop]:
+def _stop_signals(session: Session, emit: Callable[[Event], None]) -> Iterator[_Stop]:
     """SIGINT, SIGTERM and SIGUSR1 ask for a stop at the next update's end; a second SIGINT leaves at once."""
     stop = _Stop()
 
     def ask(number: int, frame: Any) -> None:
         if stop.number and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise Interrupted(what_is_kept(session.run_dir))
+        if not stop.number:
+            again = "; Ctrl-C again quits at once" if number == signal.SIGINT else ""
+            said = Notice(f"{signal.Signals(number).name}: finishing this update, then saving{again}")
+            # From a thread: what the signal interrupted may hold the very locks that saying so takes.
+            threading.Thread(target=emit, args=(said,), daemon=True).start()
         stop.number = stop.number or number
 
     earlier = {}

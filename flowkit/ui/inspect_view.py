@@ -193,7 +193,9 @@ def _checkpoints(checkpoints: list[dict[str, Any]]) -> Facts:
     facts: Facts = []
     for one in checkpoints:
         marks = [("  latest", "cyan")] * one["latest"] + [("  best", "green")] * one["best"]
-        facts.append((one["name"], Text.assemble(f"{size(one['bytes']):>8}", *marks)))
+        loss = one["validation_loss"]
+        shown = "" if loss is None else f"  validation {value(loss)}"
+        facts.append((one["name"], Text.assemble(f"{size(one['bytes']):>8}", (shown, "magenta"), *marks)))
     return facts
 
 

@@ -36,6 +36,14 @@ class PlainListener:
             print(" ".join(line.splitlines()), file=self._stream or sys.stderr, flush=True)
 
 
+class QuietListener(PlainListener):
+    """Says nothing but what has to be said."""
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Notice) and event.urgent:
+            super().__call__(event)
+
+
 def lines(event: Event, state: RunState) -> list[str]:
     """The lines that tell `event`."""
     match event:

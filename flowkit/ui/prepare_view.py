@@ -60,6 +60,8 @@ def summary(report: PrepareReport, width: int = 80) -> Group:
         parts.append(Text(f"{found}error: of the fitted, their Hausdorff distance on the canvas [-1, 1]", style="dim"))
     if total.dots:
         parts.append(Text(f"{total.dots:,} dots (strokes without length) were dropped from what was kept", style="dim"))
+    for remark, count in total.remarks.most_common():
+        parts.append(Text(f"in {count:,} {'drawing' if count == 1 else 'drawings'}: {remark}", style="dim"))
     for reason, count in total.left_out.most_common():
         of = [f"{one.name} {one.left_out[reason]:,}" for one in report.classes if one.left_out[reason]]
         where = f" ({listing(of, 4)})" if len(report.classes) > 1 else ""

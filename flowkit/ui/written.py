@@ -34,7 +34,7 @@ def print_written(decoded: Decoded, noun: str, facts: str, preview: bool, also: 
     if decoded.shown.figures:
         figures = {name.replace("_", " "): value(found) for name, found in decoded.shown.figures.items()}
         console.print(settings(figures, otherwise="dim"))
-    for line in (decoded.notice, facts):
+    for line in (decoded.notice, decoded.replaced, facts):
         if line:
             console.print(Text(line, "dim"))
 
@@ -60,6 +60,8 @@ def print_sentences(decoded: DecodedSentences, preview: bool) -> None:
         console.print()
     for path in decoded.files:
         console.print(Text.assemble((f"{len(found):,}", "bold"), f" sentences -> {path}"))
+    if decoded.replaced:
+        console.print(Text(decoded.replaced, "dim"))
     if found.faithful is not None:
         console.print(Text(f"{found.faithful:,} of {len(found):,} word for word as the data has them", "dim"))
     if found.cycle is not None:

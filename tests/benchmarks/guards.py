@@ -79,7 +79,7 @@ def updates(session: Session, rounds: int) -> tuple[float, float, float]:
 
 def saves(session: Session, rounds: int) -> tuple[float, float, float]:
     """Median seconds that training stands still for a checkpoint, and for `torch.save`, and the median of the ratios."""
-    saver, meters, step = Saver(session), Meters(), itertools.count(1)
+    saver, meters, step = Saver(session, lambda event: None), Meters(), itertools.count(1)
     one_update(session, 0, meters)
     averages = {} if session.ema is None else session.ema.modules()
     stalls, plain = [], []

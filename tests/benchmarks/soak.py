@@ -74,7 +74,7 @@ MODELS = {
     "vectors": 'arch = "dit"\nhidden_dim = 16\nnum_layers = 2\nnum_heads = 2\ndropout = DROPOUT',
 }
 CLOCKS = ("rows_per_second", "memory_bytes")
-DAMAGED = re.compile(r"error: .*step-\d+.*", re.S)
+DAMAGED = re.compile(r"error: .*step-\d+|notice .*step-\d+\S* is not usable", re.S)
 
 
 @dataclass
@@ -241,7 +241,7 @@ class Soak:
                 return
 
     def flip(self, folder: Path) -> None:
-        """Flip one bit of the latest checkpoint: a resume must refuse it by name, or not have needed it."""
+        """Flip one bit of the latest checkpoint: a resume must name it and pass it over, or not have needed it."""
         latest = self.checkpoints(folder) / "latest"
         if not latest.is_dir() or len(list_checkpoints(folder / "runs" / "run")) < 2:
             return
@@ -252,15 +252,15 @@ class Soak:
         place = self.random.randrange(len(content))
         content[place] ^= 1 << self.random.randrange(8)
         victim.write_bytes(content)
+        (folder / "log.txt").unlink(missing_ok=True)
         process = self.start(folder)
         process.join(8)
         if process.is_alive():
             process.kill()
             process.join()
         self.tally.counts["flipped bits"] += 1
-        if process.exitcode == 2 and DAMAGED.search(self.said(folder)):
+        if process.exitcode in (0, -signal.SIGKILL) and DAMAGED.search(self.said(folder)):
             self.tally.counts["flipped bits that were noticed"] += 1
-            shutil.rmtree(checkpoint)  # as the message says; the run goes on from the one before
         elif process.exitcode not in (0, -signal.SIGKILL):
             self.lose(
                 folder, f"exit status {process.exitcode} after a flipped bit in {victim.name}: {self.said(folder)}"

@@ -24,7 +24,8 @@ def read(files: Files) -> Iterator[Item]:
     for entry, (split, class_name) in zip(entries, found.of, strict=True):
         try:
             with open_arrays(files, entry) as arrays:
-                strokes = read_svg(_svg_text(arrays).encode("utf-8", "replace"))
+                # Uncut: a stroke is one cubic here, and stays one where it leaves the canvas and comes back.
+                strokes = read_svg(_svg_text(arrays).encode("utf-8", "replace"), cut=False)
             yield Item(class_name, entry.name, strokes, split=split)
         except Unreadable as problem:
             yield Item(class_name, entry.name, None, problem, split)

@@ -19,6 +19,7 @@ class Item:
     strokes: list[np.ndarray] | None  # each (n, 8) float64, canvas units; None when it could not be read
     problem: Unreadable | None = None
     split: str = ""  # "train" | "validation" | "test" where the source was split
+    remarks: tuple[str, ...] = ()  # what the file asks for and the reader does otherwise, in words
 
 
 def fit_canvas(polylines: list[np.ndarray]) -> list[np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Iterator
 
 from flowkit.errors import Unreadable
@@ -10,8 +10,6 @@ from flowkit.sketch.importers.items import Item
 from flowkit.sketch.svg_read import MAX_BYTES, read_svg
 from flowkit.sources.files import Files
 from flowkit.sources.splits import places
-
-_NOT_STROKES = ((rb"<(?:\w+:)?image[\s>]", "an embedded picture"), (rb"<(?:\w+:)?text[\s>]", "text"))
 
 
 def read(files: Files) -> Iterator[Item]:
@@ -24,12 +22,11 @@ def read(files: Files) -> Iterator[Item]:
         try:
             if problem := files.foreign(entry):
                 raise problem
-            data = files.read(entry, MAX_BYTES)
-            strokes = read_svg(data)
+            causes: Counter[str] = Counter()
+            strokes = read_svg(files.read(entry, MAX_BYTES), causes)
             if not strokes:
-                held = " and ".join(name for pattern, name in _NOT_STROKES if re.search(pattern, data))
-                raise Unreadable("has no strokes" + (f", only {held}" if held else ""))
-            yield Item(class_name, entry.name, strokes, split=split)
+                raise Unreadable("has no strokes", "; ".join(sorted(causes)))
+            yield Item(class_name, entry.name, strokes, split=split, remarks=tuple(causes))
         except Unreadable as problem:
             yield Item(class_name, entry.name, None, problem, split)
         files.consumed += entry.size

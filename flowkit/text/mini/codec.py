@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from flowkit.errors import UserError
+from flowkit.errors import Interrupted, UserError
 from flowkit.text import sonar_packages
 from flowkit.text.codec import ENGLISH
 from flowkit.text.mini import cache, grammar
@@ -102,16 +102,20 @@ def _train_alone(recipe: MiniRecipe, broken: str | None) -> cache.Kept:
         if kept is None:
             if broken:
                 print(f"{broken}; the miniature SONAR is trained anew", file=sys.stderr)
-            with _progress(recipe) as progress:
-                kept = _train(recipe, progress)
+            try:
+                with _progress(recipe) as progress:
+                    kept = _train(recipe, progress)
+            except KeyboardInterrupt:
+                raise Interrupted(
+                    "the miniature SONAR was not finished and nothing of it is kept; the same command trains it anew"
+                ) from None
     return kept
 
 
 def _train(recipe: MiniRecipe, progress: Callable[[int], object]) -> cache.Kept:
     sonar_packages.import_sonar()
-    from safetensors.torch import save_file
-
     from flowkit.data.files import replacing, tensor_file_errors
+    from flowkit.data.tensors import save_file
     from flowkit.text.mini.networks import load_tokenizer, train_tokenizer
     from flowkit.text.mini.training import train
 

@@ -1,0 +1,199 @@
+"""The files that one call writes to a folder: they appear together, and take the place of those of an earlier call.
+
+`.flowkit.json` lists them, so that nobody else's files are ever removed. Torch-free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flowkit.data.files import read_json, write_json
+from flowkit.errors import Interrupted, UserError
+
+MANIFEST = ".flowkit.json"
+SAMPLES, PICTURES, EVALUATION = "samples", "pictures", "evaluation"  # parts of what calls write
+SAMPLE_FILES = ("samples.safetensors", "samples.json", "samples.jsonl")
+STALE = 86_400  # seconds after which what a killed process left half-written is removed
+_DRAWING = re.compile(r"\d{3,}-.+\.svg")
+_SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="512" height="512" viewBox="0 0 512 512">\n<title>'
+
+
+@dataclass
+class Call:
+    partial: Path  # where to write
+    replaced: int = 0  # files of an earlier call that went
+    kept: dict[str, str] = field(
+        default_factory=dict
+    )  # files of the user's that had the same names, and their names now
+
+    @property
+    def said(self) -> str:
+        """What became of the files that were there, for the user; "" where there were none."""
+        return said(self.replaced, self.kept)
+
+
+def said(replaced: int, kept: dict[str, str] | None = None) -> str:
+    parts = [f"replaced {replaced:,} file{'s' if replaced != 1 else ''} of an earlier call"] if replaced else []
+    parts += [f"your own {name} is now {new}" for name, new in (kept or {}).items()]
+    return "; ".join(parts)
+
+
+@contextlib.contextmanager
+def one_call(folder: Path, part: str, *, only_part: bool = False) -> Iterator[Call]:
+    """Yields a hidden folder to write files to; when the block ends well they replace all that flowkit wrote to `folder`.
+
+    only_part: the other parts stay, for they are of the same call, or what is read. A file of the user's that has the name
+    of a new one is renamed. Raises UserError where the folder cannot be written to.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_stale(folder)
+        call = Call(Path(tempfile.mkdtemp(prefix=".flowkit-", suffix=".partial", dir=folder)))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to ({error.strerror}); name another place with --out") from None
+    try:
+        yield call
+        with _unbroken():
+            _put(folder, part, only_part, call)
+    except KeyboardInterrupt:
+        if not call.partial.exists():
+            raise Interrupted(f"all of it is written to {folder}") from None
+        raise
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(call.partial, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a folder that holds something stays
+            for path in made:
+                path.rmdir()
+
+
+def _put(folder: Path, part: str, only_part: bool, call: Call) -> None:
+    """The earlier files go before the new ones come: whenever the process is killed, the two never lie side by side."""
+    names = sorted(path.name for path in call.partial.iterdir())
+    ours = earlier_files(folder)
+    gone = [name for name, of in ours.items() if of == part or not only_part]
+    for name in names:
+        if name not in ours and (folder / name).exists():
+            call.kept[name] = _set_aside(folder / name)
+    new = {**{name: of for name, of in ours.items() if name not in gone}, **dict.fromkeys(names, part)}
+    if ours or new:
+        _record(folder, {**ours, **new})
+    for name in gone:
+        (folder / name).unlink(missing_ok=True)
+    call.replaced = len(gone)
+    for name in names:
+        (call.partial / name).replace(folder / name)
+    if ours or new:
+        _record(folder, new)
+    shutil.rmtree(call.partial)
+
+
+def clear(folder: Path, *, but: Iterable[str] = ()) -> int:
+    """Remove what flowkit wrote to `folder`, except files of these names; how many there were, those included."""
+    ours, kept = earlier_files(folder), set(but)
+    with _unbroken():
+        for name in ours.keys() - kept:
+            (folder / name).unlink(missing_ok=True)
+        if ours:
+            _record(folder, {name: part for name, part in ours.items() if name in kept})
+    return len(ours)
+
+
+def record_samples(file: Path) -> None:
+    """Enter the samples file and those beside it as flowkit's, for the calls after this one."""
+    found = {name: SAMPLES for name in SAMPLE_FILES if file.with_name(name).exists()}
+    _record(file.parent, {**earlier_files(file.parent), **found})
+
+
+def check_samples_target(file: Path) -> None:
+    """Raise UserError where a file that is not samples would be replaced by samples."""
+    for name in SAMPLE_FILES:
+        if file.with_name(name).exists() and name not in earlier_files(file.parent):
+            raise UserError(
+                f"{file.with_name(name)}: exists and is not samples of flowkit; name another folder with --out"
+            )
+
+
+def earlier_files(folder: Path) -> dict[str, str]:
+    """Part by name of what flowkit wrote to `folder`: as the manifest lists them, else known by their content."""
+    try:
+        listed = read_json(folder / MANIFEST).get("files")
+    except UserError:
+        return _recognized(folder) if folder.is_dir() and not (folder / MANIFEST).exists() else {}
+    if not isinstance(listed, dict):
+        return {}
+    return {
+        name: str(part)
+        for name, part in listed.items()
+        if name not in ("", ".", "..") and "\0" not in name and Path(name).name == name and (folder / name).is_file()
+    }
+
+
+def _recognized(folder: Path) -> dict[str, str]:
+    """By their names and beginnings, of a flowkit that kept no list."""
+    found: dict[str, str] = {}
+    for path in folder.iterdir():
+        if _DRAWING.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            with path.open("rb") as file:
+                if file.read(len(_SVG)) == _SVG:
+                    found[path.name] = PICTURES
+    beside = {"sheet.png": PICTURES} if found else {}
+    with contextlib.suppress(UserError):
+        if read_json(folder / "samples.json").get("source") == "samples":
+            beside |= dict.fromkeys(SAMPLE_FILES, SAMPLES) | dict.fromkeys(
+                ("scatter.png", "trajectories.png"), PICTURES
+            )
+    with contextlib.suppress(UserError):
+        if "protocol" in read_json(folder / "evaluation.json"):
+            names = ("evaluation.json", "nearest.png", "samples.md", "scatter.png", *SAMPLE_FILES)
+            beside |= dict.fromkeys(names, EVALUATION)
+    return found | {name: part for name, part in beside.items() if (folder / name).is_file()}
+
+
+def _record(folder: Path, files: dict[str, str]) -> None:
+    if files:
+        write_json(folder / MANIFEST, {"files": dict(sorted(files.items()))})
+    else:
+        (folder / MANIFEST).unlink(missing_ok=True)
+
+
+def _set_aside(path: Path) -> str:
+    for number in range(1, 1000):
+        name = f"{path.name}~{number if number > 1 else ''}"
+        if not path.with_name(name).exists():
+            path.rename(path.with_name(name))
+            return name
+    raise UserError(f"{path}: is there already and is not of flowkit; name another place with --out")
+
+
+def _remove_stale(folder: Path) -> None:
+    for path in folder.glob(".flowkit-*.partial"):
+        if time.time() - path.stat().st_mtime > STALE:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _unbroken() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the block ends: it takes milliseconds."""
+    waiting: list[int] = []
+    before = {}
+    with contextlib.suppress(ValueError):  # not the main thread, which alone hears signals
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, lambda number, frame: waiting.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if waiting:
+            signal.raise_signal(waiting[0])

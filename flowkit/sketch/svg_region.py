@@ -1,0 +1,154 @@
+"""The regions that clip paths and masks leave visible, where they are made of plain shapes (SVG 2; CSS Masking 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from flowkit.sketch.svg_clip import Region, Shape, Subpaths
+from flowkit.sketch.svg_document import Node
+from flowkit.sketch.svg_path import Affine, compose, length, mapped, parse_transform
+from flowkit.sketch.svg_style import UNSEEN, Style, Styles, href, lightness, reference
+from flowkit.sketch.svg_viewport import Box
+
+SHAPES = {"path", "line", "polyline", "polygon", "rect", "circle", "ellipse"}
+MAX_SHAPES = 1_000  # of one region
+MAX_MADE = 50_000  # elements and curves of all regions of a document, as often as each is placed anew
+DARK, LIGHT = 0.02, 0.05  # of a mask: what is darker hides, what is lighter shows
+
+Size = tuple[float, float]  # of the viewport that percentages refer to
+Outlines = Callable[[Node, Style, Size], Subpaths]
+
+
+class _NotSimple(Exception):
+    pass
+
+
+class Regions:
+    """Of one document; each is made once for each place that it is used at."""
+
+    def __init__(self, styles: Styles, outlines: Outlines) -> None:
+        self._styles, self._outlines = styles, outlines
+        self._known: dict[tuple[int, Affine], list[Region]] = {}
+        self._plain: dict[tuple[int, Size], Subpaths] = {}  # shapes before they are placed
+        self._made = 0
+
+    def of(
+        self, style: Style, affine: Affine, size: Size, extent: Callable[[], Box | None]
+    ) -> tuple[list[Region], list[str]]:
+        """What an element's own clip path and mask leave visible, and which of the two are not simple enough.
+
+        `extent` is the element's own box, for regions in units of it. What is not there counts as none, as in browsers.
+        """
+        found: list[Region] = []
+        failed: list[str] = []
+        for name, tag, cause in (("clip-path", "clipPath", "clip paths"), ("mask", "mask", "masks")):
+            value = style.own.get(name, "none")
+            node = self._styles.ids.get(reference(value) or "")
+            try:
+                if node is not None and node.tag == tag:
+                    found += self._region(node, affine, size, extent, 0)
+                elif value.lower() != "none" and not value.lower().startswith("url("):
+                    raise _NotSimple  # one of CSS's own shapes
+            except _NotSimple:
+                failed.append(cause)
+        return found, failed
+
+    def count(self, made: int) -> None:
+        self._made += made
+        if self._made > MAX_MADE:
+            raise _NotSimple
+
+    def outlines(self, node: Node, style: Style, size: Size) -> Subpaths:
+        key = id(node), size
+        if key not in self._plain:
+            self._plain[key] = self._outlines(node, style, size)
+        self.count(sum(map(len, self._plain[key])))
+        return self._plain[key]
+
+    def _region(
+        self, node: Node, affine: Affine, size: Size, extent: Callable[[], Box | None], depth: int
+    ) -> list[Region]:
+        if depth > 4:
+            raise _NotSimple  # also ends a clip path that clips itself
+        masking = node.tag == "mask"
+        if node.attributes.get("maskContentUnits" if masking else "clipPathUnits", "").strip() == "objectBoundingBox":
+            box = extent()
+            if box is None:
+                raise _NotSimple
+            affine = compose(affine, (complex(box[2]), complex(0, box[3]), complex(box[0], box[1])))
+            size = (1.0, 1.0)
+        known = (id(node), affine)
+        if known not in self._known:
+            style = self._styles.where_defined(node)
+            if not masking:
+                affine = compose(affine, parse_transform(style.own.get("transform", "")))
+            shapes = _Shapes(self._styles, self, size, masking, style.own.get("mask-type", "").lower() != "alpha")
+            shapes.collect(node.children, affine, style, 0)
+            regions = [Region(shapes.found)]
+            for name in ("clip-path", "mask"):
+                other = self._styles.ids.get(reference(style.own.get(name, "")) or "")
+                if other is not None and other.tag in ("clipPath", "mask"):
+                    regions += self._region(other, affine, size, extent, depth + 1)
+            self._known[known] = regions
+        return self._known[known]
+
+
+@dataclass
+class _Shapes:
+    """Collects the shapes of one clip path or mask. Raises _NotSimple for what is none, or none that shows or hides."""
+
+    styles: Styles
+    regions: Regions
+    size: Size
+    masking: bool
+    luminance: bool
+    found: list[Shape] = field(default_factory=list)
+
+    def collect(self, nodes: list[Node], affine: Affine, outer: Style, depth: int) -> None:
+        for node in nodes:
+            self.regions.count(1)
+            if len(self.found) > MAX_SHAPES or depth > 8:
+                raise _NotSimple
+            style = self.styles.of(node, outer)
+            if not style.displayed or (node.tag in ("g", "a") and not self.masking):
+                continue  # a clip path has no groups, and renderers pass over them
+            if node.tag in ("text", "image", "svg", "switch", "foreignObject"):
+                raise _NotSimple
+            if node.tag not in SHAPES and node.tag not in ("use", "g", "a"):
+                continue
+            if any(style.own.get(name, "none").lower() != "none" for name in ("clip-path", "mask", "filter")):
+                raise _NotSimple
+            placed = compose(affine, parse_transform(style.own.get("transform", "")))
+            if node.tag in SHAPES:
+                self.add(node, placed, style)
+            elif node.tag == "use":
+                target = self.styles.ids.get(href(node) or "")
+                if target is not None and target.tag not in SHAPES and target.tag != "g":
+                    raise _NotSimple
+                x, y = (length(node.attributes.get(k), w, 0, style.em) for k, w in zip("xy", self.size, strict=True))
+                if target is not None:
+                    self.collect([target], compose(placed, (1 + 0j, 1j, complex(x, y))), style, depth + 1)
+            else:
+                self.collect(node.children, placed, style, depth + 1)
+
+    def add(self, node: Node, affine: Affine, style: Style) -> None:
+        adds, rule = True, style["clip-rule"]
+        if not style.visible:
+            return
+        if self.masking:
+            rule = style["fill-rule"]
+            if self.styles.line_opacity(style, self.size[0]) >= UNSEEN:
+                raise _NotSimple
+            opacity = self.styles.area_opacity(style)
+            if opacity < UNSEEN:
+                return
+            if self.luminance:
+                light = lightness(style["color"] if style["fill"].lower() == "currentcolor" else style["fill"])
+                if light is None or DARK < light * opacity < LIGHT or (light <= DARK and opacity < 0.98):
+                    raise _NotSimple
+                adds = light > DARK
+        if node.tag != "line" and (subpaths := self.regions.outlines(node, style, self.size)):
+            self.found.append(
+                Shape([[mapped(c, affine) for c in s] for s in subpaths], rule.lower() == "evenodd", adds)
+            )
