@@ -355,7 +355,7 @@ def test_results_of_other_settings_stand_side_by_side(tiny, tmp_path, model):
     data = _with_split(tiny)
     for folder in ("a", "b"):
         write_dataset(tmp_path / folder / "mine", data)
-    run_dir, name = tmp_path / "runs" / "tiny", "step-00000008-ema-heun2-w1"
+    run_dir, name = tmp_path / "runs" / "tiny", "step-00000008-ema-midpoint2-w1"
     settings = {
         name: {},
         f"{name}-validation": {"split": "validation"},
@@ -368,9 +368,9 @@ def test_results_of_other_settings_stand_side_by_side(tiny, tmp_path, model):
         f"{name}-no-decode": {"decode": False},
         f"{name}-validation-n25-seed2": {"split": "validation", "num_samples": 25, "seed": 2},
         name.replace("-ema-", "-raw-"): {"weights": "raw"},
-        name.replace("heun2-w1", "heun3-w2"): {"steps": 3, "guidance_scale": 2.0},
-        name.replace("heun2", "dopri5-rtol0.5"): {"solver": {"name": "dopri5", "rtol": 0.5}},
-        name.replace("heun2", "dopri5-rtol0.25"): {"solver": {"name": "dopri5", "rtol": 0.25}},
+        name.replace("midpoint2-w1", "midpoint3-w2"): {"steps": 3, "guidance_scale": 2.0},
+        name.replace("midpoint2", "dopri5-rtol0.5"): {"solver": {"name": "dopri5", "rtol": 0.5}},
+        name.replace("midpoint2", "dopri5-rtol0.25"): {"solver": {"name": "dopri5", "rtol": 0.25}},
     }
     for arguments in settings.values():
         evaluate_checkpoint(run_dir, **arguments)
@@ -402,7 +402,7 @@ def test_results_of_weights_that_lie_in_one_folder_stand_side_by_side(tiny, tmp_
     shutil.copytree(tmp_path / "runs" / "tiny" / "checkpoints" / "step-00000008", folder)
     for path in (folder, folder / "ema.safetensors", folder / "ema.safetensors"):
         evaluate_checkpoint(path)
-    name = "step-00000008-ema-heun2-w1"
+    name = "step-00000008-ema-midpoint2-w1"
     assert kept(folder / "evaluation").keys() == {name, f"ema-{name}"}
 
 

@@ -40,6 +40,7 @@ SOURCES: dict[str, tuple[str, str | bytes]] = {
     "csv without one": ("a.csv", table(NUMBERED)),
     "csv of one column": ("a.csv", table([["sentence"], *([text] for text in TEXTS)])),
     "semicolons, as spreadsheets write them": ("a.csv", "\ufeff" + table([["Nr", "Text"], *NUMBERED], delimiter=";")),
+    "with a line that names the separator": ("a.csv", "sep=;\n" + table([["Nr", "Text"], *NUMBERED], delimiter=";")),
     "utf-16, as spreadsheets write it": ("a.csv", table([["id", "text"], *NUMBERED], delimiter="\t").encode("utf-16")),
     "tsv with quotes, as pandas writes it": ("a.tsv", table([["id", "text"], *NUMBERED], delimiter="\t")),
     "a table named .txt.gz": ("a.txt.gz", gzip.compress("".join(f"{n}\t{text}\n" for n, text in enumerate(FLAT)).encode())),

@@ -279,6 +279,8 @@ CLIPS = {
     '<circle cx="20" cy="20" r="18" clip-path="url(#c)"/>',
     "a used shape": '<defs><rect id="r" width="20" height="40"/></defs><clipPath id="c"><use href="#r"/></clipPath>'
     '<circle cx="20" cy="20" r="18" clip-path="url(#c)"/>',
+    "of a use": '<defs><circle id="r" r="18"/></defs><clipPath id="c"><rect width="9" height="40"/></clipPath>'
+    '<use href="#r" x="20" y="20" clip-path="url(#c)"/>',
     "in units of the box": '<clipPath id="c" clipPathUnits="objectBoundingBox"><rect width=".5" height="1"/></clipPath>'
     '<circle cx="20" cy="20" r="18" clip-path="url(#c)"/>',
     "transformed": '<clipPath id="c" transform="rotate(20)"><rect width="20" height="40"/></clipPath>'

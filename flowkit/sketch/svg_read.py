@@ -180,10 +180,11 @@ class _Reader:
         if node.tag in SHAPES:
             self.draw(node, state)
             return
-        state = self.cut_by(state, lambda: None)
         if node.tag == "use":
             self.use(node, state)
-        elif node.tag == "switch":
+            return
+        state = self.cut_by(state, lambda: None)
+        if node.tag == "switch":
             self.visited += len(node.children)
             chosen = next((n for n in node.children if n.tag != "foreignObject" and _drawn(n) and fits(n)), None)
             self.enter([chosen] if chosen else [], replace(state, depth=state.depth + 1))
@@ -243,10 +244,9 @@ class _Reader:
         style = replace(state.style, context=(state.style["fill"], state.style["stroke"]))
         a = self.geometry(node, style)
         at = complex(*(length(a.get(k), w, 0.0, style.em) for k, w in zip("xy", state.size, strict=True)))
-        state = replace(
-            state, style=style, affine=compose(state.affine, (1 + 0j, 1j, at)), used=(*state.used, target),
-            depth=state.depth + 1,
-        )  # fmt: skip
+        # x and y move the <use> itself, so that its clip path moves along.
+        state = self.cut_by(replace(state, affine=compose(state.affine, (1 + 0j, 1j, at))), lambda: None)
+        state = replace(state, style=style, used=(*state.used, target), depth=state.depth + 1)
         if target.tag not in ("symbol", "svg"):
             self.enter([target], state)
             return

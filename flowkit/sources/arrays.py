@@ -19,6 +19,7 @@ from flowkit.sources.object_arrays import read_object_array
 from flowkit.sources.splits import split_of
 
 MAX_NPZ = 500_000_000  # bytes of an .npz inside a zip, or of one member
+MAX_ROWS = 1_000_000  # of an array that may be one drawing; far more than a drawing has points
 MAX_DIRECTORY = 10_000_000  # bytes of the list of its members
 CONTROLSKETCH = "svg_"  # "svg_32s" in the published data: 32 strokes
 # What numpy and zipfile raise when the bytes are wrong.
@@ -144,7 +145,12 @@ def _holds(arrays: Arrays, key: str) -> str:
         return ""
     if len(shape) == 3 and shape[2] in (3, 5):
         return "strokes"
-    if len(shape) == 2 and shape[1] in (3, 5) and shape[0] and (split_of(key) or _ends_in_pens(arrays.array(key))):
+    if (
+        len(shape) == 2
+        and shape[1] in (3, 5)
+        and 0 < shape[0] < MAX_ROWS
+        and (split_of(key) or _ends_in_pens(arrays.array(key)))
+    ):
         return "strokes"
     return "vectors" if len(shape) == 2 and dtype.kind == "f" else ""
 

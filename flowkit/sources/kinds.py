@@ -46,19 +46,21 @@ FOREIGN = {
     "rar": Foreign("a RAR archive", _UNPACK + "unrar x FILE unpacked/"),
     "tar": Foreign("a tar archive", _UNPACK + "mkdir unpacked && tar xf FILE -C unpacked"),
     "zip": Foreign("a zip archive", _UNPACK + "unzip FILE -d unpacked"),
-    "arrow": Foreign("an Arrow file", _python("import pandas; pandas.read_feather('FILE').to_parquet('data.parquet')")),
+    "arrow": Foreign(
+        "an Arrow file", _python("import pandas; pandas.read_feather('FILE').to_parquet('table.parquet')")
+    ),
     "arrow stream": Foreign(
         "an Arrow stream, as Hugging Face's datasets keeps it",
-        _python("import datasets; datasets.Dataset.from_file('FILE').to_parquet('data.parquet')"),
+        _python("import datasets; datasets.Dataset.from_file('FILE').to_parquet('table.parquet')"),
     ),
-    "orc": Foreign("an ORC file", _python("import pandas; pandas.read_orc('FILE').to_parquet('data.parquet')")),
-    "avro": Foreign("an Avro file", _python("import polars; polars.read_avro('FILE').write_parquet('data.parquet')")),
+    "orc": Foreign("an ORC file", _python("import pandas; pandas.read_orc('FILE').to_parquet('table.parquet')")),
+    "avro": Foreign("an Avro file", _python("import polars; polars.read_avro('FILE').write_parquet('table.parquet')")),
     "excel": Foreign(
-        "an Excel workbook", _python("import pandas; pandas.read_excel('FILE').to_csv('data.csv', index=False)")
+        "an Excel workbook", _python("import pandas; pandas.read_excel('FILE').to_csv('table.csv', index=False)")
     ),
     "office": Foreign("an office document", "convert it: soffice --headless --convert-to txt:Text FILE"),
     "sqlite": Foreign(
-        "an SQLite database", "export a table: sqlite3 -header -csv FILE 'SELECT * FROM name' > data.csv"
+        "an SQLite database", "export a table: sqlite3 -header -csv FILE 'SELECT * FROM name' > table.csv"
     ),
     "hdf5": Foreign(
         "an HDF5 file", _python("import h5py, numpy; numpy.save('vectors.npy', h5py.File('FILE')['name'][:])")

@@ -113,7 +113,9 @@ def languages_of(identity: Mapping[str, Any] | str) -> tuple[str, ...]:
         parts.places()
         return tuple(parts.tokenizer.languages())
     if name == "mini-sonar":
-        return (ENGLISH,)
+        from flowkit.text.mini.codec import LANGUAGES
+
+        return LANGUAGES
     raise unknown_codec(name)
 
 

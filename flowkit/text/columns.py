@@ -9,7 +9,18 @@ from typing import Any, NamedTuple
 from flowkit.errors import UserError, listing, nearest
 from flowkit.sources.files import Entry, Files
 
-USUAL = ("text", "sentence", "sentences", "content", "document", "body", "utterance")  # names of the column, best first
+USUAL = (
+    "text",
+    "sentence",
+    "sentences",
+    "content",
+    "document",
+    "body",
+    "utterance",
+    "caption",
+    "phrase",
+    "word",
+)  # names of the column, best first
 
 
 class Row(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
@@ -17,6 +18,7 @@ from flowkit.text.columns import USUAL, Reading, Row, choose_column, is_prose
 from flowkit.text.lines import MAX_LINE, text_lines
 
 MAX_JSON = 1_000_000_000  # bytes of a file that is one JSON value
+_SEPARATOR = re.compile(r"sep=(.)\s*$")  # a first line for Excel
 SAMPLE = 64  # rows that decide about a table
 
 
@@ -111,7 +113,7 @@ def _json_table(reading: Reading, found: dict[str, Any]) -> Any:
     if any(isinstance(value, str) for value in found.values()):
         return [found]
     command = (
-        "python -c \"import pandas; pandas.read_json('FILE').to_json('data.jsonl', orient='records', lines=True)\""
+        "python -c \"import pandas; pandas.read_json('FILE').to_json('table.jsonl', orient='records', lines=True)\""
     )
     raise reading.error(None, f"holds a JSON object without rows (its keys: {listing(map(repr, found), 8) or 'none'}); "
                         f"convert it: {command.replace('FILE', reading.where)}")  # fmt: skip
@@ -188,13 +190,12 @@ def _csv(reading: Reading) -> Iterator[Row]:
                 sample[0][0], f"two columns have the same name ({listing(names, 8)}); rename one of them"
             )
         at = names.index(choose_column(reading, columns, columns))
-        if width > 1 or header:
-            reading.notes.append(
-                "its first row is a header" if header else "it has no header; columns are counted from 1"
-            )
+        reading.notes.append("its first row is a header" if header else "it has no header; columns are counted from 1")
         for number, (line, cells) in enumerate(chain(sample[header:], records), 1):
             if len(cells) != width:
-                known = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}[delimiter]
+                known = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}.get(
+                    delimiter, repr(delimiter)
+                )
                 raise reading.error(
                     line,
                     f"has {len(cells)} {'column' if len(cells) == 1 else 'columns'}, and the first row {width}; {known} inside "
@@ -208,7 +209,8 @@ def _csv(reading: Reading) -> Iterator[Row]:
 def _records(reading: Reading, delimiter: str, quoting: int) -> Iterator[tuple[int, list[str]]]:
     """(line, cells) of each record."""
     with _opened(reading) as lines:
-        reader = csv.reader((line for _, line in lines), delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[reportArgumentType]
+        text = (line for number, line in lines if number > 1 or not _SEPARATOR.match(line))
+        reader = csv.reader(text, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[reportArgumentType]
         try:
             for cells in reader:
                 if cells:  # a blank line is no record
@@ -229,6 +231,8 @@ def _dialect(reading: Reading) -> tuple[str, int]:
     tabs_first = reading.files.kind(reading.entry) != "csv"
     with _opened(reading) as lines:
         sample = [line for _, line in islice(lines, 4 * SAMPLE)]
+    if sample and (named := _SEPARATOR.match(sample[0])):
+        return named[1], csv.QUOTE_MINIMAL
     best, most = "\t" if tabs_first else ",", 1
     for delimiter in "\t,;|" if tabs_first else ",;\t|":
         width = _width(sample, delimiter)
@@ -290,7 +294,7 @@ def _is_number(cell: str) -> bool:
 
 _CONVERT = (
     "Where pandas reads it, this converts it: "
-    "python -c \"import pandas; pandas.read_parquet('{}').to_json('data.jsonl', orient='records', lines=True)\""
+    "python -c \"import pandas; pandas.read_parquet('{}').to_json('table.jsonl', orient='records', lines=True)\""
 )
 
 

@@ -29,7 +29,7 @@ def read_vectors(path: Path | str) -> np.ndarray:
     """
     path = Path(path)
     if path.is_dir():
-        raise UserError(f"{path}: is a folder; expected a file of vectors")
+        raise UserError(f"{path}: is a folder; expected a file of vectors, known are {listing(SUFFIXES)}")
     with open_files(path) as files:
         entry, kind = files.entries[0] if len(files.entries) == 1 else None, ""
         if entry is not None:

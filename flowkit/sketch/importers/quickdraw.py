@@ -28,7 +28,7 @@ def read(files: Files, *, recognized_only: bool = False) -> Iterator[Item]:
 
     Drawings are published aligned to the top left corner with a longer side of 255, so one scale fits all of them;
     raw ones, in the pixels of somebody's screen, come out at the same size. Splits come from folders (train/cat.ndjson),
-    or from the files' own names where all of them say one (train.ndjson, test.ndjson).
+    or from the files' own names where all of them say one (`train` and `test`, as .ndjson).
     """
     entries = files.of_kind("quickdraw")
     files.note_unread(entries)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flowkit.text.codec import Codec
 
 NAME = "mini-sonar"
+LANGUAGES = (ENGLISH,)
 
 
 def open_mini(described: Mapping[str, Any], *, device: str = "auto", dtype: str = "fp32") -> Codec:
@@ -47,7 +48,7 @@ def open_mini(described: Mapping[str, Any], *, device: str = "auto", dtype: str 
     return PipelineCodec(
         name=NAME,
         dimension=recipe.dimension,
-        languages=(ENGLISH,),
+        languages=LANGUAGES,
         identity=identity_of(recipe, kept),
         tokenizer=tokenizer,
         load_encoder=partial(_load, kept, "encoder", partial(make_encoder, recipe, tokenizer.vocab_info)),
