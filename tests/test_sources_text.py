@@ -150,7 +150,7 @@ def test_quotes_in_a_table_with_tabs_that_mean_nothing(tmp_path: Path) -> None:
         ("a.json", b'["A cat.", "A dog."', r"is not valid JSON .*line 1 column"),
         ("a.json", b'{"a": {"b": 1}}', r"holds a JSON object without rows \(its keys: 'a'\); convert it: python -c"),
         ("a.jsonl", b'{"text": "a"}\n{"text": null}\n', r"line 2 is empty or null; .*--skip-empty"),
-        ("a.txt.gz", gzip.compress(b"A cat.\n" * 100)[:-20], r"cannot be read"),
+        ("a.txt.gz", gzip.compress(b"A cat.\n" * 100, mtime=0)[:-20], r"cannot be read"),
         ("a.csv", b"\x89PNG\r\n\x1a\n" + bytes(20), r"is not read: it is a PNG image"),
         ("a.svg", b"", r"a\.svg: holds no sentences"),
     ],
@@ -179,7 +179,7 @@ def test_what_becomes_a_space_is_counted(tmp_path: Path) -> None:
 
 def test_a_folder_and_a_zip_of_sentences(tmp_path: Path) -> None:
     files: dict[str, str | bytes] = {
-        "train.txt": "A cat.\nA dog.\n", "b/more.csv.gz": gzip.compress(b"id,text\n1,A bird.\n"), 
+        "train.txt": "A cat.\nA dog.\n", "b/more.csv.gz": gzip.compress(b"id,text\n1,A bird.\n", mtime=0), 
         "c.jsonl": '{"text": "A fox."}\n',
         "README.md": "# read me", "picture.png": b"\x89PNG\r\n\x1a\n", ".DS_Store": b"x",
     }  # fmt: skip
