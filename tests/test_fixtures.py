@@ -190,6 +190,10 @@ def test_a_run_of_earlier_numerics_is_resumed_only_where_that_is_asked_for(tmp_p
     with pytest.raises(UserError, match=r"another version of flowkit.*--init-from.*--allow-changes"):
         flowkit.train(recipe, resume=True, **own)
     assert {name: crc for name, crc in sums(run).items() if name != ".lock"} == before
+    if name == "points-reflow":  # the first version fitted a normalizer on the pairs, under which they are none
+        with pytest.raises(UserError, match="another normalizer than the model which these pairs came from"):
+            flowkit.train(recipe, resume=True, allow_changes=True)
+        return
     flowkit.train(recipe, resume=True, allow_changes=True, **own)
     found = losses(run)
     assert found[-1]["step"] == steps and all(np.isfinite(line["loss"]) for line in found if "loss" in line)
