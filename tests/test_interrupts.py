@@ -46,7 +46,7 @@ val_every = "never"
 save_every = 20
 [sample]
 every = "never"
-steps = 100000
+steps = 1000
 """
 
 

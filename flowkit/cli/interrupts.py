@@ -16,6 +16,7 @@ import typer
 from flowkit.errors import UserError
 
 _received: list[int] = []  # signals, of which the first asked for the end
+_again: list[threading.Timer] = []  # which repeat a signal that a callback of the interpreter has swallowed
 
 
 def interruptible(command: Callable[..., Any], kept: str) -> Callable[..., Any]:
@@ -43,9 +44,18 @@ def status() -> int:
 
 
 def _leave(said: str) -> None:
+    _nothing_again()
     if said and os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"interrupted: {said}", file=sys.stderr)
     raise typer.Exit(status()) from None
+
+
+def _nothing_again() -> None:
+    """The interrupt has arrived after all: repeated, it would meet a process that is about to end."""
+    while _again:
+        again = _again.pop()
+        again.cancel()
+        again.join()
 
 
 @contextlib.contextmanager
@@ -76,6 +86,7 @@ def handled() -> Iterator[None]:
             signal.signal(one, stop)
         again = threading.Timer(0.02, lambda: os.kill(process, number))
         again.daemon = True
+        _again.append(again)
         again.start()
         return None
 
@@ -90,6 +101,9 @@ def handled() -> Iterator[None]:
     try:
         yield
     finally:
+        for one in earlier:
+            signal.signal(one, at_once)  # for one that is under way
+        _nothing_again()
         sys.unraisablehook = hook
         for one, handler in earlier.items():
             signal.signal(one, handler)
