@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from flowkit.errors import UserError
+from flowkit.errors import Interrupted, UserError
 
 _received: list[int] = []  # signals, of which the first asked for the end
 _again: list[threading.Timer] = []  # which repeat a signal that a callback of the interpreter has swallowed
@@ -75,7 +75,7 @@ def handled() -> Iterator[None]:
         _received.append(number)
         for one in numbers:
             signal.signal(one, at_once)
-        raise KeyboardInterrupt
+        raise Interrupted  # a plain one in code that C has started makes Python end by SIGINT, whatever status we leave with
 
     def lost(unraisable: Any) -> None:
         """An interrupt that came inside a callback of the interpreter would be printed and forgotten: it comes again."""
