@@ -49,6 +49,7 @@ def found_in(*patterns: str) -> list[str]:
 DRAWS = expected("draws")
 RUNS = sorted(expected("reports"))
 RESUMED = expected("resumed")
+SECOND = json.loads((FILES / "second" / "expected.json").read_text("utf-8"))
 RECIPES = expected("recipes")
 DATA = expected("data")
 SAMPLES = [path for path in DATA if path.startswith("samples/")]
@@ -197,6 +198,16 @@ def test_a_run_of_earlier_numerics_is_resumed_only_where_that_is_asked_for(tmp_p
     flowkit.train(recipe, resume=True, allow_changes=True, **own)
     found = losses(run)
     assert found[-1]["step"] == steps and all(np.isfinite(line["loss"]) for line in found if "loss" in line)
+
+
+@pytest.mark.parametrize("name", sorted(SECOND))
+def test_an_interrupted_run_ends_as_it_would_have(tmp_path, name):
+    """Of the present numerics: accumulation, a coupling in blocks, dropout, averages, in the middle of a log interval."""
+    shutil.copytree(Path("second") / name, tmp_path / name, symlinks=True)
+    flowkit.train(load_recipe(tmp_path / name / "recipe.toml", [f"run.dir={tmp_path}"]), resume=True)
+    holds(losses(tmp_path / name), SECOND[name]["losses"])
+    for file, wanted in SECOND[name]["tensors"].items():
+        assert_same_sums(summary(load_file(tmp_path / name / "checkpoints" / "latest" / f"{file}.safetensors")), wanted)
 
 
 @pytest.mark.parametrize("name", ["points-autoguided", "text-dit-whitening", "interrupted"])
