@@ -152,7 +152,7 @@ _HOMES = {
     "sketch": ("flowkit.sketch.domain", "SketchDomain"),
     "embedding": ("flowkit.text.domain", "TextDomain"),
     "points": ("flowkit.points.domain", "PointsDomain"),
-    "array": ("flowkit.data.array_domain", "ArrayDomain"),
+    "array": ("flowkit.array_domain", "ArrayDomain"),
 }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from flowkit.data.dataset import Dataset, data_files, read_dataset, write_dataset
 from flowkit.data.files import write_json
-from flowkit.data.source import with_split
+from flowkit.data_source import with_split
 from flowkit.decode import check_writable
 from flowkit.domain import BUILTIN, Tell, get_domain
 from flowkit.errors import UserError, listing
@@ -193,7 +193,7 @@ def training_data(model: LoadedModel, path: Path | str | None = None) -> tuple[D
 
     `path`: a file in place of what the model's sidecar names. Raises UserError where that is not at hand or has changed.
     """
-    from flowkit.data.source import open_data
+    from flowkit.data_source import open_data
 
     recipe = _recipe(model)
     if path is None:

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowkit.data.arrays import gather
 from flowkit.data.base import NormalBase
-from flowkit.data.dataset import Dataset, gather
+from flowkit.data.dataset import Dataset
 from flowkit.data.keys import key, seed_generator
 from flowkit.draw import as_network
 from flowkit.errors import UserError, listing

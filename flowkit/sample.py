@@ -25,8 +25,9 @@ from flowkit.checkpoint import (
     verify_weights,
 )
 from flowkit.conditions import ClassLabel, asked_condition, asked_labels, labels_of_rows
-from flowkit.data.base import NORMAL, Base, open_base
+from flowkit.data.base import NORMAL, Base
 from flowkit.data.dataset import NULL, Dataset, null_name
+from flowkit.data_source import open_base
 from flowkit.domain import Domain, get_domain
 from flowkit.draw import BATCH_SIZES, Guide, SampleSettings, Weak, as_network, draw_samples
 from flowkit.errors import PassedOver, UserError, listing
@@ -34,7 +35,7 @@ from flowkit.flow.choices import Choice
 from flowkit.flow.mean_flow import get_mean_flow
 from flowkit.flow.objective import get_objective
 from flowkit.flow.paths import GaussianPath
-from flowkit.sidecar import check_settings
+from flowkit.recipe.load import check_settings
 
 if TYPE_CHECKING:
     from flowkit.data.normalizers import Normalizer

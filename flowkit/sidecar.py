@@ -1,7 +1,7 @@
 """What model.json may hold: checked once, where it is read, so that nobody after needs to ask. Torch-free.
 
-`check_fields` knows the fields' types and needs no pydantic; `check_settings` holds its [flow] and [sample] to what a recipe
-may say there.
+`check_fields` knows the fields' types and needs no pydantic; `recipe.load.check_settings` holds its [flow] and [sample] to what a
+recipe may say there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 from flowkit.errors import UserError, listing, nearest
 
 MAX_ROW = 1 << 24  # numbers in a row of data
-MAX_STEPS = 10_000  # of a solver, that a file may ask for without the user's word
 
 
 def _number(value: Any) -> bool:
@@ -109,29 +108,6 @@ def check_fields(path: Path, content: dict[str, Any]) -> None:
     for name, (fits, expected) in _OPTIONAL.items():
         if content.get(name) is not None and not fits(content[name]):
             raise UserError(f"{path}: {name!r} is not {expected}; the file is damaged, or of another program")
-
-
-def check_settings(path: Path, content: dict[str, Any]) -> None:
-    """Raise UserError where "flow" or "sampling" hold what no recipe could have said, or ask for endless sampling."""
-    from pydantic import ValidationError
-
-    from flowkit.recipe.flow import Flow
-    from flowkit.recipe.sample import SAMPLING, Sample
-
-    sampling = content.get("sampling") or {}
-    tables = {
-        "flow": (Flow, {name: value for name, value in content["flow"].items() if name in Flow.model_fields}),
-        "sampling": (Sample, {name: sampling[name] for name in SAMPLING if name in sampling}),
-    }
-    for name, (section, table) in tables.items():
-        try:
-            section.model_validate(table)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            key = ".".join([name, *map(str, first["loc"])])
-            raise UserError(f"{path}: {key} cannot be understood ({first['msg']})") from None
-    if sampling.get("steps", 0) > MAX_STEPS:
-        raise UserError(f"{path}: sampling.steps is {sampling['steps']:,}; expected at most {MAX_STEPS:,}")
 
 
 def class_number(label: str | int, class_names: tuple[str, ...]) -> int:

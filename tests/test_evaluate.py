@@ -295,7 +295,7 @@ def test_checkpoint_is_compared_with_its_own_data(tiny, tmp_path, monkeypatch):
 
 
 def _with_split(tiny):
-    from flowkit.data.source import open_data
+    from flowkit.data_source import open_data
     from flowkit.recipe import recipe_from_dict
 
     return open_data(recipe_from_dict(tiny))

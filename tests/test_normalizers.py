@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from flowkit.data import normalizers
-from flowkit.data.base import open_base
 from flowkit.data.dataset import Dataset, write_dataset
 from flowkit.data.normalizers import AffineNormalizer, fit_normalizer, normalizer_from_json, statistics
 from flowkit.data.normalizers import base as normalizers_base
+from flowkit.data_source import open_base
 from flowkit.errors import UserError
 from flowkit.training.batches import read_rows
 

@@ -9,7 +9,7 @@ from flowkit.data import order as order_module
 from flowkit.data.dataset import Dataset
 from flowkit.data.keys import key
 from flowkit.data.order import RowOrder
-from flowkit.data.source import with_split
+from flowkit.data_source import with_split
 from flowkit.errors import UserError
 
 

@@ -89,7 +89,7 @@ def test_noise_integrates_to_the_row_that_training_sees(tmp_path):
     turn = np.array([[math.cos(ANGLE), -math.sin(ANGLE)], [math.sin(ANGLE), math.cos(ANGLE)]])
     np.testing.assert_allclose(normalized, data.noise @ turn.T, atol=1e-4)
     distance, *_ = reflowed(tmp_path, data)
-    held_out = flowkit.data.source.with_split(data, 0.5, None, 0, "pairs").rows("validation")
+    held_out = flowkit.data_source.with_split(data, 0.5, None, 0, "pairs").rows("validation")
     assert distance == pytest.approx(2 * (1 - math.cos(ANGLE)) * np.square(data.noise[held_out]).mean(), rel=1e-3)
 
 

@@ -112,7 +112,7 @@ def test_no_training_row_is_exit_status_1(tmp_path: Path, layout: tuple[str, ...
     source = write(tmp_path / "s", drawn(*layout))
     found = CliRunner().invoke(app, ["prepare", str(source), "--out", str(tmp_path / "set")])
     assert found.exit_code == 1 and "no row is left to train on" in found.output
-    from flowkit.data.source import with_split
+    from flowkit.data_source import with_split
 
     with pytest.raises(UserError, match=r"set: has no training rows \(.* test\), by the splits"):
         with_split(read_dataset(tmp_path / "set"), 0.1, None, 0, "set")

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from flowkit.cli import app, main
+from flowkit.encoding import adapt
 from flowkit.errors import NothingLeft, UserError
 from flowkit.sketch.prepare import prepare as prepare_sketches
 from flowkit.text.codec import languages_of
 from flowkit.text.prepare import Settings, prepare
 from flowkit.text.reading import read_sentences
 from flowkit.text.sonar_packages import why_not_importable
-from flowkit.ui.encoding import adapt
 from tests.test_sketch_import import SVG, write
 from tests.test_text_prepare import BagOfWords
 
@@ -422,7 +422,7 @@ def test_a_drawing_that_training_would_refuse_is_left_out(tmp_path: Path) -> Non
     far = '<svg viewBox="0 0 10 10"><path d="M0 0L10 10"/><path d="M0 0L{} 9"/></svg>'
     files = {"a/1.svg": SVG.format(1), "a/2.svg": far.format(400)}
     report = prepare_sketches(write(tmp_path / "s", dict(files)), tmp_path / "out", size=4)
-    from flowkit.data.source import open_rows, with_split
+    from flowkit.data_source import open_rows, with_split
 
     with_split(open_rows(str(tmp_path / "out"), 1, 0), 0.0, None, 0, "out")
     assert report.total.read == 2

@@ -19,7 +19,7 @@ from rich.console import Console
 import flowkit
 from flowkit import cli
 from flowkit.data.dataset import Dataset, read_dataset, write_dataset
-from flowkit.data.source import with_split
+from flowkit.data_source import with_split
 from flowkit.decode import decode
 from flowkit.errors import UserError
 from flowkit.inspect import inspect

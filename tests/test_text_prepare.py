@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from flowkit.cli import app
 from flowkit.data.dataset import Dataset, read_dataset
-from flowkit.data.source import with_split
+from flowkit.data_source import with_split
 from flowkit.errors import UserError
 from flowkit.text import deduplicate, encoding
 from flowkit.text.deduplicate import exact_duplicates, near_duplicates, row_keys

@@ -20,8 +20,8 @@ from flowkit.cli.narrow_help import stack_help_where_narrow
 from flowkit.cli.prepare import prepare
 from flowkit.cli.sample import sample
 from flowkit.cli.train import train
+from flowkit.encoding import speak_any_encoding
 from flowkit.errors import PassedOver, PeerLost, UserError
-from flowkit.ui.encoding import speak_any_encoding
 
 app = typer.Typer(
     help="Train flow-matching generative models from a TOML recipe, and turn samples back into things to look at.",

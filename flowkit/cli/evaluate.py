@@ -109,7 +109,7 @@ def evaluate(
     if as_json:
         import json
 
-        from flowkit.ui.encoding import takes_unicode
+        from flowkit.encoding import takes_unicode
 
         print(json.dumps(found.to_json(), indent=2, ensure_ascii=not takes_unicode()))
     else:

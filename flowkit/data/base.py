@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from flowkit.data.keys import NUMERICS, key, seed_generator
-from flowkit.errors import UserError
 
 if TYPE_CHECKING:
-    from flowkit.data.dataset import Dataset
-    from flowkit.data.normalizers import Normalizer
     from flowkit.training.draws import Draws
 
 NORMAL = "normal"
@@ -81,36 +76,3 @@ class DataBase:
     def sample(self, seed: int, indices: range, shape: tuple[int, ...]) -> Tensor:
         picked = torch.tensor([key(seed, "sample", i) % len(self.rows) for i in indices])
         return self.rows[picked.to(self.rows.device)].cpu()
-
-
-def open_base(
-    described: dict[str, Any],
-    data_shape: tuple[int, ...],
-    normalizer: Normalizer,
-    folders: Sequence[Path] = (),
-    numerics: int = NUMERICS,
-) -> Base:
-    """The base that `described` names: {"source": "normal"}, or a data set's source with "num_samples" and "seed".
-
-    folders: where a relative path is looked for before the working directory. Of a file that was split only the training
-    rows are taken. Raises UserError for an unknown source, and for rows that are not of the data's shape.
-    """
-    source = described["source"]
-    if source == NORMAL:
-        return NormalBase(numerics)
-    data = _open(source, described, folders)
-    if data.x.shape[1:] != data_shape:
-        raise UserError(
-            f"flow.base: the rows of {source!r} have shape {data.x.shape[1:]}, and those of the data {data_shape}; "
-            "a flow needs rows of one shape at both ends"
-        )
-    return DataBase(normalizer.normalize_rows(data.x, data.rows("train"), lambda rows: rows))
-
-
-def _open(source: str, described: dict[str, Any], folders: Sequence[Path]) -> Dataset:
-    from flowkit.data.source import open_rows
-
-    try:
-        return open_rows(source, described["num_samples"], described["seed"], folders)
-    except UserError as error:
-        raise UserError(f"flow.base: {error}") from None

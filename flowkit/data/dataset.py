@@ -7,7 +7,6 @@ Samples are written in the same format, so whatever reads one reads the other.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flowkit.data.arrays import forget_pages
 from flowkit.data.files import json_text, read_json, replacing
 from flowkit.data.header import NUMPY_NAMES, TensorEntry, read_header
 from flowkit.data.texts import TextLines, write_texts
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 NORMALIZER = "normalizer."  # before the names of the normalizer's tensors
-GATHERED = 1024  # rows of a memory map that are read before their pages are let go
 SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 NULL = -1  # among labels: the null class, of a row without a label
 NULL_NAMES = ("null", "<null>")  # of samples without a class, beside others; the second where the first is taken
@@ -243,26 +242,6 @@ def memory_map(path: Path, entry: TensorEntry) -> np.ndarray:
     if entry.numel == 0:
         return np.empty(entry.shape, NUMPY_NAMES[entry.dtype])
     return np.memmap(path, NUMPY_NAMES[entry.dtype], mode="r", offset=entry.start, shape=entry.shape)
-
-
-def forget_pages(array: np.ndarray) -> None:
-    """Let go of a memory map's pages that were looked at: who reads all of a file once should not seem to hold it all."""
-    mapped = getattr(array, "_mmap", None)
-    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
-
-
-def gather(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """`array[rows]`, a copy. Of a memory map it lets the pages go as it reads: the system maps sixteen for each that is asked
-    for, so that rows from all over a large file would soon hold most of it in memory.
-    """
-    if not isinstance(getattr(array, "_mmap", None), mmap.mmap):
-        return array[rows]
-    picked = np.empty((len(rows), *array.shape[1:]), array.dtype)
-    for start in range(0, len(rows), GATHERED):
-        picked[start : start + GATHERED] = array[rows[start : start + GATHERED]]
-        forget_pages(array)
-    return picked
 
 
 def check_finite(path: Path, name: str, array: np.ndarray, chunk_bytes: int = 1 << 26) -> None:

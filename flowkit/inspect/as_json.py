@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from flowkit.ui.encoding import takes_unicode
+from flowkit.encoding import takes_unicode
 
 
 def as_json(report: dict[str, Any]) -> str:

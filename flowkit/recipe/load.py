@@ -12,10 +12,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from flowkit.errors import UserError, listing
+from flowkit.recipe.flow import Flow
 from flowkit.recipe.messages import mistakes
 from flowkit.recipe.overrides import apply_overrides
 from flowkit.recipe.recipe import Recipe
+from flowkit.recipe.sample import SAMPLING, Sample
 
+MAX_STEPS = 10_000  # of a solver, that a model.json may ask for without the user's word
 MAX_BYTES = 1 << 20  # a larger file is no recipe: refuse a checkpoint before reading all of it
 
 
@@ -31,6 +34,24 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 def recipe_from_dict(data: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in nested dicts, section by section, as TOML would give them. Raises UserError as `load_recipe`."""
     return _validated(data, overrides, "recipe")
+
+
+def check_settings(path: Path, content: dict[str, Any]) -> None:
+    """Raise UserError where a model.json's "flow" or "sampling" hold what no recipe could say, or ask for endless sampling."""
+    sampling = content.get("sampling") or {}
+    tables = {
+        "flow": (Flow, {name: value for name, value in content["flow"].items() if name in Flow.model_fields}),
+        "sampling": (Sample, {name: sampling[name] for name in SAMPLING if name in sampling}),
+    }
+    for name, (section, table) in tables.items():
+        try:
+            section.model_validate(table)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join([name, *map(str, first["loc"])])
+            raise UserError(f"{path}: {key} cannot be understood ({first['msg']})") from None
+    if sampling.get("steps", 0) > MAX_STEPS:
+        raise UserError(f"{path}: sampling.steps is {sampling['steps']:,}; expected at most {MAX_STEPS:,}")
 
 
 def _validated(data: dict[str, Any], overrides: Sequence[str], where: str) -> Recipe:

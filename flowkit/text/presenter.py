@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flowkit.data.dataset import Dataset, gather
+from flowkit.data.arrays import gather
+from flowkit.data.dataset import Dataset
 from flowkit.domain import Presented, Preview
 from flowkit.errors import UserError
 from flowkit.text.codec import BLOCKED, ENGLISH, Codec, Decoding, open_codec, why_not_at_hand

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowkit.data.dataset import Dataset, gather
+from flowkit.data.arrays import gather
+from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import Normalizer
 from flowkit.data.order import RowOrder
 

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowkit.data.dataset import Dataset, gather
+from flowkit.data.arrays import gather
+from flowkit.data.dataset import Dataset
 from flowkit.data.keys import key
 from flowkit.data.normalizers import Normalizer
 from flowkit.errors import UserError

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 import flowkit
 from flowkit.checkpoint import NORMALIZER
-from flowkit.data.base import NORMAL, Base, open_base
+from flowkit.data.base import NORMAL, Base
 from flowkit.data.dataset import Dataset
 from flowkit.data.keys import NUMERICS, key
 from flowkit.data.normalizers import Normalizer, fit_normalizer
+from flowkit.data_source import open_base
 from flowkit.domain import Domain, check_arch, get_domain
 from flowkit.draw import BATCH_SIZES
 from flowkit.errors import UserError, listing

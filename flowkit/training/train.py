@@ -16,7 +16,7 @@ from torch import nn
 
 from flowkit.checkpoint import METRICS, find_checkpoint, folders_of, list_checkpoints, verify_weights
 from flowkit.data.dataset import Dataset
-from flowkit.data.source import open_data, with_split
+from flowkit.data_source import open_data, with_split
 from flowkit.errors import Interrupted, UserError
 from flowkit.events import Event, Listener, Notice
 from flowkit.training import environment as environments

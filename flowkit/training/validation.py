@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flowkit.data.arrays import gather
 from flowkit.data.base import Base, NormalBase
-from flowkit.data.dataset import Dataset, gather
+from flowkit.data.dataset import Dataset
 from flowkit.data.keys import key
 from flowkit.data.normalizers import Normalizer
 from flowkit.flow.couplings import Coupling

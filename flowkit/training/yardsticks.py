@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowkit.data.dataset import forget_pages
+from flowkit.data.arrays import forget_pages
 from flowkit.data.normalizers import Normalizer
 from flowkit.flow.paths import GaussianPath
 from flowkit.metrics.gaussian import fit_gaussian

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from flowkit.data.source import open_data
+from flowkit.data_source import open_data
 from flowkit.recipe import load_recipe
 from flowkit.training import environment as environments
 from flowkit.training.agreement import GO_ON

@@ -15,7 +15,7 @@ import time
 
 import torch
 
-from flowkit.data.source import open_data
+from flowkit.data_source import open_data
 from flowkit.events import Event, Stepped
 from flowkit.recipe import load_recipe
 from flowkit.training import environment as environments

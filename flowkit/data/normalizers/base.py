@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowkit.data.dataset import gather
+from flowkit.data.arrays import gather
 
 if TYPE_CHECKING:
     import torch

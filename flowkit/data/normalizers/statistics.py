@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from flowkit.data.dataset import forget_pages
+from flowkit.data.arrays import forget_pages
 
 CHUNK_BYTES = 1 << 24  # of rows as they are stored
 QUARTILE_ROWS = 1 << 16  # 256 MB of 1024-d rows; the error of a median of so many is 0.5% of a standard deviation

@@ -1,20 +1,22 @@
-"""From a recipe's `[data]` to rows with a split: a built-in data set, or a prepared file."""
+"""What a recipe names as data: rows with a split, and what the flow starts from; built-in data sets, or prepared files."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flowkit.data.base import NORMAL, Base, DataBase, NormalBase
 from flowkit.data.dataset import SPLITS, TRAIN, VALIDATION, Dataset, data_files, read_dataset
-from flowkit.data.keys import key
+from flowkit.data.keys import NUMERICS, key
 from flowkit.domain import BUILTIN, get_domain
 from flowkit.errors import UserError, listing, nearest
 
 if TYPE_CHECKING:
+    from flowkit.data.normalizers import Normalizer
     from flowkit.recipe import Recipe
 
 
@@ -87,3 +89,30 @@ def with_split(data: Dataset, val_fraction: float, subset: int | None, seed: int
             "from a source with training rows, or without splits"
         )
     return dataclasses.replace(data, split=split)
+
+
+def open_base(
+    described: dict[str, Any],
+    data_shape: tuple[int, ...],
+    normalizer: Normalizer,
+    folders: Sequence[Path] = (),
+    numerics: int = NUMERICS,
+) -> Base:
+    """The base that `described` names: {"source": "normal"}, or a data set's source with "num_samples" and "seed".
+
+    folders: where a relative path is looked for before the working directory. Of a file that was split only the training
+    rows are taken. Raises UserError for an unknown source, and for rows that are not of the data's shape.
+    """
+    source = described["source"]
+    if source == NORMAL:
+        return NormalBase(numerics)
+    try:
+        data = open_rows(source, described["num_samples"], described["seed"], folders)
+    except UserError as error:
+        raise UserError(f"flow.base: {error}") from None
+    if data.x.shape[1:] != data_shape:
+        raise UserError(
+            f"flow.base: the rows of {source!r} have shape {data.x.shape[1:]}, and those of the data {data_shape}; "
+            "a flow needs rows of one shape at both ends"
+        )
+    return DataBase(normalizer.normalize_rows(data.x, data.rows("train"), lambda rows: rows))
