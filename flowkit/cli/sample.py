@@ -177,7 +177,8 @@ def sample(
     labels = "all" if class_label == ["all"] else class_label
     for one in (file.parent, folder):
         check_writable(one)
-    if out is not None:
+    one_folder = file.parent == folder  # which may hold the user's own files, and lists ours; a run's folder is our own
+    if one_folder:
         check_samples_target(file)
     start = time.perf_counter()
     with stage_bar(f"sampling {noun}", num_samples) as tell:
@@ -191,9 +192,9 @@ def sample(
         )  # fmt: skip
         seconds = time.perf_counter() - start
         replaced = clear(folder, but=SAMPLE_FILES)
-        write_dataset(file, samples)  # before they are decoded, which may take longer and can be done again
-        if out is not None:
+        if one_folder:
             record_samples(file)
+        write_dataset(file, samples)  # before they are decoded, which may take longer and can be done again
         try:
             data = _data_to_compare_with(loaded)
             presenter = loaded.domain.presenter(data, decode=decode, device=device)
@@ -209,9 +210,9 @@ def sample(
             )  # fmt: skip
             if decoded.shown.texts is not None:
                 samples.texts = decoded.shown.texts
-                write_dataset(file, samples)
-                if out is not None:
+                if one_folder:
                     record_samples(file)
+                write_dataset(file, samples)
         except KeyboardInterrupt:
             raise Interrupted(f"{file} holds all samples; flowkit decode {shlex.quote(str(file))} shows them") from None
     decoded = dataclasses.replace(decoded, replaced="; ".join(filter(None, (said(replaced), decoded.replaced))))
