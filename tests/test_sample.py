@@ -224,6 +224,8 @@ def test_condition_vectors_are_learned_and_sampled(tmp_path, tiny, shape):
         model.sample(2, condition=np.zeros((3, *shape)))
     with pytest.raises(UserError, match="knows no classes"):
         model.sample(1, class_label="cat", condition=codes[0])
+    with pytest.raises(UserError, match="2 guides by a condition, and none was given"):
+        model.sample(1, guidance_scale=2.0)
 
 
 def _centres() -> np.ndarray:
