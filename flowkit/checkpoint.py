@@ -119,7 +119,17 @@ def find_checkpoint(
         return _in_run(*pointer, check)
     if not path.exists():
         raise UserError(f"{path}: no such run or checkpoint{_siblings(path)}")
-    return _whole(path, path.parent.parent if path.parent.name == CHECKPOINTS else None)
+    return _whole(path, _run_of(path))
+
+
+def _run_of(folder: Path) -> Path | None:
+    """The run that a checkpoint's folder lies in, or that of the averages made by `flowkit ema`; None where it is in none."""
+    for one in (folder, folder.absolute()):  # as it was named, where that is enough
+        if one.parent.name == CHECKPOINTS:
+            return one.parent.parent
+        if one.name == SNAPSHOTS and (one.parent / CHECKPOINTS).is_dir():
+            return one.parent
+    return None
 
 
 def _pointer(path: Path) -> tuple[Path, str] | None:
@@ -144,7 +154,7 @@ def _single(path: Path) -> CheckpointFiles:
         sidecar = path.with_name(SIDECAR)  # ema.safetensors shares model.json
     if not sidecar.is_file():
         raise UserError(f"{path}: has no {path.with_suffix('.json').name} beside it to say which architecture it is")
-    return CheckpointFiles(path.parent, path, None, sidecar, None)
+    return CheckpointFiles(path.parent, path, None, sidecar, _run_of(path.parent))
 
 
 def _whole(directory: Path, run_dir: Path | None) -> CheckpointFiles:

@@ -15,6 +15,7 @@ from flowkit.data.keys import NUMERICS, key, seed_generator
 from flowkit.data.normalizers import Normalizer
 from flowkit.errors import UserError
 from flowkit.flow.choices import Choice
+from flowkit.flow.grids import grid_edges
 from flowkit.flow.guidance import Network, Pushed, check_guidance, guided
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import GaussianPath
@@ -42,6 +43,7 @@ class SampleSettings:
 
     def __post_init__(self):
         get_solver(self.solver)
+        grid_edges(self.grid, self.steps, 0.0, 1.0)
         if self.state not in STATES:
             raise UserError(f"state: {self.state!r} is neither 'fp32' nor 'fp64'")
         if self.guidance_name not in GUIDANCE:
@@ -54,6 +56,10 @@ class SampleSettings:
             raise UserError(
                 "guidance.ckpt: missing; autoguidance needs the checkpoint of a weaker model to lead away from"
             )
+        if self.guide_ckpt is not None and not isinstance(self.guide_ckpt, str):
+            raise UserError(f"guidance.ckpt: {self.guide_ckpt!r} is no path; expected a text")
+        if isinstance(self.zero_init, bool) or not isinstance(self.zero_init, int | float):
+            raise UserError(f"guidance.zero_init: {self.zero_init!r} is no number; expected one >= 0 and < 1")
         check_guidance(self.guidance_scale, self.guidance_interval, self.guidance_rescale, self.zero_init)
 
     @staticmethod
@@ -61,6 +67,14 @@ class SampleSettings:
         """From a mapping, whose other keys are left alone, with what is `given` and not None in its place."""
         known = {field.name for field in fields(SampleSettings)}
         merged = {name: value for name, value in {**table, **_not_none(given)}.items() if name in known}
+        times = merged["grid"].get("times") if isinstance(merged.get("grid"), Mapping) else None
+        if isinstance(times, list | tuple):
+            merged["steps"] = max(1, len(times) - 1)
+            if given.get("steps") not in (None, merged["steps"]):
+                raise UserError(
+                    f"steps: {given['steps']}, and the times of the custom grid make {merged['steps']}; leave out the steps, "
+                    "or name another grid"
+                )
         if merged.get("guidance_interval") is not None:
             low, high = merged["guidance_interval"]
             merged["guidance_interval"] = (float(low), float(high))
@@ -99,7 +113,10 @@ class SampleSettings:
         if self.solver_name == "dopri5":
             parts[0] += f" to {self.solver.get('rtol', 1e-5):g}" if isinstance(self.solver, Mapping) else " to 1e-05"
         else:
-            parts.append(f"{self.steps} steps" + ("" if self.grid == "uniform" else f" on the {_name(self.grid)} grid"))
+            parts.append(
+                f"{self.steps} step{'s' * (self.steps != 1)}"
+                + ("" if self.grid == "uniform" else f" on the {_name(self.grid)} grid")
+            )
         parts.append(f"guidance {self.guidance_scale:g}")
         if self.guidance_name != "cfg":
             parts[-1] += f" by {self.guidance_name}"

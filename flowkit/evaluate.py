@@ -82,19 +82,15 @@ def evaluate_checkpoint(
 
     Raises UserError: no such checkpoint or data, rows that do not fit each other.
     """
-    from flowkit.draw import SampleSettings
     from flowkit.sample import load
 
     model = load(ckpt, weights=weights, device=device)
     rows, notes = training_data(model, data)
     notes += [model.files.notice] if model.files.notice else []
     sides = choose_sides(rows, split, num_samples, preferred=model.domain.compared_with)
-    sampling = {
-        **(model.info.get("sampling") or {}),
-        **_given(solver=solver, steps=steps, guidance_scale=guidance_scale),
-    }
+    sampling = model.settings(solver=solver, steps=steps, guidance_scale=guidance_scale).to_info()
     asked = {
-        "weights": weights, "step": model.info.get("step", 0), "sampling": SampleSettings.of(sampling).to_info(), "seed": seed,
+        "weights": weights, "step": model.info.get("step", 0), "sampling": sampling, "seed": seed,
         **asked_for(data, sides.split, num_samples, decode),
         "likelihood": likelihood and {"rows": likelihood, "split": _held_out(split), "probes": probes},
     }  # fmt: skip
@@ -102,6 +98,10 @@ def evaluate_checkpoint(
         words = setting_words(asked, default_split(rows, model.domain.compared_with))
         out = free_folder(results_of(model), f"{drawn_words(model, sampling)}{words}", asked)
     check_writable(out)
+    if likelihood is not None:  # minutes of sampling come first
+        from flowkit.likelihood import held_out_rows
+
+        held_out_rows(model, rows, _held_out(split))
     condition = (
         rows.condition[sides.reference] if model.info.get("condition_shape") and rows.condition is not None else None
     )
@@ -113,9 +113,8 @@ def evaluate_checkpoint(
     )  # fmt: skip
     matched = match_samples(samples, rows)
     if sides.split == "all":
-        notes.append(
-            "the model was trained on most of the reference rows: read the figures with the memorisation ratio"
-        )
+        beside = "" if model.domain.kind == "points" else ": read the figures with the memorisation ratio"
+        notes.append(f"the model was trained on most of the reference rows{beside}")
     title = f"{ckpt}: {model.info['architecture']}, step {model.info.get('step', 0):,}"
     inverted = _invert(model, rows, sides, labels, samples.info, tell)
     measured = None if likelihood is None else _likelihood(model, rows, likelihood, split, probes, seed, tell)
@@ -248,10 +247,6 @@ def _class_labels(model: LoadedModel, data: Dataset, sides: Sides) -> list[str |
             f"{listing(model.class_names)}. Name another split or other data"
         )
     return [model.class_names.index(name) for name in wanted]
-
-
-def _given(**settings: Any) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _evaluate(

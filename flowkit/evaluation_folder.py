@@ -71,18 +71,21 @@ def results_of(model: LoadedModel) -> Path:
 
 
 def drawn_words(model: LoadedModel, sampling: dict[str, Any]) -> str:
-    """`step-00001000-ema-heun25-w1`; after the file's own name where one was named that is not the usual."""
+    """`step-00001000-ema-heun25-w1`; after the file's own name where one was named that is not the usual.
+
+    sampling: as `SampleSettings.to_info` says it.
+    """
     file = model.files.model.stem
     prefix = "" if file == "model" else f"{file}-"
     name = f"{prefix}step-{model.info.get('step', 0):08d}-{model.weights.replace(':', '-')}-{_solver(sampling)}"
-    return f"{name}-w{sampling.get('guidance_scale', 1.0):g}"
+    return f"{name}-w{sampling['guidance_scale']:g}"
 
 
 def _solver(used: dict[str, Any]) -> str:
-    solver = used.get("solver", "heun")
+    solver = used["solver"]
     table = {"name": solver} if isinstance(solver, str) else dict(solver)
     name = table.pop("name")
-    steps = "" if name == "dopri5" else used.get("steps", 25)
+    steps = "" if name == "dopri5" else used["steps"]
     return f"{name}{steps}" + "".join(
         f"-{key}{value:g}" if isinstance(value, float) else f"-{key}{value}" for key, value in table.items()
     )

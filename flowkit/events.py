@@ -96,6 +96,7 @@ class Sampled:
     image: Path | None = None
     caption: str = ""  # what the previews' remarks are
     figures: dict[str, float] = field(default_factory=dict)  # measured on the samples, by their names in metrics.jsonl
+    count: int = field(kw_only=True)  # of samples, which may be more than have a preview
 
 
 @dataclass(frozen=True)

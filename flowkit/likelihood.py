@@ -74,11 +74,7 @@ def of_rows(
     rows = torch.as_tensor(x)
     if tuple(rows.shape[1:]) != model.shape or not len(rows):
         raise UserError(f"x: has shape {tuple(rows.shape)}; expected (N, {', '.join(map(str, model.shape))}) with rows")
-    if not isinstance(model.base, NormalBase):
-        raise UserError(
-            "likelihood: this flow starts from a data set, whose density is not known; there is none of its end"
-        )
-    log_det = model.normalizer.log_det(model.shape)
+    log_det = _log_det(model)
     labels, features = model.conditions(len(rows), class_label, condition, of_rows=True)
     batch_size = batch_size or BATCH_SIZES.get(model.device.type, 64)
     found, errors, spent = [], [], []
@@ -100,6 +96,16 @@ def of_rows(
     return RowLikelihoods(
         torch.cat(found).numpy(), error, math.prod(model.shape), torch.cat(spent).double().mean().item()
     )
+
+
+def _log_det(model: LoadedModel) -> float:
+    """Of the normalizer. Raises UserError where it leaves directions out, and where the flow does not start from noise."""
+    if not isinstance(model.base, NormalBase):
+        raise UserError(
+            "likelihood: this flow starts from a data set, whose density is not known, so that of its samples is not known "
+            "either; only a flow that starts from noise has likelihoods"
+        )
+    return model.normalizer.log_det(model.shape)
 
 
 def _signs(seed: int, indices: range, shape: tuple[int, ...]) -> Tensor:
@@ -155,6 +161,17 @@ class LikelihoodFigures:
         return asdict(self)
 
 
+def held_out_rows(model: LoadedModel, data: Dataset, split: str) -> np.ndarray:
+    """The rows of the split. Raises UserError where there are none, or the model has no likelihoods; nothing is computed yet."""
+    _log_det(model)
+    rows = data.rows(split)
+    if not len(rows):
+        raise UserError(
+            f"likelihood: the data has no {split} rows; name another --split, or train with data.val_fraction"
+        )
+    return rows
+
+
 def likelihood_figures(
     model: LoadedModel,
     data: Dataset,
@@ -168,11 +185,7 @@ def likelihood_figures(
     """Of at most `count` rows of the split, spread over it, each under its own label and condition. Raises UserError."""
     from flowkit.flow.likelihood import EXACT_DIM
 
-    rows = data.rows(split)
-    if not len(rows):
-        raise UserError(
-            f"likelihood: the data has no {split} rows; name another --split, or train with data.val_fraction"
-        )
+    rows = held_out_rows(model, data, split)
     rows = rows[np.arange(min(count, len(rows))) * len(rows) // min(count, len(rows))]
     condition = (
         gather(data.condition, rows) if model.info.get("condition_shape") and data.condition is not None else None

@@ -110,9 +110,12 @@ def clear(folder: Path, *, but: Iterable[str] = ()) -> int:
 
 
 def record_samples(file: Path) -> None:
-    """Enter the samples file and those beside it as flowkit's, for the calls after this one."""
-    found = {name: SAMPLES for name in SAMPLE_FILES if file.with_name(name).exists()}
-    _record(file.parent, {**earlier_files(file.parent), **found})
+    """Enter the samples file and those beside it as flowkit's, for the calls after this one.
+
+    Called before they are written: by their content, other files of the folder would be taken for flowkit's.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _record(file.parent, {**earlier_files(file.parent), **dict.fromkeys(SAMPLE_FILES, SAMPLES)})
 
 
 def check_samples_target(file: Path) -> None:

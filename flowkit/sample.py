@@ -235,6 +235,11 @@ class LoadedModel:
                 raise UserError(f'solver: "sde" needs the score, and {why}; use an ODE solver such as "midpoint"')
         if settings.guidance_scale == 1.0 or settings.guidance_name == "autoguidance":
             return
+        if not conditioned and self.info.get("condition_shape"):
+            raise UserError(
+                f"guidance_scale: {settings.guidance_scale:g} guides by a condition, and none was given; give one (--condition), "
+                "or ask for 1, which is no guidance (-w 1)"
+            )
         if not conditioned:
             raise UserError(
                 "guidance_scale: this model has neither classes nor conditions, so there is nothing to guide by; "

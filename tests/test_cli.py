@@ -208,7 +208,7 @@ def source(name: str) -> list[str]:
         (["evaluate", "rows", "--data", "rows", "--steps", 3], ["--steps would do nothing"]),
         (["evaluate", "rows"], ["--data"]),
         (["train", "recipe.toml", "--resume", "--set", "optim.lr=1"], ["optim.lr", "--allow-changes"]),
-        (["train", "recipe.toml", "--resume", "--init-from", "runs/cli"], ["contradict"]),
+        (["train", "recipe.toml", "--resume", "--init-from", "runs/cli"], ["mutually exclusive"]),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_message(flowkit, folder, arguments, says):

@@ -395,6 +395,36 @@ def test_results_of_other_settings_stand_side_by_side(tiny, tmp_path, model):
     assert inspect(run_dir / "evaluation" / f"{name}-2")["what"] == "data" and inspect(run_dir)["what"] == "run"
 
 
+def test_results_are_named_by_the_settings_in_effect(tiny, tmp_path, model):
+    """A custom grid has steps of its own; a sidecar without settings is sampled by the default of its version."""
+    tiny["data"]["num_samples"] = 120
+    tiny["sample"]["grid"] = {"name": "custom", "times": [0.0, 0.2, 0.5, 1.0]}
+    flowkit.train(tiny)
+    run_dir = tmp_path / "runs" / "tiny"
+    evaluate_checkpoint(run_dir)
+    (found,) = kept(run_dir / "evaluation").items()
+    assert found[0] == "step-00000008-ema-midpoint3-w1" and found[1][0]["sampling"]["steps"] == 3
+    with pytest.raises(UserError, match="times of the custom grid make 3"):
+        evaluate_checkpoint(run_dir, steps=9)
+    sidecar = run_dir / "checkpoints" / "step-00000008" / "model.json"
+    content = json.loads(sidecar.read_text())
+    (sidecar.parent / "checksums.json").unlink()
+    for numerics, solver in ((2, "midpoint"), (1, "heun")):
+        del (content := {**content, "sampling": {}, "numerics": numerics})["sampling"]
+        sidecar.write_text(json.dumps(content))
+        evaluate_checkpoint(run_dir, seed=numerics)
+        name = f"step-00000008-ema-{solver}25-w1-seed{numerics}"
+        assert kept(run_dir / "evaluation")[name][0]["sampling"]["solver"] == solver
+
+
+def test_what_has_no_likelihood_is_told_before_any_sampling(tiny, tmp_path, model, monkeypatch):
+    tiny["data"] |= {"num_samples": 120, "val_fraction": 0.0}
+    flowkit.train(tiny)
+    monkeypatch.setattr("flowkit.sample.LoadedModel.sample", lambda *arguments, **named: pytest.fail("sampled"))
+    with pytest.raises(UserError, match="likelihood: the data has no validation rows"):
+        evaluate_checkpoint(tmp_path / "runs" / "tiny", likelihood=5, num_samples=30)
+
+
 def test_results_of_weights_that_lie_in_one_folder_stand_side_by_side(tiny, tmp_path, model):
     tiny["data"]["num_samples"] = 120
     flowkit.train(tiny)

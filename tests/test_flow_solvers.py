@@ -225,6 +225,31 @@ def test_the_order_of_straight_solutions(path, prediction, solver):
     torch.testing.assert_close(adaptive.x, mean + std * x, rtol=0, atol=5e-4)
 
 
+def test_an_adaptive_solver_never_goes_back_for_its_last_step():
+    """Where the velocity jumps at t > 1 - LAST, what is left is shorter than the step of Euler's that ends it."""
+
+    class Jumping:
+        breaks = (0.9995,)
+
+        def __init__(self):
+            self.seen: list[tuple[float, float]] = []
+
+        def between(self, low, high):
+            def field(x, t):
+                self.seen.append((low, t[0].item()))
+                return -x
+
+            return field
+
+        def __call__(self, x, t):
+            raise AssertionError("the pieces are asked")
+
+    for prediction in (False, True):
+        velocity = Jumping()
+        integrate(velocity, noise(), solver="dopri5", path=get_path("linear"), straight=prediction)
+        assert all(t >= low - 1e-6 for low, t in velocity.seen) and velocity.seen[-1][1] < 1 + 1e-6
+
+
 def test_checkpoints_of_the_first_version_are_sampled_with_the_clip():
     """Euler's steps by hand, of version 1: dx/dt = -x / s + (1 + t / s) x1 on the linear path, with s = max(1 - t, 0.05)."""
     path = get_path("linear")

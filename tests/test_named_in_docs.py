@@ -116,7 +116,7 @@ def test_identifiers_in_backticks_exist(names):
 def test_what_is_said_to_be_in_the_metrics_is_written_there():
     logged = Logged(1, 0.1, 1.0, 1e-3, 1.0, 0.9, 10.0, 0.0, 0)
     validated = Validated(1, 1.0, 1.0, 2.0, ((0.0, 1.0, 1.0),), True, {"full": 1.0})
-    sampled = Sampled(1, (), Path("x"), 2, 0.1, figures={"reconstruction_mse": 0.1})
+    sampled = Sampled(1, (), Path("x"), 2, 0.1, figures={"reconstruction_mse": 0.1}, count=1)
     written = {name for event in (logged, validated, sampled) for name in metrics_of(event) or {}}
     said = [(where, text) for path in CODE for where, text in prose(path) if "metrics.jsonl as" in text]
     assert said

@@ -18,6 +18,7 @@ from flowkit.decode import decode, write_readable
 from flowkit.errors import Interrupted, UserError
 from flowkit.evaluate import evaluate_files
 from flowkit.outputs import MANIFEST, earlier_files, one_call
+from flowkit.sample import load as load_checkpoint
 from flowkit.text.decoding import Sentences
 from tests.conftest import sketch_rows
 
@@ -215,6 +216,42 @@ def test_sample_never_replaces_a_data_set(run, tmp_path, monkeypatch, capsys):
     assert called(monkeypatch, "sample", run, "--out", tmp_path) == 2
     assert "samples.safetensors: exists and is not samples of flowkit" in capsys.readouterr().err
     assert len(read_dataset(tmp_path / "samples")) == 3
+
+
+@pytest.mark.parametrize("own", ["scatter.png", "trajectories.png"])
+def test_sample_keeps_pictures_of_the_users_own(own, run, tmp_path, monkeypatch, capsys):
+    """The samples that were just written do not make the folder's other files flowkit's."""
+    (tmp_path / own).write_text("mine")
+    for _ in range(2):
+        assert called(monkeypatch, "sample", run, "-n", 3, "--trajectories", "--no-preview", "--out", tmp_path) == 0
+    assert f"your own {own} is now {own}~" in capsys.readouterr().out
+    assert (tmp_path / f"{own}~").read_text() == "mine" and not (tmp_path / f"{own}~2").exists()
+
+
+def test_samples_of_a_single_file_go_to_its_run(run, tmp_path, monkeypatch):
+    """A checkpoint's own folder is removed with it. A file that lies in no run has its samples beside it, in samples/."""
+    copied = shutil.copytree(run, tmp_path / "run")
+    step = copied / "checkpoints" / "step-00000001"
+    for name in ("ema.safetensors", "model.json"):
+        (tmp_path / "lone").mkdir(exist_ok=True)
+        (copied / "ema").mkdir(exist_ok=True)
+        shutil.copy(step / name, tmp_path / "lone" / name)
+        shutil.copy(step / name, copied / "ema" / name)
+    before = names(step)
+    for named in (
+        step / "model.safetensors",
+        step.with_name("latest") / "ema.safetensors",
+        copied / "ema" / "ema.safetensors",
+    ):
+        assert load_checkpoint(named).default_out() == (copied / "samples.safetensors", copied / "samples" / "last")
+    assert load_checkpoint(tmp_path / "lone" / "ema.safetensors").default_out()[1] == tmp_path / "lone" / "samples"
+    (tmp_path / "lone" / "samples").mkdir()
+    (tmp_path / "lone" / "samples" / "scatter.png").write_text("mine")
+    assert called(monkeypatch, "sample", tmp_path / "lone" / "ema.safetensors", "-n", 2, "--no-preview") == 0
+    assert (tmp_path / "lone" / "samples" / "scatter.png~").read_text() == "mine"
+    monkeypatch.chdir(step)
+    assert called(monkeypatch, "sample", "model.safetensors", "-n", 2, "--no-preview") == 0
+    assert names(step) == before and (copied / "samples" / "last" / "scatter.png").is_file()
 
 
 def test_an_interrupted_second_call_of_sample(run, tmp_path, monkeypatch, capsys):

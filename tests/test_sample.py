@@ -224,6 +224,8 @@ def test_condition_vectors_are_learned_and_sampled(tmp_path, tiny, shape):
         model.sample(2, condition=np.zeros((3, *shape)))
     with pytest.raises(UserError, match="knows no classes"):
         model.sample(1, class_label="cat", condition=codes[0])
+    with pytest.raises(UserError, match="2 guides by a condition, and none was given"):
+        model.sample(1, guidance_scale=2.0)
 
 
 def _centres() -> np.ndarray:
@@ -233,3 +235,47 @@ def _centres() -> np.ndarray:
 
 def _nearest(x: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return ((x[:, None] - centres) ** 2).sum((2, 3)).argmin(1)
+
+
+@pytest.mark.parametrize(
+    ("grid", "said"),
+    [
+        ("custom", "grid 'custom' needs times; write {name = \"custom\", times = ...}"),
+        ({"name": "custom", "times": "abc"}, "grid 'custom': times is 'abc'; expected a list of numbers"),
+        ({"name": "custom", "times": [0, "a", 1]}, "expected a list of numbers"),
+        ({"name": "custom", "times": [1.0]}, "expected rising numbers"),
+        ({"name": "shifted", "shift": "x"}, "grid 'shifted': shift is 'x'; expected a number"),
+        ({"name": "power", "exponent": True}, "exponent is True; expected a number"),
+    ],
+)
+def test_settings_of_a_table_that_are_missing_or_no_numbers(grid, said):
+    with pytest.raises(UserError) as told:
+        SampleSettings(grid=grid)
+    assert said in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"solver": {"name": "sde", "scale": "x"}}, "solver 'sde': scale is 'x'; expected a number"),
+        ({"solver": {"name": "dopri5", "rtol": "a"}}, "solver 'dopri5': rtol is 'a'; expected a number"),
+        ({"guidance": {"name": "cfg_zero", "zero_init": "x"}}, "guidance.zero_init: 'x' is no number"),
+        ({"guidance": {"name": "autoguidance", "ckpt": 3}}, "guidance.ckpt: 3 is no path"),
+    ],
+)
+def test_settings_of_solver_and_guidance_that_are_no_numbers(given, said):
+    with pytest.raises(UserError) as told:
+        SampleSettings(**given)
+    assert said in str(told.value)
+
+
+def test_the_steps_of_a_custom_grid_are_its_own():
+    """They are what is said and kept, and no other number is silently left aside."""
+    recipe = {"steps": 25, "grid": {"name": "custom", "times": [0.0, 0.1, 0.4, 1.0]}}
+    settings = SampleSettings.of(recipe)
+    assert settings.steps == 3 and "3 steps on the custom grid" in settings.words and settings.to_info()["steps"] == 3
+    assert SampleSettings.of(recipe, steps=3) == settings
+    assert SampleSettings.of(recipe, steps=7, grid="uniform").steps == 7
+    with pytest.raises(UserError, match="steps: 7, and the times of the custom grid make 3"):
+        SampleSettings.of(recipe, steps=7)
+    assert "1 step," in SampleSettings(steps=1).words

@@ -196,7 +196,7 @@ def test_a_run_that_exists_is_not_touched_unasked(tiny, rows, tmp_path):
     before = weights(tmp_path / "runs" / "tiny")
     with pytest.raises(UserError, match=r"--resume.*--overwrite.*run\.name=tiny-2"):
         flowkit.train(tiny, data=rows)
-    with pytest.raises(UserError, match="contradict"):
+    with pytest.raises(UserError, match="mutually exclusive"):
         flowkit.train(tiny, data=rows, resume=True, overwrite=True)
     with pytest.raises(UserError, match="already trained 8 of 8"):
         flowkit.train(tiny, data=rows, resume=True)
@@ -209,7 +209,7 @@ def test_a_run_that_exists_is_not_touched_unasked(tiny, rows, tmp_path):
     (tmp_path / "runs" / "thesis" / "chapter.tex").touch()
     with pytest.raises(UserError, match="does not look like a run"):
         flowkit.train(tiny, data=rows, overwrite=True, overrides=["run.name=thesis"])
-    with pytest.raises(UserError, match=r"--init-from contradict"):
+    with pytest.raises(UserError, match=r"--init-from are mutually exclusive"):
         flowkit.train(tiny, data=rows, resume=True, init_from=tmp_path / "runs" / "tiny")
     with pytest.raises(UserError, match="has no checkpoint to resume from"):
         flowkit.train(tiny, data=rows, resume=True, overrides=["run.name=new"])

@@ -39,7 +39,7 @@ EVENTS = [
     ),
     Validated(50, 0.412, 0.415, 1.648, ((0.0, 0.5, 0.6), (0.5, 1.0, 0.2)), True, {"diagonal": 0.62, "full": 0.51}),
     Saved(50, RUN / "checkpoints/step-00000050", True, 0.21),
-    Sampled(50, PICTURES, RUN / "samples/step-00000050", 49, 1.23),
+    Sampled(50, PICTURES, RUN / "samples/step-00000050", 49, 1.23, count=64),
 ]
 DONE = Finished(2000, 3723.0, RUN, "done")
 
@@ -67,7 +67,7 @@ def test_plain_lines_are_one_an_event_and_keep_their_keys():
         == "validation step=50 loss=0.4120 raw=0.4150 zero=1.648 diagonal=0.6200 full=0.5100 bins=0.6000,0.2000 best"
     )
     assert lines[4] == f"saved step=50 seconds=0.21 path={RUN}/checkpoints/step-00000050 best"
-    assert lines[5] == f"samples step=50 count=8 nfe=49 seconds=1.23 path={RUN}/samples/step-00000050"
+    assert lines[5] == f"samples step=50 count=64 nfe=49 seconds=1.23 path={RUN}/samples/step-00000050"
     assert lines[6] == "done at step 2,000 after 1:02:03, validation loss 0.4120, best 0.4120 at step 50"
     assert lines[7:] == ["next: flowkit sample --ckpt runs/kanji", "next: flowkit inspect runs/kanji"]
 

@@ -141,6 +141,7 @@ SAMPLED = Sampled(
     60, SENTENCES, Path("runs/text/samples/step-00000060"), 49, 1.2, None, CAPTION,
     {"cycle": 0.91, "cycle_held_out": 0.99, "cycle_gaussian": 0.73, "cycle_noise": 0.33, "nearest_train": 0.8,
      "nearest_held_out": 0.79, "reconstruction_mse": 0.01, "inverted_variance": 1.01},
+    count=32,
 )  # fmt: skip
 
 
@@ -162,6 +163,6 @@ def test_logs_have_a_few_of_them():
     with PlainListener(stream) as on:
         on(SAMPLED)
     first, *more = stream.getvalue().splitlines()
-    assert first.startswith("samples step=60 count=8 nfe=49") and "cycle=0.91" in first
+    assert first.startswith("samples step=60 count=32 nfe=49") and "cycle=0.91" in first
     assert [line.split()[:3] for line in more] == [["sample", "step=60", f"title='{i}'"] for i in range(3)]
     assert more[1] == "sample step=60 title='1' remark='0.10' text='Nobody knew.'"

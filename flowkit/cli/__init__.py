@@ -24,7 +24,7 @@ from flowkit.encoding import speak_any_encoding
 from flowkit.errors import PassedOver, PeerLost, UserError
 
 app = typer.Typer(
-    help="Train flow-matching generative models from a TOML recipe, and turn samples back into things to look at.",
+    help="Train flow-matching generative models from a TOML recipe, and turn samples into pictures or sentences.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

@@ -18,50 +18,55 @@ def decode(
     samples: Annotated[
         Path,
         typer.Argument(
-            help="Samples or prepared data: a .safetensors with its .json. Of vectors also a bare .npy, .safetensors "
-            "or .pt, with --codec.",
+            help="Samples or prepared data: a .safetensors with its .json. Sentence vectors may also be a bare .npy, .npz, "
+            ".safetensors or .pt file, with --codec.",
             show_default=False,
         ),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Pictures: the folder to write to, by default beside the samples. Sentences: a .jsonl or .txt; "
-            "by default they are shown as a table."
+            help="Pictures: output folder, by default next to the samples. Sentences: a .jsonl or .txt file; "
+            "by default they are printed as a table."
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
-    preview: Annotated[bool, typer.Option(help="Show some of them in the terminal.")] = True,
+    limit: Annotated[int | None, typer.Option(min=1, help="Decode only the first N rows.")] = None,
+    preview: Annotated[bool, typer.Option(help="Show some pictures in the terminal.")] = True,
     lang: Annotated[
-        list[str] | None, _of_sentences("A language, such as fra_Latn; may be repeated; default: that of the data.")
+        list[str] | None,
+        _of_sentences("Target language, such as fra_Latn; may be repeated. Default: the language of the data."),
     ] = None,
     beam_size: Annotated[int | None, _of_sentences("Width of the beam search; default: 5.", min=1)] = None,
-    top_p: Annotated[float | None, _of_sentences("Draw from this mass of likely tokens instead: 0.9.")] = None,
-    seed: Annotated[int | None, _of_sentences("Of --top-p; default: 0.")] = None,
-    block_ngrams: Annotated[
-        int | None, _of_sentences("No n-gram of this length twice; 0 is off. Default: 3 for samples, else 0.", min=0)
+    top_p: Annotated[
+        float | None,
+        _of_sentences("Nucleus sampling instead of beam search: probability mass of the tokens, such as 0.9."),
     ] = None,
-    max_seq_len: Annotated[int | None, _of_sentences("Tokens of a sentence at most; default: 128.", min=1)] = None,
+    seed: Annotated[int | None, _of_sentences("Seed of --top-p; default: 0.")] = None,
+    block_ngrams: Annotated[
+        int | None,
+        _of_sentences("Never repeat an n-gram of this length; 0 is off. Default: 3 for samples, else 0.", min=0),
+    ] = None,
+    max_seq_len: Annotated[
+        int | None, _of_sentences("Maximum number of tokens per sentence; default: 128.", min=1)
+    ] = None,
     cycle: Annotated[
-        bool, _of_sentences("Encode each sentence again, and give its cosine to the vector.", "--cycle")
+        bool, _of_sentences("Encode each sentence again and report its cosine similarity to the vector.", "--cycle")
     ] = False,
     codec: Annotated[
-        str | None, _of_sentences("sonar or mini-sonar, for files that do not say which made them.")
+        str | None, _of_sentences("sonar or mini-sonar; required for files that do not name their codec.")
     ] = None,
-    encoder: Annotated[
-        str | None, _of_sentences("Of sonar: a card, a card file or a checkpoint of one's own, for --cycle.")
-    ] = None,
-    decoder: Annotated[str | None, _of_sentences("The same of its decoder.")] = None,
-    tokenizer: Annotated[str | None, _of_sentences("The same of its tokenizer, or a sentencepiece model.")] = None,
-    device: Annotated[str | None, _of_sentences("auto (the default), cpu, cuda, cuda:1, ...")] = None,
-    dtype: Annotated[str | None, _of_sentences("fp32 (the default), fp16 or bf16.")] = None,
+    encoder: Annotated[str | None, _of_sentences("SONAR encoder for --cycle: card, card file or checkpoint.")] = None,
+    decoder: Annotated[str | None, _of_sentences("SONAR decoder: card, card file or checkpoint.")] = None,
+    tokenizer: Annotated[str | None, _of_sentences("SONAR tokenizer: card, card file or sentencepiece model.")] = None,
+    device: Annotated[str | None, _of_sentences("Device: auto (the default), cpu, cuda, cuda:1, ...")] = None,
+    dtype: Annotated[str | None, _of_sentences("Precision: fp32 (the default), fp16 or bf16.")] = None,
     batch_size: Annotated[
-        int | None, _of_sentences("Vectors at a time, at most; default: found to fit the device.", min=1)
+        int | None, _of_sentences("Maximum number of vectors per batch; default: found automatically.", min=1)
     ] = None,
 ) -> None:
-    """Turn samples (or prepared data) back into what people can look at.
+    """Turn samples (or prepared data) into pictures or sentences.
 
-    Sketches become an SVG each and a contact sheet; sentence vectors become sentences, by the codec that made them.
+    Sketches become one SVG each and a contact sheet. Sentence vectors are decoded by the codec that made them.
 
     [bold]Examples[/bold]
 
@@ -73,9 +78,9 @@ def decode(
 
     [bold]Files of sentences[/bold]
 
-      .jsonl  an object a row: "row" (its number), a key a language ("fra_Latn": "..."), and where there are
-              such: "class", "text" (what a prepared vector was made from), "cycle"
-      .txt    a sentence a line; of several languages a file each: samples.fra_Latn.txt
+      .jsonl  one object per row: "row" (its number), one key per language ("fra_Latn": "..."), and if known
+              "class", "text" (the sentence that a prepared vector was made from) and "cycle"
+      .txt    one sentence per line; with several languages one file each: samples.fra_Latn.txt
     """
     from flowkit.decode import DecodedSentences
     from flowkit.decode import decode as run_decode

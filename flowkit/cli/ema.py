@@ -16,7 +16,7 @@ def ema(
     step: Annotated[int | None, typer.Option(min=1, help="The snapshot to end at; default: the last.")] = None,
     out: Annotated[Path | None, typer.Option(help="A .safetensors file; default: in the run's folder ema/.")] = None,
 ) -> None:
-    """Make the moving average of any width from a run's snapshots (EDM2, arXiv 2312.02696), as weights to sample with.
+    """Reconstruct the moving average of any width from a run's snapshots (EDM2, arXiv 2312.02696).
 
     [bold]Examples[/bold]
 

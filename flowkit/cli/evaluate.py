@@ -15,47 +15,52 @@ def evaluate(
     samples: Annotated[
         Path | None,
         typer.Argument(
-            help="A run or checkpoint, as --ckpt, or a samples file, which is compared with --data.", show_default=False
+            help="A run or checkpoint (the same as --ckpt), or a samples file to compare with --data.",
+            show_default=False,
         ),
     ] = None,
     ckpt: Annotated[
         Path | None,
-        typer.Option(help="A run, a checkpoint directory, or a .safetensors with its .json: samples are drawn."),
+        typer.Option(help="A run, a checkpoint directory, or a .safetensors with its .json, to draw samples from."),
     ] = None,
     best: Best = False,
     data: Annotated[
         Path | None,
-        typer.Option(help="The real data: a file, or a built-in set by name. Default: what the model was trained on."),
+        typer.Option(help="Real data: a file or the name of a built-in set. Default: the training data of the model."),
     ] = None,
     split: Annotated[
         str | None,
         typer.Option(
-            help="validation, test or all: the real rows to compare with. Default: held-out rows if there are 500, else all."
+            help="Real rows to compare with: validation, test or all. Default: held-out rows if there are at least 500, else all."
         ),
     ] = None,
-    num_samples: Annotated[int, typer.Option("--num-samples", "-n", min=1, help="Rows on each side, at most.")] = 1000,
+    num_samples: Annotated[
+        int, typer.Option("--num-samples", "-n", min=1, help="Maximum number of rows on each side.")
+    ] = 1000,
     weights: Weights = "ema",
     guidance_scale: Annotated[
-        float | None, typer.Option("--guidance-scale", "-w", help="Default: the recipe's.")
+        float | None, typer.Option("--guidance-scale", "-w", help="Guidance scale; default: the recipe's.")
     ] = None,
     solver: Solver = None,
     steps: Steps = None,
     likelihood: Annotated[
-        int | None, typer.Option(min=1, help="Measure the likelihood of so many validation rows (or of --split) too.")
+        int | None,
+        typer.Option(min=1, help="Also measure the likelihood of this many validation rows (or rows of --split)."),
     ] = None,
     probes: Annotated[
-        int, typer.Option(min=1, help="Of Hutchinson's estimate, which likelihoods of over 16 dimensions use.")
+        int, typer.Option(min=1, help="Probes of Hutchinson's trace estimate (likelihoods above 16 dimensions).")
     ] = 1,
-    seed: Annotated[int, typer.Option(help="Of the samples. The rows compared with never depend on it.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the samples. The choice of real rows does not depend on it.")] = 0,
     batch_size: BatchSize = None,
     device: Device = "auto",
     decode: Annotated[
-        bool, typer.Option("--decode/--no-decode", help="Measure what vectors say too, where their codec is at hand.")
+        bool,
+        typer.Option("--decode/--no-decode", help="Also measure the decoded sentences if their codec is installed."),
     ] = True,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to; by default evaluation/ in the run.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Output folder; default: evaluation/ in the run.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
-    """Measure samples beside real rows and beside a Gaussian, with intervals; show each beside its nearest training row.
+    """Sample-quality metrics with confidence intervals, next to real-data and Gaussian baselines.
 
     [bold]Examples[/bold]
 

@@ -14,7 +14,7 @@ def inspect(
     ],
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead.")] = False,
 ) -> None:
-    """Say what is in a run, a checkpoint, a weight file, a data set or a recipe, without loading any of it.
+    """Show what is in a run, a checkpoint, a weight file, a data set or a recipe, without loading it.
 
     [bold]Examples[/bold]
 
@@ -23,7 +23,7 @@ def inspect(
       flowkit inspect data/kanji.safetensors
       flowkit inspect recipes/quickstart.toml
 
-    Of checkpoints it reads the headers only.
+    Only the headers of checkpoints are read.
     """
     from flowkit.inspect import inspect as run_inspect
 

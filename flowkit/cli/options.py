@@ -11,25 +11,27 @@ Ckpt = Annotated[
     Path | None,
     typer.Option(
         "--ckpt",
-        help="A run, for its newest whole checkpoint; a checkpoint directory; or a .safetensors with its .json.",
+        help="A run (its newest whole checkpoint is used), a checkpoint directory, or a .safetensors with its .json.",
         show_default=False,
     ),
 ]
 Run = Annotated[Path | None, typer.Argument(help="The same as --ckpt.", metavar="RUN", show_default=False)]
 Best = Annotated[
-    bool, typer.Option("--best", help="Of a run, the checkpoint with the lowest validation loss, not the newest.")
+    bool, typer.Option("--best", help="Use the checkpoint with the lowest validation loss instead of the newest.")
 ]
-Weights = Annotated[str, typer.Option(help="ema, raw, or one of several averages: ema:0.999, ema:power-0.05.")]
+Weights = Annotated[
+    str, typer.Option(help="Weights to use: ema, raw, or one of several averages (ema:0.999, ema:power-0.05).")
+]
 SOLVER, GUIDANCE, MACHINE, OUTPUT = "Solver", "Guidance", "Machine", "Output"  # panels of --help
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=MACHINE)]
+Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, ...", rich_help_panel=MACHINE)]
 BatchSize = Annotated[
-    int | None, typer.Option(min=1, help="Samples at a time; default: by device.", rich_help_panel=MACHINE)
+    int | None, typer.Option(min=1, help="Samples per batch; default: depends on the device.", rich_help_panel=MACHINE)
 ]
 Solver = Annotated[
     str | None,
     typer.Option(
-        help="euler, midpoint, heun, rk4, dopri5, sde or mean_flow, or a table as in a recipe: "
+        help="euler, midpoint, heun, rk4, dopri5, sde or mean_flow, or a table: "
         "'{name = \"sde\", scale = 0.5}'; default: the recipe's.",
         rich_help_panel=SOLVER,
     ),
@@ -37,18 +39,18 @@ Solver = Annotated[
 Grid = Annotated[
     str | None,
     typer.Option(
-        help="Where in t the steps are: uniform, shifted or power, or a table: '{name = \"shifted\", shift = 2}'.",
+        help="Spacing of the steps in t: uniform, shifted, power or custom, or a table: '{name = \"shifted\", shift = 2}'.",
         rich_help_panel=SOLVER,
     ),
 ]
-Steps = Annotated[int | None, typer.Option(min=1, help="Solver steps; default: the recipe's.", rich_help_panel=SOLVER)]
+Steps = Annotated[
+    int | None, typer.Option(min=1, help="Number of solver steps; default: the recipe's.", rich_help_panel=SOLVER)
+]
 Rtol = Annotated[
     float | None,
-    typer.Option(help="Of dopri5: error that a step may have, over the size of x.", rich_help_panel=SOLVER),
+    typer.Option(help="Relative tolerance (dopri5).", rich_help_panel=SOLVER),
 ]
-Atol = Annotated[
-    float | None, typer.Option(help="Of dopri5: error that a step may have where x is small.", rich_help_panel=SOLVER)
-]
+Atol = Annotated[float | None, typer.Option(help="Absolute tolerance (dopri5).", rich_help_panel=SOLVER)]
 
 
 def named_checkpoint(run: Path | None, ckpt: Path | None, best: bool) -> Path:

@@ -29,7 +29,7 @@ def prepare(
         ),
     ],
     out: Annotated[Path, typer.Option(help="The data set to write: OUT.safetensors and OUT.json.", show_default=False)],
-    seed: Annotated[int, typer.Option(min=0, help="Of the order of the rows.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Shuffle seed.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a data set of the same name.")] = False,
     size: Annotated[int | None, _of(SKETCHES, "Cubic strokes a sketch; default: 32.", min=1)] = None,
     over: Annotated[
@@ -40,7 +40,8 @@ def prepare(
         bool, _of(SKETCHES, "Leave out what Quick, Draw! did not recognize.", "--recognized-only")
     ] = False,
     codec: Annotated[
-        str | None, _of(SENTENCES, "sonar or mini-sonar: what encodes the sentences, or has made the vectors.")
+        str | None,
+        _of(SENTENCES, "sonar or mini-sonar: the codec that encodes the sentences, or that made the vectors."),
     ] = None,
     lang: Annotated[str | None, _of(SENTENCES, "Their language; default: eng_Latn.")] = None,
     texts: Annotated[
@@ -70,11 +71,9 @@ def prepare(
     split: Annotated[
         str | None, _of(SENTENCES, "Fractions for training, validation and test; default: 0.8,0.1,0.1.")
     ] = None,
-    encoder: Annotated[
-        str | None, _of(SENTENCES, "Of sonar: a card, a card file or a checkpoint of one's own.")
-    ] = None,
-    decoder: Annotated[str | None, _of(SENTENCES, "The same of its decoder.")] = None,
-    tokenizer: Annotated[str | None, _of(SENTENCES, "The same of its tokenizer, or a sentencepiece model.")] = None,
+    encoder: Annotated[str | None, _of(SENTENCES, "SONAR encoder: card, card file or checkpoint.")] = None,
+    decoder: Annotated[str | None, _of(SENTENCES, "SONAR decoder: card, card file or checkpoint.")] = None,
+    tokenizer: Annotated[str | None, _of(SENTENCES, "SONAR tokenizer: card, card file or sentencepiece model.")] = None,
     device: Annotated[str | None, _of(SENTENCES, "auto (the default), cpu, cuda, cuda:1, ...")] = None,
     dtype: Annotated[str | None, _of(SENTENCES, "fp32 (the default), fp16 or bf16, to encode in.")] = None,
 ) -> None:

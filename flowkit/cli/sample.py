@@ -38,16 +38,19 @@ def sample(
     run: Run = None,
     ckpt: Ckpt = None,
     best: Best = False,
-    num_samples: Annotated[int, typer.Option("--num-samples", "-n", min=1, help="How many.")] = 16,
+    num_samples: Annotated[int, typer.Option("--num-samples", "-n", min=1, help="Number of samples.")] = 16,
     class_label: Annotated[
         list[str] | None,
         typer.Option(
-            help="A class by name or number; may be repeated. 'all' (the default) takes every class in turn, 'null' samples "
+            help="Class name or number; may be repeated. 'all' (the default) takes every class in turn, 'null' samples "
             "without a class."
         ),
     ] = None,
     condition: Annotated[
-        Path | None, typer.Option(help="A .safetensors with a tensor 'condition': one row for all, or one a sample.")
+        Path | None,
+        typer.Option(
+            help="A .safetensors file with a tensor 'condition': one row for all samples, or one row per sample."
+        ),
     ] = None,
     weights: Weights = "ema",
     seed: Annotated[int, typer.Option(help="The same seed gives the same samples, whatever the batch size.")] = 0,
@@ -65,7 +68,7 @@ def sample(
         typer.Option(
             "--guidance-scale",
             "-w",
-            help="w in v_null + w (v_cond - v_null), 1 is none; default: the recipe's.",
+            help="Guidance scale w in v_null + w (v_cond - v_null); 1 is no guidance. Default: the recipe's.",
             rich_help_panel=GUIDANCE,
         ),
     ] = None,
@@ -77,27 +80,31 @@ def sample(
     ] = None,
     guidance_interval: Annotated[
         tuple[float, float] | None,
-        typer.Option(help="t from and to which there is guidance.", metavar="FROM TO", rich_help_panel=GUIDANCE),
+        typer.Option(
+            help="Guide only between these two values of t, such as 0.2 0.8.",
+            metavar="FROM TO",
+            rich_help_panel=GUIDANCE,
+        ),
     ] = None,
     guidance_rescale: Annotated[
         float | None,
         typer.Option(
-            help="0 to 1: how far the guided velocity's spread is brought back to the conditional one's.",
+            help="0 to 1: rescale the guided velocity toward the standard deviation of the conditional one.",
             rich_help_panel=GUIDANCE,
         ),
     ] = None,
     autoguidance: Annotated[
         Path | None,
         typer.Option(
-            help="Guide away from this smaller or earlier model, in the null condition's place.",
+            help="Guide away from this smaller or earlier model instead of the null condition.",
             rich_help_panel=GUIDANCE,
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder to write all to; by default the run's samples.safetensors, pictures in samples/last/. "
-            "What an earlier call wrote there is replaced.",
+            help="Output folder; by default samples.safetensors and samples/last/ in the run. "
+            "Files of an earlier call are replaced.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -105,7 +112,7 @@ def sample(
         bool,
         typer.Option(
             "--pairs",
-            help="Keep the noise that each sample came from, in the samples file: for reflow.",
+            help="Store the noise that each sample started from in the samples file (for reflow).",
             rich_help_panel=OUTPUT,
         ),
     ] = False,
@@ -113,26 +120,25 @@ def sample(
         bool,
         typer.Option(
             "--trajectories",
-            help="Points in the plane: draw the ways that some of them took, trajectories.png.",
+            help="Plot sample trajectories to trajectories.png (2-D points only).",
             rich_help_panel=OUTPUT,
         ),
     ] = False,
-    preview: Annotated[bool, typer.Option(help="Show some of them in the terminal.", rich_help_panel=OUTPUT)] = True,
+    preview: Annotated[bool, typer.Option(help="Show some samples in the terminal.", rich_help_panel=OUTPUT)] = True,
     decode: Annotated[
         bool,
         typer.Option(
-            help="Sentences: decode the vectors, where the codec is at hand, and compare them with the data.",
+            help="Sentences: decode the vectors if the codec is installed, and compare them with the data.",
             rich_help_panel=OUTPUT,
         ),
     ] = True,
     batch_size: BatchSize = None,
     device: Device = "auto",
 ) -> None:
-    """Draw samples from a trained model: the samples file, and their readable form.
+    """Draw samples from a trained model, and write them in a readable form.
 
-    Of sketches an SVG each and a contact sheet; of points in the plane a picture;
-    of sentences the vectors, and where the codec is at hand what they say:
-    samples.jsonl, {"text": "..."} a row.
+    Sketches: one SVG per sample and a contact sheet. Points: a scatter plot.
+    Sentences: the vectors, and samples.jsonl with their text if the codec is installed.
 
     [bold]Examples[/bold]
 
@@ -177,7 +183,8 @@ def sample(
     labels = "all" if class_label == ["all"] else class_label
     for one in (file.parent, folder):
         check_writable(one)
-    if out is not None:
+    one_folder = file.parent == folder  # which may hold the user's own files, and lists ours; a run's folder is our own
+    if one_folder:
         check_samples_target(file)
     start = time.perf_counter()
     with stage_bar(f"sampling {noun}", num_samples) as tell:
@@ -191,9 +198,9 @@ def sample(
         )  # fmt: skip
         seconds = time.perf_counter() - start
         replaced = clear(folder, but=SAMPLE_FILES)
-        write_dataset(file, samples)  # before they are decoded, which may take longer and can be done again
-        if out is not None:
+        if one_folder:
             record_samples(file)
+        write_dataset(file, samples)  # before they are decoded, which may take longer and can be done again
         try:
             data = _data_to_compare_with(loaded)
             presenter = loaded.domain.presenter(data, decode=decode, device=device)
@@ -209,9 +216,9 @@ def sample(
             )  # fmt: skip
             if decoded.shown.texts is not None:
                 samples.texts = decoded.shown.texts
-                write_dataset(file, samples)
-                if out is not None:
+                if one_folder:
                     record_samples(file)
+                write_dataset(file, samples)
         except KeyboardInterrupt:
             raise Interrupted(f"{file} holds all samples; flowkit decode {shlex.quote(str(file))} shows them") from None
     decoded = dataclasses.replace(decoded, replaced="; ".join(filter(None, (said(replaced), decoded.replaced))))

@@ -23,7 +23,7 @@ def _print_keys(asked: bool) -> None:
 def train(
     recipe: Annotated[
         Path,
-        typer.Argument(help="A recipe: one TOML file that describes the whole run. Or a run, to resume or replace it."),
+        typer.Argument(help="A recipe (TOML), or a run to resume or replace."),
     ],
     overrides: Annotated[
         list[str] | None,
@@ -35,21 +35,24 @@ def train(
     resume_auto: Annotated[
         bool,
         typer.Option(
-            "--resume-auto", help="Continue the run where it has a checkpoint, else start it; also --resume auto."
+            "--resume-auto", help="Resume the run if it has a checkpoint, else start it. The same as --resume auto."
         ),
     ] = False,
     allow_changes: Annotated[
-        bool, typer.Option("--allow-changes", help="Resume although the recipe is not the one the run began with.")
+        bool,
+        typer.Option(
+            "--allow-changes", help="Resume even if the recipe differs from the one the run was started with."
+        ),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run of the same name.")] = False,
     init_from: Annotated[
         Path | None, typer.Option(help="Start from another checkpoint's weights (fine-tuning).", metavar="CKPT")
     ] = None,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Say nothing but errors; metrics.jsonl is written anyway.")
+        bool, typer.Option("--quiet", "-q", help="Print nothing but errors; metrics.jsonl is written anyway.")
     ] = False,
     keys: Annotated[
-        bool, typer.Option("--keys", is_eager=True, callback=_print_keys, help="List every key of a recipe, and exit.")
+        bool, typer.Option("--keys", is_eager=True, callback=_print_keys, help="List every recipe key and exit.")
     ] = False,
 ) -> None:
     """Train a flow-matching model from a recipe.
@@ -70,7 +73,7 @@ def train(
     [bold]Exit status[/bold]
 
       0 done, 2 bad input (one message says which), 75 train.max_hours is over,
-      130, 143, 138 after SIGINT, SIGTERM, SIGUSR1: saved, go on with --resume;
+      130, 143, 138 after SIGINT, SIGTERM, SIGUSR1: saved, continue with --resume;
       1 another process of the run has ended, or a defect (with its traceback).
     """
     from flowkit.training.launcher import end_with_launcher
@@ -102,7 +105,7 @@ def train(
         raise typer.Exit(128 + outcome.signal)
     if outcome.reason == "already done" and not quiet:
         typer.echo(
-            f"{outcome.run_dir}: all of its updates are done; raise train.steps or train.epochs to go on", err=True
+            f"{outcome.run_dir}: all of its updates are done; raise train.steps or train.epochs to continue", err=True
         )
     if outcome.reason == "out of time":
         raise typer.Exit(OUT_OF_TIME)

@@ -36,8 +36,8 @@ class RK4Solver(Choice):
 
 class Dopri5Solver(Choice):
     name: Literal["dopri5"] = "dopri5"
-    rtol: float = Field(default=1e-5, gt=0, description="error that a step may have, over the size of x")
-    atol: float = Field(default=1e-5, gt=0, description="error that a step may have where x is small")
+    rtol: float = Field(default=1e-5, gt=0, description="relative tolerance")
+    atol: float = Field(default=1e-5, gt=0, description="absolute tolerance")
     max_steps: int = Field(default=1000, ge=1, description="attempted steps after which it gives up")
 
 

@@ -29,7 +29,7 @@ class Train(Section):
         default=None, gt=0, le=MAX_COUNT, description="length of the run in passes over the training rows; or steps"
     )
     max_hours: float | None = Field(
-        default=None, gt=0, description="wall-clock limit: the run saves and leaves before it, for --resume to go on"
+        default=None, gt=0, description="wall-clock limit: the run saves and stops before it; continue with --resume"
     )
     timeout_hours: float = Field(
         default=2.0,

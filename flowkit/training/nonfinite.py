@@ -38,7 +38,7 @@ def give_up(session: Session, step: int, streak: int) -> None:
         f"{session.run_dir}: {streak} updates in a row, up to {step}, had gradients that are not finite, and were skipped. "
         f"The loss is not finite for {where}; {len(gradients)} parameters have such gradients, {len(weights)} such weights: "
         f'{path} names them. Checkpoints are as they were: lower optim.lr, use train.precision = "bf16" or "no", or mend '
-        "those rows, then go on with --resume --allow-changes"
+        "those rows, then continue with --resume --allow-changes"
     )
 
 

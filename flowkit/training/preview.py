@@ -78,7 +78,7 @@ class Sampler:
         write_dataset(out / "samples.safetensors", samples)
         return Sampled(
             step, shown.previews, out, drawn.nfe, time.perf_counter() - start, _image(shown.files), shown.caption,
-            {**figures, **shown.figures},
+            {**figures, **shown.figures}, count=len(drawn.x),
         )  # fmt: skip
 
     def _dataset(self, drawn: Drawn, step: int) -> Dataset:

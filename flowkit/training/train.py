@@ -67,7 +67,9 @@ def train(
     """
     end_with_launcher()
     if resume is True and init_from is not None:
-        raise UserError("--resume and --init-from contradict each other: a resumed run goes on from its own checkpoint")
+        raise UserError(
+            "--resume and --init-from are mutually exclusive: a resumed run continues from its own checkpoint"
+        )
     started, auto = time.monotonic(), resume == "auto"
     here, run_dir = run_dir is None, run_dir or recipe.run.directory
     folders = folders_of(run_dir, recipe.to_dict())
@@ -106,7 +108,7 @@ def train(
             if changes and not allow_changes:
                 raise UserError(
                     f"{run_dir}: the recipe is not the one that this run began with: {'; '.join(changes)}. Put that back, "
-                    "or go on all the same with --allow-changes"
+                    "or resume anyway with --allow-changes"
                 )
         elif init_from is not None:
             start = find_checkpoint(init_from, check=lambda files: verify_weights(files, "ema"))
@@ -120,7 +122,7 @@ def train(
         if resumed and session.start_step >= session.total_steps:
             raise UserError(
                 f"{run_dir}: has already trained {session.start_step} of {session.total_steps} updates; "
-                "raise train.steps or train.epochs to go on"
+                "raise train.steps or train.epochs to continue"
             )
         # One rank clears and writes, when all have read what they start from (--init-from may lie in there).
         accelerator.wait_for_everyone()

@@ -55,7 +55,7 @@ def lines(event: Event, state: RunState) -> list[str]:
             return [_validation(event)]
         case Sampled():
             figures = "".join(f" {name}={value(number)}" for name, number in event.figures.items())
-            return [f"samples step={event.step} count={len(event.previews)} nfe={event.nfe} "
+            return [f"samples step={event.step} count={event.count} nfe={event.nfe} "
                     f"seconds={event.seconds:.2f}{figures} path={event.path}", *_sentences(event)]  # fmt: skip
         case Saved():
             best = " best" if event.best else ""

@@ -47,6 +47,10 @@ def solve_straight(solver: Solver, problem: Problem, *, to_end: bool = True) -> 
     """
     path, edges, told = problem.path, problem.edges, problem.on_step
     assert isinstance(path, GaussianPath) and edges[0] < edges[-1]
+    if (
+        isinstance(solver, Dopri5) and to_end and edges[0] >= edges[-1] - LAST
+    ):  # a piece that is no longer than that step
+        solver = Euler()
     if isinstance(solver, Dopri5) and to_end:
         near, attempts = edges[-1] - LAST, 0
 
