@@ -104,6 +104,7 @@ class _Reader:
         self.subpaths: Subpaths = []
         self.written: Subpaths = []  # the same, with shapes that name no paint as the lines that they are written as
         self.painted = False  # whether any ink is more than such lines
+        self.open: set[Node] = set()  # what is being drawn, with all that is around it
         self.canvas: Box | None = None
         self.slack = 0.0
         self.cubics = self.moves = self.visited = self.text = 0
@@ -165,7 +166,9 @@ class _Reader:
                 if self.text > MAX_TEXT:
                     raise Unreadable(f"has more than {MAX_TEXT:,} characters of attributes, repeated ones counted")
                 if fits(node):
+                    self.open.add(node)
                     self.element(node, state)
+                    self.open.discard(node)
 
     def element(self, node: Node, state: _State) -> None:
         style = self.styles.of(node, state.style)
@@ -238,7 +241,7 @@ class _Reader:
         above: Node | None = node
         while above is not None and above is not target:
             above = above.parent
-        if above is not None or target in state.used:
+        if above is not None or target in state.used or target in self.open:
             self.causes["a <use> of itself draws nothing"] += 1
             return
         style = replace(state.style, context=(state.style["fill"], state.style["stroke"]))
