@@ -261,8 +261,8 @@ def _members(source: Path, archive: zipfile.ZipFile, notes: list[str]) -> Iterat
     notes += _counted(Counter({HIDDEN: hidden}))
     if guessed:
         notes.append(
-            f"{guessed:,} names in the zip are in an unknown encoding and were read as code page 437; where classes look "
-            "wrong, unpack it with the right one (unzip -O cp936 FILE) and name the folder"
+            f"{guessed:,} {'name' if guessed == 1 else 'names'} in the zip: unknown encoding, read as code page 437. If class "
+            f"names look wrong, unpack it with the right one (unzip -O cp936 {source}) and name the folder"
         )
 
 

@@ -49,8 +49,9 @@ def read(files: Files, *, recognized_only: bool = False) -> Iterator[Item]:
                 record = _record(line)
                 if isinstance(record.get("word"), str):
                     word = record["word"].encode("utf-8", "replace").decode("utf-8")  # JSON may escape half characters
-                unrecognized += record.get("recognized") is False
-                if recognized_only and record.get("recognized") is False:
+                passed = str(record.get("recognized")).lower() != "false"
+                unrecognized += not passed
+                if recognized_only and not passed:
                     raise Unreadable("was not recognized by the game")
                 strokes = [from_lines(polyline) for polyline in fit_canvas(_polylines(record))]
             except Unreadable as error:
@@ -69,7 +70,10 @@ def _records(files: Files, entry: Entry) -> Iterator[tuple[str, Any]]:
         if problem := files.foreign(entry):
             raise problem
         with files.open(entry) as stream:
-            if re.match(rb"\s*\[\s*\{", stream.read(HEAD).removeprefix(codecs.BOM_UTF8)):
+            head = stream.read(HEAD)
+            if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise Unreadable("is UTF-16; convert it to UTF-8 (iconv -f utf-16 -t utf-8 FILE > utf8.ndjson)")
+            if re.match(rb"\s*\[\s*\{", head.removeprefix(codecs.BOM_UTF8)):
                 yield from _elements(files, entry)
                 return
         with files.open(entry) as stream:
@@ -103,6 +107,8 @@ def _elements(files: Files, entry: Entry) -> Iterator[tuple[str, Any]]:
 def _record(line: Any) -> dict:
     try:
         record = json.loads(line) if isinstance(line, bytes) else line
+        if isinstance(record, dict) and isinstance(record.get("drawing"), str):  # as tables hold it
+            record["drawing"] = json.loads(record["drawing"])
     except (ValueError, RecursionError) as error:
         raise Unreadable("is no JSON", str(error)) from None
     if not isinstance(record, dict) or not isinstance(record.get("drawing"), list):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from flowkit.errors import Unreadable
+from flowkit.errors import Unreadable, listing
 from flowkit.sketch.bezier import from_lines
 from flowkit.sketch.importers.items import MAX_POINTS, Item, fit_canvas
 from flowkit.sources.arrays import Arrays, open_arrays
@@ -40,7 +40,18 @@ def read(files: Files) -> Iterator[Item]:
             class_name = folder
         try:
             with open_arrays(files, entry) as arrays:
-                for key in arrays.keys:
+                about = {key: arrays.about(key) for key in arrays.keys}
+                keys = [key for key, (shape, dtype) in about.items() if dtype.hasobject or len(shape) in (2, 3)]
+                others = listing([key for key in about if key not in keys], 4)
+                if others and keys:  # labels, scales
+                    files.notes.append(f"{entry.name}: not read, since they hold no drawings: {others}")
+                several = [key for key in keys if not split_of(key)]
+                if len(several) > 1:
+                    files.notes.append(
+                        f"{entry.name}: {listing(several, 4)} are read as one class, {class_name!r}; for classes, save each "
+                        "as a file of its own"
+                    )
+                for key in keys or about:
                     yield from _read_key(arrays, key, class_name, entry, split)
         except Unreadable as problem:
             yield Item(class_name, entry.name, None, problem, split)
