@@ -209,8 +209,9 @@ def _import(
     lines = None if texts is None else _read(texts, how, tell)
     x = read_vectors(source)
     if lines is not None and lines.read != len(x):
+        rows, vectors = lines.unit[: -1 if lines.read == 1 else None], "vector" if len(x) == 1 else "vectors"
         raise UserError(
-            f"{texts}: has {lines.read:,} {lines.unit}, and {source} {len(x):,} vectors; expected as many of both"
+            f"{texts}: has {lines.read:,} {rows}, and {source} {len(x):,} {vectors}; expected as many of both"
         )
     identity = None if codec is None else _identity(codec, how, notice)
     dimension = (identity or {}).get("dimension")
