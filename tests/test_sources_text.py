@@ -241,7 +241,7 @@ def test_vectors_with_the_sentences_of_a_table(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"t\.csv: has 5 rows, and \S*w\.npz 1 vector; expected as many of both"):
         prepare(tmp_path / "w.npz", tmp_path / "set", codec=BagOfWords(), texts=path)
     report = prepare(tmp_path / "v.npz", tmp_path / "set", codec=BagOfWords(), texts=path)
-    assert report.shape == (5, 24)
+    assert report.shape == (5, 24) and report.format == "npz"
     from flowkit.data.dataset import read_dataset
 
     data = read_dataset(tmp_path / "set")
@@ -286,6 +286,24 @@ def test_a_mistake_is_told_before_anything_is_read_or_opened(tmp_path, monkeypat
     with pytest.raises(UserError, match=message):
         prepare(tmp_path / "a.txt", tmp_path / "set", codec=codec, settings=Settings(**settings))
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("lang", ["en", "eng_latn", "English", "fra-Latn"])
+@pytest.mark.parametrize("installed", [pytest.param(True, marks=needs_sonar), False])
+def test_the_language_of_vectors_is_checked_where_their_codec_is_not_at_hand(
+    tmp_path, monkeypatch, lang, installed
+) -> None:
+    monkeypatch.setattr("flowkit.text.prepare.why_not_at_hand", lambda described: "its weights are not here")
+    if not installed:
+        monkeypatch.setattr("flowkit.text.sonar_packages.why_not_importable", lambda: "sonar-space is not installed")
+    np.save(tmp_path / "v.npy", np.random.default_rng(0).standard_normal((4, 1024)).astype(np.float32))
+    with pytest.raises(UserError, match=f"lang: '{lang}' is no .*(eng|fra)_Latn|as in eng_Latn"):
+        prepare(tmp_path / "v.npy", tmp_path / "set", codec="sonar", settings=Settings(lang=lang))
+    assert [path.name for path in tmp_path.iterdir()] == ["v.npy"]
+    assert prepare(tmp_path / "v.npy", tmp_path / "set", codec="sonar", settings=Settings(lang="deu_Latn")).shape == (
+        4,
+        1024,
+    )
 
 
 @needs_sonar

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -146,10 +147,20 @@ def _check(source: Path, imported: bool, codec: Named | None, texts: Path | None
         _check_language(how.lang, codec.languages, codec.name)
     elif codec is not None:
         name = codec if isinstance(codec, str) else str(codec.get("name"))
-        if not imported or (how.lang != ENGLISH and why_not_at_hand(codec) is None):
-            _check_language(how.lang, languages_of(codec), name)
-        elif name not in CODECS:
+        if name not in CODECS:
             raise unknown_codec(name)
+        if not imported or how.lang != ENGLISH:
+            try:
+                known = languages_of(codec)
+            except UserError:
+                if not imported:
+                    raise
+                known = (how.lang,)  # vectors are prepared where their codec is not: then by the form of its codes
+                if not re.fullmatch("[a-z]{3}_[A-Z][a-z]{3}", how.lang):
+                    raise UserError(
+                        f"lang: {how.lang!r} is no code of a language; expected ISO 639-3 and a script, as in {ENGLISH}"
+                    ) from None
+            _check_language(how.lang, known, name)
     if how.dtype not in DTYPES:
         raise UserError(f"--dtype {how.dtype}: expected {listing(DTYPES)}{nearest(how.dtype, DTYPES)}")
     if how.split_sentences and find_spec("sentencex") is None:
@@ -297,8 +308,12 @@ def _info(source: Path, chosen: _Rows, near: Duplicates, how: Settings) -> dict[
 
 
 def _format(source: Path) -> str:
-    """ "txt", "jsonl", "npy", ...; "folder" of one, or of a zip its suffix."""
-    return "folder" if source.is_dir() else source.suffix.lower().lstrip(".") or "txt"
+    """ "txt", "jsonl", "npy", ... by its content; "folder" or "zip" where it may hold several."""
+    if source.is_dir():
+        return "folder"
+    with open_files(source) as files:
+        kind = files.kind(files.entries[0]) if len(files.entries) == 1 and files.entries[0].key == source else "zip"
+    return {"text": "txt", "torch": "pt"}.get(kind, kind)
 
 
 def _report(
