@@ -381,6 +381,14 @@ def test_dashes_before_an_animation_draws_them(offset: float, count: int) -> Non
     assert strokes(f'{RING}<path d="M5 5H40" fill="none" stroke="red" {dashes}/>') == count
 
 
+@pytest.mark.parametrize("root", ["", 'width="100%" height="100%"', 'width="auto"'])
+def test_a_background_of_all_of_a_canvas_without_a_size(root: str) -> None:
+    line = '<path d="M300 200L500 600" stroke="red"/>'
+    for paint, count in (('fill="white"', 1), ('style="fill:#eee;height:100%"', 1), ('fill="white" stroke="red"', 2)):
+        assert strokes(f'<rect width="100%" height="100%" {paint}/>{line}', root) == count
+    assert strokes('<rect width="100" height="100"/>', root) == 1
+
+
 def test_percentages_without_a_canvas_are_of_a_hundred() -> None:
     (stroke,) = read_svg(svg('<rect x="10%" y="20%" width="80%" height="40%"/>', 'width="100%" height="100%"').encode())
     assert np.abs(stroke[:, ::2]).max() == pytest.approx(0.9) and np.abs(stroke[:, 1::2]).max() == pytest.approx(0.45)
@@ -467,7 +475,7 @@ CAUSES = {
     "filters are not applied": '<filter id="f"/><g filter="url(#f)">" + BOX.format("") + "</g>',
     "markers (arrowheads) are not drawn": '<marker id="m"/><path d="M5 5H40" stroke="red" marker-end="url(#m)"/>',
     "dashed lines are read as whole ones": '<path d="M5 5H40" stroke="red" stroke-dasharray="2 1"/>',
-    "animations are not played": '<rect width="9" height="9"><animate attributeName="x"/></rect><animate/>',
+    "animations are not played": '<rect width="9" height="9" opacity="0"><animate attributeName="opacity"/></rect>',
     "masks that are no plain shapes are not applied": '<mask id="m"><text>a</text></mask>'
     '<rect width="9" height="9" mask="url(#m)"/>',
     "clip paths that are no plain shapes are not applied": '<rect width="9" height="9" style="clip-path:circle(3px)"/>',
