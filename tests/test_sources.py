@@ -87,13 +87,13 @@ def test_folders_named_like_splits(tmp_path: Path, layout: str, wrapped: str, pa
 def test_a_class_called_train_stays_one_and_that_is_said(tmp_path: Path) -> None:
     report, data = run(write(tmp_path / "toys", drawn("car/1.svg", "train/2.svg", "ship/3.svg")))
     assert data.class_names == ("car", "ship", "train") and data.split is None
-    assert "train: read as a class, since other classes stand beside (car, ship)" in said(report)
+    assert "train: read as a class, because other folders are not splits (car, ship)" in said(report)
 
 
 def test_one_class_with_splits_and_files_outside_of_them(tmp_path: Path) -> None:
     report, data = run(write(tmp_path / "cats", drawn("train/1.svg", "test/2.svg", "3.svg")))
     assert report.splits == {"train": 2, "validation": 0, "test": 1} and data.class_names == ("cats",)
-    assert "1 file lies in no split's folder and went to training" in said(report)
+    assert "1 file is in no split's folder and went to train" in said(report)
 
 
 def test_splits_of_drawings_by_the_line(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_what_is_not_read_is_counted(tmp_path: Path) -> None:
     report, data = run(source)
     assert names_of(data) == ["cat", "dog", "s"]
     for line in ("3 .png files were not read", "1 .md file was not read", "1 file without suffix was not read",
-                 "2 hidden files or folders were not read", "1 link to a folder that is read anyway",
+                 "2 hidden files or folders were not read", "1 link to a folder that is read already was skipped",
                  "1 link points to nothing", "1 file in no folder makes a class of its own, 's'"):  # fmt: skip
         assert line in report.notes, said(report)
     assert data.info["prepared"]["notes"] == list(report.notes)

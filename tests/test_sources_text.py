@@ -178,6 +178,7 @@ def test_quotes_in_a_table_with_tabs_that_mean_nothing(tmp_path: Path) -> None:
         ("a.svg", b"", r"a\.svg: holds no sentences"),
         ("a.txt", "A cat.\n".encode("utf-16-be"), r"iconv -f utf-16be -t utf-8"),
         ("a.csv", b"id,text\n1,A cat\n2,\n", r"line 3 is empty; expected a sentence in each of the 2 rows"),
+        ("a.json", b'["caf\xe9 noir"]', r"a\.json: byte 6: is not UTF-8; .*iconv -f latin1"),
         ("a.json", b'["A cat.", null]', r"row 2 is empty or null; expected a sentence in each of the 2 rows"),
         ("a.jsonl", b'{"text": "A"}\n{"txt": "B"}\n', r"did you mean 'txt'\? Name the key"),
     ],

@@ -72,7 +72,7 @@ def places(entries: Sequence[Entry], fallback: str) -> Places:
         )
         if outside := sum(len(f) <= level for f in rest):
             notes.append(
-                f"{outside:,} {'file lies' if outside == 1 else 'files lie'} in no split's folder and went to training"
+                f"{outside:,} {'file is' if outside == 1 else 'files are'} in no split's folder and went to train"
             )
     else:
         alike = sorted({f[0] for f in rest if f and split_of(f[0])})
@@ -80,7 +80,7 @@ def places(entries: Sequence[Entry], fallback: str) -> Places:
             others = sorted({f[0] for f in rest if f} - set(alike))
             as_what = "a class" if len(alike) == 1 else "classes"
             notes.append(
-                f"{listing(alike)}: read as {as_what}, since other classes stand beside ({listing(others, 4)})"
+                f"{listing(alike)}: read as {as_what}, because other folders are not splits ({listing(others, 4)})"
             )
     loose = sum(not f for f in rest)
     if loose and any(rest) and (level is None or any(len(f) > 1 for f in rest)):

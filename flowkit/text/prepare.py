@@ -248,7 +248,7 @@ def _identity(codec: Named, how: Settings, notice: Callable[[str], object]) -> d
     missing = why_not_at_hand(described) if described.get("name") == "sonar" else None
     if missing is None:
         return _open(described, how).identity()
-    notice(f"what the samples will need to be decoded is not here yet: {missing}")
+    notice(f"the samples cannot be decoded on this machine yet: {missing}")
     return described if len(described) > 1 else {**described, "dimension": SONAR_DIMENSION}
 
 
@@ -331,13 +331,13 @@ def _report(
     remarks = [] if lines is None else list(lines.notes)
     if (chosen.codec or {}).get("name") == "sonar" and not SONAR_NORMS[0] < measured.norm < SONAR_NORMS[1]:
         remarks.append(
-            f"SONAR's vectors have norms of about 0.2, these of {measured.norm:.3g}: if they were normalised, undo it, "
+            f"these vectors have a mean norm of {measured.norm:.3g}, SONAR's about 0.2. If they were normalised, undo that, "
             "or their samples will not decode"
         )
     if chosen.codec is None:
-        remarks.append("without --codec, what a model makes of these vectors cannot be decoded to sentences")
+        remarks.append("without --codec, samples cannot be decoded to sentences")
     if not how.near_duplicates:
-        remarks.append("near-duplicates were kept, so a validation row may have its double among the training rows")
+        remarks.append("near-duplicates were kept: a validation row may have a near-copy among the training rows")
     return TextReport(
         source=source,
         format=_format(source),

@@ -85,6 +85,9 @@ def _json(reading: Reading) -> Iterator[Row]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
+        if isinstance(error, UnicodeDecodeError):
+            mend = f"convert the file, for instance: iconv -f latin1 -t utf-8 {reading.where} > utf8.json"
+            raise reading.error(None, f"byte {error.start + 1:,}: is not UTF-8; {mend}") from None
         raise reading.error(
             None, f"is not valid JSON ({error}); expected an array of sentences or of objects"
         ) from None

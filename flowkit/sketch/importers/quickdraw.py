@@ -110,7 +110,7 @@ def _record(line: Any) -> dict:
         if isinstance(record, dict) and isinstance(record.get("drawing"), str):  # as tables hold it
             record["drawing"] = json.loads(record["drawing"])
     except (ValueError, RecursionError) as error:
-        raise Unreadable("is no JSON", str(error)) from None
+        raise Unreadable("is not valid JSON", str(error)) from None
     if not isinstance(record, dict) or not isinstance(record.get("drawing"), list):
         raise Unreadable("has no 'drawing', a list of strokes")
     return record

@@ -79,7 +79,7 @@ def _read_key(arrays: Arrays, key: str, class_name: str, entry: Entry, split: st
 def _polylines(drawing: np.ndarray | None) -> list[np.ndarray]:
     """Offsets (n, 3) or (n, 5) as polylines (m, 2): the pen lifts after a row whose third number (of five: fourth) is 1."""
     if drawing is None or drawing.ndim != 2 or drawing.shape[1] not in (3, 5) or drawing.dtype.kind not in "iuf":
-        raise Unreadable("is no array of rows dx, dy, pen-lift")
+        raise Unreadable("is not an array of rows dx, dy, pen-lift")
     if drawing.shape[1] == 5:  # dx, dy, pen down, pen up, end: what follows the end is padding
         ends = np.flatnonzero(drawing[:, 4] > 0.5)
         drawing = drawing[: ends[0] if len(ends) else None, [0, 1, 3]]
