@@ -96,6 +96,23 @@ def test_one_class_with_splits_and_files_outside_of_them(tmp_path: Path) -> None
     assert "1 file is in no split's folder and went to train" in said(report)
 
 
+def test_loose_files_in_a_split_that_become_a_class(tmp_path: Path) -> None:
+    for number, loose in enumerate(("train/1.svg", "train/../1.svg", "val/1.svg")):
+        report, data = run(write(tmp_path / f"s{number}", drawn("train/cat/2.svg", "val/cat/3.svg", loose)))
+        assert data.class_names in (("cat", f"s{number}"), (f"s{number}", "cat"))
+        assert f"1 file in no class folder makes a class of its own, 's{number}'" in report.notes
+    report, _ = run(write(tmp_path / "flat", drawn("train/2.svg", "val/3.svg")))
+    assert "class of" not in said(report)
+
+
+def test_drawings_without_a_word(tmp_path: Path) -> None:
+    words = ("owl", None, "", 5)
+    lines = [json.dumps({"word": word, "drawing": [[[0, n], [1, 8]]]}) for n, word in enumerate(words, 3)]
+    report, data = run(write(tmp_path, {"bird.ndjson": "\n".join(lines)}) / "bird.ndjson")
+    assert sorted(names_of(data)) == ["bird"] * 3 + ["owl"]
+    assert "3 drawings name no word and have the file's name as class" in report.notes
+
+
 def test_splits_of_drawings_by_the_line(tmp_path: Path) -> None:
     line = lambda n: json.dumps({"word": "cat", "drawing": [[[0, 9, n], [1, 2, 8]]]}) + "\n"  # noqa: E731
     by_folder = {"train/cat.ndjson": line(1) + line(2), "Test/cat.ndjson": line(3)}
@@ -139,7 +156,7 @@ def test_what_is_not_read_is_counted(tmp_path: Path) -> None:
     assert names_of(data) == ["cat", "dog", "s"]
     for line in ("3 .png files were not read", "1 .md file was not read", "1 file without suffix was not read",
                  "2 hidden files or folders were not read", "1 link to a folder that is read already was skipped",
-                 "1 link points to nothing", "1 file in no folder makes a class of its own, 's'"):  # fmt: skip
+                 "1 link points to nothing", "1 file in no class folder makes a class of its own, 's'"):  # fmt: skip
         assert line in report.notes, said(report)
     assert data.info["prepared"]["notes"] == list(report.notes)
 

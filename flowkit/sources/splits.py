@@ -82,10 +82,10 @@ def places(entries: Sequence[Entry], fallback: str) -> Places:
             notes.append(
                 f"{listing(alike)}: read as {as_what}, because other folders are not splits ({listing(others, 4)})"
             )
-    loose = sum(not f for f in rest)
-    if loose and any(rest) and (level is None or any(len(f) > 1 for f in rest)):
+    loose = sum(not f for f in below)
+    if loose and any(below):
         notes.append(
-            f"{loose:,} {'file in no folder makes' if loose == 1 else 'files in no folder make'} a class of "
+            f"{loose:,} {'file in no class folder makes' if loose == 1 else 'files in no class folder make'} a class of "
             f"{'its' if loose == 1 else 'their'} own, {fallback!r}"
         )
     alike_but = _alike({name for _, name in out})

@@ -39,7 +39,7 @@ def read(files: Files, *, recognized_only: bool = False) -> Iterator[Item]:
     elif len(entries) > 1 and all(split_of(entry.stem) for entry in entries):
         splits = [split_of(entry.stem) for entry in entries]
         files.notes.append(f"files {listing(entry.name for entry in entries)}: splits, by their names")
-    unrecognized = 0
+    unrecognized = nameless = 0
     for entry, split in zip(entries, splits, strict=True):
         for where, line in _records(files, entry):
             word, strokes, problem = entry.stem, None, None
@@ -47,6 +47,7 @@ def read(files: Files, *, recognized_only: bool = False) -> Iterator[Item]:
                 if isinstance(line, Unreadable):
                     raise line
                 record = _record(line)
+                nameless += not (isinstance(record.get("word"), str) and record["word"])
                 if isinstance(record.get("word"), str):
                     word = record["word"].encode("utf-8", "replace").decode("utf-8")  # JSON may escape half characters
                 passed = str(record.get("recognized")).lower() != "false"
@@ -57,6 +58,9 @@ def read(files: Files, *, recognized_only: bool = False) -> Iterator[Item]:
             except Unreadable as error:
                 problem = error
             yield Item(word or entry.stem, where, strokes, problem, split)
+    if nameless:
+        name = "drawing names no word and has" if nameless == 1 else "drawings name no word and have"
+        files.notes.append(f"{nameless:,} {name} the file's name as class")
     if unrecognized and not recognized_only:
         are = "drawing was" if unrecognized == 1 else "drawings were"
         files.notes.append(
