@@ -37,9 +37,8 @@ MAX_CUBICS = 20_000
 MAX_PATH = 3_000_000  # characters of one path
 MAX_TEXT = 5_000_000  # characters of attributes that are read, the same ones again where <use> repeats them
 FARTHEST = 100.0  # canvas units; beyond it a coordinate is taken for a mistake
-_NO_SIZE = (0.0, 0.0, 100.0, 100.0)  # what percentages are of where no size is named
 BLEED = 0.01  # canvas units that ink may leave the canvas by before it is cut
-
+_NO_SIZE = (0.0, 0.0, 100.0, 100.0)  # what percentages are of where no size is named
 # All others (defs, symbol, clipPath, ...) are not drawn where they stand.
 _CONTAINERS = {"svg", "g", "a", "switch"}
 _IGNORED = {
