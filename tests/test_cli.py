@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -83,6 +86,22 @@ def test_help_names_every_command_and_shows_examples(flowkit):
         assert command in out
         status, text, _ = flowkit(command, "--help")
         assert status == 0 and f"flowkit {command} " in text, command
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_one_line(monkeypatch, capfd, code):
+    """Whatever was being written, also the summary itself: `flowkit prepare ... > /dev/full`."""
+    replaced = []
+    monkeypatch.setattr(os, "dup2", lambda file, number: replaced.append(number))
+    for name, shown in (("a/b.json", r" \(a/b\.json\)"), (None, "")):
+        monkeypatch.setattr(cli, "app", Mock(side_effect=OSError(code, os.strerror(code), name)))
+        with pytest.raises(SystemExit, match="1"):
+            cli.main()
+        assert re.fullmatch(rf"error: {os.strerror(code)}{shown}: make room on the disk, .*\n", capfd.readouterr().err)
+    assert len(replaced) == 2
+    monkeypatch.setattr(cli, "app", Mock(side_effect=OSError(errno.EIO, "broken")))
+    with pytest.raises(OSError, match="broken"):
+        cli.main()
 
 
 def test_help_and_inspect_need_no_torch(folder):

@@ -108,9 +108,9 @@ def test_what_cannot_be_read_is_counted_with_an_example(tmp_path: Path) -> None:
     assert data.class_names == ("cat",) and len(data) == 1
     cat, dog = report.classes
     assert (cat.read, cat.kept, dog.read, dog.kept) == (4, 1, 2, 0)
-    assert cat.left_out == {"is empty": 1, "is no XML": 2}
-    assert report.examples["is no XML"].startswith("cat/3.svg: syntax error")
-    assert data.info["prepared"]["left_out"]["is no XML"] == 2
+    assert cat.left_out == {"is empty": 1, "is not valid XML": 2}
+    assert report.examples["is not valid XML"].startswith("cat/3.svg: syntax error")
+    assert data.info["prepared"]["left_out"]["is not valid XML"] == 2
 
 
 # ---- formats ----
@@ -170,7 +170,7 @@ def test_controlsketch_is_read_without_pickle(tmp_path: Path) -> None:
     assert set(report.classes[0].left_out) == {
         "holds pickled Python objects, which are refused; save plain arrays",
         "holds no text under its key 'svg_32s'",
-        "is no readable .npz",
+        "is not a readable .npz",
     }
 
 
@@ -209,7 +209,7 @@ def test_quickdraw(tmp_path: Path) -> None:
     cat = report.classes[0]
     assert (cat.read, cat.kept, cat.left_out.total()) == (9, 1, 8)
     assert cat.left_out["has a stroke that is not [[x...], [y...]]"] == 3
-    assert report.examples["is no JSON"].startswith("cat.ndjson line 4: ")
+    assert report.examples["is not valid JSON"].startswith("cat.ndjson line 4: ")
 
 
 def stroke3(lines: list[list[list[float]]]) -> np.ndarray:
@@ -261,7 +261,7 @@ def test_stroke3_of_plain_arrays(tmp_path: Path) -> None:
     np.savez(tmp_path / "dog.npz", a=stroke3(LINES), b=stroke3(LINES), c=np.zeros((3, 3)), d=np.zeros((4, 2)))
     report, data = run(tmp_path / "dog.npz", tmp_path, size=3)
     assert data.split is None and len(data) == 2
-    assert report.classes[0].left_out == {"has no strokes": 1, "is no array of rows dx, dy, pen-lift": 1}
+    assert report.classes[0].left_out == {"has no strokes": 1, "is not an array of rows dx, dy, pen-lift": 1}
     check_stroke3(data)
 
 
@@ -288,12 +288,12 @@ def test_sources_that_hold_nothing(tmp_path: Path) -> None:
     refused(write(tmp_path / "a", {"x.txt": "hi"}), tmp_path, r"no sketches that flowkit can read \(1 .txt\)")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", tmp_path, "it is empty")
-    refused(write(tmp_path / "b", {"x.svg": "", "y.ndjson": ""}), tmp_path, "1 .svg files and 1 .ndjson files")
+    refused(write(tmp_path / "b", {"x.svg": "", "y.ndjson": ""}), tmp_path, "1 .svg file and 1 .ndjson file; point")
     refused(
         write(tmp_path / "c", {"x.svg": "", "y.svg": "hm"}), tmp_path, "no sketch could be kept of 2 read .*is empty"
     )
     refused(write(tmp_path / "d", {"x.ndjson": ""}), tmp_path, "no sketch could be kept of 0")
-    refused(write(tmp_path / "e", {"x.npz": "hm"}), tmp_path, "no readable .npz")
+    refused(write(tmp_path / "e", {"x.npz": "hm"}), tmp_path, "not a readable .npz")
     np.savez(tmp_path / "f.npz", weights=np.zeros(5))
     refused(tmp_path / "f.npz", tmp_path, r"f.npz holds weights \(5,\) float64")
     refused(tmp_path / "a", tmp_path, "expected 'fit' or 'leave-out'", over="drop")
@@ -308,8 +308,8 @@ def test_zips_that_leave_their_folder(tmp_path: Path, member: str) -> None:
 
 def test_zips_that_are_broken_or_bombs(tmp_path: Path) -> None:
     whole = zipped(tmp_path / "a.zip", {"cat/1.svg": SVG.format(1)}).read_bytes()
-    refused(write(tmp_path, {"b.zip": whole[:-30]}) / "b.zip", tmp_path, "no whole zip")
-    refused(write(tmp_path, {"c.zip": "hello"}) / "c.zip", tmp_path, "no whole zip")
+    refused(write(tmp_path, {"b.zip": whole[:-30]}) / "b.zip", tmp_path, "not a complete zip")
+    refused(write(tmp_path, {"c.zip": "hello"}) / "c.zip", tmp_path, "not a complete zip")
     damaged = bytearray(whole)
     damaged[45:60] = b"\0" * 15
     refused(write(tmp_path, {"d.zip": bytes(damaged)}) / "d.zip", tmp_path, "cannot be read")
@@ -382,7 +382,7 @@ def test_the_command(tmp_path: Path) -> None:
     source = write(tmp_path / "s", dict(files))
     result = CliRunner().invoke(app, ["prepare", str(source), "--out", str(tmp_path / "data/x"), "--size", "16"])
     assert result.exit_code == 0, result.output
-    for piece in ("cat", "[red]dog", "total", "is no XML", "cat/2.svg", "2 x 16 x 8 in 2 classes"):
+    for piece in ("cat", "[red]dog", "total", "is not valid XML", "cat/2.svg", "2 x 16 x 8 in 2 classes"):
         assert piece in " ".join(result.output.split())
     assert "\x1b" not in result.output
     assert len(read_dataset(tmp_path / "data/x")) == 2

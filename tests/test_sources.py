@@ -58,6 +58,7 @@ def drawn(*names: str) -> Contents:
         ),
         *(("Valid", "validation"), ("eval", "validation"), ("val-split", "validation"), ("test images", "test")),
         *(("Testing", "test"), ("trains", ""), ("contest", ""), ("latest", ""), ("value", ""), ("test1", "")),
+        *(("train-00000-of-00012", "train"), ("validation-00003-of-00004", "validation"), ("X_test", "test")),
     ],
 )
 def test_names_of_splits(name: str, split: str) -> None:
@@ -86,13 +87,30 @@ def test_folders_named_like_splits(tmp_path: Path, layout: str, wrapped: str, pa
 def test_a_class_called_train_stays_one_and_that_is_said(tmp_path: Path) -> None:
     report, data = run(write(tmp_path / "toys", drawn("car/1.svg", "train/2.svg", "ship/3.svg")))
     assert data.class_names == ("car", "ship", "train") and data.split is None
-    assert "train: read as a class, since other classes stand beside (car, ship)" in said(report)
+    assert "train: read as a class, because other folders are not splits (car, ship)" in said(report)
 
 
 def test_one_class_with_splits_and_files_outside_of_them(tmp_path: Path) -> None:
     report, data = run(write(tmp_path / "cats", drawn("train/1.svg", "test/2.svg", "3.svg")))
     assert report.splits == {"train": 2, "validation": 0, "test": 1} and data.class_names == ("cats",)
-    assert "1 file lies in no split's folder and went to training" in said(report)
+    assert "1 file is in no split's folder and went to train" in said(report)
+
+
+def test_loose_files_in_a_split_that_become_a_class(tmp_path: Path) -> None:
+    for number, loose in enumerate(("train/1.svg", "train/../1.svg", "val/1.svg")):
+        report, data = run(write(tmp_path / f"s{number}", drawn("train/cat/2.svg", "val/cat/3.svg", loose)))
+        assert data.class_names in (("cat", f"s{number}"), (f"s{number}", "cat"))
+        assert f"1 file in no class folder makes a class of its own, 's{number}'" in report.notes
+    report, _ = run(write(tmp_path / "flat", drawn("train/2.svg", "val/3.svg")))
+    assert "class of" not in said(report)
+
+
+def test_drawings_without_a_word(tmp_path: Path) -> None:
+    words = ("owl", None, "", 5)
+    lines = [json.dumps({"word": word, "drawing": [[[0, n], [1, 8]]]}) for n, word in enumerate(words, 3)]
+    report, data = run(write(tmp_path, {"bird.ndjson": "\n".join(lines)}) / "bird.ndjson")
+    assert sorted(names_of(data)) == ["bird"] * 3 + ["owl"]
+    assert "3 drawings name no word and have the file's name as class" in report.notes
 
 
 def test_splits_of_drawings_by_the_line(tmp_path: Path) -> None:
@@ -137,8 +155,8 @@ def test_what_is_not_read_is_counted(tmp_path: Path) -> None:
     report, data = run(source)
     assert names_of(data) == ["cat", "dog", "s"]
     for line in ("3 .png files were not read", "1 .md file was not read", "1 file without suffix was not read",
-                 "2 hidden files or folders were not read", "1 link to a folder that is read anyway",
-                 "1 link points to nothing", "1 file in no folder makes a class of its own, 's'"):  # fmt: skip
+                 "2 hidden files or folders were not read", "1 link to a folder that is read already was skipped",
+                 "1 link points to nothing", "1 file in no class folder makes a class of its own, 's'"):  # fmt: skip
         assert line in report.notes, said(report)
     assert data.info["prepared"]["notes"] == list(report.notes)
 
@@ -166,6 +184,13 @@ def test_unrecognized_drawings(tmp_path: Path) -> None:
     assert len(data) == 4 and "2 drawings were not recognized by the game, and kept" in said(report)
     report, data = run(source, recognized_only=True)
     assert len(data) == 2 and report.total.left_out == {"was not recognized by the game": 2}
+    tabled = [json.dumps({**record, "drawing": json.dumps(record["drawing"]), "recognized": str(record["recognized"])})
+              for record in map(json.loads, lines)]  # fmt: skip
+    write(tmp_path, {"cat.ndjson": "\n".join(tabled)})
+    assert len(run(source, recognized_only=True)[1]) == 2
+    source.write_bytes("\n".join(lines).encode("utf-16"))
+    with pytest.raises(NothingLeft, match=r"of 1 read \(1: is UTF-16; convert it to UTF-8 \(iconv "):
+        run(source)
     with pytest.raises(UserError, match=r"--recognized-only: .* holds svg"):
         run(write(tmp_path / "s", drawn("1.svg")), recognized_only=True)
 
@@ -274,6 +299,12 @@ def test_kinds(content: bytes, suffix: str, kind: str) -> None:
         ("a.pkl", b"\x80\x04\x95" + bytes(50), "pickle, which is not read because that may run code; .*python -c"),
         ("a.xlsx", b"PK\3\4" + bytes(22) + b"\x13\0\0\0[Content_Types].xml xl/", r"Excel workbook; .*read_excel\('"),
         ("a.h5", b"\x89HDF\r\n\x1a\n" + bytes(50), "HDF5 file; .*h5py"),
+        (
+            "a.csv",
+            b"countrycode,drawing,key_id,recognized,timestamp,word\n",
+            "table of Quick, Draw! drawings.*read_csv",
+        ),
+        ("a.csv", b'"key_id","word","drawing"\r\n', r"to_json\('drawings.ndjson'"),
         ("a.bin", b"\0\1\2\3" * 20, "of no kind that flowkit knows"),
     ],
 )
@@ -282,6 +313,17 @@ def test_what_is_refused_is_named_with_a_command(tmp_path: Path, name: str, cont
     found = CliRunner().invoke(app, ["prepare", str(tmp_path / name), "--out", str(tmp_path / "o")])
     assert isinstance(found.exception, UserError)
     assert re.search(message, str(found.exception)), found.exception
+
+
+def test_archives_in_archives_and_pictures_in_folders_are_named_by_their_place(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("b/c.zip", b"PK\3\4" + bytes(40))
+    found = CliRunner().invoke(app, ["prepare", str(tmp_path / "a.zip"), "--out", str(tmp_path / "o")])
+    message = r"a\.zip: its only file, b/c\.zip, is not read \(unzip \S*/a\.zip first\): .*unzip b/c\.zip -d"
+    assert re.search(message, str(found.exception)), found.exception
+    source = write(tmp_path / "p", {"1.png": b"\x89PNG\r\n\x1a\n", "2.png": b"\x89PNG\r\n\x1a\n"})
+    with pytest.raises(UserError, match=rf"vtracer --input {re.escape(str(source))}/1\.png"):
+        run(source)
 
 
 def test_a_drawing_that_is_something_else_has_its_reason(tmp_path: Path) -> None:
@@ -334,6 +376,18 @@ def test_strokes_in_arrays(tmp_path: Path, name: str, container: str) -> None:
     assert report.splits == ({"train": 2, "validation": 1, "test": 0} if container == "npz" else {})
     assert names_of(data) == ["cat"] * len(data)
     check_stroke3(data)
+
+
+def test_arrays_beside_those_of_drawings(tmp_path: Path) -> None:
+    rows = stroke3(LINES)
+    two = np.stack([rows] * 2)
+    np.savez(tmp_path / "cat.npz", x_train=two, x_test=two[:1], y_train=np.arange(2), std=np.float32(3))
+    report = prepare(tmp_path / "cat.npz", tmp_path / "out", size=3)
+    assert report.splits == {"train": 2, "validation": 0, "test": 1} and report.total.read == 3
+    assert "cat.npz: not read, since they hold no drawings: y_train, std" in report.notes
+    np.savez(tmp_path / "animals.npz", cat=two, dog=objects([rows]))
+    report = prepare(tmp_path / "animals.npz", tmp_path / "out2", size=3)
+    assert report.total.kept == 3 and "animals.npz: cat, dog are read as one class, 'animals'" in said(report)
 
 
 def test_vectors_by_content(tmp_path: Path) -> None:

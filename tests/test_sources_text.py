@@ -42,6 +42,11 @@ SOURCES: dict[str, tuple[str, str | bytes]] = {
     "semicolons, as spreadsheets write them": ("a.csv", "\ufeff" + table([["Nr", "Text"], *NUMBERED], delimiter=";")),
     "with a line that names the separator": ("a.csv", "sep=;\n" + table([["Nr", "Text"], *NUMBERED], delimiter=";")),
     "utf-16, as spreadsheets write it": ("a.csv", table([["id", "text"], *NUMBERED], delimiter="\t").encode("utf-16")),
+    "an index without a name, as pandas writes it": ("a.csv", table([["", "text"], *NUMBERED])),
+    "an index, and a column of any name": ("a.csv", table([["", "review"], *NUMBERED])),
+    "names that occur twice, and one column of text": ("a.csv", table([["x", "text", "x"], *([n, t, n] for n, t in NUMBERED)])),
+    "a separator after the last column": ("a.csv", table([["id", "text", ""], *([n, t, ""] for n, t in NUMBERED)])),
+    "nested JSON lines": ("a.jsonl", "".join(json.dumps({"id": 1, "of": {"n": 2, "en": text}}) + "\n" for text in TEXTS)),
     "tsv with quotes, as pandas writes it": ("a.tsv", table([["id", "text"], *NUMBERED], delimiter="\t")),
     "a table named .txt.gz": ("a.txt.gz", gzip.compress("".join(f"{n}\t{text}\n" for n, text in enumerate(FLAT)).encode())),
     "a JSON array of strings": ("a.json", json.dumps(TEXTS)),
@@ -83,10 +88,16 @@ def test_sentences_from_parquet(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not clear; name it with --column. Its columns: 'eng' \(A cat sat.\), 'fra'"):
         read_sentences(two)
     assert read_sentences(two, column="FRA").texts == ["Un chat.", "Un chien."]
-    with pytest.raises(UserError, match="line 2 is empty or null"):
+    with pytest.raises(UserError, match="row 2 is empty or null"):
         read_sentences(two, column="eng")
     with pytest.raises(UserError, match="column 'n' is not text"):
         read_sentences(two, column="n")
+    nested = parquet(tmp_path / "f.parquet", translation=[{"en": text, "n": 1} for text in TEXTS], id=[1, 2, 3, 4])
+    assert read_sentences(nested).texts == read_sentences(nested, column="translation.en").texts == FLAT
+    twice = arrow.Table.from_arrays([arrow.array(["a"])] * 2, ["text", "text"])
+    pytest.importorskip("pyarrow.parquet").write_table(twice, tmp_path / "g.parquet")
+    with pytest.raises(UserError, match=r"two columns have the same name \(text, text\); rename one of them"):
+        read_sentences(tmp_path / "g.parquet")
     (tmp_path / "e.parquet").write_bytes(b"PAR1PAR1")
     with pytest.raises(UserError, match=r"not a whole parquet file .*to_json"):
         read_sentences(tmp_path / "e.parquet")
@@ -117,6 +128,18 @@ def test_which_column(tmp_path: Path) -> None:
     )
     assert read_sentences(lines).texts == ["A cat.", "A dog."]
     assert read_sentences(lines, column="title").texts == ["T", "U"]
+    twice = write(tmp_path, {"e.csv": "text,n,text\nA cat.,1,A dog.\n"}) / "e.csv"
+    with pytest.raises(
+        UserError, match=r"several columns are named 'text'; name one by its number \(1, 3\) with --column"
+    ):
+        read_sentences(twice)
+    assert read_sentences(twice, column="3").texts == ["A dog."] and read_sentences(twice, column="1").texts == [
+        "A cat."
+    ]
+    nested = write(tmp_path, {"f.jsonl": '{"translation": {"en": "A cat.", "fr": "Un chat."}}\n'}) / "f.jsonl"
+    with pytest.raises(UserError, match=r"--column\. Its columns: 'translation\.en' \(A cat\.\), 'translation\.fr'"):
+        read_sentences(nested)
+    assert read_sentences(nested, column="translation.fr").texts == ["Un chat."]
     plain = write(tmp_path, {"d.txt": "A cat.\n"}) / "d.txt"
     with pytest.raises(UserError, match="it has no columns"):
         read_sentences(plain, column="text")
@@ -153,6 +176,11 @@ def test_quotes_in_a_table_with_tabs_that_mean_nothing(tmp_path: Path) -> None:
         ("a.txt.gz", gzip.compress(b"A cat.\n" * 100, mtime=0)[:-20], r"cannot be read"),
         ("a.csv", b"\x89PNG\r\n\x1a\n" + bytes(20), r"is not read: it is a PNG image"),
         ("a.svg", b"", r"a\.svg: holds no sentences"),
+        ("a.txt", "A cat.\n".encode("utf-16-be"), r"iconv -f utf-16be -t utf-8"),
+        ("a.csv", b"id,text\n1,A cat\n2,\n", r"line 3 is empty; expected a sentence in each of the 2 rows"),
+        ("a.json", b'["caf\xe9 noir"]', r"a\.json: byte 6: is not UTF-8; .*iconv -f latin1"),
+        ("a.json", b'["A cat.", null]', r"row 2 is empty or null; expected a sentence in each of the 2 rows"),
+        ("a.jsonl", b'{"text": "A"}\n{"txt": "B"}\n', r"did you mean 'txt'\? Name the key"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -164,7 +192,7 @@ def test_null_is_left_out_with_the_empty_ones(tmp_path: Path) -> None:
     path = write(tmp_path, {"a.json": '["A cat.", null, "", "A dog."]'}) / "a.json"
     found = read_sentences(path, skip_empty=True)
     assert found.texts == ["A cat.", "A dog."] and found.empty == (2, 3) and found.numbers.tolist() == [1, 4]
-    with pytest.raises(NothingLeft, match="all 2 lines are empty"):
+    with pytest.raises(NothingLeft, match="all 2 rows are empty"):
         read_sentences(write(tmp_path, {"b.json": '["", null]'}) / "b.json", skip_empty=True)
 
 
@@ -181,7 +209,7 @@ def test_a_folder_and_a_zip_of_sentences(tmp_path: Path) -> None:
     files: dict[str, str | bytes] = {
         "train.txt": "A cat.\nA dog.\n", "b/more.csv.gz": gzip.compress(b"id,text\n1,A bird.\n", mtime=0), 
         "c.jsonl": '{"text": "A fox."}\n',
-        "README.md": "# read me", "picture.png": b"\x89PNG\r\n\x1a\n", ".DS_Store": b"x",
+        "void.txt": "", "README.md": "# read me", "picture.png": b"\x89PNG\r\n\x1a\n", ".DS_Store": b"x",
     }  # fmt: skip
     folder = write(tmp_path / "folder", files)
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
@@ -190,7 +218,8 @@ def test_a_folder_and_a_zip_of_sentences(tmp_path: Path) -> None:
     for source in (folder, tmp_path / "a.zip"):
         found = read_sentences(source)
         assert found.texts == ["A bird.", "A fox.", "A cat.", "A dog."] and found.unit == "rows"
-        for note in ("1 .md file was not read", "1 .png file was not read", "1 hidden file or folder was not read",
+        for note in ("1 file is empty: void.txt", "1 .md file was not read", "1 .png file was not read",
+                     "1 hidden file or folder was not read",
                      "train.txt: named like splits, but all files are put together and split anew (--split)",
                      "its first row is a header (b/more.csv.gz)"):  # fmt: skip
             assert note in found.notes, found.notes
@@ -209,8 +238,11 @@ def test_vectors_with_the_sentences_of_a_table(tmp_path: Path) -> None:
         write(tmp_path, {"t.csv": table([["id", "text"], *([str(n), f"Number {n}\nwalks."] for n in range(5))])})
         / "t.csv"
     )
+    np.savez(tmp_path / "w.npz", x=x[:1])
+    with pytest.raises(UserError, match=r"t\.csv: has 5 rows, and \S*w\.npz 1 vector; expected as many of both"):
+        prepare(tmp_path / "w.npz", tmp_path / "set", codec=BagOfWords(), texts=path)
     report = prepare(tmp_path / "v.npz", tmp_path / "set", codec=BagOfWords(), texts=path)
-    assert report.shape == (5, 24)
+    assert report.shape == (5, 24) and report.format == "npz"
     from flowkit.data.dataset import read_dataset
 
     data = read_dataset(tmp_path / "set")
@@ -255,6 +287,24 @@ def test_a_mistake_is_told_before_anything_is_read_or_opened(tmp_path, monkeypat
     with pytest.raises(UserError, match=message):
         prepare(tmp_path / "a.txt", tmp_path / "set", codec=codec, settings=Settings(**settings))
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("lang", ["en", "eng_latn", "English", "fra-Latn"])
+@pytest.mark.parametrize("installed", [pytest.param(True, marks=needs_sonar), False])
+def test_the_language_of_vectors_is_checked_where_their_codec_is_not_at_hand(
+    tmp_path, monkeypatch, lang, installed
+) -> None:
+    monkeypatch.setattr("flowkit.text.prepare.why_not_at_hand", lambda described: "its weights are not here")
+    if not installed:
+        monkeypatch.setattr("flowkit.text.sonar_packages.why_not_importable", lambda: "sonar-space is not installed")
+    np.save(tmp_path / "v.npy", np.random.default_rng(0).standard_normal((4, 1024)).astype(np.float32))
+    with pytest.raises(UserError, match=f"lang: '{lang}' is no .*(eng|fra)_Latn|as in eng_Latn"):
+        prepare(tmp_path / "v.npy", tmp_path / "set", codec="sonar", settings=Settings(lang=lang))
+    assert [path.name for path in tmp_path.iterdir()] == ["v.npy"]
+    assert prepare(tmp_path / "v.npy", tmp_path / "set", codec="sonar", settings=Settings(lang="deu_Latn")).shape == (
+        4,
+        1024,
+    )
 
 
 @needs_sonar

@@ -172,6 +172,7 @@ BEYOND_RESVG = {
     "a sibling": ("circle + rect{display:none}", 1),
     "any sibling after": ("circle ~ .a{display:none}", 1),
     "an escaped name": (".\\61{display:none}", 1),
+    "an escaped digit": ('[class="a"]:not(.\\31 0){display:none}', 1),
     "a variable": (":root{--x:none}.a{fill:var(--x)}", 1),
     "a variable that is not set": (".a{fill:var(--x, none)}", 1),
     "light and dark": (".a{fill:light-dark(transparent, red)}", 1),
@@ -250,6 +251,7 @@ def test_loops_of_use_draw_each_element_once() -> None:
     path = '<path d="M5 5H40" stroke="red"/>'
     assert strokes(f'<g id="a"><use href="#a"/>{path}</g>') == 1
     assert strokes(f'{path}<g id="a"><use href="#b"/></g><g id="b"><use href="#a"/></g>') == 1
+    assert strokes(f'<g id="a">{path}<use href="#b"/></g><g id="b"><use href="#a"/></g>') == 2
     loop = "".join(f'<g id="g{i}"><use href="#g{(i + 1) % 5}"/></g>' for i in range(5))
     assert strokes(f'{loop}{path}<use id="u" href="#u"/>') == 1
 
@@ -299,6 +301,12 @@ CLIPS = {
     '<circle cx="20" cy="20" r="18" mask="url(#c)"/>',
     "a mask of black": '<mask id="c"><rect width="50" height="50"/></mask><circle cx="20" cy="20" r="18" mask="url(#c)"/>',
     "an empty mask": '<mask id="c"/><circle cx="20" cy="20" r="18" mask="url(#c)"/>',
+    "a mask with a frame": '<mask id="c" maskUnits="userSpaceOnUse" x="10" y="0" width="10%" height="50"><rect width="50" '
+    'height="50" fill="#fff"/></mask><g mask="url(#c)"><circle cx="20" cy="20" r="18"/></g>',
+    "a mask with a frame in units of the box": '<mask id="c" x="0" width=".5"><rect width="50" height="50" fill="#fff"/>'
+    '</mask><circle cx="20" cy="20" r="18" mask="url(#c)"/>',
+    "a mask whose frame is empty": '<mask id="c" width="0"><rect width="50" height="50" fill="#fff"/></mask>'
+    '<circle cx="20" cy="20" r="18" mask="url(#c)"/>',
     "a square in a diamond": '<clipPath id="c"><path d="M20 0L40 20L20 40L0 20z"/></clipPath>'
     '<path d="M5 5h30v30h-30z" clip-path="url(#c)"/>',
     "the nested svg's frame": '<svg x="5" y="5" width="30" height="20"><circle cx="15" cy="10" r="12"/></svg>',
@@ -371,6 +379,14 @@ def test_one_size_takes_the_other_from_the_view_box(size: str) -> None:
 def test_dashes_before_an_animation_draws_them(offset: float, count: int) -> None:
     dashes = f'stroke-dasharray="1" stroke-dashoffset="{offset}" pathLength="1"'
     assert strokes(f'{RING}<path d="M5 5H40" fill="none" stroke="red" {dashes}/>') == count
+
+
+@pytest.mark.parametrize("root", ["", 'width="100%" height="100%"', 'width="auto"'])
+def test_a_background_of_all_of_a_canvas_without_a_size(root: str) -> None:
+    line = '<path d="M300 200L500 600" stroke="red"/>'
+    for paint, count in (('fill="white"', 1), ('style="fill:#eee;height:100%"', 1), ('fill="white" stroke="red"', 2)):
+        assert strokes(f'<rect width="100%" height="100%" {paint}/>{line}', root) == count
+    assert strokes('<rect width="100" height="100"/>', root) == 1
 
 
 def test_percentages_without_a_canvas_are_of_a_hundred() -> None:
@@ -459,7 +475,7 @@ CAUSES = {
     "filters are not applied": '<filter id="f"/><g filter="url(#f)">" + BOX.format("") + "</g>',
     "markers (arrowheads) are not drawn": '<marker id="m"/><path d="M5 5H40" stroke="red" marker-end="url(#m)"/>',
     "dashed lines are read as whole ones": '<path d="M5 5H40" stroke="red" stroke-dasharray="2 1"/>',
-    "animations are not played": '<rect width="9" height="9"><animate attributeName="x"/></rect><animate/>',
+    "animations are not played": '<rect width="9" height="9" opacity="0"><animate attributeName="opacity"/></rect>',
     "masks that are no plain shapes are not applied": '<mask id="m"><text>a</text></mask>'
     '<rect width="9" height="9" mask="url(#m)"/>',
     "clip paths that are no plain shapes are not applied": '<rect width="9" height="9" style="clip-path:circle(3px)"/>',

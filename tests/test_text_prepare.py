@@ -261,7 +261,7 @@ def test_exact_duplicates_of_texts_and_of_vectors():
         ("a.jsonl", b'"one"\n3\n', r"line 2: is a number, not a JSON object"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', r"line 1: 'text' holds half of a surrogate pair"),
         ("a.jsonl", b'{"text": "one"}\n{"text": " "}\n', r"line 2 is empty"),
-        ("a.csv", b"PK\x03\x04" + b"x" * 60, r"a\.csv: is no whole zip file"),
+        ("a.csv", b"PK\x03\x04" + b"x" * 60, r"a\.csv: is not a complete zip file"),
         ("a.npy", b"nonsense", r"a\.npy: not a whole \.npy"),
     ],
 )  # fmt: skip

@@ -201,8 +201,11 @@ def _holds_sentences(source: Path) -> bool:
             raise UserError(f"{source}: holds neither drawings nor vectors: {what}")
         if alone is None or found & {"text", *kinds.SENTENCES, *kinds.TENSORS} or not alone.size:
             return bool(found & {"text", *kinds.SENTENCES}) or (alone is not None)
-        why = kinds.refusal(files.kind(alone), str(source)) or "it is of no kind that flowkit knows"
-        raise UserError(f"{source}: is not read: {why}. {kinds.KNOWN}")
+        packed = alone.key != source  # in a zip
+        name = alone.name if packed else str(source)
+        why = kinds.refusal(files.kind(alone), name) or "it is of no kind that flowkit knows"
+        first = f"its only file, {name}, is not read (unzip {source} first)" if packed else "is not read"
+        raise UserError(f"{source}: {first}: {why}. {kinds.KNOWN}")
 
 
 def _refuse(options: dict[str, Any], source: Path, whose: str, held: str) -> None:

@@ -21,7 +21,7 @@ MAX_TRIES = 300_000  # selectors that are compared with elements, weighed by wha
 _COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)
 _MARK = re.compile(r""""(?:[^"\\]|\\.)*+"?|'(?:[^'\\]|\\.)*+'?|\\.|[{};()\[\],]""", re.DOTALL)
 _IMPORTANT = re.compile(r"!\s*important$", re.IGNORECASE)
-_NAME = r"(?:[\w-]|[^\x00-\x7f]|\\.)++"
+_NAME = r"(?:[\w-]|[^\x00-\x7f]|\\[0-9a-fA-F]{1,6}\s?|\\.)++"
 _PART = re.compile(
     rf"(?P<tag>(?:(?:{_NAME}|\*)?\|)?(?:{_NAME}|\*))|\.(?P<cls>{_NAME})|\#(?P<id>{_NAME})"
     rf"|\[\s*(?P<attr>{_NAME})\s*(?:(?P<op>[~|^$*]?=)\s*(?P<value>\"[^\"]*\"|'[^']*'|{_NAME})\s*(?P<case>[iIsS])?\s*)?\]"

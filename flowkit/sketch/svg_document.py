@@ -72,14 +72,14 @@ def parse(data: bytes) -> Document:
     try:
         parser.Parse(text.encode("utf-8", "replace"), True)
     except expat.ExpatError as error:
-        raise Unreadable("is no XML", str(error)) from None
+        raise Unreadable("is not valid XML", str(error)) from None
     except (LookupError, UnicodeError, ValueError) as error:
         if isinstance(error, Unreadable):
             raise
-        raise Unreadable("is no XML", str(error)) from None
+        raise Unreadable("is not valid XML", str(error)) from None
     root = builder.top.children[0]
     if root.tag != "svg":
-        raise Unreadable("is XML but no SVG", f"its root is <{root.tag}>")
+        raise Unreadable("is XML but not SVG", f"its root is <{root.tag}>")
     return Document(root, builder.ids, ["".join(parts) for parts in builder.sheets], builder.linked)
 
 
@@ -117,7 +117,7 @@ def _decoded(data: bytes) -> str:
             raise LookupError(name)
         text = data.decode(name, "replace")
     except (LookupError, UnicodeError, ValueError):
-        raise Unreadable("is no XML", f"unreadable encoding: {name}") from None
+        raise Unreadable("is not valid XML", f"unreadable encoding: {name}") from None
     return text.strip("\ufeff\0 \t\r\n")
 
 

@@ -38,7 +38,7 @@ MAX_PATH = 3_000_000  # characters of one path
 MAX_TEXT = 5_000_000  # characters of attributes that are read, the same ones again where <use> repeats them
 FARTHEST = 100.0  # canvas units; beyond it a coordinate is taken for a mistake
 BLEED = 0.01  # canvas units that ink may leave the canvas by before it is cut
-
+_NO_SIZE = (0.0, 0.0, 100.0, 100.0)  # what percentages are of where no size is named
 # All others (defs, symbol, clipPath, ...) are not drawn where they stand.
 _CONTAINERS = {"svg", "g", "a", "switch"}
 _IGNORED = {
@@ -104,6 +104,7 @@ class _Reader:
         self.subpaths: Subpaths = []
         self.written: Subpaths = []  # the same, with shapes that name no paint as the lines that they are written as
         self.painted = False  # whether any ink is more than such lines
+        self.open: set[Node] = set()  # what is being drawn, with all that is around it
         self.canvas: Box | None = None
         self.slack = 0.0
         self.cubics = self.moves = self.visited = self.text = 0
@@ -113,7 +114,7 @@ class _Reader:
         a = dict(self.root.attributes)
         a.update({k: v for k, v in style.own.items() if k in ("width", "height") and length(v, 0.0, 0.0, style.em) > 0})
         self.canvas, affine = canvas_of(a, style.em)
-        box = view_box(a) or self.canvas or (0.0, 0.0, 100.0, 100.0)  # where no size is named, percentages are of 100
+        box = view_box(a) or self.canvas or _NO_SIZE
         self.slack = 1e-4 * max((self.canvas or box)[2:])
         state = _State(affine, Style(), box[2:])
         self.enter([self.root], state)
@@ -165,7 +166,9 @@ class _Reader:
                 if self.text > MAX_TEXT:
                     raise Unreadable(f"has more than {MAX_TEXT:,} characters of attributes, repeated ones counted")
                 if fits(node):
+                    self.open.add(node)
                     self.element(node, state)
+                    self.open.discard(node)
 
     def element(self, node: Node, state: _State) -> None:
         style = self.styles.of(node, state.style)
@@ -176,6 +179,8 @@ class _Reader:
             self.causes[cause] += shown
             return
         self.note(style)
+        if node.tag in SHAPES or node.tag == "use":
+            self.causes[_IGNORED["animate"]] += any(_IGNORED.get(c.tag) == _IGNORED["animate"] for c in node.children)
         state = replace(state, style=style, affine=compose(state.affine, self.transform(style, state)))
         if node.tag in SHAPES:
             self.draw(node, state)
@@ -238,7 +243,7 @@ class _Reader:
         above: Node | None = node
         while above is not None and above is not target:
             above = above.parent
-        if above is not None or target in state.used:
+        if above is not None or target in state.used or target in self.open:
             self.causes["a <use> of itself draws nothing"] += 1
             return
         style = replace(state.style, context=(state.style["fill"], state.style["stroke"]))
@@ -334,7 +339,10 @@ class _Reader:
         if kind == "fill":
             subpaths = [_closed(subpath) for subpath in subpaths if has_area(subpath)]
         subpaths = self.placed(subpaths, state, style["fill-rule"].lower() if kind == "fill" else "")
-        if kind == "fill" and self.canvas is not None and covers(subpaths, self.canvas):
+        canvas, whole = self.canvas, {"width": "100%", "height": "100%"}
+        if canvas is None and node.tag == "rect" and whole.items() <= self.geometry(node, style).items():
+            canvas = _NO_SIZE
+        if kind == "fill" and canvas is not None and covers(subpaths, canvas):
             self.causes["backgrounds are left out"] += 1
             return
         self.painted |= not lines and bool(subpaths)

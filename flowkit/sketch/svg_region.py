@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from flowkit.sketch.svg_clip import Region, Shape, Subpaths
+from flowkit.sketch.svg_clip import Region, Shape, Subpaths, box_shape
 from flowkit.sketch.svg_document import Node
 from flowkit.sketch.svg_path import Affine, compose, length, mapped, parse_transform
 from flowkit.sketch.svg_style import UNSEEN, Style, Styles, href, lightness, reference
@@ -72,6 +72,7 @@ class Regions:
         if depth > 4:
             raise _NotSimple  # also ends a clip path that clips itself
         masking = node.tag == "mask"
+        frame = self._frame(node, affine, size, extent) if masking else []
         if node.attributes.get("maskContentUnits" if masking else "clipPathUnits", "").strip() == "objectBoundingBox":
             box = extent()
             if box is None:
@@ -91,7 +92,25 @@ class Regions:
                 if other is not None and other.tag in ("clipPath", "mask"):
                     regions += self._region(other, affine, size, extent, depth + 1)
             self._known[known] = regions
-        return self._known[known]
+        return [*frame, *self._known[known]]
+
+    def _frame(self, node: Node, affine: Affine, size: Size, extent: Callable[[], Box | None]) -> list[Region]:
+        """The rectangle beyond which a mask hides everything; none where it holds all of what it masks."""
+        whole, of_box = size, node.attributes.get("maskUnits", "").strip() != "userSpaceOnUse"
+        if of_box:
+            whole = (1.0, 1.0)
+        x, y = (length(node.attributes.get(k), w, -0.1 * w) for k, w in zip("xy", whole, strict=True))
+        width, height = (
+            length(node.attributes.get(k), w, 1.2 * w) for k, w in zip(("width", "height"), whole, strict=True)
+        )
+        if of_box:
+            if x <= 0 and y <= 0 and x + width >= 1 and y + height >= 1:
+                return []
+            if (box := extent()) is None:
+                raise _NotSimple
+            affine = compose(affine, (complex(box[2]), complex(0, box[3]), complex(box[0], box[1])))
+        corners = box_shape(x, y, max(width, 0.0), max(height, 0.0)).subpaths
+        return [Region([Shape([[mapped(c, affine) for c in s] for s in corners])])]
 
 
 @dataclass

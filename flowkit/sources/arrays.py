@@ -42,7 +42,7 @@ class Arrays:
         except Unreadable:
             raise
         except _BROKEN as error:
-            raise Unreadable("is no readable array", f"{key}: {error or type(error).__name__}") from None
+            raise Unreadable("is not a readable array", f"{key}: {error or type(error).__name__}") from None
 
     def header(self, stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
         version = np.lib.format.read_magic(stream)
@@ -90,7 +90,7 @@ def open_arrays(files: Files, entry: Entry, limit: int = MAX_NPZ) -> Iterator[Ar
         yield Arrays({entry.stem: lambda: files.open(entry)}, limit)
         return
     if kind in FOREIGN:
-        raise Unreadable("is no readable .npz", f"it is {FOREIGN[kind].name}")
+        raise Unreadable("is not a readable .npz", f"it is {FOREIGN[kind].name}")
     with files.open(entry) as stream:
         source = stream if stream.seekable() and not isinstance(stream, zipfile.ZipExtFile) else None
         source = source or BytesIO(files.read(entry, limit))
@@ -98,7 +98,7 @@ def open_arrays(files: Files, entry: Entry, limit: int = MAX_NPZ) -> Iterator[Ar
             check_directory(source, MAX_DIRECTORY)
             archive = zipfile.ZipFile(source)
         except BROKEN_ZIP as error:
-            raise Unreadable("is no readable .npz", str(error)) from None
+            raise Unreadable("is not a readable .npz", str(error)) from None
         with archive:
             names = [name for name in archive.namelist() if name.endswith(".npy")]
             yield Arrays({name.removesuffix(".npy"): _member(archive, name, limit) for name in names}, limit)

@@ -170,7 +170,7 @@ def open_files(source: Path) -> Iterator[Files]:
             check_directory(file, MAX_DIRECTORY)
         archive = zipfile.ZipFile(source)
     except BROKEN_ZIP as error:
-        raise UserError(f"{source}: is no whole zip file ({error}); download or pack it again") from None
+        raise UserError(f"{source}: is not a complete zip file ({error}); download or pack it again") from None
     with archive:
         notes = []
         files = Files(_as_text(source.stem), list(_members(source, archive, notes)), archive)
@@ -209,7 +209,10 @@ def _walk(folder: Path, notes: list[str]) -> Iterator[Entry]:
         real = os.path.realpath(where)
         if real in seen:
             folders.clear()
-            passed["link to a folder that is read anyway", "links to folders that are read anyway"] += 1
+            passed[
+                "link to a folder that is read already was skipped",
+                "links to folders that are read already were skipped",
+            ] += 1
             continue
         seen.add(real)
         parts = Path(where).relative_to(folder).parts
@@ -261,8 +264,8 @@ def _members(source: Path, archive: zipfile.ZipFile, notes: list[str]) -> Iterat
     notes += _counted(Counter({HIDDEN: hidden}))
     if guessed:
         notes.append(
-            f"{guessed:,} names in the zip are in an unknown encoding and were read as code page 437; where classes look "
-            "wrong, unpack it with the right one (unzip -O cp936 FILE) and name the folder"
+            f"{guessed:,} {'name' if guessed == 1 else 'names'} in the zip: unknown encoding, read as code page 437. If class "
+            f"names look wrong, unpack it with the right one (unzip -O cp936 {source}) and name the folder"
         )
 
 

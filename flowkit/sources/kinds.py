@@ -76,6 +76,10 @@ FOREIGN = {
         ),
     ),
     "tfrecord": Foreign("a TFRecord file", "use the .ndjson or .npz version of the data set"),
+    "quickdraw table": Foreign(
+        "a table of Quick, Draw! drawings, as Kaggle has it",
+        _python("import pandas; pandas.read_csv('FILE').to_json('drawings.ndjson', orient='records', lines=True)"),
+    ),
     "pdf": Foreign(
         "a PDF document", "convert it: pdftocairo -svg FILE drawing.svg (drawings), or pdftotext FILE (text)"
     ),
@@ -170,7 +174,8 @@ def _textual(text: str, named: str) -> str:
             return "svg"
         return "html" if first == "html" or start[:14].lower() == "<!doctype html" else "text"
     if not start.startswith(("{", "[")):
-        return "text"
+        columns = {name.strip('" \r') for name in start.partition("\n")[0].split(",")}
+        return "quickdraw table" if columns >= {"drawing", "key_id"} else "text"
     if re.search(r'[{,]\s*"drawing"\s*:', start):
         return "quickdraw"
     if start[0] == "[":

@@ -15,11 +15,13 @@ _NAMES = {
     "devel": "validation", "development": "validation", "eval": "validation", "evaluation": "validation", "valset": "validation",
     "test": "test", "testing": "test", "tst": "test", "testset": "test", "holdout": "test",
 }  # fmt: skip
-_ADDED = re.compile(r"[ _.-]*(?:set|split|data|images|drawings|sketches|svgs?|(?:19|20)\d\d)$")
+_ADDED = re.compile(
+    r"^x_|-\d{4,6}-of-\d{4,6}$|[ _.-]*(?:set|split|data|images|drawings|sketches|svgs?|(?:19|20)\d\d)$"
+)  # x_train of arrays, train-00000-of-00002 of tables in parts
 
 
 def split_of(name: str) -> str:
-    """ "train", "validation" or "test" for the spellings that data sets use ("Train", "val2017", "test-set"), else ""."""
+    """ "train", "validation" or "test" for the spellings that data sets use ("val2017", "test-set", "x_test"), else ""."""
     plain = name.strip().lower()
     return _NAMES.get(plain) or _NAMES.get(_ADDED.sub("", plain), "")
 
@@ -61,14 +63,16 @@ def places(entries: Sequence[Entry], fallback: str) -> Places:
     out = [(split, f[0] if f else fallback) for split, f in zip(splits, below, strict=True)]
     if level is not None:
         named = {f[level]: split_of(f[level]) for f in rest if len(f) > level}
-        spelled = listing((name if name == split else f"{name} ({split})" for name, split in sorted(named.items())), 8)
+        spelled = listing(
+            (name if name.lower() == split else f"{name} ({split})" for name, split in sorted(named.items())), 8
+        )
         several = len(named) > 1
         notes.append(
             f"{'folders' if several else 'folder'} {spelled}: {'splits, not classes' if several else 'a split, not a class'}"
         )
         if outside := sum(len(f) <= level for f in rest):
             notes.append(
-                f"{outside:,} {'file lies' if outside == 1 else 'files lie'} in no split's folder and went to training"
+                f"{outside:,} {'file is' if outside == 1 else 'files are'} in no split's folder and went to train"
             )
     else:
         alike = sorted({f[0] for f in rest if f and split_of(f[0])})
@@ -76,12 +80,12 @@ def places(entries: Sequence[Entry], fallback: str) -> Places:
             others = sorted({f[0] for f in rest if f} - set(alike))
             as_what = "a class" if len(alike) == 1 else "classes"
             notes.append(
-                f"{listing(alike)}: read as {as_what}, since other classes stand beside ({listing(others, 4)})"
+                f"{listing(alike)}: read as {as_what}, because other folders are not splits ({listing(others, 4)})"
             )
-    loose = sum(not f for f in rest)
-    if loose and any(rest) and (level is None or any(len(f) > 1 for f in rest)):
+    loose = sum(not f for f in below)
+    if loose and any(below):
         notes.append(
-            f"{loose:,} {'file in no folder makes' if loose == 1 else 'files in no folder make'} a class of "
+            f"{loose:,} {'file in no class folder makes' if loose == 1 else 'files in no class folder make'} a class of "
             f"{'its' if loose == 1 else 'their'} own, {fallback!r}"
         )
     alike_but = _alike({name for _, name in out})

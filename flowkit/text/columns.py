@@ -67,7 +67,7 @@ def _asked(reading: Reading, columns: dict[str, list[Any]], texts: dict[str, lis
     if found is None and asked.isdecimal() and 1 <= int(asked) <= len(names):
         found = names[int(asked) - 1]
     if found is None:
-        raise reading.error(None, f"has no column {asked!r}{nearest(asked, names)}. {_shown(columns)}")
+        raise reading.error(None, f"has no column {asked!r}{nearest(asked, names) or '.'} {_shown(columns)}")
     if found not in texts:
         raise reading.error(None, f"column {found!r} is not text. {_shown(columns)}")
     return found

@@ -75,7 +75,8 @@ def _split(rest: bytes, stream: IO[bytes], end: bytes, width: int, where: str) -
 def _decoded(raw: bytes, encoding: str, number: int, where: str) -> str:
     place = f"{where}: line {number:,}"
     if encoding == "utf-8" and b"\x00" in raw:
-        mend = f"convert it: iconv -f utf-16 -t utf-8 {where} > utf8.txt"
+        order = "be" if raw[:1] == b"\0" else "le"
+        mend = f"convert it: iconv -f utf-16{order} -t utf-8 {where} > utf8.txt"
         raise UserError(f"{place}: is not UTF-8 (it looks like UTF-16 without its mark, or is no text at all); {mend}")
     try:
         return raw.decode(encoding)

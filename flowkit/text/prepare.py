@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -146,10 +147,20 @@ def _check(source: Path, imported: bool, codec: Named | None, texts: Path | None
         _check_language(how.lang, codec.languages, codec.name)
     elif codec is not None:
         name = codec if isinstance(codec, str) else str(codec.get("name"))
-        if not imported or (how.lang != ENGLISH and why_not_at_hand(codec) is None):
-            _check_language(how.lang, languages_of(codec), name)
-        elif name not in CODECS:
+        if name not in CODECS:
             raise unknown_codec(name)
+        if not imported or how.lang != ENGLISH:
+            try:
+                known = languages_of(codec)
+            except UserError:
+                if not imported:
+                    raise
+                known = (how.lang,)  # vectors are prepared where their codec is not: then by the form of its codes
+                if not re.fullmatch("[a-z]{3}_[A-Z][a-z]{3}", how.lang):
+                    raise UserError(
+                        f"lang: {how.lang!r} is no code of a language; expected ISO 639-3 and a script, as in {ENGLISH}"
+                    ) from None
+            _check_language(how.lang, known, name)
     if how.dtype not in DTYPES:
         raise UserError(f"--dtype {how.dtype}: expected {listing(DTYPES)}{nearest(how.dtype, DTYPES)}")
     if how.split_sentences and find_spec("sentencex") is None:
@@ -209,8 +220,9 @@ def _import(
     lines = None if texts is None else _read(texts, how, tell)
     x = read_vectors(source)
     if lines is not None and lines.read != len(x):
+        rows, vectors = lines.unit[: -1 if lines.read == 1 else None], "vector" if len(x) == 1 else "vectors"
         raise UserError(
-            f"{texts}: has {lines.read:,} {lines.unit}, and {source} {len(x):,} vectors; expected as many of both"
+            f"{texts}: has {lines.read:,} {rows}, and {source} {len(x):,} {vectors}; expected as many of both"
         )
     identity = None if codec is None else _identity(codec, how, notice)
     dimension = (identity or {}).get("dimension")
@@ -236,7 +248,7 @@ def _identity(codec: Named, how: Settings, notice: Callable[[str], object]) -> d
     missing = why_not_at_hand(described) if described.get("name") == "sonar" else None
     if missing is None:
         return _open(described, how).identity()
-    notice(f"what the samples will need to be decoded is not here yet: {missing}")
+    notice(f"the samples cannot be decoded on this machine yet: {missing}")
     return described if len(described) > 1 else {**described, "dimension": SONAR_DIMENSION}
 
 
@@ -296,8 +308,12 @@ def _info(source: Path, chosen: _Rows, near: Duplicates, how: Settings) -> dict[
 
 
 def _format(source: Path) -> str:
-    """ "txt", "jsonl", "npy", ...; "folder" of one, or of a zip its suffix."""
-    return "folder" if source.is_dir() else source.suffix.lower().lstrip(".") or "txt"
+    """ "txt", "jsonl", "npy", ... by its content; "folder" or "zip" where it may hold several."""
+    if source.is_dir():
+        return "folder"
+    with open_files(source) as files:
+        kind = files.kind(files.entries[0]) if len(files.entries) == 1 and files.entries[0].key == source else "zip"
+    return {"text": "txt", "torch": "pt"}.get(kind, kind)
 
 
 def _report(
@@ -315,13 +331,13 @@ def _report(
     remarks = [] if lines is None else list(lines.notes)
     if (chosen.codec or {}).get("name") == "sonar" and not SONAR_NORMS[0] < measured.norm < SONAR_NORMS[1]:
         remarks.append(
-            f"SONAR's vectors have norms of about 0.2, these of {measured.norm:.3g}: if they were normalised, undo it, "
+            f"these vectors have a mean norm of {measured.norm:.3g}, SONAR's about 0.2. If they were normalised, undo that, "
             "or their samples will not decode"
         )
     if chosen.codec is None:
-        remarks.append("without --codec, what a model makes of these vectors cannot be decoded to sentences")
+        remarks.append("without --codec, samples cannot be decoded to sentences")
     if not how.near_duplicates:
-        remarks.append("near-duplicates were kept, so a validation row may have its double among the training rows")
+        remarks.append("near-duplicates were kept: a validation row may have a near-copy among the training rows")
     return TextReport(
         source=source,
         format=_format(source),

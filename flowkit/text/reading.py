@@ -61,6 +61,7 @@ def read_sentences(
     empty: list[int] = []
     broken: list[str] = []
     became: Counter[str] = Counter()
+    nothing: list[str] = []  # files without a row
     nulls = False
     count = 0
     with open_files(path) as files:
@@ -99,31 +100,36 @@ def read_sentences(
                     broken += [f"{row.line:,}" if len(entries) == 1 else f"{row.line:,} of {entry.name}"] * (
                         len(broken) <= 99
                     )
+            nothing += [entry.name] * (count == before)
             files.consumed = done + entry.size
             lined = lined and files.kind(entry) in ("txt", "text", "jsonl")
             for note in reading.notes:
                 said.setdefault(note, []).append(entry.name)
+    unit = "lines" if lined else "rows"
     if empty and not skip_empty:
         what, are = ("line", "is") if len(empty) == 1 else ("lines", "are")
+        if {files.kind(entry) for entry in entries} & {"json", "parquet"}:
+            what = what.replace("line", "row")
         more = [""] * max(0, len(empty) - len(broken))
         raise UserError(
             f"{path}: {what} {listing([*broken, *more], 10)} {are} empty{' or null' * nulls}; expected a "
-            f"sentence in each of the {count:,} lines. Remove the empty ones, or leave them out with --skip-empty"
+            f"sentence in each of the {count:,} {unit}. Remove the empty ones, or leave them out with --skip-empty"
         )
     if not texts:
         kind = NothingLeft if count else UserError
         raise kind(
-            f"{path}: holds no sentences" + (f": all {count:,} lines are empty" if count else "; expected one a line")
+            f"{path}: holds no sentences" + (f": all {count:,} {unit} are empty" if count else "; expected one a line")
         )
+    if nothing:
+        are = "1 file is" if len(nothing) == 1 else f"{len(nothing):,} files are"
+        notes.append(f"{are} empty: {listing(nothing, 4)}")
     notes += [note if len(entries) == 1 else f"{note} ({listing(names, 4)})" for note, names in said.items()]
     notes += [
         f"{rows:,} {'sentence' if rows == 1 else 'sentences'} held {what}, which became spaces"
         for what, rows in became.items()
         if rows
     ]
-    return Sentences(
-        texts, np.array(numbers, np.int64), count, tuple(empty), tuple(notes), "lines" if lined else "rows"
-    )
+    return Sentences(texts, np.array(numbers, np.int64), count, tuple(empty), tuple(notes), unit)
 
 
 def text_entries(path: Path, files: Files) -> list[Entry]:

@@ -85,6 +85,9 @@ def _json(reading: Reading) -> Iterator[Row]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
+        if isinstance(error, UnicodeDecodeError):
+            mend = f"convert the file, for instance: iconv -f latin1 -t utf-8 {reading.where} > utf8.json"
+            raise reading.error(None, f"byte {error.start + 1:,}: is not UTF-8; {mend}") from None
         raise reading.error(
             None, f"is not valid JSON ({error}); expected an array of sentences or of objects"
         ) from None
@@ -121,7 +124,7 @@ def _json_table(reading: Reading, found: dict[str, Any]) -> Any:
 
 def _json_column(reading: Reading, sample: Sequence[Any]) -> str:
     """The key of the sentences, by the first objects; any name where there are none."""
-    objects = [one for one in sample if isinstance(one, dict)]
+    objects = [_flattened(one) for one in sample if isinstance(one, dict)]
     if not objects:
         return "text"
     columns = {key: [one.get(key) for one in objects] for key in objects[0]}
@@ -131,6 +134,14 @@ def _json_column(reading: Reading, sample: Sequence[Any]) -> str:
     return choose_column(reading, columns, strings)
 
 
+def _flattened(record: dict[str, Any]) -> dict[str, Any]:
+    """With `translation.en` for what is nested."""
+    out: dict[str, Any] = {}
+    for key, value in record.items():
+        out.update({f"{key}.{inner}": one for inner, one in value.items()} if isinstance(value, dict) else {key: value})
+    return out
+
+
 def _json_text(reading: Reading, found: Any, column: str, number: int) -> str | None:
     if isinstance(found, str) and reading.column is None:
         return _whole(reading, found, column, number)
@@ -138,10 +149,12 @@ def _json_text(reading: Reading, found: Any, column: str, number: int) -> str | 
     if not isinstance(found, dict):
         raise reading.error(number, f"is {_json_name(found)}, not a JSON object; {expected}")
     if column not in found:
+        found = _flattened(found)
+    if column not in found:
         keys = listing(map(repr, found), 8) or "none"
         raise reading.error(
             number,
-            f"has no {column!r} (its keys: {keys}){nearest(column, found)}; name the key of the sentences with --column",
+            f"has no {column!r} (its keys: {keys}){nearest(column, found) or '.'} Name the key of the sentences with --column",
         )
     text = found[column]
     if text is not None and not isinstance(text, str):
@@ -182,14 +195,21 @@ def _csv(reading: Reading) -> Iterator[Row]:
             return
         width = len(sample[0][1])
         header = _is_header([cells for _, cells in sample], reading.column)
-        first = sample[0][1]
-        names = first if header else [str(number) for number in range(1, width + 1)]
+        first = [cell.strip() for cell in sample[0][1]] if header else [""] * width
+        names: list[str] = []
+        for number, name in enumerate(first, 1):
+            name = name or str(number)
+            while name in names:  # the second "text" is "text.2"
+                name += f".{number}"
+            names.append(name)
         columns = {name: [cells[i] for _, cells in sample[header:] if i < len(cells)] for i, name in enumerate(names)}
-        if len(columns) < width:
-            raise reading.error(
-                sample[0][0], f"two columns have the same name ({listing(names, 8)}); rename one of them"
-            )
         at = names.index(choose_column(reading, columns, columns))
+        if first.count(names[at]) > 1 and not str(reading.column).isdecimal():
+            numbers = listing(str(number) for number, name in enumerate(first, 1) if name == names[at])
+            raise reading.error(
+                sample[0][0],
+                f"several columns are named {names[at]!r}; name one by its number ({numbers}) with --column",
+            )
         reading.notes.append("its first row is a header" if header else "it has no header; columns are counted from 1")
         for number, (line, cells) in enumerate(chain(sample[header:], records), 1):
             if len(cells) != width:
@@ -266,10 +286,10 @@ def _quotes_hold(reading: Reading) -> bool:
 
 def _is_header(rows: Sequence[Sequence[str]], asked: str | None) -> bool:
     """Whether the first row names columns: names are short and differ, and what stands below looks otherwise."""
-    first = [cell.strip() for cell in rows[0]]
+    first = [cell.strip() for cell in rows[0]]  # without a name is an index, as pandas writes it
     if asked is not None and asked in first:
         return True
-    if not all(first) or len(set(first)) < len(first) or any(len(cell) > 40 or _is_number(cell) for cell in first):
+    if not any(first) or any(len(cell) > 40 or _is_number(cell) for cell in first):
         return False
     if any(cell.lower() in USUAL for cell in first):
         return True
@@ -277,7 +297,7 @@ def _is_header(rows: Sequence[Sequence[str]], asked: str | None) -> bool:
         return False
     for i, cell in enumerate(first):
         below = [row[i] for row in rows[1:] if i < len(row) and row[i].strip()]
-        if below and (all(map(_is_number, below)) or (" " not in cell and is_prose(below))):
+        if below and (all(map(_is_number, below)) or (cell and " " not in cell and is_prose(below))):
             return True
     return False
 
@@ -320,15 +340,20 @@ def _parquet(reading: Reading) -> Iterator[Row]:
         with reading.files.open(reading.entry) as stream:
             source = stream if isinstance(reading.entry.key, Path) and stream.seekable() else None
             table = parquet.ParquetFile(source or io.BytesIO(reading.files.read(reading.entry, MAX_JSON)))
-            schema = table.schema_arrow
+            schema = arrow.Table.from_batches([], table.schema_arrow).flatten().schema  # "translation.en"
+            if len(set(schema.names)) < len(schema):
+                raise reading.error(
+                    None, f"two columns have the same name ({listing(schema.names, 8)}); rename one of them"
+                )
             texts = [one.name for one in schema if is_text(one.type) or is_texts(one.type)]
             columns = {one.name: [str(one.type)] for one in schema}
-            shown = next(table.iter_batches(SAMPLE, columns=texts), None) if texts else None
+            first = next(table.iter_batches(SAMPLE, columns=texts), None) if texts else None
+            shown = None if first is None else arrow.Table.from_batches([first]).flatten()
             values = {name: shown[name].to_pylist() if shown is not None else [] for name in texts}
             column = choose_column(reading, columns | values, values)
             number = 0
             for batch in table.iter_batches(1 << 14, columns=[column]):
-                for value in batch.column(0).to_pylist():
+                for value in arrow.Table.from_batches([batch]).flatten()[column].to_pylist():
                     for text in value if isinstance(value, list) else [value]:
                         number += 1
                         yield Row(number, number, text)

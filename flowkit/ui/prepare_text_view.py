@@ -88,7 +88,7 @@ def summary(report: TextReport, width: int = 80) -> Group:
 
 def _steps(report: TextReport) -> Iterator[tuple[str, int, str]]:
     """(what, how many, an example) from what was read to what is kept."""
-    yield "read" if report.unit == "vectors" else "lines read", report.read, ""
+    yield "read" if report.unit == "vectors" else f"{report.unit} read", report.read, ""
     if report.empty:
         yield "empty", -report.empty, ""
     if report.sentences is not None:

@@ -57,9 +57,11 @@ def summary(report: PrepareReport, width: int = 80) -> Group:
             if fits
             else f"{total.fitted:,} fitted, error: median {median(total.errors):.4f}, max {max(total.errors):.4f}; "
         )
-        parts.append(Text(f"{found}error: of the fitted, their Hausdorff distance on the canvas [-1, 1]", style="dim"))
+        parts.append(
+            Text(f"{found}error: Hausdorff distance of the fitted drawings on the canvas [-1, 1]", style="dim")
+        )
     if total.dots:
-        parts.append(Text(f"{total.dots:,} dots (strokes without length) were dropped from what was kept", style="dim"))
+        parts.append(Text(f"{total.dots:,} dots (strokes without length) were dropped from kept drawings", style="dim"))
     for remark, count in total.remarks.most_common():
         parts.append(Text(f"in {count:,} {'drawing' if count == 1 else 'drawings'}: {remark}", style="dim"))
     for reason, count in total.left_out.most_common():

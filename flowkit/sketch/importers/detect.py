@@ -36,10 +36,13 @@ def detect(source: Path, files: Files) -> tuple[str, Callable[[Files], Iterator[
         what = (
             ", ".join(f"{n:,} {suffix or 'without suffix'}" for suffix, n in suffixes.most_common(5)) or "it is empty"
         )
-        hint = next((f"; {why}" for e in files.entries if (why := refusal(files.kind(e), e.name))), "")
+        root = f"{source}/" if source.is_dir() else ""
+        hint = next((f"; {why}" for e in files.entries if (why := refusal(files.kind(e), root + e.name))), "")
         raise UserError(f"{source}: holds no sketches that flowkit can read ({what}{hint}); expected {KNOWN}")
     if len(found) > 1:
-        what = " and ".join(f"{counts[kind]} {_WRITTEN[kind]} files" for kind in found)
+        what = " and ".join(
+            f"{counts[kind]:,} {_WRITTEN[kind]} {'file' if counts[kind] == 1 else 'files'}" for kind in found
+        )
         raise UserError(f"{source}: holds {what}; point to a folder that holds one kind")
     if found == ["svg"]:
         return "svg", svg.read

@@ -39,7 +39,7 @@ def read(files: Files, *, recognized_only: bool = False) -> Iterator[Item]:
     elif len(entries) > 1 and all(split_of(entry.stem) for entry in entries):
         splits = [split_of(entry.stem) for entry in entries]
         files.notes.append(f"files {listing(entry.name for entry in entries)}: splits, by their names")
-    unrecognized = 0
+    unrecognized = nameless = 0
     for entry, split in zip(entries, splits, strict=True):
         for where, line in _records(files, entry):
             word, strokes, problem = entry.stem, None, None
@@ -47,15 +47,20 @@ def read(files: Files, *, recognized_only: bool = False) -> Iterator[Item]:
                 if isinstance(line, Unreadable):
                     raise line
                 record = _record(line)
+                nameless += not (isinstance(record.get("word"), str) and record["word"])
                 if isinstance(record.get("word"), str):
                     word = record["word"].encode("utf-8", "replace").decode("utf-8")  # JSON may escape half characters
-                unrecognized += record.get("recognized") is False
-                if recognized_only and record.get("recognized") is False:
+                passed = str(record.get("recognized")).lower() != "false"
+                unrecognized += not passed
+                if recognized_only and not passed:
                     raise Unreadable("was not recognized by the game")
                 strokes = [from_lines(polyline) for polyline in fit_canvas(_polylines(record))]
             except Unreadable as error:
                 problem = error
             yield Item(word or entry.stem, where, strokes, problem, split)
+    if nameless:
+        name = "drawing names no word and has" if nameless == 1 else "drawings name no word and have"
+        files.notes.append(f"{nameless:,} {name} the file's name as class")
     if unrecognized and not recognized_only:
         are = "drawing was" if unrecognized == 1 else "drawings were"
         files.notes.append(
@@ -69,7 +74,10 @@ def _records(files: Files, entry: Entry) -> Iterator[tuple[str, Any]]:
         if problem := files.foreign(entry):
             raise problem
         with files.open(entry) as stream:
-            if re.match(rb"\s*\[\s*\{", stream.read(HEAD).removeprefix(codecs.BOM_UTF8)):
+            head = stream.read(HEAD)
+            if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise Unreadable("is UTF-16; convert it to UTF-8 (iconv -f utf-16 -t utf-8 FILE > utf8.ndjson)")
+            if re.match(rb"\s*\[\s*\{", head.removeprefix(codecs.BOM_UTF8)):
                 yield from _elements(files, entry)
                 return
         with files.open(entry) as stream:
@@ -103,8 +111,10 @@ def _elements(files: Files, entry: Entry) -> Iterator[tuple[str, Any]]:
 def _record(line: Any) -> dict:
     try:
         record = json.loads(line) if isinstance(line, bytes) else line
+        if isinstance(record, dict) and isinstance(record.get("drawing"), str):  # as tables hold it
+            record["drawing"] = json.loads(record["drawing"])
     except (ValueError, RecursionError) as error:
-        raise Unreadable("is no JSON", str(error)) from None
+        raise Unreadable("is not valid JSON", str(error)) from None
     if not isinstance(record, dict) or not isinstance(record.get("drawing"), list):
         raise Unreadable("has no 'drawing', a list of strokes")
     return record

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from flowkit.errors import Unreadable
+from flowkit.errors import Unreadable, listing
 from flowkit.sketch.bezier import from_lines
 from flowkit.sketch.importers.items import MAX_POINTS, Item, fit_canvas
 from flowkit.sources.arrays import Arrays, open_arrays
@@ -40,7 +40,18 @@ def read(files: Files) -> Iterator[Item]:
             class_name = folder
         try:
             with open_arrays(files, entry) as arrays:
-                for key in arrays.keys:
+                about = {key: arrays.about(key) for key in arrays.keys}
+                keys = [key for key, (shape, dtype) in about.items() if dtype.hasobject or len(shape) in (2, 3)]
+                others = listing([key for key in about if key not in keys], 4)
+                if others and keys:  # labels, scales
+                    files.notes.append(f"{entry.name}: not read, since they hold no drawings: {others}")
+                several = [key for key in keys if not split_of(key)]
+                if len(several) > 1:
+                    files.notes.append(
+                        f"{entry.name}: {listing(several, 4)} are read as one class, {class_name!r}; for classes, save each "
+                        "as a file of its own"
+                    )
+                for key in keys or about:
                     yield from _read_key(arrays, key, class_name, entry, split)
         except Unreadable as problem:
             yield Item(class_name, entry.name, None, problem, split)
@@ -68,7 +79,7 @@ def _read_key(arrays: Arrays, key: str, class_name: str, entry: Entry, split: st
 def _polylines(drawing: np.ndarray | None) -> list[np.ndarray]:
     """Offsets (n, 3) or (n, 5) as polylines (m, 2): the pen lifts after a row whose third number (of five: fourth) is 1."""
     if drawing is None or drawing.ndim != 2 or drawing.shape[1] not in (3, 5) or drawing.dtype.kind not in "iuf":
-        raise Unreadable("is no array of rows dx, dy, pen-lift")
+        raise Unreadable("is not an array of rows dx, dy, pen-lift")
     if drawing.shape[1] == 5:  # dx, dy, pen down, pen up, end: what follows the end is padding
         ends = np.flatnonzero(drawing[:, 4] > 0.5)
         drawing = drawing[: ends[0] if len(ends) else None, [0, 1, 3]]
