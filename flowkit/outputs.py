@@ -11,7 +11,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -109,13 +109,13 @@ def clear(folder: Path, *, but: Iterable[str] = ()) -> int:
     return len(ours)
 
 
-def record_samples(file: Path) -> None:
+def record_samples(file: Path, earlier: Mapping[str, str]) -> None:
     """Enter the samples file and those beside it as flowkit's, for the calls after this one.
 
-    Called before they are written: by their content, other files of the folder would be taken for flowkit's.
+    earlier: the `earlier_files` before it was written, whose content would make other files of the folder seem flowkit's.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    _record(file.parent, {**earlier_files(file.parent), **dict.fromkeys(SAMPLE_FILES, SAMPLES)})
+    kept = {name: part for name, part in earlier.items() if (file.parent / name).exists()}
+    _record(file.parent, {**kept, **dict.fromkeys(SAMPLE_FILES, SAMPLES)})
 
 
 def check_samples_target(file: Path) -> None:

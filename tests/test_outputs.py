@@ -175,7 +175,7 @@ def test_decode_leaves_the_samples_that_it_reads(tmp_path):
     assert len(names(tmp_path / "out")) == 8
     decode(tmp_path / "out")
     assert len(read_dataset(tmp_path / "out")) == 5 and len(names(tmp_path / "out")) == 8
-    outputs.record_samples(tmp_path / "out" / "samples.safetensors")
+    outputs.record_samples(tmp_path / "out" / "samples.safetensors", outputs.earlier_files(tmp_path / "out"))
     decode(write_dataset(tmp_path / "two", sketches(2)), out=tmp_path / "out")
     assert names(tmp_path / "out") == sheet("000-cat.svg", "001-dog.svg")
 

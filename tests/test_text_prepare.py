@@ -398,7 +398,7 @@ def test_vectors_far_from_sonars_scale_get_a_remark(tmp_path, monkeypatch):
     x = np.random.default_rng(0).standard_normal((8, 1024)).astype(np.float32)
     told: list[str] = []
     report = prepare(save_vectors(tmp_path / "v.npy", x), tmp_path / "set", codec="sonar", notice=told.append)
-    assert re.search(r"norms of about 0\.2, these of 3[12]", report.remarks[0]) and "not here" in told[0]
+    assert re.search(r"a mean norm of 3[12]\.\d, SONAR's about 0\.2", report.remarks[0]) and "not here" in told[0]
     assert read_dataset(tmp_path / "set").info["codec"] == {"name": "sonar", "dimension": 1024}
     assert not prepare(save_vectors(tmp_path / "v.npy", x / 160), tmp_path / "small", codec="sonar").remarks
 
@@ -537,6 +537,7 @@ from flowkit.cli import main
 from tests.test_text_prepare import BagOfWords
 encoding.SHARD = 20
 flowkit.text.prepare.open_codec = lambda *_, **__: BagOfWords(seconds=0.05)
+flowkit.text.prepare.CODECS = ("bag",)
 flowkit.text.prepare.languages_of = lambda _: BagOfWords.languages
 main()
 """

@@ -167,7 +167,7 @@ def sample(
     from flowkit.data.dataset import write_dataset
     from flowkit.draw import SampleSettings
     from flowkit.errors import Interrupted
-    from flowkit.outputs import SAMPLE_FILES, check_samples_target, clear, record_samples, said
+    from flowkit.outputs import SAMPLE_FILES, check_samples_target, clear, earlier_files, record_samples, said
     from flowkit.sample import load
     from flowkit.ui.progress import stage_bar
     from flowkit.ui.written import print_written
@@ -197,10 +197,10 @@ def sample(
             progress=lambda done: tell(f"sampling {noun}", done, num_samples),
         )  # fmt: skip
         seconds = time.perf_counter() - start
-        replaced = clear(folder, but=SAMPLE_FILES)
-        if one_folder:
-            record_samples(file)
+        earlier, replaced = earlier_files(folder), clear(folder, but=SAMPLE_FILES)
         write_dataset(file, samples)  # before they are decoded, which may take longer and can be done again
+        if one_folder:
+            record_samples(file, earlier)
         try:
             data = _data_to_compare_with(loaded)
             presenter = loaded.domain.presenter(data, decode=decode, device=device)
@@ -217,7 +217,7 @@ def sample(
             if decoded.shown.texts is not None:
                 samples.texts = decoded.shown.texts
                 if one_folder:
-                    record_samples(file)
+                    record_samples(file, earlier_files(folder))
                 write_dataset(file, samples)
         except KeyboardInterrupt:
             raise Interrupted(f"{file} holds all samples; flowkit decode {shlex.quote(str(file))} shows them") from None

@@ -54,7 +54,7 @@ def load_run_recipe(path: Path | str, overrides: Sequence[str] = ()) -> tuple[Re
 def open_run_dir(run_dir: Path, *, resume: bool, overwrite: bool) -> CheckpointFiles | None:
     """The checkpoint to continue from. Raises UserError for a run that exists, or that cannot be resumed."""
     if resume and overwrite:
-        raise UserError("--resume and --overwrite contradict each other; give one of them")
+        raise UserError("--resume and --overwrite are mutually exclusive; give one of them")
     if resume:
         from flowkit.training.checkpoints import check_resumable
 
