@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 # Half the suite is small models: more threads than one only wait for each other, and sums stay the same on any machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a script's background job, whose children would be deaf to it
+# Ignored, as in a script's background job, it would be so in all processes that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("FLOWKIT_MINI", "tiny")  # the miniature SONAR of the tests, and of the commands that they run
 
