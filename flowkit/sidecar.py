@@ -53,12 +53,10 @@ def _base(value: Any) -> bool:
 
 
 def _losses(value: Any) -> bool:
+    numbers = lambda one: isinstance(one, dict) and all(map(_number, one.values()))  # noqa: E731
     return isinstance(value, dict) and all(
-        one is None
-        or _number(one)
-        or isinstance(one, list)
-        or (isinstance(one, dict) and all(map(_number, one.values())))
-        for one in value.values()
+        one is None or numbers(one) or (name != "ema_losses" and (_number(one) or isinstance(one, list)))
+        for name, one in value.items()
     )
 
 

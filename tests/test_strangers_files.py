@@ -27,6 +27,7 @@ from flowkit.inspect.as_json import as_json as report_as_json
 from flowkit.post_hoc_ema import reconstruct_ema
 from flowkit.recipe import load_recipe
 from flowkit.recipe.dump import dump_toml
+from flowkit.sidecar import check_fields
 from flowkit.training.run_state import read_run_state
 from flowkit.ui.inspect_view import show
 from tests.conftest import sketch_rows
@@ -47,6 +48,8 @@ RUNS = {
                  "flow": {"path": {"name": "vp"}, "times": "uniform"},
                  "sample": {"every": "never", "steps": 2, "solver": {"name": "dopri5", "rtol": 1e-2, "atol": 1e-2}}},
 }  # fmt: skip
+
+FIXTURES = Path(__file__).parent / "fixtures"
 
 
 @pytest.fixture(scope="module")
@@ -332,3 +335,12 @@ def test_json_that_is_none_of_ours(tmp_path, content):
     (tmp_path / "data.safetensors").write_bytes(b"")
     with pytest.raises(UserError):
         inspect(tmp_path / "data.json")
+
+
+@pytest.mark.parametrize("losses", [[[]], 3, {"0.999": "low"}])
+def test_losses_of_averages_that_are_no_table_of_numbers(tmp_path, losses):
+    """Found by the fuzz: `inspect` took them for a table."""
+    content = json.loads((FIXTURES / "runs/points-selu/checkpoints/latest/model.json").read_text())
+    content["validation"] = {"loss": 1.0, "ema_losses": losses}
+    with pytest.raises(UserError, match="'validation' is not a table of numbers"):
+        check_fields(tmp_path / "model.json", content)
