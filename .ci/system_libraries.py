@@ -65,7 +65,7 @@ def main(recorded: Path) -> int:
     own = tuple({sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parents[1] / "lib" / "python")})
     seen = {tuple(line.rstrip("\n").split(" ", 1)) for line in recorded.read_text().splitlines()}
     unexpected = []
-    print("System libraries and commands that the tests used, beside the environment's own:")
+    print("System libraries and commands that the tests used (those of the environment are left out):")
     for kind, path in sorted(seen):
         name = Path(path).name
         if kind == "library":

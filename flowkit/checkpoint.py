@@ -30,7 +30,7 @@ SNAPSHOTS, SNAPSHOT = "ema", "snapshot.json"  # of averages from which others ar
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 EMA_OF = "ema-{}.safetensors"  # averages after the first, by their labels
 END = "end.json"  # of a run that has ended and was not killed: at which step, and why
-RECIPE = "recipe.toml"  # beside the checkpoints: whichever folder they lie in is the run
+RECIPE = "recipe.toml"  # beside the checkpoints: the folder that holds both is the run
 STARTED = "run.json"  # the folder that a run was started in, to which relative paths of its recipe are relative
 METRICS = "metrics.jsonl"  # beside the checkpoints, an object a line
 MAX_LINE = 1_000_000  # bytes of it: a longer one is none of ours
@@ -220,7 +220,7 @@ def _best_first(run_dir: Path) -> list[Path]:
 def list_checkpoints(run_dir: Path) -> list[Path]:
     """The whole checkpoints of a run, earliest first. What a killed save left behind is hidden and not among them.
 
-    A copy of `latest` or `best` is one where there is no other of its step.
+    A copied folder `latest` or `best` counts as a checkpoint if no other one has its step.
     """
     parent = run_dir / CHECKPOINTS
     found = {checkpoint_step(path): path for path in _steps(parent) if not path.is_symlink()}

@@ -37,7 +37,7 @@ class Decoded:
     out: Path
     shown: Presented
     notice: str = ""  # what could not be done, and why
-    replaced: str = ""  # what became of the files that were there
+    replaced: str = ""  # says which earlier files were replaced or renamed; empty if none were
 
     @property
     def files(self) -> tuple[Path, ...]:

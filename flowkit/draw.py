@@ -57,7 +57,7 @@ class SampleSettings:
                 "guidance.ckpt: missing; autoguidance needs the checkpoint of a weaker model to lead away from"
             )
         if self.guide_ckpt is not None and not isinstance(self.guide_ckpt, str):
-            raise UserError(f"guidance.ckpt: {self.guide_ckpt!r} is no path; expected a text")
+            raise UserError(f"guidance.ckpt: expected a path as text, found {self.guide_ckpt!r}")
         if isinstance(self.zero_init, bool) or not isinstance(self.zero_init, int | float):
             raise UserError(f"guidance.zero_init: {self.zero_init!r} is no number; expected one >= 0 and < 1")
         check_guidance(self.guidance_scale, self.guidance_interval, self.guidance_rescale, self.zero_init)

@@ -260,7 +260,7 @@ def test_settings_of_a_table_that_are_missing_or_no_numbers(grid, said):
         ({"solver": {"name": "sde", "scale": "x"}}, "solver 'sde': scale is 'x'; expected a number"),
         ({"solver": {"name": "dopri5", "rtol": "a"}}, "solver 'dopri5': rtol is 'a'; expected a number"),
         ({"guidance": {"name": "cfg_zero", "zero_init": "x"}}, "guidance.zero_init: 'x' is no number"),
-        ({"guidance": {"name": "autoguidance", "ckpt": 3}}, "guidance.ckpt: 3 is no path"),
+        ({"guidance": {"name": "autoguidance", "ckpt": 3}}, "guidance.ckpt: expected a path as text, found 3"),
     ],
 )
 def test_settings_of_solver_and_guidance_that_are_no_numbers(given, said):

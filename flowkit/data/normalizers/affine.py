@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 # Constant elements (SONAR has two that nearly are) would otherwise divide by zero and blow rounding up to unit variance.
 SCALE_FLOOR = 1e-2  # of the root mean square of all elements' scales
-FAR, MANY = 20.0, 1 / 8  # scales from the median, and the share of rows beyond above which they are no outliers
+# If more than MANY of the rows lie more than FAR scales from the median, they are not outliers.
+FAR, MANY = 20.0, 1 / 8
 IQR_TO_STD = 0.7413  # the standard deviation of a Gaussian over its interquartile range
 
 
