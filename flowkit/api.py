@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from flowkit.data.dataset import Dataset
 from flowkit.errors import UserError
 from flowkit.recipe import Recipe, recipe_from_dict
-from flowkit.sample import LoadedModel, load
+from flowkit.sampling.model import LoadedModel, load
 
 if TYPE_CHECKING:
     from flowkit.events import Listener

@@ -42,9 +42,9 @@ from flowkit.outputs import EVALUATION, one_call
 if TYPE_CHECKING:
     from flowkit.flow.choices import Choice
     from flowkit.flow.inversion import Inversion
-    from flowkit.likelihood import LikelihoodFigures
     from flowkit.recipe import Recipe
-    from flowkit.sample import LoadedModel
+    from flowkit.sampling.likelihood import LikelihoodFigures
+    from flowkit.sampling.model import LoadedModel
 
 INVERTED = 256  # reference rows that are carried back to noise and forth again
 
@@ -82,7 +82,7 @@ def evaluate_checkpoint(
 
     Raises UserError: no such checkpoint or data, rows that do not fit each other.
     """
-    from flowkit.sample import load
+    from flowkit.sampling.model import load
 
     model = load(ckpt, weights=weights, device=device)
     rows, notes = training_data(model, data)
@@ -99,7 +99,7 @@ def evaluate_checkpoint(
         out = free_folder(results_of(model), f"{drawn_words(model, sampling)}{words}", asked)
     check_writable(out)
     if likelihood is not None:  # minutes of sampling come first
-        from flowkit.likelihood import held_out_rows
+        from flowkit.sampling.likelihood import held_out_rows
 
         held_out_rows(model, rows, _held_out(split))
     condition = (
@@ -306,9 +306,10 @@ def _invert(
     """Reference rows carried to noise and back, with their own conditions and no guidance; and the same of the zero field."""
     import torch
 
-    from flowkit.draw import SampleSettings, as_network
     from flowkit.flow.guidance import guided
     from flowkit.flow.inversion import inversion_figures, reconstruct, zero_field_figures
+    from flowkit.sampling.draw import as_network
+    from flowkit.sampling.settings import SampleSettings
 
     tell("carrying real rows to noise and back", 0, 1)
     count = min(INVERTED, len(sides.reference))
@@ -329,7 +330,7 @@ def _invert(
 def _likelihood(
     model: LoadedModel, data: Dataset, count: int, split: str | None, probes: int, seed: int, tell: Tell
 ) -> LikelihoodFigures:
-    from flowkit.likelihood import likelihood_figures
+    from flowkit.sampling.likelihood import likelihood_figures
 
     return likelihood_figures(
         model, data, count, split=_held_out(split), probes=probes, seed=seed,
@@ -367,7 +368,7 @@ def _samples_fact(samples: Dataset, of: int | None) -> str:
     made = samples.info
     parts = [f"{len(samples):,}" if of in (None, len(samples)) else f"{len(samples):,} of {of:,} (as classes match)"]
     if "solver" in made:
-        from flowkit.draw import SampleSettings
+        from flowkit.sampling.settings import SampleSettings
 
         parts.append(f"{made.get('weights', '')} weights, {SampleSettings.of(made).words}, NFE {made.get('nfe')}")
         parts.append(f"seed {made.get('seed')}")

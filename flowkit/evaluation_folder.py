@@ -13,7 +13,7 @@ from flowkit.errors import UserError
 from flowkit.metrics.comparison import DEFAULT_ROWS
 
 if TYPE_CHECKING:
-    from flowkit.sample import LoadedModel
+    from flowkit.sampling.model import LoadedModel
 
 RESULTS = "evaluation.json"
 

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from flowkit.data.normalizers import fit_normalizer
-from flowkit.draw import SampleSettings, draw_samples
 from flowkit.errors import UserError
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import expand, get_path
 from flowkit.flow.solvers import FIXED, integrate
+from flowkit.sampling.draw import draw_samples
+from flowkit.sampling.settings import SampleSettings
 
 MEAN, STD = torch.tensor([1.5, -0.5], dtype=torch.float64), torch.tensor([0.3, 2.0], dtype=torch.float64)
 ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}

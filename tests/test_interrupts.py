@@ -151,8 +151,8 @@ def run(tmp_path_factory) -> Path:
 
 
 COMMANDS: list[tuple[str, str, str]] = [
-    ("sample RUN --out OUT", "flowkit.sample.read_model_json", "nothing was written"),
-    ("sample RUN --out OUT", "flowkit.sample.draw_samples", "nothing was written"),
+    ("sample RUN --out OUT", "flowkit.sampling.model.read_model_json", "nothing was written"),
+    ("sample RUN --out OUT", "flowkit.sampling.model.draw_samples", "nothing was written"),
     ("sample RUN --out OUT", "flowkit.data.dataset.write_tensors", "nothing was written"),
     ("sample RUN --out OUT", "flowkit.evaluate.training_data", "holds all samples; flowkit decode"),
     ("decode SAMPLES --out OUT", "flowkit.decode.read_dataset", "nothing was written"),

@@ -10,7 +10,7 @@ import flowkit
 from flowkit.data.normalizers import fit_normalizer
 from flowkit.errors import UserError
 from flowkit.flow.likelihood import log_likelihood
-from flowkit.likelihood import gaussian_bits
+from flowkit.sampling.likelihood import gaussian_bits
 from tests.test_flow_solvers import MEAN, STD, gaussian_velocity
 
 TIGHT = {"name": "dopri5", "rtol": 1e-10, "atol": 1e-10}

@@ -269,7 +269,7 @@ def test_time_embedding_does_not_depend_on_the_default_dtype():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_network_in_low_precision_is_told_the_exact_time(network, dtype):
     """As the sampler calls it: x is rounded, t is not, and the output is near that of fp32."""
-    from flowkit.draw import as_network
+    from flowkit.sampling.draw import as_network
 
     x, *_ = inputs(network, "none")
     model, t = build(network, awake=True).eval(), torch.tensor([0.713, 0.9871, 0.4999, 0.06])

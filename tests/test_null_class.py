@@ -16,7 +16,7 @@ import flowkit
 from flowkit.cli import app
 from flowkit.data.dataset import Dataset, read_dataset, write_dataset
 from flowkit.errors import UserError
-from flowkit.likelihood import likelihood_figures
+from flowkit.sampling.likelihood import likelihood_figures
 
 CENTERS, STD = torch.tensor([[-3.0, 0.0], [0.0, 2.0], [4.0, -1.0]]), 0.5
 LABELS = np.array([2, 0, 1, 1, 2, 0, 0])

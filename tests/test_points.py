@@ -371,7 +371,8 @@ def test_command_line_samples_points(tmp_path: Path):
 
 
 def test_trajectories_are_those_of_samples_spread_over_all_batches(tmp_path: Path):
-    from flowkit.draw import SampleSettings, draw_samples
+    from flowkit.sampling.draw import draw_samples
+    from flowkit.sampling.settings import SampleSettings
 
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE.format(root=tmp_path, source="moons-labelled", arch="selu_mlp"))
@@ -398,7 +399,7 @@ def test_trajectories_are_those_of_samples_spread_over_all_batches(tmp_path: Pat
 
 def test_trajectories_rest_at_their_ends_while_other_batches_go_on():
     from flowkit.data.normalizers import fit_normalizer
-    from flowkit.draw import States
+    from flowkit.sampling.draw import States
 
     data = np.random.default_rng(0).normal(3, 2, (500, 2)).astype(np.float32)
     states = States(3, 9, fit_normalizer("zscore", data, np.arange(500)))  # keeps samples 0, 4 and 8

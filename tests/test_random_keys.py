@@ -13,9 +13,9 @@ import torch
 import flowkit
 from flowkit.data.base import NormalBase
 from flowkit.data.keys import NUMERICS, key, seed_generator
-from flowkit.draw import step_noise
 from flowkit.errors import UserError
 from flowkit.recipe import recipe_from_dict
+from flowkit.sampling.draw import step_noise
 from flowkit.training.draws import Draws
 from flowkit.training.train import train
 

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import flowkit
-from flowkit.draw import SampleSettings
 from flowkit.errors import UserError
 from flowkit.recipe.sample import Sample
+from flowkit.sampling.settings import SampleSettings
 from tests.conftest import sketch_rows
 
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from flowkit.draw import step_noise
 from flowkit.errors import UserError
 from flowkit.flow.paths import expand, get_path
 from flowkit.flow.solvers import integrate
+from flowkit.sampling.draw import step_noise
 
 MEAN = torch.tensor([1.5, -0.5], dtype=torch.float64)
 COVARIANCE = torch.tensor([[0.5, 0.3], [0.3, 0.4]], dtype=torch.float64)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from flowkit.data.dataset import Dataset
-    from flowkit.sample import LoadedModel
+    from flowkit.sampling.model import LoadedModel
 
 
 def sample(
@@ -163,12 +163,12 @@ def sample(
 
     place = named_checkpoint(run, ckpt, best)
     _check_early(place, weights, class_label, out)
-    from flowkit.conditions import read_condition
     from flowkit.data.dataset import write_dataset
-    from flowkit.draw import SampleSettings
     from flowkit.errors import Interrupted
     from flowkit.outputs import SAMPLE_FILES, check_samples_target, clear, earlier_files, record_samples, said
-    from flowkit.sample import load
+    from flowkit.sampling.asked import read_condition
+    from flowkit.sampling.model import load
+    from flowkit.sampling.settings import SampleSettings
     from flowkit.ui.progress import stage_bar
     from flowkit.ui.written import print_written
 

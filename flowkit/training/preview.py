@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from flowkit.data.dataset import Dataset, write_dataset
-from flowkit.draw import BATCH_SIZES, Drawn, SampleSettings, as_network, draw_samples
 from flowkit.errors import UserError
 from flowkit.events import Notice, Sampled
 from flowkit.flow.guidance import guided
 from flowkit.flow.inversion import inversion_figures, reconstruct
-from flowkit.sample import open_weak
+from flowkit.sampling.draw import BATCH_SIZES, Drawn, as_network, draw_samples
+from flowkit.sampling.model import open_weak
+from flowkit.sampling.settings import SampleSettings
 from flowkit.training.batches import read_rows
 from flowkit.training.session import Session
 

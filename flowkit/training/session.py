@@ -21,7 +21,6 @@ from flowkit.data.keys import NUMERICS, key
 from flowkit.data.normalizers import Normalizer, fit_normalizer
 from flowkit.data_source import open_base
 from flowkit.domain import Domain, check_arch, get_domain
-from flowkit.draw import BATCH_SIZES
 from flowkit.errors import UserError, listing
 from flowkit.events import RunStarted
 from flowkit.flow.couplings import get_coupling
@@ -32,6 +31,7 @@ from flowkit.flow.times import Times, get_times
 from flowkit.models import create_model
 from flowkit.recipe import check_batch
 from flowkit.recipe.sample import SAMPLING
+from flowkit.sampling.draw import BATCH_SIZES
 from flowkit.training.batches import Batches, Layout
 from flowkit.training.draws import Draws
 from flowkit.training.ema import Averages, make_averages

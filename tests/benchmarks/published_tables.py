@@ -131,10 +131,10 @@ def measure(cell: Cell, seed: int, updates: int, points: int, between: float | N
     import torch
 
     import flowkit
-    from flowkit.draw import as_network
     from flowkit.flow.guidance import guided
     from flowkit.flow.solvers import integrate
     from flowkit.points.distributions import draw
+    from flowkit.sampling.draw import as_network
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as run_dir:

@@ -16,7 +16,7 @@ import torch
 
 import flowkit
 from flowkit.data.dataset import Dataset
-from flowkit.sample import LoadedModel
+from flowkit.sampling.model import LoadedModel
 from tests.benchmarks.paired import machine, paired
 
 

@@ -19,9 +19,10 @@ import torchdiffeq
 from torch import Tensor, nn
 
 import flowkit
-from flowkit.draw import SampleSettings, as_network, guided_velocity
 from flowkit.flow.solvers import integrate
-from flowkit.sample import LoadedModel
+from flowkit.sampling.draw import as_network, guided_velocity
+from flowkit.sampling.model import LoadedModel
+from flowkit.sampling.settings import SampleSettings
 from tests.benchmarks.paired import machine, paired
 
 TOLERANCE = 1e-5

@@ -24,22 +24,23 @@ from flowkit.checkpoint import (
     read_normalizer,
     verify_weights,
 )
-from flowkit.conditions import ClassLabel, asked_condition, asked_labels, labels_of_rows
 from flowkit.data.base import NORMAL, Base
 from flowkit.data.dataset import NULL, Dataset, null_name
 from flowkit.data_source import open_base
 from flowkit.domain import Domain, get_domain
-from flowkit.draw import BATCH_SIZES, Guide, SampleSettings, Weak, as_network, draw_samples
 from flowkit.errors import PassedOver, UserError, listing
 from flowkit.flow.choices import Choice
 from flowkit.flow.mean_flow import get_mean_flow
 from flowkit.flow.objective import get_objective
 from flowkit.flow.paths import GaussianPath
 from flowkit.recipe.load import check_settings
+from flowkit.sampling.asked import ClassLabel, asked_condition, asked_labels, labels_of_rows
+from flowkit.sampling.draw import BATCH_SIZES, Guide, Weak, as_network, draw_samples
+from flowkit.sampling.settings import SampleSettings
 
 if TYPE_CHECKING:
     from flowkit.data.normalizers import Normalizer
-    from flowkit.likelihood import RowLikelihoods
+    from flowkit.sampling.likelihood import RowLikelihoods
 
 MAX_SIZE = 10**7  # of anything in the arguments of an architecture
 KEPT_STATES = 64  # samples whose way is kept where it is asked for
@@ -169,12 +170,12 @@ class LoadedModel:
         batch_size: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> RowLikelihoods:
-        """log p(x) of rows x (N, ...) in the domain's units, a density in those units: `flowkit.likelihood.of_rows`.
+        """log p(x) of rows x (N, ...) in the domain's units, a density in those units: `flowkit.sampling.likelihood.of_rows`.
 
         class_label, condition: one for all rows, or row i's own at place i. A model with classes asks for a label ("null" for
         the density without a class) or a condition. Raises UserError as `sample`, and where there is no density.
         """
-        from flowkit.likelihood import of_rows
+        from flowkit.sampling.likelihood import of_rows
 
         return of_rows(
             self, x, class_label=class_label, condition=condition, divergence=divergence, probes=probes, solver=solver,

@@ -15,17 +15,17 @@ from flowkit.data.arrays import gather
 from flowkit.data.base import NormalBase
 from flowkit.data.dataset import Dataset
 from flowkit.data.keys import key, seed_generator
-from flowkit.draw import as_network
 from flowkit.errors import UserError, listing
 from flowkit.flow.choices import Choice
 from flowkit.flow.guidance import guided
 from flowkit.flow.likelihood import log_likelihood
 from flowkit.metrics.gaussian import fit_gaussian
+from flowkit.sampling.draw import as_network
 
 if TYPE_CHECKING:
-    from flowkit.conditions import ClassLabel
     from flowkit.data.normalizers import Normalizer
-    from flowkit.sample import LoadedModel
+    from flowkit.sampling.asked import ClassLabel
+    from flowkit.sampling.model import LoadedModel
 
 BATCH_SIZES = {"cpu": 64, "cuda": 256}
 FITTED = 50_000  # training rows that the Gaussian is fitted on, at most
