@@ -12,7 +12,7 @@ import numpy as np
 from flowkit.data.base import NORMAL, Base, DataBase, NormalBase
 from flowkit.data.dataset import SPLITS, TRAIN, VALIDATION, Dataset, data_files, read_dataset
 from flowkit.data.keys import NUMERICS, key
-from flowkit.domain import BUILTIN, get_domain
+from flowkit.domain import builtin_sets, get_domain
 from flowkit.errors import UserError, listing, nearest
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def open_data(recipe: Recipe, folders: Sequence[Path] = ()) -> Dataset:
     """
     settings = recipe.data
     try:
-        data = open_rows(settings.source, settings.num_samples, settings.seed, folders)
+        data = open_rows(settings.source, settings.num_samples, settings.seed, folders, settings.domain)
     except UnknownSource as error:
         raise UserError(f"data.source: {error}") from None
     return with_split(data, settings.val_fraction, settings.subset, settings.seed, settings.source)
@@ -38,24 +38,31 @@ class UnknownSource(UserError):
     """Neither a built-in data set nor a file."""
 
 
-def open_rows(source: str, num_samples: int, seed: int, folders: Sequence[Path] = ()) -> Dataset:
+def open_rows(
+    source: str, num_samples: int, seed: int, folders: Sequence[Path] = (), domain: str | None = None
+) -> Dataset:
     """The rows of `source`: `num_samples` of a built-in data set, generated from `seed`, or those of a prepared file.
 
-    folders: where a relative path is looked for before the working directory, in this order.
+    folders: where a relative path is looked for before the working directory, in this order. domain: what the rows are, in
+    place of what the file says; its own built-in sets are known then, too.
     """
-    if source in BUILTIN:
-        return get_domain(BUILTIN[source]).generate(source, num_samples, seed)
+    known = builtin_sets()
+    if domain is not None:
+        known = {**known, **dict.fromkeys(get_domain(domain).builtin, domain)}
+    if source in known:
+        return get_domain(known[source]).generate(source, num_samples, seed)
     places = list(dict.fromkeys(folder / source for folder in (*folders, Path())))
     for place in places:
         tensors, _ = data_files(place)
         if tensors.exists():
-            return read_dataset(place)
+            found = read_dataset(place)
+            return found if domain is None else dataclasses.replace(found, kind=domain)
     tensors, _ = data_files(source)
     looked = listing(dict.fromkeys(str(folder.absolute()) for folder in (*folders, Path())))
     where = f"; looked in {looked}" if folders and not tensors.is_absolute() else ""
     raise UnknownSource(
-        f"{source!r} is neither a built-in data set ({listing(BUILTIN)}) nor a prepared "
-        f"file ({tensors} does not exist{where}; `flowkit prepare` makes one){nearest(source, BUILTIN)}"
+        f"{source!r} is neither a built-in data set ({listing(known)}) nor a prepared "
+        f"file ({tensors} does not exist{where}; `flowkit prepare` makes one){nearest(source, known)}"
     )
 
 

@@ -1,17 +1,22 @@
 """What a domain is: all that is particular to sketches, sentences or points, behind one small protocol.
 
 The loop, the sampler and the inspector know only this. Arrays at this border are numpy, so that looking at data
-needs no torch; only `extra_losses` is about training.
+needs no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flowkit.errors import UserError, listing, nearest
+import numpy as np
+
+from flowkit.components import SIZES, find, names
+from flowkit.errors import UserError, listing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
     from flowkit.metrics.report import Figure
 
 
+AuxiliaryLoss = Callable[["Tensor"], "Tensor"]  # predicted x1 (B, ...) in the domain's units -> (B,)
 Tell = Callable[[str, int, int], None]  # what is being done, how much of it is done, out of how much
 
 
@@ -71,60 +77,82 @@ class Presenter(Protocol):
         ...
 
 
-class Domain(Protocol):
-    kind: str  # "sketch" | "embedding" | "points", as in the data's sidecar
-    noun: str  # what one sample is called, in the plural: "sketches"
-    builtin: tuple[str, ...]  # names of the data sets that it can generate
-    archs: tuple[str, ...]  # architectures that fit its data
-    default_normalizer: str
-    compared_with: tuple[str, ...]  # splits that samples are compared with, the first that has enough rows
-    together: bool  # whether a preview is one picture of all the rows given, and not one a row
-    inverted_rows: int  # validation rows that a run carries back to noise and forth again whenever it draws samples
+class Domain:
+    """A kind of rows. This one is that of plain numbers, of which nothing is known; the others say more of theirs."""
 
-    def default_prediction(self, arch: str) -> str:
-        """What that architecture's output should be, "velocity" or "data", where the recipe leaves it to us."""
-        ...
+    kind: str = "array"  # as in the data's sidecar; of a domain from outside, its import path
+    noun: str = "rows"  # what one sample is called, in the plural: "sketches"
+    builtin: tuple[str, ...] = ()  # names of the data sets that it can generate
+    sizes: tuple[str, ...] = (
+        "input_dim",
+    )  # the network's arguments that are told a row's shape, one for each dimension
+    default_normalizer: str = "zscore"
+    compared_with: tuple[str, ...] = (
+        "validation",
+    )  # splits that samples are compared with, the first with enough rows
+    together: bool = False  # whether a preview is one picture of all the rows given, and not one a row
+    inverted_rows: int = 0  # validation rows that a run carries back to noise and forth again whenever it draws samples
 
     def generate(self, name: str, num_samples: int, seed: int) -> Dataset:
-        """A built-in data set of `num_samples` rows; the same for the same seed."""
-        ...
+        """The built-in data set of that name, of `num_samples` rows; the same for the same seed."""
+        raise UserError(f"no built-in data set of {self.noun} is called {name!r}")
 
     def check(self, data: Dataset, where: str) -> None:
         """Raise UserError when the rows cannot be this domain's (shape, range)."""
-        ...
+        if data.x.ndim < 2:
+            raise UserError(f"{where}: x has shape {data.x.shape}; expected (N, ...) with at least two dimensions")
 
     def model_args(self, data: Dataset, shape: tuple[int, ...]) -> dict[str, Any]:
-        """The arguments of `create_model` that follow from the data: sizes, number of classes, condition width.
+        """What there is to tell a network of the data, of which it gets what its constructor takes.
 
-        `shape` is that of a row as the model sees it: normalised.
+        `shape` is that of a row as the model sees it: normalised. What the data have none of is 0.
         """
-        ...
-
-    def extra_losses(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
-        """Auxiliary losses by their key in `[loss]`: predicted x1 (B, ...) in the domain's units -> (B,)."""
-        ...
+        width = int(data.condition.shape[-1]) if data.condition is not None else 0
+        sizes = dict(zip(self.sizes, shape, strict=True)) if len(self.sizes) == len(shape) else {}
+        classes = len(data.class_names) if data.class_label is not None else 0
+        return {**sizes, "shape": list(shape), "num_classes": classes, "clip_dim": width, "condition_dim": width}
 
     def preview(self, rows: Dataset) -> list[Preview]:
         """Terminal pictures of a few rows of data, or of samples; torch-free."""
-        ...
+        flat = rows.x.reshape(len(rows), -1)
+        return [
+            Preview(title, (f"mean {row.mean():+.3f}", f"std  {row.std():.3f} ", f"norm {(row**2).sum() ** 0.5:.3f} "))
+            for row, title in zip(flat, rows.titles(), strict=True)
+        ]
 
     def presenter(self, data: Dataset | None, *, decode: bool = True, device: str = "auto") -> Presenter:
         """What makes samples fit to look at. `data`: what the model is trained on, where it is at hand, to compare with.
 
         `decode`: whether a decoder may be loaded for it, onto `device`.
         """
-        ...
+        return PlainPresenter(self)
 
     def inherited(self, data: Dataset) -> dict[str, Any]:
         """What samples of a model trained on `data` say of themselves in their sidecar, so that they can be decoded."""
-        ...
+        return {}
 
     def evaluator(self, comparison: Comparison, *, decode: bool = True, device: str = "auto") -> Evaluator:
         """What measures samples of this domain. Raises UserError where nothing does.
 
         `decode`: whether a decoder may be loaded for it, onto `device`, where it is at hand.
         """
-        ...
+        raise UserError(f"evaluate: there are no metrics for {self.noun} of the kind {self.kind!r}; only data of a kind that "
+                        "has some can be measured")  # fmt: skip
+
+
+class PlainPresenter:
+    """There is nothing to write beyond the samples file; the domain's own previews are shown."""
+
+    notice = ""
+
+    def __init__(self, domain: Domain):
+        self._domain = domain
+
+    def __call__(
+        self, samples: Dataset, out: Path, *, shown: Sequence[int] = (), progress: Callable[[int], object] | None = None
+    ) -> Presented:
+        previews = self._domain.preview(samples.take(np.asarray(shown, np.int64))) if len(shown) else []
+        return Presented(previews=tuple(previews))
 
 
 class Evaluator(Protocol):
@@ -141,33 +169,33 @@ class Evaluator(Protocol):
         ...
 
 
-# Built-in data sets by name: which domain generates them.
-_POINTS = [
-    name + what
-    for name in ("8gaussians", "moons", "scurve", "checkerboard", "spirals")
-    for what in ("", "-labelled", "-conditioned")
-]
-BUILTIN = {"doodles": "sketch", "sentences": "embedding"} | dict.fromkeys(_POINTS, "points")
-_HOMES = {
-    "sketch": ("flowkit.sketch.domain", "SketchDomain"),
-    "embedding": ("flowkit.text.domain", "TextDomain"),
-    "points": ("flowkit.points.domain", "PointsDomain"),
-    "array": ("flowkit.array_domain", "ArrayDomain"),
-}
+def auxiliary_loss(*kinds: str) -> Callable[[AuxiliaryLoss], AuxiliaryLoss]:
+    """Mark a function as an auxiliary loss of these kinds of data alone; without this mark it is one of any kind."""
+
+    def mark(loss: AuxiliaryLoss) -> AuxiliaryLoss:
+        loss.kinds = kinds  # pyright: ignore[reportFunctionMemberAccess]
+        return loss
+
+    return mark
 
 
 def get_domain(kind: str) -> Domain:
     """The domain of a data kind. Raises UserError for a kind that this version does not know."""
-    if kind not in _HOMES:
-        raise UserError(f"unknown kind of data {kind!r}; known are {listing(_HOMES)}{nearest(kind, _HOMES)}")
-    from importlib import import_module
+    return find("domain", kind)()
 
-    module, name = _HOMES[kind]
-    return getattr(import_module(module), name)()
+
+@cache
+def builtin_sets() -> dict[str, str]:
+    """The kinds of all built-in data sets, by their names."""
+    return {name: kind for kind in names("domain") for name in get_domain(kind).builtin}
 
 
 def check_arch(arch: str, kind: str) -> None:
-    """Raise UserError where an architecture does not fit a kind of data."""
-    archs = get_domain(kind).archs
-    if arch not in archs:
-        raise UserError(f"model.arch: {arch!r} does not fit {kind} data; {listing(archs) or 'none'} does")
+    """Raise UserError where an architecture does not fit a kind of data: it wants to be told sizes that those rows have not."""
+    told = get_domain(kind).sizes
+    misfits = lambda name: (SIZES & signature(find("arch", name)).parameters.keys()) - {*told}  # noqa: E731
+    if misfits(arch):
+        others = [name for name in names("arch") if name != "custom" and not misfits(name)]
+        raise UserError(
+            f"model.arch: {arch!r} does not fit {kind} data; {listing(others)} {'does' if len(others) == 1 else 'do'}"
+        )

@@ -15,7 +15,7 @@ from flowkit.data.dataset import Dataset, data_files, read_dataset, write_datase
 from flowkit.data.files import write_json
 from flowkit.data_source import with_split
 from flowkit.decode import check_writable
-from flowkit.domain import BUILTIN, Tell, get_domain
+from flowkit.domain import Tell, builtin_sets, get_domain
 from flowkit.errors import UserError, listing
 from flowkit.evaluation_folder import (
     asked_for,
@@ -40,7 +40,6 @@ from flowkit.metrics.report import Evaluation
 from flowkit.outputs import EVALUATION, one_call
 
 if TYPE_CHECKING:
-    from flowkit.flow.choices import Choice
     from flowkit.flow.inversion import Inversion
     from flowkit.recipe import Recipe
     from flowkit.sampling.likelihood import LikelihoodFigures
@@ -61,7 +60,7 @@ def evaluate_checkpoint(
     num_samples: int = DEFAULT_ROWS,
     weights: str = "ema",
     seed: int = 0,
-    solver: Choice | None = None,
+    solver: Any = None,
     steps: int | None = None,
     guidance_scale: float | None = None,
     batch_size: int | None = None,
@@ -145,7 +144,7 @@ def evaluate_files(
 
     default = Data()
     real = _real(data, default.num_samples, default.seed)
-    if real.split is None and str(data) in BUILTIN:
+    if real.split is None and str(data) in builtin_sets():
         real = with_split(real, default.val_fraction, None, default.seed, str(data))
     classed, unconditional = without_null(_read(samples), real)
     matched = match_samples(classed, real)
@@ -176,8 +175,8 @@ def evaluate_files(
 
 def _real(data: Path | str, num_samples: int, seed: int) -> Dataset:
     """The rows of a prepared file, or of a built-in set by its name."""
-    if str(data) in BUILTIN and not data_files(data)[0].exists():
-        return get_domain(BUILTIN[str(data)]).generate(str(data), num_samples, seed)
+    if str(data) in builtin_sets() and not data_files(data)[0].exists():
+        return get_domain(builtin_sets()[str(data)]).generate(str(data), num_samples, seed)
     return _read(data)
 
 
@@ -308,8 +307,8 @@ def _invert(
 
     from flowkit.flow.guidance import guided
     from flowkit.flow.inversion import inversion_figures, reconstruct, zero_field_figures
+    from flowkit.recipe.sample import SampleSettings
     from flowkit.sampling.draw import as_network
-    from flowkit.sampling.settings import SampleSettings
 
     tell("carrying real rows to noise and back", 0, 1)
     count = min(INVERTED, len(sides.reference))
@@ -368,7 +367,7 @@ def _samples_fact(samples: Dataset, of: int | None) -> str:
     made = samples.info
     parts = [f"{len(samples):,}" if of in (None, len(samples)) else f"{len(samples):,} of {of:,} (as classes match)"]
     if "solver" in made:
-        from flowkit.sampling.settings import SampleSettings
+        from flowkit.recipe.sample import SampleSettings
 
         parts.append(f"{made.get('weights', '')} weights, {SampleSettings.of(made).words}, NFE {made.get('nfe')}")
         parts.append(f"seed {made.get('seed')}")

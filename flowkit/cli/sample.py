@@ -166,9 +166,9 @@ def sample(
     from flowkit.data.dataset import write_dataset
     from flowkit.errors import Interrupted
     from flowkit.outputs import SAMPLE_FILES, check_samples_target, clear, earlier_files, record_samples, said
+    from flowkit.recipe.sample import SampleSettings
     from flowkit.sampling.asked import read_condition
     from flowkit.sampling.model import load
-    from flowkit.sampling.settings import SampleSettings
     from flowkit.ui.progress import stage_bar
     from flowkit.ui.written import print_written
 
@@ -277,12 +277,12 @@ def _data_to_compare_with(loaded: LoadedModel) -> Dataset | None:
 
     if loaded.domain.kind not in ("embedding", "points"):
         return None
-    from flowkit.domain import BUILTIN
+    from flowkit.domain import builtin_sets
     from flowkit.evaluate import training_data
     from flowkit.text.codec import why_not_at_hand
 
     recipe, inherited = loaded.info.get("recipe") or {}, loaded.info.get("inherited") or {}
-    built_in = (recipe.get("data") or {}).get("source") in BUILTIN
+    built_in = (recipe.get("data") or {}).get("source") in builtin_sets()
     built_in = built_in and loaded.domain.kind == "embedding"
     try:
         return None if built_in and why_not_at_hand(inherited.get("codec") or {}) else training_data(loaded)[0]

@@ -10,10 +10,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from flowkit.components import Component
 from flowkit.errors import UserError
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import CLIP, GaussianPath, expand
@@ -23,6 +26,48 @@ from flowkit.flow.solvers.problem import Velocity, evaluations
 Network = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None], Tensor]
 
 FEW = 5  # elements: the deviation of as many is a tenth of what it should be in 2 of 10,000 rows, of two in 800
+
+
+class Guidance(Component):
+    """How a velocity v (B, ...) is led away from a weaker one. A scale of 1 is no guidance, whatever the kind."""
+
+    another: ClassVar[bool] = False  # the weaker velocity is that of another model, not of the null condition
+
+    @property
+    def begins(self) -> float:
+        """The t below which x stands still: a solver's steps that begin there are left out, but for the last."""
+        return 0.0
+
+    def guide(self, v: Tensor, weak: Tensor, scale: float) -> Tensor:
+        """v, weak: (B, ...) -> (B, ...)."""
+        return torch.lerp(weak, v, scale)
+
+
+class ClassifierFree(Guidance):
+    """Away from the network's own velocity with its conditions dropped (arXiv 2207.12598)."""
+
+
+CFG = ClassifierFree()
+
+
+class CFGZero(Guidance):
+    """The null velocity times its best factor, and nothing at first (CFG-Zero*, arXiv 2503.18886)."""
+
+    zero_init: float = Field(default=0.04, ge=0, lt=1, description="steps that begin below this t are left out")
+
+    @property
+    def begins(self) -> float:
+        return self.zero_init
+
+    def guide(self, v: Tensor, weak: Tensor, scale: float) -> Tensor:
+        return torch.lerp(expand(best_factor(v, weak), v) * weak, v, scale)
+
+
+class Autoguidance(Guidance):
+    """Away from a smaller or earlier model under the same conditions (arXiv 2406.02070)."""
+
+    another: ClassVar[bool] = True
+    ckpt: str = Field(min_length=1, description="a smaller or earlier model of the same data, to lead away from")
 
 
 @dataclass(frozen=True)
@@ -75,8 +120,8 @@ class GuidedVelocity:
     scale: float
     interval: tuple[float, float] | None
     rescale: float
-    optimised: bool
-    zero_init: float
+    guidance: Guidance
+    zero_init: float  # the guidance's `begins`, until x has begun
     numerics: int
 
     @property
@@ -123,9 +168,7 @@ class GuidedVelocity:
 
     def _guided(self, x: Tensor, t: Tensor) -> Tensor:
         v, weak = self.strong.with_and_without(x, t) if self.weak is None else (self.strong(x, t), self.weak(x, t))
-        if self.optimised:
-            weak = expand(best_factor(v, weak), x) * weak
-        led = torch.lerp(weak, v, self.scale)
+        led = self.guidance.guide(v, weak, self.scale)
         return rescaled(led, v, self.rescale, few=0 if self.numerics == 1 else FEW) if self.rescale else led
 
 
@@ -229,8 +272,7 @@ def guided(
     *,
     interval: tuple[float, float] | None = None,
     rescale: float = 0.0,
-    optimised: bool = False,
-    zero_init: float = 0.0,
+    guidance: Guidance = CFG,
     weak: tuple[Network, FlowObjective] | None = None,
     numerics: int = 2,
 ) -> NetworkVelocity | GuidedVelocity:
@@ -239,15 +281,13 @@ def guided(
 
     interval: t from and to which there is guidance (arXiv 2404.07724); elsewhere the velocity is the model's own.
     rescale: from 0 to 1, how far the guided velocity's standard deviation is brought back to the conditional one's
-    (arXiv 2305.08891; `rescaled`). optimised, zero_init: CFG-Zero*'s factor of the null velocity, and the t below which x
-    stands still: a solver's steps that begin there are left out, but for the last. weak: another network, of the same path,
-    that takes the null's place. numerics: 1 is what checkpoints of that version were sampled by: steps are not split at the
+    (arXiv 2305.08891; `rescaled`). weak: another network, of the same path, that takes the null's place. numerics: 1 is what
+    checkpoints of that version were sampled by: steps are not split at the
     interval's ends, a step may move x by stages at t >= zero_init, and rescaling looks at the deviation of few numbers, too.
 
     Where there is no condition and no other network there is nothing to guide by, and the scale does nothing. Scale 1 costs
-    one evaluation a call, and so does 0 unless the factor is optimised. Raises UserError for settings out of range.
+    one evaluation a call, and so does 0 of plain guidance.
     """
-    check_guidance(scale, interval, rescale, zero_init)
     null = None
     if class_label is not None and bool((class_label < 0).any()):
         assert condition is None, "the null class and a condition: no label is to be given"
@@ -255,30 +295,14 @@ def guided(
     strong = NetworkVelocity(model, objective, class_label, condition, null=null)
     other = None if weak is None else NetworkVelocity(*weak, class_label, condition, null=null)
     unconditional = (class_label is None and condition is None) or (null is not None and bool(null.all()))
-    nothing = unconditional and other is None
+    nothing, zero_init = unconditional and other is None, guidance.begins
     if (nothing or scale == 1) and not zero_init:
         return strong
     if nothing or scale == 1:  # zero at first, and never guided
-        return GuidedVelocity(strong, strong, 1.0, (math.inf, math.inf), 0.0, False, zero_init, numerics)
-    if scale == 0 and interval is None and not (optimised or zero_init or rescale):
+        return GuidedVelocity(strong, strong, 1.0, (math.inf, math.inf), 0.0, guidance, zero_init, numerics)
+    if scale == 0 and interval is None and type(guidance).guide is Guidance.guide and not (zero_init or rescale):
         return replace(strong, dropped=True) if other is None else other
-    return GuidedVelocity(strong, other, scale, interval, rescale, optimised, zero_init, numerics)
-
-
-def check_guidance(
-    scale: float, interval: tuple[float, float] | None = None, rescale: float = 0.0, zero_init: float = 0.0
-) -> None:
-    """Raise UserError for settings of guidance that are out of range, by their keys in a recipe's [sample]."""
-    if not math.isfinite(scale):
-        raise UserError(f"guidance_scale: guidance scale is {scale}; expected a finite number (1 is no guidance)")
-    if interval is not None and not 0 <= interval[0] < interval[1] <= 1:
-        mended = f"; did you mean [{interval[1]:g}, {interval[0]:g}]?" if interval[0] > interval[1] else ""
-        raise UserError(f"guidance_interval: [{interval[0]:g}, {interval[1]:g}] is no interval of t; expected two rising "
-                        f"numbers from 0 to 1{mended}")  # fmt: skip
-    if not 0 <= rescale <= 1:
-        raise UserError(f"guidance_rescale: {rescale} is out of range; expected a number from 0 (none) to 1")
-    if not 0 <= zero_init < 1:
-        raise UserError(f"guidance.zero_init: {zero_init} is out of range; expected a number >= 0 and < 1")
+    return GuidedVelocity(strong, other, scale, interval, rescale, guidance, zero_init, numerics)
 
 
 def best_factor(v: Tensor, weak: Tensor) -> Tensor:

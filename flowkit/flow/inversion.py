@@ -7,10 +7,10 @@ zero field brings everything back. The noise does: it should be unit noise, with
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
-from flowkit.flow.choices import Choice
 from flowkit.flow.solvers import Velocity, integrate
 
 MAX_ERROR, VARIANCE = 0.1, (0.8, 1.2)  # of the gate
@@ -33,12 +33,11 @@ class Inversion:
         return self.mse < MAX_ERROR and VARIANCE[0] <= self.variance <= VARIANCE[1]
 
 
-def reconstruct(
-    velocity: Velocity, x1: Tensor, *, solver: Choice = "midpoint", steps: int = 25, grid: Choice = "uniform"
-) -> tuple[Tensor, Tensor]:
-    """Follow the field from x1 (B, ...) at t = 1 back to t = 0 and forth: (x0, x1 again). Raises UserError as `integrate`."""
-    x0, _ = integrate(velocity, x1, solver=solver, steps=steps, grid=grid, t0=1.0, t1=0.0)
-    back, _ = integrate(velocity, x0, solver=solver, steps=steps, grid=grid)
+def reconstruct(velocity: Velocity, x1: Tensor, **how: Any) -> tuple[Tensor, Tensor]:
+    """Follow the field from x1 (B, ...) at t = 1 back to t = 0 and forth: (x0, x1 again). `how` and what it
+    raises is as in `integrate`."""
+    x0, _ = integrate(velocity, x1, t0=1.0, t1=0.0, **how)
+    back, _ = integrate(velocity, x0, **how)
     return x0, back
 
 

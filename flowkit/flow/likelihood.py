@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from flowkit.errors import UserError, listing, nearest
-from flowkit.flow.choices import Choice
-from flowkit.flow.solvers import Velocity, integrate
+from flowkit.flow.solvers import Solver, Velocity, integrate
 from flowkit.flow.solvers.problem import evaluations
 
 DIVERGENCES = ("auto", "exact", "hutchinson")
@@ -36,9 +35,8 @@ def log_likelihood(
     probes: int = 1,
     signs: Tensor | None = None,
     generator: torch.Generator | None = None,
-    solver: Choice = "dopri5",
-    steps: int = 25,
-    grid: Choice = "uniform",
+    solver: Solver | str | Mapping[str, Any] = "dopri5",
+    **how: Any,
 ) -> LogLikelihood:
     """log p(x1) by rows, x1 (B, ...), of the flow that takes N(0, I) at t = 0 along `velocity`.
 
@@ -67,7 +65,7 @@ def log_likelihood(
     field = _Augmented(velocity, tuple(x1.shape[1:]), signs)
     start = torch.cat((x1.flatten(1), x1.new_zeros(len(x1), count)), dim=1)
     with torch.no_grad():
-        end, nfe = integrate(field, start, solver=solver, steps=steps, grid=grid, t0=1.0, t1=0.0)
+        end, nfe = integrate(field, start, solver=solver, **how, t0=1.0, t1=0.0)
     x0, change = end[:, :dim], end[:, dim:]
     log_p = -0.5 * (x0.square().sum(1, keepdim=True) + dim * math.log(2 * math.pi)) + change
     error = log_p.std(1) / math.sqrt(count) if count > 1 else None

@@ -15,45 +15,34 @@ given the span s - t in place of s, and with s fixed that falls as t rises: its 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from inspect import signature
-from typing import Any
+from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flowkit.errors import UserError
-from flowkit.flow.choices import choose
+from flowkit.flow.objective import Objective
 from flowkit.flow.paths import expand
 
 # (x (B, ...), t (B,), span (B,)) -> (B, ...)
 AverageVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class MeanFlow:
+class MeanFlow(Objective):
     """ratio: share of rows with s > t. power: p of the adaptive weight 1 / (error + 1e-3)^p, 0 is none, 1 the paper's.
 
     omega: classifier-free guidance inside the target, omega v + (1 - omega) v_null, so that guided samples cost one
-    evaluation a step too; 1 is none. Raises UserError for settings out of range.
+    evaluation a step too; 1 is none.
     """
 
-    ratio: float = 0.25
-    power: float = 1.0
-    omega: float = 1.0
-
-    def __post_init__(self):
-        if not 0 <= self.ratio <= 1:
-            raise UserError(f"objective 'mean_flow': ratio is {self.ratio}; expected a share of rows, from 0 to 1")
-        if not self.power >= 0:
-            raise UserError(f"objective 'mean_flow': power is {self.power}; expected a number of at least 0")
-        if not 0 < self.omega < math.inf:
-            raise UserError(
-                f"objective 'mean_flow': omega is {self.omega}; expected a finite number above 0, 1 for no guidance"
-            )
+    averages: ClassVar[bool] = True
+    ratio: float = Field(default=0.25, ge=0, le=1, description="share of rows whose interval is longer than nothing")
+    power: float = Field(default=1.0, ge=0, description="p of the adaptive weight 1 / (error + 1e-3)^p; 0 is none")
+    omega: float = Field(default=1.0, gt=0, description="guidance scale learned into the network; 1 is none")
 
     def has_span(self, position: Tensor) -> Tensor:
         """Which of the rows at those positions get s > t, evenly spread: float64 on the CPU -> bool."""
@@ -91,9 +80,3 @@ def check_takes_span(model: nn.Module) -> None:
             f"flow.objective: mean_flow needs a network of two times, and {type(model).__name__}.forward takes no span; give "
             "it forward(x, t, class_label, condition, cfg_mask, span=None), span (B,) being s - t and None the same as 0"
         ) from None
-
-
-def get_mean_flow(flow: Mapping[str, Any]) -> MeanFlow | None:
-    """The objective of a recipe's `[flow]` (or a checkpoint's), None where that is plain flow matching. Raises UserError."""
-    choice = flow.get("objective", "flow_matching")
-    return choose("objective", {"flow_matching": lambda: None, "mean_flow": MeanFlow}, choice, {})

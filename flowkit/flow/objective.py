@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import ClassVar
 
 from torch import Tensor
 
+from flowkit.components import Component
 from flowkit.errors import UserError, listing, nearest
-from flowkit.flow.error import Error, Squared, get_error
-from flowkit.flow.paths import CLIP, GaussianPath, Path, expand, get_path
-from flowkit.flow.weights import MinSNR, UniformWeights, Weights, get_weights
+from flowkit.flow.error import Error, Squared
+from flowkit.flow.paths import CLIP, GaussianPath, Path, expand
+from flowkit.flow.weights import UniformWeights, Weights
 
 PREDICTIONS = ("velocity", "data", "noise")
+
+
+class Objective(Component):
+    """What is learned: the velocity, or its average over intervals."""
+
+    averages: ClassVar[bool] = False
+
+
+class FlowMatching(Objective):
+    """The velocity (arXiv 2210.02747)."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +63,10 @@ class FlowObjective:
                 f"flow.loss_space: on the path {type(self.path).__name__} an error of the {self.prediction} is none of the "
                 f'{self.loss_space}; use loss_space = "{self.prediction}", or a Gaussian path (linear, cosine, vp)'
             )
-        if isinstance(self.weights, MinSNR) and not isinstance(self.path, GaussianPath):
-            raise UserError("flow.weights: min_snr needs a path with a signal and a noise: linear, cosine or vp")
+        if self.weights.gaussian and not isinstance(self.path, GaussianPath):
+            raise UserError(
+                f"flow.weights: {self.weights.tag()} needs a path with a signal and a noise: linear, cosine or vp"
+            )
 
     @property
     def exact(self) -> FlowObjective:
@@ -75,7 +88,7 @@ class FlowObjective:
         error = output - self.target(x0, x1, t, eps)
         if self.loss_space != self.prediction:
             assert isinstance(self.path, GaussianPath)
-            clip = 0.0 if isinstance(self.weights, MinSNR) else self.clip
+            clip = 0.0 if self.weights.gaussian else self.clip
             error = expand(self.path.affine(t, self.prediction, self.loss_space, clip)[1], x1) * error
         losses = self.error(error)
         if isinstance(self.weights, UniformWeights):
@@ -89,14 +102,3 @@ class FlowObjective:
     def to_data(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Predicted x1 (B, ...) from the network's output at x_t, t (B,). Raises ValueError where the path has no such."""
         return self.path.convert(output.to(x_t.dtype), x_t, t, self.prediction, "data", self.clip)
-
-
-def get_objective(flow: dict[str, Any]) -> FlowObjective:
-    """The objective that a recipe's `[flow]` (or a checkpoint's) describes, with nothing left to "auto". Raises UserError."""
-    return FlowObjective(
-        get_path(flow["path"]),
-        flow["prediction"],
-        flow.get("loss_space", "velocity"),
-        get_error(flow.get("error", "squared")),
-        get_weights(flow.get("weights", "uniform")),
-    )

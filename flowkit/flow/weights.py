@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from abc import abstractmethod
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from flowkit.errors import UserError
-from flowkit.flow.choices import Choice, choose
+from flowkit.components import Component
 from flowkit.flow.paths import GaussianPath, Path
+from flowkit.settings import AS_TUPLE, Says
 
-Weights = Callable[[Tensor, Path, str], Tensor]  # (t (B,), path, the space that the loss is in) -> (B,)
+Losses = Annotated[
+    tuple[Annotated[float, Field(gt=0)], ...], AS_TUPLE, Field(min_length=2), Says("a list of at least two numbers > 0")
+]
 
 
-@dataclass(frozen=True)
-class UniformWeights:
+class Weights(Component):
+    gaussian: ClassVar[bool] = False  # needs a Gaussian path
+
+    @abstractmethod
+    def __call__(self, t: Tensor, path: Path, space: str) -> Tensor:
+        """t (B,), the path, the space that the loss is in -> (B,)."""
+
+
+class UniformWeights(Weights):
     """Every time counts alike."""
 
     def __call__(self, t: Tensor, path: Path, space: str) -> Tensor:
         return torch.ones_like(t)
 
 
-@dataclass(frozen=True)
-class MinSNR:
+class MinSNR(Weights):
     """min(SNR, gamma) on the data's squared error, with SNR = alpha^2 / sigma^2 (arXiv 2303.09556), in whatever space.
 
     At fixed x_t an error of the data is -sigma / alpha times that of the noise and sigma / W times that of d x_t / dt, with
@@ -34,11 +42,8 @@ class MinSNR:
     Gaussian paths only.
     """
 
-    gamma: float = 5.0
-
-    def __post_init__(self):
-        if not self.gamma > 0:
-            raise UserError(f"weights 'min_snr': gamma is {self.gamma}; expected a number above 0")
+    gaussian: ClassVar[bool] = True
+    gamma: float = Field(default=5.0, gt=0, description="the signal-to-noise ratio above which it counts no more")
 
     def __call__(self, t: Tensor, path: Path, space: str) -> Tensor:
         assert isinstance(path, GaussianPath), "min_snr needs a Gaussian path"
@@ -53,29 +58,18 @@ class MinSNR:
         return signal / wronskian.square()
 
 
-@dataclass(frozen=True)
-class BinWeights:
+class BinWeights(Weights):
     """The inverse of a loss that was measured in equal bins of t, scaled to a mean of 1: every bin then weighs alike.
 
     `losses` are those of the bins that validation writes into metrics.jsonl as "val_bins" ([from, to, loss]), from t = 0 to
     t = 1; any number of them.
     """
 
-    losses: Sequence[float]
-
-    def __post_init__(self):
-        if len(self.losses) < 2 or not all(0 < loss < float("inf") for loss in self.losses):
-            raise UserError(f"weights 'bins': losses are {list(self.losses)}; expected at least two numbers above 0")
+    losses: Losses = Field(
+        description="losses by equal bin of t, as validation measured them; weights are their inverse"
+    )
 
     def __call__(self, t: Tensor, path: Path, space: str) -> Tensor:
         weights = 1 / torch.tensor(self.losses, dtype=t.dtype)
         weights = (weights / weights.mean()).to(t.device, non_blocking=True)
         return weights[(t * len(weights)).long().clamp_(0, len(weights) - 1)]
-
-
-WEIGHTS = {"uniform": UniformWeights, "min_snr": MinSNR, "bins": BinWeights}
-
-
-def get_weights(choice: Choice, **settings: Any) -> Weights:
-    """Weights by name, or by a table with their settings. Raises UserError."""
-    return choose("weights", WEIGHTS, choice, settings)

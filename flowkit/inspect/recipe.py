@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowkit.data.dataset import data_files, read_sidecar
-from flowkit.domain import BUILTIN
+from flowkit.domain import builtin_sets
 from flowkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _facts(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
 
 def _train_rows(recipe: Recipe) -> int:
     data = recipe.data
-    if data.source in BUILTIN:
+    if data.source in builtin_sets():
         rows, split = data.num_samples, {}
     else:
         tensors, _ = data_files(data.source)

@@ -1,67 +1,39 @@
-"""Networks by name. Importing this needs no torch, so that names and sizes can be checked early."""
+"""Networks by name. What a network can be told is its constructor's signature: `Annotated[int, Field(ge=1, description=...)]`."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from flowkit.errors import UserError, listing, nearest
+from pydantic import Field, ValidationError
+
+from flowkit.components import FROM_DATA, Divides, find, settings_of, wrong_setting
+from flowkit.errors import UserError, listing
 
 if TYPE_CHECKING:
     from torch import nn
 
-ARCHS = {
-    "bezier_sketch_transformer": "BezierSketchTransformer",
-    "bezier_sketch_dit": "BezierSketchDiT",
-    "mlp": "SimpleMLP",
-    "dit": "DiTVelocityNetwork",
-    "selu_mlp": "SeluMLP",
-    "residual_mlp": "ResidualMLP",
-}
+__all__ = ["Count", "CountOrNone", "Divides", "Dropout", "Heads", "Layers", "TokenWidth", "Width", "create_model"]
 
-MAX_LAYERS = 1000
-_AT_LEAST_ONE = (
-    *("num_strokes", "stroke_dim", "embed_dim", "num_layers", "num_heads"),
-    *("class_embed_dim", "num_memory_tokens", "input_dim", "hidden_dim", "num_tokens"),
-)
-_AT_LEAST_ZERO = ("num_classes", "clip_dim", "condition_dim")
-_DIVISIBLE = (("embed_dim", "num_heads"), ("hidden_dim", "num_heads"), ("input_dim", "num_tokens"))
+Count = Annotated[int, Field(ge=1)]
+CountOrNone = Annotated[int, Field(ge=0)]
+Layers = Annotated[int, Field(ge=1, le=1000, description="blocks; of an mlp, layers")]
+Dropout = Annotated[float, Field(ge=0, lt=1, description="dropout in blocks, or after hidden layers")]
+Width = Annotated[int, Field(ge=1, le=10**6, description="width of the layers; of a dit, a multiple of num_heads")]
+TokenWidth = Annotated[int, Field(ge=1, le=10**6, description="width of a token; a multiple of num_heads")]
+Heads = Annotated[int, Field(ge=1, description="attention heads")]
 
 
 def create_model(arch: str, **args: Any) -> nn.Module:
-    """A new network, `ARCHS[arch](**args)`. Raises UserError: an unknown arch or argument, an impossible value."""
-    if arch not in ARCHS:
-        raise UserError(f"unknown arch {arch!r}; known are {listing(ARCHS)}{nearest(arch, ARCHS)}")
-    network = getattr(import_module(f"flowkit.models.{arch}"), ARCHS[arch])
-    known = signature(network).parameters
-    for name in args:
-        if name not in known:
-            raise UserError(f"{arch} has no argument {name!r}; it has {listing(known)}{nearest(name, known)}")
-    check_args(arch, {name: parameter.default for name, parameter in known.items()} | args)
+    """A new network. Raises UserError: an unknown arch or argument, an impossible value."""
+    network = find("arch", arch)
+    section = settings_of(arch, network, whole=True)
+    try:
+        settings = section.model_validate(args)
+    except ValidationError as error:
+        raise UserError(f"{arch}{wrong_setting(error, section)}") from None
+    for parts, number, total, size in settings.undivided():
+        raise UserError(f"{arch}: {_not_divisible(total, size, parts, number)}")
     return network(**args)
-
-
-def check_args(arch: str, args: dict[str, Any]) -> None:
-    """Raise UserError for impossible values among the arguments that the architectures share."""
-    for names, least in ((_AT_LEAST_ONE, 1), (_AT_LEAST_ZERO, 0)):
-        for name in names:
-            value = args.get(name, least)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise UserError(f"{arch}: {name} is {value!r}; expected a whole number of at least {least}")
-    if args.get("num_layers", 1) > MAX_LAYERS:
-        raise UserError(f"{arch}: num_layers is {args['num_layers']}; expected at most {MAX_LAYERS}")
-    dropout = args.get("dropout", 0.0)
-    if not isinstance(dropout, int | float) or isinstance(dropout, bool) or not 0 <= dropout < 1:
-        raise UserError(f"{arch}: dropout is {dropout!r}; expected a number from 0 up to, but not including, 1")
-    ratio = args.get("mlp_ratio", 1.0)
-    if not isinstance(ratio, int | float) or isinstance(ratio, bool) or not 0 < ratio < float("inf"):
-        raise UserError(f"{arch}: mlp_ratio is {ratio!r}; expected a number above 0")
-    if arch == "mlp" and args.get("num_layers") == 1:
-        raise UserError("mlp: num_layers is 1; expected at least 2, the first and the last")
-    for total, parts in _DIVISIBLE:
-        if args.get(total) and args.get(parts) and args[total] % args[parts]:
-            raise UserError(f"{arch}: {_not_divisible(total, args[total], parts, args[parts])}")
 
 
 def _not_divisible(total: str, size: int, parts: str, number: int) -> str:
@@ -69,6 +41,6 @@ def _not_divisible(total: str, size: int, parts: str, number: int) -> str:
     fitting = [n for n in range(1, size + 1) if size % n == 0]
     near = sorted(sorted(fitting, key=lambda n: abs(n - number))[:3])
     text = f"{total} {size} is not divisible by {parts} {number}; {parts} of {listing(map(str, near))} would do"
-    if total == "input_dim":  # follows from the data
+    if total in FROM_DATA:
         return text
     return f"{text}, or {total} {number * max(1, round(size / number))}"

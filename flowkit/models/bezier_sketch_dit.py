@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowkit.models import Count, CountOrNone, Divides, Dropout, Heads, Layers, TokenWidth
 from flowkit.models.layers import POSITION_STD, Attention, Conditioned, SwiGLU, learned, linear, modulate
 
 
@@ -16,14 +19,14 @@ class BezierSketchDiT(Conditioned):
 
     def __init__(
         self,
-        num_strokes: int = 32,
-        stroke_dim: int = 8,
-        embed_dim: int = 256,
-        num_layers: int = 8,
-        num_heads: int = 8,
-        dropout: float = 0.0,
-        num_classes: int = 0,
-        clip_dim: int = 0,
+        num_strokes: Count = 32,
+        stroke_dim: Count = 8,
+        embed_dim: TokenWidth = 256,
+        num_layers: Layers = 8,
+        num_heads: Annotated[Heads, Divides("embed_dim")] = 8,
+        dropout: Dropout = 0.0,
+        num_classes: CountOrNone = 0,
+        clip_dim: CountOrNone = 0,
         two_times: bool = False,
     ):
         super().__init__()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from flowkit.models import Count, CountOrNone, Divides, Dropout, Heads, Layers, TokenWidth
 from flowkit.models.layers import (
     CLASS_DIM,
     POSITION_STD,
@@ -29,17 +33,22 @@ class BezierSketchTransformer(nn.Module):
 
     def __init__(
         self,
-        num_strokes: int = 32,
-        stroke_dim: int = 8,
-        embed_dim: int = 256,
-        num_layers: int = 8,
-        num_heads: int = 8,
-        dropout: float = 0.0,
-        num_classes: int = 0,
-        clip_dim: int = 0,
-        class_embed_dim: int = CLASS_DIM,
-        num_memory_tokens: int = 4,
-        mlp_ratio: float = 4.0,
+        num_strokes: Count = 32,
+        stroke_dim: Count = 8,
+        embed_dim: TokenWidth = 256,
+        num_layers: Layers = 8,
+        num_heads: Annotated[Heads, Divides("embed_dim")] = 8,
+        dropout: Dropout = 0.0,
+        num_classes: CountOrNone = 0,
+        clip_dim: CountOrNone = 0,
+        class_embed_dim: Annotated[int, Field(ge=1, description="width of the class embedding")] = CLASS_DIM,
+        num_memory_tokens: Annotated[
+            int, Field(ge=1, description="memory tokens that a class becomes, for the strokes to attend to")
+        ] = 4,
+        mlp_ratio: Annotated[
+            float,
+            Field(gt=0, allow_inf_nan=False, description="hidden width of the feed-forward layers over embed_dim"),
+        ] = 4.0,
         two_times: bool = False,
     ):
         """A class, embedded in `class_embed_dim` numbers, expands to `num_memory_tokens` memory tokens."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
+from flowkit.models import Count, CountOrNone, Divides, Dropout, Heads, Layers, Width
 from flowkit.models.layers import Attention, Conditioned, learned, linear, modulate
 
 
@@ -18,14 +22,16 @@ class DiTVelocityNetwork(Conditioned):
 
     def __init__(
         self,
-        input_dim: int = 1024,
-        hidden_dim: int = 384,
-        num_layers: int = 3,
-        num_heads: int = 6,
-        num_tokens: int = 1,
-        dropout: float = 0.0,
-        num_classes: int = 0,
-        condition_dim: int = 0,
+        input_dim: Count = 1024,
+        hidden_dim: Width = 384,
+        num_layers: Layers = 3,
+        num_heads: Annotated[Heads, Divides("hidden_dim")] = 6,
+        num_tokens: Annotated[
+            int, Field(ge=1, description="pieces that a vector is cut into; divides its length"), Divides("input_dim")
+        ] = 1,
+        dropout: Dropout = 0.0,
+        num_classes: CountOrNone = 0,
+        condition_dim: CountOrNone = 0,
         two_times: bool = False,
     ):
         """hidden_dim is a multiple of num_heads, input_dim of num_tokens."""

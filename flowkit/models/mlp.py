@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from flowkit.models import Count, CountOrNone, Dropout, Width
 from flowkit.models.layers import Conditioned, linear
 
 SILU_GAIN = 2**0.5  # as for ReLU; with no gain the signal fades from layer to layer, and learning is slower throughout
@@ -20,12 +24,12 @@ class SimpleMLP(Conditioned):
 
     def __init__(
         self,
-        input_dim: int = 1024,
-        hidden_dim: int = 256,
-        num_layers: int = 5,
-        dropout: float = 0.0,
-        num_classes: int = 0,
-        condition_dim: int = 0,
+        input_dim: Count = 1024,
+        hidden_dim: Width = 256,
+        num_layers: Annotated[int, Field(ge=2, le=1000, description="blocks; of an mlp, layers")] = 5,
+        dropout: Dropout = 0.0,
+        num_classes: CountOrNone = 0,
+        condition_dim: CountOrNone = 0,
         two_times: bool = False,
     ):
         super().__init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from flowkit.models import Count, CountOrNone, Layers, Width
 from flowkit.models.selu_mlp import PointInput
 
 
@@ -16,11 +17,11 @@ class ResidualMLP(nn.Module):
 
     def __init__(
         self,
-        input_dim: int = 2,
-        hidden_dim: int = 128,
-        num_layers: int = 3,
-        num_classes: int = 0,
-        condition_dim: int = 0,
+        input_dim: Count = 2,
+        hidden_dim: Width = 128,
+        num_layers: Layers = 3,
+        num_classes: CountOrNone = 0,
+        condition_dim: CountOrNone = 0,
         two_times: bool = False,
     ):
         super().__init__()

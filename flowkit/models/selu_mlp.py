@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from flowkit.models import Count, CountOrNone, Layers, Width
 from flowkit.models.layers import dropped_kinds
 
 
@@ -71,11 +72,11 @@ class SeluMLP(nn.Module):
 
     def __init__(
         self,
-        input_dim: int = 2,
-        hidden_dim: int = 64,
-        num_layers: int = 3,
-        num_classes: int = 0,
-        condition_dim: int = 0,
+        input_dim: Count = 2,
+        hidden_dim: Width = 64,
+        num_layers: Layers = 3,
+        num_classes: CountOrNone = 0,
+        condition_dim: CountOrNone = 0,
         two_times: bool = False,
     ):
         super().__init__()

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flowkit.data.dataset import Dataset
 from flowkit.data.keys import key
-from flowkit.domain import Presented, Preview
+from flowkit.domain import Domain, Presented, Preview
 from flowkit.errors import UserError
 from flowkit.points.distributions import NAMES, class_names, draw
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from flowkit.metrics.comparison import Comparison
     from flowkit.points.evaluation import PointsEvaluator
 
 
-class PointsDomain:
+class PointsDomain(Domain):
     """Points (D,) of a space of few dimensions; pictures are drawn of those in the plane."""
 
     kind = "points"
     noun = "points"
     builtin = NAMES
-    archs = ("selu_mlp", "residual_mlp", "mlp")
     default_normalizer = "none"  # the published tables are in raw units
-    compared_with = ("validation",)
     inverted_rows = 256
     together = True
-
-    def default_prediction(self, arch: str) -> str:
-        return "velocity"
 
     def generate(self, name: str, num_samples: int, seed: int) -> Dataset:
         """A built-in data set. Raises UserError for a name that is not in `builtin`."""
@@ -48,26 +41,12 @@ class PointsDomain:
                 f"{where}: x has shape {tuple(data.x.shape)}; points are (N, D): a row of coordinates a point"
             )
 
-    def model_args(self, data: Dataset, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Sizes for `create_model`; `num_classes` and `condition_dim` are 0 where `data` has no labels or conditions."""
-        return {
-            "input_dim": shape[0],
-            "num_classes": len(data.class_names) if data.class_label is not None else 0,
-            "condition_dim": int(data.condition.shape[-1]) if data.condition is not None else 0,
-        }
-
-    def extra_losses(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
-        return {}
-
     def preview(self, rows: Dataset) -> list[Preview]:
         """One picture of all the points."""
         return _preview(rows.x, None)
 
     def presenter(self, data: Dataset | None, *, decode: bool = True, device: str = "auto") -> PointsPresenter:
         return PointsPresenter(data)
-
-    def inherited(self, data: Dataset) -> dict[str, Any]:
-        return {}
 
     def evaluator(self, comparison: Comparison, *, decode: bool = True, device: str = "auto") -> PointsEvaluator:
         from flowkit.points.evaluation import PointsEvaluator

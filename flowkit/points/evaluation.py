@@ -30,7 +30,9 @@ class PointsEvaluator:
 
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
-        self.notes = () if comparison.data.x.shape[1] == 2 else ("no picture: the points are not in a plane",)
+        self.notes: tuple[str, ...] = (
+            () if comparison.data.x.shape[1] == 2 else ("no picture: the points are not in a plane",)
+        )
 
     def figures(self, tell: Tell) -> list[Figure]:
         """All metrics of samples, real rows and Gaussian draws. `tell` is told what is being measured."""

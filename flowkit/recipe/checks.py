@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flowkit.errors import UserError
 
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
 
 def contradictions(recipe: Recipe) -> list[tuple[str, str]]:
     """(key, what is wrong and how to mend it) for every impossible combination."""
-    parts = (_length, _batch, _heads, _guidance, _flow, _averages, _mean_flow, _sampling, _coupling)
+    parts = (_length, _batch, _divisions, _guidance, _flow, _averages, _mean_flow, _sampling, _coupling)
     found = [problem for part in parts for problem in part(recipe)]
     if recipe.run.device == "cpu" and recipe.train.precision == "fp16":
         found.append(("train.precision", '"fp16" needs a GPU, and run.device is "cpu"; use "bf16" or "no" there'))
@@ -64,105 +62,66 @@ def _batch(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def _coupling(recipe: Recipe) -> list[tuple[str, str]]:
-    coupling, batch = recipe.flow.coupling, recipe.train.batch_size
-    given = lambda name: getattr(coupling, name, None)  # noqa: E731
-    found, block = [], given("block")
-    if block is not None and block < batch and batch % block:
-        found.append(("flow.coupling.block", _no_divisor(block, batch, f"train.batch_size = {batch}")))
-    elif block is not None and block > batch and block % batch:
-        found.append(("flow.coupling.block", f"{block} is no multiple of train.batch_size = {batch}; "
-                                             f"the nearest are {_multiples(block, batch)}"))  # fmt: skip
-    for one, other in (("epsilon", "regularisation"), ("weight", "ratio")):
-        if given(one) is not None and given(other) is not None:
-            found.append((f"flow.coupling.{one}", f"{given(one):g}, but flow.coupling.{other} = {given(other):g} is "
-                                                  "given too; leave one of them out"))  # fmt: skip
+    batch = recipe.train.batch_size
+    block = recipe.flow.coupling.rows(batch)
+    if block < batch and batch % block:
+        return [("flow.coupling.block", _no_divisor(block, batch, f"train.batch_size = {batch}"))]
+    if block > batch and block % batch:
+        return [("flow.coupling.block", f"{block} is no multiple of train.batch_size = {batch}; "
+                                        f"the nearest are {_multiples(block, batch)}")]  # fmt: skip
+    return []
+
+
+def _divisions(recipe: Recipe) -> list[tuple[str, str]]:
+    found = []
+    for parts, number, total, size in recipe.model.undivided():
+        article = "an" if total[0] in "aeiou" else "a"
+        found.append((f"model.{parts}", f"{_no_divisor(number, size, f'model.{total} = {size}')}, or {article} {total} of "
+                                        f"{_multiples(size, number, 'or')}"))  # fmt: skip
     return found
-
-
-def _heads(recipe: Recipe) -> list[tuple[str, str]]:
-    sizes = recipe.model.arguments()
-    if "num_heads" not in sizes:
-        return []
-    width = "embed_dim" if "embed_dim" in sizes else "hidden_dim"
-    dim, heads = sizes[width], sizes["num_heads"]
-    if dim % heads == 0:
-        return []
-    article = "an" if width == "embed_dim" else "a"
-    return [("model.num_heads", f"{_no_divisor(heads, dim, f'model.{width} = {dim}')}, or {article} {width} of "
-                                f"{_multiples(dim, heads, 'or')}")]  # fmt: skip
 
 
 def _guidance(recipe: Recipe) -> list[tuple[str, str]]:
     scale = recipe.sample.guidance_scale
-    if recipe.flow.cond_drop > 0 or scale == 1 or recipe.sample.guidance.name == "autoguidance":
+    if recipe.flow.cond_drop > 0 or scale == 1 or recipe.sample.guidance.another:
         return []
     return [("sample.guidance_scale", f"{scale:g} needs a model that saw dropped conditions, and flow.cond_drop is 0; "
                                       "set flow.cond_drop = 0.1 or sample.guidance_scale = 1.0")]  # fmt: skip
 
 
 def _sampling(recipe: Recipe) -> list[tuple[str, str]]:
-    sample = recipe.sample
-    found = []
-    if sample.guidance_interval is not None and not sample.guidance_interval[0] < sample.guidance_interval[1]:
-        low, high = sample.guidance_interval
-        found.append(("sample.guidance_interval", f"[{low:g}, {high:g}] does not rise; expected [from, to], such as "
-                                                  f"[{min(low, high):g}, {max(low, high):g}]"))  # fmt: skip
-    if sample.grid.name == "custom":
-        times = sample.grid.times
-        if times[0] != 0 or times[-1] != 1 or any(a >= b for a, b in pairwise(times)):
-            found.append(("sample.grid.times", f"{list(times)} do not rise from 0.0 to 1.0"))
-    why = why_no_score(recipe.to_dict()["flow"]) if sample.solver.name == "sde" else None
+    solver = recipe.sample.solver
+    why = recipe.flow.why_no_score() if solver.stochastic else None
     if why:
-        found.append(("sample.solver", f'"sde" needs the score, and {why}; use an ODE solver such as "midpoint"'))
-    return found
-
-
-def why_no_score(flow: Mapping[str, Any]) -> str | None:
-    """Why the velocity that `[flow]` teaches implies no score, in words; None where it does.
-
-    The score is -E[x0 | x_t] / sigma only where x0 is normal noise drawn independently of the data, on a Gaussian path.
-    """
-    names = {key: value if isinstance(value, str) else value["name"] for key in ("path", "coupling")
-             if (value := flow.get(key)) is not None}  # fmt: skip
-    if names.get("path") in ("icfm", "schrodinger_bridge", "spherical"):
-        return f'there is none on flow.path = "{names["path"]}"'
-    if flow.get("base", "normal") != "normal":
-        return f"flow.base = {flow['base']!r} is not normal noise"
-    if names.get("coupling", "independent") != "independent":
-        return f'with flow.coupling = "{names["coupling"]}" noise and data are not independent'
-    return None
-
-
-GAUSSIAN_PATHS = ("linear", "cosine", "vp")
+        return [("sample.solver", f'"{solver.tag()}" needs the score, and {why}; use an ODE solver such as "midpoint"')]
+    return []
 
 
 def _flow(recipe: Recipe) -> list[tuple[str, str]]:
     flow, path = recipe.flow, recipe.flow.path
+    if path.converts("data", "noise"):
+        return []
     found: list[tuple[str, str]] = []
-    instead = "or a path on which they imply each other (linear, cosine, vp)"
-    if path.name == "vp" and path.beta_min >= path.beta_max:
-        found.append(("flow.path.beta_min", f"{path.beta_min:g} is not below flow.path.beta_max = {path.beta_max:g}"))
-    if path.name in GAUSSIAN_PATHS:
-        return found
+    name, instead = path.tag(), "or a path on which they imply each other (linear, cosine, vp)"
     if flow.prediction in ("data", "noise"):
-        found.append(("flow.prediction", f'"{flow.prediction}" implies no velocity on the path "{path.name}"; '
+        found.append(("flow.prediction", f'"{flow.prediction}" implies no velocity on the path "{name}"; '
                                          f'use "velocity", {instead}'))  # fmt: skip
     if flow.loss_space != "velocity":
-        found.append(("flow.loss_space", f'the error of a velocity on the path "{path.name}" is none of the '
+        found.append(("flow.loss_space", f'the error of a velocity on the path "{name}" is none of the '
                                          f'{flow.loss_space}; use "velocity", {instead}'))  # fmt: skip
-    if flow.weights.name == "min_snr":
-        found.append(("flow.weights", f'"min_snr" needs a signal-to-noise ratio, and the path "{path.name}" has none; '
+    if flow.weights.gaussian:
+        found.append(("flow.weights", f'"{flow.weights.tag()}" needs a signal-to-noise ratio, and the path "{name}" has none; '
                                       'use "uniform" or "bins", or a path that has one (linear, cosine, vp)'))  # fmt: skip
     return found
 
 
 def _mean_flow(recipe: Recipe) -> list[tuple[str, str]]:
     flow, sample = recipe.flow, recipe.sample
-    if flow.objective.name != "mean_flow":
-        return [] if sample.solver.name != "mean_flow" else [
-            ("sample.solver", '"mean_flow" needs a network of average velocities; set flow.objective = "mean_flow", or use '
-                              'an ODE solver such as "midpoint"')]  # fmt: skip
-    found = []
+    if not flow.objective.averages:
+        return [] if not sample.solver.averages else [
+            ("sample.solver", f'"{sample.solver.tag()}" needs a network of average velocities; set flow.objective = "mean_flow", '
+                              'or use an ODE solver such as "midpoint"')]  # fmt: skip
+    found, objective = [], flow.objective.tag()
     for key, plain in (
         ("prediction", "velocity"),
         ("loss_space", "velocity"),
@@ -170,18 +129,17 @@ def _mean_flow(recipe: Recipe) -> list[tuple[str, str]]:
         ("weights", "uniform"),
     ):
         value = getattr(flow, key)
-        name = value if isinstance(value, str) else value.name
+        name = value if isinstance(value, str) else value.tag()
         if name not in (plain, "auto"):
-            found.append((f"flow.{key}", f'"{name}" does not go with flow.objective = "mean_flow", whose loss is its own; '
+            found.append((f"flow.{key}", f'"{name}" does not go with flow.objective = "{objective}", whose loss is its own; '
                                          f'use "{plain}"'))  # fmt: skip
-    for name, weight in recipe.loss.model_dump().items():
-        if weight:
-            found.append((f"loss.{name}", 'needs a prediction of the data, which flow.objective = "mean_flow" has none of; '
-                                          f"set loss.{name} = 0"))  # fmt: skip
-    if sample.solver.name == "mean_flow" and sample.guidance.name == "autoguidance":
-        found.append(("sample.guidance", '"autoguidance" does not go with sample.solver = "mean_flow"; use an ODE solver '
-                                         'such as "midpoint", or "cfg"'))  # fmt: skip
-    if flow.objective.omega != 1 and not flow.cond_drop:
+    for name in recipe.loss.used:
+        found.append((f"loss.{name}", f'needs a prediction of the data, which flow.objective = "{objective}" has none of; '
+                                      f"set loss.{name} = 0"))  # fmt: skip
+    if sample.solver.averages and sample.guidance.another:
+        found.append(("sample.guidance", f'"{sample.guidance.tag()}" does not go with sample.solver = "{sample.solver.tag()}"; '
+                                         'use an ODE solver such as "midpoint", or "cfg"'))  # fmt: skip
+    if getattr(flow.objective, "omega", 1) != 1 and not flow.cond_drop:
         found.append(("flow.objective.omega", "needs a null velocity to lead away from, and flow.cond_drop is 0; set "
                                               "flow.cond_drop = 0.1 or leave omega out"))  # fmt: skip
     return found

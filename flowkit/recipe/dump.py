@@ -6,9 +6,9 @@ from typing import Any
 
 import tomli_w
 
-from flowkit.recipe.base import Choice, Section
-from flowkit.recipe.describe import toml_value
+from flowkit.components import Component
 from flowkit.recipe.recipe import Recipe
+from flowkit.settings import Section, toml_value
 
 
 def dump_toml(recipe: Recipe) -> str:
@@ -24,7 +24,7 @@ def diff(a: Recipe, b: Recipe) -> list[str]:
 def _diff(prefix: str, a: Any, b: Any) -> list[str]:
     if a == b:
         return []
-    if isinstance(a, Section) and isinstance(b, Section) and not isinstance(a, Choice):
+    if isinstance(a, Section) and isinstance(b, Section) and not isinstance(a, Component):
         keys = dict.fromkeys([*type(a).model_fields, *type(b).model_fields])
         return [line for key in keys for line in _diff(f"{prefix}.{key}", getattr(a, key, None), getattr(b, key, None))]
     return [f"{prefix.removeprefix('.')}: {_shown(a)} -> {_shown(b)}"]

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from flowkit.recipe.base import AS_TUPLE, Says, Section
 from flowkit.recipe.interval import Interval
+from flowkit.settings import AS_TUPLE, Says, Section
 
 WIDEST = 12**-0.5  # sigma_rel of the plain mean of all steps
 Several = Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1), AS_TUPLE]

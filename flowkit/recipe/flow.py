@@ -6,169 +6,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from flowkit.recipe.base import AS_TUPLE, BY_NAME, Choice, Says, Section
-
-BinLoss = Annotated[float, Field(gt=0)]
-BinLosses = Annotated[tuple[BinLoss, ...], AS_TUPLE, Field(min_length=2), Says("a list of at least two numbers > 0")]
-
-
-class LinearPath(Choice):
-    name: Literal["linear"] = "linear"
-    sigma_min: float = Field(
-        default=0.0, ge=0, lt=1, description="standard deviation of the noise that is left around the data at t = 1"
-    )
-
-
-class CosinePath(Choice):
-    name: Literal["cosine"] = "cosine"
-
-
-class VPPath(Choice):
-    name: Literal["vp"] = "vp"
-    beta_min: float = Field(default=0.1, gt=0, description="the noise's rate at the data")
-    beta_max: float = Field(default=20.0, gt=0, description="its rate at the noise")
-
-
-class ICFMPath(Choice):
-    name: Literal["icfm"] = "icfm"
-    sigma: float = Field(default=0.1, gt=0, description="standard deviation of the noise around the line")
-
-
-class SchrodingerBridgePath(Choice):
-    name: Literal["schrodinger_bridge"] = "schrodinger_bridge"
-    sigma: float = Field(default=1.0, gt=0, description="of the Brownian bridge, sigma sqrt(t (1 - t))")
-
-
-class SphericalPath(Choice):
-    name: Literal["spherical"] = "spherical"
-
-
-Block = Annotated[
-    int | None,
-    Field(ge=2, description="rows that are paired with one another, fewer or more than a batch; without it, a batch"),
-]
-
-
-class IndependentCoupling(Choice):
-    name: Literal["independent"] = "independent"
-
-
-class OTCoupling(Choice):
-    name: Literal["ot"] = "ot"
-    block: Block = None
-
-
-class SinkhornCoupling(Choice):
-    name: Literal["sinkhorn"] = "sinkhorn"
-    block: Block = None
-    epsilon: float | None = Field(
-        default=None, gt=0, description="regularisation relative to the mean squared distance; without either, 0.05"
-    )
-    regularisation: float | None = Field(
-        default=None, gt=0, description="or in units of squared distance; a bridge of sigma wants 2 sigma^2"
-    )
-
-
-class C2OTCoupling(Choice):
-    name: Literal["c2ot"] = "c2ot"
-    block: Block = None
-    weight: float | None = Field(
-        default=None, ge=0, description="of a condition's distance beside x's; without it, labels are never crossed"
-    )
-    ratio: float | None = Field(
-        default=None, gt=0, le=1,
-        description="share of pairs that may cost less than a row's own noise: it finds the weight; without either, 0.05",
-    )  # fmt: skip
-    distance: Literal["squared", "cosine"] = Field(default="squared", description="between condition vectors")
-
-
-class PairedCoupling(Choice):
-    name: Literal["paired"] = "paired"
-
-
-class UniformTimes(Choice):
-    name: Literal["uniform"] = "uniform"
-
-
-class LogitNormalTimes(Choice):
-    name: Literal["logit_normal"] = "logit_normal"
-    mean: float = Field(default=0.0, description="mean of the normal whose sigmoid is t; above 0 leans to the data")
-    std: float = Field(default=1.0, gt=0, description="its standard deviation")
-    uniform_share: float = Field(
-        default=0.05,
-        ge=0,
-        le=1,
-        description="share of times that are uniform instead, so that both ends are trained too",
-    )
-
-
-class ShiftedTimes(Choice):
-    name: Literal["shifted"] = "shifted"
-    shift: float = Field(default=3.0, gt=0, description="above 1 the times lean to the noise, below to the data")
-
-
-class UniformWeights(Choice):
-    name: Literal["uniform"] = "uniform"
-
-
-class MinSNRWeights(Choice):
-    name: Literal["min_snr"] = "min_snr"
-    gamma: float = Field(default=5.0, gt=0, description="the signal-to-noise ratio above which it counts no more")
-
-
-class BinWeights(Choice):
-    name: Literal["bins"] = "bins"
-    losses: BinLosses = Field(
-        description="losses by equal bin of t, as validation measured them; weights are their inverse"
-    )
-
-
-class SquaredError(Choice):
-    name: Literal["squared"] = "squared"
-
-
-class PseudoHuberError(Choice):
-    name: Literal["pseudo_huber"] = "pseudo_huber"
-    c: float = Field(
-        default=0.03, gt=0, description="root mean square of an error where it turns from square to linear"
-    )
-
-
-class AbsoluteError(Choice):
-    name: Literal["l1"] = "l1"
-
-
-class FlowMatching(Choice):
-    name: Literal["flow_matching"] = "flow_matching"
-
-
-class MeanFlow(Choice):
-    name: Literal["mean_flow"] = "mean_flow"
-    ratio: float = Field(default=0.25, ge=0, le=1, description="share of rows whose interval is longer than nothing")
-    power: float = Field(default=1.0, ge=0, description="p of the adaptive weight 1 / (error + 1e-3)^p; 0 is none")
-    omega: float = Field(default=1.0, gt=0, description="guidance scale learned into the network; 1 is none")
-
-
-PathChoice = Annotated[
-    LinearPath | CosinePath | VPPath | ICFMPath | SchrodingerBridgePath | SphericalPath,
-    Field(discriminator="name"),
-    BY_NAME,
-]
-CouplingChoice = Annotated[
-    IndependentCoupling | OTCoupling | SinkhornCoupling | C2OTCoupling | PairedCoupling,
-    Field(discriminator="name"),
-    BY_NAME,
-]
-TimesChoice = Annotated[UniformTimes | LogitNormalTimes | ShiftedTimes, Field(discriminator="name"), BY_NAME]
-WeightsChoice = Annotated[UniformWeights | MinSNRWeights | BinWeights, Field(discriminator="name"), BY_NAME]
-ErrorChoice = Annotated[SquaredError | PseudoHuberError | AbsoluteError, Field(discriminator="name"), BY_NAME]
-
-
-ObjectiveChoice = Annotated[FlowMatching | MeanFlow, Field(discriminator="name"), BY_NAME]
+from flowkit.components import Choose
+from flowkit.data.base import NORMAL
+from flowkit.flow.couplings import Coupling, Independent
+from flowkit.flow.error import Error, Squared
+from flowkit.flow.objective import FlowMatching, FlowObjective, Objective
+from flowkit.flow.paths import Linear, Path
+from flowkit.flow.times import LogitNormal, Times
+from flowkit.flow.weights import UniformWeights, Weights
+from flowkit.settings import Section
 
 
 class Flow(Section):
-    objective: ObjectiveChoice = Field(
+    objective: Annotated[Objective, Choose("objective")] = Field(
         default=FlowMatching(),
         description="what is learned: the velocity, or its average over intervals, for samples in one step",
     )
@@ -177,9 +27,11 @@ class Flow(Section):
         min_length=1,
         description='what t = 0 is: "normal", or a data set as in data.source, to learn a flow from one to the other',
     )
-    path: PathChoice = Field(default=LinearPath(), description="how a point moves from noise (t = 0) to data (t = 1)")
-    coupling: CouplingChoice = Field(
-        default=IndependentCoupling(),
+    path: Annotated[Path, Choose("path")] = Field(
+        default=Linear(), description="how a point moves from noise (t = 0) to data (t = 1)"
+    )
+    coupling: Annotated[Coupling, Choose("coupling")] = Field(
+        default=Independent(),
         description="which noise is paired with which row; paired: the one that `flowkit sample --pairs` kept (reflow)",
     )
     prediction: Literal["auto", "velocity", "data", "noise"] = Field(
@@ -188,12 +40,16 @@ class Flow(Section):
     loss_space: Literal["velocity", "data", "noise"] = Field(
         default="velocity", description="what the loss is an error of, whatever the network's output is"
     )
-    error: ErrorChoice = Field(default=SquaredError(), description="how an error is scored")
-    times: TimesChoice = Field(default=LogitNormalTimes(), description="how training times t are drawn")
+    error: Annotated[Error, Choose("error")] = Field(default=Squared(), description="how an error is scored")
+    times: Annotated[Times, Choose("times")] = Field(
+        default=LogitNormal(), description="how training times t are drawn"
+    )
     stratified: bool = Field(
         default=False, description="draw one time from each of batch_size equal strata, over the whole global batch"
     )
-    weights: WeightsChoice = Field(default=UniformWeights(), description="how much a time counts in the loss")
+    weights: Annotated[Weights, Choose("weights")] = Field(
+        default=UniformWeights(), description="how much a time counts in the loss"
+    )
     cond_drop: float = Field(
         default=0.1,
         ge=0,
@@ -201,3 +57,21 @@ class Flow(Section):
         description="probability, row by row, that all conditions are dropped, for guidance; of label and condition, "
         "each alone as often again",
     )
+
+    @property
+    def scored(self) -> FlowObjective:
+        """Path, prediction and loss as one. Raises UserError for what does not go together, and for the prediction "auto"."""
+        return FlowObjective(self.path, self.prediction, self.loss_space, self.error, self.weights)
+
+    def why_no_score(self) -> str | None:
+        """Why the velocity that is learned implies no score, in words; None where it does.
+
+        The score is -E[x0 | x_t] / sigma only where x0 is normal noise drawn independently of the data, on a Gaussian path.
+        """
+        if not self.path.converts("velocity", "score"):
+            return f'there is none on flow.path = "{self.path.tag()}"'
+        if self.base != NORMAL:
+            return f"flow.base = {self.base!r} is not normal noise"
+        if not self.coupling.independent:
+            return f'with flow.coupling = "{self.coupling.tag()}" noise and data are not independent'
+        return None

@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from flowkit.errors import UserError, listing
 from flowkit.recipe.flow import Flow
-from flowkit.recipe.messages import mistakes
+from flowkit.recipe.messages import first_mistake, mistakes
 from flowkit.recipe.overrides import apply_overrides
 from flowkit.recipe.recipe import Recipe
-from flowkit.recipe.sample import SAMPLING, Sample
+from flowkit.recipe.sample import SampleSettings
 
 MAX_STEPS = 10_000  # of a solver, that a model.json may ask for without the user's word
 MAX_BYTES = 1 << 20  # a larger file is no recipe: refuse a checkpoint before reading all of it
@@ -36,22 +36,24 @@ def recipe_from_dict(data: dict[str, Any], overrides: Sequence[str] = ()) -> Rec
     return _validated(data, overrides, "recipe")
 
 
-def check_settings(path: Path, content: dict[str, Any]) -> None:
-    """Raise UserError where a model.json's "flow" or "sampling" hold what no recipe could say, or ask for endless sampling."""
+def saved_settings(path: Path, content: dict[str, Any]) -> tuple[Flow, SampleSettings]:
+    """What a model.json says in "flow" and "sampling".
+
+    Raises UserError where they hold what no recipe could say, or ask for endless sampling.
+    """
     sampling = content.get("sampling") or {}
-    tables = {
-        "flow": (Flow, {name: value for name, value in content["flow"].items() if name in Flow.model_fields}),
-        "sampling": (Sample, {name: sampling[name] for name in SAMPLING if name in sampling}),
-    }
-    for name, (section, table) in tables.items():
+    if content.get("numerics", 1) == 1:
+        sampling = {"solver": "heun", **sampling}  # where such a sidecar names none
+    found: list[Any] = []
+    for name, section, table in (("flow", Flow, content["flow"]), ("sampling", SampleSettings, sampling)):
+        known = {key: value for key, value in table.items() if key in section.model_fields}
         try:
-            section.model_validate(table)
+            found.append(section.model_validate(known))
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            key = ".".join([name, *map(str, first["loc"])])
-            raise UserError(f"{path}: {key} cannot be understood ({first['msg']})") from None
-    if sampling.get("steps", 0) > MAX_STEPS:
+            raise UserError(f"{path}: {name}.{first_mistake(error, known, section)}") from None
+    if found[1].steps > MAX_STEPS:
         raise UserError(f"{path}: sampling.steps is {sampling['steps']:,}; expected at most {MAX_STEPS:,}")
+    return found[0], found[1]
 
 
 def _validated(data: dict[str, Any], overrides: Sequence[str], where: str) -> Recipe:
@@ -59,7 +61,7 @@ def _validated(data: dict[str, Any], overrides: Sequence[str], where: str) -> Re
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        problems = [*problems, *mistakes(error, data)]
+        problems = [*problems, *mistakes(error, data, Recipe)]
     else:
         if not problems:
             return recipe

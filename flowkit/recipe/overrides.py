@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import datetime
+import re
 import tomllib
 from collections.abc import Sequence
 from typing import Any
 
-from flowkit.recipe.base import Choice
-from flowkit.recipe.describe import find_field, takes_text
+from flowkit.components import Component
+from flowkit.recipe.describe import find_field
+from flowkit.settings import takes_text
 
 # Of each pair only one may be given: an override of one takes the place of the other.
+_DOT = re.compile(r'\.(?=(?:[^"]*"[^"]*")*[^"]*$)')  # but not in quotes: loss."my_package.losses:mine"
 RIVALS = {"train.steps": "train.epochs", "train.epochs": "train.steps"}
 EXAMPLE = "write --set section.key=value, such as --set optim.lr=3e-4"
 
@@ -28,7 +31,7 @@ def apply_overrides(
     problems: list[tuple[str, str]] = []
     for text in overrides:
         key, equals, value = (part.strip() for part in text.partition("="))
-        names = key.split(".")
+        names = [part.strip('"') for part in _DOT.split(key)]
         if not equals:
             problems.append((f"--set {text}", f"has no value; {EXAMPLE}"))
         elif not all(names):
@@ -84,4 +87,4 @@ def _default_choice(names: list[str]) -> Any:
     """What an absent table starts from: the default's name for a choice, else nothing."""
     field = find_field(names)
     default = field.get_default() if field is not None else None
-    return default.model_dump() if isinstance(default, Choice) else {}
+    return default.plain() if isinstance(default, Component) else {}

@@ -2,23 +2,125 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
-from flowkit.recipe.base import Section
+from flowkit.components import Choose, Network, find, is_import_path, names
 from flowkit.recipe.checks import contradictions
 from flowkit.recipe.data import Data
 from flowkit.recipe.ema import Ema
 from flowkit.recipe.flow import Flow
-from flowkit.recipe.loss import Loss
-from flowkit.recipe.model import Model
-from flowkit.recipe.optim import Optim
-from flowkit.recipe.run import Run
+from flowkit.recipe.interval import Warmup
 from flowkit.recipe.sample import Sample
-from flowkit.recipe.track import Track
 from flowkit.recipe.train import Train
+from flowkit.settings import AS_TUPLE, Says, Section
+
+FolderName = Annotated[
+    str, Field(pattern=r"^\w[\w.+=-]*$", max_length=200), Says("a folder name: letters, digits and . _ - + =")
+]
+
+
+class Run(Section):
+    name: FolderName = Field(description="name of the run; its directory is dir/name")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="every random draw is a function of it")
+    dir: str = Field(default="runs", min_length=1, description="folder that holds the run directories")
+    deterministic: bool = Field(default=False, description="bit-equal repeats on CUDA, at some cost in speed")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="where to train; auto takes CUDA where there is one"
+    )
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.dir) / self.name
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Betas = Annotated[tuple[Beta, Beta], AS_TUPLE, Says("two numbers >= 0 and < 1")]
+
+
+class Optim(Section):
+    lr: float = Field(default=1e-4, gt=0, description="AdamW's learning rate at the end of the warm-up")
+    betas: Betas = Field(default=(0.9, 0.999), description="decay of AdamW's two moments")
+    eps: float = Field(default=1e-8, gt=0, description="AdamW's epsilon")
+    weight_decay: float = Field(
+        default=0.05, ge=0, description="on matrices only: not on biases, norms, embeddings, positions"
+    )
+    warmup: Warmup = Field(default=Warmup(0.05), description="linear rise from 0; a fraction is one of the whole run")
+    schedule: Literal["cosine", "constant"] = Field(default="cosine", description="the learning rate after the warm-up")
+    min_lr_factor: float = Field(default=0.01, ge=0, le=1, description="the cosine ends at this fraction of lr")
+    max_grad_norm: float = Field(default=1.0, ge=0, description="gradients are clipped to this norm; 0 is off")
+
+
+Tags = Annotated[tuple[str, ...], AS_TUPLE, Says("a list of text")]
+
+
+Names = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    AS_TUPLE,
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    Says("a name or a list of names"),
+]
+
+
+class Track(Section):
+    to: Names = Field(
+        default=(),
+        description="trackers to log to, by accelerate's names: tensorboard, wandb, trackio, mlflow, comet_ml, aim, swanlab, ...",
+    )
+    wandb: bool = Field(default=False, description='short for to = "wandb" (WANDB_MODE is respected)')
+    project: str = Field(
+        default="flowkit", min_length=1, description="project (or experiment) that the run belongs to there"
+    )
+    group: str | None = Field(default=None, description="group of the run there")
+    tags: Tags = Field(default=(), description="tags of the run there")
+    images: bool = Field(default=True, description="log the sheets of samples there too")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All trackers asked for, each once."""
+        return tuple(dict.fromkeys((*self.to, *(("wandb",) if self.wandb else ()))))
+
+
+Weight = Annotated[float, Field(ge=0)]
+
+
+class LossWeights(Section):
+    """Weights of auxiliary losses on the predicted data, by the losses' names or import paths; 0 is off."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Weight]  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, table: Any) -> Any:
+        for key in table if isinstance(table, dict) else ():
+            if key not in cls.model_fields and not is_import_path(key):
+                raise ValidationError.from_exception_data(
+                    cls.__name__, [{"type": "extra_forbidden", "loc": (key,), "input": table[key]}]
+                )
+        return table
+
+    @property
+    def used(self) -> dict[str, float]:
+        """Those that are not off."""
+        return {name: weight for name, weight in self.model_dump().items() if weight}
+
+
+if TYPE_CHECKING:
+    Loss = LossWeights
+else:
+    _sentence = lambda name: " ".join((find("loss", name).__doc__ or "").split(". ")[0].split()).rstrip(".")  # noqa: E731
+    Loss = create_model(
+        "Loss",
+        __base__=LossWeights,
+        **{
+            name: (Weight, Field(default=0.0, description=f"weight of this: {_sentence(name)}"))
+            for name in names("loss")
+        },
+    )
 
 
 class Recipe(Section):
@@ -26,9 +128,9 @@ class Recipe(Section):
 
     run: Run
     data: Data = Field(default_factory=Data)
-    model: Model
+    model: Annotated[Network, Choose("arch", key="arch")]
     flow: Flow = Field(default_factory=Flow)
-    loss: Loss = Field(default_factory=Loss)
+    loss: Loss = Field(default_factory=lambda: Loss.model_validate({}))
     optim: Optim = Field(default_factory=Optim)
     ema: Ema = Field(default_factory=Ema)
     train: Train = Field(default_factory=Train)

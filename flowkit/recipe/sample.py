@@ -1,114 +1,51 @@
-"""[sample]: what is drawn while training; class labels take turns. `flowkit sample` starts from the same settings."""
+"""[sample]: how samples are drawn, and which are while training. `flowkit sample` starts from the same settings."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
-from flowkit.recipe.base import AS_TUPLE, BY_NAME, Choice, Says, Section
+from flowkit.components import Choose
+from flowkit.errors import UserError
+from flowkit.flow.grids import Grid, Uniform
+from flowkit.flow.guidance import ClassifierFree, Guidance
+from flowkit.flow.solvers import Midpoint, Solver
 from flowkit.recipe.interval import Interval
+from flowkit.settings import AS_TUPLE, Says, Section
 
-# The keys that say how a sample is drawn; a checkpoint keeps them, for `flowkit sample` to start from.
-SAMPLING = (
-    *("solver", "steps", "grid", "state", "guidance", "guidance_scale", "guidance_interval", "guidance_rescale"),
-)
+
+def _rising(interval: tuple[float, float]) -> tuple[float, float]:
+    low, high = interval
+    if not low < high:
+        such = f"[{min(low, high):g}, {max(low, high):g}]"
+        text = f"[{low:g}, {high:g}] does not rise; expected [from, to], such as {such}"
+        raise PydanticCustomError("said", "{text}", {"text": text})
+    return interval
+
+
 Time = Annotated[float, Field(ge=0, le=1)]
-Times = Annotated[tuple[Time, ...], AS_TUPLE, Field(min_length=2), Says("a list of rising numbers from 0.0 to 1.0")]
-TwoTimes = Annotated[tuple[Time, Time], AS_TUPLE, Says("a list of two numbers from 0 to 1")]
-
-
-class EulerSolver(Choice):
-    name: Literal["euler"] = "euler"
-
-
-class MidpointSolver(Choice):
-    name: Literal["midpoint"] = "midpoint"
-
-
-class HeunSolver(Choice):
-    name: Literal["heun"] = "heun"
-
-
-class RK4Solver(Choice):
-    name: Literal["rk4"] = "rk4"
-
-
-class Dopri5Solver(Choice):
-    name: Literal["dopri5"] = "dopri5"
-    rtol: float = Field(default=1e-5, gt=0, description="relative tolerance")
-    atol: float = Field(default=1e-5, gt=0, description="absolute tolerance")
-    max_steps: int = Field(default=1000, ge=1, description="attempted steps after which it gives up")
-
-
-class SDESolver(Choice):
-    name: Literal["sde"] = "sde"
-    diffusion: Literal["sigma", "constant"] = Field(
-        default="sigma", description="how w in sqrt(w) dW goes with t: as sigma(t) does, or not at all"
-    )
-    scale: float = Field(default=1.0, ge=0, description="w is 2 scale times that; 0 is the ODE")
-
-
-class MeanFlowSolver(Choice):
-    name: Literal["mean_flow"] = "mean_flow"
-
-
-class UniformGrid(Choice):
-    name: Literal["uniform"] = "uniform"
-
-
-class ShiftedGrid(Choice):
-    name: Literal["shifted"] = "shifted"
-    shift: float = Field(default=3.0, gt=0, description="above 1 more steps near the noise, below near the data")
-
-
-class PowerGrid(Choice):
-    name: Literal["power"] = "power"
-    exponent: float = Field(default=2.0, gt=0, description="t ** exponent: above 1 more steps near the noise")
-
-
-class CustomGrid(Choice):
-    name: Literal["custom"] = "custom"
-    times: Times = Field(description="the times themselves, in place of steps")
-
-
-class ClassifierFree(Choice):
-    name: Literal["cfg"] = "cfg"
-
-
-class CFGZero(Choice):
-    name: Literal["cfg_zero"] = "cfg_zero"
-    zero_init: float = Field(default=0.04, ge=0, lt=1, description="steps that begin below this t are left out")
-
-
-class Autoguidance(Choice):
-    name: Literal["autoguidance"] = "autoguidance"
-    ckpt: str = Field(min_length=1, description="a smaller or earlier model of the same data, to lead away from")
-
-
-SolverChoice = Annotated[
-    EulerSolver | MidpointSolver | HeunSolver | RK4Solver | Dopri5Solver | SDESolver | MeanFlowSolver,
-    Field(discriminator="name"),
-    BY_NAME,
+TwoTimes = Annotated[
+    tuple[Time, Time], AS_TUPLE, AfterValidator(_rising), Says("a list of two rising numbers from 0 to 1")
 ]
-GridChoice = Annotated[UniformGrid | ShiftedGrid | PowerGrid | CustomGrid, Field(discriminator="name"), BY_NAME]
-GuidanceChoice = Annotated[ClassifierFree | CFGZero | Autoguidance, Field(discriminator="name"), BY_NAME]
 
 
-class Sample(Section):
-    every: Interval = Field(default=Interval(1000), description="how often to draw samples while training")
-    num_samples: int = Field(default=8, ge=1, description="samples to draw; the classes take turns")
-    solver: SolverChoice = Field(
-        default=MidpointSolver(),
+class SampleSettings(Section):
+    """How samples are drawn; a checkpoint keeps it, for `flowkit sample` to start from."""
+
+    solver: Annotated[Solver, Choose("solver")] = Field(
+        default=Midpoint(),
         description="ODE solver; dopri5 chooses its steps for itself; sde is stochastic; mean_flow is "
         "for flow.objective mean_flow, whose default it is, in 1 step",
     )
     steps: int = Field(default=25, ge=1, description="solver steps from noise to data")
-    grid: GridChoice = Field(default=UniformGrid(), description="where in t the steps are")
+    grid: Annotated[Grid, Choose("grid")] = Field(default=Uniform(), description="where in t the steps are")
     state: Literal["fp32", "fp64"] = Field(
         default="fp32", description="precision of x between network calls; the network has its own"
     )
-    guidance: GuidanceChoice = Field(
+    guidance: Annotated[Guidance, Choose("guidance")] = Field(
         default=ClassifierFree(), description="what v is led away from: the null condition, or another model"
     )
     guidance_scale: float = Field(default=1.0, ge=0, description="w in v_null + w (v_cond - v_null); 1 is no guidance")
@@ -116,6 +53,68 @@ class Sample(Section):
     guidance_rescale: float = Field(
         default=0.0, ge=0, le=1, description="how far the guided v's spread is brought back to the conditional one's"
     )
+
+    @staticmethod
+    def of(table: Mapping[str, Any], **given: Any) -> SampleSettings:
+        """From a mapping, whose other keys are left alone, with what is `given` and not None in its place. Raises UserError."""
+        from flowkit.recipe.messages import first_mistake
+
+        known = SampleSettings.model_fields
+        given = {name: value for name, value in given.items() if value is not None}
+        if unknown := given.keys() - known:
+            raise TypeError(f"no such settings: {', '.join(sorted(unknown))}")
+        merged = {name: value for name, value in {**table, **given}.items() if name in known and value is not None}
+        try:
+            found = SampleSettings.model_validate(merged)
+        except ValidationError as error:
+            raise UserError(first_mistake(error, merged, SampleSettings)) from None
+        steps = found.grid.steps(found.steps)
+        if given.get("steps") not in (None, steps):
+            raise UserError(
+                f"steps: {given['steps']}, and the times of the {found.grid.tag()} grid make {steps}; leave out the steps, or "
+                "name another grid"
+            )
+        return found.model_copy(update={"steps": steps})
+
+    @property
+    def of_ode(self) -> dict[str, Any]:
+        """Solver, steps and grid to follow the flow itself, both ways; the midpoint rule for solvers that follow another."""
+        solver = Midpoint() if self.solver.averages or self.solver.stochastic else self.solver
+        return {
+            "solver": solver,
+            "steps": max(25, self.steps) if self.solver.averages else self.steps,
+            "grid": self.grid,
+        }
+
+    @property
+    def words(self) -> str:
+        """`midpoint, 25 steps, guidance 2 by cfg_zero`."""
+        parts = [self.solver.words]
+        if not self.solver.adaptive:
+            on = "" if self.grid == Uniform() else f" on the {self.grid.tag()} grid"
+            parts.append(f"{self.steps} step{'s' * (self.steps != 1)}{on}")
+        parts.append(f"guidance {self.guidance_scale:g}")
+        if self.guidance != ClassifierFree():
+            parts[-1] += f" by {self.guidance.tag()}"
+        if self.guidance_interval is not None:
+            parts[-1] += " at t from {:g} to {:g}".format(*self.guidance_interval)
+        return ", ".join(parts)
+
+    def to_info(self) -> dict[str, Any]:
+        """For a sidecar: solver and scale, the number of steps where it is given, and the rest where it is not the default."""
+        always = {"solver", "guidance_scale"} if self.solver.adaptive else {"solver", "steps", "guidance_scale"}
+        never = {"steps", "grid"} if self.solver.adaptive else set()
+        default = SampleSettings()
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in self.model_dump(exclude_none=True).items()
+            if name in always or (name not in never and getattr(self, name) != getattr(default, name))
+        }
+
+
+class Sample(SampleSettings):
+    every: Interval = Field(default=Interval(1000), description="how often to draw samples while training")
+    num_samples: int = Field(default=8, ge=1, description="samples to draw; the classes take turns")
     decode: bool = Field(
         default=True, description="decode samples while training, where the data's codec is at hand; sentences only"
     )

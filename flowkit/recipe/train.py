@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from flowkit.recipe.base import Says, Section
 from flowkit.recipe.interval import MAX_COUNT, Interval, whole_steps
+from flowkit.settings import Says, Section
 
 
 def _not_off(interval: Interval) -> Interval:

@@ -18,7 +18,7 @@ from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import GaussianPath
 from flowkit.flow.solvers import Velocity, integrate
 from flowkit.models.calls import call_model
-from flowkit.sampling.settings import STATES, SampleSettings
+from flowkit.recipe.sample import SampleSettings
 
 BATCH_SIZES = {"cpu": 64, "cuda": 1024}
 Weak = tuple[Network, FlowObjective]  # the weaker model of autoguidance
@@ -113,11 +113,10 @@ def guided_velocity(
     numerics: int = NUMERICS,
 ) -> Velocity:
     """The velocity that `settings` ask for, of these rows."""
-    assert (weak is None) == (settings.guidance_name != "autoguidance"), "autoguidance has a weaker model"
+    assert (weak is not None) == settings.guidance.another, "the weaker model of autoguidance"
     return guided(
         network, objective, class_label, condition, settings.guidance_scale, interval=settings.guidance_interval,
-        rescale=settings.guidance_rescale, optimised=settings.guidance_name == "cfg_zero", zero_init=settings.zero_init,
-        weak=weak, numerics=numerics,
+        rescale=settings.guidance_rescale, guidance=settings.guidance, weak=weak, numerics=numerics,
     )  # fmt: skip
 
 
@@ -165,7 +164,7 @@ def draw_samples(
                 assert isinstance(objective.path, GaussianPath), "checked by who takes the guide"
                 velocity = Pushed(velocity, lambda x: guide(normalizer.denormalize(x)), objective.path, guide_scale)
             noise = base.sample(seed, indices, shape)
-            x = noise.to(device, STATES[settings.state])
+            x = noise.to(device, torch.float64 if settings.state == "fp64" else torch.float32)
             x, nfe = integrate(
                 velocity, x, solver=settings.solver, steps=settings.steps, grid=settings.grid, path=objective.path,
                 straight=straight, noise=step_noise(seed, indices, shape, numerics), on_step=states.begin(indices, x),

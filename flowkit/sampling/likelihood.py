@@ -16,7 +16,6 @@ from flowkit.data.base import NormalBase
 from flowkit.data.dataset import Dataset
 from flowkit.data.keys import key, seed_generator
 from flowkit.errors import UserError, listing
-from flowkit.flow.choices import Choice
 from flowkit.flow.guidance import guided
 from flowkit.flow.likelihood import log_likelihood
 from flowkit.metrics.gaussian import fit_gaussian
@@ -60,7 +59,7 @@ def of_rows(
     condition: np.ndarray | Tensor | None = None,
     divergence: str = "auto",
     probes: int = 1,
-    solver: Choice = "dopri5",
+    solver: Any = "dopri5",
     steps: int = 25,
     seed: int = 0,
     batch_size: int | None = None,

@@ -29,14 +29,13 @@ from flowkit.data.dataset import NULL, Dataset, null_name
 from flowkit.data_source import open_base
 from flowkit.domain import Domain, get_domain
 from flowkit.errors import PassedOver, UserError, listing
-from flowkit.flow.choices import Choice
-from flowkit.flow.mean_flow import get_mean_flow
-from flowkit.flow.objective import get_objective
+from flowkit.flow.guidance import Autoguidance
 from flowkit.flow.paths import GaussianPath
-from flowkit.recipe.load import check_settings
+from flowkit.recipe.flow import Flow
+from flowkit.recipe.load import saved_settings
+from flowkit.recipe.sample import SampleSettings
 from flowkit.sampling.asked import ClassLabel, asked_condition, asked_labels, labels_of_rows
 from flowkit.sampling.draw import BATCH_SIZES, Guide, Weak, as_network, draw_samples
-from flowkit.sampling.settings import SampleSettings
 
 if TYPE_CHECKING:
     from flowkit.data.normalizers import Normalizer
@@ -49,7 +48,15 @@ KEPT_STATES = 64  # samples whose way is kept where it is asked for
 class LoadedModel:
     """A trained model and what it needs to sample. Made by `flowkit.load`."""
 
-    def __init__(self, model: nn.Module, info: dict[str, Any], files: CheckpointFiles, weights: str):
+    def __init__(
+        self,
+        model: nn.Module,
+        info: dict[str, Any],
+        files: CheckpointFiles,
+        weights: str,
+        flow: Flow,
+        sampling: SampleSettings,
+    ):
         self.model = model
         self.info = info  # the sidecar's content
         self.files = files
@@ -60,7 +67,8 @@ class LoadedModel:
         self.normalizer = read_normalizer(files, info)
         self.latent_shape = self.normalizer.shape(self.shape)
         self.numerics: int = info.get("numerics", 1)  # the version that its samples keep to
-        self.objective = get_objective(info["flow"])
+        self.flow, self.sampling = flow, sampling
+        self.objective = flow.scored
 
     @cached_property
     def base(self) -> Base:
@@ -84,11 +92,11 @@ class LoadedModel:
         class_label: ClassLabel = None,
         condition: np.ndarray | Tensor | None = None,
         seed: int = 0,
-        solver: Choice | None = None,
+        solver: Any = None,
         steps: int | None = None,
-        grid: Choice | None = None,
+        grid: Any = None,
         state: str | None = None,
-        guidance: Choice | None = None,
+        guidance: Any = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float | None = None,
@@ -123,10 +131,10 @@ class LoadedModel:
             raise UserError(f"num_samples: {num_samples} samples are asked for; expected at least 1")
         labels, features = self.conditions(num_samples, class_label, condition)
         self._check(settings, conditioned=labels is not None or features is not None)
-        if pairs and settings.solver_name == "sde":
+        if pairs and settings.solver.stochastic:
             raise UserError(
-                'pairs: samples of the solver "sde" do not follow from the noise that they start from; use an ODE solver such '
-                'as "heun"'
+                f'pairs: samples of the solver "{settings.solver.tag()}" do not follow from the noise that they start from; use '
+                'an ODE solver such as "heun"'
             )
         if guide is not None:
             self._check_guide(settings)
@@ -153,8 +161,7 @@ class LoadedModel:
 
     def settings(self, **given: Any) -> SampleSettings:
         """The recipe's [sample], with what is given and not None in its place. Raises UserError."""
-        default = {"solver": "heun"} if self.numerics == 1 else {}  # where a sidecar names none
-        return SampleSettings.of({**default, **(self.info.get("sampling") or {})}, **given)
+        return SampleSettings.of(dict(self.sampling), **given)
 
     def log_likelihood(
         self,
@@ -164,7 +171,7 @@ class LoadedModel:
         condition: np.ndarray | Tensor | None = None,
         divergence: str = "auto",
         probes: int = 1,
-        solver: Choice = "dopri5",
+        solver: Any = "dopri5",
         steps: int = 25,
         seed: int = 0,
         batch_size: int | None = None,
@@ -191,7 +198,7 @@ class LoadedModel:
         """
         asked = labels_of_rows if of_rows else asked_labels
         labels = asked(class_label, count, self.class_names, conditioned=condition is not None)
-        if labels is not None and (labels == NULL).any() and self.info["flow"].get("cond_drop") == 0:
+        if labels is not None and (labels == NULL).any() and self.flow.cond_drop == 0:
             raise UserError(
                 f'class_label: "{null_name(self.class_names)}" is asked for, and this model was trained with flow.cond_drop = '
                 "0, so it never saw a row without its class; ask for a class"
@@ -214,27 +221,26 @@ class LoadedModel:
                 f"guide: on the path {type(self.objective.path).__name__} the velocity does not say what a function of the "
                 "samples would change; a model of a Gaussian path (linear, cosine, vp) can be guided by one"
             )
-        if settings.solver_name == "mean_flow":
-            raise UserError('guide: does not go with solver "mean_flow"; use an ODE solver such as "heun"')
+        if settings.solver.averages:
+            raise UserError(
+                f'guide: does not go with solver "{settings.solver.tag()}"; use an ODE solver such as "heun"'
+            )
 
     def _check(self, settings: SampleSettings, *, conditioned: bool) -> None:
         """Raise UserError for settings that this model cannot sample with."""
-        flow = self.info["flow"]
-        if settings.solver_name == "mean_flow" and get_mean_flow(flow) is None:
+        flow, solver = self.flow, settings.solver.tag()
+        if settings.solver.averages and not flow.objective.averages:
             raise UserError(
-                'solver: "mean_flow" needs a model of average velocities (flow.objective = "mean_flow"); this one was trained '
+                f'solver: "{solver}" needs a model of average velocities (flow.objective = "mean_flow"); this one was trained '
                 'by flow matching: use an ODE solver such as "midpoint"'
             )
-        if settings.solver_name == "mean_flow" and settings.guidance_name == "autoguidance":
+        if settings.solver.averages and settings.guidance.another:
             raise UserError(
-                'guidance: "autoguidance" does not go with solver "mean_flow"; use an ODE solver such as "midpoint"'
+                f'guidance: "{settings.guidance.tag()}" does not go with solver "{solver}"; use an ODE solver such as "midpoint"'
             )
-        if settings.solver_name == "sde":
-            from flowkit.recipe.checks import why_no_score
-
-            if why := why_no_score(flow):
-                raise UserError(f'solver: "sde" needs the score, and {why}; use an ODE solver such as "midpoint"')
-        if settings.guidance_scale == 1.0 or settings.guidance_name == "autoguidance":
+        if settings.solver.stochastic and (why := flow.why_no_score()):
+            raise UserError(f'solver: "{solver}" needs the score, and {why}; use an ODE solver such as "midpoint"')
+        if settings.guidance_scale == 1.0 or settings.guidance.another:
             return
         if not conditioned and self.info.get("condition_shape"):
             raise UserError(
@@ -246,7 +252,7 @@ class LoadedModel:
                 "guidance_scale: this model has neither classes nor conditions, so there is nothing to guide by; "
                 "autoguidance by a weaker model would do"
             )
-        if flow.get("cond_drop") == 0:
+        if flow.cond_drop == 0:
             raise UserError(
                 "guidance_scale: this model was trained with flow.cond_drop = 0, so it never saw a dropped condition to "
                 "guide away from; only 1.0 can be asked of it"
@@ -277,7 +283,7 @@ def load(
     if files.notice:
         warnings.warn(files.notice, PassedOver, stacklevel=2)
     info = read_model_json(files.sidecar)
-    check_settings(files.sidecar, info)
+    flow, sampling = saved_settings(files.sidecar, info)
     if model is None:
         if info.get("custom"):
             raise UserError(f"{files.sidecar}: was trained from a module of one's own ({info['architecture']}); "
@@ -288,9 +294,7 @@ def load(
     load_weights(model, path)
     model.requires_grad_(False).eval().to(pick_device(device))
     try:
-        loaded = LoadedModel(model, info, files, {EMA: "ema", MODEL: "raw"}.get(path.name, weights))
-        loaded.settings()
-        return loaded
+        return LoadedModel(model, info, files, {EMA: "ema", MODEL: "raw"}.get(path.name, weights), flow, sampling)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -336,12 +340,12 @@ def open_weak(
     info: of the model to guide, as in a checkpoint's sidecar. folders: where a relative path is looked for first. Raises
     UserError where the two do not speak of the same x: shape, classes, conditions, path and normalizer must be alike.
     """
-    if settings.guidance_name != "autoguidance":
+    if not isinstance(settings.guidance, Autoguidance):
         return None
-    assert settings.guide_ckpt is not None
-    places = [folder / settings.guide_ckpt for folder in folders]
+    ckpt = settings.guidance.ckpt
+    places = [folder / ckpt for folder in folders]
     try:
-        weak = load(next(filter(Path.exists, places), Path(settings.guide_ckpt)), device=str(device))
+        weak = load(next(filter(Path.exists, places), Path(ckpt)), device=str(device))
     except UserError as error:
         raise UserError(f"guidance.ckpt: {error}") from None
     alike = {
@@ -352,11 +356,11 @@ def open_weak(
     }
     for what, (ours, theirs) in alike.items():
         if ours != theirs:
-            raise UserError(f"guidance.ckpt: {settings.guide_ckpt} has {what} {_short(theirs)}, and the model to guide "
+            raise UserError(f"guidance.ckpt: {ckpt} has {what} {_short(theirs)}, and the model to guide "
                             f"{_short(ours)}; autoguidance takes a weaker model of the same data")  # fmt: skip
     if not weak.normalizer.same_as(normalizer, tuple(info["shape"])):
         raise UserError(
-            f"guidance.ckpt: {settings.guide_ckpt} normalises its data otherwise than the model to guide "
+            f"guidance.ckpt: {ckpt} normalises its data otherwise than the model to guide "
             f"({weak.normalizer.name} and {normalizer.name}, or other statistics); autoguidance takes a weaker model of the "
             "same data, split and data.normalizer: train it on the same rows, or start it from this one with --init-from"
         )

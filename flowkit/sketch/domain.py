@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flowkit.data.dataset import Dataset
-from flowkit.domain import Presented, Preview
+from flowkit.domain import Domain, Presented, Preview
 from flowkit.errors import UserError, listing, nearest
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from flowkit.metrics.comparison import Comparison
     from flowkit.sketch.evaluation import SketchEvaluator
 
 MAX_COORDINATE = 10.0  # five canvases away: not a drawing that leaves the canvas, but other units
 
 
-class SketchDomain:
+class SketchDomain(Domain):
     """Sketches (S, 8): S cubic Bezier strokes [x0 y0 x1 y1 x2 y2 x3 y3] on the canvas [-1, 1] x [-1, 1], y down."""
 
     kind = "sketch"
     noun = "sketches"
     builtin = ("doodles",)
-    archs = ("bezier_sketch_dit", "bezier_sketch_transformer")
+    sizes = ("num_strokes", "stroke_dim")
     default_normalizer = "global"
-    compared_with = ("validation",)
-    together = False
-    inverted_rows = 0
 
     def generate(self, name: str, num_samples: int, seed: int) -> Dataset:
         """A built-in data set. Raises UserError for a name that is not in `builtin`."""
@@ -57,31 +52,14 @@ class SketchDomain:
                 "Pixels of a picture `size` wide become canvas units by p / size * 2 - 1"
             )
 
-    def default_prediction(self, arch: str) -> str:
-        return "velocity"
-
     def model_args(self, data: Dataset, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Sizes for `create_model`; `num_classes` and `clip_dim` are 0 where `data` has no labels or conditions.
-
-        Raises UserError where a normalizer left no strokes.
-        """
+        """Raises UserError where a normalizer left no strokes."""
         if len(shape) != 2:
             raise UserError(
                 "data.normalizer.components: what whitening leaves of sketches, when it leaves directions out, are no "
                 "strokes for a network to attend to; leave components out"
             )
-        return {
-            "num_strokes": shape[0],
-            "stroke_dim": shape[1],
-            "num_classes": len(data.class_names) if data.class_label is not None else 0,
-            "clip_dim": int(data.condition.shape[-1]) if data.condition is not None else 0,
-        }
-
-    def extra_losses(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
-        """Auxiliary losses on the predicted sketch: (B, S, 8) in canvas units -> (B,)."""
-        from flowkit.sketch.losses import bending, degenerate, smoothness
-
-        return {"smoothness": smoothness, "bending": bending, "degenerate": degenerate}
+        return super().model_args(data, shape)
 
     def preview(self, rows: Dataset) -> list[Preview]:
         """Sketches as braille pictures of 24 x 12 characters."""
@@ -91,9 +69,6 @@ class SketchDomain:
 
     def presenter(self, data: Dataset | None, *, decode: bool = True, device: str = "auto") -> SketchPresenter:
         return SketchPresenter()
-
-    def inherited(self, data: Dataset) -> dict[str, Any]:
-        return {}
 
     def evaluator(self, comparison: Comparison, *, decode: bool = True, device: str = "auto") -> SketchEvaluator:
         from flowkit.sketch.evaluation import SketchEvaluator

@@ -8,9 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from flowkit.domain import auxiliary_loss
 from flowkit.sketch.validity import DEGENERATE
 
 
+@auxiliary_loss("sketch")
 def smoothness(x: Tensor) -> Tensor:
     """Mean distance of the two inner control points from the chord (the segment P0 P3). Penalises all curvature."""
     points = _control_points(x)
@@ -25,6 +27,7 @@ def smoothness(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(inner - start - place * chord, dim=-1).mean((-2, -1))
 
 
+@auxiliary_loss("sketch")
 def bending(x: Tensor) -> Tensor:
     """Mean of |P0 - 2 P1 + P2|^2 and |P1 - 2 P2 + P3|^2, the second differences: straight, evenly spaced is 0."""
     points = _control_points(x)
@@ -32,6 +35,7 @@ def bending(x: Tensor) -> Tensor:
     return second.square().sum(-1).mean((-2, -1))
 
 
+@auxiliary_loss("sketch")
 def degenerate(x: Tensor) -> Tensor:
     """relu(0.05 - largest distance between two control points)^2: strokes that have shrunk to a dot."""
     points = _control_points(x)

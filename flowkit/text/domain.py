@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flowkit.data.dataset import Dataset
-from flowkit.domain import Preview
+from flowkit.domain import Domain, Preview
 from flowkit.errors import UserError, listing, nearest
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from flowkit.metrics.comparison import Comparison
     from flowkit.text.evaluation import TextEvaluator
     from flowkit.text.presenter import TextPresenter
 
 
-class TextDomain:
+class TextDomain(Domain):
     """Sentence vectors (D,), in the units of the codec that made them: 1024 numbers for SONAR, 256 for its miniature."""
 
     kind = "embedding"
     noun = "sentences"
     builtin = ("sentences",)
-    archs = ("mlp", "dit")
-    default_normalizer = "zscore"
     compared_with = ("test", "validation")
-    together = False
     inverted_rows = 128
-
-    def default_prediction(self, arch: str) -> str:
-        return "velocity"  # measured on both networks: README, Numbers
 
     def generate(self, name: str, num_samples: int, seed: int) -> Dataset:
         """Built-in sentences, encoded by the miniature SONAR, which is trained at its first use."""
@@ -55,17 +46,6 @@ class TextDomain:
                 f"{where}: its vectors have {data.x.shape[1]} dimensions, and those of its codec {codec.get('name')!r} "
                 f"have {dimension}; prepare the data again, or name the codec that made it"
             )
-
-    def model_args(self, data: Dataset, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Sizes for `create_model`; `num_classes` and `condition_dim` are 0 where `data` has no labels or conditions."""
-        return {
-            "input_dim": shape[0],
-            "num_classes": len(data.class_names) if data.class_label is not None else 0,
-            "condition_dim": int(data.condition.shape[-1]) if data.condition is not None else 0,
-        }
-
-    def extra_losses(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
-        return {}
 
     def preview(self, rows: Dataset) -> list[Preview]:
         """The sentences themselves where they are at hand, else the vectors' norms."""

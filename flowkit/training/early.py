@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from flowkit.checkpoint import find_checkpoint, folders_of
 from flowkit.data.dataset import data_files, read_sidecar
 from flowkit.data_source import open_data
-from flowkit.domain import BUILTIN, check_arch
+from flowkit.domain import builtin_sets, check_arch
 from flowkit.training.run_dir import open_run_dir
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def check_early(recipe: Recipe, run_dir: Path | None, *, resume: bool, overwrite
         open_run_dir(run_dir, resume=False, overwrite=overwrite)
     if init_from is not None:
         find_checkpoint(init_from)
-    kind = BUILTIN.get(recipe.data.source)
+    kind = builtin_sets().get(recipe.data.source)
     if kind is None:
         folders = (*([Path()] if here else []), *folders_of(run_dir, recipe.to_dict()), Path())
         places = [folder / recipe.data.source for folder in folders]

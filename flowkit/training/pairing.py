@@ -20,11 +20,9 @@ from torch import Tensor
 from flowkit.data.arrays import gather
 from flowkit.data.dataset import Dataset
 from flowkit.data.keys import key
-from flowkit.data.normalizers import Normalizer
+from flowkit.data.normalizers import Auto, Normalization, Normalizer
 from flowkit.errors import UserError
-from flowkit.flow.choices import Choice
 from flowkit.flow.couplings import Coupling
-from flowkit.flow.couplings.independent import Independent
 from flowkit.training.batches import Batches, Rows
 
 MOST_WORKERS = 4
@@ -53,7 +51,7 @@ class Pairing:
         """
         self.coupling, self.batches, self.draw, self.seed = coupling, batches, draw, seed
         batch = batches.order.batch_size
-        self.block = coupling.block or batch
+        self.block = coupling.rows(batch)
         if self.block % batch and batch % self.block:
             raise UserError(f"flow.coupling: a block of {self.block} and train.batch_size = {batch} do not divide")
         check_conditions(coupling, batches)
@@ -61,8 +59,7 @@ class Pairing:
         self._current: tuple[int, Tensor] | None = None
         self._next: deque[tuple[int, Future[Tensor]]] = deque()  # consecutive stretches
         self.ahead = workers(max(self.block, batch)) if ahead is None else ahead
-        independent = isinstance(coupling, Independent)
-        self._pool = None if independent else ThreadPoolExecutor(max(1, self.ahead), "pairing")
+        self._pool = None if not coupling.permutes else ThreadPoolExecutor(max(1, self.ahead), "pairing")
         self._stream = None
         if self._pool is not None and batches.device.type == "cuda":
             draw(0)  # whatever it moves to the device at its first call is moved by the loop's stream
@@ -151,7 +148,9 @@ class StoredNoise:
         return torch.from_numpy(gather(self.noise, rows)).to(self.batches.device, non_blocking=True)
 
 
-def pairs_normalizer(data: Dataset, choice: Choice, given: Normalizer | None, notices: list[str]) -> Normalizer | None:
+def pairs_normalizer(
+    data: Dataset, choice: Normalization, given: Normalizer | None, notices: list[str]
+) -> Normalizer | None:
     """The normalizer under which the data's rows and noise are pairs: another one's noise would be of other rows.
 
     It is in the data, or, of pairs written before that, in the checkpoint that they name, where that is at hand; None where
@@ -160,7 +159,7 @@ def pairs_normalizer(data: Dataset, choice: Choice, given: Normalizer | None, no
     """
     shape = tuple(data.x.shape[1:])
     own = data.normalizer or _normalizer_of_source(data)
-    name = choice if isinstance(choice, str) else choice["name"]
+    name = choice.tag()
     if own is None:
         if given is None and name != "none":
             notices.append(
@@ -170,9 +169,9 @@ def pairs_normalizer(data: Dataset, choice: Choice, given: Normalizer | None, no
             )
         return given
     kept, size = math.prod(own.shape(shape)), math.prod(shape)
-    components = None if isinstance(choice, str) else choice.get("components")
+    components = getattr(choice, "components", None)
     another = name != own.name or (not isinstance(components, float) and (components or size) != kept)
-    if name != "auto" and another:
+    if not isinstance(choice, Auto) and another:
         raise UserError(
             f"data.normalizer: {name!r} is asked for, and the noise of these pairs belongs to {own.name!r}, under which they "
             f'were drawn ({kept} of {size} numbers a row); set data.normalizer = "auto", which takes that one'
@@ -212,7 +211,7 @@ def pair_blocks(coupling: Coupling, block: int, x0: Tensor, rows: Rows, key_of: 
 def check_conditions(coupling: Coupling, batches: Batches) -> None:
     if coupling.conditional and batches.data.class_label is None and batches.data.condition is None:
         raise UserError(
-            'flow.coupling: "c2ot" transports within equal conditions, and the data has neither class labels nor '
+            f'flow.coupling: "{coupling.tag()}" transports within equal conditions, and the data has neither class labels nor '
             'conditions; use "ot"'
         )
 

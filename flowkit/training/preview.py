@@ -13,9 +13,9 @@ from flowkit.errors import UserError
 from flowkit.events import Notice, Sampled
 from flowkit.flow.guidance import guided
 from flowkit.flow.inversion import inversion_figures, reconstruct
+from flowkit.recipe.sample import SampleSettings
 from flowkit.sampling.draw import BATCH_SIZES, Drawn, as_network, draw_samples
 from flowkit.sampling.model import open_weak
-from flowkit.sampling.settings import SampleSettings
 from flowkit.training.batches import read_rows
 from flowkit.training.session import Session
 
@@ -34,7 +34,7 @@ class Sampler:
             self.presenter = session.domain.presenter(data, decode=recipe.sample.decode, device=str(session.device))
         self.notice = "" if self.presenter is None else self.presenter.notice
         self.labels, self.condition = _conditions(data, recipe.sample.num_samples)
-        self.settings = SampleSettings.of(recipe.to_dict()["sample"])
+        self.settings = SampleSettings.of(dict(recipe.sample))
         self.weak = open_weak(
             self.settings,
             session.sidecar(0, None),

@@ -15,22 +15,22 @@ from torch import Tensor, nn
 
 import flowkit
 from flowkit.checkpoint import NORMALIZER
+from flowkit.components import choose, find, settings_of
 from flowkit.data.base import NORMAL, Base
 from flowkit.data.dataset import Dataset
 from flowkit.data.keys import NUMERICS, key
-from flowkit.data.normalizers import Normalizer, fit_normalizer
+from flowkit.data.normalizers import Auto, Normalizer
 from flowkit.data_source import open_base
 from flowkit.domain import Domain, check_arch, get_domain
 from flowkit.errors import UserError, listing
 from flowkit.events import RunStarted
-from flowkit.flow.couplings import get_coupling
-from flowkit.flow.couplings.paired import Paired
-from flowkit.flow.mean_flow import MeanFlow, check_takes_span, get_mean_flow
-from flowkit.flow.objective import FlowObjective, get_objective
-from flowkit.flow.times import Times, get_times
+from flowkit.flow.mean_flow import MeanFlow, check_takes_span
+from flowkit.flow.objective import FlowObjective
+from flowkit.flow.times import Times
 from flowkit.models import create_model
 from flowkit.recipe import check_batch
-from flowkit.recipe.sample import SAMPLING
+from flowkit.recipe.flow import Flow
+from flowkit.recipe.sample import SampleSettings
 from flowkit.sampling.draw import BATCH_SIZES
 from flowkit.training.batches import Batches, Layout
 from flowkit.training.draws import Draws
@@ -58,7 +58,7 @@ class Session:
     data: Dataset
     domain: Domain
     normalizer: Normalizer
-    flow: dict[str, Any]  # the recipe's section, with nothing left to "auto"
+    flow: Flow  # the recipe's section, with nothing left to "auto"
     objective: FlowObjective
     mean_flow: MeanFlow | None  # in place of flow matching
     base: Base
@@ -142,8 +142,8 @@ class Session:
             "model_args": self.model_args, "num_parameters": count_parameters(self.model), "kind": self.data.kind,
             "shape": list(self.data.x.shape[1:]), "class_names": list(self.class_names),
             "condition_shape": None if condition is None else list(condition.shape[1:]),
-            "normalizer": normalizer, "flow": self.flow, "base": describe_base(self.recipe),
-            "sampling": {name: recipe["sample"][name] for name in SAMPLING if name in recipe["sample"]},
+            "normalizer": normalizer, "flow": self.flow.plain(), "base": describe_base(self.recipe),
+            "sampling": {name: value for name, value in recipe["sample"].items() if name in SampleSettings.model_fields},
             "step": step, "ema": recipe["ema"] if self.ema is not None else None, "validation": validation,
             "data": {"source": self.source, "train_rows": len(self.batches.train_rows),
                      "val_rows": len(self.data.rows("validation"))},
@@ -175,19 +175,23 @@ def build(
             f"set train.batch_size to at most {len(train_rows)}"
         )
     _check_guidance(recipe, data)
-    flow = _resolved_flow(recipe, domain)
-    coupling, notices = get_coupling(flow["coupling"]), list(environment.notices)
-    choice = recipe.to_dict()["data"]["normalizer"]
-    if isinstance(coupling, Paired) and data.noise is not None:
+    flow = _resolved_flow(recipe)
+    coupling, notices = flow.coupling, list(environment.notices)
+    choice = recipe.data.normalizer
+    if coupling.stored and data.noise is not None:
         normalizer = pairs_normalizer(data, choice, normalizer, notices)
     if normalizer is None:
-        normalizer = fit_normalizer(domain.default_normalizer if choice == "auto" else choice, data.x, train_rows)
-    mean_flow = get_mean_flow(flow)
+        choice = choose("normalizer", domain.default_normalizer) if isinstance(choice, Auto) else choice
+        normalizer = choice.fit(data.x, train_rows)
+    assert normalizer is not None
+    mean_flow = flow.objective if isinstance(flow.objective, MeanFlow) else None
     given = model
     model_args: dict[str, Any] = {}
     if model is None:
+        sizes = domain.model_args(data, normalizer.shape(data.x.shape[1:]))
         check_arch(recipe.model.arch, data.kind)
-        model_args = {**recipe.model.arguments(), **domain.model_args(data, normalizer.shape(data.x.shape[1:]))}
+        known = settings_of(recipe.model.arch, find("arch", recipe.model.arch), whole=True).model_fields
+        model_args = {**recipe.model.arguments(), **{name: size for name, size in sizes.items() if name in known}}
         if mean_flow is not None:
             model_args["two_times"] = True
         torch.manual_seed(key(recipe.run.seed, "initial weights"))
@@ -210,19 +214,19 @@ def build(
         wrapped = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
     else:
         wrapped = _wrap(accelerator, model)
-    objective = get_objective(flow)
+    objective = flow.scored
     base = open_base(describe_base(recipe), data.x.shape[1:], normalizer, folders)
     steps_per_epoch = len(train_rows) / layout.batch_size
     total_steps = recipe.train.total_steps(len(train_rows))
     draws = Draws(recipe.run.seed, device)
     batches = Batches(data, normalizer, layout, recipe.run.seed, device, shuffled=recipe.data.order == "shuffled")
     shape = (layout.batch_size, *normalizer.shape(data.x.shape[1:]))
-    stored = StoredNoise(batches, shape[1:]) if isinstance(coupling, Paired) else None
+    stored = StoredNoise(batches, shape[1:]) if coupling.stored else None
     draw = stored or (lambda update: base.draw(draws, "noise", update, shape))
     pairing = Pairing(coupling, batches, draw, seed=recipe.run.seed)
     return Session(
         recipe=recipe, environment=environment, run_dir=run_dir, data=data, domain=domain, normalizer=normalizer,
-        flow=flow, objective=objective, mean_flow=mean_flow, base=base, times=get_times(flow["times"]), pairing=pairing,
+        flow=flow, objective=objective, mean_flow=mean_flow, base=base, times=flow.times, pairing=pairing,
         extra_losses=_extra_losses(recipe, domain, objective), model=model, model_args=model_args,
         wrapped=wrapped, ema=ema, optimizer=optimizer,
         rate=lr_schedule(recipe, total_steps, steps_per_epoch), layout=layout,
@@ -260,12 +264,10 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _resolved_flow(recipe: Recipe, domain: Domain) -> dict[str, Any]:
-    flow = recipe.to_dict()["flow"]
-    if flow["prediction"] == "auto":
-        mean_flow = recipe.flow.objective.name == "mean_flow"
-        flow["prediction"] = "velocity" if mean_flow else domain.default_prediction(recipe.model.arch)
-    return flow
+def _resolved_flow(recipe: Recipe) -> Flow:
+    if recipe.flow.prediction != "auto":
+        return recipe.flow
+    return recipe.flow.model_copy(update={"prediction": "velocity"})
 
 
 def describe_base(recipe: Recipe) -> dict[str, Any]:
@@ -281,7 +283,7 @@ def _check_guidance(recipe: Recipe, data: Dataset) -> None:
         return
     scale, objective = recipe.sample.guidance_scale, recipe.flow.objective
     asked = {"flow.objective.omega": getattr(objective, "omega", 1.0)}
-    if recipe.sample.guidance.name != "autoguidance":
+    if not recipe.sample.guidance.another:
         asked["sample.guidance_scale"] = scale
     for name, value in asked.items():
         if value != 1:
@@ -305,16 +307,16 @@ def _validation_batch(recipe: Recipe, device: torch.device) -> int:
 def _extra_losses(
     recipe: Recipe, domain: Domain, objective: FlowObjective
 ) -> dict[str, tuple[float, Callable[[Tensor], Tensor]]]:
-    known = domain.extra_losses()
-    weights = {name: weight for name, weight in recipe.to_dict()["loss"].items() if weight}
-    for name in weights.keys() - known.keys():
-        raise UserError(
-            f"loss.{name}: is set, and {domain.noun} have no such loss; they have {listing(known) or 'none'}"
-        )
-    for name in weights:
+    found = {name: (weight, find("loss", name)) for name, weight in recipe.loss.used.items()}
+    for name, (_, loss) in found.items():
+        if domain.kind not in (kinds := getattr(loss, "kinds", (domain.kind,))):
+            raise UserError(
+                f"loss.{name}: is set, and it is a loss of {listing(kinds)} data; the rows are {domain.noun}"
+            )
+    for name in found:
         if not objective.path.converts(objective.prediction, "data"):
             raise UserError(
                 f"loss.{name}: is measured on the predicted data, and on this path a prediction of the {objective.prediction} "
                 "implies none; use a path that does (linear, cosine, vp), or leave it out"
             )
-    return {name: (weight, known[name]) for name, weight in weights.items()}
+    return found

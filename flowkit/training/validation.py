@@ -18,8 +18,6 @@ from flowkit.data.dataset import Dataset
 from flowkit.data.keys import key
 from flowkit.data.normalizers import Normalizer
 from flowkit.flow.couplings import Coupling
-from flowkit.flow.couplings.independent import Independent
-from flowkit.flow.couplings.paired import Paired
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import GaussianPath
 from flowkit.flow.solvers import integrate
@@ -90,8 +88,8 @@ class Validator:
         draws = Draws(seed, device)
         shape = (self.count, *self.rows.x.shape[1:])
         noise = base.draw(draws, "validation noise", 0, shape)
-        coupled = type(coupling) is not Independent
-        if isinstance(coupling, Paired):
+        coupled = not coupling.independent
+        if coupling.stored:
             assert data.noise is not None, "checked where training's noise was opened"
             noise = torch.from_numpy(gather(data.noise, rows[np.arange(self.count) % len(rows)])).to(device)
         elif coupled:

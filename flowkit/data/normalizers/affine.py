@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from flowkit.data.normalizers.base import SAME, Normalizer, OnDevices
+from flowkit.data.normalizers.base import SAME, Normalization, Normalizer, OnDevices
 from flowkit.data.normalizers.statistics import by_columns, moments
 
 if TYPE_CHECKING:
@@ -60,40 +60,52 @@ class AffineNormalizer(Normalizer):
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "shift": self.shift.tolist(), "scale": self.scale.tolist()}
 
-    @staticmethod
-    def from_json(content: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> AffineNormalizer:
+    @classmethod
+    def from_json(cls, content: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> Self:
         shift, scale = (np.asarray(content[name], np.float64) for name in ("shift", "scale"))
         if not (np.isfinite(shift).all() and np.isfinite(scale).all() and (scale > 0).all()):
             raise ValueError("shift and scale must be finite, and scale positive")
-        return AffineNormalizer(content["name"], shift, scale)
+        return cls(content["name"], shift, scale)
 
 
-def fit_none(x: np.ndarray, rows: np.ndarray) -> Normalizer:
+class Affine(Normalization):
+    fitted: ClassVar[type[Normalizer]] = AffineNormalizer
+
+
+class Plain(Affine):
     """The identity."""
-    return AffineNormalizer("none", np.zeros(()), np.ones(()))
+
+    def fit(self, x: np.ndarray, rows: np.ndarray) -> Normalizer:
+        return AffineNormalizer(self.tag(), np.zeros(()), np.ones(()))
 
 
-def fit_global(x: np.ndarray, rows: np.ndarray) -> Normalizer:
+class Global(Affine):
     """One mean and one standard deviation over every element."""
-    mean, variance = moments(x, rows)
-    scale = np.sqrt((variance + (mean - mean.mean()) ** 2).mean())
-    return AffineNormalizer("global", np.asarray(mean.mean()), np.asarray(scale if scale > 0 else 1.0))
+
+    def fit(self, x: np.ndarray, rows: np.ndarray) -> Normalizer:
+        mean, variance = moments(x, rows)
+        scale = np.sqrt((variance + (mean - mean.mean()) ** 2).mean())
+        return AffineNormalizer(self.tag(), np.asarray(mean.mean()), np.asarray(scale if scale > 0 else 1.0))
 
 
-def fit_zscore(x: np.ndarray, rows: np.ndarray) -> Normalizer:
+class ZScore(Affine):
     """The mean and the standard deviation of each element."""
-    mean, variance = moments(x, rows)
-    return AffineNormalizer("zscore", mean, _floored(np.sqrt(variance)))
+
+    def fit(self, x: np.ndarray, rows: np.ndarray) -> Normalizer:
+        mean, variance = moments(x, rows)
+        return AffineNormalizer(self.tag(), mean, _floored(np.sqrt(variance)))
 
 
-def fit_robust(x: np.ndarray, rows: np.ndarray) -> Normalizer:
+class Robust(Affine):
     """The median and 0.7413 interquartile ranges of each element, which outliers do not move (arXiv 2412.08821).
 
     The standard deviation where that range says nothing of an element, such as one that is mostly 0: where it is 0, or an eighth
     of the rows lie 20 times as far out, which would be blown up by hundreds.
     """
-    median, scale = by_columns(x, rows, _robust)
-    return AffineNormalizer("robust", median, _floored(scale))
+
+    def fit(self, x: np.ndarray, rows: np.ndarray) -> Normalizer:
+        median, scale = by_columns(x, rows, _robust)
+        return AffineNormalizer(self.tag(), median, _floored(scale))
 
 
 def _robust(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from flowkit.components import Component
 from flowkit.data.arrays import gather
 
 if TYPE_CHECKING:
@@ -74,9 +75,31 @@ class Normalizer(ABC):
     def to_json(self) -> dict[str, Any]:
         """What it is and its small statistics; the large ones are `tensors`."""
 
+    @classmethod
+    @abstractmethod
+    def from_json(cls, content: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> Self:
+        """From `to_json()` and `tensors()`. Raises KeyError, TypeError or ValueError where they are not of one."""
+
     def tensors(self) -> dict[str, np.ndarray]:
         """Statistics too large for JSON, to be kept in a tensor file; often none."""
         return {}
+
+
+class Normalization(Component):
+    """How a normalizer is fitted; `fitted` is the class of what comes of it, which has the component's name in its JSON."""
+
+    fitted: ClassVar[type[Normalizer]]
+
+    @abstractmethod
+    def fit(self, x: np.ndarray, rows: np.ndarray) -> Normalizer:
+        """Fit on `x[rows]`, the training rows: in chunks, so that memory-mapped x (N, ...) is never copied whole."""
+
+
+class Auto(Normalization):
+    """The domain's choice, or that of pairs; whoever knows the data resolves it."""
+
+    def fit(self, x: np.ndarray, rows: np.ndarray) -> Normalizer:
+        raise AssertionError("resolved before anything is fitted")
 
 
 class OnDevices:

@@ -6,18 +6,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
+from pydantic import AfterValidator, Field
 
-from flowkit.data.normalizers.base import SAME, Normalizer, OnDevices
+from flowkit.data.normalizers.base import SAME, Normalization, Normalizer, OnDevices
 from flowkit.data.normalizers.statistics import covariance
 from flowkit.errors import UserError
+from flowkit.settings import Says
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FLOOR = 1e-2
 MAX_DIM = 8192  # half a gigabyte of covariance
 
 
@@ -94,8 +95,8 @@ class WhiteningNormalizer(Normalizer):
         """float64: in float32 the basis would be orthonormal, and so the inverse exact, to seven digits only."""
         return {"mean": self.mean, "basis": self.basis, "scale": self.scale}
 
-    @staticmethod
-    def from_json(content: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> WhiteningNormalizer:
+    @classmethod
+    def from_json(cls, content: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> Self:
         row_shape = tuple(int(size) for size in content["shape"])
         mean, basis, scale = (np.asarray(tensors[name], np.float64) for name in ("mean", "basis", "scale"))
         dim, count = math.prod(row_shape), content["components"]
@@ -106,41 +107,59 @@ class WhiteningNormalizer(Normalizer):
             raise ValueError("mean and scale must be finite, and scale positive")
         if not np.abs(basis.T @ basis - np.eye(count)).max() < 1e-9:
             raise ValueError("the columns of basis are not orthonormal")
-        return WhiteningNormalizer(row_shape, mean, basis, scale, float(content["variance"]))
+        return cls(row_shape, mean, basis, scale, float(content["variance"]))
 
 
-def fit_whitening(
-    x: np.ndarray, rows: np.ndarray, *, floor: float = FLOOR, components: float | None = None
-) -> WhiteningNormalizer:
-    """Fit on `x[rows]`. components: how many directions to keep, or (a float) the share of the variance to keep.
+def _directions_or_share(value: float) -> float:
+    if value <= 0 or (isinstance(value, float) and value >= 1):
+        raise ValueError("neither a number of directions nor a share of the variance")
+    return value
 
-    floor: the least variance a direction is taken to have, over the mean of all directions'. It bounds how far noise is
-    blown up where the data is flat, and where there are too few rows to know how flat it is: with fewer than about five
-    rows a dimension, held-out rows come out wider than 1, and a floor of 0.1 or fewer components serve better.
 
-    Raises UserError for more components than elements, and for rows too wide for a covariance matrix.
+Components = Annotated[
+    int | float, AfterValidator(_directions_or_share), Says("a whole number >= 1, or a share of the variance below 1")
+]
+
+
+class Whitening(Normalization):
+    """Principal components, each brought to the variance 1.
+
+    The floor bounds how far noise is blown up where the data is flat, and where there are too few rows to know how flat it is:
+    with fewer than about five rows a dimension, held-out rows come out wider than 1, and a floor of 0.1 or fewer components
+    serve better.
     """
-    dim = math.prod(x.shape[1:])
-    if dim > MAX_DIM:
-        raise UserError(f'data.normalizer: "whitening" takes a matrix of {dim} x {dim} for rows of {dim:,} numbers; '
-                        f'at most {MAX_DIM:,} can be whitened; use "zscore" or "robust"')  # fmt: skip
-    if isinstance(components, int) and components > dim:
-        raise UserError(f"data.normalizer.components: {components} are asked for, and rows have {dim} numbers; "
-                        f"ask for at most {dim}")  # fmt: skip
-    mean, spread = covariance(x, rows)
-    values, basis = np.linalg.eigh(spread)
-    values, basis = np.maximum(values[::-1], 0.0), basis[:, ::-1]
-    basis = basis * np.sign(basis[np.abs(basis).argmax(axis=0), np.arange(dim)])  # else the signs are LAPACK's whim
-    total = values.sum()
-    shares = np.cumsum(values) / total if total > 0 else np.ones(dim)
-    count = dim if components is None else components
-    if isinstance(count, float):
-        count = min(int(np.searchsorted(shares, count)) + 1, dim)
-    scale = np.sqrt(np.maximum(values, floor * total / dim)) if total > 0 else np.ones(dim)
-    return WhiteningNormalizer(
-        tuple(x.shape[1:]),
-        mean,
-        np.ascontiguousarray(basis[:, :count]),
-        scale[:count],
-        min(float(shares[count - 1]), 1.0),
+
+    fitted: ClassVar[type[Normalizer]] = WhiteningNormalizer
+    floor: float = Field(
+        default=0.01, gt=0, description="least variance of a direction, over the mean of all directions'"
     )
+    components: Components | None = Field(
+        default=None, description="directions to keep, the widest first, or the share of the variance to keep"
+    )
+
+    def fit(self, x: np.ndarray, rows: np.ndarray) -> WhiteningNormalizer:
+        """Raises UserError for more components than elements, and for rows too wide for a covariance matrix."""
+        dim = math.prod(x.shape[1:])
+        if dim > MAX_DIM:
+            raise UserError(f'data.normalizer: "whitening" takes a matrix of {dim} x {dim} for rows of {dim:,} numbers; '
+                            f'at most {MAX_DIM:,} can be whitened; use "zscore" or "robust"')  # fmt: skip
+        if isinstance(self.components, int) and self.components > dim:
+            raise UserError(f"data.normalizer.components: {self.components} are asked for, and rows have {dim} numbers; "
+                            f"ask for at most {dim}")  # fmt: skip
+        mean, spread = covariance(x, rows)
+        values, basis = np.linalg.eigh(spread)
+        values, basis = np.maximum(values[::-1], 0.0), basis[:, ::-1]
+        basis = basis * np.sign(basis[np.abs(basis).argmax(axis=0), np.arange(dim)])  # else the signs are LAPACK's whim
+        total = values.sum()
+        shares = np.cumsum(values) / total if total > 0 else np.ones(dim)
+        count = dim if self.components is None else self.components
+        if isinstance(count, float):
+            count = min(int(np.searchsorted(shares, count)) + 1, dim)
+        scale = np.sqrt(np.maximum(values, self.floor * total / dim)) if total > 0 else np.ones(dim)
+        return WhiteningNormalizer(
+            tuple(x.shape[1:]),
+            mean,
+            np.ascontiguousarray(basis[:, :count]),
+            scale[:count],
+            min(float(shares[count - 1]), 1.0),
+        )

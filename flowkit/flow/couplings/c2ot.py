@@ -6,37 +6,42 @@ class was never trained on. Here a noise belongs to the condition of the row tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from flowkit.errors import UserError
 from flowkit.flow.couplings.assignment import assign
-from flowkit.flow.couplings.coupling import matrix, transport_cost
+from flowkit.flow.couplings.coupling import BlockCoupling, matrix, transport_cost
 
 RATIO = 0.05  # the paper's for its two-dimensional sets
 
 
-@dataclass(frozen=True)
-class ConditionalOptimalTransport:
+class ConditionalOptimalTransport(BlockCoupling):
     """`weight`: of the condition's distance beside that of x; without it, labels are not crossed at all, and the weight
     of a continuous condition is found such that a `ratio` of all pairs costs no more than the data's own noise does.
     """
 
-    block: int | None = None
-    weight: float | None = None
-    ratio: float | None = None
-    distance: str = "squared"  # of conditions: "squared" | "cosine"
     conditional: ClassVar[bool] = True
+    weight: float | None = Field(
+        default=None, ge=0, description="of a condition's distance beside x's; without it, labels are never crossed"
+    )
+    ratio: float | None = Field(
+        default=None, gt=0, le=1,
+        description="share of pairs that may cost less than a row's own noise: it finds the weight; without either, 0.05",
+    )  # fmt: skip
+    distance: Literal["squared", "cosine"] = Field(default="squared", description="between condition vectors")
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
         if self.weight is not None and self.ratio is not None:
-            raise UserError("coupling 'c2ot': weight and ratio are both given; the ratio finds a weight: leave one out")
-        if self.distance not in ("squared", "cosine"):
-            raise UserError(f"coupling 'c2ot': unknown distance {self.distance!r}; known are squared, cosine")
+            raise ValueError(
+                f"weight = {self.weight:g} and ratio = {self.ratio:g} are both given; leave one of them out"
+            )
+        return self
 
     def __call__(
         self,

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
 from flowkit.flow.couplings.assignment import assign
-from flowkit.flow.couplings.coupling import transport_cost
+from flowkit.flow.couplings.coupling import BlockCoupling, transport_cost
 
 
-@dataclass(frozen=True)
-class OptimalTransport:
+class OptimalTransport(BlockCoupling):
     """A permutation, not draws from a plan: those would use a third of a block's noises never and others twice."""
-
-    block: int | None = None
-    conditional: ClassVar[bool] = False
 
     def __call__(
         self,

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Self
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from flowkit.errors import UserError
 from flowkit.flow.couplings.assignment import assign
-from flowkit.flow.couplings.coupling import transport_cost
+from flowkit.flow.couplings.coupling import BlockCoupling, transport_cost
 from flowkit.flow.couplings.entropic import annealed, log_plan, potentials
 
 EPSILON = 0.05
@@ -21,8 +20,7 @@ LEAST_ROUNDS = 64
 UNBALANCED = 0.1  # of a column of the plan, which should sum to 1
 
 
-@dataclass(frozen=True)
-class Sinkhorn:
+class Sinkhorn(BlockCoupling):
     """`epsilon`: the regularisation relative to the block's mean cost; `regularisation`: in the cost's own units.
 
     The bridge of constant sigma wants regularisation = 2 sigma^2 (sigma in the path). A permutation is drawn from the law of
@@ -32,16 +30,20 @@ class Sinkhorn:
     uniformly random permutation. A draw of the plan's rows apart would use a third of the noises never.
     """
 
-    block: int | None = None
-    epsilon: float | None = None
-    regularisation: float | None = None
-    conditional: ClassVar[bool] = False
+    epsilon: float | None = Field(
+        default=None, gt=0, description="regularization relative to the mean squared distance; without either, 0.05"
+    )
+    regularisation: float | None = Field(
+        default=None, gt=0, description="or in units of squared distance; a bridge of sigma wants 2 sigma^2"
+    )
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
         if self.epsilon is not None and self.regularisation is not None:
-            raise UserError("coupling 'sinkhorn': epsilon and regularisation are both given; leave one of them out")
-        if min(self.epsilon or 1, self.regularisation or 1) < 0:
-            raise UserError("coupling 'sinkhorn': a negative regularisation; expected a number > 0")
+            raise ValueError(
+                f"epsilon = {self.epsilon:g} and regularisation = {self.regularisation:g} are both given; leave one of them out"
+            )
+        return self
 
     def __call__(
         self,

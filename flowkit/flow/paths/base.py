@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+from flowkit.components import Component
 
 QUANTITIES = ("velocity", "data", "noise", "score")
 CLIP = 0.05  # coefficients that a conversion divides by are no smaller than this
@@ -21,10 +24,10 @@ def expand(t: Tensor, like: Tensor) -> Tensor:
     return t.view(-1, *(1,) * (like.ndim - 1))
 
 
-class Path(ABC):
+class Path(Component):
     """x0, x1, x_t, v: (B, ...); t: (B,). `stochastic` paths need a third draw, eps (B, ...) of unit normals."""
 
-    stochastic = False
+    stochastic: ClassVar[bool] = False
 
     @abstractmethod
     def interpolate(self, x0: Tensor, x1: Tensor, t: Tensor, eps: Tensor | None = None) -> Tensor:

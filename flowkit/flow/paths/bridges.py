@@ -7,19 +7,19 @@ Three unknowns meet in one x_t, so a velocity implies neither the data nor the n
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from flowkit.errors import UserError
 from flowkit.flow.paths.base import Path, expand
 
 
 class Bridge(Path):
     """gamma and its derivative: t (B,) -> (B,), finite on all of [0, 1]. eps (B, ...) is a draw of unit normals."""
 
-    stochastic = True
+    stochastic: ClassVar[bool] = True
 
     @abstractmethod
     def gamma(self, t: Tensor) -> Tensor: ...
@@ -37,14 +37,10 @@ class Bridge(Path):
         return x1 - x0 + expand(self.d_gamma(t), x1) * eps
 
 
-@dataclass(frozen=True)
 class ConstantBridge(Bridge):
     """gamma = sigma, all the way: I-CFM, and OT-CFM where the coupling is optimal transport (arXiv 2302.00482)."""
 
-    sigma: float = 0.1
-
-    def __post_init__(self):
-        _above_zero("icfm", self.sigma)
+    sigma: float = Field(default=0.1, gt=0, description="standard deviation of the noise around the line")
 
     def gamma(self, t: Tensor) -> Tensor:
         return torch.full_like(t, self.sigma)
@@ -53,7 +49,6 @@ class ConstantBridge(Bridge):
         return torch.zeros_like(t)
 
 
-@dataclass(frozen=True)
 class SchrodingerBridge(Bridge):
     """gamma = sigma sqrt(t (1 - t)), a Brownian bridge: SB-CFM, where the coupling is entropic (arXiv 2302.00482).
 
@@ -61,18 +56,10 @@ class SchrodingerBridge(Bridge):
     ends: it is computed with t (1 - t) clipped at 1e-4.
     """
 
-    sigma: float = 1.0
-
-    def __post_init__(self):
-        _above_zero("schrodinger_bridge", self.sigma)
+    sigma: float = Field(default=1.0, gt=0, description="of the Brownian bridge, sigma sqrt(t (1 - t))")
 
     def gamma(self, t: Tensor) -> Tensor:
         return self.sigma * (t * (1 - t)).clamp_min(0.0).sqrt()
 
     def d_gamma(self, t: Tensor) -> Tensor:
         return self.sigma * (0.5 - t) / (t * (1 - t)).clamp_min(1e-4).sqrt()
-
-
-def _above_zero(path: str, sigma: float) -> None:
-    if not sigma > 0:
-        raise UserError(f"path {path!r}: sigma is {sigma}; expected a number above 0 (or the path 'linear')")

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from typing import Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from flowkit.errors import UserError
 from flowkit.flow.paths.base import CLIP, QUANTITIES, Path, expand, ones
 
 ZERO = 1e-6  # coefficients below it are 0 but for rounding
@@ -96,18 +96,15 @@ def _inverse(coefficient: Tensor, clip: float) -> Tensor:
     return torch.where(coefficient > ZERO, 1 / coefficient.clamp_min(ZERO), 0.0)
 
 
-@dataclass(frozen=True)
 class Linear(GaussianPath):
     """x_t = t x1 + (1 - (1 - sigma_min) t) x0: rectified flow (arXiv 2209.03003), conditional OT (arXiv 2210.02747).
 
     With sigma_min > 0 the path ends in a little noise around the data, as Lipman et al. have it.
     """
 
-    sigma_min: float = 0.0
-
-    def __post_init__(self):
-        if not 0 <= self.sigma_min < 1:
-            raise UserError(f"path 'linear': sigma_min is {self.sigma_min}; expected a number >= 0 and < 1")
+    sigma_min: float = Field(
+        default=0.0, ge=0, lt=1, description="standard deviation of the noise that is left around the data at t = 1"
+    )
 
     def alpha(self, t: Tensor) -> Tensor:
         return t
@@ -125,7 +122,6 @@ class Linear(GaussianPath):
         return tau / (1 - self.sigma_min * tau)
 
 
-@dataclass(frozen=True)
 class Cosine(GaussianPath):
     """x_t = sin(pi t / 2) x1 + cos(pi t / 2) x0: the trigonometric, generalised variance-preserving (GVP) path.
 
@@ -148,7 +144,6 @@ class Cosine(GaussianPath):
         return torch.atan2(tau, 1 - tau) * (2 / math.pi)
 
 
-@dataclass(frozen=True)
 class VariancePreserving(GaussianPath):
     """The path of variance-preserving diffusion (arXiv 2011.13456), run from noise to data: alpha^2 + sigma^2 = 1.
 
@@ -157,14 +152,14 @@ class VariancePreserving(GaussianPath):
     t > 0.999 at the default beta_min.
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
+    beta_min: float = Field(default=0.1, gt=0, description="the noise's rate at the data")
+    beta_max: float = Field(default=20.0, gt=0, description="its rate at the noise")
 
-    def __post_init__(self):
-        if not 0 < self.beta_min < self.beta_max:
-            raise UserError(
-                f"path 'vp': beta_min is {self.beta_min} and beta_max {self.beta_max}; expected 0 < beta_min < beta_max"
-            )
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if self.beta_min >= self.beta_max:
+            raise ValueError(f"beta_min = {self.beta_min:g} is not below beta_max = {self.beta_max:g}")
+        return self
 
     def _log_alpha(self, t: Tensor) -> Tensor:
         s = 1 - t

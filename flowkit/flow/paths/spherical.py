@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -12,7 +10,6 @@ from flowkit.flow.paths.base import CLIP, Path, expand
 TINY = 1e-6  # norms and angles (radians) below it are treated as it
 
 
-@dataclass(frozen=True)
 class Spherical(Path):
     """The direction turns at a constant rate along the geodesic from x0 to x1, the norm changes linearly.
 

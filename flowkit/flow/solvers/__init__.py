@@ -1,42 +1,34 @@
-"""Solvers of dx/dt = velocity(x, t), and of the SDE with its marginals, by name. A new one is a class with `solve`."""
+"""Solvers of dx/dt = velocity(x, t), and of the SDE with its marginals. A new one is a `Solver` with `solve`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowkit.flow.choices import Choice, choose
-from flowkit.flow.grids import grid_edges
+from flowkit.components import choose
+from flowkit.flow.grids import Grid, grid_edges
 from flowkit.flow.paths import Path
 from flowkit.flow.solvers.dopri5 import Dopri5
 from flowkit.flow.solvers.fixed import RK4, Euler, Heun, Midpoint
-from flowkit.flow.solvers.mean_flow import MeanFlowSolver
 from flowkit.flow.solvers.problem import Integrated, Problem, Solver, Velocity
-from flowkit.flow.solvers.sde import SDE
 from flowkit.flow.solvers.straight import solve_straight
 
-FIXED = {"euler": Euler, "midpoint": Midpoint, "heun": Heun, "rk4": RK4}
-SOLVERS: dict[str, Callable[..., Solver]] = {**FIXED, "dopri5": Dopri5, "sde": SDE, "mean_flow": MeanFlowSolver}
 SAME = 1e-9  # times that are no further apart are one
 
-__all__ = ["FIXED", "SOLVERS", "Integrated", "Problem", "Solver", "Velocity", "get_solver", "integrate"]
-
-
-def get_solver(choice: Choice) -> Solver:
-    """A solver by name, or by a table with its settings. Raises UserError."""
-    return choose("solver", SOLVERS, choice, {})
+__all__ = ["RK4", "Dopri5", "Euler", "Heun", "Integrated", "Midpoint", "Problem", "Solver", "Velocity", "integrate"]
 
 
 def integrate(
     velocity: Velocity,
     x: Tensor,
     *,
-    solver: Choice = "midpoint",
+    solver: Solver | str | Mapping[str, Any] = "midpoint",
     steps: int = 25,
-    grid: Choice = "uniform",
+    grid: Grid | str | Mapping[str, Any] = "uniform",
     t0: float = 0.0,
     t1: float = 1.0,
     path: Path | None = None,
@@ -57,7 +49,7 @@ def integrate(
     Raises UserError for unknown names and settings, steps < 1, and as the solver says.
     """
     x = x if x.dtype == torch.float64 else x.float()
-    method, edges = get_solver(solver), grid_edges(grid, steps, t0, t1)
+    method, edges = choose("solver", solver), grid_edges(grid, steps, t0, t1)
     breaks: tuple[float, ...] = getattr(velocity, "breaks", ())
     begins: float = getattr(velocity, "begins", 0.0)
 
@@ -79,7 +71,7 @@ def integrate(
         if on_step is not None:
             on_step(done, x)
 
-    for piece in _pieces(edges, breaks, begins, fixed=not isinstance(method, Dopri5)):
+    for piece in _pieces(edges, breaks, begins, fixed=not method.adaptive):
         later = None if noise is None else (lambda step, before=done, noise=noise: noise(before + step))
         part = velocity.between(min(piece[0], piece[-1]), max(piece[0], piece[-1]))  # pyright: ignore[reportFunctionMemberAccess]
         x, spent = solve(Problem(part, x, piece, path, later, told))

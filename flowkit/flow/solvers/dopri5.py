@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from flowkit.errors import UserError
 from flowkit.flow.paths import expand
-from flowkit.flow.solvers.problem import Integrated, Problem, Velocity, evaluations
+from flowkit.flow.solvers.problem import Integrated, Problem, Solver, Velocity, evaluations
 
 NODES = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
 STAGES = (
@@ -55,8 +56,7 @@ class _Rows(NamedTuple):
         return _Rows(*(part.index_select(0, rows) for part in self))
 
 
-@dataclass(frozen=True)
-class Dopri5:
+class Dopri5(Solver):
     """Each row keeps its own time and step size: in exact arithmetic, what becomes of it does not depend on its company.
 
     What is left is the rounding of a network that multiplies matrices of another size. Where the tolerance resolves the field
@@ -67,22 +67,19 @@ class Dopri5:
     is kept below atol + rtol |x|; errors of steps add up, and on a field that is rough over a step the estimate is low
     itself. In fp32, rtol is taken to be at least 1e-6. No gradients flow. Waits on the device once a step.
 
-    Raises UserError for settings out of range, for a row that needs more than `max_steps` attempts, and for a velocity
+    Raises UserError for a row that needs more than `max_steps` attempts, and for a velocity
     that is not finite.
     """
 
-    rtol: float = 1e-5
-    atol: float = 1e-5
-    max_steps: int = 1000
+    adaptive: ClassVar[bool] = True
+    rtol: float = Field(default=1e-5, gt=0, description="relative tolerance")
+    atol: float = Field(default=1e-5, gt=0, description="absolute tolerance")
+    max_steps: int = Field(default=1000, ge=1, description="attempted steps after which it gives up")
 
-    def __post_init__(self):
-        for name in ("rtol", "atol"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"solver 'dopri5': {name} is {getattr(self, name)}; expected a number above 0")
-        if self.max_steps < 1:
-            raise UserError(f"solver 'dopri5': max_steps is {self.max_steps}; expected at least 1")
+    @property
+    def words(self) -> str:
+        return f"{self.tag()} to {self.rtol:g}"
 
-    @torch.no_grad()
     def solve(self, problem: Problem) -> Integrated:
         start, end = problem.edges[0], problem.edges[-1]
         if start == end or not len(problem.x):

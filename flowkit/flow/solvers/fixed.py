@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowkit.flow.solvers.problem import Integrated, Problem, evaluations
+from flowkit.flow.solvers.problem import Integrated, Problem, Solver, evaluations
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,7 @@ class Tableau:
     weights: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class RungeKutta:
+class RungeKutta(Solver):
     """Gradients flow unless the caller turns them off. Nothing here waits on the device."""
 
     tableau: ClassVar[Tableau]
@@ -42,19 +41,21 @@ class RungeKutta:
 
 
 class Euler(RungeKutta):
-    tableau = Tableau((0.0,), ((),), (1.0,))
+    tableau: ClassVar[Tableau] = Tableau((0.0,), ((),), (1.0,))
 
 
 class Midpoint(RungeKutta):
-    tableau = Tableau((0.0, 0.5), ((), (0.5,)), (0.0, 1.0))
+    tableau: ClassVar[Tableau] = Tableau((0.0, 0.5), ((), (0.5,)), (0.0, 1.0))
 
 
 class Heun(RungeKutta):
-    tableau = Tableau((0.0, 1.0), ((), (1.0,)), (0.5, 0.5))
+    tableau: ClassVar[Tableau] = Tableau((0.0, 1.0), ((), (1.0,)), (0.5, 0.5))
 
 
 class RK4(RungeKutta):
-    tableau = Tableau((0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
+    tableau: ClassVar[Tableau] = Tableau(
+        (0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)
+    )
 
 
 def stage_times(nodes: tuple[float, ...], edges: list[float]) -> list[list[float]]:

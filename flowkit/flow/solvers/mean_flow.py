@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 
 from flowkit.errors import UserError
-from flowkit.flow.solvers.problem import Integrated, Problem, evaluations
+from flowkit.flow.solvers.problem import Integrated, Problem, Solver, evaluations
 
 
-@dataclass(frozen=True)
-class MeanFlowSolver:
+class MeanFlowSolver(Solver):
     """x += (s - t) u(x, t, s): exact in any number of steps where u is. One evaluation a step, two under guidance.
 
     The velocity has `over(span)`, its average over that span. Raises UserError backwards, which no training covers.
     """
+
+    averages: ClassVar[bool] = True
 
     def solve(self, problem: Problem) -> Integrated:
         x, velocity = problem.x, problem.velocity

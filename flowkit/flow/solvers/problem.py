@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from flowkit.components import Component
 from flowkit.flow.paths import Path
 
 # (x (B, ...), t (B,)) -> (B, ...). It may have, besides:
@@ -39,8 +41,19 @@ class Integrated(NamedTuple):
     nfe: Tensor
 
 
-class Solver(Protocol):
-    def solve(self, problem: Problem) -> Integrated: ...
+class Solver(Component):
+    adaptive: ClassVar[bool] = False  # chooses its steps for itself; else they are the problem's edges
+    stochastic: ClassVar[bool] = False  # needs the score and noise; its samples do not follow from where they start
+    averages: ClassVar[bool] = False  # needs a network of average velocities
+
+    @property
+    def words(self) -> str:
+        """For messages: `dopri5 to 1e-05`."""
+        return self.tag()
+
+    @abstractmethod
+    def solve(self, problem: Problem) -> Integrated:
+        """Raises UserError for what it cannot do."""
 
 
 def evaluations(velocity: Velocity, t: Tensor) -> Tensor:

@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from flowkit.errors import UserError, listing, nearest
+from flowkit.errors import UserError
 from flowkit.flow.paths import GaussianPath, expand
-from flowkit.flow.solvers.problem import Integrated, Problem, evaluations
-
-DIFFUSIONS = ("sigma", "constant")
+from flowkit.flow.solvers.problem import Integrated, Problem, Solver, evaluations
 
 
-@dataclass(frozen=True)
-class SDE:
+class SDE(Solver):
     """dx = [v + (w / 2) s] dt + sqrt(w) dW from t = 0 to 1, s the score; any w(t) >= 0 has the same marginals.
 
     diffusion: "sigma" has w = 2 scale sigma(t), "constant" w = 2 scale. The last step is Tweedie's, x = E[x1 | x_t], since
     the score has no bound where sigma is 0. scale = 0 is the ODE by Euler's method but for that step.
 
-    Raises UserError for settings out of range, on a path without a score, and backward.
+    Raises UserError on a path without a score, and backward.
     """
 
-    diffusion: str = "sigma"
-    scale: float = 1.0
-
-    def __post_init__(self):
-        if self.diffusion not in DIFFUSIONS:
-            raise UserError(
-                f"solver 'sde': unknown diffusion {self.diffusion!r}; known are {listing(DIFFUSIONS)}"
-                f"{nearest(self.diffusion, DIFFUSIONS)}"
-            )
-        if not 0 <= self.scale < math.inf:
-            raise UserError(f"solver 'sde': scale is {self.scale}; expected a number of at least 0")
+    stochastic: ClassVar[bool] = True
+    diffusion: Literal["sigma", "constant"] = Field(
+        default="sigma", description="how w in sqrt(w) dW goes with t: as sigma(t) does, or not at all"
+    )
+    scale: float = Field(default=1.0, ge=0, description="w is 2 scale times that; 0 is the ODE")
 
     def solve(self, problem: Problem) -> Integrated:
         path, edges, x = problem.path, problem.edges, problem.x

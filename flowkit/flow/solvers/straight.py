@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from flowkit.flow.paths import GaussianPath, expand
-from flowkit.flow.solvers.dopri5 import Dopri5
 from flowkit.flow.solvers.fixed import Euler, RungeKutta
 from flowkit.flow.solvers.problem import Integrated, Problem, Solver, Velocity, evaluations
 
@@ -47,11 +46,9 @@ def solve_straight(solver: Solver, problem: Problem, *, to_end: bool = True) -> 
     """
     path, edges, told = problem.path, problem.edges, problem.on_step
     assert isinstance(path, GaussianPath) and edges[0] < edges[-1]
-    if (
-        isinstance(solver, Dopri5) and to_end and edges[0] >= edges[-1] - LAST
-    ):  # a piece that is no longer than that step
+    if solver.adaptive and to_end and edges[0] >= edges[-1] - LAST:  # a piece that is no longer than that step
         solver = Euler()
-    if isinstance(solver, Dopri5) and to_end:
+    if solver.adaptive and to_end:
         near, attempts = edges[-1] - LAST, 0
 
         def on_step(attempt: int, x: Tensor) -> None:

@@ -1,0 +1,343 @@
+"""Components: the choices of a recipe. Each is one class, whose fields are its settings and whose methods are what it does.
+
+A built-in one has a line in `BUILT_IN` below. One from outside is named by its import path, `"my_package.solvers:AB3"`, or
+by an entry point of the group `flowkit.components`, whose name is the kind and a name: `solver.ab3`. Importing this needs
+no torch: a component's module is imported when the component is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from inspect import Parameter, signature
+from typing import Any, Literal, get_type_hints
+
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import create_model as make_section
+from pydantic_core import PydanticCustomError, core_schema
+
+from flowkit.errors import UserError, listing, nearest
+from flowkit.settings import Section, toml_value, type_words
+
+GROUP = "flowkit.components"
+_PATHS, _COUPLINGS, _SOLVERS = "flowkit.flow.paths", "flowkit.flow.couplings", "flowkit.flow.solvers"
+BUILT_IN: dict[str, dict[str, str]] = {
+    "objective": {
+        "flow_matching": "flowkit.flow.objective:FlowMatching",
+        "mean_flow": "flowkit.flow.mean_flow:MeanFlow",
+    },
+    "path": {
+        "linear": f"{_PATHS}.gaussian:Linear",
+        "cosine": f"{_PATHS}.gaussian:Cosine",
+        "vp": f"{_PATHS}.gaussian:VariancePreserving",
+        "icfm": f"{_PATHS}.bridges:ConstantBridge",
+        "schrodinger_bridge": f"{_PATHS}.bridges:SchrodingerBridge",
+        "spherical": f"{_PATHS}.spherical:Spherical",
+    },
+    "coupling": {
+        "independent": f"{_COUPLINGS}.coupling:Independent",
+        "ot": f"{_COUPLINGS}.ot:OptimalTransport",
+        "sinkhorn": f"{_COUPLINGS}.sinkhorn:Sinkhorn",
+        "c2ot": f"{_COUPLINGS}.c2ot:ConditionalOptimalTransport",
+        "paired": f"{_COUPLINGS}.coupling:Paired",
+    },
+    "times": {
+        "uniform": "flowkit.flow.times:Uniform",
+        "logit_normal": "flowkit.flow.times:LogitNormal",
+        "shifted": "flowkit.flow.times:Shifted",
+    },
+    "weights": {
+        "uniform": "flowkit.flow.weights:UniformWeights",
+        "min_snr": "flowkit.flow.weights:MinSNR",
+        "bins": "flowkit.flow.weights:BinWeights",
+    },
+    "error": {
+        "squared": "flowkit.flow.error:Squared",
+        "pseudo_huber": "flowkit.flow.error:PseudoHuber",
+        "l1": "flowkit.flow.error:Absolute",
+    },
+    "solver": {
+        "euler": f"{_SOLVERS}.fixed:Euler",
+        "midpoint": f"{_SOLVERS}.fixed:Midpoint",
+        "heun": f"{_SOLVERS}.fixed:Heun",
+        "rk4": f"{_SOLVERS}.fixed:RK4",
+        "dopri5": f"{_SOLVERS}.dopri5:Dopri5",
+        "sde": f"{_SOLVERS}.sde:SDE",
+        "mean_flow": f"{_SOLVERS}.mean_flow:MeanFlowSolver",
+    },
+    "grid": {
+        "uniform": "flowkit.flow.grids:Uniform",
+        "shifted": "flowkit.flow.grids:Shifted",
+        "power": "flowkit.flow.grids:Power",
+        "custom": "flowkit.flow.grids:Custom",
+    },
+    "guidance": {
+        "cfg": "flowkit.flow.guidance:ClassifierFree",
+        "cfg_zero": "flowkit.flow.guidance:CFGZero",
+        "autoguidance": "flowkit.flow.guidance:Autoguidance",
+    },
+    "normalizer": {
+        "auto": "flowkit.data.normalizers.base:Auto",
+        "none": "flowkit.data.normalizers.affine:Plain",
+        "global": "flowkit.data.normalizers.affine:Global",
+        "zscore": "flowkit.data.normalizers.affine:ZScore",
+        "robust": "flowkit.data.normalizers.affine:Robust",
+        "whitening": "flowkit.data.normalizers.whitening:Whitening",
+    },
+    "arch": {
+        "bezier_sketch_dit": "flowkit.models.bezier_sketch_dit:BezierSketchDiT",
+        "bezier_sketch_transformer": "flowkit.models.bezier_sketch_transformer:BezierSketchTransformer",
+        "mlp": "flowkit.models.mlp:SimpleMLP",
+        "dit": "flowkit.models.dit:DiTVelocityNetwork",
+        "selu_mlp": "flowkit.models.selu_mlp:SeluMLP",
+        "residual_mlp": "flowkit.models.residual_mlp:ResidualMLP",
+        "custom": "flowkit.components:Custom",
+    },
+    "loss": {
+        "smoothness": "flowkit.sketch.losses:smoothness",
+        "bending": "flowkit.sketch.losses:bending",
+        "degenerate": "flowkit.sketch.losses:degenerate",
+    },
+    "domain": {
+        "sketch": "flowkit.sketch.domain:SketchDomain",
+        "embedding": "flowkit.text.domain:TextDomain",
+        "points": "flowkit.points.domain:PointsDomain",
+        "array": "flowkit.domain:Domain",
+    },
+}
+# Arguments that follow from the data and the objective, so that no recipe has them.
+SIZES = {"input_dim", "num_strokes", "stroke_dim"}  # of a row
+FROM_DATA = {*SIZES, "shape", "num_classes", "clip_dim", "condition_dim", "two_times"}
+_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*:\w+(\.\w+)*")
+_trusting: ContextVar[bool] = ContextVar("trusting", default=False)
+_trusted: dict[tuple[str, str], Any] = {}  # what was found by an import path, by kind and path
+
+
+class Component(Section):
+    """A choice with its settings. The base of each kind (`Path`, `Solver`, ...) says what its methods are.
+
+    It is made by keywords, `Dopri5(rtol=1e-4)`. As plain data it is its name where all settings have their defaults, else a
+    table: `"dopri5"`, `{"name": "dopri5", "rtol": 1e-4, ...}`. `choose` makes it from those.
+    """
+
+    @model_serializer(mode="wrap")
+    def _shortest(self, handler: SerializerFunctionWrapHandler) -> Any:
+        kind, settings = type(self), handler(self)
+        required = any(field.is_required() for field in kind.model_fields.values())
+        return name_of(kind) if not required and self == kind() else {"name": name_of(kind), **settings}
+
+    @classmethod
+    def tag(cls) -> str:
+        return name_of(cls)
+
+
+class Divides:
+    """Put into a parameter's `Annotated`: it divides another one."""
+
+    def __init__(self, total: str):
+        self.total = total
+
+
+@dataclass(frozen=True)
+class Choose:
+    """Put into a field's `Annotated`: it holds a component of that kind, written as its name or a table with its settings.
+
+    Wrong settings are reported by their own keys. The types of its other errors: "component_unknown", whose context has the
+    `key` at fault, and "component_refused", whose message says why.
+    """
+
+    kind: str
+    key: str = "name"  # of a table's entry that names the component
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        dump = core_schema.plain_serializer_function_ser_schema(
+            lambda value, info: value.model_dump(exclude_none=info.exclude_none), info_arg=True
+        )
+        return core_schema.no_info_plain_validator_function(self.build, serialization=dump)
+
+    def build(self, value: Any) -> Any:
+        """The component that a name or a table describes; a component stays itself. Raises for pydantic to collect."""
+        if isinstance(value, Section):
+            return value
+        table = dict(value) if isinstance(value, Mapping) else {self.key: value}
+        name = table.pop(self.key, None)
+        if not isinstance(name, str) or not (name in names(self.kind) or is_import_path(name)):
+            raise PydanticCustomError("component_unknown", "unknown {kind}", {"kind": self.kind, "key": self.key})
+        try:
+            section = section_of(self.kind, name)
+        except UserError as error:
+            raise PydanticCustomError("component_refused", "{text}", {"text": str(error)}) from None
+        return section.model_validate(table)
+
+    def sections(self) -> tuple[type[Section], ...]:
+        """The tables that may stand there, of all that are installed."""
+        return tuple(section_of(self.kind, name) for name in names(self.kind))
+
+
+def section_of(kind: str, name: str) -> type[Section]:
+    """The table of a component's settings: its class, or of a network what its constructor says. Raises UserError as `find`."""
+    found = find(kind, name)
+    if isinstance(found, type) and issubclass(found, Section):
+        return found
+    return settings_of(name, found)
+
+
+class Network(Section):
+    """An architecture and those of its arguments that a recipe has."""
+
+    arch: str
+
+    @classmethod
+    def tag(cls) -> str:
+        return cls.model_fields["arch"].default
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments for `create_model(arch, ...)`; those that follow from the data are added by its domain."""
+        return self.model_dump(exclude={"arch"})
+
+    def undivided(self) -> list[tuple[str, int, str, int]]:
+        """(parts, their number, total, its size) for every total that its parts do not divide."""
+        marks = ((name, mark.total) for name, field in type(self).model_fields.items() for mark in field.metadata
+                 if isinstance(mark, Divides))  # fmt: skip
+        pairs = ((parts, getattr(self, parts), total, getattr(self, total, 0)) for parts, total in marks)
+        return [pair for pair in pairs if pair[3] % pair[1]]
+
+
+class Custom(Network):
+    """A module given to `flowkit.train(recipe, model=...)`, built already."""
+
+    arch: Literal["custom"] = "custom"  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+@cache
+def settings_of(arch: str, network: type, *, whole: bool = False) -> type[Network]:
+    """The table of a network's settings. whole: with the arguments that follow from the data."""
+    hints = get_type_hints(network.__init__, include_extras=True)
+    fields = {
+        name: (hints.get(name, Any), ... if parameter.default is Parameter.empty else parameter.default)
+        for name, parameter in signature(network).parameters.items()
+        if parameter.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD) and (whole or name not in FROM_DATA)
+    }
+    described = Field(
+        default=arch, description='the architecture; "custom" is a module given to flowkit.train(recipe, model=...)'
+    )
+    return make_section(network.__name__, __base__=Network, arch=(Literal[arch], described), **fields)  # pyright: ignore
+
+
+def choose(kind: str, choice: Any) -> Any:
+    """The component that `choice` is, or names: a name, or a table with its settings. Raises UserError."""
+    name = choice.get("name") if isinstance(choice, Mapping) else choice
+    try:
+        return Choose(kind).build(choice)
+    except PydanticCustomError as error:
+        if error.type == "component_refused":
+            raise UserError(error.message()) from None
+        raise UserError(
+            f"unknown {kind} {name!r}; known are {listing(names(kind))}{nearest(str(name), names(kind))}"
+        ) from None
+    except ValidationError as error:
+        raise UserError(f"{kind} {name!r}{wrong_setting(error, find(kind, str(name)))}") from None
+
+
+def wrong_setting(error: ValidationError, section: type[Section]) -> str:
+    """What is wrong with the first of a component's settings: `: sigma is -1; expected a number > 0`."""
+    detail = error.errors(include_url=False)[0]
+    key, known = str(detail["loc"][0]) if detail["loc"] else "", section.model_fields
+    if detail["type"] == "extra_forbidden":
+        return f" has no setting {key!r}; it has {listing(known) or 'none'}{nearest(key, known)}"
+    if detail["type"] == "missing":
+        return f' needs {key}; write {{name = "{section.tag()}", {key} = ...}}'
+    if not key or detail["type"] in ("value_error", "said"):
+        return f": {detail['msg'].removeprefix('Value error, ')}"
+    return f": {key} is {toml_value(detail['input'])}; expected {type_words(known[key])}"
+
+
+def is_import_path(name: str) -> bool:
+    """Whether it looks like "package.module:Class"."""
+    return _IMPORT_PATH.fullmatch(name) is not None
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """The names of a kind's components: the built-in ones, then those that installed packages register."""
+    return (*BUILT_IN[kind], *_registered(kind))
+
+
+def name_of(component: type) -> str:
+    """The name of a component by its class; its import path, for one that nobody registered."""
+    where = f"{component.__module__}:{component.__qualname__}"
+    return _names().get(where) or where
+
+
+@cache
+def _names() -> dict[str, str]:
+    return {where: name for kind in BUILT_IN for name, where in {**_registered(kind), **BUILT_IN[kind]}.items()}
+
+
+@cache
+def _registered(kind: str) -> dict[str, str]:
+    """Name -> import path, of entry points."""
+    parts = [(entry.name.partition("."), entry.value) for entry in entry_points(group=GROUP)]
+    return {name: value for (of, _, name), value in parts if of == kind and name not in BUILT_IN[kind]}
+
+
+def find(kind: str, name: str) -> Any:
+    """A component's class by its name or import path.
+
+    Raises UserError for one that there is not, and for an import path that nobody trusts: see `trusting`.
+    """
+    path = {**_registered(kind), **BUILT_IN[kind]}.get(name)
+    if path is not None:
+        return _import(path)
+    if not is_import_path(name):
+        raise UserError(f"unknown {kind} {name!r}; known are {listing(names(kind))}{nearest(name, names(kind))}")
+    if (kind, name) not in _trusted:
+        if not _trusting.get():
+            raise UserError(
+                f"{kind} {name!r} is code from outside flowkit, which is not imported unasked; if you trust it, add "
+                "--trust-code (from Python: trust_code=True)"
+            )
+        _trusted[kind, name] = _import(name, kind)
+    return _trusted[kind, name]
+
+
+@contextlib.contextmanager
+def trusting(trust: bool = True) -> Iterator[None]:
+    """Import paths are imported in here: those of the user's own recipe, or of a checkpoint whose code is trusted.
+
+    What was imported once may be named again by anyone: it is in the process already.
+    """
+    token = _trusting.set(trust or _trusting.get())
+    try:
+        yield
+    finally:
+        _trusting.reset(token)
+
+
+def _import(path: str, kind: str = "") -> Any:
+    """What stands at an import path; `kind` is that of code from outside, which is looked for where the user stands, too."""
+    module, _, inner = path.partition(":")
+    if kind and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # as for `python -m`; last, so that it hides nothing
+    try:
+        found: Any = import_module(module)
+        for part in inner.split("."):
+            found = getattr(found, part)
+    except ModuleNotFoundError as error:
+        if not kind or not f"{module}.".startswith(f"{error.name}."):
+            raise  # its own imports are its own business
+        raise UserError(
+            f"{kind} {path!r}: there is no module {error.name!r}, neither installed nor in this folder"
+        ) from None
+    except AttributeError:
+        if not kind:
+            raise
+        raise UserError(f"{kind} {path!r}: {module} has no {inner!r}") from None
+    return found

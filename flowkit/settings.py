@@ -1,0 +1,156 @@
+"""Settings: frozen, strict tables of them, and how their types, ranges and values are put in words. Torch-free."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import tomli_w
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic.fields import FieldInfo
+
+from flowkit.errors import nearest
+
+
+class Section(BaseModel):
+    """A table of settings. Strict: a bool is no number, a quoted number is no number; an int is fine for a float."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def tag(cls) -> str:
+        """The name by which it is told from its alternatives; "" for a table that has none."""
+        return ""
+
+    def plain(self) -> Any:
+        """As TOML would have it."""
+        return self.model_dump(exclude_none=True)
+
+
+@dataclass(frozen=True)
+class Says:
+    """Put into a field's `Annotated`: how its type is put in words, for messages and for the table of keys."""
+
+    words: str
+
+
+# TOML has lists only; frozen settings hold tuples.
+AS_TUPLE = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+
+
+def sections_of(field: FieldInfo) -> tuple[type[Section], ...]:
+    """The tables that a field may hold: its section, the components of its kind, or none for a plain value."""
+    for mark in field.metadata:
+        if (sections := getattr(mark, "sections", None)) is not None:
+            return sections()
+    return tuple(kind for kind in _alternatives(field) if isinstance(kind, type) and issubclass(kind, Section))
+
+
+def takes_text(field: FieldInfo) -> bool:
+    """Whether any text may stand there (not one of a few words)."""
+    return str in _alternatives(field)
+
+
+def type_words(field: FieldInfo) -> str:
+    """A field's type in words: `a number > 0`, `"cosine" or "constant"`."""
+    for mark in field.metadata:
+        if isinstance(mark, Says):
+            return mark.words
+    if sections := sections_of(field):
+        if not sections[0].tag():
+            return "a table"
+        settings = any(kind.model_fields for kind in sections)
+        return either(f'"{kind.tag()}"' for kind in sections) + (", or a table with its settings" if settings else "")
+    words = [_words(kind) for kind in _alternatives(field)]
+    return either(word for word in words if not (word == "a whole number" and "a number" in words)) + _bounds(field)
+
+
+def default_words(field: FieldInfo) -> str:
+    """A field's default as it stands in TOML."""
+    if field.is_required():
+        return "required"
+    default = field.get_default(call_default_factory=True)
+    if default is None:
+        return "-"
+    return f"{default:.6g}" if isinstance(default, float) and len(repr(default)) > 8 else toml_value(default)
+
+
+def wrong_value(value: Any, field: FieldInfo) -> str:
+    """`expected a number > 0, found "2"; numbers stand without quotes`."""
+    words = type_words(field)
+    hint = ""
+    if isinstance(value, str):
+        names = [name for name in words.split('"')[1::2] if name.isidentifier() and name.islower()]  # not "N epochs"
+        hint = nearest(value, names) or _unquoted(value, words)
+    elif takes_text(field) and not isinstance(value, dict | list):
+        hint = f'; in quotes it is text: "{toml_value(value)}"'
+    return f"expected {words}, found {toml_value(value)}{hint}"
+
+
+def toml_value(value: Any) -> str:
+    """`value` as TOML would write it, on one line and not longer than a message bears."""
+    if callable(plain := getattr(value, "plain", None)):
+        value = plain()
+    if isinstance(value, Mapping):
+        return _cut("{" + ", ".join(f"{key} = {toml_value(inner)}" for key, inner in value.items()) + "}")
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, (list, tuple)):
+        return _cut("[" + ", ".join(map(toml_value, value)) + "]")
+    try:
+        return _cut(tomli_w.dumps({"v": value}).removeprefix("v = ").strip())
+    except TypeError:  # from Python, what no TOML holds: None, an array
+        return _cut(repr(value))
+
+
+def either(words: Iterable[str]) -> str:
+    """`a, b or c`."""
+    *most, last = words
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _unquoted(value: str, words: str) -> str:
+    """A hint where the value is right but for its quotes (or its capital)."""
+    if "number" in words:
+        try:
+            float(value)
+        except ValueError:
+            return ""
+        return "; numbers stand without quotes"
+    return f"; write {value.lower()}" if words == "true or false" and value.lower() in ("true", "false") else ""
+
+
+def _alternatives(field: FieldInfo) -> list[Any]:
+    annotation = field.annotation
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [kind for kind in get_args(annotation) if kind is not type(None)]
+    return [annotation]
+
+
+def _words(kind: Any) -> str:
+    if get_origin(kind) is Annotated:
+        return next(mark.words for mark in kind.__metadata__ if isinstance(mark, Says))
+    if get_origin(kind) is Literal:
+        return either(f'"{value}"' for value in get_args(kind))
+    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return plain.get(kind) or getattr(kind, "words", "a value")
+
+
+def _bounds(field: FieldInfo) -> str:
+    """` > 0`, ` >= 0 and < 1`: the range that the annotation sets, without bounds that only guard against overflow."""
+    signs = ((Gt, ">", "gt"), (Ge, ">=", "ge"), (Lt, "<", "lt"), (Le, "<=", "le"))
+    bounds = [
+        (sign, getattr(mark, name)) for mark in field.metadata for kind, sign, name in signs if isinstance(mark, kind)
+    ]
+    shown = [f"{sign} {bound}" for sign, bound in bounds if abs(bound) < 10**6]
+    if [sign for sign, _ in bounds] == [">=", "<="] and len(shown) == 2:
+        return f" from {bounds[0][1]} to {bounds[1][1]}"
+    return " " + " and ".join(shown) if shown else ""
+
+
+def _cut(text: str, limit: int = 80) -> str:
+    text = text.replace("\n", " ")
+    return text if len(text) <= limit else text[: limit - 4] + " ..."
