@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import Tensor, nn
 
+from flowkit.components import trusting
 from flowkit.data.dataset import Dataset
 from flowkit.errors import UserError
 from flowkit.recipe import Recipe, recipe_from_dict
@@ -49,13 +50,14 @@ def train(
     from flowkit.training.train import train as run_training
 
     run_dir = None
-    if isinstance(recipe, Recipe):
-        if overrides:
-            recipe = recipe_from_dict(recipe.to_dict(), overrides)
-    elif isinstance(recipe, Mapping):
-        recipe = recipe_from_dict(dict(recipe), overrides)
-    else:
-        recipe, run_dir = load_run_recipe(recipe, overrides)
+    with trusting():  # what one's own recipe names
+        if isinstance(recipe, Recipe):
+            if overrides:
+                recipe = recipe_from_dict(recipe.to_dict(), overrides)
+        elif isinstance(recipe, Mapping):
+            recipe = recipe_from_dict(dict(recipe), overrides)
+        else:
+            recipe, run_dir = load_run_recipe(recipe, overrides)
     outcome = run_training(
         recipe, model=model, data=None if data is None else _dataset(data), resume=resume,
         allow_changes=allow_changes, overwrite=overwrite, init_from=init_from, run_dir=run_dir, listeners=listeners,

@@ -25,7 +25,7 @@ from pydantic import create_model as make_section
 from pydantic_core import PydanticCustomError, core_schema
 
 from flowkit.errors import UserError, listing, nearest
-from flowkit.settings import Section, toml_value, type_words
+from flowkit.settings import Section, wrong_value
 
 GROUP = "flowkit.components"
 _PATHS, _COUPLINGS, _SOLVERS = "flowkit.flow.paths", "flowkit.flow.couplings", "flowkit.flow.solvers"
@@ -106,6 +106,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "bending": "flowkit.sketch.losses:bending",
         "degenerate": "flowkit.sketch.losses:degenerate",
     },
+    "tracker": {},  # accelerate's have its names
     "domain": {
         "sketch": "flowkit.sketch.domain:SketchDomain",
         "embedding": "flowkit.text.domain:TextDomain",
@@ -113,12 +114,28 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "array": "flowkit.domain:Domain",
     },
 }
+# What a component from outside is a subclass of.
+BASES = {
+    "objective": "flowkit.flow.objective:Objective",
+    "path": "flowkit.flow.paths:Path",
+    "coupling": "flowkit.flow.couplings:Coupling",
+    "times": "flowkit.flow.times:Times",
+    "weights": "flowkit.flow.weights:Weights",
+    "error": "flowkit.flow.error:Error",
+    "solver": "flowkit.flow.solvers:Solver",
+    "grid": "flowkit.flow.grids:Grid",
+    "guidance": "flowkit.flow.guidance:Guidance",
+    "normalizer": "flowkit.data.normalizers:Normalization",
+    "arch": "torch.nn:Module",
+    "domain": "flowkit.domain:Domain",
+    "tracker": "accelerate.tracking:GeneralTracker",
+}
 # Arguments that follow from the data and the objective, so that no recipe has them.
 SIZES = {"input_dim", "num_strokes", "stroke_dim"}  # of a row
 FROM_DATA = {*SIZES, "shape", "num_classes", "clip_dim", "condition_dim", "two_times"}
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*:\w+(\.\w+)*")
 _trusting: ContextVar[bool] = ContextVar("trusting", default=False)
-_trusted: dict[tuple[str, str], Any] = {}  # what was found by an import path, by kind and path
+_imported: dict[tuple[str, str], Any] = {}  # by kind and import path
 
 
 class Component(Section):
@@ -167,19 +184,39 @@ class Choose:
         """The component that a name or a table describes; a component stays itself. Raises for pydantic to collect."""
         if isinstance(value, Section):
             return value
-        table = dict(value) if isinstance(value, Mapping) else {self.key: value}
+        table = dict(value) if isinstance(value, Mapping) else {"name": value}
         name = table.pop(self.key, None)
         if not isinstance(name, str) or not (name in names(self.kind) or is_import_path(name)):
             raise PydanticCustomError("component_unknown", "unknown {kind}", {"kind": self.kind, "key": self.key})
-        try:
-            section = section_of(self.kind, name)
-        except UserError as error:
-            raise PydanticCustomError("component_refused", "{text}", {"text": str(error)}) from None
-        return section.model_validate(table)
+        imported(self.kind, name)
+        return section_of(self.kind, name).model_validate(table)
 
     def sections(self) -> tuple[type[Section], ...]:
         """The tables that may stand there, of all that are installed."""
         return tuple(section_of(self.kind, name) for name in names(self.kind))
+
+
+@dataclass(frozen=True)
+class Known:
+    """Put into the `Annotated` of a name: where it is an import path, it is imported at once. Other names may be anyone's."""
+
+    kind: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self.look, handler(source))
+
+    def look(self, name: str) -> str:
+        if is_import_path(name):
+            imported(self.kind, name)
+        return name
+
+
+def imported(kind: str, name: str) -> None:
+    """Import a component, for pydantic: raises "component_refused" where that is not to be."""
+    try:
+        find(kind, name)
+    except UserError as error:
+        raise PydanticCustomError("component_refused", "{text}", {"text": str(error)}) from None
 
 
 def section_of(kind: str, name: str) -> type[Section]:
@@ -257,7 +294,7 @@ def wrong_setting(error: ValidationError, section: type[Section]) -> str:
         return f' needs {key}; write {{name = "{section.tag()}", {key} = ...}}'
     if not key or detail["type"] in ("value_error", "said"):
         return f": {detail['msg'].removeprefix('Value error, ')}"
-    return f": {key} is {toml_value(detail['input'])}; expected {type_words(known[key])}"
+    return f": {key}: {wrong_value(detail['input'], known[key])}"
 
 
 def is_import_path(name: str) -> bool:
@@ -266,14 +303,15 @@ def is_import_path(name: str) -> bool:
 
 
 def names(kind: str) -> tuple[str, ...]:
-    """The names of a kind's components: the built-in ones, then those that installed packages register."""
-    return (*BUILT_IN[kind], *_registered(kind))
+    """The names of a kind's components: built in, registered by installed packages, and imported by their paths so far."""
+    return (*BUILT_IN[kind], *_registered(kind), *(path for of, path in _imported if of == kind))
 
 
-def name_of(component: type) -> str:
-    """The name of a component by its class; its import path, for one that nobody registered."""
+def name_of(component: Any) -> str:
+    """The name of a component by its class or function; its import path, for one that nobody registered."""
     where = f"{component.__module__}:{component.__qualname__}"
-    return _names().get(where) or where
+    named = next((path for (_, path), found in _imported.items() if found is component), where)
+    return _names().get(where, named)
 
 
 @cache
@@ -289,23 +327,31 @@ def _registered(kind: str) -> dict[str, str]:
 
 
 def find(kind: str, name: str) -> Any:
-    """A component's class by its name or import path.
+    """A component's class (of a "loss" its function) by its name or import path.
 
     Raises UserError for one that there is not, and for an import path that nobody trusts: see `trusting`.
     """
-    path = {**_registered(kind), **BUILT_IN[kind]}.get(name)
-    if path is not None:
-        return _import(path)
+    if name in BUILT_IN[kind]:
+        module, _, inner = BUILT_IN[kind][name].partition(":")
+        return getattr(import_module(module), inner)
+    if name in (registered := _registered(kind)):
+        return _import(kind, registered[name])
     if not is_import_path(name):
-        raise UserError(f"unknown {kind} {name!r}; known are {listing(names(kind))}{nearest(name, names(kind))}")
-    if (kind, name) not in _trusted:
+        what = "kind of data" if kind == "domain" else kind
+        raise UserError(f"unknown {what} {name!r}; known are {listing(names(kind))}{nearest(name, names(kind))}")
+    if (kind, name) not in _imported:
         if not _trusting.get():
             raise UserError(
                 f"{kind} {name!r} is code from outside flowkit, which is not imported unasked; if you trust it, add "
                 "--trust-code (from Python: trust_code=True)"
             )
-        _trusted[kind, name] = _import(name, kind)
-    return _trusted[kind, name]
+        _imported[kind, name] = _import(kind, name)
+    return _imported[kind, name]
+
+
+def trust_everything() -> None:
+    """All import paths are imported, from now on: what --trust-code does."""
+    _trusting.set(True)
 
 
 @contextlib.contextmanager
@@ -321,23 +367,34 @@ def trusting(trust: bool = True) -> Iterator[None]:
         _trusting.reset(token)
 
 
-def _import(path: str, kind: str = "") -> Any:
-    """What stands at an import path; `kind` is that of code from outside, which is looked for where the user stands, too."""
+def _import(kind: str, path: str) -> Any:
+    """What stands at the path of a component from outside. Raises UserError where it is none of that kind."""
     module, _, inner = path.partition(":")
-    if kind and os.getcwd() not in sys.path:
+    if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # as for `python -m`; last, so that it hides nothing
     try:
         found: Any = import_module(module)
         for part in inner.split("."):
             found = getattr(found, part)
     except ModuleNotFoundError as error:
-        if not kind or not f"{module}.".startswith(f"{error.name}."):
+        if not f"{module}.".startswith(f"{error.name}."):
             raise  # its own imports are its own business
         raise UserError(
             f"{kind} {path!r}: there is no module {error.name!r}, neither installed nor in this folder"
         ) from None
     except AttributeError:
-        if not kind:
-            raise
         raise UserError(f"{kind} {path!r}: {module} has no {inner!r}") from None
+    base = _base(kind)
+    if not (callable(found) if base is None else isinstance(found, type) and issubclass(found, base)):
+        raise UserError(
+            f"{kind} {path!r}: is no {'function' if base is None else f'subclass of {base.__module__}.{base.__qualname__}'}"
+        )
     return found
+
+
+def _base(kind: str) -> type | None:
+    """The class that all components of a kind come from; None of losses, which are functions."""
+    if kind not in BASES:
+        return None
+    module, _, name = BASES[kind].partition(":")
+    return getattr(import_module(module), name)

@@ -51,7 +51,7 @@ def sections_of(field: FieldInfo) -> tuple[type[Section], ...]:
 
 def takes_text(field: FieldInfo) -> bool:
     """Whether any text may stand there (not one of a few words)."""
-    return str in _alternatives(field)
+    return any(str in (kind, *get_args(kind)[:1]) for kind in _alternatives(field))
 
 
 def type_words(field: FieldInfo) -> str:
@@ -132,7 +132,8 @@ def _alternatives(field: FieldInfo) -> list[Any]:
 
 def _words(kind: Any) -> str:
     if get_origin(kind) is Annotated:
-        return next(mark.words for mark in kind.__metadata__ if isinstance(mark, Says))
+        said = (mark.words for mark in kind.__metadata__ if isinstance(mark, Says))
+        return next(said, None) or _words(get_args(kind)[0])
     if get_origin(kind) is Literal:
         return either(f'"{value}"' for value in get_args(kind))
     plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

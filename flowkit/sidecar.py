@@ -34,7 +34,10 @@ def _texts(value: Any) -> bool:
 
 
 def _scalars(value: Any) -> bool:
-    return isinstance(value, dict) and all(one is None or isinstance(one, str | int | float) for one in value.values())
+    return isinstance(value, dict) and all(
+        one is None or isinstance(one, str | int | float) or (isinstance(one, list) and all(map(_number, one)))
+        for one in value.values()
+    )
 
 
 def _source(value: Any) -> bool:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment, linprog
 
+from flowkit.components import choose, names
 from flowkit.errors import UserError
-from flowkit.flow.couplings import COUPLINGS, get_coupling
 from flowkit.flow.couplings.assignment import assign
 from flowkit.flow.couplings.c2ot import weight_for
 from flowkit.flow.couplings.coupling import transport_cost
@@ -36,19 +36,19 @@ def distance(x0: torch.Tensor, x1: torch.Tensor, rows: torch.Tensor) -> float:
     return (x1.double() - x0[rows].double()).square().sum().item()
 
 
-@pytest.mark.parametrize("name", COUPLINGS)
+@pytest.mark.parametrize("name", names("coupling"))
 @pytest.mark.parametrize("shape", [(1, 3), (2, 3), (37, 2), (40, 4, 5)])
 def test_every_coupling_is_a_permutation_and_the_same_twice(name, shape):
     x0, x1 = torch.randn(shape), torch.randn(shape)
     labels = torch.arange(shape[0]) % 3
-    rows = get_coupling(name)(x0, x1, labels, seed=5)
+    rows = choose("coupling", name)(x0, x1, labels, seed=5)
     assert rows.dtype == torch.int64 and torch.equal(rows.sort().values, torch.arange(shape[0]))
-    assert torch.equal(rows, get_coupling(name)(x0, x1, labels, seed=5))
+    assert torch.equal(rows, choose("coupling", name)(x0, x1, labels, seed=5))
 
 
 def test_independent_leaves_the_noise_where_it_is():
     x0, x1, _ = blocks(20, 2)
-    assert torch.equal(get_coupling("independent")(x0, x1), torch.arange(20))
+    assert torch.equal(choose("coupling", "independent")(x0, x1), torch.arange(20))
 
 
 # ---- exact transport ----
@@ -61,7 +61,7 @@ def test_transport_is_the_linear_programs(size):
     cost = torch.cdist(x1.double(), x0.double()).square().numpy()
     sums = np.concatenate([np.kron(np.eye(size), np.ones(size)), np.kron(np.ones(size), np.eye(size))])
     least = linprog(cost.ravel(), A_eq=sums, b_eq=np.ones(2 * size)).fun
-    assert distance(x0, x1, get_coupling("ot")(x0, x1)) == pytest.approx(least, rel=1e-9)
+    assert distance(x0, x1, choose("coupling", "ot")(x0, x1)) == pytest.approx(least, rel=1e-9)
 
 
 def duplicated(rows: int) -> np.ndarray:
@@ -100,7 +100,7 @@ def spread_given_labels(name: str, blocks_: int = 12, **settings) -> float:
     sums, counts = torch.zeros(8, 2), torch.zeros(8)
     for seed in range(blocks_):
         x0, x1, labels = blocks(128, 2, seed)
-        paired = x0[get_coupling(name, **settings)(x0, x1, labels, seed=seed)]
+        paired = x0[choose("coupling", {"name": name, **settings})(x0, x1, labels, seed=seed)]
         sums.index_add_(0, labels, paired)
         counts.index_add_(0, labels, torch.ones(128))
     return (sums.square().sum(1) / counts).sum().item() / 16
@@ -115,7 +115,7 @@ def test_labels_keep_their_share_of_the_noise_by_conditional_transport_only():
 
 def test_conditional_transport_never_crosses_labels_and_is_exact_in_each():
     x0, x1, labels = blocks(200, 2)
-    rows = get_coupling("c2ot")(x0, x1, labels)
+    rows = choose("coupling", "c2ot")(x0, x1, labels)
     assert torch.equal(labels[rows], labels)
     cost = torch.cdist(x1.double(), x0.double()).square()
     cost[labels[:, None] != labels] = 1e6
@@ -125,10 +125,13 @@ def test_conditional_transport_never_crosses_labels_and_is_exact_in_each():
 
 def test_a_weight_goes_from_plain_transport_to_the_classes_own():
     x0, x1, labels = blocks(150, 2)
-    crossed = lambda w: (labels[get_coupling("c2ot", weight=w)(x0, x1, labels)] != labels).sum().item()  # noqa: E731
-    plain, own = get_coupling("ot")(x0, x1), get_coupling("c2ot")(x0, x1, labels)
-    assert torch.equal(get_coupling("c2ot", weight=0)(x0, x1, labels), plain)
-    assert torch.equal(get_coupling("c2ot", weight=1e6)(x0, x1, labels), own)
+
+    def crossed(w):
+        return (labels[choose("coupling", {"name": "c2ot", "weight": w})(x0, x1, labels)] != labels).sum().item()
+
+    plain, own = choose("coupling", "ot")(x0, x1), choose("coupling", "c2ot")(x0, x1, labels)
+    assert torch.equal(choose("coupling", {"name": "c2ot", "weight": 0})(x0, x1, labels), plain)
+    assert torch.equal(choose("coupling", {"name": "c2ot", "weight": 1e6})(x0, x1, labels), own)
     assert crossed(0) > crossed(5) > crossed(1e6) == 0
 
 
@@ -136,7 +139,7 @@ def test_few_rows_of_a_class_are_transported_by_their_conditions_too():
     """Ten rows a class: at a ratio of 0.05 the rows' own noises, counted as pairs, would leave no room for any other."""
     x0, x1, _ = blocks(20, 2)
     labels = torch.arange(20) % 2
-    rows = get_coupling("c2ot")(x0, x1, labels, x1[:, :1])
+    rows = choose("coupling", "c2ot")(x0, x1, labels, x1[:, :1])
     assert not torch.equal(rows, torch.arange(20))
 
 
@@ -156,9 +159,9 @@ def test_a_ratio_beyond_all_pairs_is_plain_transport_and_a_small_one_stays_near_
     x0, x1, _ = blocks(150, 2)
     condition = x1[:, :1]
     moved = lambda rows: (condition[rows] - condition).abs().mean().item()  # noqa: E731
-    plain = get_coupling("ot")(x0, x1)
-    assert torch.equal(get_coupling("c2ot", ratio=1.0)(x0, x1, None, condition), plain)
-    far, near = (moved(get_coupling("c2ot", ratio=r)(x0, x1, None, condition)) for r in (0.2, 0.02))
+    plain = choose("coupling", "ot")(x0, x1)
+    assert torch.equal(choose("coupling", {"name": "c2ot", "ratio": 1.0})(x0, x1, None, condition), plain)
+    far, near = (moved(choose("coupling", {"name": "c2ot", "ratio": r})(x0, x1, None, condition)) for r in (0.2, 0.02))
     assert near < 0.5 * far < 0.5 * moved(plain)
 
 
@@ -166,7 +169,7 @@ def test_the_cosine_looks_at_directions_only():
     x0, x1, _ = blocks(60, 2)
     condition = torch.randn(60, 5)
     scaled = condition * torch.rand(60, 1).add(0.1)
-    by = lambda c: get_coupling("c2ot", weight=3.0, distance="cosine")(x0, x1, None, c)  # noqa: E731
+    by = lambda c: choose("coupling", {"name": "c2ot", "weight": 3.0, "distance": "cosine"})(x0, x1, None, c)  # noqa: E731
     assert torch.equal(by(condition), by(scaled))
     cosine = 1 - torch.nn.functional.cosine_similarity(condition[:, None].double(), condition.double(), dim=2)
     cost = torch.cdist(x1.double(), x0.double()).square() + 3 * cosine
@@ -219,8 +222,11 @@ def test_the_mean_permutation_tends_to_the_plan():
 
 def test_epsilon_goes_from_transport_to_independence():
     x0, x1, _ = blocks(128, 2)
-    exact = distance(x0, x1, get_coupling("ot")(x0, x1))
-    cost = [distance(x0, x1, get_coupling("sinkhorn", epsilon=e)(x0, x1, seed=1)) for e in (1e-5, 0.05, 1.0, 1e6)]
+    exact = distance(x0, x1, choose("coupling", "ot")(x0, x1))
+    cost = [
+        distance(x0, x1, choose("coupling", {"name": "sinkhorn", "epsilon": e})(x0, x1, seed=1))
+        for e in (1e-5, 0.05, 1.0, 1e6)
+    ]
     assert cost[0] == pytest.approx(exact, rel=1e-3) and cost == sorted(cost)
     assert spread_given_labels("sinkhorn", epsilon=1e6) < 2.5 and spread_given_labels("sinkhorn", epsilon=1e-3) > 20
 
@@ -228,9 +234,9 @@ def test_epsilon_goes_from_transport_to_independence():
 def test_regularisation_is_in_the_costs_own_units():
     x0, x1, _ = blocks(64, 2)
     mean = float(transport_cost(x0, x1).mean())
-    one = get_coupling("sinkhorn", regularisation=2.0)(x0, x1, seed=3)
-    assert torch.equal(one, get_coupling("sinkhorn", epsilon=2.0 / mean)(x0, x1, seed=3))
-    assert not torch.equal(one, get_coupling("sinkhorn", regularisation=2.0)(x0, x1, seed=4))
+    one = choose("coupling", {"name": "sinkhorn", "regularisation": 2.0})(x0, x1, seed=3)
+    assert torch.equal(one, choose("coupling", {"name": "sinkhorn", "epsilon": 2.0 / mean})(x0, x1, seed=3))
+    assert not torch.equal(one, choose("coupling", {"name": "sinkhorn", "regularisation": 2.0})(x0, x1, seed=4))
 
 
 # ---- what cannot be ----
@@ -239,11 +245,14 @@ def test_regularisation_is_in_the_costs_own_units():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: get_coupling("independant"), "did you mean 'independent'"),
-        (lambda: get_coupling("ot", blok=3), "did you mean 'block'"),
-        (lambda: get_coupling("sinkhorn", epsilon=0.1, regularisation=2.0), "leave one of them out"),
-        (lambda: get_coupling("c2ot", weight=1.0, ratio=0.1), "leave one out"),
-        (lambda: get_coupling("c2ot")(torch.ones(2, 2), torch.ones(2, 2)), "neither|none"),
+        (lambda: choose("coupling", "independant"), "did you mean 'independent'"),
+        (lambda: choose("coupling", {"name": "ot", "blok": 3}), "did you mean 'block'"),
+        (
+            lambda: choose("coupling", {"name": "sinkhorn", "epsilon": 0.1, "regularisation": 2.0}),
+            "leave one of them out",
+        ),
+        (lambda: choose("coupling", {"name": "c2ot", "weight": 1.0, "ratio": 0.1}), "leave one of them out"),
+        (lambda: choose("coupling", "c2ot")(torch.ones(2, 2), torch.ones(2, 2)), "neither|none"),
     ],
 )
 def test_mistakes_are_the_users(make, said):
@@ -264,9 +273,9 @@ def recipe(coupling, batch_size: int = 64):
         ({"name": "ot", "block": 1}, "flow.coupling.ot.block|flow.coupling.block"),
         (
             {"name": "sinkhorn", "epsilon": 0.1, "regularisation": 2.0},
-            "flow.coupling.epsilon: 0.1, but .*regularisation = 2",
+            "flow.coupling: epsilon = 0.1 and regularisation = 2 are both given",
         ),
-        ({"name": "c2ot", "weight": 1.0, "ratio": 0.1}, "flow.coupling.weight: 1, but .*ratio = 0.1"),
+        ({"name": "c2ot", "weight": 1.0, "ratio": 0.1}, "flow.coupling: weight = 1 and ratio = 0.1 are both given"),
         ({"name": "sinkhorn", "epsilon": 0.0}, "epsilon"),
         ("otter", "flow.coupling"),
     ],
@@ -281,5 +290,5 @@ def test_recipes_refuse_what_cannot_be(coupling, said):
 )
 def test_a_recipes_coupling_is_one_that_can_be_built(coupling):
     table = recipe(coupling).to_dict()["flow"]["coupling"]
-    built = get_coupling(table)
+    built = choose("coupling", table)
     assert built.block == (None if isinstance(coupling, str) else coupling["block"])

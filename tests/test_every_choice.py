@@ -21,14 +21,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import flowkit
+from flowkit.components import names as component_names
+from flowkit.components import section_of
 from flowkit.data.dataset import Dataset, write_dataset
-from flowkit.domain import get_domain
+from flowkit.domain import check_arch, get_domain
 from flowkit.errors import UserError
-from flowkit.recipe.describe import sections_of, tag_of
 from flowkit.recipe.ema import Ema
 from flowkit.recipe.flow import Flow
-from flowkit.recipe.model import CustomModel, Model
-from flowkit.recipe.sample import SAMPLING, Sample
+from flowkit.recipe.sample import Sample, SampleSettings
+from flowkit.settings import sections_of
 
 MODELS = {
     "sketch": {"arch": "bezier_sketch_dit", "embed_dim": 8, "num_layers": 1, "num_heads": 2},
@@ -43,15 +44,15 @@ OTHER_DATA = {"sketch": "doodles", "text": "{folder}/others.safetensors", "point
 def choices() -> Iterator[str]:
     """`flow.path=vp`, its setting `flow.path=vp beta_min`, the plain key `flow.stratified`; words one by one."""
     tables = {"flow": Flow.model_fields, "ema": Ema.model_fields}
-    tables["sample"] = {name: Sample.model_fields[name] for name in SAMPLING}
+    tables["sample"] = SampleSettings.model_fields
     for section, fields in tables.items():
         for key, field in fields.items():
             kinds = sections_of(field)
             for kind in kinds:
-                tag = f"{section}.{key}={tag_of(kind)}"
+                tag = f"{section}.{key}={kind.tag()}"
                 yield tag
                 for name, setting in kind.model_fields.items():
-                    if name != "name" and not setting.is_required():  # what is required stands with the tag
+                    if not setting.is_required():  # what is required stands with the tag
                         yield from words(f"{tag} {name}", setting)
             if not kinds:
                 yield from words(f"{section}.{key}", field)
@@ -322,7 +323,7 @@ def is_default(case: Case, without: Outcome) -> bool:
 def default_of(case: Case) -> Any:
     section, key, setting = case.key.split(".")
     field = {"flow": Flow, "sample": Sample}[section].model_fields[key]
-    (kind,) = (kind for kind in sections_of(field) if case.choice.startswith(f"{section}.{key}={tag_of(kind)} "))
+    (kind,) = (kind for kind in sections_of(field) if case.choice.startswith(f"{section}.{key}={kind.tag()} "))
     return kind.model_fields[setting].default
 
 
@@ -331,14 +332,22 @@ def test_dopri5_gives_up_after_the_steps_that_the_recipe_grants_it(workshop):
         workshop.train("points", "sample.solver=dopri5", "sample.solver.max_steps=1")
 
 
-ARCHITECTURES = [tag_of(kind) for kind in get_args(get_args(Model)[0]) if kind is not CustomModel]
+ARCHITECTURES = [arch for arch in component_names("arch") if arch != "custom"]
 SMALL = {"embed_dim": 8, "hidden_dim": 8, "num_heads": 2, "num_layers": 2}
+
+
+def fits(arch: str, kind: str) -> bool:
+    try:
+        check_arch(arch, kind)
+    except UserError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_mean_flow_trains_every_architecture(workshop, arch):
-    domain = next(domain for domain in DOMAINS if arch in get_domain(KINDS[domain]).archs)
-    (kind,) = (kind for kind in get_args(get_args(Model)[0]) if tag_of(kind) == arch)
+    domain = next(domain for domain in DOMAINS if fits(arch, KINDS[domain]))
+    kind = section_of("arch", arch)
     sizes = ",".join(f"{name}={size}" for name, size in SMALL.items() if name in kind.model_fields)
     model = f'model={{arch="{arch}",{sizes}}}'
     found = workshop.train(domain, model, "flow.objective=mean_flow")

@@ -5,17 +5,17 @@ import math
 import pytest
 import torch
 
+from flowkit.components import choose, find, names
 from flowkit.data.base import DataBase
 from flowkit.errors import UserError
-from flowkit.flow.error import ERRORS, get_error
 from flowkit.flow.inversion import inversion_figures
-from flowkit.flow.objective import PREDICTIONS, FlowObjective, get_objective
-from flowkit.flow.paths import PATHS, GaussianPath, get_path
-from flowkit.flow.weights import get_weights
+from flowkit.flow.objective import PREDICTIONS, FlowObjective
+from flowkit.flow.paths import GaussianPath
 from flowkit.recipe import recipe_from_dict
+from flowkit.recipe.flow import Flow
 from flowkit.training.draws import Draws
 
-GAUSSIAN = [name for name, kind in PATHS.items() if issubclass(kind, GaussianPath)]
+GAUSSIAN = [name for name in names("path") if issubclass(find("path", name), GaussianPath)]
 
 
 def batch(rows=64, *shape):
@@ -25,9 +25,9 @@ def batch(rows=64, *shape):
     return draw(), draw(), t, draw()
 
 
-@pytest.mark.parametrize("name", ERRORS)
+@pytest.mark.parametrize("name", names("error"))
 def test_errors_are_means_over_the_elements(name):
-    error = get_error(name)
+    error = choose("error", name)
     x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
     assert error(x).shape == (4,) and error(x.view(4, 2, 3)).equal(error(x))
     torch.testing.assert_close(error(torch.cat((x, x), dim=1)), error(x))
@@ -36,12 +36,12 @@ def test_errors_are_means_over_the_elements(name):
 
 def test_error_formulas():
     x = torch.tensor([[3.0, -4.0]], dtype=torch.float64)
-    assert get_error("squared")(x).item() == 12.5
-    assert get_error("l1")(x).item() == 3.5
+    assert choose("error", "squared")(x).item() == 12.5
+    assert choose("error", "l1")(x).item() == 3.5
     expected = math.sqrt(12.5 + 4) - 2
-    assert get_error("pseudo_huber", c=2.0)(x).item() == pytest.approx(expected, rel=1e-12)
+    assert choose("error", {"name": "pseudo_huber", "c": 2.0})(x).item() == pytest.approx(expected, rel=1e-12)
     tiny = torch.full((1, 4), 1e-6)  # in fp32, where a difference of roots would be 0
-    assert get_error("pseudo_huber", c=1.0)(tiny).item() == pytest.approx(0.5e-12, rel=1e-3)
+    assert choose("error", {"name": "pseudo_huber", "c": 1.0})(tiny).item() == pytest.approx(0.5e-12, rel=1e-3)
 
 
 @pytest.mark.parametrize("path", GAUSSIAN)
@@ -50,7 +50,7 @@ def test_error_formulas():
 def test_loss_is_the_error_of_the_converted_output(path, prediction, space):
     """By converting the output, and scoring it against the true quantity."""
     x0, x1, t, output = batch()
-    objective = FlowObjective(get_path(path), prediction, space)
+    objective = FlowObjective(choose("path", path), prediction, space)
     x_t = objective.path.interpolate(x0, x1, t)
     true = {"velocity": objective.path.velocity(x0, x1, t), "data": x1, "noise": x0}
     said = objective.path.convert(output, x_t, t, prediction, space)
@@ -67,7 +67,7 @@ def test_loss_is_the_error_of_the_converted_output(path, prediction, space):
 @pytest.mark.parametrize("space", PREDICTIONS)
 def test_losses_are_finite_on_all_of_the_interval(path, prediction, space):
     x0, x1, _, output = (x.float() for x in batch())
-    objective = FlowObjective(get_path(path), prediction, space, weights=get_weights("min_snr"))
+    objective = FlowObjective(choose("path", path), prediction, space, weights=choose("weights", "min_snr"))
     t = torch.linspace(0, 1, 64)
     assert objective.loss(output, x0, x1, t).isfinite().all()
 
@@ -80,8 +80,8 @@ def test_min_snr_weighs_the_data_error_whatever_the_space(path, prediction, spac
 
     With x_t fixed, x1(v) solves x_t = alpha x1 + sigma x0 and v = d x_t / dt, whose derivatives are central differences.
     """
-    path = get_path(path)
-    weights = get_weights("min_snr", gamma=2.0)
+    path = choose("path", path)
+    weights = choose("weights", {"name": "min_snr", "gamma": 2.0})
     x0, x1, _, output = batch(64)
     t, h = torch.linspace(0.01, 0.98, 64, dtype=torch.float64), 1e-6
     alpha, sigma = path.alpha(t), path.sigma(t)
@@ -100,17 +100,17 @@ def test_min_snr_weighs_the_data_error_whatever_the_space(path, prediction, spac
 
 def test_bin_weights_make_the_measured_losses_even():
     losses = (2.0, 1.0, 0.5, 0.5)
-    weights = get_weights("bins", losses=losses)
+    weights = choose("weights", {"name": "bins", "losses": losses})
     t = torch.tensor([0.0, 0.1, 0.3, 0.6, 0.99, 1.0])
-    found = weights(t, get_path("linear"), "velocity")
+    found = weights(t, choose("path", "linear"), "velocity")
     torch.testing.assert_close(found * torch.tensor([2, 2, 1, 0.5, 0.5, 0.5]), torch.full((6,), found[0].item() * 2))
-    assert weights(torch.tensor([0.1, 0.3, 0.6, 0.9]), get_path("linear"), "velocity").mean() == pytest.approx(1)
+    assert weights(torch.tensor([0.1, 0.3, 0.6, 0.9]), choose("path", "linear"), "velocity").mean() == pytest.approx(1)
 
 
 def test_bridges_are_learned_with_their_own_noise():
     x0, x1, t, eps = batch()
     for name in ("icfm", "schrodinger_bridge"):
-        objective = FlowObjective(get_path(name))
+        objective = FlowObjective(choose("path", name))
         velocity = objective.path.velocity(x0, x1, t, eps)
         assert objective.loss(velocity, x0, x1, t, eps).max() == 0
         assert objective.loss(velocity + 2, x0, x1, t, eps).sub(4).abs().max() < 1e-9
@@ -123,12 +123,12 @@ def test_bridges_are_learned_with_their_own_noise():
         ({"prediction": "data"}, "prediction"),
         ({"prediction": "noise"}, "prediction"),
         ({"loss_space": "data"}, "loss_space"),
-        ({"weights": get_weights("min_snr")}, "min_snr"),
+        ({"weights": choose("weights", "min_snr")}, "min_snr"),
     ],
 )
 def test_what_a_path_cannot_do_is_refused(path, settings, message):
     with pytest.raises(UserError, match=message):
-        FlowObjective(get_path(path), **settings)
+        FlowObjective(choose("path", path), **settings)
 
 
 def test_recipe_refuses_it_too_and_all_at_once():
@@ -141,19 +141,25 @@ def test_recipe_refuses_it_too_and_all_at_once():
 
 
 def test_objective_of_a_checkpoint_made_before_these_choices():
-    objective = get_objective({"path": "linear", "prediction": "data"})
-    assert objective == FlowObjective(get_path("linear"), "data")
+    objective = Flow.model_validate({"path": "linear", "prediction": "data"}).scored
+    assert objective == FlowObjective(choose("path", "linear"), "data")
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: get_error("pseudo_huber", c=0), "c is 0; expected a number above 0"),
-        (lambda: get_error("l3"), "unknown error 'l3'"),
-        (lambda: get_weights("min_snr", gamma=-1), "gamma is -1"),
-        (lambda: get_weights("bins", losses=(1.0,)), "at least two numbers above 0"),
-        (lambda: get_weights("bins", losses=(1.0, 0.0)), "at least two numbers above 0"),
-        (lambda: FlowObjective(get_path("linear"), "velocity", "nois"), "did you mean 'noise'"),
+        (lambda: choose("error", {"name": "pseudo_huber", "c": 0}), "c: expected a number > 0, found 0"),
+        (lambda: choose("error", "l3"), "unknown error 'l3'"),
+        (lambda: choose("weights", {"name": "min_snr", "gamma": -1}), "gamma: expected a number > 0, found -1"),
+        (
+            lambda: choose("weights", {"name": "bins", "losses": (1.0,)}),
+            "losses: expected a list of at least two",
+        ),
+        (
+            lambda: choose("weights", {"name": "bins", "losses": (1.0, 0.0)}),
+            "losses: expected a list of at least two",
+        ),
+        (lambda: FlowObjective(choose("path", "linear"), "velocity", "nois"), "did you mean 'noise'"),
     ],
 )
 def test_wrong_choices(make, message):

@@ -8,17 +8,20 @@ import pytest
 import torch
 from torch import nn
 
-from flowkit.data.normalizers import fit_normalizer
+from flowkit.components import choose, find, names
 from flowkit.errors import UserError
 from flowkit.flow.objective import FlowObjective
-from flowkit.flow.paths import expand, get_path
-from flowkit.flow.solvers import FIXED, integrate
+from flowkit.flow.paths import expand
+from flowkit.flow.solvers import integrate
+from flowkit.flow.solvers.fixed import RungeKutta
+from flowkit.recipe.sample import SampleSettings
 from flowkit.sampling.draw import draw_samples
-from flowkit.sampling.settings import SampleSettings
 
 MEAN, STD = torch.tensor([1.5, -0.5], dtype=torch.float64), torch.tensor([0.3, 2.0], dtype=torch.float64)
 ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
 CALLS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
+
+FIXED = [name for name in names("solver") if issubclass(find("solver", name), RungeKutta)]
 
 
 def gaussian_velocity(x, t):
@@ -137,6 +140,7 @@ def test_does_not_change_its_input_and_carries_gradients():
 
 
 ATOMS = torch.tensor([[-2.0, 1.0], [2.0, 2.0], [0.5, -2.5]])
+PLAIN = choose("normalizer", "none").fit(ATOMS.numpy(), np.arange(3))
 
 
 class Perfect(nn.Module):
@@ -155,9 +159,9 @@ class Perfect(nn.Module):
 
 def residual(path, prediction, solver, **settings):
     """Root mean square of what is between 100 samples and the atoms nearest to them."""
-    path = get_path(path)
-    x = draw_samples(Perfect(path, prediction), FlowObjective(path, prediction), fit_normalizer("none", ATOMS.numpy(),
-                     np.arange(3)), (2,), 100, SampleSettings(solver=solver, **settings)).x  # fmt: skip
+    path = choose("path", path)
+    x = draw_samples(Perfect(path, prediction), FlowObjective(path, prediction), PLAIN, (2,), 100,
+                     SampleSettings.of({"solver": solver, **settings})).x  # fmt: skip
     return np.square(x[:, None] - ATOMS.numpy()).mean(2).min(1).mean() ** 0.5
 
 
@@ -179,7 +183,7 @@ def test_nor_does_it_on_other_grids(grid, steps, solver):
 @pytest.mark.parametrize("path", ["linear", "cosine", "vp"])
 def test_a_step_of_eulers_is_exact_while_the_prediction_stays(path, prediction):
     """x_s = (sigma_s / sigma_t) x + (alpha_s - alpha_t sigma_s / sigma_t) x1, of a network that is no posterior's mean."""
-    path = get_path(path)
+    path = choose("path", path)
     objective = FlowObjective(path, prediction).exact
     network = lambda x, t: torch.tanh(3 * x + expand(t, x))  # noqa: E731
     field = lambda x, t: objective.to_velocity(network(x, t), x, t)  # noqa: E731
@@ -204,7 +208,7 @@ def test_a_step_of_eulers_is_exact_while_the_prediction_stays(path, prediction):
 @pytest.mark.parametrize("solver", FIXED)
 def test_the_order_of_straight_solutions(path, prediction, solver):
     """For N(1.5, 0.3^2), whose flow keeps every quantile: the last step, which is Euler's, costs no order up to 2."""
-    path, mean, std = get_path(path), 1.5, 0.3
+    path, mean, std = choose("path", path), 1.5, 0.3
     objective = FlowObjective(path, prediction).exact
 
     def field(x, t):
@@ -247,16 +251,16 @@ def test_an_adaptive_solver_never_goes_back_for_its_last_step():
 
     for prediction in (False, True):
         velocity = Jumping()
-        integrate(velocity, noise(), solver="dopri5", path=get_path("linear"), straight=prediction)
+        integrate(velocity, noise(), solver="dopri5", path=choose("path", "linear"), straight=prediction)
         assert all(t >= low - 1e-6 for low, t in velocity.seen) and velocity.seen[-1][1] < 1 + 1e-6
 
 
 def test_checkpoints_of_the_first_version_are_sampled_with_the_clip():
     """Euler's steps by hand, of version 1: dx/dt = -x / s + (1 + t / s) x1 on the linear path, with s = max(1 - t, 0.05)."""
-    path = get_path("linear")
+    path = choose("path", "linear")
     model = Perfect(path, "data")
-    drawn = draw_samples(model, FlowObjective(path, "data"), fit_normalizer("none", ATOMS.numpy(), np.arange(3)), (2,), 5,
-                         SampleSettings(solver="euler", steps=40), numerics=1)  # fmt: skip
+    drawn = draw_samples(model, FlowObjective(path, "data"), PLAIN, (2,), 5,
+                         SampleSettings.of({"solver": "euler", "steps": 40}), numerics=1)  # fmt: skip
     x = torch.from_numpy(drawn.noise)
     for step in range(40):
         t = torch.full((5,), step / 40)

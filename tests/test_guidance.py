@@ -10,14 +10,16 @@ from typer.testing import CliRunner
 
 import flowkit
 from flowkit.cli import app
+from flowkit.components import choose
 from flowkit.errors import UserError
-from flowkit.flow.guidance import Pushed, best_factor, guided, rescaled
+from flowkit.flow.guidance import CFGZero, Pushed, best_factor, guided, rescaled
+from flowkit.flow.mean_flow import MeanFlow
 from flowkit.flow.objective import FlowObjective
-from flowkit.flow.paths import get_path
 from flowkit.flow.solvers import integrate
+from flowkit.recipe.sample import SampleSettings
 from tests.conftest import sketch_rows
 
-VELOCITY = FlowObjective(get_path("linear"))
+VELOCITY = FlowObjective(choose("path", "linear"))
 LABEL = torch.arange(4)
 X = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 T = torch.tensor([0.0, 0.3, 0.6, 1.0], dtype=torch.float64)
@@ -107,10 +109,10 @@ def test_an_adaptive_solver_begins_anew_at_the_ends_of_the_interval(interval):
 def test_x_stands_still_in_the_first_steps(solver, zero_init, begins):
     """In all stages of the steps that begin below zero_init, but for the last step; dopri5 begins there."""
     network = Network()
-    velocity = guided(network, VELOCITY, LABEL, scale=2.0, optimised=True, zero_init=zero_init)
+    velocity = guided(network, VELOCITY, LABEL, scale=2.0, guidance=CFGZero(zero_init=zero_init))
     states = []
     found = integrate(velocity, X, solver=solver, steps=4, on_step=lambda step, x: states.append(x))
-    moving = guided(Network(), VELOCITY, LABEL, scale=2.0, optimised=True)
+    moving = guided(Network(), VELOCITY, LABEL, scale=2.0, guidance=CFGZero(zero_init=0.0))
     begins = zero_init if solver == "dopri5" else begins
     wanted = integrate(moving, X, solver=solver, steps=max(1, round(4 * (1 - begins))), t0=begins)
     torch.testing.assert_close(found.x, wanted.x)
@@ -119,19 +121,23 @@ def test_x_stands_still_in_the_first_steps(solver, zero_init, begins):
 
 
 def test_a_single_step_moves():
-    moving = guided(Network(), VELOCITY, LABEL, scale=2.0, optimised=True)
-    still = guided(Network(), VELOCITY, LABEL, scale=2.0, optimised=True, zero_init=0.04)
+    moving = guided(Network(), VELOCITY, LABEL, scale=2.0, guidance=CFGZero(zero_init=0.0))
+    still = guided(Network(), VELOCITY, LABEL, scale=2.0, guidance=CFGZero(zero_init=0.04))
     assert torch.equal(integrate(still, X, solver="euler", steps=1).x, integrate(moving, X, solver="euler", steps=1).x)
-    unguided = integrate(guided(Network(), VELOCITY, LABEL, zero_init=0.3), X, solver="heun", steps=10)
+    unguided = integrate(
+        guided(Network(), VELOCITY, LABEL, guidance=CFGZero(zero_init=0.3)), X, solver="heun", steps=10
+    )
     later = integrate(guided(Network(), VELOCITY, LABEL), X, solver="heun", steps=7, t0=0.3)
     torch.testing.assert_close(unguided.x, later.x)
 
 
 def test_checkpoints_of_the_first_version_keep_to_their_stages():
     """A Heun step that begins below zero_init moved by half of its second stage, and no step was cut."""
-    old = dict(optimised=True, zero_init=0.04, numerics=1)
+    old = dict(guidance=CFGZero(zero_init=0.04), numerics=1)
     velocity = guided(Network(), VELOCITY, LABEL, scale=2.0, **old)
-    slope = guided(Network(), VELOCITY, LABEL, scale=2.0, optimised=True)(X, torch.full((4,), 0.5, dtype=X.dtype))
+    slope = guided(Network(), VELOCITY, LABEL, scale=2.0, guidance=CFGZero(zero_init=0.0))(
+        X, torch.full((4,), 0.5, dtype=X.dtype)
+    )
     found = []
     integrate(velocity, X, solver="heun", steps=2, on_step=lambda step, x: found.append(x))
     torch.testing.assert_close(found[0], X + 0.25 * slope)
@@ -179,10 +185,10 @@ def test_cfg_zero_star():
     v, null = both()
     factor = torch.stack([torch.linalg.lstsq(null[i][:, None], v[i][:, None]).solution[0, 0] for i in range(4)])
     torch.testing.assert_close(best_factor(v, null), factor)
-    found = guided(Network(), VELOCITY, LABEL, scale=2.0, optimised=True)(X, T)
+    found = guided(Network(), VELOCITY, LABEL, scale=2.0, guidance=CFGZero(zero_init=0.0))(X, T)
     torch.testing.assert_close(found, (1 - 2.0) * factor[:, None] * null + 2.0 * v)
     network = Network()
-    velocity = guided(network, VELOCITY, LABEL, scale=2.0, optimised=True, zero_init=0.3)
+    velocity = guided(network, VELOCITY, LABEL, scale=2.0, guidance=CFGZero(zero_init=0.3))
     zeroed = velocity(X, T)
     assert zeroed[0].abs().max() == 0 and network.rows == 6
     torch.testing.assert_close(zeroed[1:], found[1:])
@@ -228,7 +234,9 @@ ONE = torch.ones(1, dtype=torch.float64)
 ])  # fmt: skip
 def test_led_by_a_quadratic_samples_are_of_p_exp_f(path, mean, variance, sharp, center):
     """N(m, s^2) exp(-k (x - c)^2 / 2): precision 1 / s^2 + k. N(0, 1) and -5 (x - 3)^2 have mean 2.73, variance .091."""
-    found = tilted(get_path(path), mean * ONE, variance * ONE[None], lambda x: -sharp / 2 * (x[:, 0] - center) ** 2)
+    found = tilted(
+        choose("path", path), mean * ONE, variance * ONE[None], lambda x: -sharp / 2 * (x[:, 0] - center) ** 2
+    )
     precision = 1 / variance + sharp
     # Where alpha < 0.05 the variance is taken to be 1, which shows where it is 4.
     assert found[0].item() == pytest.approx(
@@ -239,7 +247,7 @@ def test_led_by_a_quadratic_samples_are_of_p_exp_f(path, mean, variance, sharp, 
 
 def test_led_in_one_direction_the_others_follow():
     """Correlated numbers, f of one linear feature: a Kalman update, in closed form. And a linear f moves the mean alone."""
-    path, mean = get_path("linear"), torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64)
+    path, mean = choose("path", "linear"), torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64)
     factor = torch.tensor([[1.0, 0.0, 0.0], [0.8, 0.6, 0.0], [-0.5, 0.3, 0.7]], dtype=torch.float64)
     covariance, a = factor @ factor.T, torch.tensor([1.0, 0.5, -1.0], dtype=torch.float64)
     gain = covariance @ a / (a @ covariance @ a + 1 / 8)
@@ -253,7 +261,7 @@ def test_led_in_one_direction_the_others_follow():
 
 
 def test_guide_scale_multiplies_f():
-    path = get_path("linear")
+    path = choose("path", "linear")
     once = tilted(path, 0 * ONE, ONE[None], lambda x: -2 * (x[:, 0] - 1) ** 2)
     scaled = tilted(path, 0 * ONE, ONE[None], lambda x: -((x[:, 0] - 1) ** 2), scale=2.0)
     torch.testing.assert_close(once[0], scaled[0])
@@ -264,12 +272,12 @@ def test_guide_scale_multiplies_f():
     "f", [lambda x: 3 * x[:, 0].abs(), lambda x: x[:, 0] ** 2 / 4, lambda x: -(x[:, 0] - 1).relu()]
 )
 def test_functions_that_are_not_concave_or_not_smooth_stay_finite(f):
-    mean, covariance = tilted(get_path("linear"), 0 * ONE, ONE[None], f, steps=25)
+    mean, covariance = tilted(choose("path", "linear"), 0 * ONE, ONE[None], f, steps=25)
     assert mean.abs() < 1 and 0.2 < covariance.item() < 30
 
 
 def test_led_rows_do_not_depend_on_their_company_or_on_time_as_a_batch():
-    path = get_path("linear")
+    path = choose("path", "linear")
     velocity = Pushed(guided(Network(), VELOCITY, LABEL), lambda x: -((x - 1) ** 2).sum(1), path)
     with torch.inference_mode():
         whole = velocity(X, T)
@@ -282,18 +290,19 @@ def test_led_rows_do_not_depend_on_their_company_or_on_time_as_a_batch():
 def test_functions_that_do_not_fit():
     velocity = guided(Network(), VELOCITY, LABEL)
     with pytest.raises(UserError, match=r"expected \(4,\)"):
-        Pushed(velocity, lambda x: x.sum(), get_path("linear"))(X, T)
+        Pushed(velocity, lambda x: x.sum(), choose("path", "linear"))(X, T)
     with pytest.raises(UserError, match="do not depend on x"):
-        Pushed(velocity, lambda x: x.detach().sum(1), get_path("linear"))(X, T)
+        Pushed(velocity, lambda x: x.detach().sum(1), choose("path", "linear"))(X, T)
 
 
 @pytest.mark.parametrize(("given", "says"), [
-    (dict(interval=(0.8, 0.2)), r"did you mean \[0.2, 0.8\]"), (dict(interval=(0.5, 1.5)), "no interval of t"),
-    (dict(rescale=1.5), "guidance_rescale"), (dict(zero_init=1.0), "zero_init"),
+    (dict(guidance_interval=(0.8, 0.2)), r"such as \[0.2, 0.8\]"), (dict(guidance_interval=(0.5, 1.5)), "from 0 to 1"),
+    (dict(guidance_rescale=1.5), "guidance_rescale"), (dict(guidance={"name": "cfg_zero", "zero_init": 1.0}), "zero_init"),
+    (dict(guidance_scale=float("nan")), "guidance_scale"), (dict(guidance_scale=float("inf")), "guidance_scale"),
 ])  # fmt: skip
 def test_settings_out_of_range(given, says):
     with pytest.raises(UserError, match=says):
-        guided(Network(), VELOCITY, LABEL, scale=2.0, **given)
+        SampleSettings.of(given)
 
 
 @pytest.fixture(scope="module")
@@ -368,11 +377,11 @@ def test_a_function_needs_a_path_that_says_what_it_changes(runs):
     assert (
         model.sample(2, guide=guide, guidance_scale=2.0, guidance_interval=(0.2, 0.7), solver="euler").info["nfe"] == 9
     )  # six steps, three of them guided
-    model.info["flow"]["objective"] = "mean_flow"
+    model.flow = model.flow.model_copy(update={"objective": MeanFlow()})
     with pytest.raises(UserError, match='guide: does not go with solver "mean_flow"'):
         model.sample(2, guide=guide, solver="mean_flow")
     for path in ("icfm", "spherical"):
-        model.objective = FlowObjective(get_path(path))
+        model.objective = FlowObjective(choose("path", path))
         with pytest.raises(UserError, match="can be guided by one"):
             model.sample(2, guide=guide)
 
@@ -381,13 +390,14 @@ def test_what_cannot_be(runs):
     model = flowkit.load(runs / "large")
     for given, says in (
         (dict(guidance={"name": "autoguidance", "ckpt": str(runs / "other")}), "has classes .*anchor, boat.*cat"),
-        (dict(guidance="autoguidance"), "guidance.ckpt: missing"), (dict(guidance="cgf"), "unknown"),
-        (dict(guidance={"name": "cfg_zero", "zero": 0.1}), "no setting zero"), (dict(state="fp16"), "state"),
-        (dict(guidance_interval=(0.8, 0.2)), "did you mean"),
+        (dict(guidance="autoguidance"), "guidance.ckpt: missing"),
+        (dict(guidance="cgf"), "guidance: expected .*did you mean"),
+        (dict(guidance={"name": "cfg_zero", "zero": 0.1}), "guidance.zero: unknown key"), (dict(state="fp16"), "state"),
+        (dict(guidance_interval=(0.8, 0.2)), "such as"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=says):
             model.sample(1, guidance_scale=2.0, **given)
-    model.info["flow"]["coupling"] = {"name": "ot", "block": 64}
+    model.flow = model.flow.model_copy(update={"coupling": choose("coupling", "ot")})
     with pytest.raises(UserError, match="not independent"):
         model.sample(1, solver="sde")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import flowkit
-from flowkit.data.normalizers import fit_normalizer
+from flowkit.components import choose
 from flowkit.errors import UserError
 from flowkit.flow.likelihood import log_likelihood
 from flowkit.sampling.likelihood import gaussian_bits
@@ -81,21 +81,23 @@ ROWS = np.random.default_rng(0).standard_normal((400, 3)) @ np.array([[2.0, 0, 0
 
 @pytest.mark.parametrize("choice", ["none", "global", "zscore", "robust", "whitening"])
 def test_normalizers_know_their_determinant(choice):
-    normalizer = fit_normalizer(choice, ROWS.astype(np.float32), np.arange(300))
+    normalizer = choose("normalizer", choice).fit(ROWS.astype(np.float32), np.arange(300))
     x = torch.from_numpy(ROWS[:1])
     jacobian = torch.autograd.functional.jacobian(lambda x: normalizer.normalize(x).flatten(), x).reshape(3, 3)
     assert normalizer.log_det((3,)) == pytest.approx(torch.linalg.slogdet(jacobian)[1].item())
 
 
 def test_whitening_with_dropped_directions_has_no_density():
-    normalizer = fit_normalizer({"name": "whitening", "components": 2}, ROWS.astype(np.float32), np.arange(300))
+    normalizer = choose("normalizer", {"name": "whitening", "components": 2}).fit(
+        ROWS.astype(np.float32), np.arange(300)
+    )
     with pytest.raises(UserError, match="2 of 3 directions"):
         normalizer.log_det((3,))
 
 
 def test_the_gaussian_beside_is_scipys():
     stats = pytest.importorskip("scipy.stats")
-    normalizer = fit_normalizer("zscore", ROWS.astype(np.float32), np.arange(300))
+    normalizer = choose("normalizer", "zscore").fit(ROWS.astype(np.float32), np.arange(300))
     found = gaussian_bits(ROWS[:300], ROWS[300:], normalizer)
     fitted = stats.multivariate_normal(ROWS[:300].mean(0), np.cov(ROWS[:300].T, bias=True))
     assert found is not None

@@ -13,16 +13,15 @@ from scipy.spatial.distance import cdist
 from torch import nn
 
 import flowkit
+from flowkit.components import choose
 from flowkit.data.base import NormalBase
 from flowkit.data.dataset import Dataset
-from flowkit.data.normalizers import fit_normalizer
 from flowkit.errors import UserError
 from flowkit.events import Validated
-from flowkit.flow.couplings.independent import Independent
+from flowkit.flow.couplings import Independent
 from flowkit.flow.guidance import guided
-from flowkit.flow.mean_flow import MeanFlow, get_mean_flow, mean_flow_target, total_derivative
+from flowkit.flow.mean_flow import MeanFlow, mean_flow_target, total_derivative
 from flowkit.flow.objective import FlowObjective
-from flowkit.flow.paths import get_path
 from flowkit.flow.solvers import integrate
 from flowkit.models import create_model
 from flowkit.recipe import recipe_from_dict
@@ -132,7 +131,7 @@ def test_guided_averages_double_the_batch_and_the_span():
         assert len(span) == len(x) and (span == 0.5).all()
         return torch.where(mask[:, None], x, label[:, None] + 0 * x)
 
-    objective = FlowObjective(get_path("linear"))
+    objective = FlowObjective(choose("path", "linear"))
     velocity = guided(network, objective, torch.tensor([2, 3]), scale=3.0)
     found = integrate(velocity, torch.ones(2, 4), solver="mean_flow", steps=2)
     first = 1 + 0.5 * (1 + 3.0 * (torch.tensor([2.0, 3.0]) - 1))
@@ -148,10 +147,10 @@ def test_settings():
     weighted, plain = MeanFlow(power=0.5).loss(torch.full((2, 3), 2.0), torch.zeros(2, 3))
     torch.testing.assert_close(plain, torch.full((2,), 4.0))
     torch.testing.assert_close(weighted, plain / 4.001**0.5)
-    assert get_mean_flow({}) is None and get_mean_flow({"objective": {"name": "mean_flow", "omega": 2.0}}).omega == 2
+    assert choose("objective", {"name": "mean_flow", "omega": 2.0}).omega == 2
     for wrong in ({"ratio": 1.1}, {"power": -1}, {"omega": float("nan")}, {"omega": 0.0}):
         with pytest.raises(UserError, match=next(iter(wrong))):
-            MeanFlow(**wrong)
+            choose("objective", {"name": "mean_flow", **wrong})
 
 
 class Net(nn.Module):
@@ -229,8 +228,8 @@ def validator(omega=1.0, *, labelled=False):
     x = (MEAN + STD * np.random.default_rng(0).standard_normal((300, 2))).astype(np.float32)
     data = Dataset("points", x, np.arange(300) % 2 if labelled else None, split=np.ones(300, np.uint8),
                    class_names=("a", "b") if labelled else ())  # fmt: skip
-    normalizer = fit_normalizer("none", x, np.arange(300))
-    return Validator(data, normalizer, FlowObjective(get_path("linear")), NormalBase(), Independent(), 1, omega=omega,
+    normalizer = choose("normalizer", "none").fit(x, np.arange(300))
+    return Validator(data, normalizer, FlowObjective(choose("path", "linear")), NormalBase(), Independent(), 1, omega=omega,
                      max_rows=300, batch_size=128, seed=0, device=torch.device("cpu"))  # fmt: skip
 
 
@@ -329,7 +328,7 @@ def test_a_module_that_takes_no_span_is_refused(tmp_path):
         flowkit.train(recipe(tmp_path, "a", "mean_flow"), model=Plain(2, 2), data=eight(512, 0))
     assert not (tmp_path / "a").exists()
     one = recipe_from_dict(recipe(tmp_path, "a", "mean_flow", sample={"steps": 2}))
-    assert (one.sample.solver.name, one.sample.steps) == ("mean_flow", 2)
+    assert (one.sample.solver.tag(), one.sample.steps) == ("mean_flow", 2)
 
 
 def train(folder, name):

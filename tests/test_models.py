@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from flowkit.components import choose, names
 from flowkit.errors import UserError
 from flowkit.flow.guidance import guided
 from flowkit.flow.objective import FlowObjective
-from flowkit.flow.paths import get_path
 from flowkit.flow.solvers import integrate
-from flowkit.models import ARCHS, create_model
+from flowkit.models import create_model
 from flowkit.models.layers import Attention, SwiGLU, TimeEmbedding
 
 CLASSES, WIDTH, PATCHES, D = 5, 12, 7, 24
@@ -409,7 +409,7 @@ def test_guidance_works_for_a_class_only_model(network):
 
     @torch.no_grad()
     def draw(label, scale):
-        return integrate(guided(model, FlowObjective(get_path("linear")), label, None, scale), noise, steps=5)[0]
+        return integrate(guided(model, FlowObjective(choose("path", "linear")), label, None, scale), noise, steps=5)[0]
 
     drawn = {scale: draw(label, scale) for scale in (0, 1, 3)}
     for one, other in ((0, 1), (1, 3), (0, 3)):
@@ -426,7 +426,7 @@ def test_learns_two_classes(network):
     best Gaussian), and the class is what helps."""
     torch.manual_seed(0)
     sketch = network in SKETCH
-    objective = FlowObjective(get_path("linear"), "velocity" if sketch else "data")
+    objective = FlowObjective(choose("path", "linear"), "velocity" if sketch else "data")
     model = build(network, "class", **({} if sketch else {"hidden_dim": 32}))
     data = torch.randn(2, 6, 8) if sketch else torch.randn(4, D)
     labels = torch.arange(len(data)) * 2 // len(data)
@@ -457,21 +457,21 @@ def test_learns_two_classes(network):
 @pytest.mark.parametrize(
     ("arch", "args", "message"),
     [
-        ("bezier_sketch_dti", {}, "unknown arch 'bezier_sketch_dti'; known are bezier_sketch_transformer, bezier_sketch_dit"),
+        ("bezier_sketch_dti", {}, "unknown arch 'bezier_sketch_dti'; known are bezier_sketch_dit, bezier_sketch_transformer"),
         ("bezier_sketch_dti", {}, "did you mean 'bezier_sketch_dit'"),
-        ("bezier_sketch_dit", dict(num_layer=2), "no argument 'num_layer'"),
+        ("bezier_sketch_dit", dict(num_layer=2), "no setting 'num_layer'"),
         ("bezier_sketch_dit", dict(num_layer=2), "did you mean 'num_layers'"),
         ("bezier_sketch_dit", dict(embed_dim=100, num_heads=8), "embed_dim 100 is not divisible by num_heads 8"),
         ("bezier_sketch_dit", dict(embed_dim=100, num_heads=8), "num_heads of 4, 5, 10 would do, or embed_dim 96"),
         ("bezier_sketch_transformer", dict(num_heads=7), "embed_dim 256 is not divisible by num_heads 7"),
-        ("bezier_sketch_transformer", dict(embed_dim=0), "embed_dim is 0; expected a whole number of at least 1"),
-        ("bezier_sketch_transformer", dict(num_layers=2.0), "num_layers is 2.0; expected a whole number"),
-        ("bezier_sketch_transformer", dict(num_classes=-1), "num_classes is -1"),
-        ("bezier_sketch_transformer", dict(clip_dim="wide"), "clip_dim is 'wide'"),
-        ("bezier_sketch_transformer", dict(dropout=1.0), "dropout is 1.0"),
-        ("bezier_sketch_transformer", dict(num_strokes=True), "num_strokes is True"),
-        ("bezier_sketch_transformer", dict(num_memory_tokens=0), "num_memory_tokens is 0"),
-        ("bezier_sketch_transformer", dict(mlp_ratio=0.0), "mlp_ratio is 0.0; expected a number above 0"),
+        ("bezier_sketch_transformer", dict(embed_dim=0), "embed_dim: expected a whole number >= 1, found 0"),
+        ("bezier_sketch_transformer", dict(num_layers=2.0), "num_layers: expected a whole number from 1 to 1000, found 2.0"),
+        ("bezier_sketch_transformer", dict(num_classes=-1), "num_classes: expected a whole number >= 0, found -1"),
+        ("bezier_sketch_transformer", dict(clip_dim="wide"), 'clip_dim: expected a whole number >= 0, found "wide"'),
+        ("bezier_sketch_transformer", dict(dropout=1.0), "dropout: expected a number >= 0 and < 1, found 1.0"),
+        ("bezier_sketch_transformer", dict(num_strokes=True), "num_strokes: expected a whole number >= 1, found true"),
+        ("bezier_sketch_transformer", dict(num_memory_tokens=0), "num_memory_tokens: expected a whole number >= 1, found 0"),
+        ("bezier_sketch_transformer", dict(mlp_ratio=0.0), "mlp_ratio: expected a number > 0, found 0.0"),
     ],
 )  # fmt: skip
 def test_impossible_models(arch, args, message):
@@ -484,7 +484,7 @@ def test_names_can_be_listed_without_torch():
     import subprocess
     import sys
 
-    code = "import sys, flowkit.models; print(*flowkit.models.ARCHS); assert 'torch' not in sys.modules"
+    code = "import sys, flowkit.components as c; print(*c.names('arch')); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == list(ARCHS)
+    assert done.stdout.split() == list(names("arch"))

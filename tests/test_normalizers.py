@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from flowkit.data import normalizers
+from flowkit.components import choose
 from flowkit.data.dataset import Dataset, write_dataset
-from flowkit.data.normalizers import AffineNormalizer, fit_normalizer, normalizer_from_json, statistics
+from flowkit.data.normalizers import AffineNormalizer, normalizer_from_json, statistics
 from flowkit.data.normalizers import base as normalizers_base
 from flowkit.data_source import open_base
 from flowkit.errors import UserError
@@ -40,7 +40,7 @@ def reloaded(fitted, tmp_path):
 @pytest.mark.parametrize("name", ["none", "global", "zscore", "robust"])
 def test_statistics_are_those_of_numpy(name):
     x, rows = correlated(), np.arange(0, 4000, 2)
-    fitted = fit_normalizer(name, x, rows)
+    fitted = choose("normalizer", name).fit(x, rows)
     part = x[rows].astype(np.float64)
     quarter, median, upper = np.sort(part, axis=0)[[500, 1000, 1500]]
     shift, scale, rtol = {
@@ -53,11 +53,11 @@ def test_statistics_are_those_of_numpy(name):
 
 def test_robust_is_the_exact_median_and_a_standard_deviation_of_gaussians():
     x = np.random.default_rng(0).normal(3, [0.1, 7.0], (50_001, 2)).astype(np.float32)
-    fitted = fit_normalizer("robust", x, np.arange(len(x)))
+    fitted = choose("normalizer", "robust").fit(x, np.arange(len(x)))
     np.testing.assert_array_equal(fitted.shift, np.sort(x, axis=0)[25_000])
     np.testing.assert_allclose(fitted.scale, [0.1, 7.0], rtol=0.02)
     x[:5000] = 1e6  # a tenth of outliers
-    np.testing.assert_allclose(fit_normalizer("robust", x, np.arange(len(x))).scale, [0.1, 7.0], rtol=0.25)
+    np.testing.assert_allclose(choose("normalizer", "robust").fit(x, np.arange(len(x))).scale, [0.1, 7.0], rtol=0.25)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_robust_takes_the_deviation_of_elements_that_are_mostly_one_value(share,
     x = rng.normal(2, 3, (4000, 4)).astype(np.float32)
     quiet = rng.random((4000, 2)) < share
     x[:, 1:3] = np.where(quiet, 5 + jitter * rng.standard_normal((4000, 2)), 5 + 2 * rng.standard_normal((4000, 2)))
-    fitted = fit_normalizer("robust", x, np.arange(4000))
+    fitted = choose("normalizer", "robust").fit(x, np.arange(4000))
     y = fitted.normalize(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(y[:, [0, 3]].std(0), 1, rtol=0.05)
     np.testing.assert_allclose(y[:, 1:3].std(0), 1, rtol=1e-3)
@@ -80,9 +80,9 @@ def test_quartiles_of_many_rows_are_those_of_a_fixed_sample(monkeypatch):
     x = np.random.default_rng(0).standard_normal((20_000, 3)).astype(np.float32)
     rows = np.arange(4000, 20_000)
     x[:4000] = 100
-    exact = fit_normalizer("robust", x, rows)
+    exact = choose("normalizer", "robust").fit(x, rows)
     monkeypatch.setattr(statistics, "QUARTILE_ROWS", 10_000)
-    sampled, again = (fit_normalizer("robust", x, rows) for _ in range(2))
+    sampled, again = (choose("normalizer", "robust").fit(x, rows) for _ in range(2))
     assert (sampled.shift == again.shift).all() and (sampled.shift != exact.shift).any()
     np.testing.assert_allclose(sampled.scale, exact.scale, rtol=0.03)
     np.testing.assert_allclose(sampled.shift, exact.shift, atol=0.03)
@@ -90,7 +90,7 @@ def test_quartiles_of_many_rows_are_those_of_a_fixed_sample(monkeypatch):
 
 def test_whitened_rows_have_the_unit_matrix_as_covariance():
     x = correlated()
-    fitted = fit_normalizer({"name": "whitening", "floor": 1e-9}, x, np.arange(len(x)))
+    fitted = choose("normalizer", {"name": "whitening", "floor": 1e-9}).fit(x, np.arange(len(x)))
     y = fitted.normalize(torch.from_numpy(x).double())
     assert y.shape == x.shape == (4000, *fitted.shape((3, 2)))
     y = y.flatten(1).numpy()
@@ -106,7 +106,7 @@ def test_whitened_rows_have_the_unit_matrix_as_covariance():
 def test_the_floor_is_a_share_of_the_mean_variance():
     x = correlated()
     rows, total = np.arange(len(x)), x.reshape(len(x), 6).var(0, dtype=np.float64).sum()
-    narrow, floored = (fit_normalizer({"name": "whitening", "floor": f}, x, rows).scale for f in (1e-9, 0.1))
+    narrow, floored = (choose("normalizer", {"name": "whitening", "floor": f}).fit(x, rows).scale for f in (1e-9, 0.1))
     np.testing.assert_allclose(floored[-3:], np.sqrt(0.1 * total / 6), rtol=1e-6)
     np.testing.assert_array_equal(floored[:3], narrow[:3])
     assert (narrow[-3:] < floored[-3:]).all() and narrow[-1] == pytest.approx(0.01, rel=0.05)
@@ -116,7 +116,7 @@ def test_the_floor_is_a_share_of_the_mean_variance():
 def test_a_share_of_the_variance_is_the_fewest_directions_that_hold_it(share, count):
     """The variances are about 16, 4, 1, .09, .01 and .0001."""
     x = correlated()
-    fitted = fit_normalizer({"name": "whitening", "components": share}, x, np.arange(len(x)))
+    fitted = choose("normalizer", {"name": "whitening", "components": share}).fit(x, np.arange(len(x)))
     values = np.linalg.svd(x.reshape(4000, 6) - x.reshape(4000, 6).mean(0), compute_uv=False) ** 2
     assert fitted.shape((3, 2)) == ((count,) if count < 6 else (3, 2)) and len(fitted.scale) == count
     assert fitted.to_json()["variance"] == pytest.approx(values[:count].sum() / values.sum(), abs=1e-5)
@@ -125,7 +125,7 @@ def test_a_share_of_the_variance_is_the_fewest_directions_that_hold_it(share, co
 
 def test_what_truncation_loses_is_the_variance_left_out():
     x = correlated()
-    fitted = fit_normalizer({"name": "whitening", "components": 2}, x, np.arange(len(x)))
+    fitted = choose("normalizer", {"name": "whitening", "components": 2}).fit(x, np.arange(len(x)))
     x64 = torch.from_numpy(x).double()
     lost = (fitted.denormalize(fitted.normalize(x64)) - x64).square().sum((1, 2)).mean()
     total = (x64 - x64.mean(0)).square().sum((1, 2)).mean()
@@ -137,7 +137,7 @@ def test_what_truncation_loses_is_the_variance_left_out():
 def test_there_and_back_is_the_identity(choice, dtype, tmp_path):
     """Of what comes from the model always; of the data where no direction is left out. Also after a reload."""
     x = correlated()
-    fitted = reloaded(fit_normalizer(choice, x, np.arange(len(x))), tmp_path)
+    fitted = reloaded(choose("normalizer", choice).fit(x, np.arange(len(x))), tmp_path)
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
     y = torch.randn(50, *fitted.shape((3, 2)), generator=torch.Generator().manual_seed(0)).to(dtype)
     back = fitted.normalize(fitted.denormalize(y))
@@ -154,7 +154,7 @@ def test_there_and_back_is_the_identity(choice, dtype, tmp_path):
 @each
 def test_a_reload_is_the_same_to_the_bit(choice, tmp_path):
     x = correlated()
-    fitted = fit_normalizer(choice, x, np.arange(len(x)))
+    fitted = choose("normalizer", choice).fit(x, np.arange(len(x)))
     back = reloaded(fitted, tmp_path)
     assert back.to_json() == fitted.to_json() and back.name == fitted.name
     assert torch.equal(back.normalize(torch.from_numpy(x)), fitted.normalize(torch.from_numpy(x)))
@@ -165,11 +165,11 @@ def test_a_reload_is_the_same_to_the_bit(choice, tmp_path):
 def test_only_training_rows_count_in_any_number_of_chunks(choice, monkeypatch):
     x = correlated(3000, offset=1000.0)  # so large that sums of squares would cancel
     rows = np.arange(3000) % 3 > 0
-    whole = fit_normalizer(choice, x, np.flatnonzero(rows))
+    whole = choose("normalizer", choice).fit(x, np.flatnonzero(rows))
     x[~rows] = 1e9
     monkeypatch.setattr(statistics, "CHUNK_BYTES", 7 * x[:1].nbytes)
     monkeypatch.setattr(statistics, "COLUMNS", 4)
-    parts = fit_normalizer(choice, x, np.flatnonzero(rows))
+    parts = choose("normalizer", choice).fit(x, np.flatnonzero(rows))
     np.testing.assert_allclose(parts.scale, whole.scale, rtol=1e-9)
     y = torch.from_numpy(x[rows]).double()
     torch.testing.assert_close(parts.normalize(y), whole.normalize(y), rtol=1e-6, atol=1e-6)
@@ -189,11 +189,11 @@ def test_memory_mapped_rows_are_read_in_chunks(monkeypatch):
     monkeypatch.setattr(statistics, "CHUNK_BYTES", 16 * 50)
     for choice in ("global", "zscore", "whitening"):
         asked.clear()
-        fit_normalizer(choice, x, np.arange(900))
+        choose("normalizer", choice).fit(x, np.arange(900))
         assert max(asked) == 50 and sum(asked) == 900
     monkeypatch.setattr(statistics, "QUARTILE_ROWS", 64)
     asked.clear()
-    fit_normalizer("robust", x, np.arange(900))
+    choose("normalizer", "robust").fit(x, np.arange(900))
     assert asked == [64]
 
 
@@ -203,12 +203,12 @@ def test_constant_elements_stay_finite(choice):
     x = np.random.default_rng(0).standard_normal((500, 6)).astype(np.float32)
     x[:, 1] = 4
     x[:, 3] = 4 + 1e-6 * x[:, 3]
-    fitted = fit_normalizer(choice, x, np.arange(400))
+    fitted = choose("normalizer", choice).fit(x, np.arange(400))
     y = fitted.normalize(torch.from_numpy(x))
     assert y.isfinite().all() and y.abs().max() < 10
     if choice in ("zscore", "robust"):
         assert y[:, [1, 3]].abs().max() < 1e-3
-    everywhere = fit_normalizer(choice, np.full((5, 2), 7, np.float32), np.arange(5))
+    everywhere = choose("normalizer", choice).fit(np.full((5, 2), 7, np.float32), np.arange(5))
     rows = torch.full((3, 2), 7.0)
     assert (everywhere.scale == 1).all() and everywhere.normalize(rows).isfinite().all()
     torch.testing.assert_close(everywhere.denormalize(everywhere.normalize(rows)), rows)
@@ -216,7 +216,7 @@ def test_constant_elements_stay_finite(choice):
 
 def test_fewer_rows_than_dimensions():
     x = np.random.default_rng(0).standard_normal((20, 64)).astype(np.float32)
-    fitted = fit_normalizer("whitening", x, np.arange(20))
+    fitted = choose("normalizer", "whitening").fit(x, np.arange(20))
     y = fitted.normalize(torch.from_numpy(x))
     assert y.isfinite().all() and float(y.square().sum() / 20) == pytest.approx(19, rel=1e-4)  # its rank
     torch.testing.assert_close(fitted.denormalize(y), torch.from_numpy(x), rtol=1e-5, atol=1e-5)
@@ -224,7 +224,7 @@ def test_fewer_rows_than_dimensions():
 
 @each
 def test_a_normalizer_met_first_while_sampling_still_trains(choice):
-    fitted = fit_normalizer(choice, correlated(), np.arange(100))
+    fitted = choose("normalizer", choice).fit(correlated(), np.arange(100))
     y = torch.ones(2, *fitted.shape((3, 2)))
     with torch.inference_mode():
         fitted.denormalize(y)
@@ -235,7 +235,7 @@ def test_a_normalizer_met_first_while_sampling_still_trains(choice):
 
 @each
 def test_autocast_changes_nothing(choice):
-    fitted = fit_normalizer(choice, correlated(), np.arange(4000))
+    fitted = choose("normalizer", choice).fit(correlated(), np.arange(4000))
     x = torch.from_numpy(correlated(50, seed=1))
     with torch.autocast("cpu", torch.bfloat16):
         inside = fitted.normalize(x)
@@ -244,7 +244,7 @@ def test_autocast_changes_nothing(choice):
 
 @each
 def test_no_rows_are_no_error(choice):
-    fitted = fit_normalizer(choice, correlated(), np.arange(100))
+    fitted = choose("normalizer", choice).fit(correlated(), np.arange(100))
     y = fitted.normalize(torch.zeros(0, 3, 2))
     assert y.shape == (0, *fitted.shape((3, 2))) and fitted.denormalize(y).shape == (0, 3, 2)
 
@@ -252,7 +252,8 @@ def test_no_rows_are_no_error(choice):
 @pytest.mark.parametrize(
     ("choice", "shape", "message"),
     [
-        ("zscor", (9, 4), "unknown normalizer 'zscor'; known are none, global, zscore, robust, whitening; did you mean 'zscore'"),
+        ("zscor", (9, 4), "unknown normalizer 'zscor'; known are auto, none, global, zscore, robust, whitening"),
+        ("zscor", (9, 4), "did you mean 'zscore'"),
         ({"name": "whitening", "flor": 1}, (9, 4), "normalizer 'whitening' has no setting 'flor'; it has floor, components"),
         ({"name": "zscore", "floor": 1}, (9, 4), "normalizer 'zscore' has no setting 'floor'; it has none"),
         ({"name": "whitening", "components": 9}, (9, 4, 2), "components: 9 are asked for, and rows have 8 numbers; ask for at"),
@@ -261,7 +262,7 @@ def test_no_rows_are_no_error(choice):
 )  # fmt: skip
 def test_impossible_normalizers(choice, shape, message):
     with pytest.raises(UserError, match=message.split(";")[0].replace("(", r"\(")) as error:
-        fit_normalizer(choice, np.zeros(shape, np.float32), np.arange(shape[0]))
+        choose("normalizer", choice).fit(np.zeros(shape, np.float32), np.arange(shape[0]))
     assert message in str(error.value)
 
 
@@ -276,12 +277,12 @@ def test_directions_of_sketches_are_no_strokes():
 
 
 def test_damaged_statistics_are_refused():
-    fitted = fit_normalizer("whitening", correlated(), np.arange(100))
+    fitted = choose("normalizer", "whitening").fit(correlated(), np.arange(100))
     good, arrays = fitted.to_json(), fitted.tensors()
     assert normalizer_from_json(good, arrays).name == "whitening"
     skewed, zero = arrays["basis"].copy(), 0 * arrays["scale"]
     skewed[0, 0] += 1e-3
-    affine = fit_normalizer("zscore", correlated(), np.arange(100)).to_json()
+    affine = choose("normalizer", "zscore").fit(correlated(), np.arange(100)).to_json()
     for content, tensors in [
         ({}, {}), ({**good, "name": "witening"}, arrays), ({**good, "name": ["whitening"]}, arrays), (good, {}),
         ({**good, "shape": [7]}, arrays), ({**good, "shape": 3}, arrays), ({**good, "components": 5}, arrays),
@@ -301,12 +302,6 @@ def test_affine_scales_are_multiplied_back():
     ).tolist() == [3]
 
 
-def test_the_floors_of_recipe_and_function_agree():
-    from flowkit.recipe.data import WhiteningNormalizer
-
-    assert WhiteningNormalizer().floor == normalizers.whitening.__defaults__[0]
-
-
 # ---- many rows at once ----
 
 
@@ -318,7 +313,7 @@ def test_resident_rows_are_normalized_in_chunks_to_the_same_bits(tmp_path, monke
     stored = np.memmap(tmp_path / "x", np.float32, "w+", shape=(230, 2, 3))
     stored[:] = 3 + np.random.default_rng(0).standard_normal((230, 2, 3)) * [[1, 2, 5], [0.1, 1, 1]]
     rows = np.random.default_rng(1).permutation(230)[:201]
-    fitted = fit_normalizer(choice, stored, np.arange(230))
+    fitted = choose("normalizer", choice).fit(stored, np.arange(230))
     wanted, sizes, whole = fitted.normalize(torch.from_numpy(stored[rows])), [], type(fitted).normalize
     monkeypatch.setattr(type(fitted), "normalize", lambda self, x: sizes.append(len(x)) or whole(self, x))
     for x in (stored, np.array(stored)):
@@ -334,7 +329,7 @@ def test_resident_rows_are_normalized_in_chunks_to_the_same_bits(tmp_path, monke
 def test_rows_of_a_base_are_normalized_in_chunks_too(tmp_path, monkeypatch):
     x = np.random.default_rng(0).standard_normal((90, 4)).astype(np.float32)
     write_dataset(tmp_path / "base", Dataset("points", x, split=(np.arange(90) % 3 == 0).astype(np.uint8)))
-    fitted = fit_normalizer("zscore", x, np.arange(90))
+    fitted = choose("normalizer", "zscore").fit(x, np.arange(90))
     wanted, sizes, whole = fitted.normalize(torch.from_numpy(x[np.arange(90) % 3 > 0])), [], type(fitted).normalize
     monkeypatch.setattr(normalizers_base, "CHUNK_BYTES", 10 * 16, raising=False)
     monkeypatch.setattr(type(fitted), "normalize", lambda self, x: sizes.append(len(x)) or whole(self, x))

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import flowkit
 from flowkit.cli import app
+from flowkit.components import choose
 from flowkit.data.dataset import Dataset, read_dataset, write_dataset
 from flowkit.errors import UserError
 from flowkit.sampling.likelihood import likelihood_figures
@@ -188,7 +189,6 @@ def test_the_command(tmp_path):
 def test_a_network_s_own_null_is_what_dropping_the_label_gives(arch):
     from flowkit.flow.guidance import guided
     from flowkit.flow.objective import FlowObjective
-    from flowkit.flow.paths import get_path
     from flowkit.models import create_model
 
     sketch = arch.startswith("bezier")
@@ -198,7 +198,7 @@ def test_a_network_s_own_null_is_what_dropping_the_label_gives(arch):
     for parameter in network.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     x, t = torch.randn(4, 3, 8) if sketch else torch.randn(4, 6), torch.rand(4)
-    objective = FlowObjective(get_path("linear"))
+    objective = FlowObjective(choose("path", "linear"))
     with torch.no_grad():
         mixed = guided(network, objective, torch.tensor([-1, 1, -1, 2]))(x, t)
         torch.testing.assert_close(mixed[[0, 2]], network(x, t)[[0, 2]])

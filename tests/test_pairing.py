@@ -11,13 +11,12 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 import flowkit
+from flowkit.components import choose
 from flowkit.data import order as order_module
 from flowkit.data.dataset import Dataset, write_dataset
 from flowkit.data.keys import key
-from flowkit.data.normalizers import fit_normalizer
 from flowkit.errors import UserError
 from flowkit.events import Validated
-from flowkit.flow.couplings import get_coupling
 from flowkit.training import batches as batches_module
 from flowkit.training.batches import Batches, Layout
 from flowkit.training.draws import Draws
@@ -35,10 +34,10 @@ def pairing(coupling, *, rank: int = 0, world_size: int = 1, micro: int = 4, row
     generated = sketch_rows(rows)
     data = Dataset("sketch", generated["x"], generated["class_label"] if labelled else None)
     layout = Layout(BATCH, micro, BATCH // (micro * world_size), rank, world_size)
-    batches = Batches(data, fit_normalizer("global", data.x, np.arange(rows)), layout, 3, CPU)
+    batches = Batches(data, choose("normalizer", "global").fit(data.x, np.arange(rows)), layout, 3, CPU)
     draws = Draws(3, CPU)
     draw = lambda update: draws.normal("noise", update, (BATCH, *data.x.shape[1:]))  # noqa: E731
-    return Pairing(get_coupling(coupling), batches, draw, seed=3, **settings)
+    return Pairing(choose("coupling", coupling), batches, draw, seed=3, **settings)
 
 
 @pytest.mark.parametrize("block", [4, 8, 16, 32, 64])

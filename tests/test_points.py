@@ -15,8 +15,9 @@ from rich.text import Text
 from typer.testing import CliRunner
 
 from flowkit.cli import app
+from flowkit.components import choose
 from flowkit.data.dataset import Dataset, write_dataset
-from flowkit.domain import BUILTIN, Preview, get_domain
+from flowkit.domain import Preview, builtin_sets, get_domain
 from flowkit.errors import UserError
 from flowkit.inspect.dataset import pictures
 from flowkit.metrics.transport import normalised_path_energy, path_energy, wasserstein2
@@ -40,7 +41,7 @@ def many(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def test_every_built_in_name_is_one_of_this_domain_and_says_what_is_wrong_with_others():
     domain = get_domain("points")
-    assert {name for name, kind in BUILTIN.items() if kind == "points"} == set(domain.builtin) == set(NAMES)
+    assert {name for name, kind in builtin_sets().items() if kind == "points"} == set(domain.builtin) == set(NAMES)
     with pytest.raises(UserError, match="moons"):
         domain.generate("moon", 10, 0)
     assert np.array_equal(domain.generate("moons", 50, 3).x, domain.generate("moons", 50, 3).x)
@@ -371,8 +372,8 @@ def test_command_line_samples_points(tmp_path: Path):
 
 
 def test_trajectories_are_those_of_samples_spread_over_all_batches(tmp_path: Path):
+    from flowkit.recipe.sample import SampleSettings
     from flowkit.sampling.draw import draw_samples
-    from flowkit.sampling.settings import SampleSettings
 
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE.format(root=tmp_path, source="moons-labelled", arch="selu_mlp"))
@@ -398,11 +399,10 @@ def test_trajectories_are_those_of_samples_spread_over_all_batches(tmp_path: Pat
 
 
 def test_trajectories_rest_at_their_ends_while_other_batches_go_on():
-    from flowkit.data.normalizers import fit_normalizer
     from flowkit.sampling.draw import States
 
     data = np.random.default_rng(0).normal(3, 2, (500, 2)).astype(np.float32)
-    states = States(3, 9, fit_normalizer("zscore", data, np.arange(500)))  # keeps samples 0, 4 and 8
+    states = States(3, 9, choose("normalizer", "zscore").fit(data, np.arange(500)))  # keeps samples 0, 4 and 8
     for first, steps in ((0, 1), (3, 4), (6, 2)):
         keep = states.begin(range(first, first + 3), torch.full((3, 2), float(first)))
         assert keep is not None
@@ -415,7 +415,10 @@ def test_trajectories_rest_at_their_ends_while_other_batches_go_on():
         np.repeat(wanted[..., None], 2, axis=2), abs=1e-3
     )
     assert (
-        States(3, 100, fit_normalizer("none", data, np.arange(500))).begin(range(1, 9), torch.from_numpy(data)) is None
+        States(3, 100, choose("normalizer", "none").fit(data, np.arange(500))).begin(
+            range(1, 9), torch.from_numpy(data)
+        )
+        is None
     )
 
 

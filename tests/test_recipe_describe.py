@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flowkit.models import ARCHS
+from flowkit.components import names
 from flowkit.recipe import Recipe, recipe_from_dict
 from flowkit.recipe.describe import key_table, markdown_table
 from flowkit.ui.keys_view import keys_view
@@ -50,7 +50,7 @@ def test_the_default_in_the_table_is_the_default(row):
     if row.default == "required":
         return
     tag = row.description.split(": ")[0].split(", ")[0]  # of the first of the alternatives that have it
-    arch = tag if row.section == "model" and tag in ARCHS else "bezier_sketch_transformer"
+    arch = tag if row.section == "model" and tag in names("arch") else "bezier_sketch_transformer"
     choice = [f"{row.section}.{row.key.rpartition('.')[0]}={tag}"] if "." in row.key else []
     base = recipe_from_dict({"run": {"name": "a"}, "model": {"arch": arch}, "train": {"steps": 1}}, choice)
     if row.default == "-":

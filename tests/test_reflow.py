@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import flowkit
+from flowkit.components import choose
 from flowkit.data.dataset import Dataset, read_dataset, write_dataset
 from flowkit.data.header import read_header
-from flowkit.data.normalizers import fit_normalizer
 from flowkit.errors import UserError
 from flowkit.events import Notice, Validated
 from tests.conftest import Recorder
@@ -157,14 +157,14 @@ def test_samples_that_do_not_follow_from_their_noise_are_no_pairs(tmp_path, solv
 @pytest.mark.parametrize("choice", CHOICES)
 def test_normalizers_are_compared_by_what_they_do(choice):
     x = rows(8)
-    own = fit_normalizer(choice, x, np.arange(400))
-    assert own.same_as(fit_normalizer(choice, x[::-1].copy(), np.arange(400)), (8,))
-    assert not own.same_as(fit_normalizer(choice, x, np.arange(200)), (8,))
-    others = [fit_normalizer(other, x, np.arange(400)) for other in CHOICES if other != choice]
+    own = choose("normalizer", choice).fit(x, np.arange(400))
+    assert own.same_as(choose("normalizer", choice).fit(x[::-1].copy(), np.arange(400)), (8,))
+    assert not own.same_as(choose("normalizer", choice).fit(x, np.arange(200)), (8,))
+    others = [choose("normalizer", other).fit(x, np.arange(400)) for other in CHOICES if other != choice]
     assert not any(own.same_as(other, (8,)) or other.same_as(own, (8,)) for other in others)
     moved = x.copy()
     moved[:, 0] *= 1.01
-    assert not own.same_as(fit_normalizer(choice, moved, np.arange(400)), (8,))
+    assert not own.same_as(choose("normalizer", choice).fit(moved, np.arange(400)), (8,))
 
 
 @pytest.mark.parametrize("choice", ["whitening", "zscore"])

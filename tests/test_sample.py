@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import flowkit
 from flowkit.errors import UserError
-from flowkit.recipe.sample import Sample
-from flowkit.sampling.settings import SampleSettings
+from flowkit.recipe.sample import Sample, SampleSettings
 from tests.conftest import sketch_rows
 
 
@@ -124,8 +123,8 @@ def test_the_solver_of_a_checkpoint_is_that_of_its_version(run_dir, tmp_path):
         sidecar.write_text(json.dumps({**content, "numerics": numerics, "sampling": sampling}))
         assert flowkit.load(tmp_path / "a").sample(1, steps=1).info["solver"] == solver
     for solver, steps in (("sde", 30), ("mean_flow", 1)):  # which do not follow the flow both ways
-        assert SampleSettings(solver=solver, steps=steps).of_ode["solver"] == "midpoint"
-    assert SampleSettings().solver == "midpoint" == Sample().solver.name
+        assert SampleSettings.of({"solver": solver, "steps": steps}).of_ode["solver"].tag() == "midpoint"
+    assert SampleSettings().solver.tag() == "midpoint" == Sample().solver.tag()
 
 
 def test_every_way_to_name_a_checkpoint(run_dir, tmp_path):
@@ -197,9 +196,9 @@ def test_conditions_and_guidance_that_a_model_cannot_have(run_dir):
         model.sample(1, condition=np.zeros(3))
     with pytest.raises(UserError, match="expected at least 1"):
         model.sample(0)
-    with pytest.raises(UserError, match=r"unknown solver 'huen'; known are .* did you mean 'heun'"):
+    with pytest.raises(UserError, match=r'solver: expected "euler", .*, found "huen"; did you mean .heun.'):
         model.sample(1, solver="huen")
-    model.info["flow"]["cond_drop"] = 0
+    model.flow = model.flow.model_copy(update={"cond_drop": 0.0})
     with pytest.raises(UserError, match="never saw a dropped condition"):
         model.sample(1, guidance_scale=2.0)
     with pytest.raises(UserError, match="device: 'gpu' is not available"):
@@ -240,32 +239,39 @@ def _nearest(x: np.ndarray, centres: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("grid", "said"),
     [
-        ("custom", "grid 'custom' needs times; write {name = \"custom\", times = ...}"),
-        ({"name": "custom", "times": "abc"}, "grid 'custom': times is 'abc'; expected a list of numbers"),
-        ({"name": "custom", "times": [0, "a", 1]}, "expected a list of numbers"),
-        ({"name": "custom", "times": [1.0]}, "expected rising numbers"),
-        ({"name": "shifted", "shift": "x"}, "grid 'shifted': shift is 'x'; expected a number"),
-        ({"name": "power", "exponent": True}, "exponent is True; expected a number"),
+        ("custom", "grid.times: missing; expected a list of rising numbers"),
+        (
+            {"name": "custom", "times": "abc"},
+            'grid.times: expected a list of rising numbers from 0.0 to 1.0, found "abc"',
+        ),
+        ({"name": "custom", "times": [0, "a", 1]}, "grid.times: expected a list of rising numbers"),
+        ({"name": "custom", "times": [1.0]}, "grid.times: expected a list of rising numbers"),
+        ({"name": "custom", "times": [0.0, 0.5]}, "grid.times: [0.0, 0.5] do not rise from 0.0 to 1.0"),
+        ({"name": "shifted", "shift": "x"}, 'grid.shift: expected a number > 0, found "x"'),
+        ({"name": "power", "exponent": True}, "grid.exponent: expected a number > 0, found true"),
     ],
 )
 def test_settings_of_a_table_that_are_missing_or_no_numbers(grid, said):
     with pytest.raises(UserError) as told:
-        SampleSettings(grid=grid)
+        SampleSettings.of({"grid": grid})
     assert said in str(told.value)
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"solver": {"name": "sde", "scale": "x"}}, "solver 'sde': scale is 'x'; expected a number"),
-        ({"solver": {"name": "dopri5", "rtol": "a"}}, "solver 'dopri5': rtol is 'a'; expected a number"),
-        ({"guidance": {"name": "cfg_zero", "zero_init": "x"}}, "guidance.zero_init: 'x' is no number"),
-        ({"guidance": {"name": "autoguidance", "ckpt": 3}}, "guidance.ckpt: expected a path as text, found 3"),
+        ({"solver": {"name": "sde", "scale": "x"}}, 'solver.scale: expected a number >= 0, found "x"'),
+        ({"solver": {"name": "dopri5", "rtol": "a"}}, 'solver.rtol: expected a number > 0, found "a"'),
+        (
+            {"guidance": {"name": "cfg_zero", "zero_init": "x"}},
+            'guidance.zero_init: expected a number >= 0 and < 1, found "x"',
+        ),
+        ({"guidance": {"name": "autoguidance", "ckpt": 3}}, "guidance.ckpt: expected text, found 3"),
     ],
 )
 def test_settings_of_solver_and_guidance_that_are_no_numbers(given, said):
     with pytest.raises(UserError) as told:
-        SampleSettings(**given)
+        SampleSettings.of(given)
     assert said in str(told.value)
 
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from flowkit.components import choose
 from flowkit.errors import UserError
-from flowkit.flow.paths import expand, get_path
+from flowkit.flow.paths import expand
 from flowkit.flow.solvers import integrate
 from flowkit.sampling.draw import step_noise
 
@@ -48,14 +49,14 @@ def start(rows):
     "solver", [{"name": "sde"}, {"name": "sde", "scale": 3.0}, {"name": "sde", "diffusion": "constant"}]
 )
 def test_samples_have_the_marginals_of_the_flow(path, solver):
-    path, rows = get_path(path), 8000
+    path, rows = choose("path", path), 8000
     found = integrate(exact_velocity(path), start(rows), solver=solver, steps=250, path=path, noise=keyed(rows))
     assert gaps(found.x) < 4
     assert found.nfe.unique().tolist() == [250]
 
 
 def test_noise_is_really_added_and_none_at_scale_0():
-    path, rows = get_path("linear"), 500
+    path, rows = choose("path", "linear"), 500
     run = lambda seed, **s: integrate(exact_velocity(path), start(rows), solver={"name": "sde", **s}, steps=50, path=path,  # noqa: E731
                                       noise=keyed(rows, seed)).x  # fmt: skip
     assert (run(1) - run(2)).abs().mean() > 0.1
@@ -73,7 +74,7 @@ def test_every_sample_has_a_stream_of_its_own_whatever_its_batch():
 
 
 def test_the_last_step_is_tweedies():
-    path, x = get_path("linear"), start(5)
+    path, x = choose("path", "linear"), start(5)
     found = integrate(exact_velocity(path), x, solver="sde", steps=1, path=path, noise=keyed(5)).x
     torch.testing.assert_close(found, MEAN.expand(5, 2))  # E[x1 | x_0] at t = 0
     t = torch.full((5,), 0.5, dtype=torch.float64)
@@ -86,8 +87,8 @@ def test_the_last_step_is_tweedies():
 def test_refused_where_there_is_no_score():
     for path in ("icfm", "schrodinger_bridge", "spherical"):
         with pytest.raises(UserError, match="has no score"):
-            integrate(lambda x, t: x, start(2), solver="sde", path=get_path(path), noise=keyed(2))
+            integrate(lambda x, t: x, start(2), solver="sde", path=choose("path", path), noise=keyed(2))
     with pytest.raises(UserError, match="from noise to data only"):
-        integrate(lambda x, t: x, start(2), solver="sde", path=get_path("linear"), noise=keyed(2), t0=1.0, t1=0.0)
+        integrate(lambda x, t: x, start(2), solver="sde", path=choose("path", "linear"), noise=keyed(2), t0=1.0, t1=0.0)
     with pytest.raises(UserError, match="scale is -1"):
         integrate(lambda x, t: x, start(2), solver={"name": "sde", "scale": -1})

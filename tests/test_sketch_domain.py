@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flowkit.components import find, names
 from flowkit.data.dataset import Dataset
-from flowkit.domain import BUILTIN, get_domain
+from flowkit.domain import builtin_sets, get_domain
 from flowkit.errors import UserError
 from flowkit.sketch.domain import SketchDomain, safe_name
 
@@ -24,7 +25,7 @@ def domain() -> SketchDomain:
 def test_generates_its_builtin_sets(domain):
     for name in domain.builtin:
         data = domain.generate(name, 12, seed=0)
-        assert BUILTIN[name] == data.kind == "sketch" and len(data) == 12
+        assert builtin_sets()[name] == data.kind == "sketch" and len(data) == 12
         domain.check(data, name)
     with pytest.raises(UserError, match="did you mean 'doodles'"):
         domain.generate("doodle", 12, seed=0)
@@ -49,10 +50,10 @@ def test_refuses_pixels_but_not_strokes_that_leave_the_canvas(domain):
 
 def test_model_args_follow_from_the_data(domain):
     x = np.zeros((2, 5, 8), np.float32)
-    plain = {"num_strokes": 5, "stroke_dim": 8, "num_classes": 0, "clip_dim": 0}
+    plain = {"num_strokes": 5, "stroke_dim": 8, "shape": [5, 8], "num_classes": 0, "clip_dim": 0, "condition_dim": 0}
     assert domain.model_args(Dataset("sketch", x, class_names=("a",)), x.shape[1:]) == plain
     data = Dataset("sketch", x, np.array([0, 2]), np.zeros((2, 7, 512), np.float32), class_names=("a", "b", "c"))
-    assert domain.model_args(data, x.shape[1:]) == {**plain, "num_classes": 3, "clip_dim": 512}
+    assert domain.model_args(data, x.shape[1:]) == {**plain, "num_classes": 3, "clip_dim": 512, "condition_dim": 512}
     data.condition = np.zeros((2, 64), np.float32)
     assert domain.model_args(data, x.shape[1:])["clip_dim"] == 64
 
@@ -60,8 +61,9 @@ def test_model_args_follow_from_the_data(domain):
 def test_extra_losses_take_sketches_to_one_number_each(domain):
     import torch
 
-    losses = domain.extra_losses()
+    losses = {name: find("loss", name) for name in names("loss")}
     assert set(losses) == {"smoothness", "bending", "degenerate"}
+    assert all(loss.kinds == ("sketch",) for loss in losses.values())
     x = torch.from_numpy(domain.generate("doodles", 6, 0).x)
     for loss in losses.values():
         assert loss(x).shape == (6,)

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
+from flowkit.components import names
 from flowkit.errors import UserError
 from flowkit.flow.grids import grid_edges
 from flowkit.flow.paths import expand
-from flowkit.flow.solvers import FIXED, SOLVERS, integrate
+from flowkit.flow.solvers import integrate
 from tests.test_flow_solvers import MEAN, ORDERS, STD, gaussian_velocity, noise
 
 
@@ -142,7 +143,7 @@ def test_settings_out_of_range():
     ):
         with pytest.raises(UserError, match=says):
             integrate(gaussian_velocity, noise(), solver=table)
-    assert set(SOLVERS) >= {"euler", "midpoint", "heun", "rk4", "dopri5", "sde"}
+    assert set(names("solver")) >= {"euler", "midpoint", "heun", "rk4", "dopri5", "sde"}
 
 
 GRIDS = ["uniform", "shifted", {"name": "shifted", "shift": 0.5}, "power",
@@ -163,13 +164,13 @@ def test_what_grids_are():
     noise_levels = [3 * u / (1 + 2 * u) for u in (1, 0.5, 0)]  # as arXiv 2403.03206 has it, with 1 for noise
     assert grid_edges("shifted", 2, 0.0, 1.0) == pytest.approx([1 - u for u in noise_levels])
     for times in ([0.0, 0.5], [0.0, 0.7, 0.7, 1.0], [1.0, 0.0], [0.0]):
-        with pytest.raises(UserError, match="rising numbers"):
+        with pytest.raises(UserError, match=r"times: expected a list of rising numbers|do not rise from 0.0 to 1.0"):
             grid_edges({"name": "custom", "times": times}, 4, 0.0, 1.0)
-    with pytest.raises(UserError, match="shift is 0"):
+    with pytest.raises(UserError, match=r"shift: expected a number > 0, found 0\.0"):
         grid_edges({"name": "shifted", "shift": 0.0}, 4, 0.0, 1.0)
 
 
-@pytest.mark.parametrize("solver", FIXED)
+@pytest.mark.parametrize("solver", ["euler", "midpoint", "heun", "rk4"])
 def test_solvers_keep_their_order_on_other_grids(solver):
     x = torch.linspace(0.2, 0.8, 7, dtype=torch.float64)[:, None]
     exact = 1 / (1 / x - math.sin(1.0))

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 import flowkit
 from flowkit.checkpoint import list_checkpoints
+from flowkit.components import choose
 from flowkit.data.keys import key, seed_generator
-from flowkit.data.normalizers import fit_normalizer
 from flowkit.data.order import RowOrder
 from flowkit.errors import UserError
 from flowkit.events import Finished, Logged, Notice, RunStarted, Sampled, Saved, Stepped, Validated
@@ -46,7 +46,7 @@ def by_hand(recipe, rows, train_rows, updates):
 
     Returns parameters, EMA, and the loss and gradient norm of every update.
     """
-    normalizer = fit_normalizer("global", rows["x"], train_rows)
+    normalizer = choose("normalizer", "global").fit(rows["x"], train_rows)
     torch.manual_seed(key(0, "initial weights"))
     arguments = {"num_strokes": rows["x"].shape[1], "stroke_dim": 8, "num_classes": 3, "clip_dim": 0}
     model = create_model("bezier_sketch_dit", **{k: v for k, v in recipe["model"].items() if k != "arch"}, **arguments)

@@ -10,13 +10,11 @@ import torch
 from torch import nn
 
 import flowkit
+from flowkit.components import choose
 from flowkit.data.base import NormalBase
 from flowkit.data.dataset import Dataset
-from flowkit.data.normalizers import fit_normalizer
 from flowkit.events import Validated
-from flowkit.flow.couplings import get_coupling
 from flowkit.flow.objective import FlowObjective
-from flowkit.flow.paths import get_path
 from flowkit.training import validation
 from flowkit.training.validation import Validator
 from tests.conftest import Recorder
@@ -43,8 +41,8 @@ def validator(rank=0, world_size=1, batch_size=64, coupling="independent", path=
     x = rng.standard_normal((120, 3)).astype(np.float32) * [1, 20, 0.3]
     data = Dataset("array", x.astype(np.float32), np.arange(120) % 3, split=(np.arange(120) >= 83).astype(np.uint8))
     return Validator(
-        data, fit_normalizer("none", data.x, np.arange(83)), FlowObjective(get_path(path)), NormalBase(),
-        get_coupling(coupling), 32, max_rows=1000, batch_size=batch_size, seed=5, device=torch.device("cpu"), rank=rank,
+        data, choose("normalizer", "none").fit(data.x, np.arange(83)), FlowObjective(choose("path", path)), NormalBase(),
+        choose("coupling", coupling), 32, max_rows=1000, batch_size=batch_size, seed=5, device=torch.device("cpu"), rank=rank,
         world_size=world_size, **options,
     )  # fmt: skip
 

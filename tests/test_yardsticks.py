@@ -9,16 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from flowkit.components import choose
 from flowkit.data.base import NormalBase
 from flowkit.data.dataset import Dataset
-from flowkit.data.normalizers import fit_normalizer
 from flowkit.errors import UserError
-from flowkit.flow.couplings.independent import Independent
-from flowkit.flow.error import get_error
+from flowkit.flow.couplings import Independent
 from flowkit.flow.inversion import effective_dimensions, inversion_figures, reconstruct, zero_field_figures
 from flowkit.flow.objective import PREDICTIONS, FlowObjective
-from flowkit.flow.paths import GaussianPath, Linear, get_path
-from flowkit.flow.weights import get_weights
+from flowkit.flow.paths import GaussianPath, Linear
 from flowkit.metrics.gaussian import fit_gaussian
 from flowkit.training.validation import Validator
 from flowkit.training.yardsticks import GaussianYardstick, gaussian_losses, spread_blocks
@@ -135,7 +133,7 @@ def test_few_rows_do_not_make_a_gaussian_worse_than_its_diagonal():
     generator = torch.Generator().manual_seed(0)
     x0 = torch.randn(new.shape, generator=generator, dtype=torch.float64)
     t = (torch.randperm(2000, generator=generator) + 0.5) / 2000
-    normalizer = fit_normalizer("none", x, np.arange(150))
+    normalizer = choose("normalizer", "none").fit(x, np.arange(150))
     fitted = GaussianYardstick.fit(x, np.arange(150), normalizer, Linear(), dtype=torch.float64)
     found = gaussian_losses(fitted, x0, new, t)
     mean, plain = x.astype(np.float64).mean(0), np.cov(x.T.astype(np.float64), bias=True)
@@ -152,7 +150,7 @@ def test_independent_dimensions_stay_independent():
     rng = np.random.default_rng(2)
     scales = np.geomspace(0.1, 3.0, 60)
     x, new = rng.standard_normal((80, 60)) * scales, torch.from_numpy(rng.standard_normal((2000, 60)) * scales)
-    fitted = GaussianYardstick.fit(x, np.arange(80), fit_normalizer("none", x, np.arange(80)), Linear())
+    fitted = GaussianYardstick.fit(x, np.arange(80), choose("normalizer", "none").fit(x, np.arange(80)), Linear())
     x0, t = torch.from_numpy(rng.standard_normal((2000, 60))), torch.from_numpy((rng.permutation(2000) + 0.5) / 2000)
     found = gaussian_losses(fitted, x0, new, t)
     assert found["full"] < 1.03 * found["diagonal"]
@@ -183,7 +181,7 @@ def test_fitted_on_training_rows_as_the_model_sees_them(tmp_path):
     x[400:] += 100  # no training rows
     rows = np.arange(400)
     for name, dimension in (("zscore", 6), ({"name": "whitening", "components": 4}, 4)):
-        normalizer = fit_normalizer(name, x, rows)
+        normalizer = choose("normalizer", name).fit(x, rows)
         fitted = GaussianYardstick.fit(x, rows, normalizer, Linear())
         assert fitted.mean.shape == (dimension,) and float(fitted.mean.abs().max()) < 1e-5
         x1 = normalizer.normalize(torch.from_numpy(x[:400]))
@@ -194,19 +192,19 @@ def test_fitted_on_training_rows_as_the_model_sees_them(tmp_path):
 def test_a_constant_dimension_that_moves_stays_finite():
     x = np.random.default_rng(0).standard_normal((100, 3)).astype(np.float32)
     x[:, 1] = 5
-    fitted = GaussianYardstick.fit(x, np.arange(100), fit_normalizer("none", x, np.arange(100)), Linear())
+    fitted = GaussianYardstick.fit(x, np.arange(100), choose("normalizer", "none").fit(x, np.arange(100)), Linear())
     x1 = torch.tensor([[0.0, 6.0, 0.0]] * 3)
     for kind in fitted.kinds:
         losses = fitted.losses(kind, torch.zeros(3, 3), x1, torch.tensor([0.0, 0.999, 1.0]))
         assert losses.isfinite().all() and losses.max() < 1e4
-    one = GaussianYardstick.fit(x, np.arange(1), fit_normalizer("none", x, np.arange(100)), Linear())
+    one = GaussianYardstick.fit(x, np.arange(1), choose("normalizer", "none").fit(x, np.arange(100)), Linear())
     assert one.kinds == ("diagonal",) and one.losses("diagonal", torch.zeros(3, 3), x1, torch.rand(3)).isfinite().all()
 
 
 def test_wide_rows_go_without_a_full_gaussian(monkeypatch):
     monkeypatch.setattr("flowkit.training.yardsticks.MAX_DIMENSION", 8)
     x = np.random.default_rng(0).standard_normal((50, 9)).astype(np.float32)
-    fitted = GaussianYardstick.fit(x, np.arange(50), fit_normalizer("none", x, np.arange(50)), Linear())
+    fitted = GaussianYardstick.fit(x, np.arange(50), choose("normalizer", "none").fit(x, np.arange(50)), Linear())
     found = gaussian_losses(fitted, torch.randn(50, 9), torch.from_numpy(x), torch.rand(50))
     assert set(found) == {"diagonal"} and found["diagonal"] > 0
 
@@ -224,7 +222,7 @@ def test_rows_are_spread_in_blocks():
 @pytest.mark.parametrize("path", ["linear", {"name": "linear", "sigma_min": 0.1}, "cosine", "vp"])
 def test_the_best_gaussian_predictor_scores_as_the_yardstick(path, prediction):
     """Whatever is predicted, the loss is the velocity's: E[... | x_t] of the fitted Gaussian, in closed form, has its loss."""
-    path = get_path(path)
+    path = choose("path", path)
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((600, 3)) * [0.5, 1.0, 2.0] + [1.0, 0.0, -1.0]).astype(np.float32)
     data = Dataset("points", x, split=(np.arange(600) % 3 == 0).astype(np.uint8))
@@ -241,8 +239,9 @@ def test_the_best_gaussian_predictor_scores_as_the_yardstick(path, prediction):
             said = {"data": x1, "noise": x0, "velocity": d_alpha * x1 + d_sigma * x0}
             return said[prediction].float()
 
-    normalizer = fit_normalizer("none", x, data.rows("train"))
-    validator = Validator(data, normalizer, FlowObjective(path, prediction, "data", get_error("l1"), get_weights("min_snr")),
+    normalizer = choose("normalizer", "none").fit(x, data.rows("train"))
+    validator = Validator(data, normalizer, FlowObjective(path, prediction, "data",
+                          choose("error", "l1"), choose("weights", "min_snr")),
                           NormalBase(), Independent(), 1, max_rows=200, batch_size=64, seed=0,
                           device=torch.device("cpu"))  # fmt: skip
     found = validator(Best(), contextlib.nullcontext)

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from flowkit.cli.options import TrustCode
+
 SENTENCES = "Sentences"  # the panel of the options that only they have
 
 
@@ -63,6 +65,7 @@ def decode(
     batch_size: Annotated[
         int | None, _of_sentences("Maximum number of vectors per batch; default: found automatically.", min=1)
     ] = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Turn samples (or prepared data) into pictures or sentences.
 

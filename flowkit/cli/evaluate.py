@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flowkit.cli.options import BatchSize, Best, Device, Solver, Steps, Weights, choice, named_checkpoint
+from flowkit.cli.options import BatchSize, Best, Device, Solver, Steps, TrustCode, Weights, choice, named_checkpoint
 from flowkit.errors import UserError
 
 
@@ -59,6 +59,7 @@ def evaluate(
     ] = True,
     out: Annotated[Path | None, typer.Option(help="Output folder; default: evaluation/ in the run.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Sample-quality metrics with confidence intervals, next to real-data and Gaussian baselines.
 

@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from flowkit.cli.options import TrustCode
+
 
 def inspect(
     path: Annotated[
         Path, typer.Argument(help="A run, a checkpoint, a .safetensors file, a recipe, or a folder of samples.")
     ],
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead.")] = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Show what is in a run, a checkpoint, a weight file, a data set or a recipe, without loading it.
 

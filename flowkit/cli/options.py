@@ -22,6 +22,23 @@ Best = Annotated[
 Weights = Annotated[
     str, typer.Option(help="Weights to use: ema, raw, or one of several averages (ema:0.999, ema:power-0.05).")
 ]
+
+
+def _trust(asked: bool) -> None:
+    if asked:
+        from flowkit.components import trust_everything
+
+        trust_everything()
+
+
+TrustCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code",
+        callback=_trust,
+        help="Import what the file names by import path (my_package.solvers:AB3). That runs its code.",
+    ),
+]
 SOLVER, GUIDANCE, MACHINE, OUTPUT = "Solver", "Guidance", "Machine", "Output"  # panels of --help
 
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, ...", rich_help_panel=MACHINE)]

@@ -21,6 +21,7 @@ from flowkit.cli.options import (
     Run,
     Solver,
     Steps,
+    TrustCode,
     Weights,
     choice,
     named_checkpoint,
@@ -134,6 +135,7 @@ def sample(
     ] = True,
     batch_size: BatchSize = None,
     device: Device = "auto",
+    trust_code: TrustCode = False,
 ) -> None:
     """Draw samples from a trained model, and write them in a readable form.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,19 +13,11 @@ from flowkit.errors import Interrupted
 OUT_OF_TIME = 75  # exit status where train.max_hours ended the run: EX_TEMPFAIL, "try again later"
 
 
-def _print_keys(asked: bool) -> None:
-    if asked:
-        from flowkit.ui.keys_view import print_keys
-
-        print_keys()
-        raise typer.Exit()
-
-
 def train(
     recipe: Annotated[
-        Path,
-        typer.Argument(help="A recipe (TOML), or a run to resume or replace."),
-    ],
+        Path | None,
+        typer.Argument(help="A recipe (TOML), or a run to resume or replace.", show_default=False),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."),
@@ -52,7 +45,8 @@ def train(
         bool, typer.Option("--quiet", "-q", help="Print nothing but errors; metrics.jsonl is written anyway.")
     ] = False,
     keys: Annotated[
-        bool, typer.Option("--keys", is_eager=True, callback=_print_keys, help="List every recipe key and exit.")
+        bool,
+        typer.Option("--keys", help="List every recipe key and exit; with a recipe, those of its own components too."),
     ] = False,
 ) -> None:
     """Train a flow-matching model from a recipe.
@@ -76,12 +70,18 @@ def train(
       130, 143, 138 after SIGINT, SIGTERM, SIGUSR1: saved, continue with --resume;
       1 another process of the run has ended, or a defect (with its traceback).
     """
+    if keys:
+        return _print_keys(recipe, overrides or ())
+    if recipe is None:
+        raise typer.BadParameter("a recipe is missing, such as recipes/quickstart.toml", param_hint="RECIPE")
     from flowkit.training.launcher import end_with_launcher
 
     end_with_launcher()  # before torch is loaded, which takes seconds
+    from flowkit.components import trusting
     from flowkit.training.run_dir import load_run_recipe, what_is_kept
 
-    loaded, run_dir = load_run_recipe(recipe, overrides or ())
+    with trusting():
+        loaded, run_dir = load_run_recipe(recipe, overrides or ())
     try:
         from flowkit.training.early import check_early
 
@@ -109,3 +109,15 @@ def train(
         )
     if outcome.reason == "out of time":
         raise typer.Exit(OUT_OF_TIME)
+
+
+def _print_keys(recipe: Path | None, overrides: Sequence[str]) -> None:
+    from flowkit.components import trusting
+    from flowkit.ui.keys_view import print_keys
+
+    if recipe is not None:
+        from flowkit.training.run_dir import load_run_recipe
+
+        with trusting():
+            load_run_recipe(recipe, overrides)
+    print_keys()

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from flowkit.components import Choose
+from flowkit.components import Choose, Known
 from flowkit.data.normalizers import Auto, Normalization
 from flowkit.settings import Says, Section
 
@@ -26,7 +26,7 @@ class Data(Section):
     source: str = Field(
         default="doodles", min_length=1, description="a built-in set or the path of a prepared .safetensors"
     )
-    domain: str | None = Field(
+    domain: Annotated[str, Field(min_length=1), Known("domain")] | None = Field(
         default=None,
         min_length=1,
         description="what the rows are, where it is not what their file says: a domain's name, or "

@@ -44,6 +44,8 @@ def saved_settings(path: Path, content: dict[str, Any]) -> tuple[Flow, SampleSet
     sampling = content.get("sampling") or {}
     if content.get("numerics", 1) == 1:
         sampling = {"solver": "heun", **sampling}  # where such a sidecar names none
+    if missing := {"path", "prediction"} - content["flow"].keys():
+        raise UserError(f"{path}: 'flow' cannot be understood: it has no {listing(sorted(missing))}")
     found: list[Any] = []
     for name, section, table in (("flow", Flow, content["flow"]), ("sampling", SampleSettings, sampling)):
         known = {key: value for key, value in table.items() if key in section.model_fields}

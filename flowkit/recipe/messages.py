@@ -91,21 +91,25 @@ def _explain(detail: ErrorDetails, data: dict[str, Any], root: type[Section]) ->
         for key, inner in kinds[0].model_fields.items():
             if inner.is_required():
                 yield f"{where}.{key}", f"missing; expected {type_words(inner)}"
-    elif kind == "missing" and naming_key(field):
-        yield f"{where}.{naming_key(field)}", f"missing; expected {either(_quoted(kinds))}"
-    elif kind == "missing":
+    elif kind == "missing" and naming_key(field) and names[-1:] == [detail["loc"][-1]]:
+        yield f"{where}.{naming_key(field)}", f"missing; expected {_names(kinds)}"
+    elif kind == "missing" and names[-1:] == [detail["loc"][-1]]:
         assert field is not None
         yield where, f"missing; expected {type_words(field)}"
     elif kind in ("component_refused", "said"):
         yield where, detail["msg"]
-    elif kind == "component_unknown" and isinstance(detail["input"], dict):
-        key = detail.get("ctx", {})["key"]
-        expected, table = either(_quoted(kinds)), detail["input"]
-        if key not in table:
-            yield f"{where}.{key}", f"missing; expected {expected}"
+    elif kind == "component_unknown" and isinstance(detail["input"], dict | str):
+        key, given = detail.get("ctx", {})["key"], detail["input"]
+        expected = _names(kinds)
+        name = given.get(key) if isinstance(given, dict) else given
+        where = f"{where}.{key}" if isinstance(given, dict) else where
+        if isinstance(given, dict) and key not in given:
+            yield where, f"missing; expected {expected}"
+        elif isinstance(given, str) and key != "name":
+            yield where, f"expected a table, found {toml_value(given)}"
         else:
-            near = nearest(table[key], (one.tag() for one in kinds)) if isinstance(table[key], str) else ""
-            yield f"{where}.{key}", f"expected {expected}, found {toml_value(table[key])}{near}"
+            near = nearest(name, (one.tag() for one in kinds)) if isinstance(name, str) else ""
+            yield where, f"expected {expected}, found {toml_value(name)}{near}"
     elif kind == "value_error" and (sections_of(field) if field else True):  # settings that contradict one another
         yield where, detail["msg"].removeprefix("Value error, ")
     else:
@@ -114,8 +118,8 @@ def _explain(detail: ErrorDetails, data: dict[str, Any], root: type[Section]) ->
         yield ".".join(names), wrong_value(_given(data, names), field)
 
 
-def _quoted(kinds: Kinds) -> list[str]:
-    return [f'"{kind.tag()}"' for kind in kinds]
+def _names(kinds: Kinds) -> str:
+    return either(f'"{kind.tag()}"' for kind in kinds)
 
 
 def _suggestion(name: str, names: list[str], kinds: Kinds, root: type[Section]) -> str:

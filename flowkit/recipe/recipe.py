@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from flowkit.components import Choose, Network, find, is_import_path, names
+from flowkit.components import Choose, Known, Network, find, imported, is_import_path, names
 from flowkit.recipe.checks import contradictions
 from flowkit.recipe.data import Data
 from flowkit.recipe.ema import Ema
@@ -58,7 +59,7 @@ Tags = Annotated[tuple[str, ...], AS_TUPLE, Says("a list of text")]
 
 
 Names = Annotated[
-    tuple[Annotated[str, Field(min_length=1)], ...],
+    tuple[Annotated[str, Field(min_length=1), Known("tracker")], ...],
     AS_TUPLE,
     BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
     Says("a name or a list of names"),
@@ -97,7 +98,9 @@ class LossWeights(Section):
     @classmethod
     def _known(cls, table: Any) -> Any:
         for key in table if isinstance(table, dict) else ():
-            if key not in cls.model_fields and not is_import_path(key):
+            if is_import_path(key):
+                imported("loss", key)
+            elif key not in cls.model_fields:
                 raise ValidationError.from_exception_data(
                     cls.__name__, [{"type": "extra_forbidden", "loc": (key,), "input": table[key]}]
                 )
@@ -112,15 +115,13 @@ class LossWeights(Section):
 if TYPE_CHECKING:
     Loss = LossWeights
 else:
-    _sentence = lambda name: " ".join((find("loss", name).__doc__ or "").split(". ")[0].split()).rstrip(".")  # noqa: E731
-    Loss = create_model(
-        "Loss",
-        __base__=LossWeights,
-        **{
-            name: (Weight, Field(default=0.0, description=f"weight of this: {_sentence(name)}"))
-            for name in names("loss")
-        },
-    )
+
+    def _described(name: str) -> FieldInfo:
+        """By the first sentence of the loss's docstring: "The mean distance ..."."""
+        sentence = " ".join((find("loss", name).__doc__ or "A loss").split(". ")[0].split()).rstrip(".")
+        return Field(default=0.0, description=f"weight of {sentence[0].lower()}{sentence[1:]}")
+
+    Loss = create_model("Loss", __base__=LossWeights, **{name: (Weight, _described(name)) for name in names("loss")})
 
 
 class Recipe(Section):

@@ -48,7 +48,7 @@ class SampleSettings(Section):
     guidance: Annotated[Guidance, Choose("guidance")] = Field(
         default=ClassifierFree(), description="what v is led away from: the null condition, or another model"
     )
-    guidance_scale: float = Field(default=1.0, ge=0, description="w in v_null + w (v_cond - v_null); 1 is no guidance")
+    guidance_scale: float = Field(default=1.0, description="w in v_null + w (v_cond - v_null); 1 is no guidance")
     guidance_interval: TwoTimes | None = Field(default=None, description="t from and to which there is guidance")
     guidance_rescale: float = Field(
         default=0.0, ge=0, le=1, description="how far the guided v's spread is brought back to the conditional one's"

@@ -24,6 +24,7 @@ from flowkit.checkpoint import (
     read_normalizer,
     verify_weights,
 )
+from flowkit.components import trusting
 from flowkit.data.base import NORMAL, Base
 from flowkit.data.dataset import NULL, Dataset, null_name
 from flowkit.data_source import open_base
@@ -270,13 +271,24 @@ class LoadedModel:
 
 
 def load(
-    ckpt: Path | str, *, weights: str = "ema", device: str = "auto", model: nn.Module | None = None
+    ckpt: Path | str,
+    *,
+    weights: str = "ema",
+    device: str = "auto",
+    model: nn.Module | None = None,
+    trust_code: bool = False,
 ) -> LoadedModel:
     """Open a checkpoint for sampling. `ckpt`: a run, a checkpoint directory, or a .safetensors with its .json beside it.
 
-    weights: "ema" or "raw". `model`: the user's own module, for a run that trained one. Raises UserError when something is
+    weights: "ema" or "raw". `model`: the user's own module, for a run that trained one. trust_code: import what it names by
+    import path, such as a solver of one's own. Raises UserError when something is
     missing, broken, or of another architecture.
     """
+    with trusting(trust_code):
+        return _load(ckpt, weights, device, model)
+
+
+def _load(ckpt: Path | str, weights: str, device: str, model: nn.Module | None) -> LoadedModel:
     from flowkit.models import create_model
 
     files = find_checkpoint(ckpt, check=lambda files: verify_weights(files, weights))

@@ -14,7 +14,7 @@ from flowkit.sketch.validity import DEGENERATE
 
 @auxiliary_loss("sketch")
 def smoothness(x: Tensor) -> Tensor:
-    """Mean distance of the two inner control points from the chord (the segment P0 P3). Penalises all curvature."""
+    """The mean distance of the inner control points from the chord, the segment P0 P3. It penalizes all curvature."""
     points = _control_points(x)
     start, inner, end = points[..., :1, :], points[..., 1:3, :], points[..., 3:, :]
     chord = end - start
@@ -29,7 +29,7 @@ def smoothness(x: Tensor) -> Tensor:
 
 @auxiliary_loss("sketch")
 def bending(x: Tensor) -> Tensor:
-    """Mean of |P0 - 2 P1 + P2|^2 and |P1 - 2 P2 + P3|^2, the second differences: straight, evenly spaced is 0."""
+    """The mean squared second difference of the control points. 0 where they are straight and evenly spaced."""
     points = _control_points(x)
     second = points[..., :2, :] - 2 * points[..., 1:3, :] + points[..., 2:, :]
     return second.square().sum(-1).mean((-2, -1))
@@ -37,7 +37,7 @@ def bending(x: Tensor) -> Tensor:
 
 @auxiliary_loss("sketch")
 def degenerate(x: Tensor) -> Tensor:
-    """relu(0.05 - largest distance between two control points)^2: strokes that have shrunk to a dot."""
+    """The penalty on strokes that shrink to a dot. relu(0.05 - largest distance between two control points)^2."""
     points = _control_points(x)
     between = torch.linalg.vector_norm(points[..., :, None, :] - points[..., None, :, :], dim=-1)
     extent = between.amax((-2, -1))

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from flowkit.checkpoint import MAX_LINE
+from flowkit.components import find, names
 from flowkit.data.files import read_bounded, replacing
 from flowkit.data.strict_json import parse_json
 from flowkit.errors import UserError, listing, nearest
@@ -125,6 +126,8 @@ def check_trackers(recipe: Recipe) -> None:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
     for name in recipe.track.names:
+        if name in names("tracker"):  # from outside, and imported when the recipe was read
+            continue
         if name not in LOGGER_TYPE_TO_CLASS:
             raise UserError(
                 f"track.to: {name!r} is unknown; known are {listing(sorted(LOGGER_TYPE_TO_CLASS))}"
@@ -151,7 +154,7 @@ class Tracker:
         self.trouble: str | None = None  # why the last numbers did not arrive
         kept = run_dir / f"{name}_id"
         run_id = _kept_id(kept) if start_step and kept.exists() else None
-        tracker_class: Any = LOGGER_TYPE_TO_CLASS[name]
+        tracker_class: Any = LOGGER_TYPE_TO_CLASS[name] if name in LOGGER_TYPE_TO_CLASS else find("tracker", name)
         self._tracker = tracker_class(**_arguments(name, recipe, run_dir, start_step, run_id))
         self._recipe = recipe
         try:

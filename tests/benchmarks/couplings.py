@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flowkit.components import choose
 from flowkit.data.dataset import Dataset
-from flowkit.data.normalizers import fit_normalizer
-from flowkit.flow.couplings import get_coupling
 from flowkit.training.batches import Batches, Layout
 from flowkit.training.draws import Draws
 from flowkit.training.pairing import Pairing, workers
@@ -41,7 +40,7 @@ def ends(rows: int, dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 def against_torchcfm(sizes: list[int], dims: list[int]) -> None:
     from torchcfm.optimal_transport import OTPlanSampler
 
-    ours, theirs = get_coupling("ot"), OTPlanSampler(method="exact")
+    ours, theirs = choose("coupling", "ot"), OTPlanSampler(method="exact")
     print(
         f"{'rows':>6} {'dims':>5} {'flowkit':>10} {'torchcfm':>10} {'ratio':>6}   mean squared distance, ours and the plan's"
     )
@@ -65,7 +64,7 @@ def share_of_a_step(dim: int, width: int, block: int, updates: int) -> None:
     x = ends(20_000, dim)[1].numpy()
     data, device = Dataset("points", x), torch.device("cpu")
     layout = Layout(BATCH, BATCH, 1, 0, 1)
-    batches = Batches(data, fit_normalizer("none", x, np.arange(len(x))), layout, 0, device)
+    batches = Batches(data, choose("normalizer", "none").fit(x, np.arange(len(x))), layout, 0, device)
     draws = Draws(0, device)
     network = nn.Sequential(nn.Linear(dim + 1, width), nn.SELU(), nn.Linear(width, width), nn.SELU(),
                             nn.Linear(width, width), nn.SELU(), nn.Linear(width, dim))  # fmt: skip
@@ -73,7 +72,7 @@ def share_of_a_step(dim: int, width: int, block: int, updates: int) -> None:
 
     def milliseconds(choice: Any, ahead: int) -> float:
         draw = lambda update: draws.normal("noise", update, (BATCH, dim))  # noqa: E731
-        pairing = Pairing(get_coupling(choice), batches, draw, seed=0, ahead=ahead)
+        pairing = Pairing(choose("coupling", choice), batches, draw, seed=0, ahead=ahead)
         pairing.noise(0)
         start = time.perf_counter()
         for update in range(updates):
