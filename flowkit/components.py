@@ -176,7 +176,10 @@ class Choose:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         dump = core_schema.plain_serializer_function_ser_schema(
-            lambda value, info: value.model_dump(exclude_none=info.exclude_none), info_arg=True
+            lambda value, info: value.model_dump(
+                exclude_none=info.exclude_none, exclude_defaults=info.exclude_defaults
+            ),
+            info_arg=True,
         )
         return core_schema.no_info_plain_validator_function(self.build, serialization=dump)
 

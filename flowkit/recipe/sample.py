@@ -104,12 +104,9 @@ class SampleSettings(Section):
         """For a sidecar: solver and scale, the number of steps where it is given, and the rest where it is not the default."""
         always = {"solver", "guidance_scale"} if self.solver.adaptive else {"solver", "steps", "guidance_scale"}
         never = {"steps", "grid"} if self.solver.adaptive else set()
-        default = SampleSettings()
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in self.model_dump(exclude_none=True).items()
-            if name in always or (name not in never and getattr(self, name) != getattr(default, name))
-        }
+        changed = self.model_dump(exclude_none=True, exclude_defaults=True, exclude=never)
+        table = {**self.model_dump(include=always), **changed}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in table.items()}
 
 
 class Sample(SampleSettings):
