@@ -13,7 +13,7 @@ from flowkit.flow.objective import PREDICTIONS, FlowObjective, get_objective
 from flowkit.flow.paths import PATHS, GaussianPath, get_path
 from flowkit.flow.weights import get_weights
 from flowkit.recipe import recipe_from_dict
-from flowkit.training.draws import Draws
+from flowkit.rng import Draws
 
 GAUSSIAN = [name for name, kind in PATHS.items() if issubclass(kind, GaussianPath)]
 

@@ -7,10 +7,9 @@ import pytest
 
 from flowkit.data import order as order_module
 from flowkit.data.dataset import Dataset
-from flowkit.data.keys import key
-from flowkit.data.order import RowOrder
 from flowkit.data_source import with_split
 from flowkit.errors import UserError
+from flowkit.rng import RowOrder, key
 
 
 @pytest.mark.parametrize(("rows", "batch"), [(10, 3), (7, 7), (5, 12), (64, 16)])

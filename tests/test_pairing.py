@@ -13,14 +13,13 @@ from scipy.optimize import linear_sum_assignment
 import flowkit
 from flowkit.data import order as order_module
 from flowkit.data.dataset import Dataset, write_dataset
-from flowkit.data.keys import key
 from flowkit.data.normalizers import fit_normalizer
 from flowkit.errors import UserError
 from flowkit.events import Validated
 from flowkit.flow.couplings import get_coupling
+from flowkit.rng import Draws, key
 from flowkit.training import batches as batches_module
 from flowkit.training.batches import Batches, Layout
-from flowkit.training.draws import Draws
 from flowkit.training.pairing import Pairing, workers
 from tests.conftest import Recorder, sketch_rows
 from tests.test_training import distance, weights

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 import flowkit
 from flowkit.cli import app
+from flowkit.ema.post_hoc import reconstruct_ema
+from flowkit.ema.power import WIDEST, Profile, inner_products, power_gamma, solve
 from flowkit.errors import UserError
-from flowkit.post_hoc_ema import reconstruct_ema
-from flowkit.training.power_ema import WIDEST, Profile, inner_products, power_gamma, solve
 
 
 def profile(gamma, end):

@@ -14,7 +14,7 @@ import flowkit
 from flowkit.data.dataset import Dataset, read_dataset
 from flowkit.errors import UserError
 from flowkit.events import Sampled, Validated
-from flowkit.training.draws import Draws
+from flowkit.rng import Draws
 from tests.conftest import Recorder
 from tests.fake_codec import DIMENSION, install
 

@@ -26,7 +26,7 @@ def ema(
 
     The run needs ema.power = [0.05, 0.1], or other widths, and takes snapshots every ema.snapshot_every.
     """
-    from flowkit.post_hoc_ema import reconstruct_ema
+    from flowkit.ema.post_hoc import reconstruct_ema
 
     made = reconstruct_ema(run, sigma_rel, step=step, out=out)
     print(

@@ -236,8 +236,8 @@ def sample(
 def _check_early(ckpt: Path, weights: str, class_label: list[str] | None, out: Path | None) -> None:
     """What can be said before torch is loaded, which takes seconds: a checkpoint, classes or a folder that are not there."""
     from flowkit.checkpoint import find_checkpoint, read_model_json
+    from flowkit.checkpoint.sidecar import class_number
     from flowkit.decode import check_writable
-    from flowkit.sidecar import class_number
 
     files = find_checkpoint(ckpt)
     files.weights(weights)

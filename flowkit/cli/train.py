@@ -76,10 +76,10 @@ def train(
       130, 143, 138 after SIGINT, SIGTERM, SIGUSR1: saved, continue with --resume;
       1 another process of the run has ended, or a defect (with its traceback).
     """
-    from flowkit.training.launcher import end_with_launcher
+    from flowkit.distributed.launcher import end_with_launcher
 
     end_with_launcher()  # before torch is loaded, which takes seconds
-    from flowkit.training.run_dir import load_run_recipe, what_is_kept
+    from flowkit.checkpoint.run_dir import load_run_recipe, what_is_kept
 
     loaded, run_dir = load_run_recipe(recipe, overrides or ())
     try:

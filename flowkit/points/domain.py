@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowkit.data.dataset import Dataset
-from flowkit.data.keys import key
 from flowkit.domain import Presented, Preview
 from flowkit.errors import UserError
 from flowkit.points.distributions import NAMES, class_names, draw
+from flowkit.rng import key
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.data.base import Base, NormalBase
-from flowkit.data.keys import NUMERICS, key, seed_generator
 from flowkit.data.normalizers import Normalizer
 from flowkit.flow.guidance import Network, Pushed, guided
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import GaussianPath
 from flowkit.flow.solvers import Velocity, integrate
 from flowkit.models.calls import call_model
+from flowkit.rng import NUMERICS, key, seed_generator
 from flowkit.sampling.settings import STATES, SampleSettings
 
 BATCH_SIZES = {"cpu": 64, "cuda": 1024}

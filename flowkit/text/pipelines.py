@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowkit.data.keys import key, seed_generator
 from flowkit.errors import UserError, listing
+from flowkit.rng import key, seed_generator
 from flowkit.text.codec import ENGLISH, Decoding
 from flowkit.text.languages import unknown_language
 from flowkit.text.nucleus import KeyedNucleus

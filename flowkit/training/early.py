@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowkit.checkpoint import find_checkpoint, folders_of
+from flowkit.checkpoint.run_dir import open_run_dir
 from flowkit.data.dataset import data_files, read_sidecar
 from flowkit.data_source import open_data
 from flowkit.domain import BUILTIN, check_arch
-from flowkit.training.run_dir import open_run_dir
 
 if TYPE_CHECKING:
     from flowkit.recipe import Recipe

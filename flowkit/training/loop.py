@@ -11,17 +11,17 @@ from dataclasses import dataclass
 
 import torch
 
+from flowkit.checkpoint.run_dir import write_end
+from flowkit.checkpoint.saving import Saver
+from flowkit.checkpoint.snapshots import save_snapshot
+from flowkit.distributed.agreement import GO_ON, reason_words
 from flowkit.errors import UserError
 from flowkit.events import Event, Finished, Logged, Notice, Stepped, Validated
-from flowkit.training.agreement import GO_ON, reason_words
 from flowkit.training.meters import Meters, Stopwatch, memory_bytes
 from flowkit.training.nonfinite import give_up
 from flowkit.training.preview import Sampler
-from flowkit.training.run_dir import write_end
-from flowkit.training.saving import Saver
 from flowkit.training.session import Session
-from flowkit.training.snapshots import save_snapshot
-from flowkit.training.update import flow_loss, one_update
+from flowkit.training.step import flow_loss, one_update
 
 Emit = Callable[[Event], None]
 SPIKE = 5.0  # times the median mean loss of the last log steps

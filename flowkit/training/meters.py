@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from flowkit.training.run_state import MeterState
+    from flowkit.checkpoint.state import MeterState
 
 
 class Meters:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from flowkit.data.files import write_json
+from flowkit.distributed.sharding import local_parts
 from flowkit.errors import UserError, listing
-from flowkit.training.sharding import local_parts
-from flowkit.training.update import Drawing, accumulate
+from flowkit.training.step import Drawing, accumulate
 
 if TYPE_CHECKING:
     from flowkit.training.session import Session

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from flowkit.data.arrays import gather
 from flowkit.data.dataset import Dataset
-from flowkit.data.keys import key
 from flowkit.data.normalizers import Normalizer
 from flowkit.errors import UserError
 from flowkit.flow.choices import Choice
 from flowkit.flow.couplings import Coupling
 from flowkit.flow.couplings.independent import Independent
+from flowkit.rng import key
 from flowkit.training.batches import Batches, Rows
 
 MOST_WORKERS = 4

@@ -15,12 +15,15 @@ from torch import Tensor, nn
 
 import flowkit
 from flowkit.checkpoint import NORMALIZER
+from flowkit.checkpoint.state import MeterState
 from flowkit.data.base import NORMAL, Base
 from flowkit.data.dataset import Dataset
-from flowkit.data.keys import NUMERICS, key
 from flowkit.data.normalizers import Normalizer, fit_normalizer
 from flowkit.data_source import open_base
+from flowkit.distributed.environment import Environment
+from flowkit.distributed.sharding import same_everywhere, shard
 from flowkit.domain import Domain, check_arch, get_domain
+from flowkit.ema.averages import Averages, make_averages
 from flowkit.errors import UserError, listing
 from flowkit.events import RunStarted
 from flowkit.flow.couplings import get_coupling
@@ -31,15 +34,11 @@ from flowkit.flow.times import Times, get_times
 from flowkit.models import create_model
 from flowkit.recipe import check_batch
 from flowkit.recipe.sample import SAMPLING
+from flowkit.rng import NUMERICS, Draws, key
 from flowkit.sampling.draw import BATCH_SIZES
 from flowkit.training.batches import Batches, Layout
-from flowkit.training.draws import Draws
-from flowkit.training.ema import Averages, make_averages
-from flowkit.training.environment import Environment
 from flowkit.training.optimizer import lr_schedule, make_optimizer
 from flowkit.training.pairing import Pairing, StoredNoise, pairs_normalizer
-from flowkit.training.run_state import MeterState
-from flowkit.training.sharding import same_everywhere, shard
 from flowkit.training.validation import Validator
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import fit_normalizer
 from flowkit.flow.couplings import get_coupling
+from flowkit.rng import Draws
 from flowkit.training.batches import Batches, Layout
-from flowkit.training.draws import Draws
 from flowkit.training.pairing import Pairing, workers
 from tests.benchmarks.paired import machine, paired
 

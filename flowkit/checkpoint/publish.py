@@ -33,13 +33,13 @@ from flowkit.checkpoint import (
     list_checkpoints,
     pointed_step,
 )
+from flowkit.checkpoint.files import sync
+from flowkit.checkpoint.state import read_run_state
 from flowkit.data.checksums import CHECKSUMS, verify, write_checksums
 from flowkit.data.files import make_readable, read_json, tensor_file_errors, write_json
 from flowkit.data.tensors import load_tensors, save_file
+from flowkit.distributed.sharding import full_tensors, part_of
 from flowkit.errors import UserError
-from flowkit.training.files import sync
-from flowkit.training.run_state import read_run_state
-from flowkit.training.sharding import full_tensors, part_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # of AdamW, a parameter
 

@@ -12,8 +12,8 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from flowkit.checkpoint import MODEL, CheckpointFiles, average_files, decay_in_effect, read_model_json, read_weights
-from flowkit.training.power_ema import power_gamma
-from flowkit.training.sharding import full_tensors, load_full_tensors, local_parts
+from flowkit.distributed.sharding import full_tensors, load_full_tensors, local_parts
+from flowkit.ema.power import power_gamma
 
 if TYPE_CHECKING:
     from flowkit.recipe import Recipe

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from flowkit.distributed.agreement import Agreement
+from flowkit.distributed.network import choose_interface
 from flowkit.errors import PeerLost, UserError
-from flowkit.training.agreement import Agreement
-from flowkit.training.network import choose_interface
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -7,15 +7,14 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from flowkit.data.keys import key
+from flowkit.distributed.sharding import full
 from flowkit.flow.times import stratify
 from flowkit.models.calls import call_model
+from flowkit.rng import key, seed_modules
 from flowkit.training.batches import Rows
-from flowkit.training.draws import seed_modules
 from flowkit.training.mean_flow import Spans, draw_intervals, mean_flow_loss, spans_of
 from flowkit.training.meters import Meters
 from flowkit.training.session import Session
-from flowkit.training.sharding import full
 
 
 def one_update(session: Session, update: int, meters: Meters) -> Tensor:

@@ -21,9 +21,9 @@ from flowkit.checkpoint import (
     find_checkpoint,
     list_checkpoints,
 )
+from flowkit.checkpoint.run_lock import LOCK
 from flowkit.data.files import replacing, write_json
 from flowkit.errors import UserError
-from flowkit.training.run_lock import LOCK
 
 if TYPE_CHECKING:
     from flowkit.recipe import Recipe
@@ -56,7 +56,7 @@ def open_run_dir(run_dir: Path, *, resume: bool, overwrite: bool) -> CheckpointF
     if resume and overwrite:
         raise UserError("--resume and --overwrite are mutually exclusive; give one of them")
     if resume:
-        from flowkit.training.checkpoints import check_resumable
+        from flowkit.checkpoint.publish import check_resumable
 
         if not list_checkpoints(run_dir):
             raise UserError(f"{run_dir}: has no checkpoint to resume from; leave --resume out to start it")

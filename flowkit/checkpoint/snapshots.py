@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from flowkit.checkpoint import SNAPSHOT, SNAPSHOTS, checkpoint_step, list_snapshots
+from flowkit.checkpoint.files import plain, sync
 from flowkit.data.files import make_readable, tensor_file_errors, write_json
 from flowkit.data.tensors import save_file
 from flowkit.errors import UserError
-from flowkit.training.files import plain, sync
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
