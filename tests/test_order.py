@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from flowkit.data import order as order_module
+from flowkit import rng
 from flowkit.data.dataset import Dataset
 from flowkit.data_source import with_split
 from flowkit.errors import UserError
@@ -48,7 +48,7 @@ class Held(np.random.Generator):
 
 @pytest.fixture
 def held(monkeypatch):
-    monkeypatch.setattr(order_module.np.random, "Generator", Held)
+    monkeypatch.setattr(rng.np.random, "Generator", Held)
     Held.begun.clear()
     Held.release.clear()
     yield Held
