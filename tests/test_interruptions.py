@@ -19,7 +19,7 @@ import pytest
 import flowkit
 from flowkit.checkpoint import list_checkpoints, saving
 from flowkit.checkpoint.publish import save_checkpoint
-from flowkit.checkpoint.run_lock import RunLock
+from flowkit.checkpoint.run_dir import RunLock
 from flowkit.data.dataset import Dataset
 from flowkit.errors import UserError
 from flowkit.events import Event, Finished, Notice, Stepped

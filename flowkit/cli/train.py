@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flowkit.errors import Interrupted
+
+if TYPE_CHECKING:
+    from flowkit.recipe import Recipe
 
 OUT_OF_TIME = 75  # exit status where train.max_hours ended the run: EX_TEMPFAIL, "try again later"
 
@@ -83,9 +87,7 @@ def train(
 
     loaded, run_dir = load_run_recipe(recipe, overrides or ())
     try:
-        from flowkit.training.early import check_early
-
-        check_early(loaded, run_dir, resume=resume or resume_auto, overwrite=overwrite, init_from=init_from)
+        _check_early(loaded, run_dir, resume=resume or resume_auto, overwrite=overwrite, init_from=init_from)
         from flowkit.training.train import train as run_training
         from flowkit.ui import listener
         from flowkit.ui.plain import QuietListener
@@ -109,3 +111,35 @@ def train(
         )
     if outcome.reason == "out of time":
         raise typer.Exit(OUT_OF_TIME)
+
+
+def _check_early(
+    recipe: Recipe, run_dir: Path | None, *, resume: bool, overwrite: bool, init_from: Path | None
+) -> None:
+    """Raise UserError for what can be said before torch is loaded, which takes seconds: mistakes of names and places.
+
+    A run that exists, data or weights that do not, an architecture that does not fit the data. run_dir: the run's directory
+    where that is not as the recipe says.
+    """
+    from flowkit.checkpoint import find_checkpoint, folders_of
+    from flowkit.checkpoint.run_dir import open_run_dir
+    from flowkit.data.dataset import data_files, read_sidecar
+    from flowkit.data_source import open_data
+    from flowkit.domain import BUILTIN, check_arch
+
+    here, run_dir = run_dir is None, run_dir or recipe.run.directory
+    if not resume and os.environ.get("RANK", "0") == "0":  # the others may come when the first has begun it
+        open_run_dir(run_dir, resume=False, overwrite=overwrite)
+    if init_from is not None:
+        find_checkpoint(init_from)
+    kind = BUILTIN.get(recipe.data.source)
+    if kind is None:
+        folders = (*([Path()] if here else []), *folders_of(run_dir, recipe.to_dict()), Path())
+        places = [folder / recipe.data.source for folder in folders]
+        found = next((place for place in places if data_files(place)[0].exists()), None)
+        if found is None:
+            open_data(recipe, folders)  # which says so
+        else:
+            kind = read_sidecar(found).get("kind")
+    if isinstance(kind, str) and recipe.model.arch != "custom":
+        check_arch(recipe.model.arch, kind)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
+from flowkit.checkpoint.publish import save_snapshot
 from flowkit.checkpoint.run_dir import write_end
 from flowkit.checkpoint.saving import Saver
-from flowkit.checkpoint.snapshots import save_snapshot
 from flowkit.distributed.agreement import GO_ON, reason_words
 from flowkit.errors import UserError
 from flowkit.events import Event, Finished, Logged, Notice, Stepped, Validated
@@ -142,7 +142,7 @@ def _snapshot(session: Session, step: int) -> Notice | None:
     try:
         save_snapshot(session.run_dir, step, averages, session.ema.averaged, session.recipe.ema.snapshot_dtype)
     except UserError as error:
-        return Notice(str(error))
+        return Notice(f"{error}. Training goes on; the next is tried when it is due")
     return None
 
 

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from flowkit.checkpoint import METRICS, find_checkpoint, folders_of, list_checkpoints, verify_weights
+from flowkit.checkpoint.publish import drop_later_snapshots
 from flowkit.checkpoint.resume import check_numerics, checkpoint_normalizer, recipe_changes, restore
-from flowkit.checkpoint.run_dir import beginning, open_run_dir, what_is_kept
-from flowkit.checkpoint.run_lock import HANDOVER, RunLock
-from flowkit.checkpoint.snapshots import drop_later_snapshots
+from flowkit.checkpoint.run_dir import HANDOVER, RunLock, beginning, open_run_dir, what_is_kept
 from flowkit.data.dataset import Dataset
 from flowkit.data_source import open_data, with_split
 from flowkit.distributed import environment as environments
