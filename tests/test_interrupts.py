@@ -162,7 +162,7 @@ COMMANDS: list[tuple[str, str, str]] = [
     ("ema RUN --sigma-rel 0.1 --out OUT/e.safetensors", "flowkit.ema.post_hoc._combined", "nothing was written"),
     ("ema RUN --sigma-rel 0.1 --out OUT/e.safetensors", "flowkit.ema.post_hoc.save_file", "nothing was written"),
     ("prepare DRAWINGS --out OUT/d", "flowkit.sketch.prepare.write_dataset", "nothing was written"),
-    ("inspect RUN", "flowkit.inspect.report.run_report", "nothing was written"),
+    ("inspect RUN", "flowkit.inspect.run_report", "nothing was written"),
     ("doctor", "flowkit.doctor.examine", "nothing was written"),
     ("train RECIPE", "flowkit.training.train.open_data", "the run has not begun and nothing of it was written"),
     ("train RECIPE", "flowkit.training.train.build", "the run has not begun and nothing of it was written"),
@@ -217,7 +217,7 @@ def test_an_extension_that_turns_an_interrupt_into_another_error(monkeypatch, ca
         except KeyboardInterrupt:
             raise ImportError("numpy could not be loaded") from None
 
-    monkeypatch.setattr("flowkit.inspect.report.run_report", loading)
+    monkeypatch.setattr("flowkit.inspect.run_report", loading)
     status, err = called(monkeypatch, capsys, "inspect", Path(__file__).parent)
     assert status in (2, 130)
     monkeypatch.setattr("flowkit.doctor.examine", loading)

@@ -20,13 +20,13 @@ import flowkit
 from flowkit import cli
 from flowkit.checkpoint.sidecar import check_fields
 from flowkit.checkpoint.state import read_run_state
+from flowkit.cli.look import as_json as report_as_json
 from flowkit.data.dataset import Dataset, read_dataset, write_dataset
 from flowkit.data_source import with_split
 from flowkit.decode import decode
 from flowkit.ema.post_hoc import reconstruct_ema
 from flowkit.errors import UserError
 from flowkit.inspect import inspect
-from flowkit.inspect.as_json import as_json as report_as_json
 from flowkit.recipe import load_recipe
 from flowkit.recipe.dump import dump_toml
 from flowkit.ui.inspect_view import show

@@ -206,7 +206,7 @@ def sample(
             presenter = loaded.domain.presenter(data, decode=decode, device=device)
 
             def draw_trajectories(place: Path) -> None:
-                from flowkit.points.trajectories import write_trajectories
+                from flowkit.points.scatter import write_trajectories
 
                 write_trajectories(states[0], place / "trajectories.png", None if data is None else data.x)
 
