@@ -1,4 +1,7 @@
-"""Which kind of thing a path names, and the report of it: plain dicts that `--json` prints and `show` draws."""
+"""Which kind of thing a path names, and the report of it: plain dicts that `--json` prints and `show` draws.
+
+Torch-free: headers, JSON and a few rows are read.
+"""
 
 from __future__ import annotations
 
