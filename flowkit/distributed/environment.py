@@ -74,31 +74,28 @@ class Environment:
 @contextlib.contextmanager
 def joined(recipe: Recipe) -> Iterator[Environment]:
     """`start`, and `leave` at the end. Raises PeerLost where a process that this one has to wait for is gone or silent."""
-    environment = start(recipe)
+    environment, stays = start(recipe), False
     try:
         yield environment
     except Exception as error:
-        if environment.world_size > 1:
-            # What went wrong here is printed before the connections end, and with them the other processes.
-            this = f"process {environment.rank} of {environment.world_size}"
-            if isinstance(error, RuntimeError) and any(words in str(error) for words in GONE):
-                raise PeerLost(
-                    f"{this}: another process of this run has ended, so this one ends, too; what the other one said tells why. "
-                    "Go on with --resume"
-                ) from None
-            if isinstance(error, RuntimeError) and WAITED in str(error):
-                raise PeerLost(
-                    f"{this}: another process of this run has not answered for train.timeout_hours = "
-                    f"{recipe.train.timeout_hours:g}, so this one ends. If it was busy drawing or decoding samples, raise that "
-                    "or lower sample.num_samples, and continue with --resume"
-                ) from None
-            raise
-        leave(environment)
+        # What went wrong here is printed before the connections end, and with them the other processes.
+        stays = environment.world_size > 1
+        this = f"process {environment.rank} of {environment.world_size}"
+        if stays and isinstance(error, RuntimeError) and any(words in str(error) for words in GONE):
+            raise PeerLost(
+                f"{this}: another process of this run has ended, so this one ends, too; what the other one said tells why. "
+                "Go on with --resume"
+            ) from None
+        if stays and isinstance(error, RuntimeError) and WAITED in str(error):
+            raise PeerLost(
+                f"{this}: another process of this run has not answered for train.timeout_hours = "
+                f"{recipe.train.timeout_hours:g}, so this one ends. If it was busy drawing or decoding samples, raise that "
+                "or lower sample.num_samples, and continue with --resume"
+            ) from None
         raise
-    except BaseException:
-        leave(environment)
-        raise
-    leave(environment)
+    finally:
+        if not stays:
+            leave(environment)
 
 
 def start(recipe: Recipe) -> Environment:
