@@ -11,17 +11,64 @@ import typer
 from flowkit.errors import Interrupted
 
 if TYPE_CHECKING:
-    from flowkit.recipe import Recipe
+    from rich.console import Group, RenderableType
+    from rich.table import Table
 
+    from flowkit.recipe import Recipe
+    from flowkit.recipe.describe import KeyRow
+
+NARROW = 64  # columns of a terminal in which a key's meaning stands below it
 OUT_OF_TIME = 75  # exit status where train.max_hours ended the run: EX_TEMPFAIL, "try again later"
 
 
 def _print_keys(asked: bool) -> None:
     if asked:
-        from flowkit.ui.keys_view import print_keys
+        from rich.console import Console
 
-        print_keys()
+        console = Console()
+        console.print(keys_view(console.width))
         raise typer.Exit()
+
+
+def keys_view(width: int = 80) -> Group:
+    """All keys by section, each with its default, meaning and type; in a narrow terminal the meaning stands below."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from flowkit.recipe.describe import key_table
+
+    rows = key_table()
+    parts: list[RenderableType] = []
+    for section in dict.fromkeys(row.section for row in rows):
+        parts += [
+            Text(f"[{section}]", style="bold"),
+            _section([row for row in rows if row.section == section], width),
+            Text(),
+        ]
+    return Group(*parts[:-1])
+
+
+def _section(rows: list[KeyRow], width: int) -> Table | Group:
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    if width < NARROW:
+        parts: list[RenderableType] = []
+        for row in rows:
+            parts.append(Text.assemble((f"  {row.key}  ", "cyan"), (row.default, "green")))
+            parts.append(Padding(Text.assemble(row.description, (f"  ({row.type})", "dim")), (0, 0, 0, 4)))
+        return Group(*parts)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False, expand=False)
+    table.add_column("key", style="cyan", no_wrap=True, min_width=19)
+    table.add_column("default", style="green", no_wrap=True, min_width=14)
+    table.add_column("meaning", overflow="fold")
+    for row in rows:
+        meaning = Text(row.description)
+        meaning.append(f"  ({row.type})", style="dim")
+        table.add_row(Text("  " + row.key), Text(row.default), meaning)
+    return table
 
 
 def train(
