@@ -29,7 +29,6 @@ from flowkit.checkpoint import (
     SNAPSHOT,
     SNAPSHOTS,
     STATE,
-    CheckpointFiles,
     check_shapes,
     checkpoint_step,
     copied_pointers,
@@ -37,9 +36,8 @@ from flowkit.checkpoint import (
     list_snapshots,
     pointed_step,
 )
-from flowkit.checkpoint.state import read_run_state
-from flowkit.data.checksums import CHECKSUMS, verify, write_checksums
-from flowkit.data.files import make_readable, read_json, tensor_file_errors, write_json
+from flowkit.data.checksums import verify, write_checksums
+from flowkit.data.files import make_readable, tensor_file_errors, write_json
 from flowkit.data.tensors import load_tensors, save_file
 from flowkit.distributed.sharding import full_tensors, part_of
 from flowkit.errors import UserError
@@ -146,17 +144,6 @@ def _sync(path: Path) -> None:
 
 def _reason(error: Exception) -> object:
     return error.strerror or error if isinstance(error, OSError) else error
-
-
-def check_resumable(files: CheckpointFiles) -> None:
-    """Raise UserError unless all that was saved of a checkpoint is there, and as it was saved."""
-    read_run_state(files.directory)
-    listed = files.directory / CHECKSUMS
-    sums = read_json(listed).get("crc32") if listed.is_file() else {}
-    for name in sums if isinstance(sums, dict) else ():
-        if not (files.directory / name).is_file():
-            raise UserError(f"{files.directory / name}: no such file; it was saved with the checkpoint")
-        verify(files.directory / name)
 
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:

@@ -24,6 +24,7 @@ from flowkit.checkpoint import (
     find_checkpoint,
     list_checkpoints,
 )
+from flowkit.checkpoint.state import check_resumable
 from flowkit.data.files import replacing, write_json
 from flowkit.errors import UserError
 
@@ -61,8 +62,6 @@ def open_run_dir(run_dir: Path, *, resume: bool, overwrite: bool) -> CheckpointF
     if resume and overwrite:
         raise UserError("--resume and --overwrite are mutually exclusive; give one of them")
     if resume:
-        from flowkit.checkpoint.publish import check_resumable
-
         if not list_checkpoints(run_dir):
             raise UserError(f"{run_dir}: has no checkpoint to resume from; leave --resume out to start it")
         return find_checkpoint(run_dir, check=check_resumable)
