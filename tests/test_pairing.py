@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 import flowkit
-from flowkit.data import order as order_module
+from flowkit import rng
 from flowkit.data.dataset import Dataset, write_dataset
 from flowkit.data.normalizers import fit_normalizer
 from flowkit.errors import UserError
@@ -169,7 +169,7 @@ class Listens(torch.nn.Module):
 def test_rows_on_disk_train_on_their_own_noise_at_the_ends_of_epochs_too(tiny, monkeypatch, rows, batch):
     """Noise and row are the same number, so every point between them is; a slow permutation lets threads meet."""
     monkeypatch.setattr(batches_module, "RESIDENT_CPU_BYTES", 0)
-    monkeypatch.setattr(order_module.np.random, "Generator", Slow)
+    monkeypatch.setattr(rng.np.random, "Generator", Slow)
     x = np.repeat(np.arange(rows, dtype=np.float32)[:, None], 2, axis=1)
     tiny.update(model={"arch": "custom"}, data={"val_fraction": 0, "normalizer": "none"}, flow={"coupling": "paired"})
     tiny["train"].update(steps=3 * rows // batch + 2, batch_size=batch, log_every=100)
