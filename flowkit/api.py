@@ -46,7 +46,7 @@ def train(
 
     Raises UserError for whatever the caller can mend.
     """
-    from flowkit.training.run_dir import load_run_recipe
+    from flowkit.checkpoint.run_dir import load_run_recipe
     from flowkit.training.train import train as run_training
 
     run_dir = None

@@ -11,9 +11,9 @@ import numpy as np
 
 from flowkit.data.base import NORMAL, Base, DataBase, NormalBase
 from flowkit.data.dataset import SPLITS, TRAIN, VALIDATION, Dataset, data_files, read_dataset
-from flowkit.data.keys import NUMERICS, key
 from flowkit.domain import builtin_sets, get_domain
 from flowkit.errors import UserError, listing, nearest
+from flowkit.rng import NUMERICS, key
 
 if TYPE_CHECKING:
     from flowkit.data.normalizers import Normalizer

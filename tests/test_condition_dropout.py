@@ -11,10 +11,10 @@ from torch import nn
 import flowkit
 from flowkit.data.dataset import Dataset
 from flowkit.models import create_model
+from flowkit.rng import Draws
 from flowkit.training.batches import Layout
-from flowkit.training.draws import Draws
 from flowkit.training.session import Session
-from flowkit.training.update import draw_dropped
+from flowkit.training.step import draw_dropped
 
 NETWORKS = {
     "mlp": ({"input_dim": 6, "hidden_dim": 16}, (6,)),

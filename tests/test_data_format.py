@@ -48,7 +48,7 @@ def test_noise_goes_with_its_rows(tmp_path):
 
 
 def test_safetensors_itself_reads_what_is_written_and_finds_it_aligned(tmp_path, monkeypatch):
-    monkeypatch.setattr("flowkit.data.writing.CHUNK_BYTES", 300)  # two rows of x at a time
+    monkeypatch.setattr("flowkit.data.arrays.CHUNK_BYTES", 300)  # two rows of x at a time
     data, told = make(), []
     data.x = np.asfortranarray(data.x)
     path = write_dataset(tmp_path / "set", data, progress=lambda done, total: told.append((done, total)))

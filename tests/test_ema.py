@@ -15,13 +15,13 @@ from torch import nn
 
 import flowkit
 from flowkit.checkpoint import decay_in_effect, find_checkpoint, list_checkpoints
+from flowkit.ema.averages import make_averages
+from flowkit.ema.power import power_gamma
 from flowkit.errors import UserError
 from flowkit.events import Validated
 from flowkit.inspect import inspect
 from flowkit.recipe import recipe_from_dict
 from flowkit.recipe.ema import Ema
-from flowkit.training.ema import make_averages
-from flowkit.training.power_ema import power_gamma
 from flowkit.ui.inspect_view import show
 from flowkit.ui.quantities import value
 

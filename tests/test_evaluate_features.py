@@ -6,7 +6,7 @@ import pytest
 from flowkit.data.dataset import read_dataset
 from flowkit.metrics.distances import chamfer_pairs, euclidean
 from flowkit.metrics.neighbours import knn_classify
-from flowkit.sketch.evaluation import PROTOCOL
+from flowkit.sketch.evaluation import PROTOCOL, NearestSketch
 from flowkit.sketch.features import (
     STROKE_FEATURES,
     blurred_grid,
@@ -15,7 +15,6 @@ from flowkit.sketch.features import (
     ink_points,
     stroke_features,
 )
-from flowkit.sketch.nearest import NearestSketch
 from flowkit.sketch.prepare import prepare
 from flowkit.sketch.validity import degenerate, duplicate, on_canvas
 

@@ -26,9 +26,9 @@ from flowkit.data.checksums import crc32
 from flowkit.data.dataset import read_dataset
 from flowkit.decode import decode
 from flowkit.domain import get_domain
+from flowkit.ema.post_hoc import reconstruct_ema
 from flowkit.errors import UserError
 from flowkit.evaluate import evaluate_checkpoint, evaluate_files
-from flowkit.post_hoc_ema import reconstruct_ema
 from flowkit.recipe import load_recipe, recipe_from_dict
 from tests.fake_codec import SENTENCES, install
 from tests.fixtures.given import begun_from, drawn, losses, summary, windows_module, windows_rows

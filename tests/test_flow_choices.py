@@ -13,7 +13,7 @@ from flowkit.flow.objective import PREDICTIONS, FlowObjective
 from flowkit.flow.paths import GaussianPath
 from flowkit.recipe import recipe_from_dict
 from flowkit.recipe.flow import Flow
-from flowkit.training.draws import Draws
+from flowkit.rng import Draws
 
 GAUSSIAN = [name for name in names("path") if issubclass(find("path", name), GaussianPath)]
 

@@ -16,11 +16,11 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from flowkit.cli import app
+from flowkit.cli.look import as_json
 from flowkit.data.dataset import Dataset, write_dataset
 from flowkit.data.files import write_json
 from flowkit.errors import UserError
 from flowkit.inspect import inspect
-from flowkit.inspect.as_json import as_json
 from flowkit.ui.facts import plain
 from flowkit.ui.inspect_view import show
 
@@ -350,7 +350,7 @@ CODE = """
 import sys
 from rich.console import Console
 from flowkit.inspect import inspect
-from flowkit.inspect.as_json import as_json
+from flowkit.cli.look import as_json
 from flowkit.ui.facts import plain
 from flowkit.ui.inspect_view import show
 report = inspect({path!r})

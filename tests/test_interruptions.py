@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 import flowkit
-from flowkit.checkpoint import list_checkpoints
+from flowkit.checkpoint import list_checkpoints, saving
+from flowkit.checkpoint.publish import save_checkpoint
+from flowkit.checkpoint.run_dir import RunLock
 from flowkit.data.dataset import Dataset
 from flowkit.errors import UserError
 from flowkit.events import Event, Finished, Notice, Stepped
-from flowkit.training import saving, train
-from flowkit.training.checkpoints import save_checkpoint
-from flowkit.training.run_lock import RunLock
+from flowkit.training import train
 from tests.conftest import Recorder, sketch_rows
 
 CLOCKS = {"rows_per_second", "memory_bytes"}  # all that an interruption may change in metrics.jsonl

@@ -100,7 +100,7 @@ def test_the_first_signal_is_acknowledged_before_the_update_ends(tmp_path, numbe
 @pytest.mark.parametrize(
     ("place", "step"),
     [("flowkit.training.loop.validate", 0), ("flowkit.training.preview.Sampler.__call__", 0),
-     ("flowkit.training.loop.one_update", 0), ("flowkit.training.saving.Saver.start", 0),
+     ("flowkit.training.loop.one_update", 0), ("flowkit.checkpoint.saving.Saver.start", 0),
      ("flowkit.training.loop.validate", 4)],
 )  # fmt: skip
 def test_a_second_one_leaves_from_any_stage_and_says_what_is_kept(tmp_path, monkeypatch, place, step):
@@ -159,10 +159,10 @@ COMMANDS: list[tuple[str, str, str]] = [
     ("decode SAMPLES --out OUT", "flowkit.points.scatter.write_scatter", "nothing was written"),
     ("evaluate RUN --out OUT -n 20", "flowkit.evaluate.choose_sides", "nothing was written"),
     ("evaluate RUN --out OUT -n 20", "flowkit.evaluate.write_json", "nothing was written"),
-    ("ema RUN --sigma-rel 0.1 --out OUT/e.safetensors", "flowkit.post_hoc_ema._combined", "nothing was written"),
-    ("ema RUN --sigma-rel 0.1 --out OUT/e.safetensors", "flowkit.post_hoc_ema.save_file", "nothing was written"),
+    ("ema RUN --sigma-rel 0.1 --out OUT/e.safetensors", "flowkit.ema.post_hoc._combined", "nothing was written"),
+    ("ema RUN --sigma-rel 0.1 --out OUT/e.safetensors", "flowkit.ema.post_hoc.save_file", "nothing was written"),
     ("prepare DRAWINGS --out OUT/d", "flowkit.sketch.prepare.write_dataset", "nothing was written"),
-    ("inspect RUN", "flowkit.inspect.report.run_report", "nothing was written"),
+    ("inspect RUN", "flowkit.inspect.run_report", "nothing was written"),
     ("doctor", "flowkit.doctor.examine", "nothing was written"),
     ("train RECIPE", "flowkit.training.train.open_data", "the run has not begun and nothing of it was written"),
     ("train RECIPE", "flowkit.training.train.build", "the run has not begun and nothing of it was written"),
@@ -217,7 +217,7 @@ def test_an_extension_that_turns_an_interrupt_into_another_error(monkeypatch, ca
         except KeyboardInterrupt:
             raise ImportError("numpy could not be loaded") from None
 
-    monkeypatch.setattr("flowkit.inspect.report.run_report", loading)
+    monkeypatch.setattr("flowkit.inspect.run_report", loading)
     status, err = called(monkeypatch, capsys, "inspect", Path(__file__).parent)
     assert status in (2, 130)
     monkeypatch.setattr("flowkit.doctor.examine", loading)

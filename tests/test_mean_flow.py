@@ -25,9 +25,9 @@ from flowkit.flow.objective import FlowObjective
 from flowkit.flow.solvers import integrate
 from flowkit.models import create_model
 from flowkit.recipe import recipe_from_dict
+from flowkit.rng import Draws
 from flowkit.training import session
 from flowkit.training.batches import Layout
-from flowkit.training.draws import Draws
 from flowkit.training.mean_flow import draw_intervals, spans_of
 from flowkit.training.validation import Validator
 from flowkit.ui import plain as plain_lines

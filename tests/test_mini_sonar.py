@@ -16,9 +16,9 @@ import pytest
 
 from flowkit.errors import UserError
 from flowkit.text.codec import Decoding, open_codec, why_not_at_hand
+from flowkit.text.domain import generate_sentences
 from flowkit.text.mini import cache, codec, grammar, recipe
 from flowkit.text.mini.recipe import RECIPES, MiniRecipe
-from flowkit.text.sentences import generate_sentences
 from tests.conftest import needs_sonar
 
 if TYPE_CHECKING:
@@ -315,7 +315,7 @@ def test_folding_changes_vectors_and_not_what_is_told(brief: MiniRecipe, tmp_pat
 def test_asking_whether_it_is_at_hand_imports_nothing_heavy(mini_codec: Codec) -> None:
     command = (
         "import sys; from flowkit.text.codec import why_not_at_hand; assert why_not_at_hand('mini-sonar') is None; "
-        "import flowkit.text.sentences; "
+        "import flowkit.text.domain; "
         "sys.exit(', '.join({'torch', 'scipy', 'fairseq2', 'sonar', 'sentencepiece'} & set(sys.modules)) or None)"
     )
     asked = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)

@@ -5,12 +5,11 @@ import threading
 import numpy as np
 import pytest
 
-from flowkit.data import order as order_module
+from flowkit import rng
 from flowkit.data.dataset import Dataset
-from flowkit.data.keys import key
-from flowkit.data.order import RowOrder
 from flowkit.data_source import with_split
 from flowkit.errors import UserError
+from flowkit.rng import RowOrder, key
 
 
 @pytest.mark.parametrize(("rows", "batch"), [(10, 3), (7, 7), (5, 12), (64, 16)])
@@ -49,7 +48,7 @@ class Held(np.random.Generator):
 
 @pytest.fixture
 def held(monkeypatch):
-    monkeypatch.setattr(order_module.np.random, "Generator", Held)
+    monkeypatch.setattr(rng.np.random, "Generator", Held)
     Held.begun.clear()
     Held.release.clear()
     yield Held

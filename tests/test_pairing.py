@@ -11,15 +11,14 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 import flowkit
+from flowkit import rng
 from flowkit.components import choose
-from flowkit.data import order as order_module
 from flowkit.data.dataset import Dataset, write_dataset
-from flowkit.data.keys import key
 from flowkit.errors import UserError
 from flowkit.events import Validated
+from flowkit.rng import Draws, key
 from flowkit.training import batches as batches_module
 from flowkit.training.batches import Batches, Layout
-from flowkit.training.draws import Draws
 from flowkit.training.pairing import Pairing, workers
 from tests.conftest import Recorder, sketch_rows
 from tests.test_training import distance, weights
@@ -169,7 +168,7 @@ class Listens(torch.nn.Module):
 def test_rows_on_disk_train_on_their_own_noise_at_the_ends_of_epochs_too(tiny, monkeypatch, rows, batch):
     """Noise and row are the same number, so every point between them is; a slow permutation lets threads meet."""
     monkeypatch.setattr(batches_module, "RESIDENT_CPU_BYTES", 0)
-    monkeypatch.setattr(order_module.np.random, "Generator", Slow)
+    monkeypatch.setattr(rng.np.random, "Generator", Slow)
     x = np.repeat(np.arange(rows, dtype=np.float32)[:, None], 2, axis=1)
     tiny.update(model={"arch": "custom"}, data={"val_fraction": 0, "normalizer": "none"}, flow={"coupling": "paired"})
     tiny["train"].update(steps=3 * rows // batch + 2, batch_size=batch, log_every=100)

@@ -20,13 +20,12 @@ from flowkit.data.dataset import Dataset, write_dataset
 from flowkit.domain import Preview, builtin_sets, get_domain
 from flowkit.errors import UserError
 from flowkit.inspect.dataset import pictures
-from flowkit.metrics.transport import normalised_path_energy, path_energy, wasserstein2
+from flowkit.metrics.distances import normalised_path_energy, path_energy, wasserstein2
 from flowkit.models import create_model
 from flowkit.models.residual_mlp import ResidualMLP
 from flowkit.points.distributions import CLASS_NAMES, NAMES, draw
 from flowkit.points.plot import LEFT, PALETTE, SIDE, TOP, ticks
-from flowkit.points.scatter import write_scatter
-from flowkit.points.trajectories import colour_at, write_trajectories
+from flowkit.points.scatter import colour_at, write_scatter, write_trajectories
 from flowkit.points.window import window_of
 from flowkit.ui.previews import preview_grid
 
@@ -232,7 +231,7 @@ def test_terminal_picture_shows_samples_over_dim_data(tmp_path: Path):
     samples = Dataset("points", np.array([[-0.9, 0.9], [0.9, -0.9], [50, 0]], np.float32))
     presented = domain.presenter(data)(samples, tmp_path, shown=[]).previews
     assert presented == ()
-    from flowkit.points.terminal import picture
+    from flowkit.points.domain import picture
 
     (preview,) = [picture(samples.x, data.x)]
     dots = [(row, column) for row, line in enumerate(preview.lines) for column, c in enumerate(line) if c != "\u2800"]
@@ -249,7 +248,7 @@ def test_terminal_picture_shows_samples_over_dim_data(tmp_path: Path):
     ("width", "height", "rows"), [(79, 12, 11), (79, 8, 7), (119, 24, 23), (30, 40, 15), (99, 99, 30)]
 )
 def test_the_picture_is_as_tall_as_its_place_allows(width: int, height: int, rows: int):
-    from flowkit.points.terminal import picture
+    from flowkit.points.domain import picture
 
     points = np.array([[-0.9, 0.9], [0.9, -0.9]], np.float32)
     data = np.random.default_rng(0).uniform(-1, 1, (300, 2))

@@ -16,9 +16,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from flowkit.distributed import environment as environments
 from flowkit.errors import PeerLost
 from flowkit.recipe import recipe_from_dict
-from flowkit.training import environment as environments
 from tests import processes
 from tests.test_two_processes import distance, tensors
 

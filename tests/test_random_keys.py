@@ -12,11 +12,10 @@ import torch
 
 import flowkit
 from flowkit.data.base import NormalBase
-from flowkit.data.keys import NUMERICS, key, seed_generator
 from flowkit.errors import UserError
 from flowkit.recipe import recipe_from_dict
+from flowkit.rng import NUMERICS, Draws, key, seed_generator
 from flowkit.sampling.draw import step_noise
-from flowkit.training.draws import Draws
 from flowkit.training.train import train
 
 TWINS = (3_814, 155_888)  # the keys of these two samples of seed 0 agree in their low 32 bits

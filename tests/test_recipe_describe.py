@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from flowkit.cli.train import keys_view
 from flowkit.components import names
 from flowkit.recipe import Recipe, recipe_from_dict
 from flowkit.recipe.describe import key_table, markdown_table
-from flowkit.ui.keys_view import keys_view
 
 README = Path(__file__).parents[1] / "README.md"
 ROWS = {row.dotted: row for row in key_table()}

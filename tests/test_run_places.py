@@ -12,13 +12,13 @@ import pytest
 
 import flowkit
 from flowkit.checkpoint import list_checkpoints
+from flowkit.checkpoint.run_dir import load_run_recipe, what_is_kept
 from flowkit.cli.evaluate import _is_checkpoint
 from flowkit.cli.options import named_checkpoint
 from flowkit.data.dataset import Dataset, write_dataset
 from flowkit.errors import UserError
 from flowkit.evaluate import evaluate_checkpoint, evaluate_files
 from flowkit.events import Event, RunStarted
-from flowkit.training.run_dir import load_run_recipe, what_is_kept
 from tests.conftest import Recorder
 
 TOML = """

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 import flowkit
+from flowkit.distributed.sharding import separate_blocks
 from flowkit.errors import UserError
-from flowkit.training.sharding import separate_blocks
 from tests.conftest import sketch_rows
 from tests.processes import script, start
 
@@ -69,10 +69,10 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState
 import flowkit
-from flowkit.training import loop, update, validation
-from flowkit.training.checkpoints import _optimizer_tensors
+from flowkit.training import loop, step, validation
+from flowkit.checkpoint.publish import _optimizer_tensors
 from flowkit.training.meters import Meters
-from flowkit.training.sharding import full_tensors
+from flowkit.distributed.sharding import full_tensors
 from tests.test_sharding import FSDP, Blocks, recipe, rows
 from tests.test_validation import SIZES, losses
 
@@ -166,14 +166,14 @@ for name, sections in refused.items():
         AcceleratorState._reset_state(reset_partial_state=True)  # what the end of a process does for a run that failed
 
 # A row that spoils every update: each rank looks for it among its own, and all take part.
-original = update.flow_loss
+original = step.flow_loss
 
 def poisoned(session, batch, *arguments):
     loss, terms = original(session, batch, *arguments)
     there = (session.normalizer.denormalize(batch.x) - torch.from_numpy(rows()["x"][5])).abs().flatten(1).amax(1) < 1e-4
     return loss + torch.where(there, torch.inf, 0.0).max(), terms
 
-update.flow_loss = poisoned
+step.flow_loss = poisoned
 spoilt = {"data": {"val_fraction": 0.0}, "sample": {"every": "never"},
           "train": {"steps": 9, "batch_size": 100, "log_every": 2, "max_skipped": 3}}
 try:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from flowkit.errors import UserError
-from flowkit.sketch.braille import braille
+from flowkit.sketch.domain import braille
 from flowkit.sketch.doodles import generate_doodles
 from flowkit.sketch.raster import contact_sheet, ink_grid, rasterise, trace
 from flowkit.sketch.svg_write import svg, write_svg

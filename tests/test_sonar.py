@@ -23,7 +23,7 @@ from flowkit.text import pipelines, sonar_packages
 from flowkit.text.codec import Decoding, open_codec, why_not_at_hand
 from flowkit.text.languages import nearest_languages
 from flowkit.text.mini.grammar import generate
-from flowkit.text.nucleus import KeyedNucleus
+from flowkit.text.pipelines import KeyedNucleus
 from flowkit.text.sonar_cards import find_card
 from tests.conftest import needs_sonar
 
@@ -358,7 +358,7 @@ def test_the_nucleus_is_drawn_from_as_its_probabilities_say(monkeypatch: pytest.
     assert found[0] == found[4] == 0
     many = torch.rand(50, 300, generator=torch.Generator().manual_seed(1))
     whole = KeyedNucleus(0.9, uniforms[:50], eos_idx=999).sample(many)
-    monkeypatch.setattr("flowkit.text.nucleus.FIRST_LOOK", 4)
+    monkeypatch.setattr("flowkit.text.pipelines.FIRST_LOOK", 4)
     assert torch.equal(KeyedNucleus(0.9, uniforms[:50], eos_idx=999).sample(many), whole)
 
 

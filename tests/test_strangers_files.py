@@ -18,17 +18,17 @@ from rich.console import Console
 
 import flowkit
 from flowkit import cli
+from flowkit.checkpoint.sidecar import check_fields
+from flowkit.checkpoint.state import read_run_state
+from flowkit.cli.look import as_json as report_as_json
 from flowkit.data.dataset import Dataset, read_dataset, write_dataset
 from flowkit.data_source import with_split
 from flowkit.decode import decode
+from flowkit.ema.post_hoc import reconstruct_ema
 from flowkit.errors import UserError
 from flowkit.inspect import inspect
-from flowkit.inspect.as_json import as_json as report_as_json
-from flowkit.post_hoc_ema import reconstruct_ema
 from flowkit.recipe import load_recipe
 from flowkit.recipe.dump import dump_toml
-from flowkit.sidecar import check_fields
-from flowkit.training.run_state import read_run_state
 from flowkit.ui.inspect_view import show
 from tests.conftest import sketch_rows
 from tests.mutations import as_json, changed, changed_lines, changed_tensors, deep, examples, mangled, read

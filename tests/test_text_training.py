@@ -14,7 +14,7 @@ import flowkit
 from flowkit.data.dataset import Dataset, read_dataset
 from flowkit.errors import UserError
 from flowkit.events import Sampled, Validated
-from flowkit.training.draws import Draws
+from flowkit.rng import Draws
 from tests.conftest import Recorder
 from tests.fake_codec import DIMENSION, install
 
@@ -87,10 +87,10 @@ def test_a_run_resumes_under_its_own_whitening(recipe):
     assert all(torch.equal(tensor, last(runs / "b")[name]) for name, tensor in last(runs / "a").items())
 
 
-def test_the_default_prediction_is_the_domains_and_the_checkpoint_names_it(recipe):
+def test_the_default_prediction_is_the_velocity_and_the_checkpoint_names_it(recipe):
     model, _ = trained(recipe, vectors())
     assert model.info["recipe"]["flow"]["prediction"] == "auto"
-    assert model.info["flow"]["prediction"] == model.domain.default_prediction("mlp") == model.objective.prediction
+    assert model.info["flow"]["prediction"] == "velocity" == model.objective.prediction
     other, _ = trained(recipe, vectors(), "run.name=other", "flow.prediction=velocity")
     assert other.objective.prediction == "velocity"
 

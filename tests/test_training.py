@@ -18,13 +18,12 @@ from safetensors.torch import load_file
 import flowkit
 from flowkit.checkpoint import list_checkpoints
 from flowkit.components import choose
-from flowkit.data.keys import key, seed_generator
-from flowkit.data.order import RowOrder
 from flowkit.errors import UserError
 from flowkit.events import Finished, Logged, Notice, RunStarted, Sampled, Saved, Stepped, Validated
 from flowkit.inspect import inspect
 from flowkit.models import create_model
 from flowkit.recipe import recipe_from_dict
+from flowkit.rng import RowOrder, key, seed_generator
 from flowkit.sketch.losses import bending
 from flowkit.training.optimizer import lr_schedule
 from tests.conftest import Recorder, sketch_rows
@@ -244,7 +243,7 @@ def test_the_best_is_one_that_was_saved(tiny, rows, tmp_path, recorder):
 
 
 def test_a_save_that_fails_loses_no_earlier_checkpoint(tiny, rows, tmp_path, recorder, monkeypatch):
-    from flowkit.training import checkpoints
+    from flowkit.checkpoint import publish
 
     written = []
 
@@ -253,10 +252,10 @@ def test_a_save_that_fails_loses_no_earlier_checkpoint(tiny, rows, tmp_path, rec
         if len(written) == 5:  # the second file of the second checkpoint
             path.write_bytes(b"half")
             raise SafetensorError("I/O error: No space left on device (os error 28)")  # what a full disk is to it
-        checkpoints_save(tensors, path)
+        publish_save(tensors, path)
 
-    checkpoints_save = checkpoints.save_file
-    monkeypatch.setattr(checkpoints, "save_file", failing)
+    publish_save = publish.save_file
+    monkeypatch.setattr(publish, "save_file", failing)
     tiny["train"].update(save_every=2, keep_last=0)
     flowkit.train(tiny, data=rows, listeners=lambda: [recorder])  # it goes on
     (notice,) = recorder.of(Notice)
@@ -280,10 +279,10 @@ def test_a_save_that_fails_loses_no_earlier_checkpoint(tiny, rows, tmp_path, rec
 
 
 def test_an_update_that_is_not_finite_is_skipped_whole(tiny, rows, recorder, monkeypatch):
-    from flowkit.training import update
+    from flowkit.training import step as module
 
     seen = []
-    original = update.flow_loss
+    original = module.flow_loss
 
     def poisoned(session, *arguments):
         loss, terms = original(session, *arguments)
@@ -291,7 +290,7 @@ def test_an_update_that_is_not_finite_is_skipped_whole(tiny, rows, recorder, mon
         seen.append(copy.deepcopy(state))
         return (loss * float("nan"), terms) if len(seen) == 3 else (loss, terms)
 
-    monkeypatch.setattr(update, "flow_loss", poisoned)
+    monkeypatch.setattr(module, "flow_loss", poisoned)
     tiny["train"].update(steps=5, log_every=1)
     flowkit.train(tiny, data=rows, listeners=lambda: [recorder])
     (before, moments, average), (after, moments_after, average_after) = seen[2], seen[3]
@@ -311,9 +310,9 @@ def test_an_update_that_is_not_finite_is_skipped_whole(tiny, rows, recorder, mon
 
 
 def test_a_run_of_skipped_updates_ends_and_names_the_rows(tiny, rows, tmp_path, monkeypatch):
-    from flowkit.training import update
+    from flowkit.training import step as module
 
-    original, number = update.flow_loss, 5
+    original, number = module.flow_loss, 5
     x = np.asarray(rows["x"])
 
     def poisoned(session, batch, *arguments):
@@ -322,7 +321,7 @@ def test_a_run_of_skipped_updates_ends_and_names_the_rows(tiny, rows, tmp_path, 
         there = (session.normalizer.denormalize(batch.x) - bad).abs().flatten(1).amax(1) < 1e-4
         return loss + torch.where(there, torch.inf, 0.0).max(), terms
 
-    monkeypatch.setattr(update, "flow_loss", poisoned)
+    monkeypatch.setattr(module, "flow_loss", poisoned)
     count = len(x)
     tiny["data"]["val_fraction"] = 0.0
     tiny["train"].update(
@@ -338,16 +337,16 @@ def test_a_run_of_skipped_updates_ends_and_names_the_rows(tiny, rows, tmp_path, 
 
 def test_a_spike_of_the_loss_is_told(tiny, rows, recorder, monkeypatch):
     from flowkit.events import Notice
-    from flowkit.training import update
+    from flowkit.training import step as module
 
-    original, calls = update.flow_loss, []
+    original, calls = module.flow_loss, []
 
     def spiked(session, *arguments):
         loss, terms = original(session, *arguments)
         calls.append(loss)
         return (loss, {"loss": terms["loss"] * 100}) if len(calls) == 7 else (loss, terms)
 
-    monkeypatch.setattr(update, "flow_loss", spiked)
+    monkeypatch.setattr(module, "flow_loss", spiked)
     tiny["train"].update(steps=10, log_every=2)
     flowkit.train(tiny, data=rows, listeners=lambda: [recorder])
     (notice,) = [event.text for event in recorder.of(Notice) if "spike" in event.text]

@@ -15,8 +15,8 @@ from torch import nn
 
 import flowkit
 from flowkit.data.tensors import save_file as save_tensors
+from flowkit.ema.post_hoc import reconstruct_ema
 from flowkit.models import create_model
-from flowkit.post_hoc_ema import reconstruct_ema
 from tests.conftest import sketch_rows
 
 

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 import warnings
 from itertools import pairwise
 from types import ModuleType
+from typing import Any
 
 import typer
 
 from flowkit.cli.decode import decode
-from flowkit.cli.doctor import doctor
-from flowkit.cli.ema import ema
 from flowkit.cli.evaluate import evaluate
-from flowkit.cli.inspect import inspect
 from flowkit.cli.interrupts import handled, interruptible, status
-from flowkit.cli.narrow_help import stack_help_where_narrow
+from flowkit.cli.look import doctor, inspect
 from flowkit.cli.prepare import prepare
 from flowkit.cli.sample import sample
-from flowkit.cli.train import train
+from flowkit.cli.train import ema, train
 from flowkit.encoding import speak_any_encoding
 from flowkit.errors import PassedOver, PeerLost, UserError
 
@@ -32,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+NARROW = 72  # columns; in more Typer's table of options has room for all names
 WRITTEN = "nothing was written; the same command starts again"
 for command, panel, kept in (
     (train, "Make a model", "the run has not begun"),
@@ -58,7 +58,26 @@ def _prepare_help() -> None:
         stand_in = ModuleType(name)
         setattr(stand_in, unused, type(unused, (), {}))
         sys.modules.setdefault(name, stand_in)
-    stack_help_where_narrow()
+    _stack_help_where_narrow()
+
+
+def _stack_help_where_narrow() -> None:
+    """In a narrow terminal, an option's names in a line and what it does below, in place of columns that are cut."""
+    if shutil.get_terminal_size().columns >= NARROW:
+        return
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+    from typer import rich_utils
+
+    class Stacked(Table):
+        def __rich_console__(self, console: Any, options: Any) -> Any:
+            for cells in zip(*(column.cells for column in self.columns), strict=True):
+                names = [cell if isinstance(cell, Text) else Text(cell) for cell in cells[:-1] if str(cell).strip()]
+                yield Text(" ", overflow="fold").join(names)
+                yield Padding(cells[-1], (0, 0, 0, 2))
+
+    rich_utils.Table = Stacked
 
 
 def _resume_auto(arguments: list[str]) -> list[str]:

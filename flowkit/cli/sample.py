@@ -208,7 +208,7 @@ def sample(
             presenter = loaded.domain.presenter(data, decode=decode, device=device)
 
             def draw_trajectories(place: Path) -> None:
-                from flowkit.points.trajectories import write_trajectories
+                from flowkit.points.scatter import write_trajectories
 
                 write_trajectories(states[0], place / "trajectories.png", None if data is None else data.x)
 
@@ -238,8 +238,8 @@ def sample(
 def _check_early(ckpt: Path, weights: str, class_label: list[str] | None, out: Path | None) -> None:
     """What can be said before torch is loaded, which takes seconds: a checkpoint, classes or a folder that are not there."""
     from flowkit.checkpoint import find_checkpoint, read_model_json
+    from flowkit.checkpoint.sidecar import class_number
     from flowkit.decode import check_writable
-    from flowkit.sidecar import class_number
 
     files = find_checkpoint(ckpt)
     files.weights(weights)

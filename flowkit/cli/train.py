@@ -1,16 +1,84 @@
-"""`flowkit train`: from a recipe to a run."""
+"""`flowkit train`: from a recipe to a run; and `flowkit ema`: an average of another width, after it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flowkit.errors import Interrupted
 
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+    from rich.table import Table
+
+    from flowkit.recipe import Recipe
+    from flowkit.recipe.describe import KeyRow
+
+NARROW = 64  # columns of a terminal in which a key's meaning stands below it
 OUT_OF_TIME = 75  # exit status where train.max_hours ended the run: EX_TEMPFAIL, "try again later"
+
+
+def _print_keys(recipe: Path | None, overrides: Sequence[str]) -> None:
+    """All keys; with a recipe, those of the components that it imports too."""
+    from rich.console import Console
+
+    if recipe is not None:
+        _load(recipe, overrides)
+    console = Console()
+    console.print(keys_view(console.width))
+
+
+def _load(recipe: Path, overrides: Sequence[str]) -> tuple[Recipe, Path | None]:
+    from flowkit.checkpoint.run_dir import load_run_recipe
+    from flowkit.components import trusting
+
+    with trusting():
+        return load_run_recipe(recipe, overrides)
+
+
+def keys_view(width: int = 80) -> Group:
+    """All keys by section, each with its default, meaning and type; in a narrow terminal the meaning stands below."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from flowkit.recipe.describe import key_table
+
+    rows = key_table()
+    parts: list[RenderableType] = []
+    for section in dict.fromkeys(row.section for row in rows):
+        parts += [
+            Text(f"[{section}]", style="bold"),
+            _section([row for row in rows if row.section == section], width),
+            Text(),
+        ]
+    return Group(*parts[:-1])
+
+
+def _section(rows: list[KeyRow], width: int) -> Table | Group:
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    if width < NARROW:
+        parts: list[RenderableType] = []
+        for row in rows:
+            parts.append(Text.assemble((f"  {row.key}  ", "cyan"), (row.default, "green")))
+            parts.append(Padding(Text.assemble(row.description, (f"  ({row.type})", "dim")), (0, 0, 0, 4)))
+        return Group(*parts)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False, expand=False)
+    table.add_column("key", style="cyan", no_wrap=True, min_width=19)
+    table.add_column("default", style="green", no_wrap=True, min_width=14)
+    table.add_column("meaning", overflow="fold")
+    for row in rows:
+        meaning = Text(row.description)
+        meaning.append(f"  ({row.type})", style="dim")
+        table.add_row(Text("  " + row.key), Text(row.default), meaning)
+    return table
 
 
 def train(
@@ -74,18 +142,14 @@ def train(
         return _print_keys(recipe, overrides or ())
     if recipe is None:
         raise typer.BadParameter("a recipe is missing, such as recipes/quickstart.toml", param_hint="RECIPE")
-    from flowkit.training.launcher import end_with_launcher
+    from flowkit.distributed.launcher import end_with_launcher
 
     end_with_launcher()  # before torch is loaded, which takes seconds
-    from flowkit.components import trusting
-    from flowkit.training.run_dir import load_run_recipe, what_is_kept
+    from flowkit.checkpoint.run_dir import what_is_kept
 
-    with trusting():
-        loaded, run_dir = load_run_recipe(recipe, overrides or ())
+    loaded, run_dir = _load(recipe, overrides or ())
     try:
-        from flowkit.training.early import check_early
-
-        check_early(loaded, run_dir, resume=resume or resume_auto, overwrite=overwrite, init_from=init_from)
+        _check_early(loaded, run_dir, resume=resume or resume_auto, overwrite=overwrite, init_from=init_from)
         from flowkit.training.train import train as run_training
         from flowkit.ui import listener
         from flowkit.ui.plain import QuietListener
@@ -111,13 +175,60 @@ def train(
         raise typer.Exit(OUT_OF_TIME)
 
 
-def _print_keys(recipe: Path | None, overrides: Sequence[str]) -> None:
-    from flowkit.components import trusting
-    from flowkit.ui.keys_view import print_keys
+def _check_early(
+    recipe: Recipe, run_dir: Path | None, *, resume: bool, overwrite: bool, init_from: Path | None
+) -> None:
+    """Raise UserError for what can be said before torch is loaded, which takes seconds: mistakes of names and places.
 
-    if recipe is not None:
-        from flowkit.training.run_dir import load_run_recipe
+    A run that exists, data or weights that do not, an architecture that does not fit the data. run_dir: the run's directory
+    where that is not as the recipe says.
+    """
+    from flowkit.checkpoint import find_checkpoint, folders_of
+    from flowkit.checkpoint.run_dir import open_run_dir
+    from flowkit.data.dataset import data_files, read_sidecar
+    from flowkit.data_source import open_data
+    from flowkit.domain import builtin_sets, check_arch
 
-        with trusting():
-            load_run_recipe(recipe, overrides)
-    print_keys()
+    here, run_dir = run_dir is None, run_dir or recipe.run.directory
+    if not resume and os.environ.get("RANK", "0") == "0":  # the others may come when the first has begun it
+        open_run_dir(run_dir, resume=False, overwrite=overwrite)
+    if init_from is not None:
+        find_checkpoint(init_from)
+    kind = builtin_sets().get(recipe.data.source)
+    if kind is None:
+        folders = (*([Path()] if here else []), *folders_of(run_dir, recipe.to_dict()), Path())
+        places = [folder / recipe.data.source for folder in folders]
+        found = next((place for place in places if data_files(place)[0].exists()), None)
+        if found is None:
+            open_data(recipe, folders)  # which says so
+        else:
+            kind = read_sidecar(found).get("kind")
+    if isinstance(kind, str) and recipe.model.arch != "custom":
+        check_arch(recipe.model.arch, kind)
+
+
+def ema(
+    run: Annotated[Path, typer.Argument(help="A run that was trained with ema.power.")],
+    sigma_rel: Annotated[
+        float, typer.Option(help="Width of the average over the length of the run so far: 0.05, 0.1, ... 0.2886.")
+    ],
+    step: Annotated[int | None, typer.Option(min=1, help="The snapshot to end at; default: the last.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A .safetensors file; default: in the run's folder ema/.")] = None,
+) -> None:
+    """Reconstruct the moving average of any width from a run's snapshots (EDM2, arXiv 2312.02696).
+
+    [bold]Examples[/bold]
+
+      flowkit ema runs/kanji --sigma-rel 0.13
+      flowkit ema runs/kanji --sigma-rel 0.08 --step 40000 --out wide.safetensors
+      flowkit sample --ckpt wide.safetensors
+
+    The run needs ema.power = [0.05, 0.1], or other widths, and takes snapshots every ema.snapshot_every.
+    """
+    from flowkit.ema.post_hoc import reconstruct_ema
+
+    made = reconstruct_ema(run, sigma_rel, step=step, out=out)
+    print(
+        f"{made.path}  sigma_rel {made.sigma_rel:g} at step {made.step:,}, of {made.snapshots} snapshots, "
+        f"profile met within {made.error:.2%}"
+    )

@@ -1,17 +1,20 @@
-"""Arrays in files: the tensors of a .safetensors file, and rows of a memory map without keeping its pages. Torch-free."""
+"""Arrays in files: .safetensors read whole or written piece by piece, rows of a memory map without its pages. Torch-free."""
 
 from __future__ import annotations
 
+import json
 import mmap
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
 
-from flowkit.data.header import read_header
+from flowkit.data.header import NUMPY_NAMES, read_header
 from flowkit.errors import UserError
 
 GATHERED = 1024  # rows of a memory map that are read before their pages are let go
+CHUNK_BYTES = 1 << 26  # written at a time: what lies on the disk need not pass through memory whole
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -43,3 +46,38 @@ def forget_pages(array: np.ndarray) -> None:
     mapped = getattr(array, "_mmap", None)
     if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def write_tensors(
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    rows: np.ndarray | None = None,
+    progress: Callable[[int, int], object] | None = None,
+    fixed: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Write `arrays`, or of each of them only `rows`, in that order, and `fixed` whole. Raises OSError where the disk does not
+    take them.
+
+    The layout is `flowkit.data.header`'s; the header is padded to a multiple of 8 bytes and wide numbers come first, so
+    that a memory map of any tensor is aligned. `progress` is told how many bytes are written, of how many.
+    """
+    names = {np.dtype(name): safetensors_name for safetensors_name, name in NUMPY_NAMES.items()}
+    parts = [*((name, array, rows) for name, array in arrays.items()), *((*one, None) for one in (fixed or {}).items())]
+    parts.sort(key=lambda part: -part[1].dtype.itemsize)
+    header, total = {}, 0
+    for name, array, picked in parts:
+        shape = (len(array) if picked is None else len(picked), *array.shape[1:])
+        start, total = total, total + int(np.prod(shape, dtype=np.int64)) * array.dtype.itemsize
+        header[name] = {"dtype": names[array.dtype], "shape": shape, "data_offsets": (start, total)}
+    described = json.dumps(header).encode()
+    described += b" " * (-len(described) % 8)
+    with open(path, "wb") as file:
+        file.write(len(described).to_bytes(8, "little") + described)
+        for _, array, picked in parts:
+            count = len(array) if picked is None else len(picked)
+            step = max(1, CHUNK_BYTES // max(1, array[:1].nbytes))
+            for first in range(0, count, step):
+                piece = slice(first, first + step)
+                file.write(np.ascontiguousarray(array[piece] if picked is None else array[picked[piece]]).tobytes())
+                if progress:
+                    progress(file.tell() - 8 - len(described), total)

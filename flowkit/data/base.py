@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from flowkit.data.keys import NUMERICS, key, seed_generator
-
-if TYPE_CHECKING:
-    from flowkit.training.draws import Draws
+from flowkit.rng import NUMERICS, Draws, key, seed_generator
 
 NORMAL = "normal"
 

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowkit.data.arrays import forget_pages
+from flowkit.data.arrays import forget_pages, write_tensors
 from flowkit.data.files import json_text, read_json, replacing
 from flowkit.data.header import NUMPY_NAMES, TensorEntry, read_header
 from flowkit.data.texts import TextLines, write_texts
-from flowkit.data.writing import write_tensors
 from flowkit.errors import UserError
 
 if TYPE_CHECKING:

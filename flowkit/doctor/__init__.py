@@ -1,5 +1,51 @@
 """What this machine has, what would fail on it, and how to mend that. Torch-free: packages are tried in other processes."""
 
-from flowkit.doctor.report import Finding, Report, examine
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flowkit.doctor.findings import Finding
+from flowkit.doctor.launching import look_at_launching
+from flowkit.doctor.machine import look_at_machine
+from flowkit.doctor.packages import look_at_packages
+from flowkit.doctor.probes import Probes
+from flowkit.doctor.self_test import look_at_two_processes
+from flowkit.doctor.torch_build import gpu_count, look_at_torch
 
 __all__ = ["Finding", "Report", "examine"]
+
+
+@dataclass(frozen=True)
+class Report:
+    findings: tuple[Finding, ...]
+
+    @property
+    def problems(self) -> int:
+        return sum(finding.state == "problem" for finding in self.findings)
+
+    @property
+    def notes(self) -> int:
+        return sum(finding.state == "note" for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "what": "doctor", "problems": self.problems, "notes": self.notes,
+            "findings": [asdict(finding) for finding in self.findings],
+        }  # fmt: skip
+
+
+def examine(runs: Path, *, self_test: bool = False) -> Report:
+    """Look at this machine; `runs` is the folder that runs are to be written to.
+
+    self_test: also train on two processes, and compare. Nothing that is missing or broken raises.
+    """
+    probes = Probes()  # they take seconds each, beside one another and beside the rest
+    machine = look_at_machine(runs)
+    torch = probes.result("torch")
+    gpus = gpu_count(torch)
+    findings = [*machine, *look_at_torch(torch), *look_at_packages(probes), *look_at_launching(gpus)]
+    if self_test:
+        findings.append(look_at_two_processes(gpus))
+    return Report(tuple(findings))

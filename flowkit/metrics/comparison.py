@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from flowkit.data.dataset import NULL_NAMES, SPLITS, Dataset
-from flowkit.data.keys import key
 from flowkit.errors import UserError, listing
+from flowkit.rng import key
 
 DEFAULT_ROWS = 1000  # on each side
 LEAST_ROWS = 20  # below this the figures are noise

@@ -10,11 +10,10 @@ import numpy as np
 from flowkit.domain import Tell
 from flowkit.flow.couplings.assignment import assign
 from flowkit.metrics.comparison import Comparison
-from flowkit.metrics.distances import euclidean
+from flowkit.metrics.distances import euclidean, squared_distances
 from flowkit.metrics.neighbours import knn_classify
 from flowkit.metrics.report import Figure
 from flowkit.metrics.resampling import Estimate, half_sampling
-from flowkit.metrics.transport import squared_distances
 
 PROTOCOL = "points-1"
 NEIGHBOURS = 5

@@ -1,4 +1,4 @@
-"""Samples over data, as a picture."""
+"""Samples over data, and the ways that they took from noise to there, as pictures."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from flowkit.points.plot import GREY, PALETTE, Plot
-from flowkit.points.window import window_of
+from flowkit.points.plot import GREY, PALETTE, Colour, Plot
+from flowkit.points.window import around, window_of
 
 MOST = 5000  # points of either kind that are drawn
+LINES = 64  # of trajectories: more are a tangle
+# From noise to data; dark to bright, as far as white paper allows (after matplotlib's plasma).
+STOPS = np.array([(40, 50, 130), (140, 30, 150), (215, 70, 95), (245, 150, 50)], np.float64)
 
 
 def write_scatter(
@@ -41,3 +44,35 @@ def write_scatter(
         if len(class_names) <= len(PALETTE):
             plot.legend(colour, str(class_names[label]))
     return plot.save(path)
+
+
+def write_trajectories(states: np.ndarray, path: Path | str, data: np.ndarray | None = None) -> Path:
+    """A PNG of at most 64 of the trajectories states (T, N, 2), T >= 2, coloured by time, over data (M, 2) in grey.
+
+    Raises ValueError for another shape, and UserError where the file cannot be written.
+    """
+    states = np.asarray(states, np.float64)
+    if states.ndim != 3 or states.shape[0] < 2 or states.shape[2] != 2:
+        raise ValueError(f"states: shape {states.shape}; expected (T, N, 2) with at least two times")
+    states = states[:, np.unique(np.linspace(0, states.shape[1] - 1, min(LINES, states.shape[1])).astype(int))]
+    shown = [states.reshape(-1, 2)] if data is None else [states.reshape(-1, 2), data[:MOST]]
+    plot = Plot(around(*map(window_of, shown)))
+    if data is not None:
+        plot.dots(data[:MOST], GREY, 1.6)
+    colours = [colour_at((step + 0.5) / (len(states) - 1)) for step in range(len(states) - 1)]
+    for row in range(states.shape[1]):
+        plot.line(states[:, row], colours, 1.4)
+    plot.dots(states[0], colour_at(0.0), 2.6)
+    plot.dots(states[-1], colour_at(1.0), 3.2)
+    plot.legend(colour_at(0.0), "start (t = 0)")
+    plot.legend(colour_at(1.0), "end (t = 1)")
+    if data is not None:
+        plot.legend(GREY, "data")
+    return plot.save(path)
+
+
+def colour_at(t: float) -> Colour:
+    """The colour of a time in [0, 1]."""
+    place = np.linspace(0, 1, len(STOPS))
+    red, green, blue = (round(float(np.interp(t, place, STOPS[:, channel]))) for channel in range(3))
+    return red, green, blue

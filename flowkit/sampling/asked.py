@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowkit.checkpoint.sidecar import class_number
 from flowkit.data.dataset import NULL, null_name
 from flowkit.data.tensors import load_tensors
 from flowkit.errors import UserError, listing
-from flowkit.sidecar import class_number
 
 ClassLabel = str | int | Sequence[str | int] | np.ndarray | np.integer | Tensor | None
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.data.base import Base, NormalBase
-from flowkit.data.keys import NUMERICS, key, seed_generator
 from flowkit.data.normalizers import Normalizer
 from flowkit.flow.guidance import Network, Pushed, guided
 from flowkit.flow.objective import FlowObjective
@@ -19,6 +18,7 @@ from flowkit.flow.paths import GaussianPath
 from flowkit.flow.solvers import Velocity, integrate
 from flowkit.models.calls import call_model
 from flowkit.recipe.sample import SampleSettings
+from flowkit.rng import NUMERICS, key, seed_generator
 
 BATCH_SIZES = {"cpu": 64, "cuda": 1024}
 Weak = tuple[Network, FlowObjective]  # the weaker model of autoguidance

@@ -14,11 +14,11 @@ from torch import Tensor
 from flowkit.data.arrays import gather
 from flowkit.data.base import NormalBase
 from flowkit.data.dataset import Dataset
-from flowkit.data.keys import key, seed_generator
 from flowkit.errors import UserError, listing
 from flowkit.flow.guidance import guided
 from flowkit.flow.likelihood import log_likelihood
 from flowkit.metrics.gaussian import fit_gaussian
+from flowkit.rng import key, seed_generator
 from flowkit.sampling.draw import as_network
 
 if TYPE_CHECKING:

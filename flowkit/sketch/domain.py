@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flowkit.braille import braille_lines
 from flowkit.data.dataset import Dataset
 from flowkit.domain import Domain, Presented, Preview
 from flowkit.errors import UserError, listing, nearest
+from flowkit.sketch.raster import contact_sheet, trace
+from flowkit.sketch.svg_write import write_svg
 
 if TYPE_CHECKING:
     from flowkit.metrics.comparison import Comparison
@@ -63,8 +66,6 @@ class SketchDomain(Domain):
 
     def preview(self, rows: Dataset) -> list[Preview]:
         """Sketches as braille pictures of 24 x 12 characters."""
-        from flowkit.sketch.braille import braille
-
         return [Preview(title, braille(sketch)) for sketch, title in zip(rows.x, rows.titles(), strict=True)]
 
     def presenter(self, data: Dataset | None, *, decode: bool = True, device: str = "auto") -> SketchPresenter:
@@ -85,9 +86,6 @@ class SketchPresenter:
         self, samples: Dataset, out: Path, *, shown: Sequence[int] = (), progress: Callable[[int], object] | None = None
     ) -> Presented:
         """One SVG a sketch, `000-cat.svg` onwards, and all of them in `sheet.png`. Raises UserError if it cannot."""
-        from flowkit.sketch.raster import contact_sheet
-        from flowkit.sketch.svg_write import write_svg
-
         titles, x = samples.titles(), samples.x
         digits = max(3, len(str(len(x) - 1)))
         paths = []
@@ -112,3 +110,31 @@ def safe_name(title: str) -> str:
     )
     words = [word for word in "".join(letters).split("-") if word]
     return "-".join(words)[:40].rstrip("-") or "sketch"
+
+
+def braille(sketch: np.ndarray, columns: int = 24, rows: int = 12) -> tuple[str, ...]:
+    """`sketch` (S, 8) as `rows` lines of `columns` characters; the canvas fills them (2 columns to a row look square).
+
+    Lines are one dot thin. What lies off the canvas is left out.
+    """
+    wide, high = 2 * columns, 4 * rows
+    points, owner = trace(sketch, spacing=0.5 / max(wide, high))
+    dots = np.floor((points + 1) * (np.array([wide, high]) / 2)).clip(-2, max(wide, high) + 1).astype(int)
+    dots = _thin(dots, owner)
+    x, y = dots[((dots >= 0) & (dots < (wide, high))).all(axis=1)].T
+    on = np.zeros((high, wide), bool)
+    on[y, x] = True
+    return braille_lines(on)
+
+
+def _thin(dots: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """Drop repeats, and the inner dot of every right-angled step, so that a slanting line is a chain of diagonals."""
+    keep = np.ones(len(dots), bool)
+    keep[1:] = (np.diff(dots, axis=0) != 0).any(axis=1) | (np.diff(owner) != 0)
+    dots, owner = dots[keep], owner[keep]
+    keep = np.ones(len(dots), bool)
+    if len(dots) > 2:
+        corner = (np.abs(dots[2:] - dots[:-2]) == 1).all(axis=1) & (owner[2:] == owner[:-2])
+        for i in np.flatnonzero(corner) + 1:  # in order: a dot next to one just dropped must stay
+            keep[i] = not keep[i - 1]
+    return dots[keep]

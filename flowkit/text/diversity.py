@@ -10,10 +10,14 @@ from itertools import groupby
 
 import numpy as np
 
+from flowkit.metrics import resampling
+from flowkit.metrics.resampling import Estimate, half_sampling
+
 ORDER = 4  # of BLEU
 SMOOTHING = 0.1  # matches that stand in for none of an order (method 1 of Chen and Cherry, 2014)
 
 Tokens = tuple[str, ...]
+SELF_BLEU_REPEATS = 50
 
 
 def tokenize(text: str) -> Tokens:
@@ -142,3 +146,22 @@ def _nearest_length(lengths: np.ndarray) -> np.ndarray:
     nearest = np.empty(len(lengths))
     nearest[order] = np.where(above - ascending < ascending - below, above, below)
     return nearest
+
+
+def variety(texts: Sequence[str]) -> dict[str, Estimate | None]:
+    """distinct-1 to 3, self-BLEU (0 to 1) and mean length in words of at least two texts."""
+    tokens = [tokenize(text) for text in texts]
+    size, bounds = (len(tokens),), (0.0, 1.0)
+    words = np.array([count_words(sentence) for sentence in tokens], np.float64)
+    repeats = min(resampling.REPEATS, SELF_BLEU_REPEATS)
+    return {
+        **{f"distinct_{n}": half_sampling(DistinctN(tokens, n), size, bounds=bounds)[0] for n in (1, 2, 3)},
+        "self_bleu": half_sampling(SelfBleu(tokens), size, repeats=repeats, bounds=bounds)[0],
+        "words": half_sampling(lambda rows: float(words[rows].mean()), size)[0],
+    }
+
+
+def share(holds: Sequence[bool]) -> Estimate:
+    """Of how many it holds, 0 to 1."""
+    values = np.asarray(holds, np.float64)
+    return half_sampling(lambda rows: float(values[rows].mean()), (len(values),), bounds=(0.0, 1.0))[0]

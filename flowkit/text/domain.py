@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowkit.data.dataset import Dataset
+from flowkit.data.dataset import Dataset, read_dataset, write_dataset
 from flowkit.domain import Domain, Preview
 from flowkit.errors import UserError, listing, nearest
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from flowkit.metrics.comparison import Comparison
     from flowkit.text.evaluation import TextEvaluator
     from flowkit.text.presenter import TextPresenter
+
+FRACTIONS = (0.8, 0.1, 0.1)  # of the built-in sentences: training, validation, test
 
 
 class TextDomain(Domain):
@@ -30,8 +33,6 @@ class TextDomain(Domain):
         if name not in self.builtin:
             hint = nearest(name, self.builtin)
             raise UserError(f"there is no built-in set of sentences {name!r}; there is {listing(self.builtin)}{hint}")
-        from flowkit.text.sentences import generate_sentences
-
         return generate_sentences(num_samples, seed)
 
     def check(self, data: Dataset, where: str) -> None:
@@ -69,3 +70,42 @@ class TextDomain(Domain):
         from flowkit.text.evaluation import TextEvaluator
 
         return TextEvaluator(comparison, decode=decode, device=device)
+
+
+def generate_sentences(num_samples: int, seed: int) -> Dataset:
+    """The data set "sentences": distinct ones of the miniature's grammar, with their vectors (N, D), split 80/10/10.
+
+    The same for the same arguments. The miniature is trained where it is not at hand, and the vectors are kept beside it.
+    Raises UserError as `open_codec` does, and for a number of sentences that the grammar does not have.
+    """
+    from flowkit.text.codec import ENGLISH, open_codec
+    from flowkit.text.mini import cache, grammar
+    from flowkit.text.mini.recipe import recipe_of
+
+    texts = grammar.generate(num_samples, seed)
+    codec = open_codec("mini-sonar", device="cpu")
+    path = cache.folder_of(recipe_of({})) / f"sentences-{num_samples}-{seed}"
+    info = {"source": "sentences", "seed": seed, "codec": codec.identity(), "lang": ENGLISH}
+    data = _kept(path, info)
+    if data is None:
+        data = Dataset("embedding", codec.encode(texts), split=_split(num_samples, seed), info=info, texts=texts)
+        write_dataset(path, data)
+    data.texts = texts
+    return data
+
+
+def _split(count: int, seed: int) -> np.ndarray:
+    """Each row's part: 0 training, 1 validation, 2 test."""
+    from flowkit.text.prepare import split_sizes
+
+    split = np.repeat(np.arange(3, dtype=np.uint8), split_sizes(count, FRACTIONS))
+    return np.random.default_rng([abs(seed), count]).permutation(split)
+
+
+def _kept(path: Path, info: dict[str, object]) -> Dataset | None:
+    """What an earlier call wrote, if it is whole and of this very miniature."""
+    try:
+        data = read_dataset(path)
+    except UserError:
+        return None
+    return data if data.info == info else None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from flowkit.data.files import replacing
 from flowkit.domain import Tell
 from flowkit.errors import UserError
 from flowkit.metrics.comparison import Comparison
@@ -18,15 +19,15 @@ from flowkit.metrics.resampling import Estimate, half_sampling
 from flowkit.text.codec import ENGLISH, Codec, open_codec, why_not_at_hand
 from flowkit.text.cycle import cosines, go_round, nearest_rows
 from flowkit.text.distribution import Column, Reference
+from flowkit.text.diversity import share, variety
 from flowkit.text.figures import FIGURES, LEGEND, LEGEND_OF_SPEECH
-from flowkit.text.samples_page import write_samples_page
-from flowkit.text.variety import share, variety
 
 PROTOCOL = "embedding-1"
 DECODED = 500  # rows of each column that go round the cycle, spread over all of them
 OWN_ROWS = 1000  # training rows that stand in for held-out ones where there are none
 WORDS = {"samples": "samples", "real": "real vectors", "gaussian": "Gaussian draws", "noise": "noise",
          "reference": "the reference"}  # fmt: skip
+SHOWN, NEAREST = 40, 20  # rows of samples.md
 
 
 @dataclass(frozen=True)
@@ -252,3 +253,40 @@ def _same_codec(samples: Mapping[str, Any], data: Mapping[str, Any]) -> None:
             f"the samples are vectors of the codec {ours!r} and the real data of {theirs!r}; their spaces have nothing to do "
             "with each other. Give the data that the model was trained on"
         )
+
+
+def write_samples_page(
+    path: Path, rows: np.ndarray, cosines: np.ndarray, nearest: Sequence[str], texts: Sequence[str] | None,
+    cycle: np.ndarray | None,
+) -> None:  # fmt: skip
+    """What the samples say, each with the nearest training sentence, to be read and not measured.
+
+    rows (n,): the samples' numbers; cosines (n,) and nearest (n): of the nearest training rows, `nearest` empty where
+    their sentences are not known; texts and cycle (n): of the samples, None where nothing was decoded. Raises UserError
+    where it cannot write.
+    """
+    first = np.arange(min(len(rows), SHOWN)) * len(rows) // max(1, min(len(rows), SHOWN))
+    left = [place for place in np.argsort(-cosines, kind="stable").tolist() if place not in set(first.tolist())]
+
+    def table(places: Sequence[int]) -> list[str]:
+        lines = ["| row | sample | cycle | nearest training sentence | cosine |", "|---:|---|---:|---|---:|"]
+        for place in places:
+            said = "(not decoded)" if texts is None else texts[place]
+            round_trip = "" if cycle is None else f"{cycle[place]:.3f}"
+            twin = nearest[place] if len(nearest) else "(not known)"
+            lines.append(f"| {rows[place]} | {_cell(said)} | {round_trip} | {_cell(twin)} | {cosines[place]:.3f} |")
+        return lines
+
+    content = [
+        "# Samples and their nearest training sentences", "",
+        "cycle: the centred cosine of the vector to that of the sentence it decodes to; cosine: to the nearest training row.",
+        "", f"## {len(first)} of them, as they come", "", *table(first.tolist()), "",
+    ]  # fmt: skip
+    if left:
+        content += [f"## The {len(left[:NEAREST])} nearest of the others", "", *table(left[:NEAREST]), ""]
+    with replacing(path) as partial:
+        partial.write_text("\n".join(content), "utf-8")
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

@@ -22,8 +22,7 @@ from flowkit.text.deduplicate import Duplicates, exact_duplicates, near_duplicat
 from flowkit.text.encoding import Scratch, encode
 from flowkit.text.languages import unknown_language
 from flowkit.text.prepare_report import Pair, Removed, TextReport, statistics
-from flowkit.text.reading import Sentences, read_sentences
-from flowkit.text.splitting import split_sentences
+from flowkit.text.reading import Sentences, read_sentences, split_sentences
 from flowkit.text.vectors import read_vectors
 
 NEAR = 0.95  # cosine above which two sentences count as one

@@ -12,7 +12,7 @@ from torch import Tensor
 from flowkit.data.arrays import gather
 from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import Normalizer
-from flowkit.data.order import RowOrder
+from flowkit.rng import RowOrder
 
 RESIDENT_SHARE = 0.25  # of the device's free memory that data may take
 RESIDENT_CPU_BYTES = 1 << 30  # on the CPU a memory map is as good as a copy; a copy just saves the gather's page faults

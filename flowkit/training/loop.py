@@ -7,36 +7,24 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
+from flowkit.checkpoint.publish import save_snapshot
+from flowkit.checkpoint.run_dir import write_end
+from flowkit.checkpoint.saving import Saver
+from flowkit.distributed.agreement import GO_ON, reason_words
 from flowkit.errors import UserError
 from flowkit.events import Event, Finished, Logged, Notice, Stepped, Validated
-from flowkit.training.agreement import GO_ON, reason_words
 from flowkit.training.meters import Meters, Stopwatch, memory_bytes
 from flowkit.training.nonfinite import give_up
 from flowkit.training.preview import Sampler
-from flowkit.training.run_dir import write_end
-from flowkit.training.saving import Saver
 from flowkit.training.session import Session
-from flowkit.training.snapshots import save_snapshot
-from flowkit.training.update import flow_loss, one_update
+from flowkit.training.step import flow_loss, one_update
 
 Emit = Callable[[Event], None]
 SPIKE = 5.0  # times the median mean loss of the last log steps
 LOOKS_BACK = 20  # log steps
-
-
-@dataclass(frozen=True)
-class Intervals:
-    """Every so many updates; 0 is never."""
-
-    log: int
-    validate: int
-    sample: int
-    save: int
-    snapshot: int  # of the power-function averages
 
 
 def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) -> int:
@@ -45,11 +33,10 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
     Returns GO_ON at the end, else the reason.
     """
     recipe, accelerator = session.recipe, session.environment.accelerator
-    per_epoch = session.steps_per_epoch
-    every = Intervals(
-        recipe.train.log_every.steps(per_epoch), recipe.train.val_every.steps(per_epoch),
-        recipe.sample.every.steps(per_epoch), recipe.train.save_every.steps(per_epoch),
-        recipe.ema.snapshot_every.steps(per_epoch),
+    log_every, val_every, save_every, sample_every, snapshot_every = (  # so many updates; 0 is never
+        interval.steps(session.steps_per_epoch)
+        for interval in (recipe.train.log_every, recipe.train.val_every, recipe.train.save_every,
+                         recipe.sample.every, recipe.ema.snapshot_every)
     )  # fmt: skip
     meters, watch, started, step = Meters(), Stopwatch(), time.perf_counter(), session.start_step
     if session.meters is not None:
@@ -57,7 +44,7 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
     progress, saver, agreement = _Progress(session, watch), Saver(session, emit), session.environment.agreement
     emit(session.announce())
     # A forward pass of a sharded model takes all ranks; of a whole one, the main rank draws alone.
-    sampler = Sampler(session) if every.sample and (session.is_main or session.sharded) else None
+    sampler = Sampler(session) if sample_every and (session.is_main or session.sharded) else None
     if sampler is not None and sampler.notice:
         emit(Notice(sampler.notice))
     _discarded_backward(session)
@@ -73,7 +60,7 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
         saver.tell()
 
         reason = GO_ON if last else agreement.of(asked())
-        if step % every.log == 0 or last:
+        if step % log_every == 0 or last:
             means, updates = meters.means()
             streak, peak = round(means.pop("streak")), means.pop("peak")
             logged = progress.log(step, means, updates)
@@ -83,11 +70,11 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
             if recipe.train.max_skipped and streak >= recipe.train.max_skipped:
                 give_up(session, step, streak)
         # A stop changes nothing but that it saves: which checkpoint is the best, a run that was never stopped says, too.
-        planned = _due(step, every.save, last)
+        planned = _due(step, save_every, last)
         saving = planned or reason != GO_ON
-        validating = bool(session.validator.count) and (planned or _due(step, every.validate, last))
-        sampling = bool(every.sample) and _due(step, every.sample, last)
-        snapping = bool(recipe.ema.power) and _due(step, every.snapshot, last)
+        validating = bool(session.validator.count) and (planned or _due(step, val_every, last))
+        sampling = bool(sample_every) and _due(step, sample_every, last)
+        snapping = bool(recipe.ema.power) and _due(step, snapshot_every, last)
         if saving or validating or sampling or snapping:
             with watch.held(session.device):
                 if saving:
@@ -142,7 +129,7 @@ def _snapshot(session: Session, step: int) -> Notice | None:
     try:
         save_snapshot(session.run_dir, step, averages, session.ema.averaged, session.recipe.ema.snapshot_dtype)
     except UserError as error:
-        return Notice(str(error))
+        return Notice(f"{error}. Training goes on; the next is tried when it is due")
     return None
 
 

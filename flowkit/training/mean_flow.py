@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from flowkit.data.keys import key
 from flowkit.flow.mean_flow import mean_flow_target
 from flowkit.models.calls import call_model
+from flowkit.rng import key
 from flowkit.training.batches import Rows
 from flowkit.training.session import Session
 

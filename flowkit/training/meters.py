@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from flowkit.distributed.agreement import summed
+
 if TYPE_CHECKING:
-    from flowkit.training.run_state import MeterState
+    from flowkit.checkpoint.state import MeterState
 
 
 class Meters:
@@ -47,9 +49,8 @@ class Meters:
         """
         assert self._streak is not None and self._peak is not None
         extremes = torch.stack((self._streak, self._peak)).double()
-        stacked = torch.cat((torch.stack(list(self._sums.values())).double() / self._updates, extremes))
+        stacked = summed(torch.cat((torch.stack(list(self._sums.values())).double() / self._updates, extremes)))
         if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(stacked)
             stacked /= torch.distributed.get_world_size()
         means, updates = dict(zip((*self._sums, "streak", "peak"), stacked.tolist(), strict=True)), self._updates
         self._sums, self._updates, self._peak = {}, 0, None

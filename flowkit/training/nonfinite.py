@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from flowkit.data.files import write_json
+from flowkit.distributed.agreement import summed
+from flowkit.distributed.sharding import local_parts
 from flowkit.errors import UserError, listing
-from flowkit.training.sharding import local_parts
-from flowkit.training.update import Drawing, accumulate
+from flowkit.training.step import Drawing, accumulate
 
 if TYPE_CHECKING:
     from flowkit.training.session import Session
@@ -50,7 +51,7 @@ def _bad_rows(session: Session, update: int) -> list[int]:
         for micro_step in range(session.layout.accumulation):
             # By halves: the mean over some rows is finite where every one of them is.
             parts = [(0, micro)]
-            while _any_rank(bool(parts), session):
+            while summed(torch.tensor(len(parts), device=session.device)):  # any rank's
                 # A rank that is done goes along: of a sharded model, every forward pass takes all of them.
                 searching = bool(parts)
                 start, stop = parts.pop() if searching else (0, 1)
@@ -61,19 +62,8 @@ def _bad_rows(session: Session, update: int) -> list[int]:
                 else:
                     middle = (start + stop) // 2
                     parts += [(start, middle), (middle, stop)]
-    if torch.distributed.is_initialized():
-        torch.distributed.all_reduce(bad)
-    picked = session.batches.order.batch(update)[bad.cpu().numpy() > 0]
+    picked = session.batches.order.batch(update)[summed(bad).cpu().numpy() > 0]
     return sorted(int(row) for row in session.batches.train_rows[picked])
-
-
-def _any_rank(flag: bool, session: Session) -> bool:
-    """Whether any process passed True."""
-    if not torch.distributed.is_initialized():
-        return flag
-    flags = torch.tensor(float(flag), device=session.device)
-    torch.distributed.all_reduce(flags)
-    return bool(flags > 0)
 
 
 def _bad_gradients(session: Session, update: int) -> list[str]:
@@ -88,6 +78,4 @@ def _bad_gradients(session: Session, update: int) -> list[str]:
 def _not_finite(tensors: dict[str, Tensor]) -> list[str]:
     """The names of those that are not finite on any process: of a sharded tensor each has a part."""
     bad = torch.stack([~torch.isfinite(part).all() for part in local_parts(list(tensors.values()))]).int()
-    if torch.distributed.is_initialized():
-        torch.distributed.all_reduce(bad)
-    return [name for name, count in zip(tensors, bad.tolist(), strict=True) if count]
+    return [name for name, count in zip(tensors, summed(bad).tolist(), strict=True) if count]

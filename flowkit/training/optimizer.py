@@ -1,4 +1,4 @@
-"""AdamW with decay on matrices only, and the learning rate as a function of the update."""
+"""AdamW with decay on matrices only, its step, and the learning rate as a function of the update."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+import torch
+from timm.optim import param_groups_weight_decay
+from torch import Tensor, nn
 
+from flowkit.distributed.sharding import full
+
+if TYPE_CHECKING:
     from flowkit.recipe import Recipe
+    from flowkit.training.session import Session
 
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
@@ -20,9 +24,6 @@ def make_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> to
 
     Fused where the device has it: one kernel an update, and one that can skip itself (`found_inf`) without a host sync.
     """
-    import torch
-    from timm.optim import param_groups_weight_decay
-
     named = getattr(model, "no_weight_decay", set)
     groups = param_groups_weight_decay(model, recipe.optim.weight_decay, no_weight_decay_list=list(named()))
     return torch.optim.AdamW(
@@ -32,6 +33,29 @@ def make_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> to
         eps=recipe.optim.eps,
         fused=device.type in FUSED_DEVICES,
     )
+
+
+def step_optimizer(session: Session) -> tuple[Tensor, Tensor]:
+    """Clip and apply the gradients: (gradient norm before clipping, 1.0 where the update skipped itself), on the device.
+
+    After DDP's reduction the norm is the same on every rank, so all of them skip together, and nobody asks the device. Where
+    the gradients are sharded, so are their squares' sums, and the norm is a reduction of its own.
+    """
+    optimizer, scaler = session.optimizer, session.environment.accelerator.scaler
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    gradients = [parameter.grad for parameter in session.parameters if parameter.grad is not None]
+    norm = full(torch.nn.utils.get_total_norm(gradients))
+    if session.recipe.optim.max_grad_norm:
+        torch.nn.utils.clip_grads_with_norm_(session.parameters, session.recipe.optim.max_grad_norm, norm)
+    skipped = (~torch.isfinite(norm)).float()
+    # Fused AdamW leaves parameters and moments alone where found_inf is 1; it is the hook GradScaler itself uses.
+    optimizer.found_inf = skipped  # type: ignore[attr-defined]
+    optimizer.step()
+    if scaler is not None:
+        scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return norm, skipped
 
 
 def lr_schedule(recipe: Recipe, total_steps: int, steps_per_epoch: float) -> Callable[[int], float]:

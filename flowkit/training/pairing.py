@@ -19,10 +19,10 @@ from torch import Tensor
 
 from flowkit.data.arrays import gather
 from flowkit.data.dataset import Dataset
-from flowkit.data.keys import key
 from flowkit.data.normalizers import Auto, Normalization, Normalizer
 from flowkit.errors import UserError
 from flowkit.flow.couplings import Coupling
+from flowkit.rng import key
 from flowkit.training.batches import Batches, Rows
 
 MOST_WORKERS = 4

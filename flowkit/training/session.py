@@ -15,13 +15,16 @@ from torch import Tensor, nn
 
 import flowkit
 from flowkit.checkpoint import NORMALIZER
+from flowkit.checkpoint.state import MeterState
 from flowkit.components import choose, find, settings_of
 from flowkit.data.base import NORMAL, Base
 from flowkit.data.dataset import Dataset
-from flowkit.data.keys import NUMERICS, key
 from flowkit.data.normalizers import Auto, Normalizer
 from flowkit.data_source import open_base
+from flowkit.distributed.environment import Environment
+from flowkit.distributed.sharding import same_everywhere, shard
 from flowkit.domain import Domain, check_arch, get_domain
+from flowkit.ema.averages import Averages, make_averages
 from flowkit.errors import UserError, listing
 from flowkit.events import RunStarted
 from flowkit.flow.mean_flow import MeanFlow, check_takes_span
@@ -31,15 +34,11 @@ from flowkit.models import create_model
 from flowkit.recipe import check_batch
 from flowkit.recipe.flow import Flow
 from flowkit.recipe.sample import SampleSettings
+from flowkit.rng import NUMERICS, Draws, key
 from flowkit.sampling.draw import BATCH_SIZES
 from flowkit.training.batches import Batches, Layout
-from flowkit.training.draws import Draws
-from flowkit.training.ema import Averages, make_averages
-from flowkit.training.environment import Environment
 from flowkit.training.optimizer import lr_schedule, make_optimizer
 from flowkit.training.pairing import Pairing, StoredNoise, pairs_normalizer
-from flowkit.training.run_state import MeterState
-from flowkit.training.sharding import same_everywhere, shard
 from flowkit.training.validation import Validator
 
 if TYPE_CHECKING:

@@ -15,20 +15,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from flowkit.checkpoint import METRICS, find_checkpoint, folders_of, list_checkpoints, verify_weights
+from flowkit.checkpoint.publish import drop_later_snapshots
+from flowkit.checkpoint.resume import check_numerics, checkpoint_normalizer, recipe_changes, restore
+from flowkit.checkpoint.run_dir import HANDOVER, RunLock, beginning, open_run_dir, what_is_kept
 from flowkit.data.dataset import Dataset
 from flowkit.data_source import open_data, with_split
+from flowkit.distributed import environment as environments
+from flowkit.distributed.agreement import GO_ON, OUT_OF_TIME, reason_words
+from flowkit.distributed.launcher import end_with_launcher
+from flowkit.distributed.sharding import full_tensors
 from flowkit.errors import Interrupted, UserError
 from flowkit.events import Event, Listener, Notice
-from flowkit.training import environment as environments
-from flowkit.training.agreement import GO_ON, OUT_OF_TIME, reason_words
-from flowkit.training.launcher import end_with_launcher
 from flowkit.training.loop import run
-from flowkit.training.resume import check_numerics, checkpoint_normalizer, recipe_changes, restore
-from flowkit.training.run_dir import beginning, open_run_dir, what_is_kept
-from flowkit.training.run_lock import HANDOVER, RunLock
 from flowkit.training.session import Session, build
-from flowkit.training.sharding import full_tensors
-from flowkit.training.snapshots import drop_later_snapshots
 from flowkit.training.trackers import MetricsFile, Tracker, check_trackers
 
 if TYPE_CHECKING:

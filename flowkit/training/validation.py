@@ -15,15 +15,14 @@ from torch import Tensor, nn
 from flowkit.data.arrays import gather
 from flowkit.data.base import Base, NormalBase
 from flowkit.data.dataset import Dataset
-from flowkit.data.keys import key
 from flowkit.data.normalizers import Normalizer
 from flowkit.flow.couplings import Coupling
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import GaussianPath
 from flowkit.flow.solvers import integrate
 from flowkit.models.calls import call_model
+from flowkit.rng import Draws, key
 from flowkit.training.batches import Rows, read_rows
-from flowkit.training.draws import Draws
 from flowkit.training.pairing import pair_blocks
 from flowkit.training.yardsticks import GaussianYardstick, gaussian_losses
 

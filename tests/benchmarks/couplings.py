@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from flowkit.components import choose
 from flowkit.data.dataset import Dataset
+from flowkit.rng import Draws
 from flowkit.training.batches import Batches, Layout
-from flowkit.training.draws import Draws
 from flowkit.training.pairing import Pairing, workers
 from tests.benchmarks.paired import machine, paired
 

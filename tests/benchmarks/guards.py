@@ -19,15 +19,15 @@ from pathlib import Path
 
 import torch
 
+from flowkit.checkpoint.publish import contents
+from flowkit.checkpoint.saving import Saver
 from flowkit.data_source import open_data
+from flowkit.distributed import environment as environments
+from flowkit.distributed.agreement import GO_ON
 from flowkit.recipe import load_recipe
-from flowkit.training import environment as environments
-from flowkit.training.agreement import GO_ON
-from flowkit.training.checkpoints import contents
 from flowkit.training.meters import Meters
-from flowkit.training.saving import Saver
 from flowkit.training.session import Session, build
-from flowkit.training.update import Drawing, one_update
+from flowkit.training.step import Drawing, one_update
 from tests.benchmarks.paired import machine, paired, synchronize
 
 BLOCK = 10

@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-from flowkit.metrics import transport
+from flowkit.metrics import distances
 from tests.benchmarks import toy_sets
 
 OUT = Path(__file__).with_name("published_tables.json")
@@ -156,14 +156,14 @@ def measure(cell: Cell, seed: int, updates: int, points: int, between: float | N
     with torch.inference_mode():
         if cell.table == "A":
             end = integrate(velocity, start_points, solver="euler", steps=100).x
-            energy = transport.path_energy(velocity, start_points, steps=100)
-            between = between or transport.wasserstein2(x0, x1)  # of the two distributions, by their test points
-            return {"W2": transport.wasserstein2(end.numpy(), x1), "NPE": transport.normalised_path_energy(energy, between),
+            energy = distances.path_energy(velocity, start_points, steps=100)
+            between = between or distances.wasserstein2(x0, x1)  # of the two distributions, by their test points
+            return {"W2": distances.wasserstein2(end.numpy(), x1), "NPE": distances.normalised_path_energy(energy, between),
                     "path energy": energy, "W2(q0, q1)": between, "seconds": seconds}  # fmt: skip
         one = integrate(velocity, start_points, solver="euler", steps=1).x
         adaptive = integrate(velocity, start_points, solver={"name": "dopri5", "rtol": 1e-4, "atol": 1e-4})
-        return {"W2^2, 1 Euler step": transport.wasserstein2(one.numpy(), x1) ** 2,
-                "W2^2, dopri5": transport.wasserstein2(adaptive.x.numpy(), x1) ** 2,
+        return {"W2^2, 1 Euler step": distances.wasserstein2(one.numpy(), x1) ** 2,
+                "W2^2, dopri5": distances.wasserstein2(adaptive.x.numpy(), x1) ** 2,
                 "NFE, dopri5": float(adaptive.nfe.double().mean()), "seconds": seconds}  # fmt: skip
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from flowkit.data_source import open_data
+from flowkit.distributed import environment as environments
 from flowkit.recipe import recipe_from_dict
-from flowkit.training import environment as environments
 from flowkit.training import loop
 from flowkit.training.session import build
 from tests.benchmarks.paired import machine

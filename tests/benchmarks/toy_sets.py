@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from flowkit.data.dataset import Dataset, write_dataset
-from flowkit.data.keys import key
 from flowkit.points import distributions
+from flowkit.rng import key
 
 
 def draw(name: str, n: int, rng: np.random.Generator) -> np.ndarray:

@@ -16,9 +16,9 @@ import time
 import torch
 
 from flowkit.data_source import open_data
+from flowkit.distributed import environment as environments
 from flowkit.events import Event, Stepped
 from flowkit.recipe import load_recipe
-from flowkit.training import environment as environments
 from flowkit.training import loop
 from flowkit.training.session import Session, build
 from tests.benchmarks.paired import machine, synchronize

@@ -1,15 +1,18 @@
-"""The run's directory: made, continued, or refused, by one process for all."""
+"""The run's directory: made, continued, or refused, by one process for all, which holds it meanwhile."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
+
+from filelock import FileLock, Timeout
 
 from flowkit.checkpoint import (
     CHECKPOINTS,
@@ -21,13 +24,16 @@ from flowkit.checkpoint import (
     find_checkpoint,
     list_checkpoints,
 )
+from flowkit.checkpoint.state import check_resumable
 from flowkit.data.files import replacing, write_json
 from flowkit.errors import UserError
-from flowkit.training.run_lock import LOCK
 
 if TYPE_CHECKING:
     from flowkit.recipe import Recipe
 
+LOCK = ".lock"  # in the run directory; the system lets go of it when the process ends, however it ends
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # what file systems without them answer
+HANDOVER = 60.0  # seconds that a resume waits for the one before, which may still be saving
 REPLACED = ".replaced"  # in the run directory: what --overwrite gives up, until the new run has begun
 
 
@@ -56,8 +62,6 @@ def open_run_dir(run_dir: Path, *, resume: bool, overwrite: bool) -> CheckpointF
     if resume and overwrite:
         raise UserError("--resume and --overwrite are mutually exclusive; give one of them")
     if resume:
-        from flowkit.training.checkpoints import check_resumable
-
         if not list_checkpoints(run_dir):
             raise UserError(f"{run_dir}: has no checkpoint to resume from; leave --resume out to start it")
         return find_checkpoint(run_dir, check=check_resumable)
@@ -153,3 +157,50 @@ def _move(source: Path, target: Path) -> None:
 def _free_name(run_dir: Path) -> str:
     names = (f"{run_dir.name}-{number}" for number in itertools.count(2))
     return next(name for name in names if not (run_dir.parent / name).exists())
+
+
+class RunLock:
+    """One run, one trainer: two that write to a directory would tear each other's checkpoints and metrics apart.
+
+    Holds the directory, on the main process, from `take` to the end of the `with` block."""
+
+    def __init__(self, run_dir: Path):
+        self.run_dir = run_dir
+        self._lock: FileLock | None = None
+        self._made: list[Path] = []  # folders that were not there before
+
+    def take(self, *, wait: float) -> None:
+        """Nothing where it is held already. Raises UserError where another process holds it for `wait` seconds more."""
+        if self._lock is not None:
+            return
+        lock = FileLock(self.run_dir / LOCK, thread_local=False)
+        try:
+            self._made = [path for path in (self.run_dir, *self.run_dir.parents) if not path.exists()]
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=wait)
+        except Timeout:
+            raise UserError(
+                f"{self.run_dir}: another process is training this run; wait for it, stop it, or give this one another run.name"
+            ) from None
+        except NotImplementedError:
+            return  # a file system without locks
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                return
+            raise UserError(
+                f"{self.run_dir}: cannot be written ({error.strerror}); name a folder that you may write to"
+            ) from None
+        self._lock = lock
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._lock is not None:
+            with contextlib.suppress(OSError):  # the directory may be gone
+                if self._made and all(path.name == LOCK for path in self.run_dir.iterdir()):
+                    (self.run_dir / LOCK).unlink()  # a run that never began leaves nothing
+                    for path in self._made:
+                        path.rmdir()
+            with contextlib.suppress(OSError):
+                self._lock.release()

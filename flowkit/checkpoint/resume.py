@@ -13,17 +13,17 @@ from flowkit.checkpoint import (
     read_normalizer,
     read_weights,
 )
+from flowkit.checkpoint.publish import load_optimizer
+from flowkit.checkpoint.state import read_run_state
 from flowkit.data.dataset import Dataset
-from flowkit.data.keys import NUMERICS
 from flowkit.data.normalizers import Normalizer
+from flowkit.distributed.sharding import load_full_tensors
 from flowkit.errors import UserError
-from flowkit.training.checkpoints import load_optimizer
-from flowkit.training.run_state import read_run_state
-from flowkit.training.session import Session
-from flowkit.training.sharding import load_full_tensors
+from flowkit.rng import NUMERICS
 
 if TYPE_CHECKING:
     from flowkit.recipe import Recipe
+    from flowkit.training.session import Session
 
 # What a resumed run may change: how long it is, how it is watched, and what leaves the mathematics alone.
 FREE_SECTIONS = ("run.name", "run.dir", "run.device", "sample.", "track.", "ema.snapshot_")

@@ -1,4 +1,4 @@
-"""Saving and loading checkpoints: directories that appear whole or not at all, in safetensors and JSON only.
+"""Writing checkpoints and snapshots of averages: directories that appear whole or not at all, in safetensors and JSON only.
 
 A checkpoint is written to a hidden sibling, synced to disk and renamed; only then do `latest` and `best` move, and only
 then are old ones removed. So there is always a whole one, whenever the process is killed. Nothing depends on the two: where
@@ -7,9 +7,10 @@ a disk has no links they are text files, and where they cannot be written at all
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +26,23 @@ from flowkit.checkpoint import (
     NORMALIZER,
     OPTIMIZER,
     SIDECAR,
+    SNAPSHOT,
+    SNAPSHOTS,
     STATE,
-    CheckpointFiles,
     check_shapes,
     checkpoint_step,
     copied_pointers,
     list_checkpoints,
+    list_snapshots,
     pointed_step,
 )
-from flowkit.data.checksums import CHECKSUMS, verify, write_checksums
-from flowkit.data.files import make_readable, read_json, tensor_file_errors, write_json
+from flowkit.data.checksums import verify, write_checksums
+from flowkit.data.files import make_readable, tensor_file_errors, write_json
 from flowkit.data.tensors import load_tensors, save_file
+from flowkit.distributed.sharding import full_tensors, part_of
 from flowkit.errors import UserError
-from flowkit.training.files import sync
-from flowkit.training.run_state import read_run_state
-from flowkit.training.sharding import full_tensors, part_of
 
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}  # of snapshots
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # of AdamW, a parameter
 
 
@@ -78,33 +80,14 @@ def save_checkpoint(
     """
     parent = run_dir / CHECKPOINTS
     target = parent / f"step-{step:08d}"
-    partial = parent / f".{target.name}.partial"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        with tensor_file_errors():
-            for file, named in tensors.items():
-                save_file(named, partial / file)
-            if normalizer:
-                save_file({name: torch.from_numpy(array) for name, array in normalizer.items()}, partial / NORMALIZER)
+    with _published(target, "checkpoint") as partial:
+        for file, named in tensors.items():
+            save_file(named, partial / file)
+        if normalizer:
+            save_file({name: torch.from_numpy(array) for name, array in normalizer.items()}, partial / NORMALIZER)
         write_json(partial / SIDECAR, sidecar)
         write_json(partial / STATE, state)
         write_checksums(partial)
-        for file in partial.iterdir():
-            make_readable(file)
-            sync(file)
-        sync(partial)
-        if target.exists():  # a run that was resumed from an earlier checkpoint passes this step again
-            old = parent / f".{target.name}.old"
-            shutil.rmtree(old, ignore_errors=True)
-            target.rename(old)
-        partial.rename(target)
-        sync(parent)
-    except (OSError, UserError) as error:
-        shutil.rmtree(partial, ignore_errors=True)  # half a checkpoint is of no use, and may be what fills the disk
-        raise UserError(
-            f"{target}: the checkpoint cannot be written ({_reason(error)}); earlier checkpoints are untouched"
-        ) from None
     for pointer in (LATEST, BEST) if best else (LATEST,):
         try:
             _point(parent / pointer, target.name)
@@ -120,19 +103,47 @@ def save_checkpoint(
     return target
 
 
+@contextlib.contextmanager
+def _published(target: Path, what: str) -> Iterator[Path]:
+    """A hidden sibling to write files into, which takes the place of `target` when all of it is on the disk.
+
+    Raises UserError where that cannot be, and leaves nothing then. what: what it is called.
+    """
+    partial, old = (target.with_name(f".{target.name}.{end}") for end in ("partial", "old"))
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        with tensor_file_errors():
+            yield partial
+        for file in partial.iterdir():
+            make_readable(file)
+            _sync(file)
+        _sync(partial)
+        if target.exists():  # a run that was resumed from an earlier checkpoint passes this step again
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+        partial.rename(target)
+        _sync(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, UserError) as error:
+        shutil.rmtree(partial, ignore_errors=True)  # half of it is of no use, and may be what fills the disk
+        raise UserError(
+            f"{target}: the {what} cannot be written ({_reason(error)}); earlier {what}s are untouched"
+        ) from None
+
+
+def _sync(path: Path) -> None:
+    """Have a file, or a directory's entries, reach the disk. Not every file system can sync a directory."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _reason(error: Exception) -> object:
     return error.strerror or error if isinstance(error, OSError) else error
-
-
-def check_resumable(files: CheckpointFiles) -> None:
-    """Raise UserError unless all that was saved of a checkpoint is there, and as it was saved."""
-    read_run_state(files.directory)
-    listed = files.directory / CHECKSUMS
-    sums = read_json(listed).get("crc32") if listed.is_file() else {}
-    for name in sums if isinstance(sums, dict) else ():
-        if not (files.directory / name).is_file():
-            raise UserError(f"{files.directory / name}: no such file; it was saved with the checkpoint")
-        verify(files.directory / name)
 
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
@@ -215,3 +226,47 @@ def _prune(run_dir: Path, step: int, best: tuple[int, float] | None, keep_last: 
         path.rename(parent / f".{path.name}.old")
     for path in parent.glob(".step-*.old"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def save_snapshot(
+    run_dir: Path, step: int, averages: dict[str, dict[str, Tensor]], averaged: list[str], dtype: str
+) -> Path:
+    """Write `ema/step-NNNNNNNN`: power-function averages, a file each by label ("power-0.05"), in "fp16", "bf16" or "fp32".
+
+    All are kept, since others are made of them. averaged: the names of those tensors that are averages and no buffers.
+    Returns the directory.
+    """
+    target = run_dir / SNAPSHOTS / f"step-{step:08d}"
+    with _published(target, "snapshot") as partial:
+        for label, tensors in averages.items():
+            narrowed = {name: _narrowed(tensor, DTYPES[dtype]) for name, tensor in _plain(tensors).items()}
+            save_file(narrowed, partial / f"{label}.safetensors")
+        write_json(partial / SNAPSHOT, {"step": step, "averages": list(averages), "dtype": dtype, "averaged": averaged})
+    return target
+
+
+def drop_later_snapshots(run_dir: Path, step: int) -> None:
+    """Remove those after `step`, where a run is about to continue: they are of a future that may not come."""
+    for path in list_snapshots(run_dir):
+        if checkpoint_step(path) > step:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous and unshared, as safetensors demands: weights that a module ties are written under each of their names."""
+    found: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if place in storages else tensor
+        storages.add(place)
+    return found
+
+
+def _narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """In `dtype`, unless a number would overflow there."""
+    if not tensor.is_floating_point():
+        return tensor
+    narrow = tensor.to(dtype)
+    return narrow if bool(narrow.isfinite().all()) else tensor

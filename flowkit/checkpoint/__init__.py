@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flowkit.checkpoint.sidecar import check_fields
 from flowkit.data.checksums import verify
 from flowkit.data.files import read_json
 from flowkit.data.header import read_header
 from flowkit.errors import UserError, listing, nearest
-from flowkit.sidecar import check_fields
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

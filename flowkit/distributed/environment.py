@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import torch
+
+from flowkit.distributed.agreement import Agreement
 from flowkit.errors import PeerLost, UserError
-from flowkit.training.agreement import Agreement
-from flowkit.training.network import choose_interface
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -24,6 +26,7 @@ OTHER_WAYS = {  # of training on several devices, by what `accelerate launch` se
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
 }
+GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 FSDP_LEFT_OUT = {
     "FSDP_OFFLOAD_PARAMS": "fsdp_offload_params",
     "FSDP_ACTIVATION_CHECKPOINTING": "fsdp_activation_checkpointing",
@@ -59,8 +62,6 @@ class Environment:
 
     def device_name(self) -> str:
         """ "NVIDIA H100 80GB HBM3", "cpu (2 threads)"."""
-        import torch
-
         device = self.accelerator.device
         if device.type == "cuda":
             return torch.cuda.get_device_name(device)
@@ -73,31 +74,28 @@ class Environment:
 @contextlib.contextmanager
 def joined(recipe: Recipe) -> Iterator[Environment]:
     """`start`, and `leave` at the end. Raises PeerLost where a process that this one has to wait for is gone or silent."""
-    environment = start(recipe)
+    environment, stays = start(recipe), False
     try:
         yield environment
     except Exception as error:
-        if environment.world_size > 1:
-            # What went wrong here is printed before the connections end, and with them the other processes.
-            this = f"process {environment.rank} of {environment.world_size}"
-            if isinstance(error, RuntimeError) and any(words in str(error) for words in GONE):
-                raise PeerLost(
-                    f"{this}: another process of this run has ended, so this one ends, too; what the other one said tells why. "
-                    "Go on with --resume"
-                ) from None
-            if isinstance(error, RuntimeError) and WAITED in str(error):
-                raise PeerLost(
-                    f"{this}: another process of this run has not answered for train.timeout_hours = "
-                    f"{recipe.train.timeout_hours:g}, so this one ends. If it was busy drawing or decoding samples, raise that "
-                    "or lower sample.num_samples, and continue with --resume"
-                ) from None
-            raise
-        leave(environment)
+        # What went wrong here is printed before the connections end, and with them the other processes.
+        stays = environment.world_size > 1
+        this = f"process {environment.rank} of {environment.world_size}"
+        if stays and isinstance(error, RuntimeError) and any(words in str(error) for words in GONE):
+            raise PeerLost(
+                f"{this}: another process of this run has ended, so this one ends, too; what the other one said tells why. "
+                "Go on with --resume"
+            ) from None
+        if stays and isinstance(error, RuntimeError) and WAITED in str(error):
+            raise PeerLost(
+                f"{this}: another process of this run has not answered for train.timeout_hours = "
+                f"{recipe.train.timeout_hours:g}, so this one ends. If it was busy drawing or decoding samples, raise that "
+                "or lower sample.num_samples, and continue with --resume"
+            ) from None
         raise
-    except BaseException:
-        leave(environment)
-        raise
-    leave(environment)
+    finally:
+        if not stays:
+            leave(environment)
 
 
 def start(recipe: Recipe) -> Environment:
@@ -106,11 +104,10 @@ def start(recipe: Recipe) -> Environment:
     Raises UserError: fp16 without a GPU; a device that is not there; ranks that cannot see each other; a way of training on
     several that is neither plain data parallelism nor FSDP2.
     """
-    import torch
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
 
-    choose_interface()
+    _choose_interface()
     precision, notices = recipe.train.precision, []
     sharded = _asks_for_sharding(notices)
     gpu = torch.accelerator.current_accelerator(check_available=True)
@@ -192,6 +189,38 @@ def _asks_for_sharding(notices: list[str]) -> bool:
     return True
 
 
+def _choose_interface() -> None:
+    """Tell gloo the interface by which this machine reaches the first one, unless the user has named one.
+
+    By itself it takes the one that the host's own name stands for; on many systems that is the loopback, which no other
+    machine can connect to.
+    """
+    several = int(os.environ.get("WORLD_SIZE", "1")) > int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    first = os.environ.get("MASTER_ADDR")
+    if not several or not first or GLOO_INTERFACE in os.environ:
+        return
+    name = _interface_towards(first)
+    if name is not None:
+        os.environ[GLOO_INTERFACE] = name
+
+
+def _interface_towards(host: str) -> str | None:
+    """The name of the interface that a packet to `host` leaves by; None where that cannot be told, or is the loopback."""
+    import psutil  # which accelerate brings
+
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(address)  # sends nothing: a route is looked up
+            mine = probe.getsockname()[0]
+    except OSError:
+        return None
+    if mine.startswith("127.") or mine == "::1":
+        return None
+    interfaces = psutil.net_if_addrs().items()
+    return next((name for name, found in interfaces if any(one.address.split("%")[0] == mine for one in found)), None)
+
+
 def _is_true(variable: str) -> bool:
     return os.environ.get(variable, "false").lower() in ("true", "1")
 
@@ -209,7 +238,6 @@ def _without(variable: str) -> Iterator[None]:
 
 def leave(environment: Environment) -> None:
     """Destroy the process group and forget accelerate's singletons, so that a second run in this process may differ."""
-    import torch
     from accelerate.state import AcceleratorState
 
     torch.use_deterministic_algorithms(False)

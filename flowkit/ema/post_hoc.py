@@ -14,8 +14,8 @@ from torch import Tensor
 from flowkit.checkpoint import SNAPSHOT, checkpoint_step, find_checkpoint, list_snapshots, read_model_json
 from flowkit.data.files import read_json, replacing, tensor_file_errors, write_json
 from flowkit.data.tensors import load_tensors, save_file
+from flowkit.ema.power import WIDEST, Profile, power_gamma, solve
 from flowkit.errors import UserError, listing
-from flowkit.training.power_ema import WIDEST, Profile, power_gamma, solve
 
 MAX_ERROR = 0.1  # of the wanted profile; beyond it the weights would be those of another average
 

@@ -1,4 +1,4 @@
-"""Why to stop: what any process was told, all of them learn at the end of the same update, and nobody reads the device for it."""
+"""What all processes of a run know together: sums over them, and why to stop."""
 
 from __future__ import annotations
 
@@ -15,8 +15,17 @@ def reason_words(reason: int) -> str:
     return {GO_ON: "done", OUT_OF_TIME: "out of time"}.get(reason, "interrupted")
 
 
+def summed(tensor: Tensor) -> Tensor:
+    """The sum of this tensor over all processes, in its place. A collective where there are several."""
+    if distributed.is_initialized():
+        distributed.all_reduce(tensor)
+    return tensor
+
+
 class Agreement:
-    """Passes one number a process and update around on the hosts, while the next update is already being enqueued.
+    """What any process was told, all of them learn at the end of the same update, and nobody reads the device for it.
+
+    Passes one number a process and update around on the hosts, while the next update is already being enqueued.
 
     Its own gloo group: on GPUs the run's own group would put the question behind all the work that the devices have yet to do.
     The answer is that of the update before, so that nobody waits for it; it is the same everywhere, and so is where they stop.

@@ -57,9 +57,8 @@ def solve(snapshots: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray, fl
     Least squares in the profiles, under the condition that the coefficients add up to 1: what never moved stays as it is.
     """
     inner, towards = inner_products(snapshots, snapshots), inner_products(snapshots, [wanted])[:, 0]
-    norms = np.sqrt(
-        np.diag(inner)
-    )  # profiles of unit norm: those of early steps are tall, and would spoil the condition
+    # Profiles of unit norm: those of early steps are tall, and would spoil the condition.
+    norms = np.sqrt(np.diag(inner))
     count = len(snapshots)
     system = np.zeros((count + 1, count + 1))
     system[:count, :count] = inner / np.outer(norms, norms)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from flowkit.checkpoint import OPTIMIZER, STATE
-from flowkit.data.checksums import verify
+from flowkit.checkpoint import OPTIMIZER, STATE, CheckpointFiles
+from flowkit.data.checksums import CHECKSUMS, verify
 from flowkit.data.files import read_json
 from flowkit.errors import UserError
 
@@ -67,3 +67,14 @@ def read_run_state(directory: Path) -> RunState:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "its content"
         raise UserError(f"{path}: {place}: {first['msg']}; it is damaged: resume from another checkpoint") from None
+
+
+def check_resumable(files: CheckpointFiles) -> None:
+    """Raise UserError unless all that was saved of a checkpoint is there, and as it was saved."""
+    read_run_state(files.directory)
+    listed = files.directory / CHECKSUMS
+    sums = read_json(listed).get("crc32") if listed.is_file() else {}
+    for name in sums if isinstance(sums, dict) else ():
+        if not (files.directory / name).is_file():
+            raise UserError(f"{files.directory / name}: no such file; it was saved with the checkpoint")
+        verify(files.directory / name)

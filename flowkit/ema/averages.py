@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,8 +11,8 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from flowkit.checkpoint import MODEL, CheckpointFiles, average_files, decay_in_effect, read_model_json, read_weights
-from flowkit.training.power_ema import power_gamma
-from flowkit.training.sharding import full_tensors, load_full_tensors, local_parts
+from flowkit.distributed.sharding import full_tensors, load_full_tensors, local_parts
+from flowkit.ema.power import power_gamma
 
 if TYPE_CHECKING:
     from flowkit.recipe import Recipe
@@ -127,13 +126,10 @@ class Averages:
 
         Raises UserError where a file is missing or not whole.
         """
-        for label, path in self._sources(files).items():
-            module = self.by_label[label].module
-            load_full_tensors(module, read_weights(module, path))
-
-    def _sources(self, files: CheckpointFiles) -> dict[str, Path]:
         known = average_files(read_model_json(files.sidecar).get("ema"))
-        return {label: files.directory / known.get(label, MODEL) for label in self.by_label}
+        for label, average in self.by_label.items():
+            path = files.directory / known.get(label, MODEL)
+            load_full_tensors(average.module, read_weights(average.module, path))
 
 
 def make_averages(model: nn.Module, recipe: Recipe) -> Averages | None:

@@ -6,17 +6,19 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from flowkit.checkpoint import STATE
+from flowkit.checkpoint.publish import contents, save_checkpoint
 from flowkit.errors import UserError
 from flowkit.events import Event, Notice, Saved, Validated
-from flowkit.training.checkpoints import contents, save_checkpoint
-from flowkit.training.meters import Meters
-from flowkit.training.session import Session
+
+if TYPE_CHECKING:
+    from flowkit.training.meters import Meters
+    from flowkit.training.session import Session
 
 
 class Saver:

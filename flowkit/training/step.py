@@ -7,15 +7,14 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from flowkit.data.keys import key
 from flowkit.flow.times import stratify
 from flowkit.models.calls import call_model
+from flowkit.rng import key, seed_modules
 from flowkit.training.batches import Rows
-from flowkit.training.draws import seed_modules
 from flowkit.training.mean_flow import Spans, draw_intervals, mean_flow_loss, spans_of
 from flowkit.training.meters import Meters
+from flowkit.training.optimizer import step_optimizer
 from flowkit.training.session import Session
-from flowkit.training.sharding import full
 
 
 def one_update(session: Session, update: int, meters: Meters) -> Tensor:
@@ -135,26 +134,3 @@ def backward(session: Session, loss: Tensor) -> None:
     """
     scaler, value = session.environment.accelerator.scaler, loss.detach()
     (loss if scaler is None else scaler.scale(loss)).backward(1 + (value - value))
-
-
-def step_optimizer(session: Session) -> tuple[Tensor, Tensor]:
-    """Clip and apply the gradients: (gradient norm before clipping, 1.0 where the update skipped itself), on the device.
-
-    After DDP's reduction the norm is the same on every rank, so all of them skip together, and nobody asks the device. Where
-    the gradients are sharded, so are their squares' sums, and the norm is a reduction of its own.
-    """
-    optimizer, scaler = session.optimizer, session.environment.accelerator.scaler
-    if scaler is not None:
-        scaler.unscale_(optimizer)
-    gradients = [parameter.grad for parameter in session.parameters if parameter.grad is not None]
-    norm = full(torch.nn.utils.get_total_norm(gradients))
-    if session.recipe.optim.max_grad_norm:
-        torch.nn.utils.clip_grads_with_norm_(session.parameters, session.recipe.optim.max_grad_norm, norm)
-    skipped = (~torch.isfinite(norm)).float()
-    # Fused AdamW leaves parameters and moments alone where found_inf is 1; it is the hook GradScaler itself uses.
-    optimizer.found_inf = skipped  # type: ignore[attr-defined]
-    optimizer.step()
-    if scaler is not None:
-        scaler.update()
-    optimizer.zero_grad(set_to_none=True)
-    return norm, skipped
