@@ -343,7 +343,7 @@ def kept(folder):
 @pytest.fixture
 def model(monkeypatch):
     """A checkpoint that draws at once, and an evaluation without its figures."""
-    monkeypatch.setattr("flowkit.evaluate._invert", lambda *arguments: None)
+    monkeypatch.setattr("flowkit.sampling.draw.carry_back", lambda *arguments: None)
     monkeypatch.setattr("flowkit.evaluate._likelihood", lambda *arguments: None)
     monkeypatch.setattr("flowkit.sketch.evaluation.SketchEvaluator.figures", lambda self, tell: [])
     monkeypatch.setattr("flowkit.sketch.evaluation.SketchEvaluator.write", lambda self, out: ())
