@@ -42,7 +42,6 @@ from flowkit.outputs import EVALUATION, one_call
 if TYPE_CHECKING:
     from flowkit.flow.inversion import Inversion
     from flowkit.recipe import Recipe
-    from flowkit.sampling.likelihood import LikelihoodFigures
     from flowkit.sampling.model import LoadedModel
     from flowkit.sampling.settings import SampleSettings
 
@@ -82,6 +81,7 @@ def evaluate_checkpoint(
     Raises UserError: no such checkpoint or data, rows that do not fit each other.
     """
     from flowkit.sampling.draw import carry_back
+    from flowkit.sampling.likelihood import held_out_rows, likelihood_figures
     from flowkit.sampling.model import load
 
     model = load(ckpt, weights=weights, device=device)
@@ -89,19 +89,18 @@ def evaluate_checkpoint(
     rows, notes = training_data(model, data)
     notes += [model.files.notice] if model.files.notice else []
     sides = choose_sides(rows, split, num_samples, preferred=model.domain.compared_with)
+    held_out = split if split in ("validation", "test") else "validation"
     asked = {
         "weights": weights, "step": model.info.get("step", 0), "sampling": settings.to_info(), "seed": seed,
         **asked_for(data, sides.split, num_samples, decode),
-        "likelihood": likelihood and {"rows": likelihood, "split": _held_out(split), "probes": probes},
+        "likelihood": likelihood and {"rows": likelihood, "split": held_out, "probes": probes},
     }  # fmt: skip
     if out is None:
         words = setting_words(asked, default_split(rows, model.domain.compared_with))
         out = free_folder(results_of(model), f"{drawn_words(model, settings)}{words}", asked)
     check_writable(out)
     if likelihood is not None:  # minutes of sampling come first
-        from flowkit.sampling.likelihood import held_out_rows
-
-        held_out_rows(model, rows, _held_out(split))
+        held_out_rows(model, rows, held_out)
     if model.class_names and rows.class_label is None:
         raise UserError(
             "the model draws by class, and the data has no classes; give data with class_label by --data, or draw samples of "
@@ -120,12 +119,18 @@ def evaluate_checkpoint(
     tell("carrying real rows to noise and back", 0, 1)
     count = min(INVERTED, len(sides.reference))
     places = np.arange(count) * len(sides.reference) // count
-    inverted = carry_back(model, rows, sides.reference[places], settings)
-    measured = None if likelihood is None else _likelihood(model, rows, likelihood, split, probes, seed, tell)
-    return _evaluate(
-        title, rows, sides, matched, out, asked, tell, notes, drawn=samples, decode=decode, device=device, inverted=inverted,
-        likelihood=measured,
-    )  # fmt: skip
+    found, zero = carry_back(model, rows, sides.reference[places], settings)
+    more: dict[str, tuple[str, dict[str, Any]]] = {"reconstruction": (
+        _inversion_fact(found, zero),
+        {"rows": count, "passes": found.passes, "model": asdict(found), "zero_field": asdict(zero)},
+    )}  # fmt: skip
+    if likelihood is not None:
+        figures = likelihood_figures(
+            model, rows, likelihood, split=held_out, probes=probes, seed=seed,
+            progress=lambda done: tell("likelihood of held-out rows", done, likelihood),
+        )  # fmt: skip
+        more["likelihood"] = (figures.words, figures.to_json())
+    return _evaluate(title, rows, sides, matched, out, asked, tell, notes, device=device, drawn=samples, more=more)
 
 
 def evaluate_files(
@@ -173,9 +178,7 @@ def evaluate_files(
         notes.append("the samples carry no classes: all were compared as one, and class fidelity was left out")
     title = f"{file} against {data_files(data)[0]}"
     beside = file.resolve().parent == out.resolve()
-    return _evaluate(
-        title, real, sides, used, out, asked, tell, notes, of=len(matched), decode=decode, device=device, beside=beside
-    )
+    return _evaluate(title, real, sides, used, out, asked, tell, notes, of=len(matched), device=device, beside=beside)
 
 
 def _real(data: Path | str, num_samples: int, seed: int) -> Dataset:
@@ -237,13 +240,15 @@ def _recipe(model: LoadedModel) -> Recipe:
 
 def _evaluate(
     title: str, data: Dataset, sides: Sides, samples: Dataset, out: Path, asked: dict[str, Any], tell: Tell, notes: list[str],
-    of: int | None = None, *, decode: bool, device: str, drawn: Dataset | None = None, beside: bool = False,
-    inverted: tuple[Inversion, Inversion] | None = None, likelihood: LikelihoodFigures | None = None,
+    of: int | None = None, *, device: str, drawn: Dataset | None = None, beside: bool = False,
+    more: dict[str, tuple[str, dict[str, Any]]] | None = None,
 ) -> Evaluation:  # fmt: skip
-    """drawn: samples to be written beside the figures. beside: the samples that are measured lie in `out`."""
+    """drawn: samples to be written beside the figures. beside: the samples that are measured lie in `out`. more: what else was
+    measured, in words and as kept.
+    """
     domain = get_domain(data.kind)
     comparison = Comparison(data, sides, samples, _gaussian_draws(data, sides))
-    evaluator = domain.evaluator(comparison, decode=decode, device=device)
+    evaluator = domain.evaluator(comparison, decode=asked["decode"], device=device)
     figures = evaluator.figures(tell)
     tell("done", 3, 3)
     per_class = "" if data.class_label is None else " per class"
@@ -262,12 +267,8 @@ def _evaluate(
         "classes": len(np.unique(_labels(data)[sides.reference])),
         "samples": samples.info,
     }
-    if inverted is not None:
-        facts["reconstruction"] = _inversion_fact(*inverted)
-        settings["reconstruction"] = {"rows": min(INVERTED, len(sides.reference)), "passes": inverted[0].passes,
-                                      "model": asdict(inverted[0]), "zero_field": asdict(inverted[1])}  # fmt: skip
-    if likelihood is not None:
-        facts["likelihood"], settings["likelihood"] = likelihood.words, likelihood.to_json()
+    for name, (words, kept) in (more or {}).items():
+        facts[name], settings[name] = words, kept
     with one_call(out, EVALUATION, only_part=beside) as call:
         files = [call.partial / "evaluation.json", *evaluator.write(call.partial)]
         if drawn is not None:
@@ -284,21 +285,6 @@ def _evaluate(
         )
         write_json(files[0], evaluation.to_json())
     return replace(evaluation, notes=(*evaluation.notes, call.said)) if call.said else evaluation
-
-
-def _likelihood(
-    model: LoadedModel, data: Dataset, count: int, split: str | None, probes: int, seed: int, tell: Tell
-) -> LikelihoodFigures:
-    from flowkit.sampling.likelihood import likelihood_figures
-
-    return likelihood_figures(
-        model, data, count, split=_held_out(split), probes=probes, seed=seed,
-        progress=lambda done: tell("likelihood of held-out rows", done, count),
-    )  # fmt: skip
-
-
-def _held_out(split: str | None) -> str:
-    return split if split in ("validation", "test") else "validation"
 
 
 def _inversion_fact(found: Inversion, zero: Inversion) -> str:

@@ -146,6 +146,10 @@ def draw_samples(
     """
     normalizer, path, numerics = model.normalizer, model.objective.path, model.numerics
     batch_size = batch_size or BATCH_SIZES.get(model.device.type, 256)
+    base, _ = (
+        model.base,
+        model.weak(settings),
+    )  # opened outside of inference mode, whose tensors cannot be led by a guide
     done, noises, spent = [], [], []
     states = States(keep_states, num_samples, normalizer)
     # A guide differentiates through the network, whose conditions are made here: no inference mode then.
@@ -156,7 +160,7 @@ def draw_samples(
             if guide is not None:
                 assert isinstance(path, GaussianPath), "checked by who takes the guide"
                 velocity = Pushed(velocity, lambda x: guide(normalizer.denormalize(x)), path, guide_scale)
-            noise = model.base.sample(seed, indices, model.latent_shape)
+            noise = base.sample(seed, indices, model.latent_shape)
             x = noise.to(model.device, STATES[settings.state])
             x, nfe = integrate(
                 velocity, x, solver=settings.solver, steps=settings.steps, grid=settings.grid, path=path,
@@ -174,11 +178,12 @@ def draw_samples(
     return Drawn(np.concatenate(done), np.concatenate(noises), nfe, most, states.stacked())
 
 
-@torch.inference_mode()
 def carry_back(
     model: SamplingModel, data: Dataset, rows: np.ndarray, settings: SampleSettings
 ) -> tuple[Inversion, Inversion]:
     """Rows of `data` carried to noise and forth again, with their own conditions and unguided; and those of the zero field."""
-    x1 = model.normalizer.normalize_rows(data.x, rows, lambda tensor: tensor.to(model.device))
-    x0, back = reconstruct(velocity_of(model, model.given_with(data, rows)), x1, **settings.of_ode)
-    return inversion_figures(x0, x1, back, model.base.variance), zero_field_figures(x1, model.base.variance)
+    variance = model.base.variance
+    with torch.inference_mode():
+        x1 = model.normalizer.normalize_rows(data.x, rows, lambda tensor: tensor.to(model.device))
+        x0, back = reconstruct(velocity_of(model, model.given_with(data, rows)), x1, **settings.of_ode)
+    return inversion_figures(x0, x1, back, variance), zero_field_figures(x1, variance)

@@ -66,7 +66,7 @@ class SamplingModel:
         self.numerics: int = info.get("numerics", 1)  # the version that its samples keep to
         self.objective = get_objective(info["flow"])
         self.folders = folders  # where relative paths in its recipe are looked for first
-        self._base, self._weak = base, dict[str, Weak]()
+        self._base, self._weak = base, dict[tuple[str, torch.device], Weak]()
 
     @property
     def base(self) -> Base:
@@ -260,9 +260,9 @@ class SamplingModel:
             return None
         ckpt = settings.guide_ckpt
         assert ckpt is not None
-        if ckpt not in self._weak:
-            self._weak[ckpt] = self._open_weak(ckpt)
-        return self._weak[ckpt]
+        if (known := (ckpt, self.device)) not in self._weak:
+            self._weak[known] = self._open_weak(ckpt)
+        return self._weak[known]
 
     def _open_weak(self, ckpt: str) -> Weak:
         places = [folder / ckpt for folder in self.folders]
