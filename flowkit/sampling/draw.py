@@ -146,10 +146,8 @@ def draw_samples(
     """
     normalizer, path, numerics = model.normalizer, model.objective.path, model.numerics
     batch_size = batch_size or BATCH_SIZES.get(model.device.type, 256)
-    base, _ = (
-        model.base,
-        model.weak(settings),
-    )  # opened outside of inference mode, whose tensors cannot be led by a guide
+    # Both are opened here: in inference mode they would be of tensors that a guide cannot be followed through.
+    base, _ = model.base, model.weak(settings)
     done, noises, spent = [], [], []
     states = States(keep_states, num_samples, normalizer)
     # A guide differentiates through the network, whose conditions are made here: no inference mode then.
