@@ -92,7 +92,7 @@ class SamplingModel:
 
     def settings(self, settings: SampleSettings | None = None, **changes: Any) -> SampleSettings:
         """These, or the recipe's [sample], with what is changed and not None in its place. Raises UserError."""
-        if unknown := next(iter(changes.keys() - SampleSettings.__annotations__.keys()), None):
+        if unknown := min(changes.keys() - SampleSettings.__annotations__.keys(), default=None):
             known = nearest(unknown, SampleSettings.__annotations__)
             raise TypeError(f"{unknown!r} is no setting of how samples are drawn{known}")
         if settings is not None:
