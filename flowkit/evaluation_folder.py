@@ -89,8 +89,8 @@ def drawn_words(model: LoadedModel, settings: SampleSettings) -> str:
 def _word(value: Any) -> str:
     """A setting as part of a name: of a table its own name first, of a path the last part, and no lists."""
     if isinstance(value, dict):
-        rest = [f"{key}{_word(of)}" for key, of in value.items() if key != "name" and not isinstance(of, list)]
+        rest = [f"{key}{_word(of)}" for key, of in value.items() if key != "name" and not isinstance(of, list | tuple)]
         return "-".join([value["name"], *rest])
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return "-".join(map(_word, value))
     return f"{value:g}" if isinstance(value, float) else Path(value).name if isinstance(value, str) else str(value)
