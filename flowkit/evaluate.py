@@ -16,7 +16,7 @@ from flowkit.data.files import write_json
 from flowkit.data_source import with_split
 from flowkit.decode import check_writable
 from flowkit.domain import Tell, builtin_sets, get_domain
-from flowkit.errors import UserError, listing
+from flowkit.errors import UserError
 from flowkit.evaluation_folder import (
     asked_for,
     data_words,
@@ -42,7 +42,7 @@ from flowkit.outputs import EVALUATION, one_call
 if TYPE_CHECKING:
     from flowkit.flow.inversion import Inversion
     from flowkit.recipe import Recipe
-    from flowkit.sampling.likelihood import LikelihoodFigures
+    from flowkit.recipe.sample import SampleSettings
     from flowkit.sampling.model import LoadedModel
 
 INVERTED = 256  # reference rows that are carried back to noise and forth again
@@ -60,9 +60,7 @@ def evaluate_checkpoint(
     num_samples: int = DEFAULT_ROWS,
     weights: str = "ema",
     seed: int = 0,
-    solver: Any = None,
-    steps: int | None = None,
-    guidance_scale: float | None = None,
+    settings: SampleSettings | None = None,
     batch_size: int | None = None,
     device: str = "auto",
     decode: bool = True,
@@ -70,44 +68,47 @@ def evaluate_checkpoint(
     likelihood: int | None = None,
     probes: int = 1,
     tell: Tell = _silent,
+    **changes: Any,
 ) -> Evaluation:
     """Draw samples in the classes of the reference rows and measure them; writes `out` and returns what was found.
 
     data: a prepared file in place of what the model was trained on. split and num_samples: as in `choose_sides`. The rest
-    is as in `LoadedModel.sample`, and what is None is as the recipe had it. likelihood: of how many held-out rows it is
-    measured too, by how many probes where the dimension is high. decode: whether what samples say is measured
-    too, where they stand for text. out: by default a folder in the run's `evaluation/`, named by the settings. Results of
-    the same settings are replaced, those of others stay.
+    is as in `LoadedModel.sample`, changes among it. likelihood: of how many held-out rows it is measured too, by how many
+    probes where the dimension is high. decode: whether what samples say is measured too, where they stand for text. out: by
+    default a folder in the run's `evaluation/`, named by the settings. Results of the same settings are replaced, those of
+    others stay.
 
     Raises UserError: no such checkpoint or data, rows that do not fit each other.
     """
+    from flowkit.sampling.draw import carry_back
+    from flowkit.sampling.likelihood import held_out_rows, likelihood_figures
     from flowkit.sampling.model import load
 
     model = load(ckpt, weights=weights, device=device)
+    settings = model.settings(settings, **changes)
     rows, notes = training_data(model, data)
     notes += [model.files.notice] if model.files.notice else []
     sides = choose_sides(rows, split, num_samples, preferred=model.domain.compared_with)
-    sampling = model.settings(solver=solver, steps=steps, guidance_scale=guidance_scale).to_info()
+    held_out = split if split in ("validation", "test") else "validation"
     asked = {
-        "weights": weights, "step": model.info.get("step", 0), "sampling": sampling, "seed": seed,
+        "weights": weights, "step": model.info.get("step", 0), "sampling": settings.to_info(), "seed": seed,
         **asked_for(data, sides.split, num_samples, decode),
-        "likelihood": likelihood and {"rows": likelihood, "split": _held_out(split), "probes": probes},
+        "likelihood": likelihood and {"rows": likelihood, "split": held_out, "probes": probes},
     }  # fmt: skip
     if out is None:
         words = setting_words(asked, default_split(rows, model.domain.compared_with))
-        out = free_folder(results_of(model), f"{drawn_words(model, sampling)}{words}", asked)
+        out = free_folder(results_of(model), f"{drawn_words(model, settings)}{words}", asked)
     check_writable(out)
     if likelihood is not None:  # minutes of sampling come first
-        from flowkit.sampling.likelihood import held_out_rows
-
-        held_out_rows(model, rows, _held_out(split))
-    condition = (
-        rows.condition[sides.reference] if model.info.get("condition_shape") and rows.condition is not None else None
-    )
-    labels = _class_labels(model, rows, sides)
+        held_out_rows(model, rows, held_out)
+    if model.class_names and rows.class_label is None:
+        raise UserError(
+            "the model draws by class, and the data has no classes; give data with class_label by --data, or draw samples of "
+            "the null class (flowkit sample --class-label null) and compare their file with the data"
+        )
+    labels, condition = model.given_with(rows, sides.reference, "the reference rows")
     samples = model.sample(
-        len(sides.reference), class_label=labels, condition=condition, seed=seed, solver=solver,
-        steps=steps, guidance_scale=guidance_scale, batch_size=batch_size,
+        len(sides.reference), class_label=labels, condition=condition, seed=seed, settings=settings, batch_size=batch_size,
         progress=lambda done: tell(f"sampling {model.domain.noun}", done, len(sides.reference)),
     )  # fmt: skip
     matched = match_samples(samples, rows)
@@ -115,12 +116,21 @@ def evaluate_checkpoint(
         beside = "" if model.domain.kind == "points" else ": read the figures with the memorisation ratio"
         notes.append(f"the model was trained on most of the reference rows{beside}")
     title = f"{ckpt}: {model.info['architecture']}, step {model.info.get('step', 0):,}"
-    inverted = _invert(model, rows, sides, labels, samples.info, tell)
-    measured = None if likelihood is None else _likelihood(model, rows, likelihood, split, probes, seed, tell)
-    return _evaluate(
-        title, rows, sides, matched, out, asked, tell, notes, drawn=samples, decode=decode, device=device, inverted=inverted,
-        likelihood=measured,
-    )  # fmt: skip
+    tell("carrying real rows to noise and back", 0, 1)
+    count = min(INVERTED, len(sides.reference))
+    places = np.arange(count) * len(sides.reference) // count
+    found, zero = carry_back(model, rows, sides.reference[places], settings)
+    more: dict[str, tuple[str, dict[str, Any]]] = {"reconstruction": (
+        _inversion_fact(found, zero),
+        {"rows": count, "passes": found.passes, "model": asdict(found), "zero_field": asdict(zero)},
+    )}  # fmt: skip
+    if likelihood is not None:
+        figures = likelihood_figures(
+            model, rows, likelihood, split=held_out, probes=probes, seed=seed,
+            progress=lambda done: tell("likelihood of held-out rows", done, likelihood),
+        )  # fmt: skip
+        more["likelihood"] = (figures.words, figures.to_json())
+    return _evaluate(title, rows, sides, matched, out, asked, tell, notes, device=device, drawn=samples, more=more)
 
 
 def evaluate_files(
@@ -168,9 +178,7 @@ def evaluate_files(
         notes.append("the samples carry no classes: all were compared as one, and class fidelity was left out")
     title = f"{file} against {data_files(data)[0]}"
     beside = file.resolve().parent == out.resolve()
-    return _evaluate(
-        title, real, sides, used, out, asked, tell, notes, of=len(matched), decode=decode, device=device, beside=beside
-    )
+    return _evaluate(title, real, sides, used, out, asked, tell, notes, of=len(matched), device=device, beside=beside)
 
 
 def _real(data: Path | str, num_samples: int, seed: int) -> Dataset:
@@ -230,33 +238,17 @@ def _recipe(model: LoadedModel) -> Recipe:
     return recipe_from_dict(model.info["recipe"])
 
 
-def _class_labels(model: LoadedModel, data: Dataset, sides: Sides) -> list[str | int] | None:
-    """For each reference row its class, by name; None for a model without classes."""
-    if not model.class_names:
-        return None
-    if data.class_label is None:
-        raise UserError(
-            "the model draws by class, and the data has no classes; give data with class_label by --data, or draw samples of "
-            "the null class (flowkit sample --class-label null) and compare their file with the data"
-        )
-    wanted = [data.class_names[label] for label in data.class_label[sides.reference]]
-    if missing := sorted(set(wanted) - set(model.class_names)):
-        raise UserError(
-            f"the reference rows have classes that the model does not know: {listing(missing)}; it knows "
-            f"{listing(model.class_names)}. Name another split or other data"
-        )
-    return [model.class_names.index(name) for name in wanted]
-
-
 def _evaluate(
     title: str, data: Dataset, sides: Sides, samples: Dataset, out: Path, asked: dict[str, Any], tell: Tell, notes: list[str],
-    of: int | None = None, *, decode: bool, device: str, drawn: Dataset | None = None, beside: bool = False,
-    inverted: tuple[Inversion, Inversion] | None = None, likelihood: LikelihoodFigures | None = None,
+    of: int | None = None, *, device: str, drawn: Dataset | None = None, beside: bool = False,
+    more: dict[str, tuple[str, dict[str, Any]]] | None = None,
 ) -> Evaluation:  # fmt: skip
-    """drawn: samples to be written beside the figures. beside: the samples that are measured lie in `out`."""
+    """drawn: samples to be written beside the figures. beside: the samples that are measured lie in `out`. more: what else was
+    measured, in words and as kept.
+    """
     domain = get_domain(data.kind)
     comparison = Comparison(data, sides, samples, _gaussian_draws(data, sides))
-    evaluator = domain.evaluator(comparison, decode=decode, device=device)
+    evaluator = domain.evaluator(comparison, decode=asked["decode"], device=device)
     figures = evaluator.figures(tell)
     tell("done", 3, 3)
     per_class = "" if data.class_label is None else " per class"
@@ -275,12 +267,8 @@ def _evaluate(
         "classes": len(np.unique(_labels(data)[sides.reference])),
         "samples": samples.info,
     }
-    if inverted is not None:
-        facts["reconstruction"] = _inversion_fact(*inverted)
-        settings["reconstruction"] = {"rows": min(INVERTED, len(sides.reference)), "passes": inverted[0].passes,
-                                      "model": asdict(inverted[0]), "zero_field": asdict(inverted[1])}  # fmt: skip
-    if likelihood is not None:
-        facts["likelihood"], settings["likelihood"] = likelihood.words, likelihood.to_json()
+    for name, (words, kept) in (more or {}).items():
+        facts[name], settings[name] = words, kept
     with one_call(out, EVALUATION, only_part=beside) as call:
         files = [call.partial / "evaluation.json", *evaluator.write(call.partial)]
         if drawn is not None:
@@ -297,48 +285,6 @@ def _evaluate(
         )
         write_json(files[0], evaluation.to_json())
     return replace(evaluation, notes=(*evaluation.notes, call.said)) if call.said else evaluation
-
-
-def _invert(
-    model: LoadedModel, data: Dataset, sides: Sides, labels: list[str | int] | None, made: dict[str, Any], tell: Tell
-) -> tuple[Inversion, Inversion]:
-    """Reference rows carried to noise and back, with their own conditions and no guidance; and the same of the zero field."""
-    import torch
-
-    from flowkit.flow.guidance import guided
-    from flowkit.flow.inversion import inversion_figures, reconstruct, zero_field_figures
-    from flowkit.recipe.sample import SampleSettings
-    from flowkit.sampling.draw import as_network
-
-    tell("carrying real rows to noise and back", 0, 1)
-    count = min(INVERTED, len(sides.reference))
-    places = np.arange(count) * len(sides.reference) // count
-    rows = sides.reference[places]
-    x1 = model.normalizer.normalize(torch.from_numpy(data.x[rows]).to(model.device))
-    label = None if labels is None else torch.tensor([labels[place] for place in places]).to(model.device)
-    condition = None
-    if model.info.get("condition_shape") and data.condition is not None:
-        condition = torch.from_numpy(data.condition[rows]).to(model.device)
-    with torch.inference_mode():
-        velocity = guided(as_network(model.model), model.objective, label, condition)
-        x0, back = reconstruct(velocity, x1, **SampleSettings.of(made).of_ode)
-    variance = model.base.variance
-    return inversion_figures(x0, x1, back, variance), zero_field_figures(x1, variance)
-
-
-def _likelihood(
-    model: LoadedModel, data: Dataset, count: int, split: str | None, probes: int, seed: int, tell: Tell
-) -> LikelihoodFigures:
-    from flowkit.sampling.likelihood import likelihood_figures
-
-    return likelihood_figures(
-        model, data, count, split=_held_out(split), probes=probes, seed=seed,
-        progress=lambda done: tell("likelihood of held-out rows", done, count),
-    )  # fmt: skip
-
-
-def _held_out(split: str | None) -> str:
-    return split if split in ("validation", "test") else "validation"
 
 
 def _inversion_fact(found: Inversion, zero: Inversion) -> str:

@@ -13,6 +13,7 @@ from flowkit.errors import UserError
 from flowkit.metrics.comparison import DEFAULT_ROWS
 
 if TYPE_CHECKING:
+    from flowkit.recipe.sample import SampleSettings
     from flowkit.sampling.model import LoadedModel
 
 RESULTS = "evaluation.json"
@@ -70,22 +71,26 @@ def results_of(model: LoadedModel) -> Path:
     return (model.files.run_dir or model.files.directory) / "evaluation"
 
 
-def drawn_words(model: LoadedModel, sampling: dict[str, Any]) -> str:
-    """`step-00001000-ema-heun25-w1`; after the file's own name where one was named that is not the usual.
+def drawn_words(model: LoadedModel, settings: SampleSettings) -> str:
+    """`step-00001000-ema-heun25-w1`, after the file's own name where one was named that is not the usual.
 
-    sampling: as `SampleSettings.to_info` says it.
+    What is not as in the recipe comes last: `-grid-shifted-shift2-interval-0.2-0.8`.
     """
-    file = model.files.model.stem
+    file, used = model.files.model.stem, settings.to_info()
     prefix = "" if file == "model" else f"{file}-"
-    name = f"{prefix}step-{model.info.get('step', 0):08d}-{model.weights.replace(':', '-')}-{_solver(sampling)}"
-    return f"{name}-w{sampling['guidance_scale']:g}"
+    solver, *more = _word(used["solver"]).split("-", 1)
+    drawn = "-".join([f"{solver}{used.get('steps', '')}", *more, f"w{used['guidance_scale']:g}"])
+    recipe = model.settings(solver=settings.solver).to_info()
+    others = [f"-{name.removeprefix('guidance_')}-{_word(used.get(name, 'default'))}" for name in {**recipe, **used}
+              if name not in ("solver", "steps", "guidance_scale") and used.get(name) != recipe.get(name)]  # fmt: skip
+    return f"{prefix}step-{model.info.get('step', 0):08d}-{model.weights.replace(':', '-')}-{drawn}{''.join(others)}"
 
 
-def _solver(used: dict[str, Any]) -> str:
-    solver = used["solver"]
-    table = {"name": solver} if isinstance(solver, str) else dict(solver)
-    name = table.pop("name")
-    steps = "" if name == "dopri5" else used["steps"]
-    return f"{name}{steps}" + "".join(
-        f"-{key}{value:g}" if isinstance(value, float) else f"-{key}{value}" for key, value in table.items()
-    )
+def _word(value: Any) -> str:
+    """A setting as part of a name: of a table its own name first, of a path the last part, and no lists."""
+    if isinstance(value, dict):
+        rest = [f"{key}{_word(of)}" for key, of in value.items() if key != "name" and not isinstance(of, list | tuple)]
+        return "-".join([value["name"], *rest])
+    if isinstance(value, list | tuple):
+        return "-".join(map(_word, value))
+    return f"{value:g}" if isinstance(value, float) else Path(value).name if isinstance(value, str) else str(value)

@@ -15,8 +15,10 @@ from flowkit.data.dataset import Dataset, read_dataset, write_dataset
 from flowkit.domain import get_domain
 from flowkit.errors import UserError
 from flowkit.evaluate import evaluate_checkpoint, evaluate_files
+from flowkit.flow.inversion import Inversion
 from flowkit.inspect import inspect
 from flowkit.metrics.comparison import choose_sides, match_samples, pick_samples
+from flowkit.sampling.likelihood import LikelihoodFigures
 from flowkit.sketch.evaluation import FIGURES
 from flowkit.ui.evaluate_view import print_evaluation
 
@@ -343,8 +345,10 @@ def kept(folder):
 @pytest.fixture
 def model(monkeypatch):
     """A checkpoint that draws at once, and an evaluation without its figures."""
-    monkeypatch.setattr("flowkit.evaluate._invert", lambda *arguments: None)
-    monkeypatch.setattr("flowkit.evaluate._likelihood", lambda *arguments: None)
+    nothing = Inversion(0.0, 1.0, 1.0)
+    monkeypatch.setattr("flowkit.sampling.draw.carry_back", lambda *arguments: (nothing, nothing))
+    unlikely = LikelihoodFigures("validation", 1, 0.0, 0.0, None, "exact", 1, None, 0)
+    monkeypatch.setattr("flowkit.sampling.likelihood.likelihood_figures", lambda *arguments, **named: unlikely)
     monkeypatch.setattr("flowkit.sketch.evaluation.SketchEvaluator.figures", lambda self, tell: [])
     monkeypatch.setattr("flowkit.sketch.evaluation.SketchEvaluator.write", lambda self, out: ())
 

@@ -14,8 +14,9 @@ from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import expand
 from flowkit.flow.solvers import integrate
 from flowkit.flow.solvers.fixed import RungeKutta
+from flowkit.recipe.flow import Flow
 from flowkit.recipe.sample import SampleSettings
-from flowkit.sampling.draw import draw_samples
+from flowkit.sampling.model import SamplingModel
 
 MEAN, STD = torch.tensor([1.5, -0.5], dtype=torch.float64), torch.tensor([0.3, 2.0], dtype=torch.float64)
 ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
@@ -157,11 +158,15 @@ class Perfect(nn.Module):
         return data if self.prediction == "data" else (x - alpha * data) / sigma
 
 
+def perfect(path, prediction, numerics=2):
+    info = {"kind": "points", "shape": [2], "flow": {"path": path, "prediction": prediction}, "numerics": numerics}
+    flow = Flow(path=choose("path", path), prediction=prediction)
+    return SamplingModel(Perfect(flow.path, prediction), info, flow, SampleSettings(), PLAIN)
+
+
 def residual(path, prediction, solver, **settings):
     """Root mean square of what is between 100 samples and the atoms nearest to them."""
-    path = choose("path", path)
-    x = draw_samples(Perfect(path, prediction), FlowObjective(path, prediction), PLAIN, (2,), 100,
-                     SampleSettings.of({"solver": solver, **settings})).x  # fmt: skip
+    x = perfect(path, prediction).sample(100, solver=solver, **settings).x
     return np.square(x[:, None] - ATOMS.numpy()).mean(2).min(1).mean() ** 0.5
 
 
@@ -257,16 +262,14 @@ def test_an_adaptive_solver_never_goes_back_for_its_last_step():
 
 def test_checkpoints_of_the_first_version_are_sampled_with_the_clip():
     """Euler's steps by hand, of version 1: dx/dt = -x / s + (1 + t / s) x1 on the linear path, with s = max(1 - t, 0.05)."""
-    path = choose("path", "linear")
-    model = Perfect(path, "data")
-    drawn = draw_samples(model, FlowObjective(path, "data"), PLAIN, (2,), 5,
-                         SampleSettings.of({"solver": "euler", "steps": 40}), numerics=1)  # fmt: skip
+    model = perfect("linear", "data", numerics=1)
+    drawn = model.sample(5, solver="euler", steps=40, pairs=True)
     x = torch.from_numpy(drawn.noise)
     for step in range(40):
         t = torch.full((5,), step / 40)
         sigma = max(1 - step / 40, 0.05)
         with torch.no_grad():
-            data = model(x, t)
+            data = model.model(x, t)
         x = x + (data + step / 40 / sigma * data - x / sigma) / 40
     np.testing.assert_allclose(drawn.x, x, rtol=1e-4, atol=1e-5)
     assert np.square(drawn.x[:, None] - ATOMS.numpy()).mean(2).min(1).mean() ** 0.5 > 1e-3

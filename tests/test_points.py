@@ -388,7 +388,7 @@ def test_trajectories_are_those_of_samples_spread_over_all_batches(tmp_path: Pat
         assert states.shape[1:] == (64, 2) and np.array_equal(states[-1], samples.x[rows])
         assert plain.noise is not None and np.array_equal(states[0], plain.noise[rows])  # without a normalizer
         assert len(states) == 8 or solver == "dopri5"
-    drawn = draw_samples(loaded.model, loaded.objective, loaded.normalizer, (2,), 5, SampleSettings())
+    drawn = draw_samples(loaded, 5, SampleSettings())
     assert drawn.states is None
 
     words = ["sample", "--ckpt", str(tmp_path / "tiny"), "-n", "20", "--trajectories", "--out", str(tmp_path / "out")]

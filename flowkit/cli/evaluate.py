@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from flowkit.cli.options import BatchSize, Best, Device, Solver, Steps, TrustCode, Weights, choice, named_checkpoint
+from flowkit.cli.options import BatchSize, Best, Device, Drawing, TrustCode, Weights, draws, named_checkpoint
 from flowkit.errors import UserError
 
 
+@draws
 def evaluate(
     samples: Annotated[
         Path | None,
@@ -38,11 +39,7 @@ def evaluate(
         int, typer.Option("--num-samples", "-n", min=1, help="Maximum number of rows on each side.")
     ] = 1000,
     weights: Weights = "ema",
-    guidance_scale: Annotated[
-        float | None, typer.Option("--guidance-scale", "-w", help="Guidance scale; default: the recipe's.")
-    ] = None,
-    solver: Solver = None,
-    steps: Steps = None,
+    drawing: Drawing = Drawing(),  # noqa: B008
     likelihood: Annotated[
         int | None,
         typer.Option(min=1, help="Also measure the likelihood of this many validation rows (or rows of --split)."),
@@ -68,6 +65,7 @@ def evaluate(
       flowkit evaluate runs/kanji
       flowkit evaluate runs/kanji --best
       flowkit evaluate --ckpt runs/kanji --guidance-scale 2 --steps 10 --json
+      flowkit evaluate runs/kanji -w 2 --guidance-interval 0.2 0.8 --grid shifted
       flowkit evaluate --ckpt runs/kanji --likelihood 256
       flowkit evaluate --ckpt runs/dit-text --split test --no-decode
       flowkit evaluate water/samples.safetensors --data data/kanji.safetensors
@@ -86,9 +84,8 @@ def evaluate(
         )
     if samples is not None and data is None:
         raise UserError(f"evaluate: {samples} needs real data to be compared with: --data REAL.safetensors")
-    drawing = {"--guidance-scale": guidance_scale, "--solver": solver, "--steps": steps, "--batch-size": batch_size,
-               "--likelihood": likelihood}  # fmt: skip
-    idle = [name for name, value in drawing.items() if value is not None]
+    more = {"--batch-size": batch_size, "--likelihood": likelihood}
+    idle = [*drawing.given, *(name for name, value in more.items() if value is not None)]
     if samples is not None and idle:
         raise UserError(
             f"evaluate: {', '.join(idle)} would do nothing: {samples} is drawn already. Leave it out, or use --ckpt"
@@ -104,8 +101,8 @@ def evaluate(
         if ckpt is not None:
             found = evaluate_checkpoint(
                 ckpt, data=data, split=split, num_samples=num_samples, weights=weights, seed=seed,
-                solver=choice("--solver", solver), steps=steps, guidance_scale=guidance_scale,
                 batch_size=batch_size, device=device, decode=decode, out=out, likelihood=likelihood, probes=probes, tell=tell,
+                **drawing.changes(),
             )  # fmt: skip
         else:
             assert samples is not None and data is not None

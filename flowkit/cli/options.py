@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from flowkit.errors import UserError
+from flowkit.registry import BUILT_IN
 
 Ckpt = Annotated[
     Path | None,
@@ -22,6 +29,11 @@ Best = Annotated[
 Weights = Annotated[
     str, typer.Option(help="Weights to use: ema, raw, or one of several averages (ema:0.999, ema:power-0.05).")
 ]
+
+
+def _names(kind: str) -> str:
+    *most, last = BUILT_IN[kind]
+    return f"{', '.join(most)} or {last}"
 
 
 def _trust(asked: bool) -> None:
@@ -45,35 +57,113 @@ Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, ..."
 BatchSize = Annotated[
     int | None, typer.Option(min=1, help="Samples per batch; default: depends on the device.", rich_help_panel=MACHINE)
 ]
-Solver = Annotated[
-    str | None,
-    typer.Option(
-        help="euler, midpoint, heun, rk4, dopri5, sde or mean_flow, or a table: "
-        "'{name = \"sde\", scale = 0.5}'; default: the recipe's.",
-        rich_help_panel=SOLVER,
-    ),
-]
-Grid = Annotated[
-    str | None,
-    typer.Option(
-        help="Spacing of the steps in t: uniform, shifted, power or custom, or a table: '{name = \"shifted\", shift = 2}'.",
-        rich_help_panel=SOLVER,
-    ),
-]
-Steps = Annotated[
-    int | None, typer.Option(min=1, help="Number of solver steps; default: the recipe's.", rich_help_panel=SOLVER)
-]
-Rtol = Annotated[
-    float | None,
-    typer.Option(help="Relative tolerance (dopri5).", rich_help_panel=SOLVER),
-]
-Atol = Annotated[float | None, typer.Option(help="Absolute tolerance (dopri5).", rich_help_panel=SOLVER)]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How samples are drawn, as the options of the commands that draw say it (`draws`); what is None is as the recipe had it."""
+
+    solver: Annotated[
+        str | None,
+        typer.Option(
+            help=_names("solver") + ", or a table: '{name = \"sde\", scale = 0.5}'; default: the recipe's.",
+            rich_help_panel=SOLVER,
+        ),
+    ] = None
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Number of solver steps; default: the recipe's.", rich_help_panel=SOLVER)
+    ] = None
+    rtol: Annotated[float | None, typer.Option(help="Relative tolerance (dopri5).", rich_help_panel=SOLVER)] = None
+    atol: Annotated[float | None, typer.Option(help="Absolute tolerance (dopri5).", rich_help_panel=SOLVER)] = None
+    grid: Annotated[
+        str | None,
+        typer.Option(
+            help="Spacing of the steps in t: " + _names("grid") + ", or a table: '{name = \"shifted\", shift = 2}'.",
+            rich_help_panel=SOLVER,
+        ),
+    ] = None
+    state: Annotated[
+        str | None,
+        typer.Option(help="Precision of x between network calls: fp32 or fp64.", rich_help_panel=SOLVER),
+    ] = None
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option(
+            "--guidance-scale",
+            "-w",
+            help="Guidance scale w in v_null + w (v_cond - v_null); 1 is no guidance. Default: the recipe's.",
+            rich_help_panel=GUIDANCE,
+        ),
+    ] = None
+    guidance: Annotated[
+        str | None,
+        typer.Option(
+            help=_names("guidance") + ", or a table: '{name = \"cfg_zero\", zero_init = 0.1}'.",
+            rich_help_panel=GUIDANCE,
+        ),
+    ] = None
+    guidance_interval: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            help="Guide only between these two values of t, such as 0.2 0.8.",
+            metavar="FROM TO",
+            rich_help_panel=GUIDANCE,
+        ),
+    ] = None
+    guidance_rescale: Annotated[
+        float | None,
+        typer.Option(
+            help="0 to 1: rescale the guided velocity toward the standard deviation of the conditional one.",
+            rich_help_panel=GUIDANCE,
+        ),
+    ] = None
+    autoguidance: Annotated[
+        Path | None,
+        typer.Option(
+            help="Guide away from this smaller or earlier model instead of the null condition.",
+            rich_help_panel=GUIDANCE,
+        ),
+    ] = None
+
+    @property
+    def given(self) -> list[str]:
+        """The options that were given, by name."""
+        return [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value is not None]
+
+    def changes(self) -> dict[str, Any]:
+        """What they change in a `SampleSettings`, by its names. Tolerances alone mean dopri5. Raises UserError."""
+        changes = {**vars(self), **{name: _choice(f"--{name}", getattr(self, name)) for name in ("solver", "grid")}}
+        tolerances = {name: value for name in ("rtol", "atol") if (value := changes.pop(name)) is not None}
+        if tolerances:
+            solver = changes["solver"] or "dopri5"
+            changes["solver"] = {**({"name": solver} if isinstance(solver, str) else solver), **tolerances}
+        weaker = changes.pop("autoguidance")
+        if weaker is not None and self.guidance not in (None, "autoguidance"):
+            raise UserError(f"--autoguidance: --guidance {self.guidance} is given too; leave one of them out")
+        changes["guidance"] = (
+            _choice("--guidance", self.guidance) if weaker is None else {"name": "autoguidance", "ckpt": str(weaker)}
+        )
+        return changes
+
+
+def draws(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of `Drawing` in the place of its parameter `drawing`."""
+    signature, options = inspect.signature(command, eval_str=True), inspect.signature(Drawing, eval_str=True).parameters
+
+    @wraps(command)
+    def called(**given: Any) -> None:
+        command(drawing=Drawing(**{name: given.pop(name) for name in options}), **given)
+
+    parameters = [option for one in signature.parameters.values()
+                  for option in (options.values() if one.name == "drawing" else [one])]  # fmt: skip
+    called.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    called.__annotations__ = {one.name: one.annotation for one in parameters}
+    return called
 
 
 def named_checkpoint(run: Path | None, ckpt: Path | None, best: bool) -> Path:
     """What RUN or --ckpt names, or its best checkpoint. Raises UserError where none or both are given."""
     from flowkit.checkpoint import BEST, CHECKPOINTS
-    from flowkit.errors import UserError
 
     if run is not None and ckpt is not None:
         raise UserError(f"--ckpt {ckpt}: {run} is given too; name one of them")
@@ -89,24 +179,13 @@ def named_checkpoint(run: Path | None, ckpt: Path | None, best: bool) -> Path:
     return named / CHECKPOINTS / BEST
 
 
-def choice(option: str, text: str | None) -> str | dict[str, Any] | None:
+def _choice(option: str, text: str | None) -> str | dict[str, Any] | None:
     """A name as it is, a table parsed as TOML. Raises UserError."""
     if text is None or not text.lstrip().startswith("{"):
         return text
     import tomllib
 
-    from flowkit.errors import UserError
-
     try:
         return tomllib.loads(f"table = {text}")["table"]
     except tomllib.TOMLDecodeError as error:
         raise UserError(f'{option}: {text!r} is no TOML table ({error}); write {{name = "...", key = value}}') from None
-
-
-def solver_choice(solver: str | None, rtol: float | None, atol: float | None) -> str | dict[str, Any] | None:
-    """What --solver, --rtol and --atol say together; tolerances alone mean dopri5. Raises UserError."""
-    table = choice("--solver", solver)
-    tolerances = {name: value for name, value in (("rtol", rtol), ("atol", atol)) if value is not None}
-    if not tolerances:
-        return table
-    return {**({"name": table or "dopri5"} if table is None or isinstance(table, str) else table), **tolerances}

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flowkit.cli.options import (
-    GUIDANCE,
     OUTPUT,
-    SOLVER,
-    Atol,
     BatchSize,
     Best,
     Ckpt,
     Device,
-    Grid,
-    Rtol,
+    Drawing,
     Run,
-    Solver,
-    Steps,
     TrustCode,
     Weights,
-    choice,
+    draws,
     named_checkpoint,
-    solver_choice,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +28,7 @@ if TYPE_CHECKING:
     from flowkit.sampling.model import LoadedModel
 
 
+@draws
 def sample(
     run: Run = None,
     ckpt: Ckpt = None,
@@ -55,52 +49,7 @@ def sample(
     ] = None,
     weights: Weights = "ema",
     seed: Annotated[int, typer.Option(help="The same seed gives the same samples, whatever the batch size.")] = 0,
-    solver: Solver = None,
-    steps: Steps = None,
-    rtol: Rtol = None,
-    atol: Atol = None,
-    grid: Grid = None,
-    state: Annotated[
-        str | None,
-        typer.Option(help="Precision of x between network calls: fp32 or fp64.", rich_help_panel=SOLVER),
-    ] = None,
-    guidance_scale: Annotated[
-        float | None,
-        typer.Option(
-            "--guidance-scale",
-            "-w",
-            help="Guidance scale w in v_null + w (v_cond - v_null); 1 is no guidance. Default: the recipe's.",
-            rich_help_panel=GUIDANCE,
-        ),
-    ] = None,
-    guidance: Annotated[
-        str | None,
-        typer.Option(
-            help="cfg or cfg_zero, or a table: '{name = \"cfg_zero\", zero_init = 0.1}'.", rich_help_panel=GUIDANCE
-        ),
-    ] = None,
-    guidance_interval: Annotated[
-        tuple[float, float] | None,
-        typer.Option(
-            help="Guide only between these two values of t, such as 0.2 0.8.",
-            metavar="FROM TO",
-            rich_help_panel=GUIDANCE,
-        ),
-    ] = None,
-    guidance_rescale: Annotated[
-        float | None,
-        typer.Option(
-            help="0 to 1: rescale the guided velocity toward the standard deviation of the conditional one.",
-            rich_help_panel=GUIDANCE,
-        ),
-    ] = None,
-    autoguidance: Annotated[
-        Path | None,
-        typer.Option(
-            help="Guide away from this smaller or earlier model instead of the null condition.",
-            rich_help_panel=GUIDANCE,
-        ),
-    ] = None,
+    drawing: Drawing = Drawing(),  # noqa: B008
     out: Annotated[
         Path | None,
         typer.Option(
@@ -191,9 +140,7 @@ def sample(
     start = time.perf_counter()
     with stage_bar(f"sampling {noun}", num_samples) as tell:
         samples = loaded.sample(
-            num_samples, class_label=labels, seed=seed, solver=solver_choice(solver, rtol, atol), steps=steps,
-            grid=choice("--grid", grid), state=state, guidance=_guidance(guidance, autoguidance),
-            guidance_scale=guidance_scale, guidance_interval=guidance_interval, guidance_rescale=guidance_rescale,
+            num_samples, class_label=labels, seed=seed, **drawing.changes(),
             condition=None if condition is None else read_condition(condition),
             batch_size=batch_size, pairs=pairs, on_states=states.append if trajectories else None,
             progress=lambda done: tell(f"sampling {noun}", done, num_samples),
@@ -261,16 +208,6 @@ def _check_trajectories(loaded: LoadedModel) -> None:
             f"--trajectories: only points in the plane have trajectories to draw, and this model's samples are {what}; "
             "leave it out"
         )
-
-
-def _guidance(guidance: str | None, autoguidance: Path | None) -> str | dict[str, Any] | None:
-    if autoguidance is None:
-        return choice("--guidance", guidance)
-    if guidance not in (None, "autoguidance"):
-        from flowkit.errors import UserError
-
-        raise UserError(f"--autoguidance: --guidance {guidance} is given too; leave one of them out")
-    return {"name": "autoguidance", "ckpt": str(autoguidance)}
 
 
 def _data_to_compare_with(loaded: LoadedModel) -> Dataset | None:

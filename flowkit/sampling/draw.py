@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowkit.data.base import Base, NormalBase
 from flowkit.data.normalizers import Normalizer
 from flowkit.flow.guidance import Network, Pushed, guided
+from flowkit.flow.inversion import Inversion, inversion_figures, reconstruct, zero_field_figures
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import GaussianPath
 from flowkit.flow.solvers import Velocity, integrate
@@ -20,8 +20,13 @@ from flowkit.models.calls import call_model
 from flowkit.recipe.sample import SampleSettings
 from flowkit.rng import NUMERICS, key, seed_generator
 
+if TYPE_CHECKING:
+    from flowkit.data.dataset import Dataset
+    from flowkit.sampling.model import SamplingModel
+
 BATCH_SIZES = {"cpu": 64, "cuda": 1024}
 Weak = tuple[Network, FlowObjective]  # the weaker model of autoguidance
+Given = tuple[Tensor | None, Tensor | None]  # class_label (N,) int64, NULL for the null class, and condition (N, ...)
 Guide = Callable[[Tensor], Tensor]  # x (B, ...) in the domain's units -> (B,)
 
 
@@ -103,71 +108,61 @@ def as_network(model: nn.Module) -> Network:
     return call
 
 
-def guided_velocity(
-    network: Network,
-    objective: FlowObjective,
-    settings: SampleSettings,
-    class_label: Tensor | None = None,
-    condition: Tensor | None = None,
-    weak: Weak | None = None,
-    numerics: int = NUMERICS,
+def velocity_of(
+    model: SamplingModel, given: Given, rows: slice = slice(None), settings: SampleSettings | None = None
 ) -> Velocity:
-    """The velocity that `settings` ask for, of these rows."""
-    assert (weak is not None) == settings.guidance.another, "the weaker model of autoguidance"
+    """The velocity of these rows of what is given: the network's own, or led as `settings` say."""
+    label, condition = (None if tensor is None else tensor[rows].to(model.device) for tensor in given)
+    network, objective = as_network(model.model), model.objective
+    if settings is None:
+        return guided(network, objective, label, condition)
+    weak = model.weak(settings)
+    if model.straight:
+        objective, weak = objective.exact, None if weak is None else (weak[0], weak[1].exact)
     return guided(
-        network, objective, class_label, condition, settings.guidance_scale, interval=settings.guidance_interval,
-        rescale=settings.guidance_rescale, guidance=settings.guidance, weak=weak, numerics=numerics,
+        network, objective, label, condition, settings.guidance_scale, interval=settings.guidance_interval,
+        rescale=settings.guidance_rescale, guidance=settings.guidance, weak=weak, numerics=model.numerics,
     )  # fmt: skip
 
 
 def draw_samples(
-    model: nn.Module,
-    objective: FlowObjective,
-    normalizer: Normalizer,
-    shape: tuple[int, ...],
+    model: SamplingModel,
     num_samples: int,
     settings: SampleSettings,
+    given: Given = (None, None),
     *,
-    class_label: Tensor | None = None,
-    condition: Tensor | None = None,
     seed: int = 0,
-    base: Base | None = None,
-    weak: Weak | None = None,
     guide: Guide | None = None,
     guide_scale: float = 1.0,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     keep_states: int = 0,
-    numerics: int = NUMERICS,
     progress: Callable[[int], None] | None = None,
 ) -> Drawn:
-    """`shape` is that of a row as the model sees it; class_label (N,) and condition (N, ...) go with sample i.
+    """Sample i goes with row i of what is `given`, and starts from noise that depends on (seed, i) alone.
 
-    base: what they start from, unit noise where it is None; sample i depends on (seed, i) alone. guide: samples are of p(x)
-    exp(guide_scale guide(x)), nearly (`Pushed`). numerics: the version to draw by, a checkpoint's own; in version 1 predictions
-    of the data or the noise are clipped. `progress` is told the number of samples done after each batch. The model is used as it
-    stands: on its device, in its precision, and should be in eval mode.
+    guide: samples are of p(x) exp(guide_scale guide(x)), nearly (`Pushed`). `progress` is told the number of samples done after
+    each batch. The model is used as it stands: on its device, in its precision, and should be in eval mode.
     """
-    device, network = next(model.parameters()).device, as_network(model)
-    base = base or NormalBase(numerics)
-    straight = numerics > 1 and objective.prediction != "velocity"
-    if straight:
-        objective, weak = objective.exact, None if weak is None else (weak[0], weak[1].exact)
+    normalizer, path, numerics = model.normalizer, model.objective.path, model.numerics
+    batch_size = batch_size or BATCH_SIZES.get(model.device.type, 256)
+    # Both are opened here: in inference mode they would be of tensors that a guide cannot be followed through.
+    base, _ = model.base, model.weak(settings)
     done, noises, spent = [], [], []
     states = States(keep_states, num_samples, normalizer)
     # A guide differentiates through the network, whose conditions are made here: no inference mode then.
     with torch.inference_mode() if guide is None else torch.no_grad():
         for first in range(0, num_samples, batch_size):
             indices = range(first, min(first + batch_size, num_samples))
-            cut = lambda tensor: None if tensor is None else tensor[first : indices.stop].to(device)  # noqa: B023, E731
-            velocity = guided_velocity(network, objective, settings, cut(class_label), cut(condition), weak, numerics)
+            velocity = velocity_of(model, given, slice(first, indices.stop), settings)
             if guide is not None:
-                assert isinstance(objective.path, GaussianPath), "checked by who takes the guide"
-                velocity = Pushed(velocity, lambda x: guide(normalizer.denormalize(x)), objective.path, guide_scale)
-            noise = base.sample(seed, indices, shape)
-            x = noise.to(device, torch.float64 if settings.state == "fp64" else torch.float32)
+                assert isinstance(path, GaussianPath), "checked by who takes the guide"
+                velocity = Pushed(velocity, lambda x: guide(normalizer.denormalize(x)), path, guide_scale)
+            noise = base.sample(seed, indices, model.latent_shape)
+            x = noise.to(model.device, torch.float64 if settings.state == "fp64" else torch.float32)
             x, nfe = integrate(
-                velocity, x, solver=settings.solver, steps=settings.steps, grid=settings.grid, path=objective.path,
-                straight=straight, noise=step_noise(seed, indices, shape, numerics), on_step=states.begin(indices, x),
+                velocity, x, solver=settings.solver, steps=settings.steps, grid=settings.grid, path=path,
+                straight=model.straight, noise=step_noise(seed, indices, model.latent_shape, numerics),
+                on_step=states.begin(indices, x),
             )  # fmt: skip
             done.append(normalizer.denormalize(x).float().cpu().numpy())
             noises.append(noise.numpy())
@@ -178,3 +173,14 @@ def draw_samples(
     mean, most = nfe.double().mean().item(), int(nfe.max())
     nfe = most if mean == most else round(mean, 2)
     return Drawn(np.concatenate(done), np.concatenate(noises), nfe, most, states.stacked())
+
+
+def carry_back(
+    model: SamplingModel, data: Dataset, rows: np.ndarray, settings: SampleSettings
+) -> tuple[Inversion, Inversion]:
+    """Rows of `data` carried to noise and forth again, with their own conditions and unguided; and those of the zero field."""
+    variance = model.base.variance
+    with torch.inference_mode():
+        x1 = model.normalizer.normalize_rows(data.x, rows, lambda tensor: tensor.to(model.device))
+        x0, back = reconstruct(velocity_of(model, model.given_with(data, rows)), x1, **settings.of_ode)
+    return inversion_figures(x0, x1, back, variance), zero_field_figures(x1, variance)

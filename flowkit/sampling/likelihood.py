@@ -14,17 +14,16 @@ from torch import Tensor
 from flowkit.data.arrays import gather
 from flowkit.data.base import NormalBase
 from flowkit.data.dataset import Dataset
-from flowkit.errors import UserError, listing
-from flowkit.flow.guidance import guided
+from flowkit.errors import UserError
 from flowkit.flow.likelihood import log_likelihood
 from flowkit.metrics.gaussian import fit_gaussian
 from flowkit.rng import key, seed_generator
-from flowkit.sampling.draw import as_network
+from flowkit.sampling.draw import velocity_of
 
 if TYPE_CHECKING:
     from flowkit.data.normalizers import Normalizer
     from flowkit.sampling.asked import ClassLabel
-    from flowkit.sampling.model import LoadedModel
+    from flowkit.sampling.model import SamplingModel
 
 BATCH_SIZES = {"cpu": 64, "cuda": 256}
 FITTED = 50_000  # training rows that the Gaussian is fitted on, at most
@@ -52,7 +51,7 @@ class RowLikelihoods:
 
 
 def of_rows(
-    model: LoadedModel,
+    model: SamplingModel,
     x: np.ndarray | Tensor,
     *,
     class_label: ClassLabel = None,
@@ -65,25 +64,27 @@ def of_rows(
     batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> RowLikelihoods:
-    """log p(x) of x (N, ...) under the model, without guidance; probes are keyed by (seed, row).
+    """log p(x) of rows x (N, ...) in the domain's units, a density in those units, without guidance; probes go by (seed, row).
 
-    Raises UserError: rows of another shape, a normalizer that leaves directions out, a flow that does not start from noise,
-    and as `log_likelihood`.
+    class_label, condition: one for all rows, or row i's own at place i. A model with classes asks for a label ("null" for
+    the density without a class) or a condition.
+
+    Raises UserError: as `sample` for those two, rows of another shape, a normalizer that leaves directions out, a flow that does
+    not start from noise, and as `flowkit.flow.likelihood.log_likelihood`.
     """
     rows = torch.as_tensor(x)
     if tuple(rows.shape[1:]) != model.shape or not len(rows):
         raise UserError(f"x: has shape {tuple(rows.shape)}; expected (N, {', '.join(map(str, model.shape))}) with rows")
     log_det = _log_det(model)
-    labels, features = model.conditions(len(rows), class_label, condition, of_rows=True)
+    given = model.conditions(len(rows), class_label, condition, of_rows=True)
     batch_size = batch_size or BATCH_SIZES.get(model.device.type, 64)
     found, errors, spent = [], [], []
     for first in range(0, len(rows), batch_size):
         stop = min(first + batch_size, len(rows))
-        cut = lambda tensor: None if tensor is None else tensor[first:stop].to(model.device)  # noqa: B023, E731
         x1 = model.normalizer.normalize(rows[first:stop].double())
-        velocity = guided(as_network(model.model), model.objective, cut(labels), cut(features))
         one = log_likelihood(
-            velocity, x1.float().to(model.device), divergence=divergence, probes=probes, solver=solver, steps=steps,
+            velocity_of(model, given, slice(first, stop)), x1.float().to(model.device),
+            divergence=divergence, probes=probes, solver=solver, steps=steps,
             signs=_signs(seed, range(first, stop), (probes, *x1.shape[1:])) if probes > 0 else None,
         )  # fmt: skip
         found.append(one.log_p.double().cpu() + log_det)
@@ -97,7 +98,7 @@ def of_rows(
     )
 
 
-def _log_det(model: LoadedModel) -> float:
+def _log_det(model: SamplingModel) -> float:
     """Of the normalizer. Raises UserError where it leaves directions out, and where the flow does not start from noise."""
     if not isinstance(model.base, NormalBase):
         raise UserError(
@@ -160,7 +161,7 @@ class LikelihoodFigures:
         return asdict(self)
 
 
-def held_out_rows(model: LoadedModel, data: Dataset, split: str) -> np.ndarray:
+def held_out_rows(model: SamplingModel, data: Dataset, split: str) -> np.ndarray:
     """The rows of the split. Raises UserError where there are none, or the model has no likelihoods; nothing is computed yet."""
     _log_det(model)
     rows = data.rows(split)
@@ -172,7 +173,7 @@ def held_out_rows(model: LoadedModel, data: Dataset, split: str) -> np.ndarray:
 
 
 def likelihood_figures(
-    model: LoadedModel,
+    model: SamplingModel,
     data: Dataset,
     count: int,
     *,
@@ -186,17 +187,7 @@ def likelihood_figures(
 
     rows = held_out_rows(model, data, split)
     rows = rows[np.arange(min(count, len(rows))) * len(rows) // min(count, len(rows))]
-    condition = (
-        gather(data.condition, rows) if model.info.get("condition_shape") and data.condition is not None else None
-    )
-    labels = None
-    if model.class_names and data.class_label is not None:
-        known = {name: number for number, name in enumerate(model.class_names)}
-        names = [data.class_names[label] for label in data.class_label[rows]]
-        if missing := sorted(set(names) - known.keys()):
-            raise UserError(f"likelihood: the rows have classes that the model does not know: {listing(missing)}; it knows "
-                            f"{listing(model.class_names)}. Name another split or other data")  # fmt: skip
-        labels = [known[name] for name in names]
+    labels, condition = model.given_with(data, rows, "likelihood: the rows")
     x = np.ascontiguousarray(gather(data.x, rows))
     found = of_rows(model, x, class_label=labels, condition=condition, probes=probes, seed=seed, progress=progress)
     train = data.rows("train")

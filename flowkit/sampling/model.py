@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from flowkit.checkpoint import (
     verify_weights,
 )
 from flowkit.components import trusting
+from flowkit.data.arrays import gather
 from flowkit.data.base import NORMAL, Base
 from flowkit.data.dataset import NULL, Dataset, null_name
 from flowkit.data_source import open_base
@@ -36,55 +36,67 @@ from flowkit.recipe.flow import Flow
 from flowkit.recipe.load import saved_settings
 from flowkit.recipe.sample import SampleSettings
 from flowkit.sampling.asked import ClassLabel, asked_condition, asked_labels, labels_of_rows
-from flowkit.sampling.draw import BATCH_SIZES, Guide, Weak, as_network, draw_samples
+from flowkit.sampling.draw import Given, Guide, Weak, as_network, draw_samples
+from flowkit.sampling.likelihood import of_rows
 
 if TYPE_CHECKING:
     from flowkit.data.normalizers import Normalizer
-    from flowkit.sampling.likelihood import RowLikelihoods
 
 MAX_SIZE = 10**7  # of anything in the arguments of an architecture
 KEPT_STATES = 64  # samples whose way is kept where it is asked for
 
 
-class LoadedModel:
-    """A trained model and what it needs to sample. Made by `flowkit.load`."""
+class SamplingModel:
+    """A network and what it needs to sample. A checkpoint (`load`) and a running session make the same."""
 
     def __init__(
         self,
         model: nn.Module,
         info: dict[str, Any],
-        files: CheckpointFiles,
-        weights: str,
         flow: Flow,
         sampling: SampleSettings,
+        normalizer: Normalizer,
+        folders: Sequence[Path] = (),
+        base: Base | None = None,
     ):
         self.model = model
-        self.info = info  # the sidecar's content
-        self.files = files
-        self.weights = weights  # "ema" | "raw", whichever was loaded
+        self.info = info  # as a checkpoint's sidecar has it
+        self.flow, self.sampling = flow, sampling
         self.domain: Domain = get_domain(info["kind"])
         self.class_names: tuple[str, ...] = tuple(info.get("class_names") or ())
         self.shape: tuple[int, ...] = tuple(info["shape"])
-        self.normalizer = read_normalizer(files, info)
-        self.latent_shape = self.normalizer.shape(self.shape)
+        self.normalizer = normalizer
+        self.latent_shape = normalizer.shape(self.shape)
         self.numerics: int = info.get("numerics", 1)  # the version that its samples keep to
-        self.flow, self.sampling = flow, sampling
         self.objective = flow.scored
-
-    @cached_property
-    def base(self) -> Base:
-        """What samples start from. Raises UserError where it is a data set that is not at hand."""
-        described = self.info.get("base") or {"source": NORMAL}
-        return open_base(described, self.shape, self.normalizer, self.folders, self.numerics)
+        self.folders = folders  # where relative paths in its recipe are looked for first
+        self._base, self._weak = base, dict[tuple[str, torch.device], Weak]()
 
     @property
-    def folders(self) -> tuple[Path, ...]:
-        """Where relative paths in its recipe are looked for first: where its run lies, and where that was started."""
-        return folders_of(self.files.run_dir, self.info.get("recipe") or {})
+    def base(self) -> Base:
+        """What samples start from. Raises UserError where it is a data set that is not at hand."""
+        if self._base is None:
+            described = self.info.get("base") or {"source": NORMAL}
+            self._base = open_base(described, self.shape, self.normalizer, self.folders, self.numerics)
+        return self._base
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    @property
+    def straight(self) -> bool:
+        """Whether steps go by the predictions themselves; in version 1 those of the data or the noise are clipped."""
+        return self.numerics > 1 and self.objective.prediction != "velocity"
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """Of what model samples are, for their `.info`."""
+        return {"step": self.info.get("step")}
+
+    def settings(self, settings: SampleSettings | None = None, **changes: Any) -> SampleSettings:
+        """These, or the recipe's [sample], with what is changed and not None in its place. Raises UserError."""
+        return SampleSettings.of(dict(settings or self.sampling), **changes)
 
     def sample(
         self,
@@ -93,28 +105,23 @@ class LoadedModel:
         class_label: ClassLabel = None,
         condition: np.ndarray | Tensor | None = None,
         seed: int = 0,
-        solver: Any = None,
-        steps: int | None = None,
-        grid: Any = None,
-        state: str | None = None,
-        guidance: Any = None,
-        guidance_scale: float | None = None,
-        guidance_interval: tuple[float, float] | None = None,
-        guidance_rescale: float | None = None,
+        settings: SampleSettings | None = None,
         guide: Guide | None = None,
         guide_scale: float = 1.0,
         batch_size: int | None = None,
         pairs: bool = False,
         on_states: Callable[[np.ndarray], object] | None = None,
         progress: Callable[[int], None] | None = None,
+        **changes: Any,
     ) -> Dataset:
         """`num_samples` samples in the domain's units, with labels and how they were made in `.info`.
 
         class_label: a name or number for all, a sequence or array of them in turn, "all" for every class in turn, "null" for
         the model without classes (where a class has that name, "<null>"); None for every class in turn, or the null one
         beside a condition. Samples of the null class alone carry no labels; beside others theirs is an added class "null",
-        and guidance leaves them as they are. condition: (C,) or (P, C) for all, or one a sample (N, ...). solver to
-        guidance_rescale: the keys of a recipe's [sample]; what is None is as the recipe had it.
+        and guidance leaves them as they are. condition: (C,) or (P, C) for all, or one a sample (N, ...). settings: how they
+        are drawn, in place of what the recipe had. changes: single ones of them by the names of `SampleSettings`, which are
+        the keys of a recipe's [sample], such as solver or guidance_scale; None changes nothing.
 
         guide: a differentiable f(x (B, ...)) -> (B,) in the domain's units; samples are then of p(x) exp(guide_scale f(x)), as
         nearly as `flowkit.flow.guidance.Pushed` says. pairs: `.noise` is then what each sample came from, as the model saw it
@@ -124,13 +131,10 @@ class LoadedModel:
 
         Raises UserError for what the model cannot do.
         """
-        settings = self.settings(
-            solver=solver, steps=steps, grid=grid, state=state, guidance=guidance, guidance_scale=guidance_scale,
-            guidance_interval=guidance_interval, guidance_rescale=guidance_rescale,
-        )  # fmt: skip
+        settings = self.settings(settings, **changes)
         if num_samples < 1:
             raise UserError(f"num_samples: {num_samples} samples are asked for; expected at least 1")
-        labels, features = self.conditions(num_samples, class_label, condition)
+        given = labels, features = self.conditions(num_samples, class_label, condition)
         self._check(settings, conditioned=labels is not None or features is not None)
         if pairs and settings.solver.stochastic:
             raise UserError(
@@ -140,18 +144,14 @@ class LoadedModel:
         if guide is not None:
             self._check_guide(settings)
         drawn = draw_samples(
-            self.model, self.objective, self.normalizer, self.latent_shape, num_samples, settings,
-            class_label=labels, condition=features, seed=seed,
-            base=self.base, weak=open_weak(settings, self.info, self.normalizer, self.device, self.folders),
-            guide=guide, guide_scale=guide_scale, batch_size=batch_size or BATCH_SIZES.get(self.device.type, 256),
-            keep_states=0 if on_states is None else KEPT_STATES, numerics=self.numerics, progress=progress,
+            self, num_samples, settings, given, seed=seed, guide=guide, guide_scale=guide_scale, batch_size=batch_size,
+            keep_states=0 if on_states is None else KEPT_STATES, progress=progress,
         )  # fmt: skip
         if on_states is not None:
             assert drawn.states is not None
             on_states(drawn.states)
         made = {
-            "source": "samples", "checkpoint": str(self.files.directory), "architecture": self.info["architecture"],
-            "step": self.info.get("step"), "weights": self.weights, "seed": seed, **settings.to_info(), **drawn.cost(),
+            "source": "samples", **self.made_by, "seed": seed, **settings.to_info(), **drawn.cost(),
             **({} if guide is None else {"guide_scale": guide_scale}), **(self.info.get("inherited") or {}),
         }  # fmt: skip
         kept, names = self._labels(labels)
@@ -160,39 +160,11 @@ class LoadedModel:
             noise=drawn.noise if pairs else None, normalizer=self.normalizer if pairs else None,
         )  # fmt: skip
 
-    def settings(self, **given: Any) -> SampleSettings:
-        """The recipe's [sample], with what is given and not None in its place. Raises UserError."""
-        return SampleSettings.of(dict(self.sampling), **given)
-
-    def log_likelihood(
-        self,
-        x: np.ndarray | Tensor,
-        *,
-        class_label: ClassLabel = None,
-        condition: np.ndarray | Tensor | None = None,
-        divergence: str = "auto",
-        probes: int = 1,
-        solver: Any = "dopri5",
-        steps: int = 25,
-        seed: int = 0,
-        batch_size: int | None = None,
-        progress: Callable[[int], None] | None = None,
-    ) -> RowLikelihoods:
-        """log p(x) of rows x (N, ...) in the domain's units, a density in those units: `flowkit.sampling.likelihood.of_rows`.
-
-        class_label, condition: one for all rows, or row i's own at place i. A model with classes asks for a label ("null" for
-        the density without a class) or a condition. Raises UserError as `sample`, and where there is no density.
-        """
-        from flowkit.sampling.likelihood import of_rows
-
-        return of_rows(
-            self, x, class_label=class_label, condition=condition, divergence=divergence, probes=probes, solver=solver,
-            steps=steps, seed=seed, batch_size=batch_size, progress=progress,
-        )  # fmt: skip
+    log_likelihood = of_rows
 
     def conditions(
         self, count: int, class_label: ClassLabel, condition: np.ndarray | Tensor | None, *, of_rows: bool = False
-    ) -> tuple[Tensor | None, Tensor | None]:
+    ) -> Given:
         """What `sample` makes of its arguments: labels (N,) and condition (N, ...), each where there are any.
 
         of_rows: they are of rows that are there, as in `log_likelihood`.
@@ -205,6 +177,23 @@ class LoadedModel:
                 "0, so it never saw a row without its class; ask for a class"
             )
         return labels, asked_condition(condition, count, self.info.get("condition_shape"))
+
+    def given_with(self, data: Dataset, rows: np.ndarray, what: str = "the rows") -> Given:
+        """Rows' own labels, by the names of their classes, and conditions, where the model and the data have them.
+
+        Raises UserError for classes that the model does not know, of `what`.
+        """
+        labels = condition = None
+        if self.class_names and data.class_label is not None:
+            known = {name: number for number, name in enumerate(self.class_names)}
+            names = [data.class_names[label] for label in data.class_label[rows]]
+            if missing := sorted(set(names) - known.keys()):
+                raise UserError(f"{what} have classes that the model does not know: {listing(missing)}; it knows "
+                                f"{listing(self.class_names)}. Name another split or other data")  # fmt: skip
+            labels = torch.tensor([known[name] for name in names])
+        if self.info.get("condition_shape") and data.condition is not None:
+            condition = torch.from_numpy(gather(data.condition, rows))
+        return labels, condition
 
     def _labels(self, labels: Tensor | None) -> tuple[np.ndarray | None, tuple[str, ...]]:
         """Labels and class names as samples carry them: none of the null class alone, a class more of it beside others."""
@@ -259,6 +248,65 @@ class LoadedModel:
                 "guide away from; only 1.0 can be asked of it"
             )
 
+    def weak(self, settings: SampleSettings) -> Weak | None:
+        """The weaker model of autoguidance, opened once, on this one's device; None where another guidance is asked for.
+
+        Raises UserError where the two do not speak of the same x: shape, classes, conditions, path and normalizer must be alike.
+        """
+        if not isinstance(settings.guidance, Autoguidance):
+            return None
+        ckpt = settings.guidance.ckpt
+        if (known := (ckpt, self.device)) not in self._weak:
+            self._weak[known] = self._open_weak(ckpt)
+        return self._weak[known]
+
+    def _open_weak(self, ckpt: str) -> Weak:
+        places = [folder / ckpt for folder in self.folders]
+        try:
+            weak = load(next(filter(Path.exists, places), Path(ckpt)), device=str(self.device))
+        except UserError as error:
+            raise UserError(f"guidance.ckpt: {error}") from None
+        alike: dict[str, Callable[[SamplingModel], Any]] = {
+            "rows of shape": lambda model: list(model.shape),
+            "classes": lambda model: list(model.class_names),
+            "conditions of shape": lambda model: model.info.get("condition_shape"),
+            "the path": lambda model: model.info["flow"]["path"],
+        }
+        for what, of in alike.items():
+            if of(self) != of(weak):
+                raise UserError(f"guidance.ckpt: {ckpt} has {what} {_short(of(weak))}, and the model to guide "
+                                f"{_short(of(self))}; autoguidance takes a weaker model of the same data")  # fmt: skip
+        if not weak.normalizer.same_as(self.normalizer, self.shape):
+            raise UserError(
+                f"guidance.ckpt: {ckpt} normalises its data otherwise than the model to guide "
+                f"({weak.normalizer.name} and {self.normalizer.name}, or other statistics); autoguidance takes a weaker model of "
+                "the same data, split and data.normalizer: train it on the same rows, or start it from this one with --init-from"
+            )
+        return as_network(weak.model), weak.objective
+
+
+class LoadedModel(SamplingModel):
+    """A trained model, ready to sample. Made by `flowkit.load`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        info: dict[str, Any],
+        files: CheckpointFiles,
+        weights: str,
+        flow: Flow,
+        sampling: SampleSettings,
+    ):
+        folders = folders_of(files.run_dir, info.get("recipe") or {})
+        super().__init__(model, info, flow, sampling, read_normalizer(files, info), folders)
+        self.files = files
+        self.weights = weights  # "ema" | "raw", whichever was loaded
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        return {"checkpoint": str(self.files.directory), "architecture": self.info["architecture"], **super().made_by,
+                "weights": self.weights}  # fmt: skip
+
     def default_out(self) -> tuple[Path, Path]:
         """Where `flowkit sample` writes when nothing is said: the samples file, and the folder of what people look at.
 
@@ -281,8 +329,7 @@ def load(
     """Open a checkpoint for sampling. `ckpt`: a run, a checkpoint directory, or a .safetensors with its .json beside it.
 
     weights: "ema" or "raw". `model`: the user's own module, for a run that trained one. trust_code: import what it names by
-    import path, such as a solver of one's own. Raises UserError when something is
-    missing, broken, or of another architecture.
+    import path, such as a solver of one's own. Raises UserError when something is missing, broken, or of another architecture.
     """
     with trusting(trust_code):
         return _load(ckpt, weights, device, model)
@@ -293,7 +340,7 @@ def _load(ckpt: Path | str, weights: str, device: str, model: nn.Module | None) 
 
     files = find_checkpoint(ckpt, check=lambda files: verify_weights(files, weights))
     if files.notice:
-        warnings.warn(files.notice, PassedOver, stacklevel=2)
+        warnings.warn(files.notice, PassedOver, stacklevel=3)
     info = read_model_json(files.sidecar)
     flow, sampling = saved_settings(files.sidecar, info)
     if model is None:
@@ -325,7 +372,10 @@ def _check_sizes(info: dict[str, Any], files: CheckpointFiles, weights: str) -> 
     names, condition = info.get("class_names") or [], info.get("condition_shape") or [0]
     if args.get("num_classes", len(names)) != len(names):
         raise UserError(f"{files.sidecar}: names {len(names)} classes, and its network has {args['num_classes']!r}")
-    if condition[-1] not in (args.get("clip_dim", 0), args.get("condition_dim", 0)):
+    if args.keys() & {"clip_dim", "condition_dim"} and condition[-1] not in (
+        args.get("clip_dim", 0),
+        args.get("condition_dim", 0),
+    ):
         raise UserError(f"{files.sidecar}: has conditions of shape {condition}, and its network takes others")
     try:
         with torch.device("meta"):
@@ -338,45 +388,6 @@ def _check_sizes(info: dict[str, Any], files: CheckpointFiles, weights: str) -> 
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{files.sidecar}: its architecture does not go with its rows ({why})") from None
-
-
-def open_weak(
-    settings: SampleSettings,
-    info: dict[str, Any],
-    normalizer: Normalizer,
-    device: torch.device,
-    folders: Sequence[Path] = (),
-) -> Weak | None:
-    """The weaker model of autoguidance, on `device`; None where another guidance is asked for.
-
-    info: of the model to guide, as in a checkpoint's sidecar. folders: where a relative path is looked for first. Raises
-    UserError where the two do not speak of the same x: shape, classes, conditions, path and normalizer must be alike.
-    """
-    if not isinstance(settings.guidance, Autoguidance):
-        return None
-    ckpt = settings.guidance.ckpt
-    places = [folder / ckpt for folder in folders]
-    try:
-        weak = load(next(filter(Path.exists, places), Path(ckpt)), device=str(device))
-    except UserError as error:
-        raise UserError(f"guidance.ckpt: {error}") from None
-    alike = {
-        "rows of shape": (list(info["shape"]), list(weak.shape)),
-        "classes": (list(info.get("class_names") or ()), list(weak.class_names)),
-        "conditions of shape": (info.get("condition_shape"), weak.info.get("condition_shape")),
-        "the path": (info["flow"]["path"], weak.info["flow"]["path"]),
-    }
-    for what, (ours, theirs) in alike.items():
-        if ours != theirs:
-            raise UserError(f"guidance.ckpt: {ckpt} has {what} {_short(theirs)}, and the model to guide "
-                            f"{_short(ours)}; autoguidance takes a weaker model of the same data")  # fmt: skip
-    if not weak.normalizer.same_as(normalizer, tuple(info["shape"])):
-        raise UserError(
-            f"guidance.ckpt: {ckpt} normalises its data otherwise than the model to guide "
-            f"({weak.normalizer.name} and {normalizer.name}, or other statistics); autoguidance takes a weaker model of the "
-            "same data, split and data.normalizer: train it on the same rows, or start it from this one with --init-from"
-        )
-    return as_network(weak.model), weak.objective
 
 
 def _short(value: Any) -> str:

@@ -6,17 +6,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from flowkit.data.dataset import Dataset, write_dataset
 from flowkit.errors import UserError
 from flowkit.events import Notice, Sampled
-from flowkit.flow.guidance import guided
-from flowkit.flow.inversion import inversion_figures, reconstruct
-from flowkit.recipe.sample import SampleSettings
-from flowkit.sampling.draw import BATCH_SIZES, Drawn, as_network, draw_samples
-from flowkit.sampling.model import open_weak
-from flowkit.training.batches import read_rows
+from flowkit.sampling.draw import carry_back
+from flowkit.sampling.model import SamplingModel
 from flowkit.training.session import Session
 
 
@@ -34,14 +29,17 @@ class Sampler:
             self.presenter = session.domain.presenter(data, decode=recipe.sample.decode, device=str(session.device))
         self.notice = "" if self.presenter is None else self.presenter.notice
         self.labels, self.condition = _conditions(data, recipe.sample.num_samples)
-        self.settings = SampleSettings.of(dict(recipe.sample))
-        self.weak = open_weak(
-            self.settings,
+        self.model = SamplingModel(
+            session.sampling_model,
             session.sidecar(0, None),
+            session.flow,
+            recipe.sample,
             session.normalizer,
-            session.device,
             session.folders,
+            session.base,
         )
+        self.settings = self.model.settings()
+        self.model.weak(self.settings)  # which may not be at hand
         self.inverted = data.rows("validation")[: session.domain.inverted_rows]
 
     def __call__(self, step: int) -> Sampled | Notice | None:
@@ -49,56 +47,41 @@ class Sampler:
 
         An adaptive solver gives up on a field that is not yet smooth, a disk is full: training should not end for that.
         """
-        training = self.session.sampling_model.training
+        training = self.model.model.training
         try:
             return self._sampled(step)
         except (UserError, OSError) as error:
             return Notice(f"no samples at step {step}: {error}")
         finally:
-            self.session.sampling_model.train(training)
+            self.model.model.train(training)
 
     def _sampled(self, step: int) -> Sampled | None:
         """The samples file comes last."""
         start = time.perf_counter()
         session = self.session
-        model = session.sampling_model.eval()
-        drawn = draw_samples(
-            model, session.objective, session.normalizer, session.normalizer.shape(session.data.x.shape[1:]),
-            session.recipe.sample.num_samples, self.settings,
-            class_label=None if self.labels is None else torch.from_numpy(self.labels),
-            condition=None if self.condition is None else torch.from_numpy(self.condition),
-            seed=session.recipe.run.seed, base=session.base, weak=self.weak, batch_size=BATCH_SIZES.get(session.device.type, 256),
+        self.model.model.eval()
+        self.model.info["step"] = step
+        samples = self.model.sample(
+            session.recipe.sample.num_samples, class_label=self.labels, condition=self.condition,
+            seed=session.recipe.run.seed, settings=self.settings,
         )  # fmt: skip
-        figures = self._inversion(model)
+        figures = self._inversion()
         if self.presenter is None:
             return None
         out = session.run_dir / "samples" / f"step-{step:08d}"
-        samples = self._dataset(drawn, step)
-        shown = self.presenter(samples, out, shown=range(len(drawn.x)))
+        shown = self.presenter(samples, out, shown=range(len(samples)))
         samples.texts = shown.texts
         write_dataset(out / "samples.safetensors", samples)
         return Sampled(
-            step, shown.previews, out, drawn.nfe, time.perf_counter() - start, _image(shown.files), shown.caption,
-            {**figures, **shown.figures}, count=len(drawn.x),
+            step, shown.previews, out, samples.info["nfe"], time.perf_counter() - start, _image(shown.files), shown.caption,
+            {**figures, **shown.figures}, count=len(samples),
         )  # fmt: skip
 
-    def _dataset(self, drawn: Drawn, step: int) -> Dataset:
-        session, data = self.session, self.session.data
-        info = {"source": "samples", "step": step, "seed": session.recipe.run.seed, **self.settings.to_info(),
-                **drawn.cost(), **session.domain.inherited(data)}  # fmt: skip
-        names = data.class_names if self.labels is not None else ()
-        return Dataset(data.kind, drawn.x, self.labels, self.condition, None, names, info)
-
-    @torch.no_grad()
-    def _inversion(self, model: torch.nn.Module) -> dict[str, float]:
+    def _inversion(self) -> dict[str, float]:
         """Validation rows carried back to noise and forth again, with their own conditions and no guidance."""
-        session = self.session
         if not len(self.inverted):
             return {}
-        rows = read_rows(session.data, self.inverted, session.normalizer, session.device)
-        velocity = guided(as_network(model), session.objective, rows.class_label, rows.condition)
-        x0, back = reconstruct(velocity, rows.x, **self.settings.of_ode)
-        found = inversion_figures(x0, rows.x, back, session.base.variance)
+        found, _ = carry_back(self.model, self.session.data, self.inverted, self.settings)
         return {"reconstruction_mse": found.mse, "inverted_variance": found.variance,
                 "inverted_dimensions": found.effective_dimensions}  # fmt: skip
 

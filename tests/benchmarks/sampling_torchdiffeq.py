@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import flowkit
 from flowkit.flow.solvers import integrate
 from flowkit.recipe.sample import SampleSettings
-from flowkit.sampling.draw import as_network, guided_velocity
+from flowkit.sampling.draw import velocity_of
 from flowkit.sampling.model import LoadedModel
 from tests.benchmarks.paired import machine, paired
 
@@ -49,7 +49,7 @@ def trained(folder: str, updates: int) -> LoadedModel:
 def ours(loaded: LoadedModel, x: Tensor, **settings: object) -> Callable[[], tuple[Tensor, Tensor]]:
     @torch.inference_mode()
     def work() -> tuple[Tensor, Tensor]:
-        velocity = guided_velocity(as_network(loaded.model), loaded.objective, SampleSettings.of({"solver": "euler"}))
+        velocity = velocity_of(loaded, (None, None), settings=SampleSettings.of({"solver": "euler"}))
         return tuple(integrate(velocity, x, **settings))  # pyright: ignore[reportArgumentType]
 
     return work
