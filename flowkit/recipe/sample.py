@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from flowkit.components import Choose
-from flowkit.errors import UserError
+from flowkit.errors import UserError, nearest
 from flowkit.flow.grids import Grid, Uniform
 from flowkit.flow.guidance import ClassifierFree, Guidance
 from flowkit.flow.solvers import Midpoint, Solver
@@ -61,8 +61,8 @@ class SampleSettings(Section):
 
         known = SampleSettings.model_fields
         given = {name: value for name, value in given.items() if value is not None}
-        if unknown := given.keys() - known:
-            raise TypeError(f"no such settings: {', '.join(sorted(unknown))}")
+        if unknown := min(given.keys() - known, default=None):
+            raise TypeError(f"{unknown!r} is no setting of how samples are drawn{nearest(unknown, known)}")
         merged = {name: value for name, value in {**table, **given}.items() if name in known and value is not None}
         try:
             found = SampleSettings.model_validate(merged)
