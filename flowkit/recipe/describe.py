@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from pydantic.fields import FieldInfo
 
-from flowkit.components import Choose
-from flowkit.recipe.recipe import Recipe
+from flowkit.components import Choose, names
+from flowkit.recipe.recipe import Recipe, described_loss
 from flowkit.settings import Section, default_words, either, sections_of, type_words
 
 
@@ -27,7 +27,13 @@ class KeyRow:
 
 def key_table() -> list[KeyRow]:
     """Every key of a recipe, in the order of the sections, of all components that are installed."""
-    return [row for name, field in Recipe.model_fields.items() for row in _rows(name, "", sections_of(field))]
+    rows = [row for name, field in Recipe.model_fields.items() for row in _rows(name, "", sections_of(field))]
+    imported = [name for name in names("loss") if f"loss.{name}" not in {row.dotted for row in rows}]
+    at = max(place for place, row in enumerate(rows, start=1) if row.section == "loss")
+    rows[at:at] = [
+        KeyRow("loss", f'"{name}"', "number >= 0", "0.0", described_loss(name).description or "") for name in imported
+    ]
+    return rows
 
 
 def markdown_table() -> str:

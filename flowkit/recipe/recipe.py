@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from flowkit.components import Choose, Known, Network, find, imported, is_import_path, names
@@ -112,16 +111,18 @@ class LossWeights(Section):
         return {name: weight for name, weight in self.model_dump().items() if weight}
 
 
+def described_loss(name: str) -> Any:
+    """A loss's weight, described by the first sentence of the loss's docstring: "The mean distance ..."."""
+    sentence = " ".join((find("loss", name).__doc__ or "A loss").split(". ")[0].split()).rstrip(".")
+    return Field(default=0.0, description=f"weight of {sentence[0].lower()}{sentence[1:]}")
+
+
 if TYPE_CHECKING:
     Loss = LossWeights
 else:
-
-    def _described(name: str) -> FieldInfo:
-        """By the first sentence of the loss's docstring: "The mean distance ..."."""
-        sentence = " ".join((find("loss", name).__doc__ or "A loss").split(". ")[0].split()).rstrip(".")
-        return Field(default=0.0, description=f"weight of {sentence[0].lower()}{sentence[1:]}")
-
-    Loss = create_model("Loss", __base__=LossWeights, **{name: (Weight, _described(name)) for name in names("loss")})
+    Loss = create_model(
+        "Loss", __base__=LossWeights, **{name: (Weight, described_loss(name)) for name in names("loss")}
+    )
 
 
 class Recipe(Section):
