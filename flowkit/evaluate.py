@@ -306,6 +306,7 @@ def _invert(
     """Reference rows carried to noise and back, with their own conditions and no guidance; and the same of the zero field."""
     import torch
 
+    from flowkit.conditions import Conditions
     from flowkit.flow.guidance import guided
     from flowkit.flow.inversion import inversion_figures, reconstruct, zero_field_figures
     from flowkit.sampling.draw import as_network
@@ -316,12 +317,13 @@ def _invert(
     places = np.arange(count) * len(sides.reference) // count
     rows = sides.reference[places]
     x1 = model.normalizer.normalize(torch.from_numpy(data.x[rows]).to(model.device))
-    label = None if labels is None else torch.tensor([labels[place] for place in places]).to(model.device)
-    condition = None
+    label = None if labels is None else torch.tensor([labels[place] for place in places])
+    tokens = None
     if model.info.get("condition_shape") and data.condition is not None:
-        condition = torch.from_numpy(data.condition[rows]).to(model.device)
+        tokens = torch.from_numpy(data.condition[rows])
+    conditions = Conditions(label, tokens).to(model.device)
     with torch.inference_mode():
-        velocity = guided(as_network(model.model), model.objective, label, condition)
+        velocity = guided(as_network(model.model), model.objective, conditions)
         x0, back = reconstruct(velocity, x1, **SampleSettings.of(made).of_ode)
     variance = model.base.variance
     return inversion_figures(x0, x1, back, variance), zero_field_figures(x1, variance)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flowkit.conditions import NOTHING, Conditions
 from flowkit.data.base import Base, NormalBase
 from flowkit.data.keys import NUMERICS, key, seed_generator
 from flowkit.data.normalizers import Normalizer
@@ -87,18 +88,9 @@ def as_network(model: nn.Module) -> Network:
     own = next(model.parameters()).dtype
     clock = torch.promote_types(own, torch.float32)
 
-    def call(
-        x: Tensor,
-        t: Tensor,
-        class_label: Tensor | None,
-        condition: Tensor | None,
-        cfg_mask: Tensor | None,
-        span: Tensor | None = None,
-    ) -> Tensor:
-        if condition is not None:
-            condition = condition.to(own)
+    def call(x: Tensor, t: Tensor, conditions: Conditions, span: Tensor | None = None) -> Tensor:
         span = None if span is None else span.to(clock)
-        return call_model(model, x.to(own), t.to(clock), class_label, condition, cfg_mask, span)
+        return call_model(model, x.to(own), t.to(clock), conditions.to(dtype=own), span)
 
     return call
 
@@ -107,15 +99,14 @@ def guided_velocity(
     network: Network,
     objective: FlowObjective,
     settings: SampleSettings,
-    class_label: Tensor | None = None,
-    condition: Tensor | None = None,
+    conditions: Conditions = NOTHING,
     weak: Weak | None = None,
     numerics: int = NUMERICS,
 ) -> Velocity:
     """The velocity that `settings` ask for, of these rows."""
     assert (weak is None) == (settings.guidance_name != "autoguidance"), "autoguidance has a weaker model"
     return guided(
-        network, objective, class_label, condition, settings.guidance_scale, interval=settings.guidance_interval,
+        network, objective, conditions, settings.guidance_scale, interval=settings.guidance_interval,
         rescale=settings.guidance_rescale, optimised=settings.guidance_name == "cfg_zero", zero_init=settings.zero_init,
         weak=weak, numerics=numerics,
     )  # fmt: skip
@@ -129,8 +120,7 @@ def draw_samples(
     num_samples: int,
     settings: SampleSettings,
     *,
-    class_label: Tensor | None = None,
-    condition: Tensor | None = None,
+    conditions: Conditions = NOTHING,
     seed: int = 0,
     base: Base | None = None,
     weak: Weak | None = None,
@@ -141,7 +131,7 @@ def draw_samples(
     numerics: int = NUMERICS,
     progress: Callable[[int], None] | None = None,
 ) -> Drawn:
-    """`shape` is that of a row as the model sees it; class_label (N,) and condition (N, ...) go with sample i.
+    """`shape` is that of a row as the model sees it; row i of the conditions goes with sample i.
 
     base: what they start from, unit noise where it is None; sample i depends on (seed, i) alone. guide: samples are of p(x)
     exp(guide_scale guide(x)), nearly (`Pushed`). numerics: the version to draw by, a checkpoint's own; in version 1 predictions
@@ -159,8 +149,8 @@ def draw_samples(
     with torch.inference_mode() if guide is None else torch.no_grad():
         for first in range(0, num_samples, batch_size):
             indices = range(first, min(first + batch_size, num_samples))
-            cut = lambda tensor: None if tensor is None else tensor[first : indices.stop].to(device)  # noqa: B023, E731
-            velocity = guided_velocity(network, objective, settings, cut(class_label), cut(condition), weak, numerics)
+            told = conditions.slice(first, indices.stop).to(device)
+            velocity = guided_velocity(network, objective, settings, told, weak, numerics)
             if guide is not None:
                 assert isinstance(objective.path, GaussianPath), "checked by who takes the guide"
                 velocity = Pushed(velocity, lambda x: guide(normalizer.denormalize(x)), objective.path, guide_scale)

@@ -75,14 +75,13 @@ def of_rows(
     if tuple(rows.shape[1:]) != model.shape or not len(rows):
         raise UserError(f"x: has shape {tuple(rows.shape)}; expected (N, {', '.join(map(str, model.shape))}) with rows")
     log_det = _log_det(model)
-    labels, features = model.conditions(len(rows), class_label, condition, of_rows=True)
+    conditions = model.conditions(len(rows), class_label, condition, of_rows=True)
     batch_size = batch_size or BATCH_SIZES.get(model.device.type, 64)
     found, errors, spent = [], [], []
     for first in range(0, len(rows), batch_size):
         stop = min(first + batch_size, len(rows))
-        cut = lambda tensor: None if tensor is None else tensor[first:stop].to(model.device)  # noqa: B023, E731
         x1 = model.normalizer.normalize(rows[first:stop].double())
-        velocity = guided(as_network(model.model), model.objective, cut(labels), cut(features))
+        velocity = guided(as_network(model.model), model.objective, conditions.slice(first, stop).to(model.device))
         one = log_likelihood(
             velocity, x1.float().to(model.device), divergence=divergence, probes=probes, solver=solver, steps=steps,
             signs=_signs(seed, range(first, stop), (probes, *x1.shape[1:])) if probes > 0 else None,

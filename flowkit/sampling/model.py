@@ -24,6 +24,7 @@ from flowkit.checkpoint import (
     read_normalizer,
     verify_weights,
 )
+from flowkit.conditions import Conditions
 from flowkit.data.base import NORMAL, Base
 from flowkit.data.dataset import NULL, Dataset, null_name
 from flowkit.data_source import open_base
@@ -121,8 +122,8 @@ class LoadedModel:
         )  # fmt: skip
         if num_samples < 1:
             raise UserError(f"num_samples: {num_samples} samples are asked for; expected at least 1")
-        labels, features = self.conditions(num_samples, class_label, condition)
-        self._check(settings, conditioned=labels is not None or features is not None)
+        conditions = self.conditions(num_samples, class_label, condition)
+        self._check(settings, conditioned=bool(conditions.kinds))
         if pairs and settings.solver_name == "sde":
             raise UserError(
                 'pairs: samples of the solver "sde" do not follow from the noise that they start from; use an ODE solver such '
@@ -132,8 +133,8 @@ class LoadedModel:
             self._check_guide(settings)
         drawn = draw_samples(
             self.model, self.objective, self.normalizer, self.latent_shape, num_samples, settings,
-            class_label=labels, condition=features, seed=seed,
-            base=self.base, weak=open_weak(settings, self.info, self.normalizer, self.device, self.folders),
+            conditions=conditions, seed=seed, base=self.base,
+            weak=open_weak(settings, self.info, self.normalizer, self.device, self.folders),
             guide=guide, guide_scale=guide_scale, batch_size=batch_size or BATCH_SIZES.get(self.device.type, 256),
             keep_states=0 if on_states is None else KEPT_STATES, numerics=self.numerics, progress=progress,
         )  # fmt: skip
@@ -145,9 +146,10 @@ class LoadedModel:
             "step": self.info.get("step"), "weights": self.weights, "seed": seed, **settings.to_info(), **drawn.cost(),
             **({} if guide is None else {"guide_scale": guide_scale}), **(self.info.get("inherited") or {}),
         }  # fmt: skip
-        kept, names = self._labels(labels)
+        kept, names = self._labels(conditions.class_label)
+        tokens = conditions.tokens
         return Dataset(
-            self.info["kind"], drawn.x, kept, None if features is None else features.numpy(), None, names, made,
+            self.info["kind"], drawn.x, kept, None if tokens is None else tokens.numpy(), None, names, made,
             noise=drawn.noise if pairs else None, normalizer=self.normalizer if pairs else None,
         )  # fmt: skip
 
@@ -184,8 +186,8 @@ class LoadedModel:
 
     def conditions(
         self, count: int, class_label: ClassLabel, condition: np.ndarray | Tensor | None, *, of_rows: bool = False
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """What `sample` makes of its arguments: labels (N,) and condition (N, ...), each where there are any.
+    ) -> Conditions:
+        """What `sample` makes of its arguments, of N rows; a label of the null class is NULL.
 
         of_rows: they are of rows that are there, as in `log_likelihood`.
         """
@@ -196,7 +198,7 @@ class LoadedModel:
                 f'class_label: "{null_name(self.class_names)}" is asked for, and this model was trained with flow.cond_drop = '
                 "0, so it never saw a row without its class; ask for a class"
             )
-        return labels, asked_condition(condition, count, self.info.get("condition_shape"))
+        return Conditions(labels, asked_condition(condition, count, self.info.get("condition_shape")))
 
     def _labels(self, labels: Tensor | None) -> tuple[np.ndarray | None, tuple[str, ...]]:
         """Labels and class names as samples carry them: none of the null class alone, a class more of it beside others."""

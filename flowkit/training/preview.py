@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from flowkit.conditions import Conditions
 from flowkit.data.dataset import Dataset, write_dataset
 from flowkit.errors import UserError
 from flowkit.events import Notice, Sampled
@@ -65,8 +66,7 @@ class Sampler:
         drawn = draw_samples(
             model, session.objective, session.normalizer, session.normalizer.shape(session.data.x.shape[1:]),
             session.recipe.sample.num_samples, self.settings,
-            class_label=None if self.labels is None else torch.from_numpy(self.labels),
-            condition=None if self.condition is None else torch.from_numpy(self.condition),
+            conditions=Conditions(*(None if told is None else torch.from_numpy(told) for told in (self.labels, self.condition))),
             seed=session.recipe.run.seed, base=session.base, weak=self.weak, batch_size=BATCH_SIZES.get(session.device.type, 256),
         )  # fmt: skip
         figures = self._inversion(model)
@@ -96,7 +96,7 @@ class Sampler:
         if not len(self.inverted):
             return {}
         rows = read_rows(session.data, self.inverted, session.normalizer, session.device)
-        velocity = guided(as_network(model), session.objective, rows.class_label, rows.condition)
+        velocity = guided(as_network(model), session.objective, rows.conditions)
         x0, back = reconstruct(velocity, rows.x, **self.settings.of_ode)
         found = inversion_figures(x0, rows.x, back, session.base.variance)
         return {"reconstruction_mse": found.mse, "inverted_variance": found.variance,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -73,9 +74,11 @@ class Drawing:
         stop, first = micro if stop is None else stop, session.layout.start(micro_step)
         places = slice(first + start, first + stop)
         mine = self.rows.slice(micro_step * micro + start, micro_step * micro + stop)
-        cut = lambda tensor: None if tensor is None else tensor[places]  # noqa: E731
+        if self.dropped is not None:
+            mine = replace(mine, conditions=mine.conditions.drop(self.dropped[places]))
+        eps = None if self.eps is None else self.eps[places]
         spans = None if self.lengths is None else spans_of(session, self.update, self.lengths, places)
-        return flow_loss(session, mine, self.noise[places], self.times[places], cut(self.dropped), cut(self.eps), spans)
+        return flow_loss(session, mine, self.noise[places], self.times[places], eps, spans)
 
 
 def _times(session: Session, update: int) -> Tensor:
@@ -106,15 +109,14 @@ def draw_dropped(session: Session, update: int) -> Tensor | None:
 
 
 def flow_loss(
-    session: Session, rows: Rows, x0: Tensor, t: Tensor, dropped: Tensor | None, eps: Tensor | None,
-    spans: Spans | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
-    """(mean loss to descend, detached terms to log) of one micro-batch: x0, eps (b, ...), t (b,), dropped bool."""
+    session: Session, rows: Rows, x0: Tensor, t: Tensor, eps: Tensor | None, spans: Spans | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(mean loss to descend, detached terms to log) of one micro-batch: x0, eps (b, ...), t (b,)."""
     if spans is not None:
-        return mean_flow_loss(session, rows, x0, t, dropped, eps, spans)
+        return mean_flow_loss(session, rows, x0, t, eps, spans)
     objective, x1 = session.objective, rows.x
     x_t = objective.path.interpolate(x0, x1, t, eps)
-    output = call_model(session.wrapped, x_t, t, rows.class_label, rows.condition, dropped)
+    output = call_model(session.wrapped, x_t, t, rows.conditions)
     loss = objective.loss(output, x0, x1, t, eps).mean()
     terms = {"loss": loss.detach()}
     if session.extra_losses:
