@@ -4,8 +4,18 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from flowkit.conditions import Conditions
+from flowkit.errors import UserError
+from flowkit.flow.guidance import guided
+from flowkit.flow.objective import FlowObjective
+from flowkit.flow.paths import get_path
+from flowkit.models import create_model
+from flowkit.models.calls import call_model
+from flowkit.models.layers import CrossAttention, condition_memory
+from flowkit.sampling.draw import as_network
 
 GIVEN = {
     "nothing": {}, "label": {"class_label": torch.tensor([3, 1, 2, 0])}, "vector": {"tokens": torch.arange(8.0).view(4, 2)},
@@ -69,3 +79,170 @@ def test_dropped_and_doubled(given, dropped):
 def test_nothing_is_told_and_nothing_is_dropped():
     nothing = Conditions()
     assert nothing.drop() == nothing == nothing.drop(torch.ones(3) > 0) and not nothing.kinds
+
+
+# Networks. Rows have 3, 1, 0 and 4 of four tokens.
+MASK = torch.tensor([[1, 1, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]], dtype=torch.bool)
+SKETCH = {"num_strokes": 6, "embed_dim": 16, "num_layers": 2, "num_heads": 2, "clip_dim": 5}
+NETWORKS = {
+    "mlp": {"input_dim": 6, "hidden_dim": 16, "condition_dim": 5},
+    "dit": {"input_dim": 8, "hidden_dim": 24, "num_heads": 3, "num_tokens": 4, "condition_dim": 5},
+    "selu_mlp": {"input_dim": 2, "hidden_dim": 16, "condition_dim": 5},
+    "residual_mlp": {"input_dim": 2, "hidden_dim": 16, "condition_dim": 5},
+    "bezier_sketch_dit": SKETCH,
+    "bezier_sketch_transformer": SKETCH,
+}
+ATTENDING = {
+    "dit that attends": ("dit", NETWORKS["dit"] | {"attend_conditions": True}),
+    "dit of one token that attends": ("dit", NETWORKS["dit"] | {"attend_conditions": True, "num_tokens": 1}),
+    "bezier_sketch_dit that attends": ("bezier_sketch_dit", SKETCH | {"attend_conditions": True}),
+}
+EVERY = {arch: (arch, sizes) for arch, sizes in NETWORKS.items()} | ATTENDING
+every_network = pytest.mark.parametrize("network", EVERY)
+
+
+def awake(network: str, **more) -> nn.Module:
+    """With other weights than the first ones, of which many are 0."""
+    arch, sizes = EVERY[network]
+    torch.manual_seed(0)
+    model = create_model(arch, **sizes, num_classes=3, **more).double().eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def inputs(network: str):
+    """(x, t), label, tokens."""
+    arch, sizes = EVERY[network]
+    generator = torch.Generator().manual_seed(1)
+    shape = (6, 8) if "sketch" in arch else (sizes["input_dim"],)
+    x, tokens = (torch.randn(4, *size, dtype=torch.float64, generator=generator) for size in (shape, (4, 5)))
+    return (x, torch.tensor([0.1, 0.4, 0.7, 0.9], dtype=torch.float64)), torch.tensor([0, 1, 2, 1]), tokens
+
+
+@every_network
+def test_padding_has_no_influence_and_no_gradient(network):
+    model, (at, label, tokens) = awake(network), inputs(network)
+    tokens.requires_grad_()
+    found = model(*at, label, tokens, condition_mask=MASK)
+    (gradient,) = torch.autograd.grad(found.square().sum(), tokens)
+    assert gradient[~MASK].abs().max() == 0
+    assert (gradient[MASK].abs().amax(1) > 0).all()
+    for padding in (1e6, float("nan"), -float("inf")):
+        other = torch.where(MASK[..., None], tokens.detach(), padding)
+        assert torch.equal(model(*at, label, other, condition_mask=MASK), found), padding
+
+
+@every_network
+def test_a_row_is_what_it_is_without_its_padding(network):
+    """Each row by itself, its tokens alone, without a mask; with no token left, as where there is no condition."""
+    model, ((x, t), label, tokens) = awake(network), inputs(network)
+    with torch.no_grad():
+        found = model(x, t, label, tokens, condition_mask=MASK)
+        all_there = model(x, t, label, tokens)
+        for row in range(4):
+            one = slice(row, row + 1)
+            own = tokens[one, MASK[row]] if MASK[row].any() else None
+            torch.testing.assert_close(found[one], model(x[one], t[one], label[one], own))
+            assert torch.allclose(found[row], all_there[row]) == bool(MASK[row].all())
+        dropped = model(x, t, label, tokens, torch.tensor([[False, True]] * 4), condition_mask=MASK)
+        torch.testing.assert_close(dropped, model(x, t, label))
+        torch.testing.assert_close(dropped[2], found[2])
+        assert (dropped - found)[[0, 1, 3]].flatten(1).abs().amax(1).min() > 1e-3
+
+
+def by_hand(layer: CrossAttention, h, tokens, null):
+    """Of one row h (T, D), tokens (p, D), null (D,): the softmax spelt out, head by head."""
+    attention, memory = layer.attention, torch.cat((tokens, null[None]))
+    x = F.layer_norm(h, h.shape[-1:], layer.norm.weight, layer.norm.bias)
+    query, (key, value) = x @ attention.query.weight.T, (memory @ attention.key_value.weight.T).chunk(2, 1)
+    heads = []
+    for q, k, v in zip(*(part.chunk(attention.num_heads, 1) for part in (query, key, value)), strict=True):
+        if attention.qk_norm:
+            q, k = (part / (part.square().mean(1, keepdim=True) + 1e-6).sqrt() for part in (q, k))
+        weight = (q @ k.T / q.shape[1] ** 0.5).exp()
+        heads.append(weight / weight.sum(1, keepdim=True) @ v)
+    return h + torch.cat(heads, 1) @ attention.out.weight.T + attention.out.bias
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("hidden", [None, [False, True, False, False]])
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_attention_is_the_softmax_over_what_is_there(qk_norm, hidden, mask):
+    torch.manual_seed(0)
+    layer = CrossAttention(12, 3, 0.0, qk_norm=qk_norm).double()
+    h, tokens, null = (torch.randn(*shape, dtype=torch.float64) for shape in ((4, 7, 12), (4, 4, 12), (12,)))
+    memory = condition_memory(tokens, null, None if hidden is None else torch.tensor(hidden), mask)
+    assert torch.equal(layer(h, memory), h)  # at first
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    for row, found in enumerate(layer(h, memory)):
+        seen = torch.ones(4, dtype=torch.bool) if mask is None else mask[row]
+        seen = seen & ~torch.tensor(bool(hidden and hidden[row]))
+        torch.testing.assert_close(found, by_hand(layer, h[row], tokens[row, seen], null))
+
+
+@pytest.mark.parametrize("network", ATTENDING)
+def test_attention_adds_to_the_network_without_it(network):
+    """Its parameters are besides the others, and the network is the one without them until they have learned something."""
+    arch, sizes = EVERY[network]
+    model, (at, label, tokens) = awake(network), inputs(network)
+    plain = create_model(arch, **sizes | {"attend_conditions": False}, num_classes=3).double().eval()
+    extra = model.state_dict().keys() - plain.state_dict().keys()
+    assert extra and all(".cross." in name for name in extra) and plain.state_dict().keys() <= model.state_dict().keys()
+    plain.load_state_dict({name: value for name, value in model.state_dict().items() if name not in extra})
+    assert (model(*at, label, tokens) - plain(*at, label, tokens)).abs().max() > 0.01
+    first = create_model(arch, **sizes, num_classes=3).double()
+    silent = [value for name, value in first.state_dict().items() if ".cross.attention.out." in name]
+    assert len(silent) == 2 * len(model.blocks) and all(value.abs().max() == 0 for value in silent)
+    for name, value in model.named_parameters():
+        if ".cross.attention.out." in name:
+            nn.init.zeros_(value)
+    assert torch.equal(model(*at, label, tokens), plain(*at, label, tokens))
+
+
+@pytest.mark.parametrize("network", ATTENDING)
+def test_every_parameter_is_in_every_graph(network):
+    """Whatever is told: distributed training waits for all gradients."""
+    model, (at, label, tokens) = awake(network), inputs(network)
+    for given in ((label, tokens), (label,), (), (label, tokens, torch.ones(4, dtype=torch.bool))):
+        model.zero_grad(set_to_none=True)
+        model(*at, *given).square().sum().backward()
+        assert not [name for name, value in model.named_parameters() if value.grad is None]
+
+
+def test_attention_to_no_conditions_is_refused():
+    for arch in ("dit", "bezier_sketch_dit"):
+        with pytest.raises(UserError, match=r"attend_conditions is true.*set model.attend_conditions = false"):
+            create_model(arch, attend_conditions=True)
+
+
+@every_network
+def test_a_network_is_told_all_of_it(network):
+    """As the loop and the sampler call it; and guided, on twice the rows."""
+    model, ((x, t), label, tokens) = awake(network), inputs(network)
+    told = Conditions(label, tokens, MASK, torch.tensor([True, False, False, False]))
+    with torch.no_grad():
+        wanted = model(x, t, label, tokens, told.dropped, condition_mask=MASK)
+        assert torch.equal(call_model(model, x, t, told), wanted)
+        assert torch.equal(as_network(model)(x, t, told), wanted)
+        null = model(x, t)
+        velocity = guided(as_network(model), FlowObjective(get_path("linear")), told, 3.0)
+        torch.testing.assert_close(velocity(x, t), null + 3 * (wanted - null))
+        rows = torch.tensor([3, 1])
+        torch.testing.assert_close(velocity.take(rows)(x[rows], t[rows]), (null + 3 * (wanted - null))[rows])
+        spans = awake(network, two_times=True)
+        wanted = spans(x, t, label, tokens, None, t / 2, MASK)
+        assert torch.equal(call_model(spans, x, t, Conditions(label, tokens, MASK), t / 2), wanted)
+        assert torch.equal(call_model(spans.forward, x, t, Conditions(label, tokens, MASK), t / 2), wanted)
+
+
+def test_a_network_that_takes_no_mask_is_not_given_padding():
+    class Own(nn.Module):
+        def forward(self, x, t, label, features, drop):
+            return x * features.mean((1, 2))[:, None]
+
+    told = Conditions(None, torch.ones(4, 4, 5))
+    assert torch.equal(call_model(Own(), torch.ones(4, 2), torch.ones(4), told), torch.ones(4, 2))
+    with pytest.raises(UserError, match=r"Own.forward takes no condition_mask"):
+        call_model(Own(), torch.ones(4, 2), torch.ones(4), Conditions(None, torch.ones(4, 4, 5), MASK))

@@ -59,6 +59,10 @@ def check_args(arch: str, args: dict[str, Any]) -> None:
         raise UserError(f"{arch}: mlp_ratio is {ratio!r}; expected a number above 0")
     if arch == "mlp" and args.get("num_layers") == 1:
         raise UserError("mlp: num_layers is 1; expected at least 2, the first and the last")
+    if args.get("attend_conditions") and not (args.get("clip_dim") or args.get("condition_dim")):
+        raise UserError(
+            f"{arch}: attend_conditions is true, and the data has no conditions to attend to; set model.attend_conditions = false"
+        )
     for total, parts in _DIVISIBLE:
         if args.get(total) and args.get(parts) and args[total] % args[parts]:
             raise UserError(f"{arch}: {_not_divisible(total, args[total], parts, args[parts])}")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from inspect import signature
+from typing import Any
 
 from torch import Tensor, nn
 
 from flowkit.conditions import Conditions
+from flowkit.errors import UserError
 
 
 def call_model(
@@ -18,9 +22,31 @@ def call_model(
 ) -> Tensor:
     """Positional, so that a user's own `forward(x, t)` or `forward(x, t, label, features, drop)` may name them freely.
 
-    span (B,) is the length of the interval that begins at t, for networks of average velocities.
+    span (B,) is the length of the interval that begins at t, for networks of average velocities. Where some tokens are
+    padding, their mask (B, P) goes by its name, condition_mask. Raises UserError where the network does not take it.
     """
     told = (conditions.class_label, conditions.tokens, conditions.dropped)
+    named: dict[str, Any] = {}
+    if conditions.mask is not None:
+        check_takes_mask(model)
+        named["condition_mask"] = conditions.mask
     if span is not None:
-        return model(x, t, *told, span)
-    return model(x, t, *told) if conditions.kinds else model(x, t)
+        return model(x, t, *told, span, **named)
+    return model(x, t, *told, **named) if conditions.kinds else model(x, t)
+
+
+def check_takes_mask(model: nn.Module | Callable[..., Tensor]) -> None:
+    """Raise UserError for a network that cannot be told which of a row's condition tokens are there."""
+    inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    forward = type(inner).forward if isinstance(inner, nn.Module) else inner
+    if not _takes_mask(getattr(forward, "__func__", forward)):
+        raise UserError(
+            f"condition_mask: some rows have fewer condition tokens than others, and {type(inner).__name__}.forward takes no "
+            "condition_mask, so it would take the padding for tokens; give it forward(x, t, class_label, condition, cfg_mask, "
+            "span=None, condition_mask=None), condition_mask (B, P) bool being True for the tokens that are there"
+        )
+
+
+@cache
+def _takes_mask(forward: Callable[..., Tensor]) -> bool:
+    return "condition_mask" in signature(forward).parameters

@@ -14,6 +14,7 @@ ARCH = 'the architecture; "custom" is a module given to flowkit.train(recipe, mo
 HIDDEN = "width of the layers; of a dit, a multiple of num_heads"
 LAYERS = "blocks; of an mlp, layers"
 HEADS = "attention heads"
+ATTEND = "blocks attend to the condition's tokens, beside the mean of them"
 DROPOUT = "dropout in blocks, or after hidden layers"
 
 
@@ -38,6 +39,7 @@ class SketchModel(BuiltIn):
 
 class SketchDiT(SketchModel):
     arch: Literal["bezier_sketch_dit"] = Field(description=ARCH)  # pyright: ignore[reportIncompatibleVariableOverride]
+    attend_conditions: bool = Field(default=False, description=ATTEND)
 
 
 class SketchTransformer(SketchModel):
@@ -63,6 +65,7 @@ class VectorDiT(BuiltIn):
     num_heads: int = Field(default=6, ge=1, description=HEADS)
     num_tokens: int = Field(default=1, ge=1, description="pieces that a vector is cut into; divides its length")
     dropout: float = Field(default=0.0, ge=0, lt=1, description=DROPOUT)
+    attend_conditions: bool = Field(default=False, description=ATTEND)
 
 
 class SeluMLP(BuiltIn):
