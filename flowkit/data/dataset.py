@@ -66,6 +66,12 @@ class Dataset:
                        None if self.texts is None else [self.texts[int(row)] for row in rows], pick(self.noise),
                        self.normalizer)  # fmt: skip
 
+    @property
+    def condition_kinds(self) -> tuple[str, ...]:
+        """What rows are conditioned on, by the names that a recipe has for it."""
+        told = {"label": self.class_label, "condition": self.condition}
+        return tuple(kind for kind, array in told.items() if array is not None)
+
     def titles(self) -> list[str]:
         """What each row is called: its class, or its number."""
         if self.class_label is None:

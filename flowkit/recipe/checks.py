@@ -94,10 +94,16 @@ def _heads(recipe: Recipe) -> list[tuple[str, str]]:
 
 def _guidance(recipe: Recipe) -> list[tuple[str, str]]:
     scale = recipe.sample.guidance_scale
-    if recipe.flow.cond_drop > 0 or scale == 1 or recipe.sample.guidance.name == "autoguidance":
+    if _drops_any(recipe) or scale == 1 or recipe.sample.guidance.name == "autoguidance":
         return []
     return [("sample.guidance_scale", f"{scale:g} needs a model that saw dropped conditions, and flow.cond_drop is 0; "
                                       "set flow.cond_drop = 0.1 or sample.guidance_scale = 1.0")]  # fmt: skip
+
+
+def _drops_any(recipe: Recipe) -> bool:
+    """Whether some data's rows would be met without conditions."""
+    drop = recipe.flow.cond_drop
+    return any(drop.values()) if isinstance(drop, dict) else drop > 0
 
 
 def _sampling(recipe: Recipe) -> list[tuple[str, str]]:
@@ -181,7 +187,7 @@ def _mean_flow(recipe: Recipe) -> list[tuple[str, str]]:
     if sample.solver.name == "mean_flow" and sample.guidance.name == "autoguidance":
         found.append(("sample.guidance", '"autoguidance" does not go with sample.solver = "mean_flow"; use an ODE solver '
                                          'such as "midpoint", or "cfg"'))  # fmt: skip
-    if flow.objective.omega != 1 and not flow.cond_drop:
+    if flow.objective.omega != 1 and not _drops_any(recipe):
         found.append(("flow.objective.omega", "needs a null velocity to lead away from, and flow.cond_drop is 0; set "
                                               "flow.cond_drop = 0.1 or leave omega out"))  # fmt: skip
     return found

@@ -34,6 +34,8 @@ from flowkit.flow.choices import Choice
 from flowkit.flow.mean_flow import get_mean_flow
 from flowkit.flow.objective import get_objective
 from flowkit.flow.paths import GaussianPath
+from flowkit.recipe.describe import toml_value
+from flowkit.recipe.flow import seen_without
 from flowkit.recipe.load import check_settings
 from flowkit.sampling.asked import ClassLabel, asked_condition, asked_labels, labels_of_rows
 from flowkit.sampling.draw import BATCH_SIZES, Guide, Weak, as_network, draw_samples
@@ -193,12 +195,32 @@ class LoadedModel:
         """
         asked = labels_of_rows if of_rows else asked_labels
         labels = asked(class_label, count, self.class_names, conditioned=condition is not None)
-        if labels is not None and (labels == NULL).any() and self.info["flow"].get("cond_drop") == 0:
-            raise UserError(
-                f'class_label: "{null_name(self.class_names)}" is asked for, and this model was trained with flow.cond_drop = '
-                "0, so it never saw a row without its class; ask for a class"
-            )
-        return Conditions(labels, asked_condition(condition, count, self.info.get("condition_shape")))
+        told = Conditions(labels, asked_condition(condition, count, self.info.get("condition_shape")))
+        null = labels is not None and bool((labels == NULL).any())
+        missing = [kind for kind in self.condition_kinds if kind not in told.kinds or (kind == "label" and null)]
+        if why := self._never_without(missing):
+            if null:
+                raise UserError(f'class_label: "{null_name(self.class_names)}" is asked for, and {why} a row without its class; '
+                                "ask for a class")  # fmt: skip
+            if isinstance(self.info["flow"]["cond_drop"], dict):
+                name = {"label": "class_label"}.get(missing[0], missing[0])
+                raise UserError(f"{name}: none is given, and {why} a row without it; give one")
+        return told
+
+    def _never_without(self, missing: Sequence[str]) -> str:
+        """Words for why nothing is known of rows without those kinds of conditions; none where training met such rows."""
+        cond_drop = self.info["flow"].get("cond_drop")
+        if not missing or cond_drop is None or seen_without(missing, cond_drop, self.condition_kinds):
+            return ""
+        return (
+            f"this model was trained with flow.cond_drop = {toml_value(cond_drop) if cond_drop else 0}, so it never saw"
+        )
+
+    @property
+    def condition_kinds(self) -> tuple[str, ...]:
+        """What the data's rows were conditioned on, by the names that a recipe has for it."""
+        told = (("label", self.class_names), ("condition", self.info.get("condition_shape")))
+        return tuple(kind for kind, there in told if there)
 
     def _labels(self, labels: Tensor | None) -> tuple[np.ndarray | None, tuple[str, ...]]:
         """Labels and class names as samples carry them: none of the null class alone, a class more of it beside others."""
@@ -248,10 +270,9 @@ class LoadedModel:
                 "guidance_scale: this model has neither classes nor conditions, so there is nothing to guide by; "
                 "autoguidance by a weaker model would do"
             )
-        if flow.get("cond_drop") == 0:
+        if why := self._never_without(self.condition_kinds):
             raise UserError(
-                "guidance_scale: this model was trained with flow.cond_drop = 0, so it never saw a dropped condition to "
-                "guide away from; only 1.0 can be asked of it"
+                f"guidance_scale: {why} a dropped condition to guide away from; only 1.0 can be asked of it"
             )
 
     def default_out(self) -> tuple[Path, Path]:

@@ -211,7 +211,7 @@ def pair_blocks(coupling: Coupling, block: int, x0: Tensor, rows: Rows, key_of: 
 
 
 def check_conditions(coupling: Coupling, batches: Batches) -> None:
-    if coupling.conditional and batches.data.class_label is None and batches.data.condition is None:
+    if coupling.conditional and not batches.data.condition_kinds:
         raise UserError(
             'flow.coupling: "c2ot" transports within equal conditions, and the data has neither class labels nor '
             'conditions; use "ot"'

@@ -30,6 +30,8 @@ from flowkit.flow.objective import FlowObjective, get_objective
 from flowkit.flow.times import Times, get_times
 from flowkit.models import create_model
 from flowkit.recipe import check_batch
+from flowkit.recipe.describe import toml_value
+from flowkit.recipe.flow import seen_without
 from flowkit.recipe.sample import SAMPLING
 from flowkit.sampling.draw import BATCH_SIZES
 from flowkit.training.batches import Batches, Layout
@@ -277,13 +279,20 @@ def describe_base(recipe: Recipe) -> dict[str, Any]:
 
 def _check_guidance(recipe: Recipe, data: Dataset) -> None:
     """Raise UserError for guidance that the data give nothing for, rather than train a model that cannot be sampled so."""
-    if data.class_label is not None or data.condition is not None:
+    kinds = data.condition_kinds
+    if kinds and seen_without(kinds, recipe.flow.cond_drop, kinds):
         return
     scale, objective = recipe.sample.guidance_scale, recipe.flow.objective
     asked = {"flow.objective.omega": getattr(objective, "omega", 1.0)}
     if recipe.sample.guidance.name != "autoguidance":
         asked["sample.guidance_scale"] = scale
     for name, value in asked.items():
+        if value != 1 and kinds:
+            raise UserError(
+                f"{name}: {value:g} leads away from rows without {' and '.join(kinds)}, and flow.cond_drop = "
+                f"{toml_value(recipe.flow.cond_drop)} never drops {'both' if len(kinds) > 1 else 'it'}; "
+                f"give flow.cond_drop a number for all, such as all = 0.1, or set {name} = 1.0"
+            )
         if value != 1:
             raise UserError(
                 f"{name}: {value:g} leads away from dropped conditions, and the data has neither class labels nor "

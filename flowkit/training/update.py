@@ -8,9 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from flowkit.conditions import KINDS
 from flowkit.data.keys import key
 from flowkit.flow.times import stratify
 from flowkit.models.calls import call_model
+from flowkit.recipe.flow import drop_rates
 from flowkit.training.batches import Rows
 from flowkit.training.draws import seed_modules
 from flowkit.training.mean_flow import Spans, draw_intervals, mean_flow_loss, spans_of
@@ -95,17 +97,18 @@ def draw_dropped(session: Session, update: int) -> Tensor | None:
 
     With labels and conditions, (B, 2) bool: each is dropped alone, too, or what one of them means would not be learned. All
     of a row's are with probability `cond_drop`; else its label with that probability, and its condition with that
-    probability. A module of one's own takes (B,) and nothing else.
+    probability; or with those of a table. A module of one's own takes (B,), unless there is a table.
     """
-    rate, shape = session.recipe.flow.cond_drop, (session.layout.batch_size,)
-    drops = lambda what: session.draws.uniform(what, update, shape) < rate  # noqa: E731
-    kinds = (session.data.class_label is not None) + (session.data.condition is not None)
+    cond_drop, kinds = session.recipe.flow.cond_drop, session.data.condition_kinds
     if not kinds:
         return None
-    everything = drops("drop")
-    if kinds == 1 or session.given is not None:
+    drops = lambda what, rate: session.draws.uniform(what, update, (session.layout.batch_size,)) < rate  # noqa: E731
+    rates = drop_rates(cond_drop, kinds)
+    everything = drops("drop", rates.pop("all"))
+    if not rates or (session.given is not None and not isinstance(cond_drop, dict)):
         return everything
-    return torch.stack((everything | drops("drop label"), everything | drops("drop condition")), dim=1)
+    dropped = {kind: everything | drops(f"drop {kind}", rate) for kind, rate in rates.items()}
+    return dropped[kinds[0]] if len(kinds) == 1 else torch.stack([dropped[kind] for kind in KINDS], dim=1)
 
 
 def flow_loss(
