@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,18 @@ class Conditions:
     tokens: Tensor | None = None  # (B, C), or P of them (B, P, C), float
     mask: Tensor | None = None  # (B, P) bool: which tokens are there, the others are padding; None: all are
     dropped: Tensor | None = None  # (B,) or (B, 2) bool
+
+    @classmethod
+    def of_arrays(cls, *arrays: np.ndarray | None) -> Conditions:
+        """class_label, tokens and mask from numpy, without a copy."""
+        return cls(*(None if array is None else torch.from_numpy(array) for array in arrays))
+
+    def arrays(self) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+        """The way back, from tensors on the CPU."""
+        label, tokens, mask = (
+            None if one is None else one.numpy() for one in (self.class_label, self.tokens, self.mask)
+        )
+        return label, tokens, mask
 
     @property
     def kinds(self) -> tuple[str, ...]:

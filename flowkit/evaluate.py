@@ -102,12 +102,10 @@ def evaluate_checkpoint(
         from flowkit.sampling.likelihood import held_out_rows
 
         held_out_rows(model, rows, _held_out(split))
-    condition = (
-        rows.condition[sides.reference] if model.info.get("condition_shape") and rows.condition is not None else None
-    )
+    condition, mask = rows.tokens(sides.reference) if model.info.get("condition_shape") else (None, None)
     labels = _class_labels(model, rows, sides)
     samples = model.sample(
-        len(sides.reference), class_label=labels, condition=condition, seed=seed, solver=solver,
+        len(sides.reference), class_label=labels, condition=condition, condition_mask=mask, seed=seed, solver=solver,
         steps=steps, guidance_scale=guidance_scale, batch_size=batch_size,
         progress=lambda done: tell(f"sampling {model.domain.noun}", done, len(sides.reference)),
     )  # fmt: skip
@@ -317,11 +315,9 @@ def _invert(
     places = np.arange(count) * len(sides.reference) // count
     rows = sides.reference[places]
     x1 = model.normalizer.normalize(torch.from_numpy(data.x[rows]).to(model.device))
-    label = None if labels is None else torch.tensor([labels[place] for place in places])
-    tokens = None
-    if model.info.get("condition_shape") and data.condition is not None:
-        tokens = torch.from_numpy(data.condition[rows])
-    conditions = Conditions(label, tokens).to(model.device)
+    label = None if labels is None else np.array([labels[place] for place in places])
+    told = data.tokens(rows) if model.info.get("condition_shape") else (None, None)
+    conditions = Conditions.of_arrays(label, *told).to(model.device)
     with torch.inference_mode():
         velocity = guided(as_network(model.model), model.objective, conditions)
         x0, back = reconstruct(velocity, x1, **SampleSettings.of(made).of_ode)

@@ -1,13 +1,21 @@
 """Conditions as one value, against plain indexing; masks and attention against plain PyTorch; what is dropped, by kind."""
 
 import itertools
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import nn
+from typer.testing import CliRunner
 
+import flowkit
+from flowkit.cli import app
 from flowkit.conditions import Conditions
+from flowkit.data.dataset import Dataset, read_dataset, write_dataset
 from flowkit.errors import UserError
 from flowkit.flow.guidance import guided
 from flowkit.flow.objective import FlowObjective
@@ -15,7 +23,9 @@ from flowkit.flow.paths import get_path
 from flowkit.models import create_model
 from flowkit.models.calls import call_model
 from flowkit.models.layers import CrossAttention, condition_memory
+from flowkit.sampling.asked import asked_condition
 from flowkit.sampling.draw import as_network
+from flowkit.sampling.likelihood import likelihood_figures
 
 GIVEN = {
     "nothing": {}, "label": {"class_label": torch.tensor([3, 1, 2, 0])}, "vector": {"tokens": torch.arange(8.0).view(4, 2)},
@@ -246,3 +256,157 @@ def test_a_network_that_takes_no_mask_is_not_given_padding():
     assert torch.equal(call_model(Own(), torch.ones(4, 2), torch.ones(4), told), torch.ones(4, 2))
     with pytest.raises(UserError, match=r"Own.forward takes no condition_mask"):
         call_model(Own(), torch.ones(4, 2), torch.ones(4), Conditions(None, torch.ones(4, 4, 5), MASK))
+
+
+# Data, training and sampling with tokens of which some are padding.
+
+
+@pytest.fixture
+def told(tiny, rows) -> dict:
+    """Sketches of which each has two to four tokens; what stands in place of the others is large."""
+    rng = np.random.default_rng(1)
+    mask = np.arange(4) < rng.integers(2, 5, len(rows["x"]))[:, None]
+    tokens = np.where(mask[..., None], rng.standard_normal((len(mask), 4, 5)), 1e3).astype(np.float32)
+    tiny["model"]["attend_conditions"] = True
+    tiny["optim"] = {"lr": 0.02, "warmup": 0}
+    tiny["train"].update(steps=4, save_every=2, batch_size=32, val_every=2)
+    return rows | {"condition": tokens, "condition_mask": mask}
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
+
+
+@pytest.mark.parametrize("sections", [
+    {}, {"train": {"micro_batch_size": 8, "precision": "bf16"}, "flow": {"cond_drop": {"all": 0.1, "condition": 0.4}}},
+    {"flow": {"objective": {"name": "mean_flow", "omega": 2.0}}}, {"flow": {"coupling": "c2ot"}},
+], ids=str)  # fmt: skip
+def test_padding_changes_no_run_and_no_sample_and_a_resumed_run_is_the_same(tiny, told, tmp_path, sections):
+    for name, section in sections.items():
+        tiny.setdefault(name, {}).update(section)
+    tiny["sample"]["every"] = 4
+    model = flowkit.train(tiny, data=told)
+    run = tmp_path / "runs" / "tiny"
+    made = weights(run / "checkpoints" / "step-00000004")
+    previews = read_dataset(run / "samples" / "step-00000004" / "samples.safetensors")
+    assert previews.condition_mask is not None and not previews.condition_mask.all()
+    assert any(
+        value.abs().max() > 0 for name, value in model.model.named_parameters() if ".cross.attention.out" in name
+    )
+    shutil.rmtree(run / "checkpoints" / "step-00000004")
+    flowkit.train(tiny, data=told, resume=True)
+    assert weights(run / "checkpoints" / "step-00000004") == made and len(made) > 2
+    other = told | {"condition": np.where(told["condition_mask"][..., None], told["condition"], -7).astype(np.float32)}
+    flowkit.train(tiny, data=other, overwrite=True)
+    assert weights(run / "checkpoints" / "step-00000004") == made
+    tokens, mask = told["condition"][:3], told["condition_mask"][:3]
+    scale = {} if "objective" in sections.get("flow", {}) else {"guidance_scale": 2.0}
+    drawn = model.sample(3, class_label=[0, 1, 2], condition=tokens, condition_mask=mask, batch_size=2, **scale)
+    same = model.sample(3, class_label=[0, 1, 2], condition=other["condition"][:3], condition_mask=mask, **scale)
+    np.testing.assert_allclose(drawn.x, same.x, atol=1e-5)
+    assert drawn.condition_mask is not None and (drawn.condition_mask == mask).all()
+    assert np.abs(model.sample(3, class_label=[0, 1, 2], condition=tokens, **scale).x - drawn.x).max() > 1e-3
+
+
+def test_the_mask_is_kept_in_files_where_there_is_one(told, tmp_path):
+    data = Dataset("sketch", told["x"], condition=told["condition"], condition_mask=told["condition_mask"])
+    few = np.array([5, 0, 7])
+    for path, rows, wanted in (("all", None, slice(None)), ("few", few, few)):
+        found = read_dataset(write_dataset(tmp_path / path, data, rows))
+        assert found.condition_mask is not None and found.condition_mask.dtype == bool
+        np.testing.assert_array_equal(found.condition_mask, told["condition_mask"][wanted])
+        np.testing.assert_array_equal(found.condition, told["condition"][wanted])
+    part = data.take(few)
+    np.testing.assert_array_equal(part.condition_mask, told["condition_mask"][few])
+    for of, wanted in ((data, told["condition_mask"][few]), (part, None)):
+        condition, mask = of.tokens(few if of is data else np.array([1, 2]))
+        np.testing.assert_array_equal(mask, told["condition_mask"][[0, 7]] if wanted is None else wanted)
+        np.testing.assert_array_equal(
+            condition, told["condition"][[0, 7]] if wanted is None else told["condition"][few]
+        )
+    plain = write_dataset(tmp_path / "plain", Dataset("sketch", told["x"], condition=told["condition"]))
+    assert "condition_mask" not in load_file(plain) and read_dataset(plain).condition_mask is None
+    tensors = {name: torch.from_numpy(told[name]) for name in ("x", "condition", "condition_mask")}
+    for bad in (
+        {"condition_mask": tensors["condition_mask"].float()}, {"condition_mask": tensors["condition_mask"][:, :3]},
+        {"condition_mask": tensors["condition_mask"][..., None]}, {"condition": tensors["condition"][:, 0]}, {"condition": None},
+    ):  # fmt: skip
+        save_file({name: one.contiguous() for name, one in (tensors | bad).items() if one is not None}, plain)
+        with pytest.raises(UserError, match=r"condition_mask.*(expected BOOL|has shape .*expected \(N, P\))"):
+            read_dataset(plain)
+
+
+def test_masks_that_do_not_fit_are_refused(tiny, told):
+    for bad in (
+        told["condition_mask"].astype(np.float32), told["condition_mask"][:, :3], told["condition_mask"][..., None]
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=r"condition_mask must be \(N, P\) bool"):
+            flowkit.train(tiny, data=told | {"condition_mask": bad})
+    with pytest.raises(UserError, match=r"condition_mask must be \(N, P\) bool.*condition is none"):
+        flowkit.train(tiny, data={name: value for name, value in told.items() if name != "condition"})
+    shape, mask = (4, 5), torch.ones(4, dtype=torch.bool)
+    tokens = torch.zeros(2, 4, 5)
+    for bad in (mask.float(), mask[:3], mask.expand(3, 4)):
+        with pytest.raises(UserError, match=r"condition_mask: is .* expected \(4,\) or \(2, 4\) bool"):
+            asked_condition(tokens, bad, 2, shape)
+    with pytest.raises(UserError, match=r"condition_mask: .*no condition is given"):
+        asked_condition(None, mask, 2, shape)
+    with pytest.raises(UserError, match=r"condition_mask: .* conditions are vectors"):
+        asked_condition(tokens[:, 0], mask, 2, (5,))
+    assert asked_condition(tokens, mask, 2, shape)[1] is None  # nothing is padding
+    one = asked_condition(tokens, torch.arange(4) < 3, 2, shape)[1]
+    assert one is not None and one.tolist() == [[True, True, True, False]] * 2
+
+
+def test_a_module_of_ones_own_is_given_the_mask_where_it_takes_it(tiny, told):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.seen = nn.Linear(5, 8), []
+
+        def forward(self, x, t, label, tokens, drop, condition_mask):
+            self.seen.append((condition_mask, drop))
+            return x + self.layer(tokens.masked_fill(~condition_mask[..., None], 0).mean(1))[:, None]
+
+    class Simple(nn.Module):
+        def forward(self, x, t, label, tokens, drop):
+            return x
+
+    tiny["model"] = {"arch": "custom"}
+    tiny["flow"] = {"cond_drop": {"label": 0.5}}
+    with pytest.raises(UserError, match=r"Simple.forward takes no condition_mask"):
+        flowkit.train(tiny, data=told, model=Simple())
+    own = Own()
+    flowkit.train(tiny, data=told, model=own)
+    masks, drops = zip(*own.seen, strict=True)
+    assert all(mask.shape[1:] == (4,) and not mask.all() for mask in masks)
+    assert {None if drop is None else drop.ndim for drop in drops} == {None, 2}  # validation drops nothing
+
+
+def test_the_command_takes_the_mask(tiny, told, tmp_path):
+    flowkit.train(tiny, data=told)
+    tensors = {name: torch.from_numpy(told[name][0]) for name in ("condition", "condition_mask")}
+    out = {}
+    for name, padding in (("one", 5.0), ("two", -5.0)):
+        tensors["condition"] = torch.where(tensors["condition_mask"][:, None], tensors["condition"], padding)
+        save_file(tensors, tmp_path / name)
+        words = ["sample", "--ckpt", str(tmp_path / "runs" / "tiny"), "--condition", str(tmp_path / name), "-n", "2"]
+        found = CliRunner().invoke(app, [*words, "--out", str(tmp_path / f"out-{name}")])
+        assert found.exit_code == 0, found.output
+        out[name] = read_dataset(tmp_path / f"out-{name}")
+    np.testing.assert_array_equal(out["one"].x, out["two"].x)
+    assert not told["condition_mask"][0].all() and (out["one"].condition_mask == told["condition_mask"][0]).all()
+
+
+def test_validation_and_likelihood_see_the_mask(tiny, told):
+    model = flowkit.train(tiny, data=told)
+    few = slice(0, 3)
+    given = {"class_label": [0, 1, 2], "condition_mask": told["condition_mask"][few], "solver": "rk4", "steps": 4}
+    likely = [model.log_likelihood(told["x"][few], condition=np.where(given["condition_mask"][..., None], told["condition"][few],
+                                   padding).astype(np.float32), **given).log_p for padding in (0, 9)]  # fmt: skip
+    np.testing.assert_array_equal(*likely)
+    data = Dataset("sketch", told["x"], told["class_label"], told["condition"], np.arange(96).astype(np.uint8) % 2,
+                   told["class_names"], condition_mask=told["condition_mask"])  # fmt: skip
+    found = likelihood_figures(model, data, 8)
+    data.condition = np.where(told["condition_mask"][..., None], told["condition"], 0).astype(np.float32)
+    assert likelihood_figures(model, data, 8) == found

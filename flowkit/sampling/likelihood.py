@@ -58,6 +58,7 @@ def of_rows(
     *,
     class_label: ClassLabel = None,
     condition: np.ndarray | Tensor | None = None,
+    condition_mask: np.ndarray | Tensor | None = None,
     divergence: str = "auto",
     probes: int = 1,
     solver: Choice = "dopri5",
@@ -75,7 +76,7 @@ def of_rows(
     if tuple(rows.shape[1:]) != model.shape or not len(rows):
         raise UserError(f"x: has shape {tuple(rows.shape)}; expected (N, {', '.join(map(str, model.shape))}) with rows")
     log_det = _log_det(model)
-    conditions = model.conditions(len(rows), class_label, condition, of_rows=True)
+    conditions = model.conditions(len(rows), class_label, condition, condition_mask, of_rows=True)
     batch_size = batch_size or BATCH_SIZES.get(model.device.type, 64)
     found, errors, spent = [], [], []
     for first in range(0, len(rows), batch_size):
@@ -186,9 +187,7 @@ def likelihood_figures(
 
     rows = held_out_rows(model, data, split)
     rows = rows[np.arange(min(count, len(rows))) * len(rows) // min(count, len(rows))]
-    condition = (
-        gather(data.condition, rows) if model.info.get("condition_shape") and data.condition is not None else None
-    )
+    condition, mask = data.tokens(rows) if model.info.get("condition_shape") else (None, None)
     labels = None
     if model.class_names and data.class_label is not None:
         known = {name: number for number, name in enumerate(model.class_names)}
@@ -198,7 +197,16 @@ def likelihood_figures(
                             f"{listing(model.class_names)}. Name another split or other data")  # fmt: skip
         labels = [known[name] for name in names]
     x = np.ascontiguousarray(gather(data.x, rows))
-    found = of_rows(model, x, class_label=labels, condition=condition, probes=probes, seed=seed, progress=progress)
+    found = of_rows(
+        model,
+        x,
+        class_label=labels,
+        condition=condition,
+        condition_mask=mask,
+        probes=probes,
+        seed=seed,
+        progress=progress,
+    )
     train = data.rows("train")
     train = train[np.arange(min(FITTED, len(train))) * len(train) // min(FITTED, len(train))]
     bits, error = found.mean

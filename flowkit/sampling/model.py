@@ -86,6 +86,7 @@ class LoadedModel:
         *,
         class_label: ClassLabel = None,
         condition: np.ndarray | Tensor | None = None,
+        condition_mask: np.ndarray | Tensor | None = None,
         seed: int = 0,
         solver: Choice | None = None,
         steps: int | None = None,
@@ -107,7 +108,8 @@ class LoadedModel:
         class_label: a name or number for all, a sequence or array of them in turn, "all" for every class in turn, "null" for
         the model without classes (where a class has that name, "<null>"); None for every class in turn, or the null one
         beside a condition. Samples of the null class alone carry no labels; beside others theirs is an added class "null",
-        and guidance leaves them as they are. condition: (C,) or (P, C) for all, or one a sample (N, ...). solver to
+        and guidance leaves them as they are. condition: (C,) or (P, C) for all, or one a sample (N, ...);
+        condition_mask: (P,) or (N, P) bool, True for the tokens that are there. solver to
         guidance_rescale: the keys of a recipe's [sample]; what is None is as the recipe had it.
 
         guide: a differentiable f(x (B, ...)) -> (B,) in the domain's units; samples are then of p(x) exp(guide_scale f(x)), as
@@ -124,7 +126,7 @@ class LoadedModel:
         )  # fmt: skip
         if num_samples < 1:
             raise UserError(f"num_samples: {num_samples} samples are asked for; expected at least 1")
-        conditions = self.conditions(num_samples, class_label, condition)
+        conditions = self.conditions(num_samples, class_label, condition, condition_mask)
         self._check(settings, conditioned=bool(conditions.kinds))
         if pairs and settings.solver_name == "sde":
             raise UserError(
@@ -149,9 +151,9 @@ class LoadedModel:
             **({} if guide is None else {"guide_scale": guide_scale}), **(self.info.get("inherited") or {}),
         }  # fmt: skip
         kept, names = self._labels(conditions.class_label)
-        tokens = conditions.tokens
+        _, tokens, mask = conditions.arrays()
         return Dataset(
-            self.info["kind"], drawn.x, kept, None if tokens is None else tokens.numpy(), None, names, made,
+            self.info["kind"], drawn.x, kept, tokens, None, names, made, condition_mask=mask,
             noise=drawn.noise if pairs else None, normalizer=self.normalizer if pairs else None,
         )  # fmt: skip
 
@@ -166,6 +168,7 @@ class LoadedModel:
         *,
         class_label: ClassLabel = None,
         condition: np.ndarray | Tensor | None = None,
+        condition_mask: np.ndarray | Tensor | None = None,
         divergence: str = "auto",
         probes: int = 1,
         solver: Choice = "dopri5",
@@ -176,18 +179,25 @@ class LoadedModel:
     ) -> RowLikelihoods:
         """log p(x) of rows x (N, ...) in the domain's units, a density in those units: `flowkit.sampling.likelihood.of_rows`.
 
-        class_label, condition: one for all rows, or row i's own at place i. A model with classes asks for a label ("null" for
-        the density without a class) or a condition. Raises UserError as `sample`, and where there is no density.
+        class_label, condition, condition_mask: one for all rows, or row i's own at place i. A model with classes asks for a
+        label ("null" for the density without a class) or a condition. Raises UserError as `sample`, and where there is no
+        density.
         """
         from flowkit.sampling.likelihood import of_rows
 
         return of_rows(
-            self, x, class_label=class_label, condition=condition, divergence=divergence, probes=probes, solver=solver,
-            steps=steps, seed=seed, batch_size=batch_size, progress=progress,
+            self, x, class_label=class_label, condition=condition, condition_mask=condition_mask, divergence=divergence,
+            probes=probes, solver=solver, steps=steps, seed=seed, batch_size=batch_size, progress=progress,
         )  # fmt: skip
 
     def conditions(
-        self, count: int, class_label: ClassLabel, condition: np.ndarray | Tensor | None, *, of_rows: bool = False
+        self,
+        count: int,
+        class_label: ClassLabel,
+        condition: np.ndarray | Tensor | None,
+        mask: np.ndarray | Tensor | None = None,
+        *,
+        of_rows: bool = False,
     ) -> Conditions:
         """What `sample` makes of its arguments, of N rows; a label of the null class is NULL.
 
@@ -195,7 +205,7 @@ class LoadedModel:
         """
         asked = labels_of_rows if of_rows else asked_labels
         labels = asked(class_label, count, self.class_names, conditioned=condition is not None)
-        told = Conditions(labels, asked_condition(condition, count, self.info.get("condition_shape")))
+        told = Conditions(labels, *asked_condition(condition, mask, count, self.info.get("condition_shape")))
         null = labels is not None and bool((labels == NULL).any())
         missing = [kind for kind in self.condition_kinds if kind not in told.kinds or (kind == "label" and null)]
         if why := self._never_without(missing):

@@ -121,7 +121,7 @@ def read_rows(
         return tensor.to(device)
 
     pick = lambda array: None if array is None else move(torch.from_numpy(gather(array, rows)))  # noqa: E731
-    conditions = Conditions(pick(data.class_label), pick(data.condition))
+    conditions = Conditions(pick(data.class_label), pick(data.condition), pick(data.condition_mask))
     return Rows(normalizer.normalize_rows(data.x, rows, move), conditions)
 
 

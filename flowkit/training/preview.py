@@ -34,7 +34,7 @@ class Sampler:
         if session.is_main:
             self.presenter = session.domain.presenter(data, decode=recipe.sample.decode, device=str(session.device))
         self.notice = "" if self.presenter is None else self.presenter.notice
-        self.labels, self.condition = _conditions(data, recipe.sample.num_samples)
+        self.conditions = _conditions(data, recipe.sample.num_samples)
         self.settings = SampleSettings.of(recipe.to_dict()["sample"])
         self.weak = open_weak(
             self.settings,
@@ -66,7 +66,7 @@ class Sampler:
         drawn = draw_samples(
             model, session.objective, session.normalizer, session.normalizer.shape(session.data.x.shape[1:]),
             session.recipe.sample.num_samples, self.settings,
-            conditions=Conditions(*(None if told is None else torch.from_numpy(told) for told in (self.labels, self.condition))),
+            conditions=self.conditions,
             seed=session.recipe.run.seed, base=session.base, weak=self.weak, batch_size=BATCH_SIZES.get(session.device.type, 256),
         )  # fmt: skip
         figures = self._inversion(model)
@@ -86,8 +86,9 @@ class Sampler:
         session, data = self.session, self.session.data
         info = {"source": "samples", "step": step, "seed": session.recipe.run.seed, **self.settings.to_info(),
                 **drawn.cost(), **session.domain.inherited(data)}  # fmt: skip
-        names = data.class_names if self.labels is not None else ()
-        return Dataset(data.kind, drawn.x, self.labels, self.condition, None, names, info)
+        label, tokens, mask = self.conditions.arrays()
+        names = () if label is None else data.class_names
+        return Dataset(data.kind, drawn.x, label, tokens, None, names, info, condition_mask=mask)
 
     @torch.no_grad()
     def _inversion(self, model: torch.nn.Module) -> dict[str, float]:
@@ -103,19 +104,20 @@ class Sampler:
                 "inverted_dimensions": found.effective_dimensions}  # fmt: skip
 
 
-def _conditions(data: Dataset, count: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _conditions(data: Dataset, count: int) -> Conditions:
     """Labels (the classes take turns) and conditions (of held-out rows, where there are any) to draw the samples by.
 
     Where rows have both, both are those of the same rows, for a class does not go with any picture.
     """
     if data.condition is None:
         if data.class_label is None:
-            return None, None
-        return np.arange(count, dtype=np.int64) * max(1, len(data.class_names) // count) % len(data.class_names), None
+            return Conditions()
+        labels = np.arange(count, dtype=np.int64) * max(1, len(data.class_names) // count) % len(data.class_names)
+        return Conditions.of_arrays(labels)
     rows = data.rows("validation") if len(data.rows("validation")) else data.rows("train")
     rows = np.sort(np.resize(rows, count))
     labels = None if data.class_label is None else np.ascontiguousarray(data.class_label[rows])
-    return labels, np.ascontiguousarray(data.condition[rows])
+    return Conditions.of_arrays(labels, *data.tokens(rows))
 
 
 def _image(paths: tuple[Path, ...]) -> Path | None:

@@ -29,6 +29,7 @@ from flowkit.flow.mean_flow import MeanFlow, check_takes_span, get_mean_flow
 from flowkit.flow.objective import FlowObjective, get_objective
 from flowkit.flow.times import Times, get_times
 from flowkit.models import create_model
+from flowkit.models.calls import check_takes_mask
 from flowkit.recipe import check_batch
 from flowkit.recipe.describe import toml_value
 from flowkit.recipe.flow import seen_without
@@ -196,6 +197,8 @@ def build(
         model = create_model(recipe.model.arch, **model_args)
     if mean_flow is not None:
         check_takes_span(model)
+    if data.condition_mask is not None:
+        check_takes_mask(model)
     if given is not None and layout.world_size > 1:
         same_everywhere(given, device)
     if environment.sharded:

@@ -151,7 +151,7 @@ def measure(cell: Cell, seed: int, updates: int, points: int, between: float | N
     else:
         x1, label, condition = draw(COLUMNS_B[cell.column], points, rng)
         x0 = draw("8gaussians", points, rng)[0]
-    conditions = Conditions(*(None if array is None else torch.from_numpy(array) for array in (label, condition)))
+    conditions = Conditions.of_arrays(label, condition)
     velocity = guided(as_network(model.model), model.objective, conditions)
     start_points = torch.from_numpy(x0)
     with torch.inference_mode():
