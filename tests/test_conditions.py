@@ -17,15 +17,18 @@ from flowkit.cli import app
 from flowkit.conditions import Conditions
 from flowkit.data.dataset import Dataset, read_dataset, write_dataset
 from flowkit.errors import UserError
+from flowkit.evaluate import evaluate_checkpoint
 from flowkit.flow.guidance import guided
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import get_path
+from flowkit.inspect.dataset import data_report
 from flowkit.models import create_model
 from flowkit.models.calls import call_model
 from flowkit.models.layers import CrossAttention, condition_memory
 from flowkit.sampling.asked import asked_condition
 from flowkit.sampling.draw import as_network
 from flowkit.sampling.likelihood import likelihood_figures
+from flowkit.training import mean_flow
 
 GIVEN = {
     "nothing": {}, "label": {"class_label": torch.tensor([3, 1, 2, 0])}, "vector": {"tokens": torch.arange(8.0).view(4, 2)},
@@ -266,11 +269,22 @@ def told(tiny, rows) -> dict:
     """Sketches of which each has two to four tokens; what stands in place of the others is large."""
     rng = np.random.default_rng(1)
     mask = np.arange(4) < rng.integers(2, 5, len(rows["x"]))[:, None]
-    tokens = np.where(mask[..., None], rng.standard_normal((len(mask), 4, 5)), 1e3).astype(np.float32)
+    tokens = padded(rng.standard_normal((len(mask), 4, 5)), mask, 2)
     tiny["model"]["attend_conditions"] = True
     tiny["optim"] = {"lr": 0.02, "warmup": 0}
     tiny["train"].update(steps=4, save_every=2, batch_size=32, val_every=2)
     return rows | {"condition": tokens, "condition_mask": mask}
+
+
+def padded(tokens: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
+    """With other, and larger, numbers where there is no token."""
+    padding = 10 * np.random.default_rng(seed).standard_normal(tokens.shape)
+    return np.where(mask[..., None], tokens, padding).astype(np.float32)
+
+
+def split_in_two(told: dict) -> Dataset:
+    return Dataset("sketch", told["x"], told["class_label"], told["condition"], np.arange(96).astype(np.uint8) % 2,
+                   told["class_names"], condition_mask=told["condition_mask"])  # fmt: skip
 
 
 def weights(folder: Path) -> dict[str, bytes]:
@@ -296,7 +310,7 @@ def test_padding_changes_no_run_and_no_sample_and_a_resumed_run_is_the_same(tiny
     shutil.rmtree(run / "checkpoints" / "step-00000004")
     flowkit.train(tiny, data=told, resume=True)
     assert weights(run / "checkpoints" / "step-00000004") == made and len(made) > 2
-    other = told | {"condition": np.where(told["condition_mask"][..., None], told["condition"], -7).astype(np.float32)}
+    other = told | {"condition": padded(told["condition"], told["condition_mask"], 3)}
     flowkit.train(tiny, data=other, overwrite=True)
     assert weights(run / "checkpoints" / "step-00000004") == made
     tokens, mask = told["condition"][:3], told["condition_mask"][:3]
@@ -316,6 +330,7 @@ def test_the_mask_is_kept_in_files_where_there_is_one(told, tmp_path):
         assert found.condition_mask is not None and found.condition_mask.dtype == bool
         np.testing.assert_array_equal(found.condition_mask, told["condition_mask"][wanted])
         np.testing.assert_array_equal(found.condition, told["condition"][wanted])
+    assert data_report(tmp_path / "few")["condition_tokens"] == told["condition_mask"][few].sum() / 3
     part = data.take(few)
     np.testing.assert_array_equal(part.condition_mask, told["condition_mask"][few])
     for of, wanted in ((data, told["condition_mask"][few]), (part, None)):
@@ -383,12 +398,27 @@ def test_a_module_of_ones_own_is_given_the_mask_where_it_takes_it(tiny, told):
     assert {None if drop is None else drop.ndim for drop in drops} == {None, 2}  # validation drops nothing
 
 
+def test_rows_are_paired_whatever_stands_in_place_of_missing_tokens(told):
+    from flowkit.flow.couplings import get_coupling
+    from flowkit.training.batches import Rows
+    from flowkit.training.pairing import pair_blocks
+
+    x0, x1 = torch.randn(2, 96, 3, generator=torch.Generator().manual_seed(0))
+    pairs = {}
+    for seed in (None, 3, 4):
+        tokens = padded(told["condition"], told["condition_mask"], seed or 0) if seed else told["condition"] * 0
+        conditions = Conditions.of_arrays(None, tokens, told["condition_mask"])
+        coupling = get_coupling({"name": "c2ot", "weight": 0.1})
+        pairs[seed] = pair_blocks(coupling, 48, x0, Rows(x1, conditions), lambda block: block)
+    assert torch.equal(pairs[3], pairs[4]) and not torch.equal(pairs[3], pairs[None])
+
+
 def test_the_command_takes_the_mask(tiny, told, tmp_path):
     flowkit.train(tiny, data=told)
     tensors = {name: torch.from_numpy(told[name][0]) for name in ("condition", "condition_mask")}
     out = {}
-    for name, padding in (("one", 5.0), ("two", -5.0)):
-        tensors["condition"] = torch.where(tensors["condition_mask"][:, None], tensors["condition"], padding)
+    for seed, name in enumerate(("one", "two")):
+        tensors["condition"] = torch.from_numpy(padded(told["condition"][0], told["condition_mask"][0], seed))
         save_file(tensors, tmp_path / name)
         words = ["sample", "--ckpt", str(tmp_path / "runs" / "tiny"), "--condition", str(tmp_path / name), "-n", "2"]
         found = CliRunner().invoke(app, [*words, "--out", str(tmp_path / f"out-{name}")])
@@ -402,11 +432,41 @@ def test_validation_and_likelihood_see_the_mask(tiny, told):
     model = flowkit.train(tiny, data=told)
     few = slice(0, 3)
     given = {"class_label": [0, 1, 2], "condition_mask": told["condition_mask"][few], "solver": "rk4", "steps": 4}
-    likely = [model.log_likelihood(told["x"][few], condition=np.where(given["condition_mask"][..., None], told["condition"][few],
-                                   padding).astype(np.float32), **given).log_p for padding in (0, 9)]  # fmt: skip
+    tokens = [padded(told["condition"][few], given["condition_mask"], seed) for seed in (3, 4)]
+    likely = [model.log_likelihood(told["x"][few], condition=one, **given).log_p for one in tokens]
     np.testing.assert_array_equal(*likely)
-    data = Dataset("sketch", told["x"], told["class_label"], told["condition"], np.arange(96).astype(np.uint8) % 2,
-                   told["class_names"], condition_mask=told["condition_mask"])  # fmt: skip
+    data = split_in_two(told)
     found = likelihood_figures(model, data, 8)
-    data.condition = np.where(told["condition_mask"][..., None], told["condition"], 0).astype(np.float32)
+    data.condition = padded(told["condition"], told["condition_mask"], 3)
     assert likelihood_figures(model, data, 8) == found
+
+
+def test_rows_with_an_interval_keep_their_own_conditions(tiny, told, monkeypatch):
+    """MeanFlow asks the network once more, of some rows of the batch."""
+    asked = []
+    monkeypatch.setattr(mean_flow, "mean_flow_target", lambda u, x, t, span, v: u(x, t, span))
+    call = mean_flow.call_model
+    monkeypatch.setattr(mean_flow, "call_model", lambda *given: asked.append(given[1:4]) or call(*given))
+    tiny["train"].update(steps=1, val_every="never")
+    tiny["flow"] = {"objective": {"name": "mean_flow", "ratio": 0.4}}
+    flowkit.train(tiny, data=told)
+    (some, times, few), (batch, _, every) = asked
+    assert 5 < len(some) < 25 and len(times) == len(some) and len(batch) == 32
+    rows = (some[:, None] - batch).abs().flatten(2).amax(2).argmin(1)
+    assert len(set(rows.tolist())) == len(rows)
+    same(few, vars(every.take(rows)))
+
+
+def test_evaluation_draws_under_the_tokens_that_are_there(tiny, told, tmp_path):
+    tiny["train"].update(steps=2, val_every="never")
+    flowkit.train(tiny, data=told)
+    found = []
+    for seed in (3, 4):
+        data = split_in_two(told)
+        data.condition = padded(told["condition"], told["condition_mask"], seed)
+        file = write_dataset(tmp_path / f"data-{seed}", data)
+        out = tmp_path / f"out-{seed}"
+        evaluate_checkpoint(tmp_path / "runs" / "tiny", data=file, num_samples=30, out=out, steps=1)
+        found.append(read_dataset(out / "samples.safetensors"))
+    np.testing.assert_array_equal(found[0].x, found[1].x)
+    assert found[0].condition_mask is not None and not found[0].condition_mask.all()
