@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import flowkit
+from flowkit.conditions import KINDS
 from flowkit.data.dataset import Dataset
 from flowkit.errors import UserError
 from flowkit.models import create_model
@@ -237,3 +238,9 @@ def test_no_rate_at_all_is_no_guidance(tmp_path) -> None:
     for rates in (0.0, {}, {"label": 0.0, "all": 0}):
         with pytest.raises(UserError, match=r"sample.guidance_scale: 2 needs a model that saw dropped conditions"):
             recipe_from_dict(recipe(tmp_path, rates, guidance_scale=2.0))
+
+
+def test_a_recipe_names_every_kind_that_there_is(tmp_path) -> None:
+    rates = dict.fromkeys(("all", *KINDS), 0.5)
+    assert recipe_from_dict(recipe(tmp_path, rates)).flow.cond_drop == rates
+    assert rows().condition_kinds == tuple(KINDS)
