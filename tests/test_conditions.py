@@ -255,10 +255,16 @@ def test_a_network_that_takes_no_mask_is_not_given_padding():
         def forward(self, x, t, label, features, drop):
             return x * features.mean((1, 2))[:, None]
 
+    class Wrapped(Own):
+        def forward(self, *given, **named):
+            return super().forward(*given) * len(named)
+
     told = Conditions(None, torch.ones(4, 4, 5))
+    masked = Conditions(None, torch.ones(4, 4, 5), MASK)
+    assert torch.equal(call_model(Wrapped(), torch.ones(4, 2), torch.ones(4), masked), torch.ones(4, 2))
     assert torch.equal(call_model(Own(), torch.ones(4, 2), torch.ones(4), told), torch.ones(4, 2))
     with pytest.raises(UserError, match=r"Own.forward takes no condition_mask"):
-        call_model(Own(), torch.ones(4, 2), torch.ones(4), Conditions(None, torch.ones(4, 4, 5), MASK))
+        call_model(Own(), torch.ones(4, 2), torch.ones(4), masked)
 
 
 # Data, training and sampling with tokens of which some are padding.

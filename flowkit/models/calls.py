@@ -49,4 +49,5 @@ def check_takes_mask(model: nn.Module | Callable[..., Tensor]) -> None:
 
 @cache
 def _takes_mask(forward: Callable[..., Tensor]) -> bool:
-    return "condition_mask" in signature(forward).parameters
+    parameters = signature(forward).parameters
+    return "condition_mask" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
