@@ -40,8 +40,10 @@ def train(
     recipe: a `Recipe`, the path of a TOML file or of a run, or its tables as a mapping. `overrides` as in `--set`:
     `"optim.lr=3e-4"`.
     model: a module of one's own, called `model(x (B, ...), t (B,))`, and with `(class_label, condition, cfg_mask)` after
-    those where the data has labels or conditions; `model.arch = "custom"` in the recipe then stands for it.
+    those where the data has labels or conditions; `model.arch = "custom"` in the recipe then stands for it. cfg_mask is (B,),
+    or (B, 2), the label's and the condition's, where flow.cond_drop is a table. The data's condition_mask goes by that name.
     data: a `Dataset`, or x (N, ...) float, or {"x": ..., "class_label": ..., "condition": ..., "class_names": ...}.
+        condition: (N, C), or (N, P, C) with a "condition_mask" (N, P) bool where some of the P tokens are padding.
     listeners: makes what hears the run's events, e.g. `lambda: [listener()]` with the live view of `flowkit.ui`.
 
     Raises UserError for whatever the caller can mend.
@@ -69,13 +71,14 @@ def _dataset(data: Rows) -> Dataset:
     if isinstance(data, Dataset):
         return data
     table: dict[str, Any] = dict(data) if isinstance(data, Mapping) else {"x": data}
-    unknown = table.keys() - {"x", "class_label", "condition", "class_names", "kind"}
+    unknown = table.keys() - {"x", "class_label", "condition", "condition_mask", "class_names", "kind"}
     if unknown or "x" not in table:
         raise UserError(
-            "data: expected x, class_label, condition, class_names, kind (all but x may be left out); "
+            "data: expected x, class_label, condition, condition_mask, class_names, kind (all but x may be left out); "
             f"found {', '.join(map(repr, table)) or 'nothing'}"
         )
-    arrays = {name: _array(table[name]) for name in ("x", "class_label", "condition") if table.get(name) is not None}
+    given = ("x", "class_label", "condition", "condition_mask")
+    arrays = {name: _array(table[name]) for name in given if table.get(name) is not None}
     x = arrays["x"].astype(np.float32, copy=False)
     if not x.size:
         raise UserError(f"data: x has shape {x.shape}, so there is nothing to learn from; expected (N, ...) with rows")
@@ -101,9 +104,15 @@ def _dataset(data: Rows) -> Dataset:
                 f"data: class_label goes up to {labels.max()}, and there are {len(names)} class_names; expected a name "
                 "for each number from 0"
             )
-    condition = arrays.get("condition")
+    condition, mask = arrays.get("condition"), arrays.get("condition_mask")
+    if mask is not None and (mask.dtype != bool or condition is None or mask.shape != condition.shape[:-1]):
+        shape = "none" if condition is None else condition.shape
+        raise UserError(
+            f"data: condition_mask must be (N, P) bool, beside a condition (N, P, C); found {mask.dtype} {mask.shape}, and the "
+            f"condition is {shape}"
+        )
     return Dataset(table.get("kind", "array"), x, labels, None if condition is None else condition.astype(np.float32),
-                   None, names, {"source": "python"})  # fmt: skip
+                   None, names, {"source": "python"}, condition_mask=mask)  # fmt: skip
 
 
 def _array(values: Any) -> np.ndarray:

@@ -106,9 +106,9 @@ def evaluate_checkpoint(
             "the model draws by class, and the data has no classes; give data with class_label by --data, or draw samples of "
             "the null class (flowkit sample --class-label null) and compare their file with the data"
         )
-    labels, condition = model.given_with(rows, sides.reference, "the reference rows")
+    given = model.given_with(rows, sides.reference, "the reference rows")
     samples = model.sample(
-        len(sides.reference), class_label=labels, condition=condition, seed=seed, settings=settings, batch_size=batch_size,
+        len(sides.reference), seed=seed, settings=settings, batch_size=batch_size, **given.arguments(),
         progress=lambda done: tell(f"sampling {model.domain.noun}", done, len(sides.reference)),
     )  # fmt: skip
     matched = match_samples(samples, rows)

@@ -9,8 +9,11 @@ import torch
 from torch import nn
 
 import flowkit
+from flowkit.conditions import KINDS
 from flowkit.data.dataset import Dataset
+from flowkit.errors import UserError
 from flowkit.models import create_model
+from flowkit.recipe import recipe_from_dict
 from flowkit.rng import Draws
 from flowkit.training.batches import Layout
 from flowkit.training.session import Session
@@ -47,7 +50,13 @@ def test_a_kind_that_is_dropped_is_a_kind_that_is_missing(arch: str) -> None:
 
 
 def session(
-    rate: float, *, label: bool, condition: bool, rank: int = 0, processes: int = 1, own: bool = False
+    rate: float | dict[str, float],
+    *,
+    label: bool,
+    condition: bool,
+    rank: int = 0,
+    processes: int = 1,
+    own: bool = False,
 ) -> Session:
     rows = np.zeros((4, 2), np.float32)
     data = Dataset("points", rows, np.zeros(4, np.int64) if label else None, rows if condition else None)
@@ -116,3 +125,122 @@ def test_a_model_learns_what_the_condition_alone_means(tmp_path) -> None:
     drawn = model.sample(200, condition=np.ones((200, 1), np.float32)).x
     assert (np.abs(drawn[:, 0] - 2) < 0.5).mean() > 0.9
     assert 0.3 < (drawn[:, 1] > 0).mean() < 0.7  # and of the label nothing was said
+
+
+TABLES = [
+    {"all": 0.2, "label": 0.5, "condition": 0.1},
+    {"label": 0.3},
+    {"all": 0.4},
+    {"condition": 1.0, "all": 0.1},
+    {},
+]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=str)
+def test_a_table_says_each_rate(table: dict[str, float]) -> None:
+    every, label, condition = (table.get(name, 0.0) for name in ("all", "label", "condition"))
+    drawn = torch.cat(
+        [cast(torch.Tensor, draw_dropped(session(table, label=True, condition=True), u)) for u in range(200)]
+    )
+    for which in [(False, False), (True, False), (False, True), (True, True)]:
+        alone = (label if which[0] else 1 - label) * (condition if which[1] else 1 - condition)
+        expected = (1 - every) * alone + every * all(which)
+        share = (drawn == torch.tensor(which)).all(1).double().mean().item()
+        assert abs(share - expected) <= 5 * (expected * (1 - expected) / len(drawn)) ** 0.5 + 1e-9, which
+    for kind, rate in (("label", label), ("condition", condition)):
+        one = session(table, label=kind == "label", condition=kind == "condition")
+        drawn = torch.cat([cast(torch.Tensor, draw_dropped(one, u)) for u in range(200)])
+        expected = 1 - (1 - every) * (1 - rate)
+        assert drawn.shape == (100_000,)
+        assert (
+            abs(drawn.double().mean().item() - expected) <= 5 * (expected * (1 - expected) / len(drawn)) ** 0.5 + 1e-9
+        )
+
+
+def test_a_number_is_the_table_that_has_it_everywhere() -> None:
+    """Bit for bit; of one kind it is all of them, once. A module of one's own takes both masks where a table asks for it."""
+    for p in (0.0, 0.1, 0.7):
+        both = [draw_dropped(session(rate, label=True, condition=True), 5)
+                for rate in (p, {"all": p, "label": p, "condition": p})]  # fmt: skip
+        assert both[0] is not None and both[1] is not None and torch.equal(*both)
+        one = [draw_dropped(session(rate, label=True, condition=False), 5) for rate in (p, {"all": p})]
+        assert one[0] is not None and one[1] is not None and torch.equal(*one)
+    own = draw_dropped(session({"label": 0.5}, label=True, condition=True, own=True), 0)
+    assert own is not None and own.shape == (500, 2) and own[:, 0].any() and not own[:, 1].any()
+
+
+def recipe(folder, cond_drop: Any, **sample: Any) -> dict[str, Any]:
+    return {
+        "run": {"name": "drop", "dir": str(folder)}, "data": {"val_fraction": 0.0}, "flow": {"cond_drop": cond_drop},
+        "model": {"arch": "selu_mlp", "hidden_dim": 8}, "sample": {"every": "never", "steps": 2, **sample},
+        "train": {"steps": 2, "batch_size": 8, "save_every": "never"},
+    }  # fmt: skip
+
+
+def rows(*, label: bool = True, condition: bool = True) -> Dataset:
+    x = np.random.default_rng(0).standard_normal((16, 2)).astype(np.float32)
+    names = ("low", "high") if label else ()
+    return Dataset(
+        "points", x, np.arange(16) % 2 if label else None, x[:, :1] if condition else None, class_names=names
+    )
+
+
+@pytest.mark.parametrize(
+    "bad", [{"lable": 0.1}, {"label": 1.5}, {"all": "0.1"}, {"all": True}, -0.1, 1.01, True, "all", [0.1]]
+)
+def test_rates_that_are_none_are_refused_with_the_names_that_there_are(bad, tmp_path) -> None:
+    with pytest.raises(
+        UserError, match=r"flow.cond_drop: expected a number from 0 to 1, .* named all, label, condition"
+    ):
+        recipe_from_dict(recipe(tmp_path, bad))
+
+
+@pytest.mark.parametrize(("rates", "kinds", "possible"), [
+    ({"label": 0.1}, ("label",), True), ({"label": 0.1}, ("condition",), False), ({"condition": 0.1}, ("condition",), True),
+    ({"label": 0.1}, ("label", "condition"), False), ({"all": 0.1}, ("label", "condition"), True),
+    ({"label": 0.1, "condition": 0.2}, ("label", "condition"), True), (0.1, ("label", "condition"), True),
+])  # fmt: skip
+def test_guidance_needs_rows_without_anything(rates, kinds, possible, tmp_path) -> None:
+    data = rows(label="label" in kinds, condition="condition" in kinds)
+    told = {"class_label": "low"} if "label" in kinds else {}
+    told |= {"condition": np.zeros(1, np.float32)} if "condition" in kinds else {}
+    model = flowkit.train(recipe(tmp_path, rates), data=data)
+    assert model.sample(2, **told).info["nfe"] == 4
+    again = recipe(tmp_path / "guided", rates, guidance_scale=2.0)
+    if possible:
+        assert model.sample(2, **told, guidance_scale=2.0).info["nfe"] == 8
+        flowkit.train(again, data=data)
+    else:
+        with pytest.raises(
+            UserError, match=r"guidance_scale: .*cond_drop = \{label = 0.1\}, so it never saw a dropped"
+        ):
+            model.sample(2, **told, guidance_scale=2.0)
+        with pytest.raises(
+            UserError, match=r"sample.guidance_scale: 2 leads away from rows without .*\{label = 0.1\} never"
+        ):
+            flowkit.train(again, data=data)
+
+
+def test_what_was_never_missing_is_asked_for(tmp_path) -> None:
+    model = flowkit.train(recipe(tmp_path, {"all": 0.1, "label": 0.2}), data=rows())
+    model.sample(2, condition=np.zeros(1, np.float32))
+    model.sample(2, class_label="null")
+    with pytest.raises(
+        UserError, match=r"condition: none is given, .*\{all = 0.1, label = 0.2\}, so it never saw a row"
+    ):
+        model.sample(2, class_label="low")
+    model.info["flow"]["cond_drop"] = {"label": 0.2}
+    with pytest.raises(UserError, match=r'class_label: "null" is asked for, .*never saw a row without its class'):
+        model.sample(2, class_label="null")
+
+
+def test_no_rate_at_all_is_no_guidance(tmp_path) -> None:
+    for rates in (0.0, {}, {"label": 0.0, "all": 0}):
+        with pytest.raises(UserError, match=r"sample.guidance_scale: 2 needs a model that saw dropped conditions"):
+            recipe_from_dict(recipe(tmp_path, rates, guidance_scale=2.0))
+
+
+def test_a_recipe_names_every_kind_that_there_is(tmp_path) -> None:
+    rates = dict.fromkeys(("all", *KINDS), 0.5)
+    assert recipe_from_dict(recipe(tmp_path, rates)).flow.cond_drop == rates
+    assert rows().condition_kinds == tuple(KINDS)

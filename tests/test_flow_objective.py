@@ -1,15 +1,19 @@
 """Losses, conversions and guidance against closed forms."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from flowkit.components import choose
+from flowkit.conditions import Conditions
 from flowkit.errors import UserError
 from flowkit.flow.guidance import guided
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.solvers import integrate
 from flowkit.flow.solvers.problem import evaluations
+from flowkit.models.calls import call_model
 
 PATH = choose("path", "linear")
 VELOCITY, DATA = FlowObjective(PATH), FlowObjective(PATH, "data")
@@ -107,9 +111,9 @@ class Recorder(nn.Module):
 
 
 CONDITIONS = {
-    "class": dict(class_label=torch.tensor([0, 1, 2])),
-    "features": dict(condition=torch.tensor([[1.0], [2.0], [3.0]])),
-    "both": dict(class_label=torch.tensor([0, 1, 2]), condition=torch.tensor([[1.0], [2.0], [3.0]])),
+    "class": Conditions(torch.tensor([0, 1, 2])),
+    "features": Conditions(tokens=torch.tensor([[1.0], [2.0], [3.0]])),
+    "both": Conditions(torch.tensor([0, 1, 2]), torch.tensor([[1.0], [2.0], [3.0]])),
 }
 
 
@@ -119,10 +123,10 @@ def test_guidance_formula_and_cost(given, scale, cost):
     x, t = torch.zeros(3, 3), torch.tensor([0.1, 0.2, 0.3])
     conditions = CONDITIONS[given]
     model = Recorder()
-    conditional = model(x, t, conditions.get("class_label"), conditions.get("condition"))
+    conditional = model(x, t, conditions.class_label, conditions.tokens)
     null = torch.full_like(x, -1.0) + t[:, None]
     model.rows = 0
-    velocity = guided(model, VELOCITY, **conditions, scale=scale)
+    velocity = guided(partial(call_model, model), VELOCITY, conditions, scale=scale)
     torch.testing.assert_close(velocity(x, t), null + scale * (conditional - null))
     assert evaluations(velocity, t).tolist() == [cost] * len(t)
     assert model.rows == 3 * cost
@@ -136,15 +140,16 @@ def test_guidance_of_data_predictions_is_guidance_of_velocities():
     everything = torch.ones(3, dtype=torch.bool)
     conditional = DATA.to_velocity(model(x, t, label), x, t)
     null = DATA.to_velocity(model(x, t, label, None, everything), x, t)
-    torch.testing.assert_close(guided(model, DATA, label, None, 3.0)(x, t), null + 3 * (conditional - null))
+    velocity = guided(partial(call_model, model), DATA, Conditions(label), 3.0)
+    torch.testing.assert_close(velocity(x, t), null + 3 * (conditional - null))
 
 
 def test_without_conditions_guidance_costs_nothing():
-    velocity = guided(Recorder(), VELOCITY, scale=4.0)
+    velocity = guided(partial(call_model, Recorder()), VELOCITY, scale=4.0)
     assert evaluations(velocity, torch.zeros(1)).tolist() == [1]
     torch.testing.assert_close(velocity(torch.zeros(2, 3), torch.zeros(2)), torch.zeros(2, 3))
 
 
 def test_integrate_counts_both_evaluations():
-    velocity = guided(Recorder(), VELOCITY, torch.tensor([0, 1]), None, 2.0)
+    velocity = guided(partial(call_model, Recorder()), VELOCITY, Conditions(torch.tensor([0, 1])), 2.0)
     assert integrate(velocity, torch.zeros(2, 3), solver="heun", steps=5).nfe.tolist() == [20, 20]

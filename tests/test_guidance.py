@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import flowkit
 from flowkit.cli import app
 from flowkit.components import choose
+from flowkit.conditions import Conditions
 from flowkit.errors import UserError
 from flowkit.flow.guidance import CFGZero, Pushed, best_factor, guided, rescaled
 from flowkit.flow.mean_flow import MeanFlow
@@ -20,7 +21,8 @@ from flowkit.recipe.sample import SampleSettings
 from tests.conftest import sketch_rows
 
 VELOCITY = FlowObjective(choose("path", "linear"))
-LABEL = torch.arange(4)
+NUMBER = torch.arange(4)
+LABEL = Conditions(NUMBER)
 X = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 T = torch.tensor([0.0, 0.3, 0.6, 1.0], dtype=torch.float64)
 
@@ -31,14 +33,14 @@ class Network:
     def __init__(self):
         self.rows = 0
 
-    def __call__(self, x, t, class_label=None, condition=None, cfg_mask=None):
+    def __call__(self, x, t, told):
         self.rows += len(x)
-        given = (class_label[:, None] + 1) * x.sin() + t[:, None]
-        return given if cfg_mask is None else torch.where(cfg_mask[:, None], x.cos() - t[:, None], given)
+        given = (told.class_label[:, None] + 1) * x.sin() + t[:, None]
+        return given if told.dropped is None else torch.where(told.dropped[:, None], x.cos() - t[:, None], given)
 
 
 def both():
-    return (LABEL[:, None] + 1) * X.sin() + T[:, None], X.cos() - T[:, None]
+    return (NUMBER[:, None] + 1) * X.sin() + T[:, None], X.cos() - T[:, None]
 
 
 def test_only_within_the_interval():
@@ -196,9 +198,9 @@ def test_cfg_zero_star():
 
 
 def test_autoguidance_leads_away_from_another_network():
-    weak = lambda x, t, label, condition, mask: x * (label[:, None] + 2)  # noqa: E731
+    weak = lambda x, t, told: x * (told.class_label[:, None] + 2)  # noqa: E731
     found = guided(Network(), VELOCITY, LABEL, scale=2.5, weak=(weak, VELOCITY))(X, T)
-    other = X * (LABEL[:, None] + 2)
+    other = X * (NUMBER[:, None] + 2)
     torch.testing.assert_close(found, other + 2.5 * (both()[0] - other))
     plain = guided(lambda x, t, *_: x.sin(), VELOCITY, scale=2.0, weak=(lambda x, t, *_: x.cos(), VELOCITY))
     torch.testing.assert_close(plain(X, T), 2 * X.sin() - X.cos())  # without any condition, too

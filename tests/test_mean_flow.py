@@ -14,6 +14,7 @@ from torch import nn
 
 import flowkit
 from flowkit.components import choose
+from flowkit.conditions import Conditions
 from flowkit.data.base import NormalBase
 from flowkit.data.dataset import Dataset
 from flowkit.errors import UserError
@@ -127,12 +128,12 @@ def test_derivative_of_every_network_against_finite_differences(arch):
 
 
 def test_guided_averages_double_the_batch_and_the_span():
-    def network(x, t, label, condition, mask, span):
+    def network(x, t, told, span):
         assert len(span) == len(x) and (span == 0.5).all()
-        return torch.where(mask[:, None], x, label[:, None] + 0 * x)
+        return torch.where(told.dropped[:, None], x, told.class_label[:, None] + 0 * x)
 
     objective = FlowObjective(choose("path", "linear"))
-    velocity = guided(network, objective, torch.tensor([2, 3]), scale=3.0)
+    velocity = guided(network, objective, Conditions(torch.tensor([2, 3])), scale=3.0)
     found = integrate(velocity, torch.ones(2, 4), solver="mean_flow", steps=2)
     first = 1 + 0.5 * (1 + 3.0 * (torch.tensor([2.0, 3.0]) - 1))
     second = first + 0.5 * (first + 3.0 * (torch.tensor([2.0, 3.0]) - first))

@@ -1,17 +1,20 @@
 """What holds of every network: who gets gradients, conditions, modes of running; and of those for sketches: sizes, parts."""
 
 from fnmatch import fnmatch
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from flowkit.components import choose, names
+from flowkit.conditions import Conditions
 from flowkit.errors import UserError
 from flowkit.flow.guidance import guided
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.solvers import integrate
 from flowkit.models import create_model
+from flowkit.models.calls import call_model
 from flowkit.models.layers import Attention, SwiGLU, TimeEmbedding
 
 CLASSES, WIDTH, PATCHES, D = 5, 12, 7, 24
@@ -274,7 +277,7 @@ def test_a_network_in_low_precision_is_told_the_exact_time(network, dtype):
     x, *_ = inputs(network, "none")
     model, t = build(network, awake=True).eval(), torch.tensor([0.713, 0.9871, 0.4999, 0.06])
     exact = model(x, t)
-    rough = as_network(model.to(dtype))(x.double(), t.double(), None, None, None)
+    rough = as_network(model.to(dtype))(x.double(), t.double(), Conditions())
     assert rough.dtype == dtype and (rough.float() - exact).norm() < 0.03 * exact.norm()
 
 
@@ -409,7 +412,8 @@ def test_guidance_works_for_a_class_only_model(network):
 
     @torch.no_grad()
     def draw(label, scale):
-        return integrate(guided(model, FlowObjective(choose("path", "linear")), label, None, scale), noise, steps=5)[0]
+        velocity = guided(partial(call_model, model), FlowObjective(choose("path", "linear")), Conditions(label), scale)
+        return integrate(velocity, noise, steps=5)[0]
 
     drawn = {scale: draw(label, scale) for scale in (0, 1, 3)}
     for one, other in ((0, 1), (1, 3), (0, 3)):

@@ -187,9 +187,11 @@ def test_the_command(tmp_path):
     "arch", ["dit", "mlp", "selu_mlp", "residual_mlp", "bezier_sketch_dit", "bezier_sketch_transformer"]
 )
 def test_a_network_s_own_null_is_what_dropping_the_label_gives(arch):
+    from flowkit.conditions import Conditions
     from flowkit.flow.guidance import guided
     from flowkit.flow.objective import FlowObjective
     from flowkit.models import create_model
+    from flowkit.sampling.draw import as_network
 
     sketch = arch.startswith("bezier")
     torch.manual_seed(0)
@@ -200,6 +202,6 @@ def test_a_network_s_own_null_is_what_dropping_the_label_gives(arch):
     x, t = torch.randn(4, 3, 8) if sketch else torch.randn(4, 6), torch.rand(4)
     objective = FlowObjective(choose("path", "linear"))
     with torch.no_grad():
-        mixed = guided(network, objective, torch.tensor([-1, 1, -1, 2]))(x, t)
+        mixed = guided(as_network(network), objective, Conditions(torch.tensor([-1, 1, -1, 2])))(x, t)
         torch.testing.assert_close(mixed[[0, 2]], network(x, t)[[0, 2]])
         torch.testing.assert_close(mixed[[1, 3]], network(x, t, torch.tensor([0, 1, 0, 2]))[[1, 3]])

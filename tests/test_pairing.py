@@ -93,7 +93,7 @@ def test_blocks_draw_by_their_own_numbers():
 
 def test_conditions_travel_with_the_blocks():
     made = pairing({"name": "c2ot", "block": 32})
-    labels = made.batches.stretch(2, 2).class_label
+    labels = made.batches.stretch(2, 2).conditions.class_label
     assert labels is not None and torch.equal(labels[made.permutation(1)], labels)
     made.close()
 

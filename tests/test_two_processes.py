@@ -26,6 +26,7 @@ arch = "bezier_sketch_dit"
 embed_dim = 32
 num_layers = 2
 num_heads = 4
+attend_conditions = true
 [optim]
 lr = 1e-4
 [train]
@@ -59,8 +60,11 @@ def launch(folder: Path, processes: int, *arguments: str, **variables: str) -> S
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     rows = sketch_rows(100)
-    condition = np.random.default_rng(0).standard_normal((100, 4)).astype(np.float32)
-    data = Dataset("sketch", rows["x"], rows["class_label"], condition, class_names=rows["class_names"])
+    condition = np.random.default_rng(0).standard_normal((100, 3, 4)).astype(np.float32)
+    mask = np.arange(3) < 1 + np.arange(100)[:, None] % 3
+    data = Dataset(
+        "sketch", rows["x"], rows["class_label"], condition, class_names=rows["class_names"], condition_mask=mask
+    )
     write_dataset(folder / "rows", data)
     (folder / "recipe.toml").write_text(RECIPE)
     done = launch(folder, 1)

@@ -89,8 +89,8 @@ def test_losses_are_the_same_bits_for_every_batch_and_number_of_processes(ranks,
 def test_losses_are_the_means_over_rows():
     made = validator(batch_size=100)
     found = made(RowByRow(), contextlib.nullcontext)
-    t, target = made.times, made.rows.x - made.noise
-    output = RowByRow()(made.noise * (1 - t[:, None]) + t[:, None] * made.rows.x, t, made.rows.class_label, None, None)
+    t, target, label = made.times, made.rows.x - made.noise, made.rows.conditions.class_label
+    output = RowByRow()(made.noise * (1 - t[:, None]) + t[:, None] * made.rows.x, t, label, None, None)
     rows = (output - target).double().square().mean(1)
     assert len(rows) == 37 * 3 and found.loss == pytest.approx(float(rows.mean()), rel=1e-6)
     for low, high, loss in found.bins:

@@ -44,7 +44,8 @@ def sample(
     condition: Annotated[
         Path | None,
         typer.Option(
-            help="A .safetensors file with a tensor 'condition': one row for all samples, or one row per sample."
+            help="A .safetensors file with a tensor 'condition': one row for all samples, or one row per sample. A tensor "
+            "'condition_mask' says which of its tokens are there."
         ),
     ] = None,
     weights: Weights = "ema",
@@ -137,11 +138,12 @@ def sample(
     one_folder = file.parent == folder  # which may hold the user's own files, and lists ours; a run's folder is our own
     if one_folder:
         check_samples_target(file)
+    tokens, mask = (None, None) if condition is None else read_condition(condition)
     start = time.perf_counter()
     with stage_bar(f"sampling {noun}", num_samples) as tell:
         samples = loaded.sample(
             num_samples, class_label=labels, seed=seed, **drawing.changes(),
-            condition=None if condition is None else read_condition(condition),
+            condition=tokens, condition_mask=mask,
             batch_size=batch_size, pairs=pairs, on_states=states.append if trajectories else None,
             progress=lambda done: tell(f"sampling {noun}", done, num_samples),
         )  # fmt: skip

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowkit.data.arrays import forget_pages, write_tensors
+from flowkit.data.arrays import forget_pages, gather, write_tensors
 from flowkit.data.files import json_text, read_json, replacing
 from flowkit.data.header import NUMPY_NAMES, TensorEntry, read_header
 from flowkit.data.texts import TextLines, write_texts
@@ -47,6 +47,7 @@ class Dataset:
         None  # (N, ...) float32: of samples, what each was drawn from, as the model saw it (reflow)
     )
     normalizer: Normalizer | None = None  # with noise: the model's, under which x and the noise are a pair
+    condition_mask: np.ndarray | None = None  # (N, P) bool: which of the P tokens of `condition` are there; None: all
 
     def __len__(self) -> int:
         return len(self.x)
@@ -63,7 +64,20 @@ class Dataset:
         return Dataset(self.kind, np.ascontiguousarray(self.x[rows]), pick(self.class_label), pick(self.condition),
                        pick(self.split), self.class_names, self.info,
                        None if self.texts is None else [self.texts[int(row)] for row in rows], pick(self.noise),
-                       self.normalizer)  # fmt: skip
+                       self.normalizer, pick(self.condition_mask))  # fmt: skip
+
+    @property
+    def condition_kinds(self) -> tuple[str, ...]:
+        """What rows are conditioned on, by the names that a recipe has for it."""
+        told = {"label": self.class_label, "condition": self.condition}
+        return tuple(kind for kind, array in told.items() if array is not None)
+
+    def tokens(self, rows: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """`condition` and `condition_mask` of those rows, copied."""
+        condition, mask = (
+            None if array is None else gather(array, rows) for array in (self.condition, self.condition_mask)
+        )
+        return condition, mask
 
     def titles(self) -> list[str]:
         """What each row is called: its class, or its number."""
@@ -110,6 +124,8 @@ def write_dataset(
         arrays["class_label"] = data.class_label.astype(np.int64, copy=False)
     if data.condition is not None:
         arrays["condition"] = data.condition.astype(np.float32, copy=False)
+    if data.condition_mask is not None:
+        arrays["condition_mask"] = data.condition_mask.astype(bool, copy=False)
     if data.split is not None:
         arrays["split"] = data.split.astype(np.uint8, copy=False)
     if data.noise is not None:
@@ -169,7 +185,14 @@ def read_dataset(path: Path | str, *, check: bool = True) -> Dataset:
     rows = header["x"].shape
     if not rows or (rows[0] and not header["x"].numel):
         raise UserError(f"{tensors_path}: x has shape {rows}; expected (N, ...) with numbers in each row")
-    wanted = {"x": "F32", "class_label": "I64", "condition": "F32", "split": "U8", "noise": "F32"}
+    wanted = {
+        "x": "F32",
+        "class_label": "I64",
+        "condition": "F32",
+        "split": "U8",
+        "noise": "F32",
+        "condition_mask": "BOOL",
+    }
     arrays: dict[str, np.ndarray] = {}
     for name, dtype in wanted.items():
         if name not in header:
@@ -183,6 +206,9 @@ def read_dataset(path: Path | str, *, check: bool = True) -> Dataset:
             raise UserError(f"{tensors_path}: tensor {name!r} has shape {entry.shape}; expected one number a row")
         if name == "condition" and len(entry.shape) not in (2, 3):
             raise UserError(f"{tensors_path}: tensor {name!r} has shape {entry.shape}; expected (N, C) or (N, P, C)")
+        if name == "condition_mask" and entry.shape != arrays.get("condition", np.empty(0)).shape[:-1]:
+            raise UserError(f"{tensors_path}: tensor {name!r} has shape {entry.shape}; expected (N, P), one for each token of "
+                            "a 'condition' (N, P, C)")  # fmt: skip
         arrays[name] = memory_map(tensors_path, entry)
     names = tuple(sidecar.get("class_names", ()))
     labels = arrays.get("class_label")
@@ -202,7 +228,7 @@ def read_dataset(path: Path | str, *, check: bool = True) -> Dataset:
     texts = TextLines(texts_path, len(arrays["x"])) if sidecar.get("texts") and texts_path.is_file() else None
     return Dataset(
         sidecar["kind"], arrays["x"], labels, arrays.get("condition"), arrays.get("split"), names, info, texts,
-        arrays.get("noise"), _read_normalizer(tensors_path, json_path, header, sidecar),
+        arrays.get("noise"), _read_normalizer(tensors_path, json_path, header, sidecar), arrays.get("condition_mask"),
     )  # fmt: skip
 
 

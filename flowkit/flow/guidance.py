@@ -17,13 +17,14 @@ from pydantic import Field
 from torch import Tensor
 
 from flowkit.components import Component
+from flowkit.conditions import NOTHING, Conditions
 from flowkit.errors import UserError
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import CLIP, GaussianPath, expand
 from flowkit.flow.solvers.problem import Velocity, evaluations
 
-# (x (B, ...), t (B,), class_label (B,) | None, condition (B, ...) | None, cfg_mask (B,) bool | None) -> (B, ...)
-Network = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None], Tensor]
+# (x (B, ...), t (B,), conditions of B rows) -> (B, ...); for averages a span (B,) comes last.
+Network = Callable[..., Tensor]
 
 FEW = 5  # elements: the deviation of as many is a tenth of what it should be in 2 of 10,000 rows, of two in 800
 
@@ -72,36 +73,26 @@ class Autoguidance(Guidance):
 
 @dataclass(frozen=True)
 class NetworkVelocity:
-    """The velocity of one network under fixed conditions, a row each: class_label (B,), condition (B, ...), or neither."""
+    """The velocity of one network under fixed conditions, a row each."""
 
     model: Network
     objective: FlowObjective
-    class_label: Tensor | None = None
-    condition: Tensor | None = None
-    dropped: bool = False  # whether the network is told to ignore them
-    null: Tensor | None = None  # (B,) bool: rows of the null class, whose label it is told to ignore
+    conditions: Conditions = NOTHING
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        mask = torch.ones(len(x), dtype=torch.bool, device=x.device) if self.dropped else self.null
-        return self.objective.to_velocity(self.model(x, t, self.class_label, self.condition, mask), x, t)
+        return self.objective.to_velocity(self.model(x, t, self.conditions), x, t)
 
     def over(self, span: float) -> NetworkVelocity:
         """The average velocity over that span, of a network that knows it."""
         return replace(self, model=partial(_averaged, self.model, span))
 
     def take(self, rows: Tensor) -> NetworkVelocity:
-        return replace(
-            self, class_label=_rows(self.class_label, rows), condition=_rows(self.condition, rows),
-            null=_rows(self.null, rows),
-        )  # fmt: skip
+        return replace(self, conditions=self.conditions.take(rows))
 
     def with_and_without(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The velocity under the conditions and with them dropped, by one call on 2B rows, the conditioned first."""
-        mask = torch.arange(2 * len(x), device=x.device) >= len(x)
-        if self.null is not None:
-            mask = mask | torch.cat((self.null, self.null))
         xs, ts = torch.cat((x, x)), torch.cat((t, t))
-        output = self.model(xs, ts, _twice(self.class_label), _twice(self.condition), mask)
+        output = self.model(xs, ts, self.conditions.doubled())
         conditional, null = self.objective.to_velocity(output.to(x.dtype), xs, ts).chunk(2)
         return conditional, null
 
@@ -266,8 +257,7 @@ class Pushed:
 def guided(
     model: Network,
     objective: FlowObjective,
-    class_label: Tensor | None = None,
-    condition: Tensor | None = None,
+    conditions: Conditions = NOTHING,
     scale: float = 1.0,
     *,
     interval: tuple[float, float] | None = None,
@@ -276,8 +266,8 @@ def guided(
     weak: tuple[Network, FlowObjective] | None = None,
     numerics: int = 2,
 ) -> NetworkVelocity | GuidedVelocity:
-    """The velocity for `integrate`: class_label (B,) int64, below 0 for the null class (without a condition beside it), and
-    condition (B, C) or (B, P, C), either or neither.
+    """The velocity for `integrate`, under conditions of as many rows as x. A label below 0 is the null class, beside which
+    there are no tokens.
 
     interval: t from and to which there is guidance (arXiv 2404.07724); elsewhere the velocity is the model's own.
     rescale: from 0 to 1, how far the guided velocity's standard deviation is brought back to the conditional one's
@@ -288,20 +278,20 @@ def guided(
     Where there is no condition and no other network there is nothing to guide by, and the scale does nothing. Scale 1 costs
     one evaluation a call, and so does 0 of plain guidance.
     """
-    null = None
-    if class_label is not None and bool((class_label < 0).any()):
-        assert condition is None, "the null class and a condition: no label is to be given"
-        null, class_label = class_label < 0, class_label.clamp_min(0)
-    strong = NetworkVelocity(model, objective, class_label, condition, null=null)
-    other = None if weak is None else NetworkVelocity(*weak, class_label, condition, null=null)
-    unconditional = (class_label is None and condition is None) or (null is not None and bool(null.all()))
+    label = conditions.class_label
+    if label is not None and bool((label < 0).any()):
+        assert conditions.tokens is None, "the null class and a condition: no label is to be given"
+        conditions = Conditions(label.clamp_min(0)).drop(label < 0)
+    strong = NetworkVelocity(model, objective, conditions)
+    other = None if weak is None else NetworkVelocity(*weak, conditions)
+    unconditional = not conditions.kinds or (conditions.dropped is not None and bool(conditions.nothing().all()))
     nothing, zero_init = unconditional and other is None, guidance.begins
     if (nothing or scale == 1) and not zero_init:
         return strong
     if nothing or scale == 1:  # zero at first, and never guided
         return GuidedVelocity(strong, strong, 1.0, (math.inf, math.inf), 0.0, guidance, zero_init, numerics)
     if scale == 0 and interval is None and type(guidance).guide is Guidance.guide and not (zero_init or rescale):
-        return replace(strong, dropped=True) if other is None else other
+        return replace(strong, conditions=conditions.drop()) if other is None else other
     return GuidedVelocity(strong, other, scale, interval, rescale, guidance, zero_init, numerics)
 
 
@@ -327,13 +317,5 @@ def rescaled(led: Tensor, v: Tensor, amount: float, few: int = FEW) -> Tensor:
     return expand(1 - amount + amount * factor, led) * led
 
 
-def _averaged(model: Callable[..., Tensor], span: float, x: Tensor, t: Tensor, *conditions: Tensor | None) -> Tensor:
-    return model(x, t, *conditions, torch.full_like(t, span))
-
-
-def _rows(tensor: Tensor | None, rows: Tensor) -> Tensor | None:
-    return None if tensor is None else tensor[rows]
-
-
-def _twice(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else torch.cat((tensor, tensor))
+def _averaged(model: Network, span: float, x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+    return model(x, t, conditions, torch.full_like(t, span))

@@ -28,7 +28,7 @@ def data_report(path: Path) -> dict[str, Any]:
     remarks = [f"{found['bad_rows']} of the {len(looked):,} rows looked at have NaN or infinity in {name!r}"
                for name, found in statistics.items() if found["bad_rows"]]  # fmt: skip
     files = [tensors_path, json_path] + ([tensors_path.with_suffix(".jsonl")] if data.texts is not None else [])
-    split = None
+    split, mask = None, data.condition_mask
     if data.split is not None:
         split = {name: int((data.split == number).sum()) for name, number in SPLITS.items()}
     return {
@@ -38,6 +38,7 @@ def data_report(path: Path) -> dict[str, Any]:
         "rows": len(data),
         "shape": list(data.x.shape[1:]),
         "condition_shape": None if data.condition is None else list(data.condition.shape[1:]),
+        "condition_tokens": None if mask is None else float(mask[looked].sum(1).mean()),  # that are there, on average
         "class_names": list(data.class_names),
         "class_counts": data.class_counts() or None,
         "split": split,

@@ -31,6 +31,10 @@ def create_model(arch: str, **args: Any) -> nn.Module:
         settings = section.model_validate(args)
     except ValidationError as error:
         raise UserError(f"{arch}{wrong_setting(error, section)}") from None
+    if args.get("attend_conditions") and not (args.get("clip_dim") or args.get("condition_dim")):
+        raise UserError(
+            f"{arch}: attend_conditions is true, and the data has no conditions to attend to; set model.attend_conditions = false"
+        )
     for parts, number, total, size in settings.undivided():
         raise UserError(f"{arch}: {_not_divisible(total, size, parts, number)}")
     return network(**args)

@@ -5,10 +5,20 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from flowkit.models import Count, CountOrNone, Divides, Dropout, Heads, Layers, TokenWidth
-from flowkit.models.layers import POSITION_STD, Attention, Conditioned, SwiGLU, learned, linear, modulate
+from flowkit.models.layers import (
+    POSITION_STD,
+    Attention,
+    Conditioned,
+    CrossAttention,
+    SwiGLU,
+    learned,
+    linear,
+    modulate,
+)
 
 
 class BezierSketchDiT(Conditioned):
@@ -28,12 +38,17 @@ class BezierSketchDiT(Conditioned):
         num_classes: CountOrNone = 0,
         clip_dim: CountOrNone = 0,
         two_times: bool = False,
+        attend_conditions: Annotated[
+            bool, Field(description="blocks attend to the condition's tokens, beside the mean of them")
+        ] = False,
     ):
         super().__init__()
         self.stroke_in = linear(stroke_dim, embed_dim)
         self.position = learned(num_strokes, embed_dim, std=POSITION_STD)  # the order of the strokes carries meaning
-        self.embed_conditions(embed_dim, num_classes, clip_dim, two_times)
-        self.blocks = nn.ModuleList(DiTBlock(embed_dim, num_heads, dropout) for _ in range(num_layers))
+        self.embed_conditions(embed_dim, num_classes, clip_dim, two_times, attend_conditions)
+        self.blocks = nn.ModuleList(
+            DiTBlock(embed_dim, num_heads, dropout, self.attend_conditions) for _ in range(num_layers)
+        )
         self.out_modulation = linear(embed_dim, 2 * embed_dim, gain=0)
         self.stroke_out = linear(embed_dim, stroke_dim, gain=0)
 
@@ -45,33 +60,42 @@ class BezierSketchDiT(Conditioned):
         clip_features: Tensor | None = None,
         cfg_mask: Tensor | None = None,
         span: Tensor | None = None,
+        condition_mask: Tensor | None = None,
     ) -> Tensor:
         """x (B, S, 8), t (B,) in [0, 1], class_label (B,) int64, clip_features (B, C) or (B, P, C) -> (B, S, 8).
 
         cfg_mask (B,) bool: True drops the sample's conditions; (B, 2): its label, its condition. A missing one is dropped.
         span (B,): length of the interval that begins at t, where the network was built for two_times; 0 if not given.
+        condition_mask (B, P) bool: the tokens that are there; the others are padding. A row without any is a dropped one.
         """
         assert x.shape[1] == len(self.position), f"x has {x.shape[1]} strokes; the network {len(self.position)}"
-        condition = F.silu(self.conditions(x, t, class_label, clip_features, cfg_mask, span))
+        condition, memory = self.conditions(x, t, class_label, clip_features, cfg_mask, span, condition_mask)
+        condition = F.silu(condition)
         h = self.stroke_in(x) + self.position
         for block in self.blocks:
-            h = block(h, condition)
+            h = block(h, condition, memory)
         shift, scale = self.out_modulation(condition)[:, None].chunk(2, dim=-1)
         return self.stroke_out(modulate(h, shift, scale))
 
 
 class DiTBlock(nn.Module):
-    """norm -> modulate -> self-attention -> gate, norm -> modulate -> SwiGLU -> gate; the identity at first."""
+    """norm -> modulate -> self-attention -> gate, norm -> modulate -> SwiGLU -> gate; the identity at first.
 
-    def __init__(self, embed_dim: int, num_heads: int, dropout: float):
+    attend: between the two, attention to the condition's tokens.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float, attend: bool = False):
         super().__init__()
         self.modulation = linear(embed_dim, 6 * embed_dim, gain=0)
         self.attention = Attention(embed_dim, num_heads)
+        self.cross = CrossAttention(embed_dim, num_heads, dropout) if attend else None
         self.mlp = SwiGLU(embed_dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, h: Tensor, condition: Tensor, memory: tuple[Tensor, Tensor | None] | None = None) -> Tensor:
         """h (B, S, D), condition (B, D) after its SiLU, which all blocks share."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(6, dim=-1)
         h = h + gate_a * self.dropout(self.attention(modulate(h, shift_a, scale_a)))
+        if self.cross is not None and memory is not None:
+            h = self.cross(h, memory)
         return h + gate_m * self.dropout(self.mlp(modulate(h, shift_m, scale_m)))

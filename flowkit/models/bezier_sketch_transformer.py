@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from flowkit.models.layers import (
     ClassEmbedding,
     FeatureProjection,
     TimeEmbedding,
+    condition_memory,
     dropped_kinds,
     learned,
     linear,
@@ -84,14 +86,16 @@ class BezierSketchTransformer(nn.Module):
         clip_features: Tensor | None = None,
         cfg_mask: Tensor | None = None,
         span: Tensor | None = None,
+        condition_mask: Tensor | None = None,
     ) -> Tensor:
         """x (B, S, 8), t (B,) in [0, 1], class_label (B,) int64, clip_features (B, C) or (B, P, C) -> (B, S, 8).
 
         cfg_mask (B,) bool: True drops the sample's conditions; (B, 2): its label, its condition. A missing one is dropped.
         span (B,): length of the interval that begins at t, where the network was built for two_times; 0 if not given.
+        condition_mask (B, P) bool: the tokens that are there; the others are padding. A row without any is a dropped one.
         """
         assert x.shape[1] == len(self.position), f"x has {x.shape[1]} strokes; the network {len(self.position)}"
-        memory, visible = self._memory(x, class_label, clip_features, cfg_mask)
+        memory, visible = self._memory(x, class_label, clip_features, cfg_mask, condition_mask)
         time = self.time(t)
         if self.span is not None:
             time = time + self.span(torch.zeros_like(t) if span is None else span)
@@ -101,29 +105,26 @@ class BezierSketchTransformer(nn.Module):
         return self.stroke_out(self.norm(h[:, 1:]))
 
     def _memory(
-        self, x: Tensor, class_label: Tensor | None, clip_features: Tensor | None, cfg_mask: Tensor | None
+        self,
+        x: Tensor,
+        class_label: Tensor | None,
+        clip_features: Tensor | None,
+        cfg_mask: Tensor | None,
+        mask: Tensor | None,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Memory tokens (B, M, D) and which of them each sample sees (B, M) bool (None: all).
-
-        The null token of the features is always seen and is all that is left when they are dropped: so "dropped" means
-        the same for any number of patches, and attention to one pooled vector is a choice, not a constant.
-        """
-        tokens: list[Tensor] = []
-        hidden = None
+        """Memory tokens (B, M, D) and which of them each sample sees (B, M) bool (None: all): the features', the class's."""
+        memory, visible = None, None
         no_label, no_features = dropped_kinds(cfg_mask)
         if self.features is not None:
-            projected, hidden = self.features(clip_features, no_features, x)
-            tokens = [projected, self.null_features.to(projected.dtype).expand(len(x), 1, -1)]
+            projected, hidden = self.features(clip_features, no_features, x, mask)
+            memory, visible = condition_memory(projected, self.null_features, hidden, mask)
         if self.class_embedding is not None:
-            expanded = self.class_tokens(self.class_embedding(class_label, no_label, x))
-            tokens.append(expanded.unflatten(-1, (-1, self.position.shape[1])))
-        if not tokens:
-            return None, None
-        memory = torch.cat(tokens, dim=1)
-        if hidden is None:
-            return memory, None
-        is_feature = torch.arange(memory.shape[1], device=x.device) < tokens[0].shape[1]
-        return memory, ~(hidden[:, None] & is_feature)
+            tokens = self.class_tokens(self.class_embedding(class_label, no_label, x))
+            tokens = tokens.unflatten(-1, (-1, self.position.shape[1]))
+            memory = tokens if memory is None else torch.cat((memory, tokens), dim=1)
+            if visible is not None:
+                visible = F.pad(visible, (0, tokens.shape[1]), value=True)
+        return memory, visible
 
 
 class DecoderBlock(nn.Module):

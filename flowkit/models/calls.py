@@ -1,27 +1,53 @@
-"""How the loop and the sampler call a network: `model(x, t)`, or with conditions where there are any."""
+"""How the loop and the sampler call a network: `model(x, t)`, or with what it is told where there is anything."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from inspect import signature
+from typing import Any
 
 from torch import Tensor, nn
+
+from flowkit.conditions import Conditions
+from flowkit.errors import UserError
 
 
 def call_model(
     model: nn.Module | Callable[..., Tensor],
     x: Tensor,
     t: Tensor,
-    class_label: Tensor | None,
-    condition: Tensor | None,
-    cfg_mask: Tensor | None,
+    conditions: Conditions,
     span: Tensor | None = None,
 ) -> Tensor:
     """Positional, so that a user's own `forward(x, t)` or `forward(x, t, label, features, drop)` may name them freely.
 
-    span (B,) is the length of the interval that begins at t, for networks of average velocities.
+    span (B,) is the length of the interval that begins at t, for networks of average velocities. Where some tokens are
+    padding, their mask (B, P) goes by its name, condition_mask. Raises UserError where the network does not take it.
     """
+    told = (conditions.class_label, conditions.tokens, conditions.dropped)
+    named: dict[str, Any] = {}
+    if conditions.mask is not None:
+        check_takes_mask(model)
+        named["condition_mask"] = conditions.mask
     if span is not None:
-        return model(x, t, class_label, condition, cfg_mask, span)
-    if class_label is None and condition is None:
-        return model(x, t)
-    return model(x, t, class_label, condition, cfg_mask)
+        return model(x, t, *told, span, **named)
+    return model(x, t, *told, **named) if conditions.kinds else model(x, t)
+
+
+def check_takes_mask(model: nn.Module | Callable[..., Tensor]) -> None:
+    """Raise UserError for a network that cannot be told which of a row's condition tokens are there."""
+    inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    forward = type(inner).forward if isinstance(inner, nn.Module) else inner
+    if not _takes_mask(getattr(forward, "__func__", forward)):
+        raise UserError(
+            f"condition_mask: some rows have fewer condition tokens than others, and {type(inner).__name__}.forward takes no "
+            "condition_mask, so it would take the padding for tokens; give it forward(x, t, class_label, condition, cfg_mask, "
+            "span=None, condition_mask=None), condition_mask (B, P) bool being True for the tokens that are there"
+        )
+
+
+@cache
+def _takes_mask(forward: Callable[..., Tensor]) -> bool:
+    parameters = signature(forward).parameters
+    return "condition_mask" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())

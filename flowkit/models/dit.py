@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from flowkit.models import Count, CountOrNone, Divides, Dropout, Heads, Layers, Width
-from flowkit.models.layers import Attention, Conditioned, learned, linear, modulate
+from flowkit.models.layers import Attention, Conditioned, CrossAttention, learned, linear, modulate
 
 
 class DiTVelocityNetwork(Conditioned):
@@ -33,6 +33,9 @@ class DiTVelocityNetwork(Conditioned):
         num_classes: CountOrNone = 0,
         condition_dim: CountOrNone = 0,
         two_times: bool = False,
+        attend_conditions: Annotated[
+            bool, Field(description="blocks attend to the condition's tokens, beside the mean of them")
+        ] = False,
     ):
         """hidden_dim is a multiple of num_heads, input_dim of num_tokens."""
         super().__init__()
@@ -42,8 +45,10 @@ class DiTVelocityNetwork(Conditioned):
         # As large as the projected tokens of unit-variance data: at the customary 0.02 the order is learned late.
         std = (2 * self.token_dim / (self.token_dim + hidden_dim)) ** 0.5
         self.position = learned(num_tokens, hidden_dim, std=std) if num_tokens > 1 else None
-        self.embed_conditions(hidden_dim, num_classes, condition_dim, two_times)
-        self.blocks = nn.ModuleList(AdaLNBlock(hidden_dim, num_heads, num_tokens, dropout) for _ in range(num_layers))
+        self.embed_conditions(hidden_dim, num_classes, condition_dim, two_times, attend_conditions)
+        self.blocks = nn.ModuleList(
+            AdaLNBlock(hidden_dim, num_heads, num_tokens, dropout, self.attend_conditions) for _ in range(num_layers)
+        )
         self.out_modulation = linear(hidden_dim, 2 * hidden_dim, gain=0)
         self.token_out = linear(hidden_dim, self.token_dim, gain=0)
 
@@ -55,38 +60,47 @@ class DiTVelocityNetwork(Conditioned):
         condition: Tensor | None = None,
         cfg_mask: Tensor | None = None,
         span: Tensor | None = None,
+        condition_mask: Tensor | None = None,
     ) -> Tensor:
         """x (B, D), t (B,) in [0, 1], class_label (B,) int64, condition (B, C) or (B, P, C), whose mean counts -> (B, D).
 
         cfg_mask (B,) bool: True drops the sample's conditions; (B, 2): its label, its condition. A missing one is dropped.
         span (B,): length of the interval that begins at t, where the network was built for two_times; 0 if not given.
+        condition_mask (B, P) bool: the tokens that are there; the others are padding. A row without any is a dropped one.
         """
         size = self.num_tokens * self.token_dim
         assert x.shape[1:] == (size,), f"x is {tuple(x.shape)}; the network takes (B, {size})"
-        modulation = F.silu(self.conditions(x, t, class_label, condition, cfg_mask, span))
+        told, memory = self.conditions(x, t, class_label, condition, cfg_mask, span, condition_mask)
+        modulation = F.silu(told)
         h = self.token_in(x.unflatten(1, (self.num_tokens, self.token_dim)))
         if self.position is not None:
             h = h + self.position
         for block in self.blocks:
-            h = block(h, modulation)
+            h = block(h, modulation, memory)
         shift, scale = self.out_modulation(modulation)[:, None].chunk(2, dim=-1)
         return self.token_out(modulate(h, shift, scale)).flatten(1)
 
 
 class AdaLNBlock(nn.Module):
-    """norm -> modulate -> self-attention -> gate, norm -> modulate -> GELU MLP -> gate; the identity at first."""
+    """norm -> modulate -> self-attention -> gate, norm -> modulate -> GELU MLP -> gate; the identity at first.
 
-    def __init__(self, hidden_dim: int, num_heads: int, num_tokens: int, dropout: float):
+    attend: between the two, attention to the condition's tokens.
+    """
+
+    def __init__(self, hidden_dim: int, num_heads: int, num_tokens: int, dropout: float, attend: bool = False):
         super().__init__()
         self.modulation = linear(hidden_dim, 6 * hidden_dim, gain=0)
         self.attention = Attention(hidden_dim, num_heads, bias=True, qk_norm=True)
+        self.cross = CrossAttention(hidden_dim, num_heads, dropout, qk_norm=True) if attend else None
         self.single = num_tokens == 1
         self.mlp = nn.Sequential(linear(hidden_dim, 4 * hidden_dim), nn.GELU(), linear(4 * hidden_dim, hidden_dim))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, h: Tensor, condition: Tensor, memory: tuple[Tensor, Tensor | None] | None = None) -> Tensor:
         """h (B, T, D), condition (B, D) after its SiLU, which all blocks share."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(6, dim=-1)
         attend = self.attention.of_one if self.single else self.attention
         h = h + gate_a * self.dropout(attend(modulate(h, shift_a, scale_a)))
+        if self.cross is not None and memory is not None:
+            h = self.cross(h, memory)
         return h + gate_m * self.dropout(self.mlp(modulate(h, shift_m, scale_m)))

@@ -85,6 +85,38 @@ class ClassEmbedding(nn.Module):
         return self.table(class_label)
 
 
+def token_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean (B, D) over those tokens (B, P, D) of a row that are there, by mask (B, P) bool; 0 where none is."""
+    if mask is None:
+        return tokens.mean(1)
+    return tokens.masked_fill(~mask[..., None], 0).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
+
+
+def without_any(dropped: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """Rows (B,) bool whose condition is dropped, or of whose tokens none is there, which is the same; None: no row."""
+    if mask is None:
+        return dropped
+    return ~mask.any(1) if dropped is None else dropped | ~mask.any(1)
+
+
+def condition_memory(
+    tokens: Tensor, null: Tensor, hidden: Tensor | None, mask: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """What is attended to (B, P + 1, D), and which of it each row sees (B, P + 1) bool (None: all).
+
+    tokens (B, P, D), of which mask (B, P) says those that are there, and the null token (D,). It is always seen and is all
+    that is left of rows that are `hidden` (B,): so "dropped" means the same for any number of tokens, and attention to one
+    token is a choice, not a constant.
+    """
+    memory = torch.cat((tokens, null.to(tokens.dtype).expand(len(tokens), 1, -1)), dim=1)
+    if hidden is None and mask is None:
+        return memory, None
+    seen = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if mask is None else mask
+    if hidden is not None:
+        seen = seen & ~hidden[:, None]
+    return memory, F.pad(seen, (0, 1), value=True)
+
+
 class FeatureProjection(nn.Module):
     """Image features (B, C) pooled or (B, P, C) by patch -> (B, P, D), P = 1 where pooled.
 
@@ -97,8 +129,10 @@ class FeatureProjection(nn.Module):
         self.norm = nn.LayerNorm(clip_dim)
         self.project = linear(clip_dim, embed_dim)
 
-    def forward(self, features: Tensor | None, dropped: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The tokens, and which samples' are to be ignored (B,) bool (None: no sample's).
+    def forward(
+        self, features: Tensor | None, dropped: Tensor | None, like: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The tokens, and which samples' are to be ignored (B,) bool (None: no sample's). mask (B, P): those that are there.
 
         Where there are no features, zeros go through, so that every parameter is in every graph (DDP wants that).
         """
@@ -107,6 +141,9 @@ class FeatureProjection(nn.Module):
             dropped = torch.ones(like.shape[0], dtype=torch.bool, device=like.device)
         else:
             tokens = features if features.ndim == 3 else features[:, None]
+            dropped = without_any(dropped, mask)
+        if mask is not None:  # whatever the padding holds
+            tokens = tokens.masked_fill(~mask[..., None], 0)
         return self.project(self.norm(tokens)), dropped
 
 
@@ -116,8 +153,14 @@ class Conditioned(nn.Module):
     What a network is built without (num_classes = 0, feature_dim = 0) has no parameters and is ignored when given.
     """
 
-    def embed_conditions(self, embed_dim: int, num_classes: int, feature_dim: int, two_times: bool = False) -> None:
-        """Make the layers; a part of `__init__`. two_times: the end of an interval is told too, by its span."""
+    def embed_conditions(
+        self, embed_dim: int, num_classes: int, feature_dim: int, two_times: bool = False, attend: bool = False
+    ) -> None:
+        """Make the layers; a part of `__init__`. two_times: the end of an interval is told too, by its span.
+
+        attend: blocks attend to the features besides.
+        """
+        self.attend_conditions = attend and feature_dim > 0
         self.time = TimeEmbedding(embed_dim, SMOOTH if two_times else 1000.0)
         self.span = TimeEmbedding(embed_dim, SMOOTH) if two_times else None
         self.class_embedding = ClassEmbedding(num_classes) if num_classes else None
@@ -139,23 +182,27 @@ class Conditioned(nn.Module):
         features: Tensor | None,
         cfg_mask: Tensor | None,
         span: Tensor | None = None,
-    ) -> Tensor:
-        """The embedded conditions (B, D).
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor | None] | None]:
+        """The embedded conditions (B, D); and what the blocks attend to, as `condition_memory`, None where they do not.
 
-        t, span (B,); class_label (B,); features (B, C) or (B, P, C), of which the mean counts; cfg_mask (B,) or (B, 2).
+        t, span (B,); class_label (B,); features (B, C) or (B, P, C), of which the mean counts, over those of mask (B, P);
+        cfg_mask (B,) or (B, 2).
         """
         no_label, no_features = dropped_kinds(cfg_mask)
-        condition = self.time(t)
+        condition, memory = self.time(t), None
         if self.span is not None:
             condition = condition + self.span(torch.zeros_like(t) if span is None else span)
         if self.class_embedding is not None:
             condition = condition + self.class_mlp(self.class_embedding(class_label, no_label, x))
         if self.features is not None:
-            tokens, dropped = self.features(features, no_features, x)
+            tokens, dropped = self.features(features, no_features, x, mask)
+            if self.attend_conditions:
+                memory = condition_memory(tokens, self.null_features, dropped, mask)
             if dropped is None:
                 dropped = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-            condition = condition + torch.where(dropped[:, None], self.null_features, tokens.mean(1))
-        return condition
+            condition = condition + torch.where(dropped[:, None], self.null_features, token_mean(tokens, mask))
+        return condition, memory
 
 
 def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -211,6 +258,19 @@ class Attention(nn.Module):
     def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
         """(B, T, parts * D) -> `parts` times (B, heads, T, D / heads)."""
         return projected.unflatten(-1, (parts, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+class CrossAttention(nn.Module):
+    """h (B, T, D) plus what it attends to in a memory (`condition_memory`); h alone at first."""
+
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float, *, qk_norm: bool = False):
+        super().__init__()
+        self.norm = nn.LayerNorm(embed_dim)
+        self.attention = Attention(embed_dim, num_heads, cross=True, out_gain=0, qk_norm=qk_norm)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, h: Tensor, memory: tuple[Tensor, Tensor | None]) -> Tensor:
+        return h + self.dropout(self.attention(self.norm(h), *memory))
 
 
 class SwiGLU(nn.Module):

@@ -49,11 +49,14 @@ class SimpleMLP(Conditioned):
         condition: Tensor | None = None,
         cfg_mask: Tensor | None = None,
         span: Tensor | None = None,
+        condition_mask: Tensor | None = None,
     ) -> Tensor:
         """x (B, D), t (B,) in [0, 1], class_label (B,) int64, condition (B, C) or (B, P, C), whose mean counts -> (B, D).
 
         cfg_mask (B,) bool: True drops the sample's conditions; (B, 2): its label, its condition. A missing one is dropped.
         span (B,): length of the interval that begins at t, where the network was built for two_times; 0 if not given.
+        condition_mask (B, P) bool: the tokens that are there; the others are padding. A row without any is a dropped one.
         """
         assert x.shape[1:] == (self.input_dim,), f"x is {tuple(x.shape)}; the network takes (B, {self.input_dim})"
-        return self.layers(torch.cat((x, self.conditions(x, t, class_label, condition, cfg_mask, span)), dim=-1))
+        told, _ = self.conditions(x, t, class_label, condition, cfg_mask, span, condition_mask)
+        return self.layers(torch.cat((x, told), dim=-1))

@@ -44,10 +44,11 @@ class ResidualMLP(nn.Module):
         condition: Tensor | None = None,
         cfg_mask: Tensor | None = None,
         span: Tensor | None = None,
+        condition_mask: Tensor | None = None,
     ) -> Tensor:
-        """As SeluMLP: x (B, D), t (B,), class_label (B,), condition (B, C) or (B, P, C), cfg_mask, span (B,) -> (B, D)."""
+        """As SeluMLP: x (B, D), t (B,), class_label (B,), condition (B, C) or (B, P, C), cfg_mask, ... -> (B, D)."""
         assert x.shape[1:] == (self.input_dim,), f"x is {tuple(x.shape)}; the network takes (B, {self.input_dim})"
-        h = self.input(x, t, class_label, condition, cfg_mask, span)
+        h = self.input(x, t, class_label, condition, cfg_mask, span, condition_mask)
         for block in self.blocks:
             h = h + block(h)
         return self.out(h)

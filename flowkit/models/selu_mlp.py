@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.models import Count, CountOrNone, Layers, Width
-from flowkit.models.layers import dropped_kinds
+from flowkit.models.layers import dropped_kinds, token_mean, without_any
 
 
 class PointInput(nn.Module):
@@ -40,6 +40,7 @@ class PointInput(nn.Module):
         condition: Tensor | None,
         cfg_mask: Tensor | None,
         span: Tensor | None,
+        mask: Tensor | None,
     ) -> Tensor:
         inputs = [x, t[:, None]]
         if self.two_times:
@@ -56,9 +57,9 @@ class PointInput(nn.Module):
             # Both ways are computed, so that every parameter is in every graph (DDP wants that).
             if condition is None:
                 condition, dropped = x.new_zeros(len(x), self.condition_dim), x.new_ones(len(x), dtype=torch.bool)
-            elif dropped is None:
+            elif (dropped := without_any(dropped, mask)) is None:
                 dropped = x.new_zeros(len(x), dtype=torch.bool)
-            features = condition if condition.ndim == 2 else condition.mean(1)
+            features = condition if condition.ndim == 2 else token_mean(condition, mask)
             h = h + torch.where(dropped[:, None], self.null_features.to(h.dtype), self.features(features))
         return h
 
@@ -96,11 +97,13 @@ class SeluMLP(nn.Module):
         condition: Tensor | None = None,
         cfg_mask: Tensor | None = None,
         span: Tensor | None = None,
+        condition_mask: Tensor | None = None,
     ) -> Tensor:
         """x (B, D), t (B,) in [0, 1], class_label (B,) int64, condition (B, C) or (B, P, C), whose mean counts -> (B, D).
 
         cfg_mask (B,) bool: True drops the sample's conditions; (B, 2): its label, its condition. A missing one is dropped.
         span (B,): length of the interval that begins at t, where the network was built for two_times; 0 if not given.
+        condition_mask (B, P) bool: the tokens that are there; the others are padding. A row without any is a dropped one.
         """
         assert x.shape[1:] == (self.input_dim,), f"x is {tuple(x.shape)}; the network takes (B, {self.input_dim})"
-        return self.layers(self.input(x, t, class_label, condition, cfg_mask, span))
+        return self.layers(self.input(x, t, class_label, condition, cfg_mask, span, condition_mask))

@@ -83,10 +83,16 @@ def _divisions(recipe: Recipe) -> list[tuple[str, str]]:
 
 def _guidance(recipe: Recipe) -> list[tuple[str, str]]:
     scale = recipe.sample.guidance_scale
-    if recipe.flow.cond_drop > 0 or scale == 1 or recipe.sample.guidance.another:
+    if _drops_any(recipe) or scale == 1 or recipe.sample.guidance.another:
         return []
     return [("sample.guidance_scale", f"{scale:g} needs a model that saw dropped conditions, and flow.cond_drop is 0; "
                                       "set flow.cond_drop = 0.1 or sample.guidance_scale = 1.0")]  # fmt: skip
+
+
+def _drops_any(recipe: Recipe) -> bool:
+    """Whether some data's rows would be met without conditions."""
+    drop = recipe.flow.cond_drop
+    return any(drop.values()) if isinstance(drop, dict) else drop > 0
 
 
 def _sampling(recipe: Recipe) -> list[tuple[str, str]]:
@@ -139,7 +145,7 @@ def _mean_flow(recipe: Recipe) -> list[tuple[str, str]]:
     if sample.solver.averages and sample.guidance.another:
         found.append(("sample.guidance", f'"{sample.guidance.tag()}" does not go with sample.solver = "{sample.solver.tag()}"; '
                                          'use an ODE solver such as "midpoint", or "cfg"'))  # fmt: skip
-    if getattr(flow.objective, "omega", 1) != 1 and not flow.cond_drop:
+    if getattr(flow.objective, "omega", 1) != 1 and not _drops_any(recipe):
         found.append(("flow.objective.omega", "needs a null velocity to lead away from, and flow.cond_drop is 0; set "
                                               "flow.cond_drop = 0.1 or leave omega out"))  # fmt: skip
     return found

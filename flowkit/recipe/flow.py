@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -14,7 +15,30 @@ from flowkit.flow.objective import FlowMatching, FlowObjective, Objective
 from flowkit.flow.paths import Linear, Path
 from flowkit.flow.times import LogitNormal, Times
 from flowkit.flow.weights import UniformWeights, Weights
-from flowkit.settings import Section
+from flowkit.settings import Says, Section
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+CondDrop = Annotated[
+    Probability | dict[Literal["all", "label", "condition"], Probability],
+    Says("a number from 0 to 1, or a table of such numbers named all, label, condition"),
+]
+
+
+def drop_rates(cond_drop: float | Mapping[Any, float], kinds: Sequence[str]) -> dict[str, float]:
+    """Probabilities, by name, that all of a row's conditions are dropped, and each kind of them alone, in data with `kinds`.
+
+    A number means all of them; where there are several, each alone as often again.
+    """
+    if isinstance(cond_drop, Mapping):
+        return {name: cond_drop.get(name, 0.0) for name in ("all", *kinds)}
+    return dict.fromkeys(("all", *kinds) if len(kinds) > 1 else ("all",), cond_drop)
+
+
+def seen_without(missing: Sequence[str], cond_drop: float | Mapping[Any, float], kinds: Sequence[str]) -> bool:
+    """Whether, in data with `kinds` of conditions, training ever meets a row without just those that are `missing`."""
+    rates = drop_rates(cond_drop, kinds)
+    alone = all(rates.get(kind, 0.0) > 0 for kind in missing)
+    return alone or (set(missing) == set(kinds) and rates["all"] > 0)
 
 
 class Flow(Section):
@@ -50,12 +74,10 @@ class Flow(Section):
     weights: Annotated[Weights, Choose("weights")] = Field(
         default=UniformWeights(), description="how much a time counts in the loss"
     )
-    cond_drop: float = Field(
+    cond_drop: CondDrop = Field(
         default=0.1,
-        ge=0,
-        le=1,
-        description="probability, row by row, that all conditions are dropped, for guidance; of label and condition, "
-        "each alone as often again",
+        description="probability that all of a row's conditions are dropped, label and condition each alone as often again; "
+        "or by name: {all = 0.1, label = 0.2}",
     )
 
     @property

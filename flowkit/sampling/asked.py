@@ -80,10 +80,16 @@ def _numbers(class_label: ClassLabel, class_names: tuple[str, ...]) -> list[int]
     return wanted
 
 
-def asked_condition(condition: np.ndarray | Tensor | None, count: int, shape: Sequence[int] | None) -> Tensor | None:
-    """Condition vectors (count, *shape) float32 from one for all or one a sample. Raises UserError where they do not fit."""
+def asked_condition(
+    condition: np.ndarray | Tensor | None, mask: np.ndarray | Tensor | None, count: int, shape: Sequence[int] | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Condition vectors (count, *shape) float32 from one for all or one a sample; and which of their tokens are there, by a
+    mask for all or one a sample: (count, P) bool, None where all are. Raises UserError where they do not fit.
+    """
     if condition is None:
-        return None
+        if mask is not None:
+            raise UserError("condition_mask: says which tokens of a condition are there, and no condition is given")
+        return None, None
     if not shape:
         raise UserError("condition: this model was trained without condition vectors")
     features = torch.as_tensor(condition, dtype=torch.float32)
@@ -91,12 +97,18 @@ def asked_condition(condition: np.ndarray | Tensor | None, count: int, shape: Se
         features = features.expand(count, *shape)
     if tuple(features.shape) != (count, *shape):
         raise UserError(f"condition: has shape {tuple(features.shape)}; expected {tuple(shape)} or {(count, *shape)}")
-    return features
+    if mask is None:
+        return features, None
+    there, tokens = torch.as_tensor(mask), tuple(shape)[:-1]
+    if there.dtype != torch.bool or len(tokens) != 1 or tuple(there.shape) not in (tokens, (count, *tokens)):
+        expected = f"{tokens} or {(count, *tokens)} bool" if tokens else "none, for this model's conditions are vectors"
+        raise UserError(f"condition_mask: is {there.dtype} of shape {tuple(there.shape)}; expected {expected}")
+    return features, None if there.all() else there.expand(count, *tokens)
 
 
-def read_condition(path: Path) -> Tensor:
-    """The tensor "condition" of a .safetensors file. Raises UserError."""
+def read_condition(path: Path) -> tuple[Tensor, Tensor | None]:
+    """The tensors "condition" and, where there is one, "condition_mask" of a .safetensors file. Raises UserError."""
     tensors = load_tensors(path)
     if "condition" not in tensors:
         raise UserError(f"{path}: has no tensor 'condition'; it has {listing(tensors) or 'none'}")
-    return tensors["condition"]
+    return tensors["condition"], tensors.get("condition_mask")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flowkit.conditions import NOTHING, Conditions
 from flowkit.data.normalizers import Normalizer
 from flowkit.flow.guidance import Network, Pushed, guided
 from flowkit.flow.inversion import Inversion, inversion_figures, reconstruct, zero_field_figures
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 BATCH_SIZES = {"cpu": 64, "cuda": 1024}
 Weak = tuple[Network, FlowObjective]  # the weaker model of autoguidance
-Given = tuple[Tensor | None, Tensor | None]  # class_label (N,) int64, NULL for the null class, and condition (N, ...)
 Guide = Callable[[Tensor], Tensor]  # x (B, ...) in the domain's units -> (B,)
 
 
@@ -92,35 +92,26 @@ def as_network(model: nn.Module) -> Network:
     own = next(model.parameters()).dtype
     clock = torch.promote_types(own, torch.float32)
 
-    def call(
-        x: Tensor,
-        t: Tensor,
-        class_label: Tensor | None,
-        condition: Tensor | None,
-        cfg_mask: Tensor | None,
-        span: Tensor | None = None,
-    ) -> Tensor:
-        if condition is not None:
-            condition = condition.to(own)
+    def call(x: Tensor, t: Tensor, conditions: Conditions, span: Tensor | None = None) -> Tensor:
         span = None if span is None else span.to(clock)
-        return call_model(model, x.to(own), t.to(clock), class_label, condition, cfg_mask, span)
+        return call_model(model, x.to(own), t.to(clock), conditions.to(dtype=own), span)
 
     return call
 
 
 def velocity_of(
-    model: SamplingModel, given: Given, rows: slice = slice(None), settings: SampleSettings | None = None
+    model: SamplingModel, given: Conditions, rows: slice = slice(None), settings: SampleSettings | None = None
 ) -> Velocity:
     """The velocity of these rows of what is given: the network's own, or led as `settings` say."""
-    label, condition = (None if tensor is None else tensor[rows].to(model.device) for tensor in given)
+    told = given.map(lambda tensor: tensor[rows].to(model.device))
     network, objective = as_network(model.model), model.objective
     if settings is None:
-        return guided(network, objective, label, condition)
+        return guided(network, objective, told)
     weak = model.weak(settings)
     if model.straight:
         objective, weak = objective.exact, None if weak is None else (weak[0], weak[1].exact)
     return guided(
-        network, objective, label, condition, settings.guidance_scale, interval=settings.guidance_interval,
+        network, objective, told, settings.guidance_scale, interval=settings.guidance_interval,
         rescale=settings.guidance_rescale, guidance=settings.guidance, weak=weak, numerics=model.numerics,
     )  # fmt: skip
 
@@ -129,7 +120,7 @@ def draw_samples(
     model: SamplingModel,
     num_samples: int,
     settings: SampleSettings,
-    given: Given = (None, None),
+    given: Conditions = NOTHING,
     *,
     seed: int = 0,
     guide: Guide | None = None,

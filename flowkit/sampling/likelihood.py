@@ -56,6 +56,7 @@ def of_rows(
     *,
     class_label: ClassLabel = None,
     condition: np.ndarray | Tensor | None = None,
+    condition_mask: np.ndarray | Tensor | None = None,
     divergence: str = "auto",
     probes: int = 1,
     solver: Any = "dopri5",
@@ -76,7 +77,7 @@ def of_rows(
     if tuple(rows.shape[1:]) != model.shape or not len(rows):
         raise UserError(f"x: has shape {tuple(rows.shape)}; expected (N, {', '.join(map(str, model.shape))}) with rows")
     log_det = _log_det(model)
-    given = model.conditions(len(rows), class_label, condition, of_rows=True)
+    given = model.conditions(len(rows), class_label, condition, condition_mask, of_rows=True)
     batch_size = batch_size or BATCH_SIZES.get(model.device.type, 64)
     found, errors, spent = [], [], []
     for first in range(0, len(rows), batch_size):
@@ -187,9 +188,9 @@ def likelihood_figures(
 
     rows = held_out_rows(model, data, split)
     rows = rows[np.arange(min(count, len(rows))) * len(rows) // min(count, len(rows))]
-    labels, condition = model.given_with(data, rows, "likelihood: the rows")
+    given = model.given_with(data, rows, "likelihood: the rows")
     x = np.ascontiguousarray(gather(data.x, rows))
-    found = of_rows(model, x, class_label=labels, condition=condition, probes=probes, seed=seed, progress=progress)
+    found = of_rows(model, x, **given.arguments(), probes=probes, seed=seed, progress=progress)
     train = data.rows("train")
     train = train[np.arange(min(FITTED, len(train))) * len(train) // min(FITTED, len(train))]
     bits, error = found.mean

@@ -24,7 +24,7 @@ from flowkit.checkpoint import (
     verify_weights,
 )
 from flowkit.components import trusting
-from flowkit.data.arrays import gather
+from flowkit.conditions import Conditions
 from flowkit.data.base import NORMAL, Base
 from flowkit.data.dataset import NULL, Dataset, null_name
 from flowkit.data_source import open_base
@@ -32,12 +32,13 @@ from flowkit.domain import Domain, get_domain
 from flowkit.errors import PassedOver, UserError, listing
 from flowkit.flow.guidance import Autoguidance
 from flowkit.flow.paths import GaussianPath
-from flowkit.recipe.flow import Flow
+from flowkit.recipe.flow import Flow, seen_without
 from flowkit.recipe.load import saved_settings
 from flowkit.recipe.sample import SampleSettings
 from flowkit.sampling.asked import ClassLabel, asked_condition, asked_labels, labels_of_rows
-from flowkit.sampling.draw import Given, Guide, Weak, as_network, draw_samples
+from flowkit.sampling.draw import Guide, Weak, as_network, draw_samples
 from flowkit.sampling.likelihood import of_rows
+from flowkit.settings import toml_value
 
 if TYPE_CHECKING:
     from flowkit.data.normalizers import Normalizer
@@ -104,6 +105,7 @@ class SamplingModel:
         *,
         class_label: ClassLabel = None,
         condition: np.ndarray | Tensor | None = None,
+        condition_mask: np.ndarray | Tensor | None = None,
         seed: int = 0,
         settings: SampleSettings | None = None,
         guide: Guide | None = None,
@@ -119,9 +121,10 @@ class SamplingModel:
         class_label: a name or number for all, a sequence or array of them in turn, "all" for every class in turn, "null" for
         the model without classes (where a class has that name, "<null>"); None for every class in turn, or the null one
         beside a condition. Samples of the null class alone carry no labels; beside others theirs is an added class "null",
-        and guidance leaves them as they are. condition: (C,) or (P, C) for all, or one a sample (N, ...). settings: how they
-        are drawn, in place of what the recipe had. changes: single ones of them by the names of `SampleSettings`, which are
-        the keys of a recipe's [sample], such as solver or guidance_scale; None changes nothing.
+        and guidance leaves them as they are. condition: (C,) or (P, C) for all, or one a sample (N, ...); condition_mask: (P,)
+        or (N, P) bool, True for the tokens that are there. settings: how they are drawn, in place of what the recipe had.
+        changes: single ones of them by the names of `SampleSettings`, which are the keys of a recipe's [sample], such as solver
+        or guidance_scale; None changes nothing.
 
         guide: a differentiable f(x (B, ...)) -> (B,) in the domain's units; samples are then of p(x) exp(guide_scale f(x)), as
         nearly as `flowkit.flow.guidance.Pushed` says. pairs: `.noise` is then what each sample came from, as the model saw it
@@ -134,8 +137,8 @@ class SamplingModel:
         settings = self.settings(settings, **changes)
         if num_samples < 1:
             raise UserError(f"num_samples: {num_samples} samples are asked for; expected at least 1")
-        given = labels, features = self.conditions(num_samples, class_label, condition)
-        self._check(settings, conditioned=labels is not None or features is not None)
+        given = self.conditions(num_samples, class_label, condition, condition_mask)
+        self._check(settings, conditioned=bool(given.kinds))
         if pairs and settings.solver.stochastic:
             raise UserError(
                 f'pairs: samples of the solver "{settings.solver.tag()}" do not follow from the noise that they start from; use '
@@ -154,46 +157,71 @@ class SamplingModel:
             "source": "samples", **self.made_by, "seed": seed, **settings.to_info(), **drawn.cost(),
             **({} if guide is None else {"guide_scale": guide_scale}), **(self.info.get("inherited") or {}),
         }  # fmt: skip
-        kept, names = self._labels(labels)
+        kept, names = self._labels(given.class_label)
+        _, tokens, mask = given.arrays()
         return Dataset(
-            self.info["kind"], drawn.x, kept, None if features is None else features.numpy(), None, names, made,
+            self.info["kind"], drawn.x, kept, tokens, None, names, made, condition_mask=mask,
             noise=drawn.noise if pairs else None, normalizer=self.normalizer if pairs else None,
         )  # fmt: skip
 
     log_likelihood = of_rows
 
     def conditions(
-        self, count: int, class_label: ClassLabel, condition: np.ndarray | Tensor | None, *, of_rows: bool = False
-    ) -> Given:
-        """What `sample` makes of its arguments: labels (N,) and condition (N, ...), each where there are any.
+        self,
+        count: int,
+        class_label: ClassLabel,
+        condition: np.ndarray | Tensor | None,
+        mask: np.ndarray | Tensor | None = None,
+        *,
+        of_rows: bool = False,
+    ) -> Conditions:
+        """What `sample` makes of its arguments, of N rows; a label of the null class is NULL.
 
         of_rows: they are of rows that are there, as in `log_likelihood`.
         """
         asked = labels_of_rows if of_rows else asked_labels
         labels = asked(class_label, count, self.class_names, conditioned=condition is not None)
-        if labels is not None and (labels == NULL).any() and self.flow.cond_drop == 0:
-            raise UserError(
-                f'class_label: "{null_name(self.class_names)}" is asked for, and this model was trained with flow.cond_drop = '
-                "0, so it never saw a row without its class; ask for a class"
-            )
-        return labels, asked_condition(condition, count, self.info.get("condition_shape"))
+        told = Conditions(labels, *asked_condition(condition, mask, count, self.info.get("condition_shape")))
+        null = labels is not None and bool((labels == NULL).any())
+        missing = [kind for kind in self.condition_kinds if kind not in told.kinds or (kind == "label" and null)]
+        if why := self._never_without(missing):
+            if null:
+                raise UserError(f'class_label: "{null_name(self.class_names)}" is asked for, and {why} a row without its class; '
+                                "ask for a class")  # fmt: skip
+            if isinstance(self.flow.cond_drop, dict):
+                name = {"label": "class_label"}.get(missing[0], missing[0])
+                raise UserError(f"{name}: none is given, and {why} a row without it; give one")
+        return told
 
-    def given_with(self, data: Dataset, rows: np.ndarray, what: str = "the rows") -> Given:
+    def _never_without(self, missing: Sequence[str]) -> str:
+        """Words for why nothing is known of rows without those kinds of conditions; none where training met such rows."""
+        cond_drop = self.flow.cond_drop
+        if not missing or seen_without(missing, cond_drop, self.condition_kinds):
+            return ""
+        return (
+            f"this model was trained with flow.cond_drop = {toml_value(cond_drop) if cond_drop else 0}, so it never saw"
+        )
+
+    @property
+    def condition_kinds(self) -> tuple[str, ...]:
+        """What the data's rows were conditioned on, by the names that a recipe has for it."""
+        told = (("label", self.class_names), ("condition", self.info.get("condition_shape")))
+        return tuple(kind for kind, there in told if there)
+
+    def given_with(self, data: Dataset, rows: np.ndarray, what: str = "the rows") -> Conditions:
         """Rows' own labels, by the names of their classes, and conditions, where the model and the data have them.
 
         Raises UserError for classes that the model does not know, of `what`.
         """
-        labels = condition = None
+        labels = None
         if self.class_names and data.class_label is not None:
             known = {name: number for number, name in enumerate(self.class_names)}
             names = [data.class_names[label] for label in data.class_label[rows]]
             if missing := sorted(set(names) - known.keys()):
                 raise UserError(f"{what} have classes that the model does not know: {listing(missing)}; it knows "
                                 f"{listing(self.class_names)}. Name another split or other data")  # fmt: skip
-            labels = torch.tensor([known[name] for name in names])
-        if self.info.get("condition_shape") and data.condition is not None:
-            condition = torch.from_numpy(gather(data.condition, rows))
-        return labels, condition
+            labels = np.array([known[name] for name in names])
+        return Conditions.of_arrays(labels, *(data.tokens(rows) if self.info.get("condition_shape") else ()))
 
     def _labels(self, labels: Tensor | None) -> tuple[np.ndarray | None, tuple[str, ...]]:
         """Labels and class names as samples carry them: none of the null class alone, a class more of it beside others."""
@@ -242,10 +270,9 @@ class SamplingModel:
                 "guidance_scale: this model has neither classes nor conditions, so there is nothing to guide by; "
                 "autoguidance by a weaker model would do"
             )
-        if flow.cond_drop == 0:
+        if why := self._never_without(self.condition_kinds):
             raise UserError(
-                "guidance_scale: this model was trained with flow.cond_drop = 0, so it never saw a dropped condition to "
-                "guide away from; only 1.0 can be asked of it"
+                f"guidance_scale: {why} a dropped condition to guide away from; only 1.0 can be asked of it"
             )
 
     def weak(self, settings: SampleSettings) -> Weak | None:

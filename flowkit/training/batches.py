@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowkit.conditions import Conditions
 from flowkit.data.arrays import gather
 from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import Normalizer
@@ -38,19 +39,16 @@ class Layout:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows on the device, normalised: x (b, ...), class_label (b,), condition (b, ...)."""
+    """Rows on the device, normalised, x (b, ...), and their conditions."""
 
     x: Tensor
-    class_label: Tensor | None
-    condition: Tensor | None
+    conditions: Conditions
 
     def slice(self, start: int, stop: int) -> Rows:
-        cut = lambda tensor: None if tensor is None else tensor[start:stop]  # noqa: E731
-        return Rows(self.x[start:stop], cut(self.class_label), cut(self.condition))
+        return Rows(self.x[start:stop], self.conditions.slice(start, stop))
 
     def pick(self, places: Tensor) -> Rows:
-        take = lambda tensor: None if tensor is None else tensor[places]  # noqa: E731
-        return Rows(self.x[places], take(self.class_label), take(self.condition))
+        return Rows(self.x[places], self.conditions.take(places))
 
 
 class Batches:
@@ -123,7 +121,8 @@ def read_rows(
         return tensor.to(device)
 
     pick = lambda array: None if array is None else move(torch.from_numpy(gather(array, rows)))  # noqa: E731
-    return Rows(normalizer.normalize_rows(data.x, rows, move), pick(data.class_label), pick(data.condition))
+    conditions = Conditions(pick(data.class_label), pick(data.condition), pick(data.condition_mask))
+    return Rows(normalizer.normalize_rows(data.x, rows, move), conditions)
 
 
 def _room(device: torch.device) -> int:

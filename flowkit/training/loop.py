@@ -7,6 +7,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -143,8 +144,8 @@ def _discarded_backward(session: Session) -> None:
         return
     rows = session.batches.of(session.start_step).slice(0, session.layout.micro)
     t = torch.full((len(rows.x),), 0.5, device=session.device)
-    dropped = torch.zeros(len(rows.x), dtype=torch.bool, device=session.device)
-    loss, _ = flow_loss(session, rows, torch.zeros_like(rows.x), t, dropped, torch.zeros_like(rows.x))
+    rows = replace(rows, conditions=rows.conditions.drop(torch.zeros_like(t, dtype=torch.bool)))
+    loss, _ = flow_loss(session, rows, torch.zeros_like(rows.x), t, torch.zeros_like(rows.x))
     loss.backward()
     session.optimizer.zero_grad(set_to_none=True)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
+from flowkit.conditions import Conditions
 from flowkit.flow.mean_flow import mean_flow_target
 from flowkit.models.calls import call_model
 from flowkit.rng import key
@@ -50,7 +50,7 @@ def _chosen(session: Session, update: int) -> Tensor:
 
 
 def mean_flow_loss(
-    session: Session, rows: Rows, x0: Tensor, t: Tensor, dropped: Tensor | None, eps: Tensor | None, spans: Spans
+    session: Session, rows: Rows, x0: Tensor, t: Tensor, eps: Tensor | None, spans: Spans
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """As `flow_loss`. Two networks are called: the wrapped one where a gradient goes, the bare one for the derivative.
 
@@ -61,28 +61,23 @@ def mean_flow_loss(
     assert mean_flow is not None
     x_t, v = path.interpolate(x0, rows.x, t, eps), path.velocity(x0, rows.x, t, eps)
     bare = session.model.forward  # under autocast as the wrapped one; not compiled, for that has no forward mode
-    if mean_flow.omega != 1 and dropped is not None:
-        v = _guided(bare, rows, x_t, t, dropped, v, mean_flow.omega)
+    conditions = rows.conditions
+    if mean_flow.omega != 1 and conditions.kinds:
+        v = _guided(bare, conditions, x_t, t, v, mean_flow.omega)
     target = v
     if len(spans.rows):
-        pick = partial(_pick, rows=spans.rows)
-        label, condition, drop = pick(rows.class_label), pick(rows.condition), pick(dropped)
-        u = lambda x, t, span: call_model(bare, x, t, label, condition, drop, span)  # noqa: E731
+        told = conditions.take(spans.rows)
+        u = lambda x, t, span: call_model(bare, x, t, told, span)  # noqa: E731
         averaged = mean_flow_target(u, x_t[spans.rows], t[spans.rows], spans.length[spans.rows], v[spans.rows])
         target = v.index_copy(0, spans.rows, averaged)
-    output = call_model(session.wrapped, x_t, t, rows.class_label, rows.condition, dropped, spans.length)
+    output = call_model(session.wrapped, x_t, t, conditions, spans.length)
     weighted, plain = mean_flow.loss(output, target)
     return weighted.mean(), {"loss": plain.detach().mean()}
 
 
 @torch.no_grad()
-def _guided(bare, rows: Rows, x_t: Tensor, t: Tensor, dropped: Tensor, v: Tensor, omega: float) -> Tensor:
+def _guided(bare, conditions: Conditions, x_t: Tensor, t: Tensor, v: Tensor, omega: float) -> Tensor:
     """omega v + (1 - omega) v_null; where the conditions are dropped, v, so that the null learns its own."""
-    null = call_model(bare, x_t, t, rows.class_label, rows.condition, torch.ones_like(dropped), torch.zeros_like(t))
+    null = call_model(bare, x_t, t, conditions.drop(), torch.zeros_like(t))
     led = torch.lerp(null.to(v.dtype), v, omega)
-    everything = dropped if dropped.ndim == 1 else dropped.all(1)
-    return torch.where(everything.view(-1, *(1,) * (v.ndim - 1)), v, led)
-
-
-def _pick(tensor: Tensor | None, rows: Tensor) -> Tensor | None:
-    return None if tensor is None else tensor[rows]
+    return torch.where(conditions.nothing().view(-1, *(1,) * (v.ndim - 1)), v, led)

@@ -96,7 +96,7 @@ class Pairing:
             with torch.cuda.stream(self._stream):
                 x0 = to_host(self._joined(stretch))
                 found = self.batches.stretch(stretch * self.updates, self.updates)
-                rows = Rows(to_host(found.x), _if_given(found.class_label), _if_given(found.condition))
+                rows = Rows(to_host(found.x), found.conditions.map(to_host))
             self._stream.synchronize()
         first = stretch * self.updates * self.batches.order.batch_size // self.block
         permuted = pair_blocks(self.coupling, self.block, x0, rows, key_of=lambda block: self._key(first + block))
@@ -203,13 +203,15 @@ def pair_blocks(coupling: Coupling, block: int, x0: Tensor, rows: Rows, key_of: 
     pieces = []
     for number, start in enumerate(range(0, len(x0), block)):
         part = rows.slice(start, start + block)
-        mine = coupling(x0[start : start + block], part.x, part.class_label, part.condition, seed=key_of(number))
+        told = part.conditions
+        tokens = told.tokens if told.tokens is None or told.mask is None else told.tokens * told.mask[..., None]
+        mine = coupling(x0[start : start + block], part.x, told.class_label, tokens, seed=key_of(number))
         pieces.append(mine + start)
     return torch.cat(pieces)
 
 
 def check_conditions(coupling: Coupling, batches: Batches) -> None:
-    if coupling.conditional and batches.data.class_label is None and batches.data.condition is None:
+    if coupling.conditional and not batches.data.condition_kinds:
         raise UserError(
             f'flow.coupling: "{coupling.tag()}" transports within equal conditions, and the data has neither class labels nor '
             'conditions; use "ot"'
@@ -220,7 +222,3 @@ def to_host(tensor: Tensor) -> Tensor:
     """A copy in pinned memory, begun on the current stream; it is there when that stream was synchronised."""
     pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return pinned.copy_(tensor, non_blocking=True)
-
-
-def _if_given(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else to_host(tensor)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from flowkit.conditions import Conditions
 from flowkit.data.dataset import Dataset, write_dataset
 from flowkit.errors import UserError
 from flowkit.events import Notice, Sampled
@@ -28,7 +29,7 @@ class Sampler:
         if session.is_main:
             self.presenter = session.domain.presenter(data, decode=recipe.sample.decode, device=str(session.device))
         self.notice = "" if self.presenter is None else self.presenter.notice
-        self.labels, self.condition = _conditions(data, recipe.sample.num_samples)
+        self.given = _conditions(data, recipe.sample.num_samples)
         self.model = SamplingModel(
             session.sampling_model,
             session.sidecar(0, None),
@@ -62,7 +63,7 @@ class Sampler:
         self.model.model.eval()
         self.model.info["step"] = step
         samples = self.model.sample(
-            session.recipe.sample.num_samples, class_label=self.labels, condition=self.condition,
+            session.recipe.sample.num_samples, **self.given.arguments(),
             seed=session.recipe.run.seed, settings=self.settings,
         )  # fmt: skip
         figures = self._inversion()
@@ -86,19 +87,20 @@ class Sampler:
                 "inverted_dimensions": found.effective_dimensions}  # fmt: skip
 
 
-def _conditions(data: Dataset, count: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _conditions(data: Dataset, count: int) -> Conditions:
     """Labels (the classes take turns) and conditions (of held-out rows, where there are any) to draw the samples by.
 
     Where rows have both, both are those of the same rows, for a class does not go with any picture.
     """
     if data.condition is None:
         if data.class_label is None:
-            return None, None
-        return np.arange(count, dtype=np.int64) * max(1, len(data.class_names) // count) % len(data.class_names), None
+            return Conditions()
+        labels = np.arange(count, dtype=np.int64) * max(1, len(data.class_names) // count) % len(data.class_names)
+        return Conditions.of_arrays(labels)
     rows = data.rows("validation") if len(data.rows("validation")) else data.rows("train")
     rows = np.sort(np.resize(rows, count))
     labels = None if data.class_label is None else np.ascontiguousarray(data.class_label[rows])
-    return labels, np.ascontiguousarray(data.condition[rows])
+    return Conditions.of_arrays(labels, *data.tokens(rows))
 
 
 def _image(paths: tuple[Path, ...]) -> Path | None:

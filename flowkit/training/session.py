@@ -31,11 +31,13 @@ from flowkit.flow.mean_flow import MeanFlow, check_takes_span
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.times import Times
 from flowkit.models import create_model
+from flowkit.models.calls import check_takes_mask
 from flowkit.recipe import check_batch
-from flowkit.recipe.flow import Flow
+from flowkit.recipe.flow import Flow, seen_without
 from flowkit.recipe.sample import SampleSettings
 from flowkit.rng import NUMERICS, Draws, key
 from flowkit.sampling.draw import BATCH_SIZES
+from flowkit.settings import toml_value
 from flowkit.training.batches import Batches, Layout
 from flowkit.training.optimizer import lr_schedule, make_optimizer
 from flowkit.training.pairing import Pairing, StoredNoise, pairs_normalizer
@@ -197,6 +199,8 @@ def build(
         model = create_model(recipe.model.arch, **model_args)
     if mean_flow is not None:
         check_takes_span(model)
+    if data.condition_mask is not None:
+        check_takes_mask(model)
     if given is not None and layout.world_size > 1:
         same_everywhere(given, device)
     if environment.sharded:
@@ -278,13 +282,20 @@ def describe_base(recipe: Recipe) -> dict[str, Any]:
 
 def _check_guidance(recipe: Recipe, data: Dataset) -> None:
     """Raise UserError for guidance that the data give nothing for, rather than train a model that cannot be sampled so."""
-    if data.class_label is not None or data.condition is not None:
+    kinds = data.condition_kinds
+    if kinds and seen_without(kinds, recipe.flow.cond_drop, kinds):
         return
     scale, objective = recipe.sample.guidance_scale, recipe.flow.objective
     asked = {"flow.objective.omega": getattr(objective, "omega", 1.0)}
     if not recipe.sample.guidance.another:
         asked["sample.guidance_scale"] = scale
     for name, value in asked.items():
+        if value != 1 and kinds:
+            raise UserError(
+                f"{name}: {value:g} leads away from rows without {' and '.join(kinds)}, and flow.cond_drop = "
+                f"{toml_value(recipe.flow.cond_drop)} never drops {'both' if len(kinds) > 1 else 'it'}; "
+                f"give flow.cond_drop a number for all, such as all = 0.1, or set {name} = 1.0"
+            )
         if value != 1:
             raise UserError(
                 f"{name}: {value:g} leads away from dropped conditions, and the data has neither class labels nor "

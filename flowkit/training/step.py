@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from flowkit.conditions import KINDS
 from flowkit.flow.times import stratify
 from flowkit.models.calls import call_model
+from flowkit.recipe.flow import drop_rates
 from flowkit.rng import key, seed_modules
 from flowkit.training.batches import Rows
 from flowkit.training.mean_flow import Spans, draw_intervals, mean_flow_loss, spans_of
@@ -72,9 +75,11 @@ class Drawing:
         stop, first = micro if stop is None else stop, session.layout.start(micro_step)
         places = slice(first + start, first + stop)
         mine = self.rows.slice(micro_step * micro + start, micro_step * micro + stop)
-        cut = lambda tensor: None if tensor is None else tensor[places]  # noqa: E731
+        if self.dropped is not None:
+            mine = replace(mine, conditions=mine.conditions.drop(self.dropped[places]))
+        eps = None if self.eps is None else self.eps[places]
         spans = None if self.lengths is None else spans_of(session, self.update, self.lengths, places)
-        return flow_loss(session, mine, self.noise[places], self.times[places], cut(self.dropped), cut(self.eps), spans)
+        return flow_loss(session, mine, self.noise[places], self.times[places], eps, spans)
 
 
 def _times(session: Session, update: int) -> Tensor:
@@ -91,29 +96,29 @@ def draw_dropped(session: Session, update: int) -> Tensor | None:
 
     With labels and conditions, (B, 2) bool: each is dropped alone, too, or what one of them means would not be learned. All
     of a row's are with probability `cond_drop`; else its label with that probability, and its condition with that
-    probability. A module of one's own takes (B,) and nothing else.
+    probability; or with those of a table. A module of one's own takes (B,), unless there is a table.
     """
-    rate, shape = session.recipe.flow.cond_drop, (session.layout.batch_size,)
-    drops = lambda what: session.draws.uniform(what, update, shape) < rate  # noqa: E731
-    kinds = (session.data.class_label is not None) + (session.data.condition is not None)
+    cond_drop, kinds = session.recipe.flow.cond_drop, session.data.condition_kinds
     if not kinds:
         return None
-    everything = drops("drop")
-    if kinds == 1 or session.given is not None:
+    drops = lambda what, rate: session.draws.uniform(what, update, (session.layout.batch_size,)) < rate  # noqa: E731
+    rates = drop_rates(cond_drop, kinds)
+    everything = drops("drop", rates.pop("all"))
+    if not rates or (session.given is not None and not isinstance(cond_drop, dict)):
         return everything
-    return torch.stack((everything | drops("drop label"), everything | drops("drop condition")), dim=1)
+    dropped = {kind: everything | drops(f"drop {kind}", rate) for kind, rate in rates.items()}
+    return dropped[kinds[0]] if len(kinds) == 1 else torch.stack([dropped[kind] for kind in KINDS], dim=1)
 
 
 def flow_loss(
-    session: Session, rows: Rows, x0: Tensor, t: Tensor, dropped: Tensor | None, eps: Tensor | None,
-    spans: Spans | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
-    """(mean loss to descend, detached terms to log) of one micro-batch: x0, eps (b, ...), t (b,), dropped bool."""
+    session: Session, rows: Rows, x0: Tensor, t: Tensor, eps: Tensor | None, spans: Spans | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(mean loss to descend, detached terms to log) of one micro-batch: x0, eps (b, ...), t (b,)."""
     if spans is not None:
-        return mean_flow_loss(session, rows, x0, t, dropped, eps, spans)
+        return mean_flow_loss(session, rows, x0, t, eps, spans)
     objective, x1 = session.objective, rows.x
     x_t = objective.path.interpolate(x0, x1, t, eps)
-    output = call_model(session.wrapped, x_t, t, rows.class_label, rows.condition, dropped)
+    output = call_model(session.wrapped, x_t, t, rows.conditions)
     loss = objective.loss(output, x0, x1, t, eps).mean()
     terms = {"loss": loss.detach()}
     if session.extra_losses:

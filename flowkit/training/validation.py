@@ -159,7 +159,7 @@ class Validator:
         x0, t, eps = self.noise[part], self.times[part], None if self.eps is None else self.eps[part]
         x_t = self.objective.path.interpolate(x0, rows.x, t, eps)
         with autocast():
-            output = call_model(model, x_t, t, rows.class_label, rows.condition, None)
+            output = call_model(model, x_t, t, rows.conditions)
             if self.omega != 1:
                 output = self._unguided(model, output, x_t, t, rows)
         zero = self.objective.path.velocity(x0, rows.x, t, eps).square().flatten(1).mean(dim=1)
@@ -167,8 +167,7 @@ class Validator:
 
     def _unguided(self, model: nn.Module, output: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
         """The velocity v that the guided one, omega v + (1 - omega) v_null, says: the one that the pairs have."""
-        everything = torch.ones(len(t), dtype=torch.bool, device=t.device)
-        null = call_model(model, x_t, t, rows.class_label, rows.condition, everything).to(x_t.dtype)
+        null = call_model(model, x_t, t, rows.conditions.drop()).to(x_t.dtype)
         return (output.to(x_t.dtype) - (1 - self.omega) * null) / self.omega
 
     @torch.no_grad()
@@ -188,7 +187,7 @@ class Validator:
 
             def u(x: Tensor, t: Tensor, span: float = 0.0, rows: Rows = rows) -> Tensor:
                 with autocast():
-                    return call_model(model, x, t, rows.class_label, rows.condition, None, torch.full_like(t, span))
+                    return call_model(model, x, t, rows.conditions, torch.full_like(t, span))
 
             fine, _ = integrate(u, x0, solver="midpoint", steps=FINE_STEPS)
             gap = x0 + u(x0, x0.new_zeros(len(x0)), 1.0) - fine

@@ -44,7 +44,9 @@ def _pictures(report: dict[str, Any], width: int) -> list[Text]:
 def _facts(report: dict[str, Any]) -> Facts:
     facts: Facts = [("rows", Text.assemble((f"{report['rows']:,}", "bold"), f" of {shape(report['shape'])}"))]
     if report["condition_shape"]:
-        facts.append(("condition", shape(report["condition_shape"])))
+        there = report["condition_tokens"]
+        padded = "" if there is None else f", {there:.3g} tokens there on average"
+        facts.append(("condition", f"{shape(report['condition_shape'])}{padded}"))
     if report["split"]:
         facts.append(("split", " · ".join(f"{count:,} {name}" for name, count in report["split"].items() if count)))
     facts.append(("files", settings({name: size(count) for name, count in report["files"].items()})))

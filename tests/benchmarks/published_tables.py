@@ -131,6 +131,7 @@ def measure(cell: Cell, seed: int, updates: int, points: int, between: float | N
     import torch
 
     import flowkit
+    from flowkit.conditions import Conditions
     from flowkit.flow.solvers import integrate
     from flowkit.points.distributions import draw
     from flowkit.sampling.draw import velocity_of
@@ -149,8 +150,7 @@ def measure(cell: Cell, seed: int, updates: int, points: int, between: float | N
     else:
         x1, label, condition = draw(COLUMNS_B[cell.column], points, rng)
         x0 = draw("8gaussians", points, rng)[0]
-    label, condition = (None if array is None else torch.from_numpy(array) for array in (label, condition))
-    velocity = velocity_of(model, (label, condition))
+    velocity = velocity_of(model, Conditions.of_arrays(label, condition))
     start_points = torch.from_numpy(x0)
     with torch.inference_mode():
         if cell.table == "A":

@@ -40,7 +40,7 @@ class Bare:
         self.ema = ModelEmaV3(self.model, decay=recipe.ema.decay, use_warmup=True, exclude_buffers=True)
         rows = session.batches._all
         assert rows is not None, "data that lies on the device"
-        self.x, self.labels = rows.x, rows.class_label
+        self.x, self.labels = rows.x, rows.conditions.class_label
         self.batch, self.device, self.step = recipe.train.batch_size, device, 0
         self.precision = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.train.precision]
 
