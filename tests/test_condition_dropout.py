@@ -229,7 +229,7 @@ def test_what_was_never_missing_is_asked_for(tmp_path) -> None:
         UserError, match=r"condition: none is given, .*\{all = 0.1, label = 0.2\}, so it never saw a row"
     ):
         model.sample(2, class_label="low")
-    model.info["flow"]["cond_drop"] = {"label": 0.2}
+    model.flow = model.flow.model_copy(update={"cond_drop": {"label": 0.2}})
     with pytest.raises(UserError, match=r'class_label: "null" is asked for, .*never saw a row without its class'):
         model.sample(2, class_label="null")
 

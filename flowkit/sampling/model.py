@@ -297,7 +297,7 @@ class SamplingModel:
             "rows of shape": lambda model: list(model.shape),
             "classes": lambda model: list(model.class_names),
             "conditions of shape": lambda model: model.info.get("condition_shape"),
-            "the path": lambda model: model.info["flow"]["path"],
+            "the path": lambda model: model.flow.path.plain(),
         }
         for what, of in alike.items():
             if of(self) != of(weak):
