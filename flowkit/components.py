@@ -1,7 +1,7 @@
 """Components: the choices of a recipe. Each is one class, whose fields are its settings and whose methods are what it does.
 
 A built-in one has a line in `flowkit.registry`. One from outside is named by its import path, `"my_package.solvers:AB3"`, or
-by an entry point of the group `flowkit.components`, whose name is the kind and a name: `solver.ab3`. Importing this needs
+by an entry point of the group `flowkit.components`, whose name is the kind and a name: "solver.ab3". Importing this needs
 no torch: a component's module is imported when the component is asked for.
 """
 
@@ -189,7 +189,8 @@ def choose(kind: str, choice: Any) -> Any:
 def wrong_setting(error: ValidationError, section: type[Section]) -> str:
     """What is wrong with the first of a component's settings: `: sigma is -1; expected a number > 0`."""
     detail = error.errors(include_url=False)[0]
-    key, known = str(detail["loc"][0]) if detail["loc"] else "", section.model_fields
+    key, known = str(detail["loc"][0]) if detail["loc"] else "", dict(section.model_fields)
+    known.pop("arch", None)
     if detail["type"] == "extra_forbidden":
         return f" has no setting {key!r}; it has {listing(known) or 'none'}{nearest(key, known)}"
     if detail["type"] == "missing":

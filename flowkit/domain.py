@@ -13,9 +13,6 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
-from flowkit.components import SIZES, find, names
 from flowkit.errors import UserError, listing
 
 if TYPE_CHECKING:
@@ -151,6 +148,8 @@ class PlainPresenter:
     def __call__(
         self, samples: Dataset, out: Path, *, shown: Sequence[int] = (), progress: Callable[[int], object] | None = None
     ) -> Presented:
+        import numpy as np
+
         previews = self._domain.preview(samples.take(np.asarray(shown, np.int64))) if len(shown) else []
         return Presented(previews=tuple(previews))
 
@@ -181,17 +180,23 @@ def auxiliary_loss(*kinds: str) -> Callable[[AuxiliaryLoss], AuxiliaryLoss]:
 
 def get_domain(kind: str) -> Domain:
     """The domain of a data kind. Raises UserError for a kind that this version does not know."""
+    from flowkit.components import find
+
     return find("domain", kind)()
 
 
 @cache
 def builtin_sets() -> dict[str, str]:
     """The kinds of all built-in data sets, by their names."""
+    from flowkit.components import names
+
     return {name: kind for kind in names("domain") for name in get_domain(kind).builtin}
 
 
 def check_arch(arch: str, kind: str) -> None:
     """Raise UserError where an architecture does not fit a kind of data: it wants to be told sizes that those rows have not."""
+    from flowkit.components import SIZES, find, names
+
     told = get_domain(kind).sizes
     misfits = lambda name: (SIZES & signature(find("arch", name)).parameters.keys()) - {*told}  # noqa: E731
     if misfits(arch):

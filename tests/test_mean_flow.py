@@ -3,6 +3,7 @@
 import contextlib
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,14 +23,14 @@ from flowkit.events import Validated
 from flowkit.flow.couplings import Independent
 from flowkit.flow.guidance import guided
 from flowkit.flow.mean_flow import MeanFlow, mean_flow_target, total_derivative
-from flowkit.flow.objective import FlowObjective
+from flowkit.flow.objective import FlowObjective, Pairs
 from flowkit.flow.solvers import integrate
 from flowkit.models import create_model
 from flowkit.recipe import recipe_from_dict
 from flowkit.rng import Draws
 from flowkit.training import session
 from flowkit.training.batches import Layout
-from flowkit.training.mean_flow import draw_intervals, spans_of
+from flowkit.training.step import UpdateDraws
 from flowkit.training.validation import Validator
 from flowkit.ui import plain as plain_lines
 from flowkit.ui.quantities import value
@@ -145,7 +146,9 @@ def test_settings():
     for ratio in (0.0, 0.25, 0.3, 1.0):
         chosen = MeanFlow(ratio=ratio).has_span(torch.arange(100, dtype=torch.float64))
         assert chosen.sum() == round(100 * ratio)
-    weighted, plain = MeanFlow(power=0.5).loss(torch.full((2, 3), 2.0), torch.zeros(2, 3))
+    two, pairs = torch.full((2, 3), 2.0), torch.zeros(2, 3)
+    given = Pairs(pairs, pairs, torch.zeros(2), None, Conditions(), None, lambda *told: two, lambda *told: two)
+    weighted, plain, _ = MeanFlow(power=0.5).loss(given, FlowObjective(choose("path", "linear")))
     torch.testing.assert_close(plain, torch.full((2,), 4.0))
     torch.testing.assert_close(weighted, plain / 4.001**0.5)
     assert choose("objective", {"name": "mean_flow", "omega": 2.0}).omega == 2
@@ -268,20 +271,18 @@ def test_the_one_step_error_is_reported_and_saved(tmp_path, recorder):
 @pytest.mark.parametrize(("ratio", "batch"), [(0.25, 8), (0.25, 2), (0.6, 16)])
 def test_every_row_gets_intervals_where_rows_come_in_a_fixed_order(ratio, batch):
     """Epochs of 32 rows as they stand: row i is always at place i % batch. Counted over 400 epochs."""
-    layout = Layout(batch, batch, 1, 0, 1)
-    session = SimpleNamespace(mean_flow=MeanFlow(ratio=ratio), layout=layout, times=lambda u: u,
-                              draws=Draws(0, torch.device("cpu")),
-                              recipe=SimpleNamespace(run=SimpleNamespace(seed=0)))  # fmt: skip
+    layout, mean_flow = Layout(batch, batch, 1, 0, 1), MeanFlow(ratio=ratio)
+    session: Any = SimpleNamespace(layout=layout, draws=Draws(0, torch.device("cpu")),
+                                   flow=SimpleNamespace(times=lambda u: u),
+                                   recipe=SimpleNamespace(run=SimpleNamespace(seed=0)))  # fmt: skip
     counts = torch.zeros(batch)
     updates = 400 * 32 // batch
     for update in range(updates):
-        times = torch.full((batch,), 0.5)
-        _, spans = draw_intervals(session, update, times)
-        rows = spans_of(session, update, spans, slice(0, batch)).rows
-        assert set(rows.tolist()) >= set(spans.nonzero().flatten().tolist())
-        counts[rows] += 1
-        parts = [spans_of(session, update, spans, slice(i, i + batch // 2)).rows + i for i in (0, batch // 2)]
-        assert torch.equal(torch.cat(parts), rows)  # whoever takes which part of the batch
+        _, spans = mean_flow.spans(torch.full((batch,), 0.5), UpdateDraws(session, update))
+        assert set(spans.rows.tolist()) >= set(spans.length.nonzero().flatten().tolist())
+        counts[spans.rows] += 1
+        parts = [spans.slice(slice(i, i + batch // 2)).rows + i for i in (0, batch // 2)]
+        assert torch.equal(torch.cat(parts), spans.rows)  # whoever takes which part of the batch
     assert (counts / updates - ratio).abs().max() < 5 * (ratio * (1 - ratio) / updates) ** 0.5
 
 

@@ -320,8 +320,8 @@ def test_resident_rows_are_normalized_in_chunks_to_the_same_bits(tmp_path, monke
         data = Dataset("array", x, np.arange(230) % 3, np.array(x[:, 0]))
         found = read_rows(data, rows, fitted, torch.device("cpu"))
         assert torch.equal(found.x, wanted) and found.x.is_contiguous()
-        assert found.class_label.tolist() == (rows % 3).tolist() and torch.equal(
-            found.condition, torch.from_numpy(x[rows, 0])
+        assert found.conditions.class_label.tolist() == (rows % 3).tolist() and torch.equal(
+            found.conditions.tokens, torch.from_numpy(x[rows, 0])
         )
     assert sum(sizes) == 2 * 201 and max(sizes) <= chunk_rows
 

@@ -90,5 +90,5 @@ def test_refused_where_there_is_no_score():
             integrate(lambda x, t: x, start(2), solver="sde", path=choose("path", path), noise=keyed(2))
     with pytest.raises(UserError, match="from noise to data only"):
         integrate(lambda x, t: x, start(2), solver="sde", path=choose("path", "linear"), noise=keyed(2), t0=1.0, t1=0.0)
-    with pytest.raises(UserError, match="scale is -1"):
+    with pytest.raises(UserError, match="scale: expected a number >= 0, found -1"):
         integrate(lambda x, t: x, start(2), solver={"name": "sde", "scale": -1})

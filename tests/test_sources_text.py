@@ -345,7 +345,10 @@ def test_train_and_sample_tell_mistakes_without_torch(tmp_path, monkeypatch) -> 
             ["--set", "run.name=y", "--set", "data.source=nowhere.safetensors"],
             "data.source: 'nowhere.safetensors' is neither",
         ),
-        (["--set", "run.name=y", "--set", "model={arch='dit'}"], "model.arch: 'dit' does not fit points data"),
+        (
+            ["--set", "run.name=y", "--set", "model={arch='bezier_sketch_dit'}"],
+            "model.arch: 'bezier_sketch_dit' does not fit points",
+        ),
         (["--set", "run.name=y", "--init-from", str(tmp_path / "none")], "none: no such run or checkpoint"),
     ):
         found = CliRunner().invoke(app, ["train", str(recipe), *changes])

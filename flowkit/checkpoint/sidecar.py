@@ -1,6 +1,6 @@
 """What model.json may hold: checked once, where it is read, so that nobody after needs to ask. Torch-free.
 
-`check_fields` knows the fields' types and needs no pydantic; `recipe.load.check_settings` holds its [flow] and [sample] to what a
+`check_fields` knows the fields' types and needs no pydantic; `recipe.load.saved_settings` holds its [flow] and [sample] to what a
 recipe may say there.
 """
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import signature
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -25,11 +25,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flowkit.errors import UserError
-from flowkit.flow.objective import Objective
+from flowkit.flow.objective import Draws, FlowObjective, Losses, Objective, Pairs, Spans
 from flowkit.flow.paths import expand
 
 # (x (B, ...), t (B,), span (B,)) -> (B, ...)
 AverageVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+POSITIONS = 1000  # where the count of rows may start: a whole number of periods of the usual ratios
 
 
 class MeanFlow(Objective):
@@ -40,6 +42,7 @@ class MeanFlow(Objective):
     """
 
     averages: ClassVar[bool] = True
+    sampled: ClassVar[dict[str, Any]] = {"solver": "mean_flow", "steps": 1}
     ratio: float = Field(default=0.25, ge=0, le=1, description="share of rows whose interval is longer than nothing")
     power: float = Field(default=1.0, ge=0, description="p of the adaptive weight 1 / (error + 1e-3)^p; 0 is none")
     omega: float = Field(default=1.0, gt=0, description="guidance scale learned into the network; 1 is none")
@@ -48,10 +51,51 @@ class MeanFlow(Objective):
         """Which of the rows at those positions get s > t, evenly spread: float64 on the CPU -> bool."""
         return ((position + 1) * self.ratio).floor() > (position * self.ratio).floor()
 
-    def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """(weighted, plain) squared error, mean over a sample's elements: (B, ...) -> (B,) each; the weight is constant."""
-        plain = (output - target).square().flatten(1).mean(1)
-        return plain / (plain.detach() + 1e-3) ** self.power, plain
+    def spans(self, t: Tensor, draws: Draws) -> tuple[Tensor, Spans]:
+        """Where a row has an interval, from the earlier of two times to the later.
+
+        The count starts at a place that is drawn anew at every update: rows that always come at one place of the batch would
+        have an interval always, or never.
+        """
+        other = draws.times("ends")
+        first = draws.number("spans") % POSITIONS
+        chosen = self.has_span(first + torch.arange(len(t), dtype=torch.float64))
+        there = chosen.to(t.device, non_blocking=True)
+        length = torch.where(there, (other - t).abs(), 0.0)
+        return torch.where(there, torch.minimum(t, other), t), Spans(length, chosen)
+
+    def loss(self, pairs: Pairs, scored: FlowObjective) -> Losses:
+        """The squared error of the average velocity, weighted by a constant; what is shown is without the weight.
+
+        Two networks are called: the wrapped one where a gradient goes, the bare one for the derivative. Forward-mode
+        differentiation of a wrapped one would leave DDP's gradient reduction out, with no error: every rank would train for
+        itself.
+        """
+        path, t, conditions, spans = scored.path, pairs.t, pairs.conditions, pairs.spans
+        if spans is None:
+            spans = Spans(torch.zeros_like(t), torch.zeros(len(t), dtype=torch.bool))
+        x_t, v = (of(pairs.x0, pairs.x1, t, pairs.eps) for of in (path.interpolate, path.velocity))
+        if self.omega != 1 and conditions.kinds:
+            v = self._guided(pairs, x_t, v)
+        target, rows = v, spans.rows
+        if len(rows):
+            told = conditions.take(rows)
+            u = lambda x, t, span: pairs.bare(x, t, told, span)  # noqa: E731
+            target = v.index_copy(0, rows, mean_flow_target(u, x_t[rows], t[rows], spans.length[rows], v[rows]))
+        plain = self.error(pairs.network(x_t, t, conditions, spans.length), target)
+        return Losses(plain / (plain.detach() + 1e-3) ** self.power, plain)
+
+    @staticmethod
+    def error(output: Tensor, target: Tensor) -> Tensor:
+        """The mean square over a row's elements: (B, ...) -> (B,)."""
+        return (output - target).square().flatten(1).mean(1)
+
+    @torch.no_grad()
+    def _guided(self, pairs: Pairs, x_t: Tensor, v: Tensor) -> Tensor:
+        """omega v + (1 - omega) v_null; where the conditions are dropped, v, so that the null learns its own."""
+        null = pairs.bare(x_t, pairs.t, pairs.conditions.drop(), torch.zeros_like(pairs.t))
+        led = torch.lerp(null.to(v.dtype), v, self.omega)
+        return torch.where(pairs.conditions.nothing().view(-1, *(1,) * (v.ndim - 1)), v, led)
 
 
 def total_derivative(u: AverageVelocity, x: Tensor, t: Tensor, span: Tensor, v: Tensor) -> Tensor:

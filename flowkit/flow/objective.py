@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
 
 from flowkit.components import Component
+from flowkit.conditions import Conditions
 from flowkit.errors import UserError, listing, nearest
 from flowkit.flow.error import Error, Squared
 from flowkit.flow.paths import CLIP, GaussianPath, Path, expand
@@ -16,14 +19,79 @@ from flowkit.flow.weights import UniformWeights, Weights
 PREDICTIONS = ("velocity", "data", "noise")
 
 
+@dataclass(frozen=True)
+class Spans:
+    """Of B rows: `length` (B,) s - t of the interval that begins at t, and `chosen` (B,) bool on the CPU, where it is not 0."""
+
+    length: Tensor
+    chosen: Tensor  # on the CPU, so that no device is asked
+
+    def slice(self, places: slice) -> Spans:
+        return Spans(self.length[places], self.chosen[places])
+
+    @property
+    def rows(self) -> Tensor:
+        """Those that have an interval: (k,) int64 on the device."""
+        return self.chosen.nonzero().squeeze(1).to(self.length.device, non_blocking=True)
+
+
+class Draws(Protocol):
+    """What an objective may draw for one update, for the whole global batch: a function of the run's seed and the purpose."""
+
+    def times(self, purpose: str) -> Tensor:
+        """Training times (B,), other ones than the update's own."""
+        ...
+
+    def number(self, purpose: str) -> int:
+        """A whole number below 2^63."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A micro-batch of noise and data: x0, x1, eps (b, ...), t (b,). Networks are called (x, t, conditions, span=None)."""
+
+    x0: Tensor
+    x1: Tensor
+    t: Tensor
+    eps: Tensor | None
+    conditions: Conditions
+    spans: Spans | None
+    network: Callable[..., Tensor]  # where a gradient goes
+    bare: Callable[..., Tensor]  # the same without wrappers, for derivatives: those of DDP know nothing of forward mode
+
+
+class Losses(NamedTuple):
+    """By row (b,): what is descended, what is shown; and the predicted data (b, ...), where there is such."""
+
+    descended: Tensor
+    shown: Tensor
+    data: Callable[[], Tensor] | None = None
+
+
 class Objective(Component):
     """What is learned: the velocity, or its average over intervals."""
 
-    averages: ClassVar[bool] = False
+    averages: ClassVar[bool] = False  # of velocities: the network is told the interval's length
+    sampled: ClassVar[dict[str, Any]] = {}  # keys of [sample], where the recipe names no solver
+
+    def spans(self, t: Tensor, draws: Draws) -> tuple[Tensor, Spans | None]:
+        """The times (B,) of the global batch, and the intervals that begin there, from its own times."""
+        return t, None
+
+    @abstractmethod
+    def loss(self, pairs: Pairs, scored: FlowObjective) -> Losses:
+        """Of one micro-batch; `scored` is the path, the prediction and how an error is scored."""
 
 
 class FlowMatching(Objective):
-    """The velocity (arXiv 2210.02747)."""
+    """The velocity, or what implies it (arXiv 2210.02747)."""
+
+    def loss(self, pairs: Pairs, scored: FlowObjective) -> Losses:
+        x_t = scored.path.interpolate(pairs.x0, pairs.x1, pairs.t, pairs.eps)
+        output = pairs.network(x_t, pairs.t, pairs.conditions)
+        losses = scored.loss(output, pairs.x0, pairs.x1, pairs.t, pairs.eps)
+        return Losses(losses, losses, lambda: scored.to_data(output, x_t, pairs.t))
 
 
 @dataclass(frozen=True)

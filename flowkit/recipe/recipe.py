@@ -141,14 +141,15 @@ class Recipe(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_step(cls, data: Any) -> Any:
-        """A network of average velocities samples in one step, unless the recipe says how."""
+    def _sampled(cls, data: Any) -> Any:
+        """How samples are drawn may follow from the objective, unless the recipe names a solver."""
         if not isinstance(data, dict) or not isinstance(sample := data.get("sample", {}), dict) or "solver" in sample:
             return data
         objective = data["flow"].get("objective") if isinstance(data.get("flow"), dict) else None
-        if (objective.get("name") if isinstance(objective, dict) else objective) != "mean_flow":
+        name = objective.get("name") if isinstance(objective, dict) else objective
+        if name not in names("objective"):
             return data
-        return {**data, "sample": {"solver": "mean_flow", "steps": 1, **sample}}
+        return {**data, "sample": {**find("objective", name).sampled, **sample}}
 
     @model_validator(mode="after")
     def _possible(self) -> Recipe:

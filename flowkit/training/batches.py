@@ -85,6 +85,10 @@ class Batches:
         self._ahead = (update + 1, self._pool.submit(self._read, update + 1))
         return rows
 
+    def global_rows(self, update: int) -> np.ndarray:
+        """Numbers of the data's rows that the update's global batch is of."""
+        return self.train_rows[self.order.batch(update)]
+
     def stretch(self, first: int, updates: int) -> Rows:
         """The global rows of those updates, normalised, in the order of the stream; for other threads than `of`'s.
 
@@ -99,9 +103,7 @@ class Batches:
         return self._all.pick(places)
 
     def _read(self, update: int) -> Rows:
-        return read_rows(
-            self.data, self.train_rows[self.order.batch(update)[self.places]], self.normalizer, self.device, pinned=True
-        )
+        return read_rows(self.data, self.global_rows(update)[self.places], self.normalizer, self.device, pinned=True)
 
     def close(self) -> None:
         if self._pool is not None:

@@ -111,7 +111,7 @@ def validate(session: Session, step: int, *, saving: bool) -> Validated:
     losses = {label: session.validator(other.module, autocast).loss for label, other in others}
     gaussian = session.validator.gaussian_losses if session.is_main else {}
     one_step = None
-    if session.mean_flow is not None:
+    if session.flow.objective.averages:
         one_step = session.validator.one_step_error(
             session.model if session.ema is None else session.ema.module, autocast
         )

@@ -13,11 +13,9 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from flowkit.data.arrays import gather
 from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import Auto, Normalization, Normalizer
 from flowkit.errors import UserError
@@ -121,31 +119,6 @@ def workers(block: int) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     own = cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, min(own, MOST_WORKERS, ROWS_AT_A_TIME**2 // block**2))
-
-
-class StoredNoise:
-    """x0 (B, ...) of an update's rows, as the data say it (the coupling "paired"); for `Pairing`'s `draw`."""
-
-    def __init__(self, batches: Batches, shape: tuple[int, ...]):
-        """shape: of a row as the model sees it. Raises UserError where the data have no such noise."""
-        noise = batches.data.noise
-        if noise is None:
-            raise UserError(
-                'flow.coupling: "paired" needs data that keep the noise which each row came from, and these do not; '
-                "`flowkit sample --pairs` writes such data"
-            )
-        if noise.shape[1:] != shape:
-            raise UserError(
-                f"flow.coupling: the data's noise has rows of shape {noise.shape[1:]}, and the model sees {shape}; give "
-                "data.normalizer as the model had it that the pairs came from"
-            )
-        self.noise, self.batches = noise, batches
-
-    def __call__(self, update: int) -> Tensor:
-        return self.of(self.batches.train_rows[self.batches.order.batch(update)])
-
-    def of(self, rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(gather(self.noise, rows)).to(self.batches.device, non_blocking=True)
 
 
 def pairs_normalizer(

@@ -17,7 +17,7 @@ import flowkit
 from flowkit.checkpoint import NORMALIZER
 from flowkit.checkpoint.state import MeterState
 from flowkit.components import choose, find, settings_of
-from flowkit.data.base import NORMAL, Base
+from flowkit.data.base import NORMAL, Base, StoredBase
 from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import Auto, Normalizer
 from flowkit.data_source import open_base
@@ -27,9 +27,8 @@ from flowkit.domain import Domain, check_arch, get_domain
 from flowkit.ema.averages import Averages, make_averages
 from flowkit.errors import UserError, listing
 from flowkit.events import RunStarted
-from flowkit.flow.mean_flow import MeanFlow, check_takes_span
+from flowkit.flow.mean_flow import check_takes_span
 from flowkit.flow.objective import FlowObjective
-from flowkit.flow.times import Times
 from flowkit.models import create_model
 from flowkit.models.calls import check_takes_mask
 from flowkit.recipe import check_batch
@@ -40,7 +39,7 @@ from flowkit.sampling.draw import BATCH_SIZES
 from flowkit.settings import toml_value
 from flowkit.training.batches import Batches, Layout
 from flowkit.training.optimizer import lr_schedule, make_optimizer
-from flowkit.training.pairing import Pairing, StoredNoise, pairs_normalizer
+from flowkit.training.pairing import Pairing, pairs_normalizer
 from flowkit.training.validation import Validator
 
 if TYPE_CHECKING:
@@ -61,9 +60,7 @@ class Session:
     normalizer: Normalizer
     flow: Flow  # the recipe's section, with nothing left to "auto"
     objective: FlowObjective
-    mean_flow: MeanFlow | None  # in place of flow matching
     base: Base
-    times: Times
     pairing: Pairing
     extra_losses: dict[str, tuple[float, Callable[[Tensor], Tensor]]]  # name -> (weight, loss)
     model: nn.Module
@@ -185,7 +182,6 @@ def build(
         choice = choose("normalizer", domain.default_normalizer) if isinstance(choice, Auto) else choice
         normalizer = choice.fit(data.x, train_rows)
     assert normalizer is not None
-    mean_flow = flow.objective if isinstance(flow.objective, MeanFlow) else None
     given = model
     model_args: dict[str, Any] = {}
     if model is None:
@@ -193,18 +189,18 @@ def build(
         check_arch(recipe.model.arch, data.kind)
         known = settings_of(recipe.model.arch, find("arch", recipe.model.arch), whole=True).model_fields
         model_args = {**recipe.model.arguments(), **{name: size for name, size in sizes.items() if name in known}}
-        if mean_flow is not None:
+        if flow.objective.averages:
             model_args["two_times"] = True
         torch.manual_seed(key(recipe.run.seed, "initial weights"))
         model = create_model(recipe.model.arch, **model_args)
-    if mean_flow is not None:
+    if flow.objective.averages:
         check_takes_span(model)
     if data.condition_mask is not None:
         check_takes_mask(model)
     if given is not None and layout.world_size > 1:
         same_everywhere(given, device)
     if environment.sharded:
-        _check_shardable(recipe, mean_flow)
+        _check_shardable(recipe)
         model = copy.deepcopy(model) if given is not None else model
         ema = make_averages(model.train(), recipe)
         shard([model, *({} if ema is None else ema.modules()).values()], device)
@@ -224,18 +220,18 @@ def build(
     draws = Draws(recipe.run.seed, device)
     batches = Batches(data, normalizer, layout, recipe.run.seed, device, shuffled=recipe.data.order == "shuffled")
     shape = (layout.batch_size, *normalizer.shape(data.x.shape[1:]))
-    stored = StoredNoise(batches, shape[1:]) if coupling.stored else None
-    draw = stored or (lambda update: base.draw(draws, "noise", update, shape))
+    base = StoredBase(data, shape[1:], base) if coupling.stored else base
+    draw = lambda update: base.draw(draws, "noise", update, shape, batches.global_rows(update))  # noqa: E731
     pairing = Pairing(coupling, batches, draw, seed=recipe.run.seed)
     return Session(
         recipe=recipe, environment=environment, run_dir=run_dir, data=data, domain=domain, normalizer=normalizer,
-        flow=flow, objective=objective, mean_flow=mean_flow, base=base, times=flow.times, pairing=pairing,
+        flow=flow, objective=objective, base=base, pairing=pairing,
         extra_losses=_extra_losses(recipe, domain, objective), model=model, model_args=model_args,
         wrapped=wrapped, ema=ema, optimizer=optimizer,
         rate=lr_schedule(recipe, total_steps, steps_per_epoch), layout=layout,
         batches=batches, draws=draws,
         validator=Validator(data, normalizer, objective, base, coupling, pairing.block,
-                            omega=1.0 if mean_flow is None else mean_flow.omega,
+                            omega=getattr(flow.objective, "omega", 1.0),
                             max_rows=recipe.train.val_rows, batch_size=_validation_batch(recipe, device),
                             seed=recipe.data.seed, device=device, rank=layout.rank, world_size=layout.world_size,
                             sharded=environment.sharded),
@@ -244,12 +240,12 @@ def build(
     )  # fmt: skip
 
 
-def _check_shardable(recipe: Recipe, mean_flow: MeanFlow | None) -> None:
+def _check_shardable(recipe: Recipe) -> None:
     otherwise = "launch with accelerate_configs/multi_gpu.yaml"
-    if mean_flow is not None:
+    if recipe.flow.objective.averages:
         raise UserError(
-            'flow.objective: "mean_flow" differentiates the network forwards, which FSDP\'s gathering of parameters does not '
-            f"take part in; {otherwise}"
+            f'flow.objective: "{recipe.flow.objective.tag()}" differentiates the network forwards, which FSDP\'s gathering of '
+            f"parameters does not take part in; {otherwise}"
         )
     if recipe.train.compile:
         raise UserError(f"train.compile: is not done for a model that FSDP shards; set it to false, or {otherwise}")

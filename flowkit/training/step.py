@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from flowkit.conditions import KINDS
+from flowkit.flow.objective import Pairs, Spans
 from flowkit.flow.times import stratify
 from flowkit.models.calls import call_model
 from flowkit.recipe.flow import drop_rates
 from flowkit.rng import key, seed_modules
 from flowkit.training.batches import Rows
-from flowkit.training.mean_flow import Spans, draw_intervals, mean_flow_loss, spans_of
 from flowkit.training.meters import Meters
 from flowkit.training.optimizer import step_optimizer
 from flowkit.training.session import Session
@@ -58,13 +59,11 @@ class Drawing:
     """All that is drawn for one update, for the whole global batch, and this rank's micro-batches of it."""
 
     def __init__(self, session: Session, update: int):
-        self.session, self.update = session, update
+        self.session = session
         self.rows = session.batches.of(update)
         shape = (session.layout.batch_size, *self.rows.x.shape[1:])
         self.noise = session.pairing.noise(update)
-        self.times, self.lengths = _times(session, update), None
-        if session.mean_flow is not None:
-            self.times, self.lengths = draw_intervals(session, update, self.times)
+        self.times, self.spans = session.flow.objective.spans(_times(session, update), UpdateDraws(session, update))
         stochastic = session.objective.path.stochastic
         self.eps = session.draws.normal("bridge", update, shape) if stochastic else None
         self.dropped = draw_dropped(session, update)
@@ -78,8 +77,23 @@ class Drawing:
         if self.dropped is not None:
             mine = replace(mine, conditions=mine.conditions.drop(self.dropped[places]))
         eps = None if self.eps is None else self.eps[places]
-        spans = None if self.lengths is None else spans_of(session, self.update, self.lengths, places)
+        spans = None if self.spans is None else self.spans.slice(places)
         return flow_loss(session, mine, self.noise[places], self.times[places], eps, spans)
+
+
+@dataclass(frozen=True)
+class UpdateDraws:
+    """What an objective may draw for one update."""
+
+    session: Session
+    update: int
+
+    def times(self, purpose: str) -> Tensor:
+        uniform = self.session.draws.uniform(purpose, self.update, (self.session.layout.batch_size,))
+        return self.session.flow.times(uniform)
+
+    def number(self, purpose: str) -> int:
+        return key(self.session.recipe.run.seed, purpose, self.update)
 
 
 def _times(session: Session, update: int) -> Tensor:
@@ -88,7 +102,7 @@ def _times(session: Session, update: int) -> Tensor:
     uniform = session.draws.uniform("times", update, shape)
     if session.recipe.flow.stratified:
         uniform = stratify(uniform, session.draws.uniform("strata", update, shape).argsort())
-    return session.times(uniform)
+    return session.flow.times(uniform)
 
 
 def draw_dropped(session: Session, update: int) -> Tensor | None:
@@ -114,16 +128,15 @@ def flow_loss(
     session: Session, rows: Rows, x0: Tensor, t: Tensor, eps: Tensor | None, spans: Spans | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """(mean loss to descend, detached terms to log) of one micro-batch: x0, eps (b, ...), t (b,)."""
-    if spans is not None:
-        return mean_flow_loss(session, rows, x0, t, eps, spans)
-    objective, x1 = session.objective, rows.x
-    x_t = objective.path.interpolate(x0, x1, t, eps)
-    output = call_model(session.wrapped, x_t, t, rows.conditions)
-    loss = objective.loss(output, x0, x1, t, eps).mean()
-    terms = {"loss": loss.detach()}
+    # The bare network runs under autocast as the wrapped one does; it is not compiled, for that has no forward mode.
+    networks = (partial(call_model, model) for model in (session.wrapped, session.model.forward))
+    found = session.flow.objective.loss(Pairs(x0, rows.x, t, eps, rows.conditions, spans, *networks), session.objective)
+    loss = found.descended.mean()
+    terms = {"loss": loss.detach() if found.shown is found.descended else found.shown.detach().mean()}
     if session.extra_losses:
+        assert found.data is not None, "checked when the recipe was read"
         # In the domain's own units, and weighted by t: near the noise the predicted sketch is a blur with no strokes.
-        predicted = session.normalizer.denormalize(objective.to_data(output, x_t, t))
+        predicted = session.normalizer.denormalize(found.data())
         for name, (weight, measure) in session.extra_losses.items():
             values = measure(predicted)
             terms[name] = values.detach().mean()

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowkit.data.arrays import gather
 from flowkit.data.base import Base, NormalBase
 from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import Normalizer
@@ -86,14 +85,12 @@ class Validator:
         self.rows: Rows = read_rows(data, rows[places % len(rows)], normalizer, device)
         draws = Draws(seed, device)
         shape = (self.count, *self.rows.x.shape[1:])
-        noise = base.draw(draws, "validation noise", 0, shape)
+        met = rows[np.arange(self.count) % len(rows)]
+        noise = base.draw(draws, "validation noise", 0, shape, met)
         coupled = not coupling.independent
-        if coupling.stored:
-            assert data.noise is not None, "checked where training's noise was opened"
-            noise = torch.from_numpy(gather(data.noise, rows[np.arange(self.count) % len(rows)])).to(device)
-        elif coupled:
+        if coupling.permutes:
             # As in training, or the loss would be another problem's; over all rows, so that no share of them matters.
-            everything = read_rows(data, rows[np.arange(self.count) % len(rows)], normalizer, device)
+            everything = read_rows(data, met, normalizer, device)
             paired = pair_blocks(coupling, block, noise, everything, lambda n: key(seed, "validation coupling", n))
             noise = noise[paired]
         eps = draws.normal("validation bridge", 0, shape) if objective.path.stochastic else None
@@ -110,7 +107,7 @@ class Validator:
             if coupled or not isinstance(objective.path, GaussianPath) or not isinstance(base, NormalBase):
                 return {}
             fitted = GaussianYardstick.fit(data.x, data.rows("train"), normalizer, objective.path, device=device)
-            x1 = read_rows(data, rows[np.arange(self.count) % len(rows)], normalizer, device).x
+            x1 = read_rows(data, met, normalizer, device).x
             return gaussian_losses(fitted, noise, x1, times)
 
         self._yardstick = yardstick
