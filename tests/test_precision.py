@@ -17,9 +17,7 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("precision")
     rows = sketch_rows(100)
     write_dataset(folder / "rows", Dataset("sketch", rows["x"], rows["class_label"], class_names=rows["class_names"]))
-    (folder / "recipe.toml").write_text(
-        RECIPE.replace("lr = 1e-4", "lr = 1e-3").replace("attend_conditions = true\n", "")
-    )
+    (folder / "recipe.toml").write_text(RECIPE.replace("lr = 1e-4", "lr = 1e-3"))
     done = launch(folder, 1, "--set", "run.name=plain")
     assert done.returncode == 0, done.stderr
     return folder

@@ -26,7 +26,6 @@ arch = "bezier_sketch_dit"
 embed_dim = 32
 num_layers = 2
 num_heads = 4
-attend_conditions = true
 [optim]
 lr = 1e-4
 [train]
@@ -66,7 +65,7 @@ def folder(tmp_path_factory) -> Path:
         "sketch", rows["x"], rows["class_label"], condition, class_names=rows["class_names"], condition_mask=mask
     )
     write_dataset(folder / "rows", data)
-    (folder / "recipe.toml").write_text(RECIPE)
+    (folder / "recipe.toml").write_text(RECIPE.replace("num_heads = 4", "num_heads = 4\nattend_conditions = true"))
     done = launch(folder, 1)
     assert done.returncode == 0, done.stderr
     return folder
