@@ -14,7 +14,7 @@ from flowkit.components import trusting
 from flowkit.data.dataset import Dataset
 from flowkit.errors import UserError
 from flowkit.recipe import Recipe, recipe_from_dict
-from flowkit.sampling.model import LoadedModel, load
+from flowkit.sampling.load import LoadedModel, load
 
 if TYPE_CHECKING:
     from flowkit.events import Listener

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from flowkit.flow.inversion import Inversion
     from flowkit.recipe import Recipe
     from flowkit.recipe.sample import SampleSettings
-    from flowkit.sampling.model import LoadedModel
+    from flowkit.sampling.load import LoadedModel
 
 INVERTED = 256  # reference rows that are carried back to noise and forth again
 
@@ -82,7 +82,7 @@ def evaluate_checkpoint(
     """
     from flowkit.sampling.draw import carry_back
     from flowkit.sampling.likelihood import held_out_rows, likelihood_figures
-    from flowkit.sampling.model import load
+    from flowkit.sampling.load import load
 
     model = load(ckpt, weights=weights, device=device)
     settings = model.settings(settings, **changes)

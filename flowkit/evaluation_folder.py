@@ -14,7 +14,7 @@ from flowkit.metrics.comparison import DEFAULT_ROWS
 
 if TYPE_CHECKING:
     from flowkit.recipe.sample import SampleSettings
-    from flowkit.sampling.model import LoadedModel
+    from flowkit.sampling.load import LoadedModel
 
 RESULTS = "evaluation.json"
 

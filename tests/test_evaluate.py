@@ -424,7 +424,7 @@ def test_results_are_named_by_the_settings_in_effect(tiny, tmp_path, model):
 def test_what_has_no_likelihood_is_told_before_any_sampling(tiny, tmp_path, model, monkeypatch):
     tiny["data"] |= {"num_samples": 120, "val_fraction": 0.0}
     flowkit.train(tiny)
-    monkeypatch.setattr("flowkit.sampling.model.LoadedModel.sample", lambda *arguments, **named: pytest.fail("sampled"))
+    monkeypatch.setattr("flowkit.sampling.load.LoadedModel.sample", lambda *arguments, **named: pytest.fail("sampled"))
     with pytest.raises(UserError, match="likelihood: the data has no validation rows"):
         evaluate_checkpoint(tmp_path / "runs" / "tiny", likelihood=5, num_samples=30)
 

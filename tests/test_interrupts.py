@@ -151,7 +151,7 @@ def run(tmp_path_factory) -> Path:
 
 
 COMMANDS: list[tuple[str, str, str]] = [
-    ("sample RUN --out OUT", "flowkit.sampling.model.read_model_json", "nothing was written"),
+    ("sample RUN --out OUT", "flowkit.sampling.load.read_model_json", "nothing was written"),
     ("sample RUN --out OUT", "flowkit.sampling.model.draw_samples", "nothing was written"),
     ("sample RUN --out OUT", "flowkit.data.dataset.write_tensors", "nothing was written"),
     ("sample RUN --out OUT", "flowkit.evaluate.training_data", "holds all samples; flowkit decode"),

@@ -18,7 +18,7 @@ from flowkit.decode import decode, write_readable
 from flowkit.errors import Interrupted, UserError
 from flowkit.evaluate import evaluate_files
 from flowkit.outputs import MANIFEST, earlier_files, one_call
-from flowkit.sampling.model import load as load_checkpoint
+from flowkit.sampling.load import load as load_checkpoint
 from flowkit.text.decoding import Sentences
 from tests.conftest import sketch_rows
 
@@ -263,7 +263,7 @@ def test_an_interrupted_second_call_of_sample(run, tmp_path, monkeypatch, capsys
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(flowkit.sampling.model.LoadedModel, "sample", stopped)  # while they are drawn
+        patch.setattr(flowkit.sampling.load.LoadedModel, "sample", stopped)  # while they are drawn
         assert called(patch, "sample", run, "-n", 2, "--out", out) == 130
     assert "interrupted: nothing was written" in capsys.readouterr().err
     assert names(out) == whole and len(read_dataset(out)) == 3

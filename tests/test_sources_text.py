@@ -331,7 +331,7 @@ def test_train_and_sample_tell_mistakes_without_torch(tmp_path, monkeypatch) -> 
         raise AssertionError("training began")
 
     monkeypatch.setattr("flowkit.training.train.train", never)
-    monkeypatch.setattr("flowkit.sampling.model.load", never)
+    monkeypatch.setattr("flowkit.sampling.load.load", never)
     (tmp_path / "runs/x").mkdir(parents=True)
     (tmp_path / "runs/x/recipe.toml").write_text("")
     recipe = tmp_path / "r.toml"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from flowkit.data.dataset import Dataset
-    from flowkit.sampling.model import LoadedModel
+    from flowkit.sampling.load import LoadedModel
 
 
 @draws
@@ -120,7 +120,7 @@ def sample(
     from flowkit.outputs import SAMPLE_FILES, check_samples_target, clear, earlier_files, record_samples, said
     from flowkit.recipe.sample import SampleSettings
     from flowkit.sampling.asked import read_condition
-    from flowkit.sampling.model import load
+    from flowkit.sampling.load import load
     from flowkit.ui.progress import stage_bar
     from flowkit.ui.written import print_written
 

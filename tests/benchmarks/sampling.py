@@ -16,7 +16,7 @@ import torch
 
 import flowkit
 from flowkit.data.dataset import Dataset
-from flowkit.sampling.model import LoadedModel
+from flowkit.sampling.load import LoadedModel
 from tests.benchmarks.paired import machine, paired
 
 

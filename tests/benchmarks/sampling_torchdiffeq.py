@@ -22,7 +22,7 @@ import flowkit
 from flowkit.flow.solvers import integrate
 from flowkit.recipe.sample import SampleSettings
 from flowkit.sampling.draw import velocity_of
-from flowkit.sampling.model import LoadedModel
+from flowkit.sampling.load import LoadedModel
 from tests.benchmarks.paired import machine, paired
 
 TOLERANCE = 1e-5

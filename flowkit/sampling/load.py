@@ -1,0 +1,147 @@
+"""From a checkpoint to a model that samples: the architecture, shape, classes and normalizer all come from its sidecar."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from flowkit.checkpoint import (
+    EMA,
+    MODEL,
+    CheckpointFiles,
+    check_weights,
+    find_checkpoint,
+    folders_of,
+    load_weights,
+    read_model_json,
+    read_normalizer,
+    verify_weights,
+)
+from flowkit.components import trusting
+from flowkit.errors import PassedOver, UserError
+from flowkit.recipe.flow import Flow
+from flowkit.recipe.load import saved_settings
+from flowkit.recipe.sample import SampleSettings
+from flowkit.sampling.model import SamplingModel
+
+MAX_SIZE = 10**7  # of anything in the arguments of an architecture
+
+
+class LoadedModel(SamplingModel):
+    """A trained model, ready to sample. Made by `flowkit.load`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        info: dict[str, Any],
+        files: CheckpointFiles,
+        weights: str,
+        flow: Flow,
+        sampling: SampleSettings,
+    ):
+        folders = folders_of(files.run_dir, info.get("recipe") or {})
+        super().__init__(model, info, flow, sampling, read_normalizer(files, info), folders)
+        self.files = files
+        self.weights = weights  # "ema" | "raw", whichever was loaded
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        return {"checkpoint": str(self.files.directory), "architecture": self.info["architecture"], **super().made_by,
+                "weights": self.weights}  # fmt: skip
+
+    def default_out(self) -> tuple[Path, Path]:
+        """Where `flowkit sample` writes when nothing is said: the samples file, and the folder of what people look at.
+
+        In a run `samples.safetensors` and `samples/last/`; beside a lone file all of it goes to `samples/`.
+        """
+        run_dir = self.files.run_dir
+        if run_dir is not None:
+            return run_dir / "samples.safetensors", run_dir / "samples" / "last"
+        return self.files.directory / "samples" / "samples.safetensors", self.files.directory / "samples"
+
+
+def load(
+    ckpt: Path | str,
+    *,
+    weights: str = "ema",
+    device: str = "auto",
+    model: nn.Module | None = None,
+    trust_code: bool = False,
+) -> LoadedModel:
+    """Open a checkpoint for sampling. `ckpt`: a run, a checkpoint directory, or a .safetensors with its .json beside it.
+
+    weights: "ema" or "raw". `model`: the user's own module, for a run that trained one. trust_code: import what it names by
+    import path, such as a solver of one's own. Raises UserError when something is missing, broken, or of another architecture.
+    """
+    with trusting(trust_code):
+        return _load(ckpt, weights, device, model)
+
+
+def _load(ckpt: Path | str, weights: str, device: str, model: nn.Module | None) -> LoadedModel:
+    from flowkit.models import create_model
+
+    files = find_checkpoint(ckpt, check=lambda files: verify_weights(files, weights))
+    if files.notice:
+        warnings.warn(files.notice, PassedOver, stacklevel=3)
+    info = read_model_json(files.sidecar)
+    flow, sampling = saved_settings(files.sidecar, info)
+    if model is None:
+        if info.get("custom"):
+            raise UserError(f"{files.sidecar}: was trained from a module of one's own ({info['architecture']}); "
+                            "load it from Python with flowkit.load(ckpt, model=YourModule())")  # fmt: skip
+        _check_sizes(info, files, weights)
+        model = create_model(info["architecture"], **info["model_args"])
+    path = files.weights(weights)
+    load_weights(model, path)
+    model.requires_grad_(False).eval().to(pick_device(device))
+    try:
+        return LoadedModel(model, info, files, {EMA: "ema", MODEL: "raw"}.get(path.name, weights), flow, sampling)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{files.sidecar}: cannot be understood ({error})") from None
+
+
+def _check_sizes(info: dict[str, Any], files: CheckpointFiles, weights: str) -> None:
+    """Build the network without its memory, and hold it against the weight file and the rows: a sidecar that asks for more
+    than is there has to be noticed before the machine's memory is gone. Raises UserError.
+    """
+    from flowkit.models import create_model
+
+    args = info["model_args"]
+    if any(isinstance(size, int) and size > MAX_SIZE for size in args.values()):
+        raise UserError(f"{files.sidecar}: a size in its model_args is above {MAX_SIZE:,}; it is damaged")
+    names, condition = info.get("class_names") or [], info.get("condition_shape") or [0]
+    if args.get("num_classes", len(names)) != len(names):
+        raise UserError(f"{files.sidecar}: names {len(names)} classes, and its network has {args['num_classes']!r}")
+    if args.keys() & {"clip_dim", "condition_dim"} and condition[-1] not in (
+        args.get("clip_dim", 0),
+        args.get("condition_dim", 0),
+    ):
+        raise UserError(f"{files.sidecar}: has conditions of shape {condition}, and its network takes others")
+    try:
+        with torch.device("meta"):
+            skeleton = create_model(info["architecture"], **args)
+            check_weights(skeleton, files.weights(weights))
+            latent = read_normalizer(files, info).shape(tuple(info["shape"]))
+            skeleton.eval()(torch.empty(1, *latent), torch.empty(1))
+    except UserError as error:
+        raise error if str(error).startswith(str(files.directory)) else UserError(f"{files.sidecar}: {error}") from None
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{files.sidecar}: its architecture does not go with its rows ({why})") from None
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" takes the GPU where there is one. Raises UserError for a device that is not there."""
+    if name == "auto":
+        return (torch.accelerator.is_available() and torch.accelerator.current_accelerator()) or torch.device("cpu")
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"device: {name!r} is not available here; use 'auto' or 'cpu'") from None
