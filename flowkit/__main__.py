@@ -1,10 +1,12 @@
 """`flowkit`, `python -m flowkit`, and what `accelerate launch -m flowkit` starts."""
 
+import gc
 import sys
 
 
 def main() -> None:
     """Run the command line. Ctrl-C while it is loaded leaves like Ctrl-C later."""
+    gc.disable()  # until a command runs: nothing that loading makes is garbage, and looking for it takes time
     try:
         from flowkit.cli import main as run
     except KeyboardInterrupt:

@@ -19,6 +19,7 @@ from flowkit.conditions import Conditions
 from flowkit.data.dataset import Dataset, read_dataset, write_dataset
 from flowkit.errors import UserError
 from flowkit.evaluate import evaluate_checkpoint
+from flowkit.flow import mean_flow
 from flowkit.flow.guidance import guided
 from flowkit.flow.objective import FlowObjective
 from flowkit.inspect.dataset import data_report
@@ -28,7 +29,7 @@ from flowkit.models.layers import CrossAttention, condition_memory
 from flowkit.sampling.asked import asked_condition
 from flowkit.sampling.draw import as_network
 from flowkit.sampling.likelihood import likelihood_figures
-from flowkit.training import mean_flow
+from flowkit.training import step
 
 GIVEN = {
     "nothing": {}, "label": {"class_label": torch.tensor([3, 1, 2, 0])}, "vector": {"tokens": torch.arange(8.0).view(4, 2)},
@@ -450,8 +451,8 @@ def test_rows_with_an_interval_keep_their_own_conditions(tiny, told, monkeypatch
     """MeanFlow asks the network once more, of some rows of the batch."""
     asked = []
     monkeypatch.setattr(mean_flow, "mean_flow_target", lambda u, x, t, span, v: u(x, t, span))
-    call = mean_flow.call_model
-    monkeypatch.setattr(mean_flow, "call_model", lambda *given: asked.append(given[1:4]) or call(*given))
+    call = step.call_model
+    monkeypatch.setattr(step, "call_model", lambda *given: asked.append(given[1:4]) or call(*given))
     tiny["train"].update(steps=1, val_every="never")
     tiny["flow"] = {"objective": {"name": "mean_flow", "ratio": 0.4}}
     flowkit.train(tiny, data=told)

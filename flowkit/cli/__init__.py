@@ -7,43 +7,66 @@ import os
 import shutil
 import sys
 import warnings
+from collections.abc import Iterable
+from importlib import import_module
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
 import typer
 
-from flowkit.cli.decode import decode
-from flowkit.cli.evaluate import evaluate
 from flowkit.cli.interrupts import handled, interruptible, status
-from flowkit.cli.look import doctor, inspect
-from flowkit.cli.prepare import prepare
-from flowkit.cli.sample import sample
-from flowkit.cli.train import ema, train
 from flowkit.encoding import speak_any_encoding
 from flowkit.errors import PassedOver, PeerLost, UserError
 
-app = typer.Typer(
-    help="Train flow-matching generative models from a TOML recipe, and turn samples into pictures or sentences.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
 NARROW = 72  # columns; in more Typer's table of options has room for all names
 WRITTEN = "nothing was written; the same command starts again"
-for command, panel, kept in (
-    (train, "Make a model", "the run has not begun"),
-    (sample, "Use a model", WRITTEN),
-    (decode, "Use a model", WRITTEN),
-    (prepare, "Make a model", WRITTEN),
-    (evaluate, "Use a model", WRITTEN),
-    (ema, "Make a model", WRITTEN),
-    (inspect, "Look", "nothing was written"),
-    (doctor, "Look", "nothing was written"),
-):
-    app.command(rich_help_panel=panel)(interruptible(command, kept))
+# Name -> its module here, its panel of --help, and what an interrupt leaves.
+COMMANDS = {
+    "train": ("train", "Make a model", "the run has not begun"),
+    "sample": ("sample", "Use a model", WRITTEN),
+    "decode": ("decode", "Use a model", WRITTEN),
+    "prepare": ("prepare", "Make a model", WRITTEN),
+    "evaluate": ("evaluate", "Use a model", WRITTEN),
+    "ema": ("train", "Make a model", WRITTEN),
+    "inspect": ("look", "Look", "nothing was written"),
+    "doctor": ("look", "Look", "nothing was written"),
+}
+
+
+def make_app(names: Iterable[str] = COMMANDS, *, listed: bool = False) -> typer.Typer:
+    """The command line of these commands; the modules of the others are not imported.
+
+    listed: they are to be listed and not to be run, so that nobody looks at their options: a tenth of the time to `--help`.
+    """
+    app = typer.Typer(
+        help="Train flow-matching generative models from a TOML recipe, and turn samples into pictures or sentences.",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(lambda: None)  # so that a single command is still called by its name
+    for name in names:
+        module, panel, kept = COMMANDS[name]
+        command = getattr(import_module(f"flowkit.cli.{module}"), name)
+        if listed:
+            app.command(name, help=command.__doc__, rich_help_panel=panel)(lambda: None)
+        else:
+            app.command(rich_help_panel=panel)(interruptible(command, kept))
+    return app
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(f"module 'flowkit.cli' has no attribute {name!r}")
+    globals()["app"] = app = make_app()
+    return app
+
+
+def _only_help() -> bool:
+    """Whether the list of commands is asked for, and none of them."""
+    return len(sys.argv) == 1 or sys.argv[1] in ("-h", "--help")
 
 
 def _prepare_help() -> None:
@@ -52,7 +75,7 @@ def _prepare_help() -> None:
     Typer's help imports both at its top for markup and pretty exceptions that this app has turned off. Only a process that
     is about to print help and leave gets the stand-ins.
     """
-    if len(sys.argv) > 1 and not {"-h", "--help"} & set(sys.argv):
+    if not (_only_help() or {"-h", "--help"} & set(sys.argv)):
         return
     for name, unused in (("rich.markdown", "Markdown"), ("rich.traceback", "Traceback")):
         stand_in = ModuleType(name)
@@ -95,7 +118,8 @@ def main() -> None:
     try:
         warnings.simplefilter("ignore", PassedOver)  # commands say so themselves
         with handled():
-            app(args=_resume_auto(sys.argv[1:]))
+            asked = [name for name in sys.argv[1:2] if name in COMMANDS]
+            make_app(asked or COMMANDS, listed=_only_help())(args=_resume_auto(sys.argv[1:]))
     except UserError as error:
         # Under a launcher every process meets the same bad input; one on each machine says so, for what is bad may be its own.
         if os.environ.get("LOCAL_RANK", "0") == "0":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import os
 import signal
 import sys
@@ -24,6 +25,8 @@ def interruptible(command: Callable[..., Any], kept: str) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> Any:
+        gc.freeze()  # what is loaded stays: no need to look through it
+        gc.enable()  # which `flowkit.__main__` has switched off
         try:
             return command(*arguments, **options)
         except KeyboardInterrupt as stop:
