@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,9 @@ class Conditions:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Conditions:
         """`change` made of each tensor."""
-        tensors = (getattr(self, field.name) for field in fields(self))
+        if self.class_label is None and self.tokens is None:  # most often, and at every update
+            return self
+        tensors = (self.class_label, self.tokens, self.mask, self.dropped)
         return Conditions(*(None if tensor is None else change(tensor) for tensor in tensors))
 
     def drop(self, rows: Tensor | None = None) -> Conditions:

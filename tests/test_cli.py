@@ -94,12 +94,12 @@ def test_a_full_disk_is_one_line(monkeypatch, capfd, code):
     replaced = []
     monkeypatch.setattr(os, "dup2", lambda file, number: replaced.append(number))
     for name, shown in (("a/b.json", r" \(a/b\.json\)"), (None, "")):
-        monkeypatch.setattr(cli, "app", Mock(side_effect=OSError(code, os.strerror(code), name)))
+        monkeypatch.setattr(cli, "make_app", Mock(side_effect=OSError(code, os.strerror(code), name)))
         with pytest.raises(SystemExit, match="1"):
             cli.main()
         assert re.fullmatch(rf"error: {os.strerror(code)}{shown}: make room on the disk, .*\n", capfd.readouterr().err)
     assert len(replaced) == 2
-    monkeypatch.setattr(cli, "app", Mock(side_effect=OSError(errno.EIO, "broken")))
+    monkeypatch.setattr(cli, "make_app", Mock(side_effect=OSError(errno.EIO, "broken")))
     with pytest.raises(OSError, match="broken"):
         cli.main()
 

@@ -29,7 +29,7 @@ from flowkit.models.layers import CrossAttention, condition_memory
 from flowkit.sampling.asked import asked_condition
 from flowkit.sampling.draw import as_network
 from flowkit.sampling.likelihood import likelihood_figures
-from flowkit.training import step
+from flowkit.training import session
 
 GIVEN = {
     "nothing": {}, "label": {"class_label": torch.tensor([3, 1, 2, 0])}, "vector": {"tokens": torch.arange(8.0).view(4, 2)},
@@ -451,8 +451,8 @@ def test_rows_with_an_interval_keep_their_own_conditions(tiny, told, monkeypatch
     """MeanFlow asks the network once more, of some rows of the batch."""
     asked = []
     monkeypatch.setattr(mean_flow, "mean_flow_target", lambda u, x, t, span, v: u(x, t, span))
-    call = step.call_model
-    monkeypatch.setattr(step, "call_model", lambda *given: asked.append(given[1:4]) or call(*given))
+    call = session.call_model
+    monkeypatch.setattr(session, "call_model", lambda *given: asked.append(given[1:4]) or call(*given))
     tiny["train"].update(steps=1, val_every="never")
     tiny["flow"] = {"objective": {"name": "mean_flow", "ratio": 0.4}}
     flowkit.train(tiny, data=told)

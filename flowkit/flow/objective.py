@@ -47,8 +47,7 @@ class Draws(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Pairs:
+class Pairs(NamedTuple):
     """A micro-batch of noise and data: x0, x1, eps (b, ...), t (b,). Networks are called (x, t, conditions, span=None)."""
 
     x0: Tensor

@@ -26,13 +26,15 @@ def call_model(
     padding, their mask (B, P) goes by its name, condition_mask. Raises UserError where the network does not take it.
     """
     told = (conditions.class_label, conditions.tokens, conditions.dropped)
+    if span is None and told[0] is None and told[1] is None:
+        return model(x, t)
     named: dict[str, Any] = {}
     if conditions.mask is not None:
         check_takes_mask(model)
         named["condition_mask"] = conditions.mask
     if span is not None:
         return model(x, t, *told, span, **named)
-    return model(x, t, *told, **named) if conditions.kinds else model(x, t)
+    return model(x, t, *told, **named)
 
 
 def check_takes_mask(model: nn.Module | Callable[..., Tensor]) -> None:

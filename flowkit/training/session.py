@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from flowkit.events import RunStarted
 from flowkit.flow.mean_flow import check_takes_span
 from flowkit.flow.objective import FlowObjective
 from flowkit.models import create_model
-from flowkit.models.calls import check_takes_mask
+from flowkit.models.calls import call_model, check_takes_mask
 from flowkit.recipe import check_batch
 from flowkit.recipe.flow import Flow, seen_without
 from flowkit.recipe.sample import SampleSettings
@@ -105,6 +105,14 @@ class Session:
     def sampling_model(self) -> nn.Module:
         """The weights that samples come from: the EMA's, unless the recipe asks for the raw ones or keeps no EMA."""
         return self.ema.module if self.ema is not None and self.recipe.sample.weights == "ema" else self.model
+
+    @cached_property
+    def networks(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+        """(x, t, conditions, span=None) -> output: the wrapped network, and the bare one.
+
+        The bare one runs under autocast as the wrapped one does; it is not compiled, for that has no forward mode.
+        """
+        return partial(call_model, self.wrapped), partial(call_model, self.model.forward)
 
     @property
     def class_names(self) -> tuple[str, ...]:

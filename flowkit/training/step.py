@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +11,6 @@ from torch import Tensor
 from flowkit.conditions import KINDS
 from flowkit.flow.objective import Pairs, Spans
 from flowkit.flow.times import stratify
-from flowkit.models.calls import call_model
 from flowkit.recipe.flow import drop_rates
 from flowkit.rng import key, seed_modules
 from flowkit.training.batches import Rows
@@ -128,9 +126,9 @@ def flow_loss(
     session: Session, rows: Rows, x0: Tensor, t: Tensor, eps: Tensor | None, spans: Spans | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """(mean loss to descend, detached terms to log) of one micro-batch: x0, eps (b, ...), t (b,)."""
-    # The bare network runs under autocast as the wrapped one does; it is not compiled, for that has no forward mode.
-    networks = (partial(call_model, model) for model in (session.wrapped, session.model.forward))
-    found = session.flow.objective.loss(Pairs(x0, rows.x, t, eps, rows.conditions, spans, *networks), session.objective)
+    found = session.flow.objective.loss(
+        Pairs(x0, rows.x, t, eps, rows.conditions, spans, *session.networks), session.objective
+    )
     loss = found.descended.mean()
     terms = {"loss": loss.detach() if found.shown is found.descended else found.shown.detach().mean()}
     if session.extra_losses:
