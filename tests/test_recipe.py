@@ -62,7 +62,7 @@ def test_model_keys_are_the_constructors_arguments_with_the_same_defaults(arch):
 def test_a_component_stands_for_itself_where_it_is_of_that_kind():
     made = recipe_from_dict(table(flow={"times": LogitNormal(mean=1.0)}))
     assert made == recipe_from_dict(table(flow={"times": {"name": "logit_normal", "mean": 1.0}}))
-    with pytest.raises(UserError, match="flow.path: is a LogitNormal, and no path"):
+    with pytest.raises(UserError, match=r"flow\.path: is a LogitNormal, and no path"):
         recipe_from_dict(table(flow={"path": LogitNormal()}))
     with pytest.raises(UserError, match="is a LogitNormal, and no solver"):
         choose("solver", LogitNormal())
