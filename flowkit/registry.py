@@ -41,6 +41,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "midpoint": f"{_SOLVERS}.fixed:Midpoint",
         "heun": f"{_SOLVERS}.fixed:Heun",
         "rk4": f"{_SOLVERS}.fixed:RK4",
+        "ab2": f"{_SOLVERS}.multistep:AdamsBashforth",
+        "dpm": f"{_SOLVERS}.multistep:DPMSolver",
         "dopri5": f"{_SOLVERS}.dopri5:Dopri5",
         "sde": f"{_SOLVERS}.sde:SDE",
         "mean_flow": f"{_SOLVERS}.mean_flow:MeanFlowSolver",

@@ -96,11 +96,8 @@ def _drops_any(recipe: Recipe) -> bool:
 
 
 def _sampling(recipe: Recipe) -> list[tuple[str, str]]:
-    solver = recipe.sample.solver
-    why = recipe.flow.why_no_score() if solver.stochastic else None
-    if why:
-        return [("sample.solver", f'"{solver.tag()}" needs the score, and {why}; use an ODE solver such as "midpoint"')]
-    return []
+    why = recipe.flow.why_not(recipe.sample.solver)
+    return [("sample.solver", f'{why}; use an ODE solver such as "midpoint"')] if why else []
 
 
 def _flow(recipe: Recipe) -> list[tuple[str, str]]:
@@ -124,9 +121,7 @@ def _flow(recipe: Recipe) -> list[tuple[str, str]]:
 def _mean_flow(recipe: Recipe) -> list[tuple[str, str]]:
     flow, sample = recipe.flow, recipe.sample
     if not flow.objective.averages:
-        return [] if not sample.solver.averages else [
-            ("sample.solver", f'"{sample.solver.tag()}" needs a network of average velocities; set flow.objective = "mean_flow", '
-                              'or use an ODE solver such as "midpoint"')]  # fmt: skip
+        return []
     found, objective = [], flow.objective.tag()
     for key, plain in (
         ("prediction", "velocity"),

@@ -13,6 +13,7 @@ from flowkit.flow.couplings import Coupling, Independent
 from flowkit.flow.error import Error, Squared
 from flowkit.flow.objective import FlowMatching, FlowObjective, Objective
 from flowkit.flow.paths import Linear, Path
+from flowkit.flow.solvers import Solver
 from flowkit.flow.times import LogitNormal, Times
 from flowkit.flow.weights import UniformWeights, Weights
 from flowkit.settings import Says, Section
@@ -96,4 +97,15 @@ class Flow(Section):
             return f"flow.base = {self.base!r} is not normal noise"
         if not self.coupling.independent:
             return f'with flow.coupling = "{self.coupling.tag()}" noise and data are not independent'
+        return None
+
+    def why_not(self, solver: Solver) -> str | None:
+        """Why a model of this flow cannot be sampled with that solver, in words; None where it can."""
+        name = solver.tag()
+        if solver.averages and not self.objective.averages:
+            return f'"{name}" requires a model of average velocities (flow.objective = "mean_flow")'
+        if solver.gaussian and not self.path.converts("data", "noise"):
+            return f'"{name}" requires a Gaussian path, and flow.path is "{self.path.tag()}"'
+        if solver.stochastic and (why := self.why_no_score()):
+            return f'"{name}" requires the score, and {why}'
         return None

@@ -230,18 +230,13 @@ class SamplingModel:
 
     def _check(self, settings: SampleSettings, *, conditioned: bool) -> None:
         """Raise UserError for settings that this model cannot sample with."""
-        flow, solver = self.flow, settings.solver.tag()
-        if settings.solver.averages and not flow.objective.averages:
-            raise UserError(
-                f'solver: "{solver}" needs a model of average velocities (flow.objective = "mean_flow"); this one was trained '
-                'by flow matching: use an ODE solver such as "midpoint"'
-            )
+        solver = settings.solver.tag()
+        if why := self.flow.why_not(settings.solver):
+            raise UserError(f'solver: {why}; use an ODE solver such as "midpoint"')
         if settings.solver.averages and settings.guidance.another:
             raise UserError(
                 f'guidance: "{settings.guidance.tag()}" does not go with solver "{solver}"; use an ODE solver such as "midpoint"'
             )
-        if settings.solver.stochastic and (why := flow.why_no_score()):
-            raise UserError(f'solver: "{solver}" needs the score, and {why}; use an ODE solver such as "midpoint"')
         if settings.guidance_scale == 1.0 or settings.guidance.another:
             return
         if not conditioned and self.info.get("condition_shape"):
