@@ -37,8 +37,8 @@ class SampleSettings(Section):
 
     solver: Annotated[Solver, Choose("solver")] = Field(
         default=Midpoint(),
-        description="ODE solver; ab2 and dpm evaluate once a step; dopri5 chooses its steps; sde is stochastic; mean_flow is "
-        "for flow.objective mean_flow, whose default it is, in 1 step",
+        description="ODE solver; ab2 and dpm evaluate once a step; dopri5 chooses its steps; sde is stochastic; "
+        "mean_flow is for flow.objective mean_flow, in 1 step",
     )
     steps: int = Field(default=25, ge=1, description="solver steps from noise to data")
     grid: Annotated[Grid, Choose("grid")] = Field(default=Uniform(), description="where in t the steps are")
