@@ -1,6 +1,6 @@
 """How good samples are, beside how good real rows look: from a checkpoint, or from two data files.
 
-What is measured belongs to the data's domain; here the rows are chosen, the samples drawn and the yard-sticks made.
+What is measured belongs to the data's domain; here the rows are chosen, the samples drawn and the baselines made.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ def evaluate_checkpoint(
     title = f"{ckpt}: {model.info['architecture']}, step {model.info.get('step', 0):,}"
     tell("carrying real rows to noise and back", 0, 1)
     count = min(INVERTED, len(sides.reference))
-    places = np.arange(count) * len(sides.reference) // count
-    found, zero = carry_back(model, rows, sides.reference[places], settings)
+    indices = np.arange(count) * len(sides.reference) // count
+    found, zero = carry_back(model, rows, sides.reference[indices], settings)
     more: dict[str, tuple[str, dict[str, Any]]] = {"reconstruction": (
         _inversion_fact(found, zero),
         {"rows": count, "passes": found.passes, "model": asdict(found), "zero_field": asdict(zero)},

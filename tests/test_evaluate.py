@@ -178,7 +178,7 @@ def test_fresh_drawings_look_real(fresh):
             assert estimate.low <= estimate.high and np.isfinite([estimate.low, estimate.value, estimate.high]).all()
 
 
-def test_copies_are_found_out_and_the_yardsticks_stay_where_they_are(folder, fresh):
+def test_copies_are_found_out_and_the_baselines_stay_where_they_are(folder, fresh):
     real, wanted = read_dataset(folder / "real"), doodles(1).class_label
     train = real.rows("train")
     rows = [train[real.class_label[train] == label] for label in range(5)]

@@ -170,7 +170,7 @@ CASES = {
     "path": {"flow": {"path": {"name": "my_pkg:Quadratic", "bend": 0.25}}},
     "solver": {"sample": {"solver": {"name": "my_pkg:AdamsBashforth", "order": 3}}},
     "coupling": {"flow": {"coupling": "my_pkg:Reversed"}},
-    "auxiliary loss": {"loss": {"my_pkg:centered": 0.5}},
+    "auxiliary loss": {"aux_loss": {"my_pkg:centered": 0.5}},
     "architecture": {"model": {"arch": "my_pkg:Wide", "width": 5, "hidden_dim": None}},
     "tracker": {"track": {"to": "my_pkg:Lines"}},
     "domain": {"data": {"domain": "my_pkg:Waves", "source": "sines"}},
@@ -270,7 +270,7 @@ def test_what_goes_wrong_inside_of_the_users_module_keeps_its_traceback(outside)
 
 def test_keys_list_what_the_recipe_imports(outside):
     (outside / "mine.toml").write_text(
-        '[run]\nname = "a"\n[model]\narch = "my_pkg:Wide"\n[train]\nsteps = 1\n[loss]\n"my_pkg:centered" = 0.1\n'
+        '[run]\nname = "a"\n[model]\narch = "my_pkg:Wide"\n[train]\nsteps = 1\n[aux_loss]\n"my_pkg:centered" = 0.1\n'
         '[sample]\nsolver = {name = "my_pkg:AdamsBashforth", order = 3}\n'
     )
     done = CliRunner().invoke(app, ["train", "mine.toml", "--keys"])
@@ -280,8 +280,8 @@ def test_keys_list_what_the_recipe_imports(outside):
 
 def test_set_takes_an_import_path_as_a_key(outside):
     with trusting():
-        made = recipe_from_dict(recipe(), ['loss."my_pkg:centered"=0.5', "sample.solver=my_pkg:AdamsBashforth"])
-    assert made.loss.used == {"my_pkg:centered": 0.5} and made.sample.solver.tag() == "my_pkg:AdamsBashforth"
+        made = recipe_from_dict(recipe(), ['aux_loss."my_pkg:centered"=0.5', "sample.solver=my_pkg:AdamsBashforth"])
+    assert made.aux_loss.used == {"my_pkg:centered": 0.5} and made.sample.solver.tag() == "my_pkg:AdamsBashforth"
 
 
 def stranger(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -311,8 +311,8 @@ def test_recipes_train_resume_and_sample_with_labels(tmp_path, arch, tiny):
 @pytest.mark.parametrize(
     ("sections", "said"),
     [({"flow": {"prediction": "data"}}, r'flow.prediction: "data" does not go with flow.objective = "mean_flow"'),
-     ({"flow": {"error": "l1"}}, 'flow.error: "l1" does not go with'),
-     ({"loss": {"smoothness": 0.1}}, "loss.smoothness: needs a prediction of the data"),
+     ({"flow": {"loss": {"error": "l1"}}}, 'flow.loss.error: "l1" does not go with'),
+     ({"aux_loss": {"smoothness": 0.1}}, "aux_loss.smoothness: needs a prediction of the data"),
      ({"flow": {"objective": {"name": "mean_flow", "omega": 2.0}, "cond_drop": 0.0}}, "flow.objective.omega: needs a null"),
      ({"flow": {"objective": "flow_matching"}, "sample": {"solver": "mean_flow"}}, 'sample.solver: "mean_flow" requires')],
 )  # fmt: skip

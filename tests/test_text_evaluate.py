@@ -287,7 +287,7 @@ def test_the_cycle_against_its_definition(tmp_path, toy, monkeypatch):
     assert values(found, "cycle")[:2] == pytest.approx(expected, abs=1e-4) and expected[0] < 0.9
 
 
-def test_copies_are_found_out_and_the_yardsticks_stay_where_they_are(folder, toy):
+def test_copies_are_found_out_and_the_baselines_stay_where_they_are(folder, toy):
     real = read_dataset(folder / "real")
     copies, fresh = (
         evaluate(folder, name, x) for name, x in (("copies", real.x[:250]), ("fresh", ToyCodec().encode(unread(250))))

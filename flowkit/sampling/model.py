@@ -110,9 +110,9 @@ class SamplingModel:
         changes: single ones of them by the names of `SampleSettings`, which are the keys of a recipe's [sample], such as solver
         or guidance_scale; None changes nothing.
 
-        guide: a differentiable f(x (B, ...)) -> (B,) in the domain's units; samples are then of p(x) exp(guide_scale f(x)), as
-        nearly as `flowkit.flow.guidance.Pushed` says. pairs: `.noise` is then what each sample came from, as the model saw it
-        (float32, (N, *latent_shape)), and `.normalizer` what brings it and x together, for reflow (arXiv 2209.03003).
+        guide: a differentiable f(x (B, ...)) -> (B,) in the domain's units; the samples then approximate
+        p(x) exp(guide_scale f(x)) (see `flowkit.flow.guidance.GradientGuidance`). pairs: also return `.noise`, the noise that
+        each sample came from as the model saw it (float32, (N, *latent_shape)), and `.normalizer`, for reflow (arXiv 2209.03003).
         on_states: is given where 64 of the samples, evenly spread, were after each step, from the noise on: float32
         (T, 64, ...) in the domain's units.
 
@@ -269,9 +269,9 @@ class SamplingModel:
     def _open_weak(self, ckpt: str) -> Weak:
         from flowkit.sampling.load import load
 
-        places = [folder / ckpt for folder in self.folders]
+        candidates = [folder / ckpt for folder in self.folders]
         try:
-            weak = load(next(filter(Path.exists, places), Path(ckpt)), device=str(self.device))
+            weak = load(next(filter(Path.exists, candidates), Path(ckpt)), device=str(self.device))
         except UserError as error:
             raise UserError(f"guidance.ckpt: {error}") from None
         alike: dict[str, Callable[[SamplingModel], Any]] = {

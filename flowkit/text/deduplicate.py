@@ -66,9 +66,9 @@ def near_duplicates(
     """
     import torch
 
-    from flowkit.text.pipelines import pick_device
+    from flowkit.device import pick_device
 
-    place, count, total = pick_device(device), 0, len(rows)
+    place, count, total = pick_device(device, cuda_only=True), 0, len(rows)
     shorten = _shortener(x, rows, place)
     partner, cosine = np.full(total, -1, np.int64), np.ones(total, np.float32)
     kept = np.empty(total, np.int64)  # the first `count` are the rows that are left so far

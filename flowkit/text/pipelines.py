@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flowkit.device import pick_device
 from flowkit.errors import UserError, listing
 from flowkit.rng import key, seed_generator
 from flowkit.text.codec import ENGLISH, Decoding
@@ -56,7 +57,7 @@ class PipelineCodec:
         max_source_len: int = MAX_SOURCE_LEN,
     ):
         self.name, self.dimension, self.languages = name, dimension, tuple(languages)
-        self.device, self.dtype = pick_device(device), pick_dtype(dtype)
+        self.device, self.dtype = pick_device(device, cuda_only=True), pick_dtype(dtype)
         self.truncated = 0
         self._identity, self._tokenizer = dict(identity), tokenizer
         self._load_encoder, self._load_decoder = load_encoder, load_decoder
@@ -245,19 +246,6 @@ class PipelineCodec:
         return SamplingSeq2SeqGenerator(
             model, vocabulary, sampler, temperature=1.0, **options
         )  # its own default is 0.6
-
-
-def pick_device(device: str | torch.device) -> torch.device:
-    """ "auto" is CUDA where there is any. Raises UserError for CUDA where there is none."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        picked = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"device: {device!r} is unknown; known are auto, cpu and cuda") from None
-    if picked.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: no CUDA device is here; use cpu or auto")
-    return picked
 
 
 def pick_dtype(dtype: str) -> torch.dtype:

@@ -55,7 +55,7 @@ def _model(report: dict[str, Any], console: Console) -> None:
         console.print(heading("losses", "", console.width))
         console.print(FactsBlock(_metrics_facts(run["metrics"])))
     if report.get("recipe"):
-        left = ("run", "data", "loss", "optim", "train") if model else tuple(report["recipe"])
+        left = ("run", "data", "aux_loss", "optim", "train") if model else tuple(report["recipe"])
         console.print(heading("recipe", "", console.width))
         console.print(recipe_view({name: report["recipe"][name] for name in left if name in report["recipe"]}))
     if report.get("weights"):

@@ -17,7 +17,7 @@ from flowkit.ui.previews import preview_grid
 from flowkit.ui.quantities import NOTHING, duration, rate, shape, short_count, size, value
 from flowkit.ui.sparkline import bars, chart, sparkline
 from flowkit.ui.state import RunState
-from flowkit.ui.wording import averaged, batch, plural, precision
+from flowkit.ui.wording import averaged, batch, plural
 
 LOSS, VALIDATION, GOOD, BAD, QUIET = "cyan", "magenta", "green", "yellow", "dim"
 ROOMY_WIDTH, ROOMY_HEIGHT = 104, 30
@@ -74,7 +74,7 @@ def _head(started: RunStarted, width: int) -> list[Text]:
     ema = "no EMA"
     if started.ema_decay:
         ema = f"EMA of the {averaged(started.ema_decay)}" if width >= ROOMY_WIDTH else f"EMA {started.ema_decay:.5g}"
-    where = f"{processes} · {precision(started.precision)} · batch {batch(started)} · {ema} · {started.device}"
+    where = f"{processes} · {started.precision} · batch {batch(started)} · {ema} · {started.device}"
     return [heading(started.name, _path(started.run_dir), width), what, Text(where, QUIET)]
 
 

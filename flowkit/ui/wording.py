@@ -28,10 +28,6 @@ def averaged(decay: float) -> str:
     return f"last {plural(round(1 / (1 - decay)), 'update')}"
 
 
-def precision(name: str) -> str:
-    return {"no": "fp32"}.get(name, name)
-
-
 def summary(state: RunState, finished: Finished) -> str:
     """`done: 5,000 updates in 12:04, validation loss 0.4120, best 0.4102 at step 4,800`."""
     parts = [f"{finished.reason} at step {finished.step:,} after {duration(finished.seconds)}"]
