@@ -81,11 +81,13 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "tracker": {},  # accelerate's have its names
     "domain": {
         "sketch": "flowkit.sketch.domain:SketchDomain",
-        "embedding": "flowkit.text.domain:TextDomain",
+        "text": "flowkit.text.domain:TextDomain",
         "points": "flowkit.points.domain:PointsDomain",
         "array": "flowkit.domain:Domain",
     },
 }
+# `kind` as data files and checkpoints store it, by the name of the domain, where the two differ.
+STORED_KINDS = {"text": "embedding"}
 # What a component from outside is a subclass of.
 BASES = {
     "objective": "flowkit.flow.objective:Objective",
