@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from flowkit.errors import UserError, listing
-from flowkit.registry import STORED_KINDS
+from flowkit.registry import STORED_KINDS, domain_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from flowkit.metrics.report import Figure
     from flowkit.sources.files import Files
 
-_NAMES = {kind: name for name, kind in STORED_KINDS.items()}
 AuxiliaryLoss = Callable[["Tensor"], "Tensor"]  # predicted x1 (B, ...) in the domain's units -> (B,)
 Tell = Callable[[str, int, int], None]  # progress: what is being done, how much of it is done, out of how much
 Bar = Callable[[str], AbstractContextManager[Tell]]  # opens a progress bar, given what it shows first
@@ -48,12 +47,13 @@ class Domain:
     @property
     def name(self) -> str:
         """What people call it: the name in the registry, in recipes and in messages."""
-        return _NAMES.get(self.kind, self.kind)
+        return domain_name(self.kind)
 
     def prepares(self, source: Path, files: Files) -> bool:
         """Whether `flowkit prepare` reads `files`, the content of `source`, as this kind of data.
 
-        Domains are asked in the order of the registry. Raises UserError for files that nearly fit, with the remedy.
+        Domains from outside flowkit are asked first, then the built-in ones in the order of the registry. Raises UserError
+        for files that nearly fit.
         """
         return False
 
@@ -255,7 +255,7 @@ def auxiliary_loss(*kinds: str) -> Callable[[AuxiliaryLoss], AuxiliaryLoss]:
     """Restrict an auxiliary loss to these kinds of data. A loss without this decorator applies to every kind."""
 
     def mark(loss: AuxiliaryLoss) -> AuxiliaryLoss:
-        loss.kinds = kinds  # pyright: ignore[reportFunctionMemberAccess]
+        loss.kinds = tuple(map(domain_name, kinds))  # pyright: ignore[reportFunctionMemberAccess]
         return loss
 
     return mark
@@ -265,7 +265,7 @@ def get_domain(kind: str) -> Domain:
     """Return a domain by its name or by the kind that files store. Raises UserError if there is none."""
     from flowkit.components import find
 
-    return find("domain", _NAMES.get(kind, kind))()
+    return find("domain", domain_name(kind))()
 
 
 @cache

@@ -81,8 +81,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "tracker": {},  # accelerate's have its names
     "domain": {
         "sketch": "flowkit.sketch.domain:SketchDomain",
-        "text": "flowkit.text.domain:TextDomain",
         "points": "flowkit.points.domain:PointsDomain",
+        "text": "flowkit.text.domain:TextDomain",  # after those above: `prepare` asks in this order, and it reads any text
         "array": "flowkit.domain:Domain",
     },
 }
@@ -104,3 +104,8 @@ BASES = {
     "domain": "flowkit.domain:Domain",
     "tracker": "accelerate.tracking:GeneralTracker",
 }
+
+
+def domain_name(kind: str) -> str:
+    """Return the domain's name for a kind as files store it."""
+    return next((name for name, stored in STORED_KINDS.items() if stored == kind), kind)

@@ -129,11 +129,12 @@ def prepare(
 def _domain_of(source: Path) -> Domain:
     """The first domain that reads the files of `source`. Raises UserError if none does."""
     from flowkit.components import names
+    from flowkit.registry import BUILT_IN
     from flowkit.sources.arrays import why_unread
     from flowkit.sources.files import open_files
 
     with open_files(source) as files:
-        for name in names("domain"):
+        for name in sorted(names("domain"), key=lambda name: name in BUILT_IN["domain"]):  # built-in ones last
             if (domain := get_domain(name)).prepares(source, files):
                 return domain
         raise UserError(why_unread(source, files))
