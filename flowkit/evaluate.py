@@ -113,7 +113,7 @@ def evaluate_checkpoint(
     )  # fmt: skip
     matched = match_samples(samples, rows)
     if sides.split == "all":
-        beside = "" if model.domain.kind == "points" else ": read the figures with the memorisation ratio"
+        beside = "; read the figures together with the memorization ratio" if model.domain.measures_memorization else ""
         notes.append(f"the model was trained on most of the reference rows{beside}")
     title = f"{ckpt}: {model.info['architecture']}, step {model.info.get('step', 0):,}"
     tell("carrying real rows to noise and back", 0, 1)

@@ -107,7 +107,7 @@ def test_samples_are_matched_to_the_reference_by_class_name():
     [
         (lambda s: setattr(s, "class_names", ("anchor", "boat", "dragon")), "dragon"),
         (lambda s: setattr(s, "x", s.x[:, :2]), r"\(2, 8\).*\(3, 8\)"),
-        (lambda s: setattr(s, "kind", "embedding"), "embedding"),
+        (lambda s: setattr(s, "kind", "embedding"), "text rows"),
         (lambda s: s.x.__setitem__((3, 1), np.nan), "1 of 90 samples"),
     ],
 )
@@ -280,7 +280,7 @@ def test_checkpoint_is_compared_with_its_own_data(tiny, tmp_path, monkeypatch):
         tmp_path / "runs" / "tiny", tell=lambda what, done, total: told.append((what, done, total))
     )
     assert found.settings["rows"] == 60 and found.settings["split"] == "all" and found.settings["train_rows"] == 90
-    assert found.settings["samples"]["nfe"] == 4 and "memorisation" in found.notes[0]
+    assert found.settings["samples"]["nfe"] == 4 and "memorization" in found.notes[0]
     assert ("sampling sketches", 60, 60) in told and told[-1] == ("done", 3, 3)
     out = tmp_path / "runs" / "tiny" / "evaluation" / "step-00000008-ema-midpoint2-w1"
     assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == {

@@ -323,7 +323,7 @@ def _aux_losses(
 ) -> dict[str, tuple[float, Callable[[Tensor], Tensor]]]:
     found = {name: (weight, find("loss", name)) for name, weight in recipe.aux_loss.used.items()}
     for name, (_, loss) in found.items():
-        if domain.kind not in (kinds := getattr(loss, "kinds", (domain.kind,))):
+        if domain.name not in (kinds := getattr(loss, "kinds", (domain.name,))):
             raise UserError(
                 f"aux_loss.{name}: is set, and it is a loss of {listing(kinds)} data; the rows are {domain.noun}"
             )

@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from flowkit.checkpoint import average_files, decay_in_effect
+from flowkit.registry import domain_name
 from flowkit.ui.facts import Facts, FactsBlock, settings
 from flowkit.ui.heading import heading
 from flowkit.ui.parameter_tree import parameter_tree
@@ -42,7 +43,7 @@ def _title(report: dict[str, Any]) -> str:
     if report["what"] == "run":
         return report["run"]["name"]
     if report["what"] == "data":
-        return f"{report['kind']} data"
+        return f"{domain_name(report['kind'])} data"
     return report.get("holds", report["what"])
 
 
@@ -141,7 +142,7 @@ def _step_of(model: dict[str, Any], report: dict[str, Any]) -> Text:
 
 def _data_of(model: dict[str, Any]) -> Text:
     data = model.get("data") or {}
-    text = Text(f"{model['kind']} {shape(model['shape'])}")
+    text = Text(f"{domain_name(model['kind'])} {shape(model['shape'])}")
     if "source" in data:
         text.append(f" · {data['source']}")
     if "train_rows" in data:
