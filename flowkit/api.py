@@ -49,6 +49,7 @@ def train(
     Raises UserError for whatever the caller can mend.
     """
     from flowkit.checkpoint.run_dir import load_run_recipe
+    from flowkit.packaged import find_recipe
     from flowkit.training.train import train as run_training
 
     run_dir = None
@@ -59,7 +60,7 @@ def train(
         elif isinstance(recipe, Mapping):
             recipe = recipe_from_dict(dict(recipe), overrides)
         else:
-            recipe, run_dir = load_run_recipe(recipe, overrides)
+            recipe, run_dir = load_run_recipe(find_recipe(recipe), overrides)
     outcome = run_training(
         recipe, model=model, data=None if data is None else _dataset(data), resume=resume,
         allow_changes=allow_changes, overwrite=overwrite, init_from=init_from, run_dir=run_dir, listeners=listeners,
