@@ -54,13 +54,14 @@ def data_report(path: Path) -> dict[str, Any]:
     }
 
 
-def pictures(path: Path, limit: int = DRAWN) -> list[Preview]:
-    """A few rows, of as many classes as can be, as their domain draws them. Raises UserError where it cannot."""
-    data = read_dataset(path, check=False)
+def pictures(data: Dataset | Path, limit: int = DRAWN) -> list[Preview]:
+    """Return previews of a few rows, covering as many classes as possible. Raises UserError if they cannot be drawn."""
+    path = data if isinstance(data, Path) else None
+    data = read_dataset(data, check=False) if isinstance(data, Path) else data
     domain = get_domain(data.kind)
     rows = _spread(len(data), STATISTICS_ROWS) if domain.together else _one_of_each(data, limit)
     few = data.take(rows)
-    domain.check(few, str(path))
+    domain.check(few, str(path or "data"))
     if not np.isfinite(few.x).all():
         raise UserError("rows with NaN or infinity cannot be drawn")
     previews = domain.preview(few)

@@ -14,7 +14,7 @@ from flowkit.ui.facts import Facts, FactsBlock, settings
 from flowkit.ui.heading import heading
 from flowkit.ui.parameter_tree import parameter_tree
 from flowkit.ui.quantities import NOTHING, shape, size, value
-from flowkit.ui.sparkline import sparkline
+from flowkit.ui.sparkline import chart, sparkline
 from flowkit.ui.wording import averaged
 
 
@@ -32,6 +32,10 @@ def show(report: dict[str, Any], console: Console) -> None:
             console.print(FactsBlock(_recipe_facts(report)))
             console.print(Text())
             console.print(recipe_view(report["recipe"], report["given"]))
+        case "metrics":
+            _metrics(report["metrics"], console)
+        case "file":
+            console.print(FactsBlock([*report["facts"].items(), *_content(report["content"])]))
         case "tensors":
             console.print(FactsBlock(_weights_facts(report["weights"])))
             console.print(parameter_tree(report["weights"], "numbers"), crop=True)
@@ -179,6 +183,25 @@ def _metrics_facts(metrics: dict[str, Any]) -> Facts:
     if metrics["unreadable_lines"]:
         facts.append(("", Text(f"{metrics['unreadable_lines']} lines of metrics.jsonl cannot be read", "yellow")))
     return facts
+
+
+def _metrics(metrics: dict[str, Any] | None, console: Console) -> None:
+    """The losses of a metrics.jsonl, and their curves."""
+    if metrics is None:
+        console.print("no losses were logged yet")
+        return
+    console.print(FactsBlock(_metrics_facts(metrics)))
+    curves = (metrics["loss_curve"], "cyan"), (metrics["validation_curve"], "magenta")
+    last = max((points[-1][0] for points, _ in curves if points), default=0)
+    if any(len(points) > 1 for points, _ in curves):
+        for line in chart(curves, last, min(console.width, 80), 10):
+            console.print(line)
+
+
+def _content(content: dict[str, Any] | None) -> Facts:
+    """The values of a JSON file that fit on a line."""
+    shown = {name: found for name, found in (content or {}).items() if name != "format"}
+    return [(name, str(found)) for name, found in shown.items() if isinstance(found, str | int | float)]
 
 
 def _at(row: dict[str, Any]) -> Text:
