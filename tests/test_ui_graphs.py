@@ -4,6 +4,7 @@ import math
 import re
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from rich.cells import cell_len
 
@@ -103,13 +104,14 @@ def test_a_chart_runs_from_corner_to_corner():
 @pytest.mark.parametrize("floor", [4.8, 0.01])
 def test_the_end_of_a_curve_can_be_read_after_a_steep_start(floor):
     losses = [
-        (step, floor + floor * math.exp(-step / 10) + 0.1 * floor * math.exp(-step / 400)) for step in range(1001)
+        (step, floor + floor * math.exp(-step / 10) + 0.1 * floor * math.exp(-step / 400))
+        for step in np.arange(1001.0).tolist()
     ]
     lines = chart([(losses, "cyan")], 1000, width=40, rows=5)
     dots = _dots(lines)
     late = {y for x, y in dots if x > 20}
     assert max(late) - min(late) > 10  # of 20 rows of dots
-    scale = Scale.of([*losses])
+    scale = Scale.of(losses)
     assert scale and scale.cut and scale(2 * floor) == 1 and scale(scale.low) == 0
 
 

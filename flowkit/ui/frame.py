@@ -93,7 +93,7 @@ class Frame:
                 self._write(text)
 
     def _suspend(self, number: int, frame: object) -> None:
-        """Ctrl-Z: give the shell its own screen, and take the alternate one again after `fg`."""
+        """Ctrl-Z: give the shell its own screen, and take the alternate one again after fg."""
         with self._lock:
             self._write(LEAVE)
             os.kill(os.getpid(), signal.SIGSTOP)
