@@ -50,6 +50,13 @@ class Stepped:
 
 
 @dataclass(frozen=True)
+class Doing:
+    """What keeps the next update waiting, such as "validating"; empty when training continues."""
+
+    what: str
+
+
+@dataclass(frozen=True)
 class Logged:
     step: int
     epoch: float
@@ -115,7 +122,7 @@ class Finished:
     reason: str  # "done" | "interrupted" | "out of time" (train.max_hours)
 
 
-Event = RunStarted | Notice | Stepped | Logged | Validated | Sampled | Saved | Finished
+Event = RunStarted | Notice | Stepped | Doing | Logged | Validated | Sampled | Saved | Finished
 
 
 class Listener(Protocol):

@@ -19,7 +19,7 @@ import flowkit
 from flowkit.checkpoint import list_checkpoints
 from flowkit.components import choose
 from flowkit.errors import UserError
-from flowkit.events import Finished, Logged, Notice, RunStarted, Sampled, Saved, Stepped, Validated
+from flowkit.events import Doing, Finished, Logged, Notice, RunStarted, Sampled, Saved, Stepped, Validated
 from flowkit.inspect import inspect
 from flowkit.models import create_model
 from flowkit.recipe import recipe_from_dict
@@ -436,11 +436,13 @@ def test_events_tell_the_story(tiny, rows, recorder, tmp_path):
     tiny["train"].update(save_every=4)
     tiny["sample"].update(every=4)
     flowkit.train(tiny, data=rows, listeners=lambda: [recorder])
-    kinds = [type(event) for event in recorder.events if not isinstance(event, Stepped)]
+    kinds = [type(event) for event in recorder.events if not isinstance(event, Stepped | Doing)]
     saved = [at for at, kind in enumerate(kinds) if kind is Saved]
     part = [Logged, Validated, Sampled]
     assert [kind for kind in kinds if kind is not Saved] == [RunStarted, *part, *part, Finished]
     assert len(recorder.of(Stepped)) == 8
+    part = ["saving", "validating", "sampling", ""]
+    assert [event.what for event in recorder.of(Doing)] == [*part, *part, "saving"]
     # A checkpoint is written beside the training, so that later events may come before it is said to be there;
     # but it is not said before its own step's, and the last is waited for.
     assert [event.step for event in recorder.of(Saved)] == [4, 8]

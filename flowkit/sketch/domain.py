@@ -87,8 +87,13 @@ class SketchDomain(Domain):
         return super().model_args(data, shape)
 
     def preview(self, rows: Dataset) -> list[Preview]:
-        """Sketches as braille pictures of 24 x 12 characters."""
-        return [Preview(title, braille(sketch)) for sketch, title in zip(rows.x, rows.titles(), strict=True)]
+        """Sketches as braille pictures of 24 x 12 characters, and in smaller sizes."""
+        return [
+            Preview(
+                title, braille(sketch), sizes=tuple(Preview(title, braille(sketch, 2 * n, n)) for n in range(5, 12))
+            )
+            for sketch, title in zip(rows.x, rows.titles(), strict=True)
+        ]
 
     def presenter(self, data: Dataset | None, *, decode: bool = True, device: str = "auto") -> SketchPresenter:
         return SketchPresenter()

@@ -16,7 +16,7 @@ from flowkit.checkpoint.run_dir import write_end
 from flowkit.checkpoint.saving import Saver
 from flowkit.distributed.agreement import GO_ON, reason_words
 from flowkit.errors import UserError
-from flowkit.events import Event, Finished, Logged, Notice, Stepped, Validated
+from flowkit.events import Doing, Event, Finished, Logged, Notice, Stepped, Validated
 from flowkit.training.meters import Meters, Stopwatch, memory_bytes
 from flowkit.training.nonfinite import give_up
 from flowkit.training.preview import Sampler
@@ -79,18 +79,25 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
         if saving or validating or sampling or snapping:
             with watch.held(session.device):
                 if saving:
+                    emit(Doing("saving"))
                     saver.settle()  # first, for which is the best depends on it
+                if validating:
+                    emit(Doing("validating"))
                 validated = validate(session, step, saving=planned) if validating else None
                 if validated is not None:
                     emit(validated)
+                if sampling:
+                    emit(Doing("sampling"))
                 if sampler is not None and sampling and (sampled := sampler(step)) is not None:
                     emit(sampled)
                 if snapping and (trouble := _snapshot(session, step)):
                     emit(trouble)
                 if saving:
                     saver.start(step, validated, meters, progress.skipped)
+                emit(Doing(""))
         if reason != GO_ON:
             break
+    emit(Doing("saving"))
     agreement.settle()
     saver.settle(last=True)
     accelerator.wait_for_everyone()

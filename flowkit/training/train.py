@@ -27,6 +27,7 @@ from flowkit.distributed.sharding import full_tensors
 from flowkit.errors import Interrupted, UserError
 from flowkit.events import Event, Listener, Notice
 from flowkit.training.loop import run
+from flowkit.training.provenance import record_session
 from flowkit.training.session import Session, build
 from flowkit.training.trackers import MetricsFile, Tracker, check_trackers
 
@@ -131,6 +132,7 @@ def train(
                 lock.take(wait=0)
                 begun = stack.enter_context(beginning(run_dir, recipe, fresh=not resumed))
                 drop_later_snapshots(run_dir, session.start_step)
+                record_session(run_dir, session.start_step)
             accelerator.wait_for_everyone()
             emit = stack.enter_context(_listening(session, listeners))
             stop = stack.enter_context(_stop_signals(session, emit))
