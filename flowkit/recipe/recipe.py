@@ -15,7 +15,7 @@ from flowkit.recipe.ema import Ema
 from flowkit.recipe.flow import Flow
 from flowkit.recipe.interval import Warmup
 from flowkit.recipe.sample import Sample
-from flowkit.recipe.train import Train
+from flowkit.recipe.train import CountOrAuto, Train
 from flowkit.settings import AS_TUPLE, Says, Section
 
 FolderName = Annotated[
@@ -30,6 +30,9 @@ class Run(Section):
     deterministic: bool = Field(default=False, description="bit-equal repeats on CUDA, at some cost in speed")
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where to train; auto takes CUDA where there is one"
+    )
+    threads: CountOrAuto = Field(
+        default="auto", description="CPU threads of each process; auto is 1 for a small network, else as torch has it"
     )
 
     @property
