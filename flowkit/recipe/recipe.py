@@ -163,6 +163,19 @@ class Recipe(Section):
             )
         return self
 
+    def __repr__(self) -> str:
+        train = self.train
+        length = f"{train.epochs:g} epochs" if train.steps is None else f"{train.steps:,} steps"
+        return (
+            f"<Recipe {self.run.name}: {self.model.arch} on {self.data.source}, {length} of {train.batch_size:,} rows>"
+        )
+
+    def __str__(self) -> str:
+        """The recipe as TOML."""
+        from flowkit.recipe.dump import dump_toml
+
+        return dump_toml(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain tables as TOML can hold them: what is unset is left out, a choice without settings is its name."""
         return self.model_dump(exclude_none=True)
