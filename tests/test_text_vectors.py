@@ -101,7 +101,7 @@ def test_what_are_no_vectors(tmp_path, name, rows, says):
 def test_a_file_that_is_not_whole(tmp_path, suffix, keep):
     path = write(tmp_path / f"a{suffix}")
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match=f"a{suffix}: .*(truncated or corrupt|Python objects other)"):
+    with pytest.raises(UserError, match=f"a{suffix}: .*(truncated or corrupt|may be truncated|Python objects other)"):
         read_vectors(path)
 
 
@@ -119,7 +119,7 @@ def test_other_tensors_and_other_files(tmp_path):
         ("objects.npy", "holds pickled Python objects, which are not read because unpickling can run code"),
         ("none.npy", "no such file"),
         ("rows.csv", "no such file"),
-        (".", "known are"),
+        (".", "expected a file of vectors|expected \\.npz"),
     ):
         with pytest.raises(UserError, match=says):
             read_vectors(tmp_path / name)
