@@ -290,7 +290,7 @@ def test_sources_that_hold_nothing(tmp_path: Path) -> None:
     refused(tmp_path / "empty", tmp_path, "it is empty")
     refused(write(tmp_path / "b", {"x.svg": "", "y.ndjson": ""}), tmp_path, "1 .svg file and 1 .ndjson file; name")
     refused(write(tmp_path / "c", {"x.svg": "", "y.svg": "hm"}), tmp_path, "no sketch of 2 could be kept .*is empty")
-    refused(write(tmp_path / "d", {"x.ndjson": ""}), tmp_path, "no sketch could be kept of 0")
+    refused(write(tmp_path / "d", {"x.ndjson": ""}), tmp_path, "no sketch of 0 could be kept")
     refused(write(tmp_path / "e", {"x.npz": "hm"}), tmp_path, "not a readable .npz")
     np.savez(tmp_path / "f.npz", weights=np.zeros(5))
     refused(tmp_path / "f.npz", tmp_path, r"f.npz holds weights \(5,\) float64")

@@ -27,7 +27,7 @@ def read(files: Files, *, recognized_only: bool = False) -> Iterator[Item]:
     """Yield one sketch per line, or per element of a JSON array. Its class is its `word`. Drawings are centered with a margin.
 
     All drawings are scaled to the same size, whether simplified (longer side 255) or raw (pixels of some screen). Splits
-    come from folders (train/cat.ndjson), or from file names if all files are named like splits (train.ndjson, test.ndjson).
+    come from folders (train/cat.ndjson), or from file names if all files are named like splits.
     """
     entries = files.of_kind("quickdraw")
     files.note_unread(entries)
