@@ -273,9 +273,12 @@ def recipe(coupling, batch_size: int = 64):
         ({"name": "ot", "block": 1}, "flow.coupling.ot.block|flow.coupling.block"),
         (
             {"name": "sinkhorn", "epsilon": 0.1, "regularization": 2.0},
-            "flow.coupling: epsilon = 0.1 and regularization = 2 are both given",
+            "flow.coupling: epsilon = 0.1 and regularization = 2 are mutually exclusive",
         ),
-        ({"name": "c2ot", "weight": 1.0, "ratio": 0.1}, "flow.coupling: weight = 1 and ratio = 0.1 are both given"),
+        (
+            {"name": "c2ot", "weight": 1.0, "ratio": 0.1},
+            "flow.coupling: weight = 1 and ratio = 0.1 are mutually exclusive",
+        ),
         ({"name": "sinkhorn", "epsilon": 0.0}, "epsilon"),
         ("otter", "flow.coupling"),
     ],

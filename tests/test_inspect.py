@@ -312,7 +312,7 @@ def test_a_recipe_whose_data_is_not_there_yet(tmp_path):
     [
         (lambda c: os.truncate(c / "model.safetensors", 900), "", r"model\.safetensors: not a whole safetensors file"),
         (lambda c: os.truncate(c / "ema.safetensors", 3), "", r"ema\.safetensors: not a whole safetensors file"),
-        (lambda c: (c / "model.safetensors").unlink(), "", "holds no model.safetensors"),
+        (lambda c: (c / "model.safetensors").unlink(), "", "has no model.safetensors"),
         (lambda c: (c / "model.json").unlink(), "", r"model\.json: no such file"),
         (lambda c: os.truncate(c / "model.json", 40), "", r"model\.json: is no JSON .* truncated"),
         (lambda c: (c / "model.json").write_text('{"format": 1}'), "", "'architecture' is missing"),

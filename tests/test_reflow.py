@@ -118,7 +118,7 @@ def test_weights_of_another_normalizer_are_refused(tmp_path):
     data = pairs(tmp_path, "whitening")
     assert reflowed(tmp_path, data, init_from=tmp_path / "first")[0] < 1e-9
     flowkit.train(recipe(tmp_path, "other", "whitening"), model=Turning(), data=rows(8)[:200])
-    with pytest.raises(UserError, match="another normalizer than the model which these pairs came from"):
+    with pytest.raises(UserError, match="another normalizer than the model that these pairs came from"):
         reflowed(tmp_path, data, init_from=tmp_path / "other")
 
 

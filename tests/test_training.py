@@ -206,7 +206,7 @@ def test_a_run_that_exists_is_not_touched_unasked(tiny, rows, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
     (tmp_path / "runs" / "thesis").mkdir()
     (tmp_path / "runs" / "thesis" / "chapter.tex").touch()
-    with pytest.raises(UserError, match="does not look like a run"):
+    with pytest.raises(UserError, match="is not a run"):
         flowkit.train(tiny, data=rows, overwrite=True, overrides=["run.name=thesis"])
     with pytest.raises(UserError, match=r"--init-from are mutually exclusive"):
         flowkit.train(tiny, data=rows, resume=True, init_from=tmp_path / "runs" / "tiny")
@@ -260,7 +260,7 @@ def test_a_save_that_fails_loses_no_earlier_checkpoint(tiny, rows, tmp_path, rec
     flowkit.train(tiny, data=rows, listeners=lambda: [recorder])  # it goes on
     (notice,) = recorder.of(Notice)
     assert re.search(
-        r"step-00000004: .*No space left on device.*earlier checkpoints are untouched. Training goes on", notice.text
+        r"step-00000004: .*No space left on device.*earlier checkpoints are untouched. Training continues", notice.text
     )
     run_dir = tmp_path / "runs" / "tiny"
     saved = ["step-00000002", "step-00000006", "step-00000008"]
@@ -327,7 +327,7 @@ def test_a_run_of_skipped_updates_ends_and_names_the_rows(tiny, rows, tmp_path, 
     tiny["train"].update(
         steps=9, log_every=2, max_skipped=3, batch_size=count, micro_batch_size=count // 2, save_every=1
     )
-    with pytest.raises(UserError, match=r"4 updates in a row, up to 4.*not finite for rows 5;.*--resume") as error:
+    with pytest.raises(UserError, match=r"4 consecutive updates, up to 4.*not finite for rows 5;.*--resume") as error:
         flowkit.train(tiny, data=rows)
     assert "nonfinite.json" in str(error.value)
     report = json.loads((tmp_path / "runs" / "tiny" / "nonfinite.json").read_text())
@@ -533,7 +533,7 @@ def test_python_data_is_checked(tiny):
 
 
 def test_a_batch_larger_than_the_data(tiny, rows):
-    with pytest.raises(UserError, match=r"train\.batch_size: 128 rows.*72 training rows"):
+    with pytest.raises(UserError, match=r"train\.batch_size: 128, but .*72 training rows"):
         flowkit.train(tiny, data=rows, overrides=["train.batch_size=128"])
 
 
@@ -598,7 +598,7 @@ def test_resume_auto_starts_goes_on_and_finds_nothing_left_to_do(tiny, tmp_path)
     other = tmp_path / "runs" / "letters"
     other.mkdir()
     (other / "letter.txt").write_text("dear")
-    with pytest.raises(UserError, match="does not look like a run"):
+    with pytest.raises(UserError, match="is not a run"):
         train(recipe_from_dict(tiny, ["run.name=letters"]), resume="auto")
     assert (other / "letter.txt").exists()
 
