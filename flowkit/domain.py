@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flowkit.errors import UserError, listing
+from flowkit.progress import Tell
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 
 AuxiliaryLoss = Callable[["Tensor"], "Tensor"]  # predicted x1 (B, ...) in the domain's units -> (B,)
-Tell = Callable[[str, int, int], None]  # what is being done, how much of it is done, out of how much
 
 
 @dataclass(frozen=True)

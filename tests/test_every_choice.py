@@ -359,7 +359,7 @@ def test_mean_flow_trains_every_architecture(workshop, arch):
 
 IMPOSSIBLE = {
     "flow.coupling=c2ot": r'^flow\.coupling: "c2ot" .* neither class labels nor conditions; use "ot"$',
-    "flow.coupling=paired": r'^flow\.coupling: "paired" needs data that keep the noise .*; `flowkit sample --pairs` writes',
+    "flow.coupling=paired": r'^flow\.coupling: "paired" needs data with the noise .*; `flowkit sample --pairs` writes',
     "flow.base={data of another shape}": r"^flow\.base: the rows of '[^']+' have shape \(.*\), and those of the data \(.*\); ",
     'sample.guidance={name="autoguidance",ckpt="{weaker run}"}': r"^guidance\.ckpt: .* has classes .*; autoguidance needs ",
     "sample.guidance_scale=2.0": r"^sample\.guidance_scale: 2 .* has neither; set sample\.guid",

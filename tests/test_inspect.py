@@ -310,14 +310,14 @@ def test_a_recipe_whose_data_is_not_there_yet(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "path", "message"),
     [
-        (lambda c: os.truncate(c / "model.safetensors", 900), "", r"model\.safetensors: not a whole safetensors file"),
-        (lambda c: os.truncate(c / "ema.safetensors", 3), "", r"ema\.safetensors: not a whole safetensors file"),
+        (lambda c: os.truncate(c / "model.safetensors", 900), "", r"model\.safetensors: not a valid safetensors file"),
+        (lambda c: os.truncate(c / "ema.safetensors", 3), "", r"ema\.safetensors: not a valid safetensors file"),
         (lambda c: (c / "model.safetensors").unlink(), "", "has no model.safetensors"),
         (lambda c: (c / "model.json").unlink(), "", r"model\.json: no such file"),
-        (lambda c: os.truncate(c / "model.json", 40), "", r"model\.json: is no JSON .* truncated"),
+        (lambda c: os.truncate(c / "model.json", 40), "", r"model\.json: is not valid JSON .* truncated"),
         (lambda c: (c / "model.json").write_text('{"format": 1}'), "", "'architecture' is missing"),
         (lambda c: (c / "model.json").write_text('{"format": 99}'), "", "upgrade flowkit"),
-        (lambda c: os.truncate(c / "optimizer.safetensors", 500), "optimizer.safetensors", "not a whole safetensors"),
+        (lambda c: os.truncate(c / "optimizer.safetensors", 500), "optimizer.safetensors", "not a valid safetensors"),
         (lambda c: None, "modell.safetensors", r"no such file or folder; did you mean 'model\.safetensors'"),
         (lambda c: None, "nowhere/model.safetensors", "nor is there a folder"),
         (lambda c: (c / "notes.txt").touch(), "notes.txt", "neither a folder, nor a"),

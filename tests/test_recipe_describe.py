@@ -41,7 +41,7 @@ def test_types_and_defaults_in_words():
         "; default of mlp 5, of dit 3, of selu_mlp 3, of residual_mlp 3"
     )
     assert "default of" not in ROWS["model.dropout"].description
-    assert ROWS["data.normalizer.components"].type == "whole number >= 1, or a share of the variance below 1"
+    assert ROWS["data.normalizer.components"].type == "whole number >= 1, or a fraction of the variance below 1"
     assert ROWS["model.mlp_ratio"].description.startswith("bezier_sketch_transformer: ")
 
 

@@ -79,7 +79,7 @@ def test_all_mistakes_in_keys_and_types_come_at_once():
         "flow.prediction": 'expected "auto", "velocity", "data" or "noise", found "velocty"; did you mean \'velocity\'?',
         "flow.times.std": "expected a number > 0, found 0",
         "flow.times.men": "unknown key; did you mean 'mean'?",
-        "optim.lr": 'expected a number > 0, found "1e-4"; numbers stand without quotes',
+        "optim.lr": 'expected a number > 0, found "1e-4"; remove the quotes',
         "optim.betas": "expected two numbers >= 0 and < 1, found [0.9]",
         "optim.lrr": "unknown key; did you mean 'lr'?",
         "optim.batch_size": "unknown key; did you mean 'train.batch_size'?",
@@ -100,7 +100,7 @@ def test_all_mistakes_in_keys_and_types_come_at_once():
         ("train.batch_size", 2.0, "expected a whole number >= 1, found 2.0"),
         ("train.batch_size", True, "expected a whole number >= 1, found true"),
         ("run.seed", -1, "expected a whole number >= 0, found -1"),
-        ("run.dir", 3, 'expected text, found 3; in quotes it is text: "3"'),
+        ("run.dir", 3, 'expected text, found 3; put it in quotes: "3"'),
         ("run.dir", "", 'expected text, found ""'),
         ("optim.betas", [0.9, 1.0], "expected two numbers >= 0 and < 1, found [0.9, 1.0]"),
         ("optim.min_lr_factor", 1.5, "expected a number from 0 to 1, found 1.5"),
@@ -140,7 +140,7 @@ def test_settings_of_another_choice_and_a_table_without_name():
 
 
 NORMALIZERS = '"auto", "none", "global", "zscore", "robust" or "whitening"'
-COMPONENTS = "expected a whole number >= 1, or a share of the variance below 1, found "
+COMPONENTS = "expected a whole number >= 1, or a fraction of the variance below 1, found "
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_bad_checkpoints_are_told_apart(run_dir, tmp_path):
 
     args = flowkit.load(run_dir).info["model_args"]
     cases = [
-        (cut, "not a whole safetensors file"),
+        (cut, "not a valid safetensors file"),
         (rename, "1 tensors are missing .* 1 tensors are unexpected"),
         (edit(architecture="bezier_sketch_dot"), "did you mean 'bezier_sketch_dit'"),
         (edit(model_args={**args, "embed_dim": 64}), r"does not fit the architecture: \d+ shapes differ"),
@@ -186,7 +186,7 @@ def test_bad_checkpoints_are_told_apart(run_dir, tmp_path):
     with pytest.raises(UserError, match="no such file"):
         flowkit.load(tmp_path / "none.safetensors")
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(UserError, match="has saved no checkpoint yet"):
+    with pytest.raises(UserError, match="has no checkpoint yet"):
         flowkit.load(tmp_path / "run")
 
 
@@ -223,7 +223,7 @@ def test_condition_vectors_are_learned_and_sampled(tmp_path, tiny, shape):
         model.sample(2, condition=np.zeros((3, *shape)))
     with pytest.raises(UserError, match="has no classes"):
         model.sample(1, class_label="cat", condition=codes[0])
-    with pytest.raises(UserError, match="2 guides by a condition, and none was given"):
+    with pytest.raises(UserError, match="2 needs a condition, but none is given"):
         model.sample(1, guidance_scale=2.0)
 
 

@@ -614,15 +614,15 @@ def test_a_flipped_bit_of_a_checkpoint_is_noticed(tiny, rows, tmp_path, name):
     damaged.write_bytes(content)
     tiny["train"]["steps"] = 5
     if name == "ema":
-        with pytest.raises(UserError, match="is damaged"):
+        with pytest.raises(UserError, match="checksum mismatch"):
             flowkit.load(damaged.parent)  # what is named outright is not replaced
         older = flowkit.load(run_dir)
-        assert older.info["step"] == 2 and "is damaged" in older.files.notice
+        assert older.info["step"] == 2 and "checksum mismatch" in older.files.notice
         assert flowkit.load(run_dir, weights="raw").info["step"] == 4
     recorder = Recorder()
     flowkit.train(tiny, data=rows, resume=True, listeners=lambda: [recorder])
     assert recorder.of(RunStarted)[0].start_step == 2
-    assert [f"{name}.safetensors: is damaged" in one.text for one in recorder.of(Notice)] == [True]
+    assert [f"{name}.safetensors: checksum mismatch" in one.text for one in recorder.of(Notice)] == [True]
     assert [path.name for path in list_checkpoints(run_dir)] == ["step-00000002", "step-00000004", "step-00000005"]
 
 
@@ -633,5 +633,5 @@ def test_changed_json_of_a_checkpoint_is_noticed(tiny, rows, tmp_path):
     state = (checkpoint / "state.json").read_text()
     (checkpoint / "state.json").write_text(state.replace('"step": 2', '"step": 3'))
     tiny["train"]["steps"] = 5
-    with pytest.raises(UserError, match=r"state\.json: is damaged"):
+    with pytest.raises(UserError, match=r"state\.json: checksum mismatch"):
         flowkit.train(tiny, data=rows, resume=True)

@@ -59,9 +59,9 @@ def effective_dimensions(x: Tensor) -> float:
     (Bai and Saranadasa, 1996). Between 1 and D, up to chance.
     """
     n = len(x)
-    centred = x - x.mean(dim=0)
-    gram = centred @ centred.T if n <= x.shape[1] else centred.T @ centred  # both have the same trace of squares
-    trace = float(centred.square().sum()) / (n - 1)
+    centered = x - x.mean(dim=0)
+    gram = centered @ centered.T if n <= x.shape[1] else centered.T @ centered  # both have the same trace of squares
+    trace = float(centered.square().sum()) / (n - 1)
     squares = float(gram.square().sum()) / (n - 1) ** 2
     unbiased = (squares - trace**2 / (n - 1)) * (n - 1) ** 2 / ((n - 2) * (n + 1)) if n > 2 else squares
     return trace**2 / unbiased if unbiased > 0 else float(x.shape[1])

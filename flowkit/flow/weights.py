@@ -61,7 +61,8 @@ class MinSNR(Weights):
 class BinWeights(Weights):
     """The inverse of a loss measured in equal bins of t, scaled to a mean of 1: every bin then contributes equally.
 
-    `losses` are those of the "val_bins" in metrics.jsonl ([from, to, loss]), from t = 0 to t = 1. Any number of bins.
+    `losses` are the bins that validation writes to metrics.jsonl as "val_bins" ([from, to, loss]), from t = 0 to t = 1. Any
+    number of bins.
     """
 
     losses: Losses = Field(

@@ -18,6 +18,7 @@ from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import GaussianPath
 from flowkit.flow.solvers import Velocity, integrate
 from flowkit.models.calls import call_model
+from flowkit.progress import Progress
 from flowkit.recipe.sample import SampleSettings
 from flowkit.rng import NUMERICS, key, seed_generator
 
@@ -127,12 +128,12 @@ def draw_samples(
     guide_scale: float = 1.0,
     batch_size: int | None = None,
     keep_states: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Drawn:
     """Draw samples. Sample i has the conditions of row i of `given`, and starts from noise that depends on (seed, i) alone.
 
     guide: the samples then approximate p(x) exp(guide_scale guide(x)); see `GradientGuidance`. progress: called after each
-    batch with the number of samples done. The model is used on its device and in its precision, and should be in eval mode.
+    batch. The model is used on its device and in its precision, and should be in eval mode.
     """
     normalizer, path, numerics = model.normalizer, model.objective.path, model.numerics
     batch_size = batch_size or BATCH_SIZES.get(model.device.type, 256)
@@ -159,7 +160,7 @@ def draw_samples(
             noises.append(noise.numpy())
             spent.append(nfe)
             if progress is not None:
-                progress(indices.stop)
+                progress(indices.stop, num_samples)
     nfe = torch.cat(spent)
     mean, most = nfe.double().mean().item(), int(nfe.max())
     nfe = most if mean == most else round(mean, 2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from flowkit.data.dataset import Dataset
 from flowkit.errors import UserError
 from flowkit.flow.likelihood import log_likelihood
 from flowkit.metrics.gaussian import fit_gaussian
+from flowkit.progress import Progress
 from flowkit.rng import key, seed_generator
 from flowkit.sampling.draw import velocity_of
 
@@ -63,7 +63,7 @@ def of_rows(
     steps: int = 25,
     seed: int = 0,
     batch_size: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> RowLikelihoods:
     """Return log p(x) of rows x (N, ...), a density in the domain's units, without guidance. Probes depend on (seed, row).
 
@@ -92,7 +92,7 @@ def of_rows(
         errors.append(one.error)
         spent.append(one.nfe)
         if progress is not None:
-            progress(stop)
+            progress(stop, len(rows))
     error = None if errors[0] is None else torch.cat(errors).double().cpu().numpy()
     return RowLikelihoods(
         torch.cat(found).numpy(), error, math.prod(model.shape), torch.cat(spent).double().mean().item()
@@ -181,7 +181,7 @@ def likelihood_figures(
     split: str = "validation",
     probes: int = 1,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> LikelihoodFigures:
     """Return the likelihood of at most `count` rows spread over the split, with their labels and conditions. Raises UserError."""
     from flowkit.flow.likelihood import EXACT_DIM

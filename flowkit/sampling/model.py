@@ -18,6 +18,7 @@ from flowkit.domain import Domain, get_domain
 from flowkit.errors import UserError, listing
 from flowkit.flow.guidance import Autoguidance
 from flowkit.flow.paths import GaussianPath
+from flowkit.progress import Progress
 from flowkit.recipe.flow import Flow, seen_without
 from flowkit.recipe.sample import SampleSettings
 from flowkit.sampling.asked import ClassLabel, asked_condition, asked_labels, labels_of_rows
@@ -97,7 +98,7 @@ class SamplingModel:
         batch_size: int | None = None,
         pairs: bool = False,
         on_states: Callable[[np.ndarray], object] | None = None,
-        progress: Callable[[int], None] | None = None,
+        progress: Progress | None = None,
         **changes: Any,
     ) -> Dataset:
         """Draw `num_samples` samples in the domain's units, with labels, and how they were made in `.info`.

@@ -60,7 +60,7 @@ class MetricsFile:
         self._waiting: list[str] = []
         if path.exists():
             if not path.is_file():
-                raise UserError(f"{path}: is no regular file; move it away, and this run's lines go on in a new one")
+                raise UserError(f"{path}: is not a regular file; move it away to let this run continue in a new file")
             with path.open("rb") as file, replacing(path) as partial, partial.open("wb") as kept:
                 while line := file.readline(MAX_LINE):
                     if _step(line) <= start_step:

@@ -44,7 +44,7 @@ class Path(Component):
     def convert(self, value: Tensor, x_t: Tensor, t: Tensor, source: str, to: str, clip: float = CLIP) -> Tensor:
         """Return the `to` (B, ...) determined by `value`, a `source`, and x_t. Raises ValueError if it is not determined."""
         if not self.converts(source, to):
-            raise ValueError(f"on the path {type(self).__name__} {source} and x_t do not imply the {to}")
+            raise ValueError(f'cannot convert {source} to {to} on the path "{self.tag()}"')
         return value
 
 
