@@ -329,7 +329,7 @@ def test_choice_is_a_name_or_a_table():
         (lambda: choose("times", {"name": "shifted", "shift": 0}), "shift: expected a number > 0, found 0"),
         (
             lambda: choose("path", {"name": "vp", "beta_min": 3.0, "beta_max": 2.0}),
-            "beta_min = 3 is not below beta_max = 2",
+            "beta_min = 3 must be below beta_max = 2",
         ),
         (lambda: choose("path", {"name": "icfm", "sigma": 0.0}), "sigma: expected a number > 0, found 0.0"),
         (

@@ -41,7 +41,7 @@ class Data(Section):
     val_fraction: float = Field(
         default=0.05, ge=0, lt=1, description="fraction held out for validation; ignored if the file has its own split"
     )
-    subset: Rows | None = Field(default=None, description="use only this many training rows, the first ones")
+    subset: Rows | None = Field(default=None, description="use only the first so many training rows")
     order: Literal["shuffled", "stored"] = Field(
         default="shuffled",
         description="order of training rows: reshuffled each epoch, or as stored",

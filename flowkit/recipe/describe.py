@@ -70,7 +70,7 @@ def _rows(section: str, prefix: str, kinds: tuple[type[Section], ...]) -> Iterat
     with_settings = [kind for kind in kinds if kind.model_fields.keys() - {"arch"}]
     for key in dict.fromkeys(key for kind in kinds for key in kind.model_fields):
         owners = [kind for kind in kinds if key in kind.model_fields]
-        tags = [kind.tag() for kind in owners] if prefix or len(owners) < len(with_settings) else []
+        tags = [kind.tag() for kind in owners if kind.tag()] if prefix or len(owners) < len(with_settings) else []
         field = owners[0].model_fields[key]
         choices = sections_of(field)
         if choices and not choices[0].tag():  # a table of its own, not a choice

@@ -37,8 +37,8 @@ class SampleSettings(Section):
 
     solver: Annotated[Solver, Choose("solver")] = Field(
         default=Midpoint(),
-        description="ODE solver; dopri5 is adaptive, sde is stochastic, mean_flow (the default for that objective) takes "
-        "1 step",
+        description="ODE solver; dopri5 is adaptive, sde is stochastic, mean_flow (the default for that objective) "
+        "takes 1 step by default",
     )
     steps: int = Field(default=25, ge=1, description="number of solver steps from noise to data")
     grid: Annotated[Grid, Choose("grid")] = Field(default=Uniform(), description="spacing of the steps in t")

@@ -41,7 +41,7 @@ class Train(Section):
         default=2.0,
         gt=0,
         le=8760,
-        description="how long a process waits for the others before it aborts; sampling counts as waiting",
+        description="time that a process waits for the others, which may be sampling, before it aborts",
     )
     batch_size: int = Field(
         default=256,
