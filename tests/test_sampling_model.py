@@ -152,7 +152,9 @@ def test_settings_go_as_one_value_or_one_by_one(runs):
         model.sample(5, settings=SampleSettings()).info["solver"] == "midpoint"
     )  # in place of the recipe's, not beside it
     for call in (model.sample, lambda n, **given: evaluate_checkpoint(runs / "large", num_samples=n, **given)):
-        with pytest.raises(TypeError, match=r"'guidance_scal' is no setting.* did you mean 'guidance_scale'"):
+        with pytest.raises(
+            TypeError, match=r"'guidance_scal' is not a sampling setting.* did you mean 'guidance_scale'"
+        ):
             call(2, guidance_scal=2.0)
 
 
