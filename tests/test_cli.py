@@ -252,7 +252,7 @@ def source(name: str) -> list[str]:
         (["decode", "rows", "--out", "file"], ["file", "--out"]),
         (["inspect", "runs/none"], ["runs/none"]),
         (["evaluate", "--ckpt", "runs/none"], ["runs/none"]),
-        (["evaluate", "rows", "--data", "rows", "--steps", 3], ["--steps would do nothing"]),
+        (["evaluate", "rows", "--data", "rows", "--steps", 3], ["--steps has no effect"]),
         (["evaluate", "rows"], ["--data"]),
         (["train", "recipe.toml", "--resume", "--set", "optim.lr=1"], ["optim.lr", "--allow-changes"]),
         (["train", "recipe.toml", "--resume", "--init-from", "runs/cli"], ["mutually exclusive"]),
@@ -348,6 +348,6 @@ def test_resume_auto_is_written_either_way(flowkit):
     quick = ("--set", "train.steps=2", "--set", "run.name=auto", "--set", "sample.every=never")
     assert flowkit("train", "recipe.toml", *quick, "--resume", "auto", "-q")[0] == 0
     status, _, err = flowkit("train", "recipe.toml", *quick, "--resume-auto")
-    assert status == 0 and "all of its updates are done" in err
+    assert status == 0 and "all updates are done" in err
     status, _, err = flowkit("train", "recipe.toml", *quick, "--resume")
     assert status == 2 and "has already trained 2 of 2 updates" in err

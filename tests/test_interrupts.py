@@ -154,7 +154,7 @@ COMMANDS: list[tuple[str, str, str]] = [
     ("sample RUN --out OUT", "flowkit.sampling.load.read_model_json", "nothing was written"),
     ("sample RUN --out OUT", "flowkit.sampling.model.draw_samples", "nothing was written"),
     ("sample RUN --out OUT", "flowkit.data.dataset.write_tensors", "nothing was written"),
-    ("sample RUN --out OUT", "flowkit.evaluate.training_data", "holds all samples; flowkit decode"),
+    ("sample RUN --out OUT", "flowkit.evaluate.training_data", "all samples are in"),
     ("decode SAMPLES --out OUT", "flowkit.decode.read_dataset", "nothing was written"),
     ("decode SAMPLES --out OUT", "flowkit.points.scatter.write_scatter", "nothing was written"),
     ("evaluate RUN --out OUT -n 20", "flowkit.evaluate.choose_sides", "nothing was written"),

@@ -619,11 +619,11 @@ def test_the_command_and_its_summary(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("a.txt", "--codec", "sonar", "--size", "8", "--over", "fit"), r"--size, --over: are options of sketches, and a\.txt"),
-        (("a.svg", "--codec", "sonar"), r"--codec: is an option of sentences, and a\.svg is read as sketches; leave it out"),
-        (("a.png",), r"a\.png: is not read: it is a PNG image; trace it.* sentences from \.txt, \.jsonl"),
+        (("a.txt", "--codec", "sonar", "--size", "8", "--over", "fit"), r"--size, --over: only for sketches, but .*txt holds"),
+        (("a.svg", "--codec", "sonar"), r"--codec: only for sentences, but a\.svg holds sketches. Leave out --codec"),
+        (("a.png",), r"a\.png: cannot be read: it is a PNG image; trace it.* sentences from \.txt, \.jsonl"),
         (("a.txt",), r"--codec: a\.txt holds sentences; name what encodes them"),
-        (("a.txt", "--codec", "mini-sonar", "--encoder", "x.pt"), r"--encoder: names a part of SONAR; it goes"),
+        (("a.txt", "--codec", "mini-sonar", "--encoder", "x.pt"), r"--encoder: requires --codec sonar"),
         (("a.txt", "--codec", "sonor"), r"codec: 'sonor' is unknown.*did you mean 'sonar'"),
         (("a.txt", "--codec", "sonar", "--split", "a,b"), r"--split a,b: expected three fractions"),
         (("missing.txt", "--codec", "sonar"), r"missing\.txt: no such file"),
