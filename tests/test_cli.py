@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
@@ -280,6 +281,26 @@ def test_a_bug_keeps_its_traceback(folder, monkeypatch):
     monkeypatch.chdir(folder)
     with pytest.raises(ValueError, match="a bug"):
         cli.main()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("more", [[], ["--quiet"], ["--set", "data.source=doodle"]])
+def test_the_start_says_in_a_terminal_what_takes_long(flowkit, folder, monkeypatch, terminal, more):
+    err = io.StringIO()
+    err.isatty = lambda: terminal  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", err)
+    status, _, _ = flowkit(
+        "train", "recipe.toml", "--set", "run.name=said", "--set", "train.steps=1", "--overwrite", *more
+    )
+    text = err.getvalue()
+    if not terminal or "--quiet" in more:
+        assert "loading torch" not in text
+    elif more:
+        assert status == 2 and text.index("loading torch") < text.index("error: ")
+        assert text.startswith("\r\x1b[Kloading torch\r") and "\r\x1b[K\rerror: " in text  # nothing of it is left
+    else:
+        assert status == 0 and text.index("loading torch") < text.index("preparing data") < text.index("said")
+        assert "preparing data\r\r\x1b[K\r" in text
 
 
 def test_an_interrupted_run_is_saved_and_goes_on(folder):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Group, RenderableType
     from rich.table import Table
 
+    from flowkit.events import Listener
     from flowkit.recipe import Recipe
     from flowkit.recipe.describe import KeyRow
 
@@ -157,30 +160,52 @@ def train(
     end_with_launcher()  # before torch is loaded, which takes seconds
     from flowkit.checkpoint.run_dir import what_is_kept
 
-    loaded, run_dir = _load(recipe, overrides or ())
-    try:
-        _check_early(loaded, run_dir, resume=resume or resume_auto, overwrite=overwrite, init_from=init_from)
-        from flowkit.training.train import train as run_training
-        from flowkit.ui import listener
-        from flowkit.ui.plain import QuietListener
+    with _saying(quiet) as say:
+        say("loading torch")
+        loaded, run_dir = _load(recipe, overrides or ())
+        try:
+            _check_early(loaded, run_dir, resume=resume or resume_auto, overwrite=overwrite, init_from=init_from)
+            from flowkit.training.train import train as run_training
+            from flowkit.ui import listener
+            from flowkit.ui.plain import QuietListener
 
-        outcome = run_training(
-            loaded,
-            resume="auto" if resume_auto else resume,
-            allow_changes=allow_changes,
-            overwrite=overwrite,
-            init_from=init_from,
-            run_dir=run_dir,
-            listeners=lambda: [QuietListener() if quiet else listener()],
-        )
-    except KeyboardInterrupt as stop:
-        raise Interrupted(str(stop) or what_is_kept(run_dir or loaded.run.directory)) from None
+            def listeners() -> list[Listener]:
+                say("")
+                return [QuietListener() if quiet else listener()]
+
+            say("preparing data")
+            outcome = run_training(
+                loaded,
+                resume="auto" if resume_auto else resume,
+                allow_changes=allow_changes,
+                overwrite=overwrite,
+                init_from=init_from,
+                run_dir=run_dir,
+                listeners=listeners,
+            )
+        except KeyboardInterrupt as stop:
+            raise Interrupted(str(stop) or what_is_kept(run_dir or loaded.run.directory)) from None
     if outcome.reason == "interrupted" and outcome.signal is not None:
         raise typer.Exit(128 + outcome.signal)
     if outcome.reason == "already done" and not quiet:
         typer.echo(f"{outcome.run_dir}: all updates are done. To continue, raise train.steps or train.epochs", err=True)
     if outcome.reason == "out of time":
         raise typer.Exit(OUT_OF_TIME)
+
+
+@contextlib.contextmanager
+def _saying(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Yield a function that says in a terminal what takes so long. Whatever is printed next overwrites it."""
+    shown = not quiet and sys.stderr is not None and sys.stderr.isatty() and os.environ.get("LOCAL_RANK", "0") == "0"
+
+    def say(doing: str) -> None:
+        if shown:
+            print(f"\r\x1b[K{doing}", end="\r", file=sys.stderr, flush=True)
+
+    try:
+        yield say
+    finally:
+        say("")
 
 
 def _check_early(
