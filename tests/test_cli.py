@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
@@ -252,7 +253,7 @@ def source(name: str) -> list[str]:
         (["decode", "rows", "--out", "file"], ["file", "--out"]),
         (["inspect", "runs/none"], ["runs/none"]),
         (["evaluate", "--ckpt", "runs/none"], ["runs/none"]),
-        (["evaluate", "rows", "--data", "rows", "--steps", 3], ["--steps would do nothing"]),
+        (["evaluate", "rows", "--data", "rows", "--steps", 3], ["--steps has no effect"]),
         (["evaluate", "rows"], ["--data"]),
         (["train", "recipe.toml", "--resume", "--set", "optim.lr=1"], ["optim.lr", "--allow-changes"]),
         (["train", "recipe.toml", "--resume", "--init-from", "runs/cli"], ["mutually exclusive"]),
@@ -280,6 +281,26 @@ def test_a_bug_keeps_its_traceback(folder, monkeypatch):
     monkeypatch.chdir(folder)
     with pytest.raises(ValueError, match="a bug"):
         cli.main()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("more", [[], ["--quiet"], ["--set", "data.source=doodle"]])
+def test_the_start_says_in_a_terminal_what_takes_long(flowkit, folder, monkeypatch, terminal, more):
+    err = io.StringIO()
+    err.isatty = lambda: terminal  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", err)
+    status, _, _ = flowkit(
+        "train", "recipe.toml", "--set", "run.name=said", "--set", "train.steps=1", "--overwrite", *more
+    )
+    text = err.getvalue()
+    if not terminal or "--quiet" in more:
+        assert "loading torch" not in text
+    elif more:
+        assert status == 2 and text.index("loading torch") < text.index("error: ")
+        assert text.startswith("\r\x1b[Kloading torch\r") and "\r\x1b[K\rerror: " in text  # nothing of it is left
+    else:
+        assert status == 0 and text.index("loading torch") < text.index("preparing data") < text.index("said")
+        assert "preparing data\r\r\x1b[K\r" in text
 
 
 def test_an_interrupted_run_is_saved_and_goes_on(folder):
@@ -348,6 +369,6 @@ def test_resume_auto_is_written_either_way(flowkit):
     quick = ("--set", "train.steps=2", "--set", "run.name=auto", "--set", "sample.every=never")
     assert flowkit("train", "recipe.toml", *quick, "--resume", "auto", "-q")[0] == 0
     status, _, err = flowkit("train", "recipe.toml", *quick, "--resume-auto")
-    assert status == 0 and "all of its updates are done" in err
+    assert status == 0 and "all updates are done" in err
     status, _, err = flowkit("train", "recipe.toml", *quick, "--resume")
     assert status == 2 and "has already trained 2 of 2 updates" in err

@@ -258,10 +258,11 @@ def test_command_on_two_files_prints_json(folder, fresh, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "one of the two"),
+        ([], "either a run or checkpoint, or a samples file"),
         (["a.safetensors"], "--data"),
         (["a.safetensors", "--data", "b.safetensors"], "no such file"),
         (["--ckpt", "runs/none"], "runs/none"),
+        (["a.safetensors", "--data", "doodels"], "no built-in data set of this name; did you mean 'doodles'?"),
     ],
 )
 def test_command_on_bad_input(arguments, says, monkeypatch, capsys, tmp_path):

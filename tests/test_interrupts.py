@@ -154,7 +154,7 @@ COMMANDS: list[tuple[str, str, str]] = [
     ("sample RUN --out OUT", "flowkit.sampling.load.read_model_json", "nothing was written"),
     ("sample RUN --out OUT", "flowkit.sampling.model.draw_samples", "nothing was written"),
     ("sample RUN --out OUT", "flowkit.data.dataset.write_tensors", "nothing was written"),
-    ("sample RUN --out OUT", "flowkit.evaluate.training_data", "holds all samples; flowkit decode"),
+    ("sample RUN --out OUT", "flowkit.evaluate.training_data", "all samples are in"),
     ("decode SAMPLES --out OUT", "flowkit.decode.read_dataset", "nothing was written"),
     ("decode SAMPLES --out OUT", "flowkit.points.scatter.write_scatter", "nothing was written"),
     ("evaluate RUN --out OUT -n 20", "flowkit.evaluate.choose_sides", "nothing was written"),
@@ -193,7 +193,7 @@ def test_every_command_at_every_stage(run, tmp_path, monkeypatch, capsys, which)
     assert status == 128 + number and err.startswith("interrupted: ") and says in err and "Traceback" not in err, err
     assert err.count("\n") == 1
     left = {path for path in (*tmp_path.rglob("*"), *run.rglob("*"))} - before
-    kept = {"out", "samples.safetensors", "samples.json", ".flowkit.json"} if "holds all" in says else set()
+    kept = {"out", "samples.safetensors", "samples.json", ".flowkit.json"} if "all samples" in says else set()
     assert {path.name for path in left} == kept
 
 
@@ -289,7 +289,9 @@ def test_real_processes(tmp_path):
     time.sleep(1)
     sampling.send_signal(signal.SIGINT)
     _, err = sampling.communicate(timeout=60)
-    assert sampling.returncode == 130 and err == "interrupted: nothing was written; the same command starts again\n"
+    assert (
+        sampling.returncode == 130 and err == "interrupted: nothing was written. Run the same command to start again\n"
+    )
     assert not list(tmp_path.rglob("*.partial"))
 
 

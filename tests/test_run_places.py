@@ -191,8 +191,8 @@ def test_a_run_is_named_positionally_or_by_ckpt(home):
     for named in (run, run / "recipe.toml", run / "checkpoints"):
         assert named_checkpoint(named, None, True) == run / "checkpoints" / "best"
     for arguments, said in (
-        ((run, run, False), "name one of them"),
-        ((None, None, False), "a checkpoint is missing"),
+        ((run, run, False), "mutually exclusive"),
+        ((None, None, False), "no checkpoint given"),
         ((run / "checkpoints" / "step-00000001", None, True), "--best"),
     ):
         with pytest.raises(UserError, match=said):

@@ -26,7 +26,7 @@ MAKE, USE, LOOK = "Make a model", "Use a model", "Look"  # panels of --help
 COMMANDS = {
     "recipes": ("recipes", MAKE, "nothing was written"),
     "new": ("recipes", MAKE, "nothing was written"),
-    "train": ("train", MAKE, "the run has not started"),
+    "train": ("train", MAKE, "the run has not begun"),
     "prepare": ("prepare", MAKE, WRITTEN),
     "ema": ("train", MAKE, WRITTEN),
     "sample": ("sample", USE, WRITTEN),
