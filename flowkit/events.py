@@ -23,7 +23,7 @@ class RunStarted:
     x_shape: tuple[int, ...]
     device: str  # "cpu (2 threads)", "NVIDIA H100 80GB HBM3"
     num_processes: int
-    precision: str  # "no" | "fp16" | "bf16"
+    precision: str  # "fp32" | "fp16" | "bf16"
     batch_size: int  # global
     micro_batch_size: int  # per process and accumulation step
     accumulation: int

@@ -88,6 +88,22 @@ def test_help_names_every_command_and_shows_examples(flowkit):
         assert status == 0 and f"flowkit {command} " in text, command
 
 
+@pytest.mark.parametrize("columns", [100, 80, 60])
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
+def test_help_fits_the_terminal_and_shows_a_flag_without_a_type(flowkit, monkeypatch, command, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    status, out, _ = flowkit(command, "--help")
+    assert status == 0 and max(map(len, out.splitlines())) <= columns
+    assert "bool" not in out and " range" not in out and "…" not in out
+    assert re.search(r"--help,? -h", out)
+
+
+def test_version(flowkit):
+    import flowkit as package
+
+    assert flowkit("--version") == (0, f"flowkit {package.__version__}\n", "")
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_one_line(monkeypatch, capfd, code):
     """Whatever was being written, also the summary itself: `flowkit prepare ... > /dev/full`."""
@@ -97,7 +113,7 @@ def test_a_full_disk_is_one_line(monkeypatch, capfd, code):
         monkeypatch.setattr(cli, "make_app", Mock(side_effect=OSError(code, os.strerror(code), name)))
         with pytest.raises(SystemExit, match="1"):
             cli.main()
-        assert re.fullmatch(rf"error: {os.strerror(code)}{shown}: make room on the disk, .*\n", capfd.readouterr().err)
+        assert re.fullmatch(rf"error: {os.strerror(code)}{shown}: free some disk space, .*\n", capfd.readouterr().err)
     assert len(replaced) == 2
     monkeypatch.setattr(cli, "make_app", Mock(side_effect=OSError(errno.EIO, "broken")))
     with pytest.raises(OSError, match="broken"):

@@ -129,7 +129,7 @@ def test_a_run_says_why_it_ended(run, reason):
 @pytest.mark.parametrize("content", [{}, {"step": "x", "reason": "done"}, {"step": 3, "reason": ["done"]}])
 def test_a_run_whose_end_is_damaged(run, content):
     write_json(run / "end.json", content)
-    with pytest.raises(UserError, match=r"end\.json: expected .*remove the file"):
+    with pytest.raises(UserError, match=r"end\.json: expected .*Remove the file"):
         inspect(run)
 
 
@@ -201,12 +201,12 @@ def test_a_run_that_has_saved_nothing_yet(tmp_path):
     report = inspect(tmp_path)
     assert report["what"] == "run" and report["run"]["checkpoints"] == [] and report["run"]["metrics"] is None
     text = _shown(report)
-    assert "no checkpoint yet" in text and "bezier_sketch_dit" in text
+    assert "no checkpoint has been saved yet" in text and "bezier_sketch_dit" in text
 
 
 def test_ema_that_does_not_fit_is_remarked(run):
     save_file(_weights(blocks=2), run / "checkpoints/step-00000300/ema.safetensors")
-    assert "ema.safetensors does not hold the same tensors" in inspect(run)["remarks"][0]
+    assert "ema.safetensors and model.safetensors hold different tensors" in inspect(run)["remarks"][0]
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def test_data_of_another_kind_or_with_nan_is_told_and_not_drawn(tmp_path):
     assert report["statistics"]["x"]["bad_rows"] == 1 and report["statistics"]["x"]["mean"] == 1
     text = _shown(report, 200)
     assert "1 of the 10 rows looked at have NaN" in text
-    assert "nothing is drawn: unknown kind of data 'hologram'" in text
+    assert "no pictures: unknown kind of data 'hologram'" in text
 
 
 def test_empty_data(tmp_path):
@@ -319,8 +319,8 @@ def test_a_recipe_whose_data_is_not_there_yet(tmp_path):
         (lambda c: (c / "model.json").write_text('{"format": 99}'), "", "upgrade flowkit"),
         (lambda c: os.truncate(c / "optimizer.safetensors", 500), "optimizer.safetensors", "not a whole safetensors"),
         (lambda c: None, "modell.safetensors", r"no such file or folder; did you mean 'model\.safetensors'"),
-        (lambda c: None, "nowhere/model.safetensors", "nor is there a folder"),
-        (lambda c: (c / "notes.txt").touch(), "notes.txt", "neither a folder, nor a"),
+        (lambda c: None, "nowhere/model.safetensors", "nowhere does not exist either"),
+        (lambda c: (c / "notes.txt").touch(), "notes.txt", "not a file that flowkit writes. Expected a run"),
     ],
 )
 def test_what_is_broken_is_named(run, spoil, path, message):
@@ -331,8 +331,63 @@ def test_what_is_broken_is_named(run, spoil, path, message):
 
 
 def test_a_folder_of_runs_offers_them(run):
-    with pytest.raises(UserError, match=r"is neither a run .*; in it there are: kanji"):
+    with pytest.raises(UserError, match=r"not a run .* It contains: kanji"):
         inspect(run.parent)
+
+
+def test_metrics_as_curves(run):
+    report = inspect(run / "metrics.jsonl")
+    assert report["what"] == "metrics" and report["metrics"] == inspect(run)["run"]["metrics"]
+    text = _shown(report, 60)
+    assert "step 300" in text and "25.0% of predicting zero" in text
+    assert len([line for line in text.splitlines() if any(0x2800 < ord(mark) < 0x2900 for mark in line)]) >= 5
+    (run / "metrics.jsonl").write_text('{"step": 1, "count": 4}\n')
+    assert inspect(run / "metrics.jsonl")["metrics"] is None
+    assert "no losses" in _shown(inspect(run / "metrics.jsonl"))
+
+
+def _png(path: Path, width: int = 12, height: int = 7) -> Path:
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (width, height)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("sheet.png", "contact sheet"),
+        ("scatter.png", "scatter plot"),
+        ("trajectories.png", "trajectories"),
+        ("nearest.png", "training row"),
+        ("holiday.png", "not a name that flowkit gives"),
+    ],
+)
+def test_a_picture_says_what_it_is(run, name, says):
+    (run / "samples.safetensors").touch()
+    report = inspect(_png(run / "samples" / "last" / name))
+    text = _shown(report, 300)
+    assert report["what"] == "file" and says in text and "12 x 7" in text
+    assert f"flowkit inspect {run / 'samples.safetensors'}" in text
+    json.loads(as_json(report))
+
+
+def test_other_files_of_a_run_say_what_they_are(run, data):
+    write_json(run / "end.json", {"step": 300, "reason": "done"})
+    write_json(run / "evaluation.json", {"protocol": "sketch-1", "figures": [1, 2]})
+    for name, says in (
+        ("end.json", ["why it ended", "done", "300"]),
+        ("evaluation.json", ["flowkit evaluate", "sketch-1"]),
+    ):
+        assert all(part in _shown(inspect(run / name)) for part in says)
+    (run / "003-water.svg").write_text("<svg/>")
+    assert "one sketch" in _shown(inspect(run / "003-water.svg"))
+    (run / "sheet.png").write_text("not a picture")
+    with pytest.raises(UserError, match=r"sheet\.png: not a PNG"):
+        inspect(run / "sheet.png")
+    data.with_suffix(".jsonl").write_text("")
+    assert inspect(data.with_suffix(".jsonl"))["what"] == "data"
 
 
 def test_the_command(run):

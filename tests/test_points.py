@@ -433,5 +433,5 @@ def test_there_are_no_trajectories_outside_the_plane(tmp_path: Path):
     flowkit.train(recipe)
     words = ["sample", "--ckpt", str(tmp_path / "tiny"), "--trajectories", "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(app, words)
-    assert isinstance(done.exception, UserError) and "only points in the plane" in str(done.exception)
+    assert isinstance(done.exception, UserError) and "requires 2-D points" in str(done.exception)
     assert "3 dimensions" in str(done.exception) and not (tmp_path / "out").exists()

@@ -83,7 +83,7 @@ def by_hand(recipe, rows, train_rows, updates):
         loss = ((velocity - (x1 - x0)) ** 2).mean()
         predicted = normalizer.denormalize(x_t + (1 - t[:, None, None]) * velocity)
         optimizer.zero_grad()
-        (loss + recipe["loss"]["bending"] * (t * bending(predicted)).mean()).backward()
+        (loss + recipe["aux_loss"]["bending"] * (t * bending(predicted)).mean()).backward()
         norm = torch.sqrt(sum(p.grad.square().sum() for p in model.parameters()))
         for p in model.parameters():
             p.grad *= min(1.0, 1.0 / (norm.item() + 1e-6))
@@ -99,7 +99,7 @@ def by_hand(recipe, rows, train_rows, updates):
 @pytest.mark.parametrize("weight", [0.0, 0.3])
 def test_the_loop_is_the_loop_written_out_by_hand(tiny, rows, tmp_path, recorder, weight):
     tiny["train"].update(steps=12, log_every=1)
-    tiny["loss"] = {"bending": weight}
+    tiny["aux_loss"] = {"bending": weight}
     tiny["data"]["val_fraction"] = 0
     flowkit.train(tiny, data=rows, listeners=lambda: [recorder])
     raw, ema, losses, norms = by_hand(tiny, rows, np.arange(len(rows["x"])), 12)
@@ -129,17 +129,17 @@ def test_accumulation_changes_nothing_but_rounding(tiny, rows, tmp_path, arch):
     found = []
     for micro in (16, 8, 4):
         tiny["run"]["name"] = f"micro-{micro}"
-        flowkit.train(tiny, data=rows, overrides=[f"train.micro_batch_size={micro}", "loss.bending=0.1"])
+        flowkit.train(tiny, data=rows, overrides=[f"train.micro_batch_size={micro}", "aux_loss.bending=0.1"])
         found.append(weights(tmp_path / "runs" / f"micro-{micro}"))
     assert distance(found[1], found[0]) < 1e-5 and distance(found[2], found[0]) < 1e-5
 
 
 def test_schedule_in_closed_form(tiny):
     recipe = recipe_from_dict({**tiny, "optim": {"lr": 2.0, "warmup": 0.1, "min_lr_factor": 0.25}})
-    rate = lr_schedule(recipe, total_steps=101, steps_per_epoch=10)
-    assert rate(0) == pytest.approx(2.0 / 11) and rate(10) == pytest.approx(2.0) and rate(11) == pytest.approx(2.0)
-    assert rate(100) == pytest.approx(0.5)
-    assert rate(11 + 89 // 2) == pytest.approx(0.5 + 0.75 * (1 + math.cos(math.pi * 44 / 89)), abs=1e-12)
+    lr = lr_schedule(recipe, total_steps=101, steps_per_epoch=10)
+    assert lr(0) == pytest.approx(2.0 / 11) and lr(10) == pytest.approx(2.0) and lr(11) == pytest.approx(2.0)
+    assert lr(100) == pytest.approx(0.5)
+    assert lr(11 + 89 // 2) == pytest.approx(0.5 + 0.75 * (1 + math.cos(math.pi * 44 / 89)), abs=1e-12)
     constant = lr_schedule(recipe_from_dict({**tiny, "optim": {"schedule": "constant", "warmup": 0}}), 100, 10)
     assert {constant(u) for u in (0, 50, 99)} == {1e-4}
 

@@ -1,52 +1,55 @@
-"""The command line. Every heavy import stands inside its command, so that `flowkit --help` answers at once."""
+"""The command line. Heavy imports are inside the commands, so that `flowkit --help` answers at once."""
 
 from __future__ import annotations
 
 import errno
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Iterable
 from importlib import import_module
 from itertools import pairwise
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from flowkit import __version__
 from flowkit.cli.interrupts import handled, interruptible, status
 from flowkit.encoding import speak_any_encoding
 from flowkit.errors import PassedOver, PeerLost, UserError
 
-NARROW = 72  # columns; in more Typer's table of options has room for all names
-WRITTEN = "nothing was written; the same command starts again"
-# Name -> its module here, its panel of --help, and what an interrupt leaves.
+NARROW = 72  # columns; below this, --help puts what an option does on the line below its name
+WRITTEN = "nothing was written. Run the same command to start again"
+MAKE, USE, LOOK = "Make a model", "Use a model", "Look"  # panels of --help
+# Name -> its module here, its panel of --help, and the message after an interrupt.
 COMMANDS = {
-    "train": ("train", "Make a model", "the run has not begun"),
-    "sample": ("sample", "Use a model", WRITTEN),
-    "decode": ("decode", "Use a model", WRITTEN),
-    "prepare": ("prepare", "Make a model", WRITTEN),
-    "evaluate": ("evaluate", "Use a model", WRITTEN),
-    "ema": ("train", "Make a model", WRITTEN),
-    "inspect": ("look", "Look", "nothing was written"),
-    "doctor": ("look", "Look", "nothing was written"),
+    "recipes": ("recipes", MAKE, "nothing was written"),
+    "new": ("recipes", MAKE, "nothing was written"),
+    "train": ("train", MAKE, "the run has not started"),
+    "prepare": ("prepare", MAKE, WRITTEN),
+    "ema": ("train", MAKE, WRITTEN),
+    "sample": ("sample", USE, WRITTEN),
+    "decode": ("decode", USE, WRITTEN),
+    "evaluate": ("evaluate", USE, WRITTEN),
+    "inspect": ("look", LOOK, "nothing was written"),
+    "doctor": ("look", LOOK, "nothing was written"),
 }
 
 
 def make_app(names: Iterable[str] = COMMANDS, *, listed: bool = False) -> typer.Typer:
-    """The command line of these commands; the modules of the others are not imported.
+    """Build the command line of these commands. The modules of the others are not imported.
 
-    listed: they are to be listed and not to be run, so that nobody looks at their options: a tenth of the time to `--help`.
+    listed: the commands will be listed but not run, so their options are skipped. `--help` is ten times faster this way.
     """
     app = typer.Typer(
-        help="Train flow-matching generative models from a TOML recipe, and turn samples into pictures or sentences.",
+        help="Train flow-matching generative models from a TOML recipe. Turn samples into pictures or sentences.",
         no_args_is_help=True,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(lambda: None)  # so that a single command is still called by its name
+    app.callback()(_flowkit)  # with a callback, a single command still has to be called by its name
     for name in names:
         module, panel, kept = COMMANDS[name]
         command = getattr(import_module(f"flowkit.cli.{module}"), name)
@@ -57,6 +60,19 @@ def make_app(names: Iterable[str] = COMMANDS, *, listed: bool = False) -> typer.
     return app
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"flowkit {__version__}")
+        raise typer.Exit()
+
+
+def _flowkit(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None: ...
+
+
 def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(f"module 'flowkit.cli' has no attribute {name!r}")
@@ -64,47 +80,53 @@ def __getattr__(name: str) -> Any:
     return app
 
 
-def _only_help() -> bool:
-    """Whether the list of commands is asked for, and none of them."""
-    return len(sys.argv) == 1 or sys.argv[1] in ("-h", "--help")
+def _runs_no_command() -> bool:
+    return len(sys.argv) == 1 or sys.argv[1] in ("-h", "--help", "--version")
 
 
 def _prepare_help() -> None:
-    """Keep `--help` from loading a Markdown parser and a traceback printer, two fifths of its time, which it never calls.
+    """Make `--help` faster and easier to read. Does nothing if the process prints no help.
 
-    Typer's help imports both at its top for markup and pretty exceptions that this app has turned off. Only a process that
-    is about to print help and leave gets the stand-ins.
+    Typer's help imports a Markdown parser and a traceback printer that this app has turned off: two fifths of its time.
+    They are replaced by stand-ins. Its table of options is replaced by one with two columns.
     """
-    if not (_only_help() or {"-h", "--help"} & set(sys.argv)):
+    if not (_runs_no_command() or {"-h", "--help"} & set(sys.argv)):
         return
     for name, unused in (("rich.markdown", "Markdown"), ("rich.traceback", "Traceback")):
         stand_in = ModuleType(name)
         setattr(stand_in, unused, type(unused, (), {}))
         sys.modules.setdefault(name, stand_in)
-    _stack_help_where_narrow()
-
-
-def _stack_help_where_narrow() -> None:
-    """In a narrow terminal, an option's names in a line and what it does below, in place of columns that are cut."""
-    if shutil.get_terminal_size().columns >= NARROW:
-        return
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
     from typer import rich_utils
 
-    class Stacked(Table):
-        def __rich_console__(self, console: Any, options: Any) -> Any:
-            for cells in zip(*(column.cells for column in self.columns), strict=True):
-                names = [cell if isinstance(cell, Text) else Text(cell) for cell in cells[:-1] if str(cell).strip()]
-                yield Text(" ", overflow="fold").join(names)
-                yield Padding(cells[-1], (0, 0, 0, 2))
+    class HelpTable(Table):
+        def add_row(self, *cells: Any, **settings: Any) -> None:
+            """Join an option's names and its type in one cell. Flags show no type."""
+            if len(cells) > 2:
+                names = [cell if isinstance(cell, Text) else Text(cell) for cell in cells[:-1]]
+                shown = [name for name in names if name.plain not in ("", "*", "<bool>", "BOOLEAN")]
+                for name in shown:
+                    name.plain = name.plain.replace(" range", "").replace("list[str]", "str")
+                cells = Text(" ").join(shown), cells[-1]
+                if not self.columns:
+                    self.add_column(no_wrap=True)
+            super().add_row(*cells, **settings)
 
-    rich_utils.Table = Stacked
+        def __rich_console__(self, console: Any, options: Any) -> Any:
+            if console.width >= NARROW:
+                yield from super().__rich_console__(console, options)
+                return
+            for name, meaning in zip(*(column.cells for column in self.columns), strict=True):
+                yield name
+                yield Padding(meaning, (0, 0, 0, 2))
+
+    rich_utils.Table = HelpTable
 
 
 def _resume_auto(arguments: list[str]) -> list[str]:
-    """`--resume auto` as `--resume-auto`: an option either takes a value or takes none."""
+    """Replace `--resume auto` by `--resume-auto`, since `--resume` is a flag and takes no value."""
     for place, pair in enumerate(pairwise(arguments)):
         if pair == ("--resume", "auto"):
             return [*arguments[:place], "--resume-auto", *arguments[place + 2 :]]
@@ -112,20 +134,20 @@ def _resume_auto(arguments: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Run the command line; bad input is one message on stderr and exit status 2."""
+    """Run the command line. Bad input is one message on stderr and exit status 2."""
     speak_any_encoding()
     _prepare_help()
     try:
-        warnings.simplefilter("ignore", PassedOver)  # commands say so themselves
+        warnings.simplefilter("ignore", PassedOver)  # commands print it themselves
         with handled():
             asked = [name for name in sys.argv[1:2] if name in COMMANDS]
-            make_app(asked or COMMANDS, listed=_only_help())(args=_resume_auto(sys.argv[1:]))
+            make_app(asked or COMMANDS, listed=_runs_no_command())(args=_resume_auto(sys.argv[1:]))
     except UserError as error:
-        # Under a launcher every process meets the same bad input; one on each machine says so, for what is bad may be its own.
+        # Under a launcher every process finds the same bad input. One per machine prints it: machines may differ.
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
-    except KeyboardInterrupt:  # before a command has begun
+    except KeyboardInterrupt:  # before a command has started
         print("interrupted: nothing was done", file=sys.stderr)
         raise SystemExit(status()) from None
     except PeerLost as lost:
@@ -138,6 +160,6 @@ def main() -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = f" ({error.filename})" if error.filename else ""
-        print(f"error: {error.strerror}{where}: make room on the disk, and run the same command again", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # which may be the file that has no room
+        print(f"error: {error.strerror}{where}: free some disk space, then run the same command again", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # stdout may be the file on the full disk
         raise SystemExit(1) from None

@@ -85,9 +85,8 @@ def decode(
               "class", "text" (the sentence that a prepared vector was made from) and "cycle"
       .txt    one sentence per line; with several languages one file each: samples.fra_Latn.txt
     """
-    from flowkit.decode import DecodedSentences
     from flowkit.decode import decode as run_decode
-    from flowkit.text.decoding import TextOptions
+    from flowkit.text.decoding import DecodedSentences, TextOptions
     from flowkit.ui.progress import stage_bar
     from flowkit.ui.written import print_sentences, print_written
 

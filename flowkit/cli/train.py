@@ -35,9 +35,10 @@ def _print_keys(recipe: Path | None, overrides: Sequence[str]) -> None:
 def _load(recipe: Path, overrides: Sequence[str]) -> tuple[Recipe, Path | None]:
     from flowkit.checkpoint.run_dir import load_run_recipe
     from flowkit.components import trusting
+    from flowkit.packaged import find_recipe
 
     with trusting():
-        return load_run_recipe(recipe, overrides)
+        return load_run_recipe(find_recipe(recipe), overrides)
 
 
 def keys_view(width: int = 80) -> Group:

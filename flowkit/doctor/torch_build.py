@@ -71,7 +71,7 @@ def _device(number: int, device: dict[str, Any]) -> Finding:
     found = f"{device['name']} · {device['memory'] / GB:.0f} GB · compute capability {major}.{minor}"
     if not device["bf16"]:
         return _finding(
-            name, f"{found} · no bf16", "note", 'bf16 is emulated here, and slow: train.precision = "fp16" or "no"'
+            name, f"{found} · no bf16", "note", 'bf16 is emulated here, and slow: train.precision = "fp16" or "fp32"'
         )
     return _finding(name, f"{found} · bf16")
 

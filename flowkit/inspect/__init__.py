@@ -1,6 +1,6 @@
-"""Which kind of thing a path names, and the report of it: plain dicts that `--json` prints and `show` draws.
+"""Find out what a path is, and report on it: plain dicts that `--json` prints and `flowkit.ui.inspect_view.show` draws.
 
-Torch-free: headers, JSON and a few rows are read.
+Torch-free: only headers, JSON and a few rows are read.
 """
 
 from __future__ import annotations
@@ -8,42 +8,62 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flowkit.checkpoint import BEST, CHECKPOINTS, LATEST, MODEL, OPTIMIZER, RECIPE, SIDECAR, STATE, find_checkpoint
+from flowkit.checkpoint import (
+    BEST,
+    CHECKPOINTS,
+    LATEST,
+    METRICS,
+    MODEL,
+    OPTIMIZER,
+    RECIPE,
+    SIDECAR,
+    STATE,
+    find_checkpoint,
+)
 from flowkit.data.files import read_json
 from flowkit.data.header import read_header
 from flowkit.errors import UserError, listing, nearest
 from flowkit.inspect.checkpoint import checkpoint_report, run_report
+from flowkit.inspect.files import file_report
+from flowkit.inspect.metrics import metrics_report
 from flowkit.inspect.weights import weights_report
+from flowkit.packaged import packaged_recipes
 
 SAMPLES = "samples.safetensors"
 
 
 def inspect(path: Path | str) -> dict[str, Any]:
-    """A JSON-able report; its `"what"` is "run", "checkpoint", "data", "recipe" or "tensors".
+    """Return a JSON-able report. Its `"what"` is "run", "checkpoint", "data", "recipe", "metrics", "tensors" or "file".
 
     path: a run directory, a checkpoint directory, a .safetensors file (weights, optimizer, prepared data, samples), the
-    .json beside one, a folder of samples, or a recipe. Raises UserError for anything else, and for a file that is broken.
+    .json or .jsonl beside one, a folder of samples, a recipe or the name of a packaged one, a metrics.jsonl, or another
+    file that flowkit writes. Raises UserError for anything else, and for a damaged file.
     """
     path = Path(path)
-    if path.name in (LATEST, BEST) and path.parent.name == CHECKPOINTS:  # also a text file, or a link to nowhere
+    if path.name in (LATEST, BEST) and path.parent.name == CHECKPOINTS:  # may also be a text file, or a dangling link
         return checkpoint_report(path)
     if path.parent.name in (LATEST, BEST) and path.parent.parent.name == CHECKPOINTS and not path.exists():
         path = find_checkpoint(path.parent).directory / path.name
+    if not path.exists():
+        path = packaged_recipes().get(str(path), path)
     if path.is_dir():
         return _directory(path)
     if path.suffix == ".toml":
         from flowkit.inspect.recipe import recipe_report
 
         return recipe_report(path)
-    if path.suffix == ".json":
-        path = _beside(path)
-    elif path.suffix != ".safetensors" and path.with_name(path.name + ".safetensors").is_file():
-        path = path.with_name(path.name + ".safetensors")
+    if path.suffix not in (".safetensors", ".json", ".jsonl") and (whole := Path(f"{path}.safetensors")).is_file():
+        path = whole
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder{_neighbours(path)}")
-    if path.suffix != ".safetensors":
-        raise UserError(f"{path}: neither a folder, nor a .safetensors, .json or .toml file; flowkit writes no other")
-    return _tensors(path)
+        raise UserError(f"{path}: no such file or folder{_neighbors(path)}")
+    if path.name == METRICS:
+        return {"what": "metrics", "path": str(path), "metrics": metrics_report(path)}
+    if path.suffix in (".json", ".jsonl"):
+        if path.name in (SIDECAR, STATE) and path.with_name(MODEL).is_file():
+            path = path.with_name(MODEL)
+        elif path.with_suffix(".safetensors").is_file():
+            path = path.with_suffix(".safetensors")
+    return _tensors(path) if path.suffix == ".safetensors" else file_report(path)
 
 
 def _directory(path: Path) -> dict[str, Any]:
@@ -63,13 +83,13 @@ def _directory(path: Path) -> dict[str, Any]:
              if (child.is_dir() and ((child / RECIPE).is_file() or (child / MODEL).is_file() or (child / SAMPLES).is_file()))
              or child.suffix in (".safetensors", ".toml")]  # fmt: skip
     raise UserError(
-        f"{path}: is neither a run (no {RECIPE}), nor a checkpoint (no {MODEL}), nor samples (no {SAMPLES})"
-        + (f"; in it there are: {listing(known)}" if known else "")
+        f"{path}: not a run (no {RECIPE}), not a checkpoint (no {MODEL}), not samples (no {SAMPLES})"
+        + (f". It contains: {listing(known)}" if known else "")
     )
 
 
 def _tensors(path: Path) -> dict[str, Any]:
-    """A .safetensors file is known by what it holds and by the JSON beside it."""
+    """Report on a .safetensors file. Its tensors and the JSON next to it tell what it is."""
     header = read_header(path)
     if path.name == OPTIMIZER or (header and all(name.startswith(("exp_avg", "step")) for name in header)):
         state = path.with_name(STATE)
@@ -84,7 +104,7 @@ def _tensors(path: Path) -> dict[str, Any]:
     if sidecar.is_file():
         return checkpoint_report(path)
     return {"what": "tensors", "holds": "tensors", "path": str(path), "weights": weights_report(path, header),
-            "remarks": [f"there is no {own.name} beside it to say what it is"]}  # fmt: skip
+            "remarks": [f"there is no {own.name} next to it to say what it is"]}  # fmt: skip
 
 
 def _data(path: Path) -> dict[str, Any]:
@@ -93,21 +113,9 @@ def _data(path: Path) -> dict[str, Any]:
     return data_report(path)
 
 
-def _beside(path: Path) -> Path:
-    """The tensors that a JSON describes; its folder for a checkpoint's own."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file{_neighbours(path)}")
-    if path.name in (SIDECAR, STATE) and path.with_name(MODEL).is_file():
-        return path.with_name(MODEL)
-    tensors = path.with_suffix(".safetensors")
-    if not tensors.is_file():
-        raise UserError(f"{path}: has no {tensors.name} beside it; name a run, a checkpoint, data or a recipe")
-    return tensors
-
-
-def _neighbours(path: Path) -> str:
+def _neighbors(path: Path) -> str:
     if not path.parent.is_dir():
-        return f" (nor is there a folder {path.parent})"
+        return f" (the folder {path.parent} does not exist either)"
     try:
         return nearest(path.name, [child.name for child in path.parent.iterdir() if not child.name.startswith(".")])
     except OSError:

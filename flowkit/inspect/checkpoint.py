@@ -1,4 +1,4 @@
-"""Reports of runs and checkpoints: JSON and headers, no tensor is read."""
+"""Reports on runs and checkpoints. Reads JSON and headers, but no tensor."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from flowkit.checkpoint import (
     CHECKPOINTS,
     END,
     LATEST,
+    METRICS,
     MODEL,
     SIDECAR,
     STATE,
@@ -24,10 +25,11 @@ from flowkit.data.header import read_header
 from flowkit.errors import UserError
 from flowkit.inspect.metrics import metrics_report
 from flowkit.inspect.weights import weights_report
+from flowkit.renamed import translated
 
 
 def run_report(path: Path) -> dict[str, Any]:
-    """A run: its latest checkpoint, all its checkpoints, and its losses. A run that has saved nothing yet is one too."""
+    """Report on a run: its latest checkpoint, all its checkpoints, and its losses. The run may have no checkpoint yet."""
     saved = list_checkpoints(path)
     latest, best = (_found(path / CHECKPOINTS / name) for name in (LATEST, BEST))
     run = {
@@ -48,17 +50,17 @@ def run_report(path: Path) -> dict[str, Any]:
         "best": best,
         "snapshots": [one.name for one in list_snapshots(path)],
         "ended": _ended(path / END),
-        "metrics": metrics_report(path),
+        "metrics": metrics_report(path / METRICS),
         "samples": sorted(one.name for one in (path / "samples").glob("step-*") if one.is_dir()),
     }
     if not saved:
         return {"what": "run", "path": str(path), "run": run, "model": None, "recipe": _recipe(path),
-                "remarks": ["it has saved no checkpoint yet"]}  # fmt: skip
+                "remarks": ["no checkpoint has been saved yet"]}  # fmt: skip
     return {**checkpoint_report(path), "what": "run", "path": str(path), "run": run}
 
 
 def checkpoint_report(path: Path) -> dict[str, Any]:
-    """A checkpoint, or a weight file with its sidecar. Raises UserError where a file of it is missing or not whole."""
+    """Report on a checkpoint, or on a weight file with its sidecar. Raises UserError if a file is missing or truncated."""
     files = find_checkpoint(path)
     sidecar = read_model_json(files.sidecar)
     averages = [one for one in (files.ema, *files.averages().values()) if one is not None]
@@ -67,10 +69,10 @@ def checkpoint_report(path: Path) -> dict[str, Any]:
     remarks = [files.notice] if files.notice else []
     for one in headers:
         if _shapes(headers[one]) != _shapes(headers[files.model]):
-            remarks.append(f"{one.name} does not hold the same tensors as {MODEL}")
+            remarks.append(f"{one.name} and {MODEL} hold different tensors")
     counted = sidecar.get("num_parameters")
     if isinstance(counted, int) and counted > weights["elements"]:
-        remarks.append(f"{files.sidecar.name} counts {counted:,} parameters; the file holds {weights['elements']:,}")
+        remarks.append(f"{files.sidecar.name} says {counted:,} parameters, the file holds {weights['elements']:,}")
     whole = path.suffix != ".safetensors"
     state = files.directory / STATE
     names = sorted(files.directory.iterdir()) if whole else [files.model, files.sidecar]
@@ -88,13 +90,13 @@ def checkpoint_report(path: Path) -> dict[str, Any]:
 
 
 def _ended(path: Path) -> dict[str, Any] | None:
-    """The step and the reason; None of a run that trains now, that was killed, or that is older than the file."""
+    """Return the last step and why the run ended. None if it still trains, was killed, or is from before this file existed."""
     if not path.is_file():
         return None
     content = read_json(path)
     step, reason = content.get("step"), content.get("reason")
     if not isinstance(step, int) or not isinstance(reason, str):
-        raise UserError(f'{path}: expected "step", a whole number, and "reason", a text; remove the file')
+        raise UserError(f'{path}: expected "step" (a whole number) and "reason" (text). Remove the file')
     return {"step": step, "reason": reason}
 
 
@@ -103,7 +105,7 @@ def _shapes(header: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _found(pointer: Path) -> str | None:
-    """The checkpoint that `latest` or `best` stands for, whatever became of it."""
+    """Return the name of the checkpoint that `latest` or `best` points to; None if there is none."""
     try:
         return find_checkpoint(pointer).directory.name
     except UserError:
@@ -127,8 +129,8 @@ def _recipe(run_dir: Path) -> dict[str, Any] | None:
 
     path = run_dir / "recipe.toml"
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return translated(tomllib.loads(path.read_text("utf-8")))[0]
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as TOML ({error})") from None
+        raise UserError(f"{path}: not valid TOML ({error})") from None

@@ -1,4 +1,4 @@
-"""What a run's metrics.jsonl says: the latest, the best, and the curves."""
+"""Summarize a run's metrics.jsonl: the latest values, the best ones, and the curves."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from flowkit.checkpoint import MAX_LINE, METRICS
+from flowkit.checkpoint import MAX_LINE
 from flowkit.data.strict_json import parse_json
 
-POINTS = 60  # of a curve in the report
+POINTS = 60  # per curve in the report
 
 
-def metrics_report(run_dir: Path) -> dict[str, Any] | None:
-    """`last` log step, `last_validation`, `best_validation` and thinned curves; None where nothing was logged.
+def metrics_report(path: Path) -> dict[str, Any] | None:
+    """Return `last`, `last_validation`, `best_validation` and thinned curves; None if the file holds no losses.
 
-    Lines that cannot be read, such as the last one of a run that was killed, are counted and left out.
+    path: a metrics.jsonl. Unreadable lines, such as the last one of a killed run, are counted and skipped.
     """
-    path = run_dir / METRICS
     if not path.is_file():
         return None
     logged, validated = _Series("loss"), _Series("val_loss")
@@ -46,7 +45,7 @@ def metrics_report(run_dir: Path) -> dict[str, Any] | None:
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    """The object of a line; None where it is none of ours."""
+    """Parse a line. None if it is not a line of metrics."""
     try:
         row = parse_json(line.decode("utf-8"))
     except ValueError:
@@ -61,7 +60,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 class _Series:
-    """The rows with one of the losses, of which only the numbers are kept: a long run has millions of them."""
+    """The rows that hold one of the losses. Keeps only (step, loss) of each, since a long run has millions of rows."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -81,7 +80,7 @@ class _Series:
             self.best = row
 
     def curve(self) -> list[list[float]]:
-        """[step, mean] of equal groups of rows."""
+        """Return [step, mean loss] for groups of rows of equal size."""
         count = min(POINTS, len(self.points))
         edges = [round(i * len(self.points) / count) for i in range(count + 1)] if count else []
         groups = [self.points[a:b] for a, b in pairwise(edges)]

@@ -43,7 +43,9 @@ class Train(Section):
     micro_batch_size: int | None = Field(
         default=None, ge=1, description="rows in one forward pass of one process; without it, the process's whole share"
     )
-    precision: Literal["no", "fp16", "bf16"] = Field(default="no", description="mixed precision")
+    precision: Literal["fp32", "fp16", "bf16"] = Field(
+        default="fp32", description="fp32, or mixed precision in fp16 or bf16"
+    )
     compile: bool = Field(default=False, description="torch.compile the model")
     log_every: Always = Field(default=Interval(50), description="how often metrics are read off the device and logged")
     val_every: Interval = Field(

@@ -52,11 +52,11 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
     reason = GO_ON
     for update in range(session.start_step, session.total_steps):
         for group in session.optimizer.param_groups:
-            group["lr"] = session.rate(update)
+            group["lr"] = session.lr(update)
         skipped = one_update(session, update, meters)
         step, last = update + 1, update + 1 == session.total_steps
         if session.ema is not None:
-            session.ema.follow(step, skipped)
+            session.ema.update(step, skipped)
         emit(Stepped(step))
         saver.tell()
 
@@ -178,7 +178,7 @@ class _Progress:
         means = {name: value * of_made for name, value in means.items()}
         ema = session.ema
         return Logged(
-            step=step, epoch=step / session.steps_per_epoch, loss=means.pop("loss"), lr=session.rate(step - 1),
+            step=step, epoch=step / session.steps_per_epoch, loss=means.pop("loss"), lr=session.lr(step - 1),
             grad_norm=means.pop("grad_norm"), ema_decay=0.0 if ema is None else ema.get_decay(step),
             rows_per_second=updates * session.layout.batch_size / passed,
             seconds_left=(session.total_steps - step) * passed / updates,

@@ -58,7 +58,12 @@ class _Line:
 def _verdict(report: Report) -> Text:
     if report.problems:
         text = Text(plural(report.problems, "problem"), "bold red")
-        text.append(": fix what is marked as a problem, or flowkit will not run correctly", "not bold default")
+        text.append(
+            ": flowkit will not run correctly until it is fixed"
+            if report.problems == 1
+            else ": flowkit will not run correctly until they are fixed",
+            "not bold default",
+        )
     else:
         text = Text("flowkit can run here", "bold green")
     if report.notes:

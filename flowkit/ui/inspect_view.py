@@ -9,11 +9,12 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from flowkit.checkpoint import average_files, decay_in_effect
+from flowkit.registry import domain_name
 from flowkit.ui.facts import Facts, FactsBlock, settings
 from flowkit.ui.heading import heading
 from flowkit.ui.parameter_tree import parameter_tree
 from flowkit.ui.quantities import NOTHING, shape, size, value
-from flowkit.ui.sparkline import sparkline
+from flowkit.ui.sparkline import chart, sparkline
 from flowkit.ui.wording import averaged, plural
 
 
@@ -31,6 +32,10 @@ def show(report: dict[str, Any], console: Console) -> None:
             console.print(FactsBlock(_recipe_facts(report)))
             console.print(Text())
             console.print(recipe_view(report["recipe"], report["given"]))
+        case "metrics":
+            _metrics(report["metrics"], console)
+        case "file":
+            console.print(FactsBlock([*report["facts"].items(), *_content(report["content"])]))
         case "tensors":
             console.print(FactsBlock(_weights_facts(report["weights"])))
             console.print(parameter_tree(report["weights"], "numbers"), crop=True)
@@ -42,7 +47,7 @@ def _title(report: dict[str, Any]) -> str:
     if report["what"] == "run":
         return report["run"]["name"]
     if report["what"] == "data":
-        return f"{report['kind']} data"
+        return f"{domain_name(report['kind'])} data"
     return report.get("holds", report["what"])
 
 
@@ -55,7 +60,7 @@ def _model(report: dict[str, Any], console: Console) -> None:
         console.print(heading("losses", "", console.width))
         console.print(FactsBlock(_metrics_facts(run["metrics"])))
     if report.get("recipe"):
-        left = ("run", "data", "loss", "optim", "train") if model else tuple(report["recipe"])
+        left = ("run", "data", "aux_loss", "optim", "train") if model else tuple(report["recipe"])
         console.print(heading("recipe", "", console.width))
         console.print(recipe_view({name: report["recipe"][name] for name in left if name in report["recipe"]}))
     if report.get("weights"):
@@ -141,7 +146,7 @@ def _step_of(model: dict[str, Any], report: dict[str, Any]) -> Text:
 
 def _data_of(model: dict[str, Any]) -> Text:
     data = model.get("data") or {}
-    text = Text(f"{model['kind']} {shape(model['shape'])}")
+    text = Text(f"{domain_name(model['kind'])} {shape(model['shape'])}")
     if "source" in data:
         text.append(f" · {data['source']}")
     if "train_rows" in data:
@@ -180,6 +185,25 @@ def _metrics_facts(metrics: dict[str, Any]) -> Facts:
             ("", Text(f"{plural(metrics['unreadable_lines'], 'line')} of metrics.jsonl cannot be read", "yellow"))
         )
     return facts
+
+
+def _metrics(metrics: dict[str, Any] | None, console: Console) -> None:
+    """The losses of a metrics.jsonl, and their curves."""
+    if metrics is None:
+        console.print("no losses were logged yet")
+        return
+    console.print(FactsBlock(_metrics_facts(metrics)))
+    curves = (metrics["loss_curve"], "cyan"), (metrics["validation_curve"], "magenta")
+    last = max((points[-1][0] for points, _ in curves if points), default=0)
+    if any(len(points) > 1 for points, _ in curves):
+        for line in chart(curves, last, min(console.width, 80), 10):
+            console.print(line)
+
+
+def _content(content: dict[str, Any] | None) -> Facts:
+    """The values of a JSON file that fit on a line."""
+    shown = {name: found for name, found in (content or {}).items() if name != "format"}
+    return [(name, str(found)) for name, found in shown.items() if isinstance(found, str | int | float)]
 
 
 def _at(row: dict[str, Any]) -> Text:

@@ -19,7 +19,7 @@ from flowkit.ui.previews import preview_grid
 from flowkit.ui.quantities import NOTHING, duration, rate, shape, short_count, size, value
 from flowkit.ui.sparkline import Scale, bars, chart, sparkline
 from flowkit.ui.state import RunState
-from flowkit.ui.wording import averaged, batch, plural, precision
+from flowkit.ui.wording import averaged, batch, plural
 
 LOSS, VALIDATION, GOOD, BAD, QUIET = "cyan", "magenta", "green", "yellow", "dim"
 ROOMY_WIDTH, ROOMY_HEIGHT = 104, 30
@@ -83,7 +83,7 @@ def _head(started: RunStarted, width: int) -> list[Text]:
     ema = "no EMA"
     if started.ema_decay:
         ema = f"EMA of the {averaged(started.ema_decay)}" if width >= ROOMY_WIDTH else f"EMA {started.ema_decay:.5g}"
-    where = [started.device, precision(started.precision), f"batch {batch(started)}", ema]
+    where = [started.device, started.precision, f"batch {batch(started)}", ema]
     if started.num_processes > 1:
         where.insert(1, f"{started.num_processes} processes")
     name = started.name + (f" · resumed at step {started.start_step:,}" if started.start_step else "")

@@ -28,10 +28,6 @@ def averaged(decay: float) -> str:
     return f"last {plural(round(1 / (1 - decay)), 'update')}"
 
 
-def precision(name: str) -> str:
-    return {"no": "fp32"}.get(name, name)
-
-
 def summary(state: RunState, finished: Finished) -> str:
     """`done at step 5,000 after 12:04, validation loss 0.4120, best 0.4102 at step 4,800`."""
     took = duration(finished.seconds)

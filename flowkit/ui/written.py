@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flowkit.decode import Decoded, DecodedSentences
+    from flowkit.decode import Decoded
+    from flowkit.text.decoding import DecodedSentences
 
 SHOWN = 8  # sentences, if all of them are in a file
 
@@ -67,7 +68,7 @@ def print_sentences(decoded: DecodedSentences, preview: bool) -> None:
     if found.cycle is not None:
         console.print(
             Text(
-                f"cycle: cosine between a vector and that of its sentence (not centered), mean {found.cycle.mean():.3f}",
+                f"cycle: cosine of a vector and its sentence's, not centered; mean {found.cycle.mean():.3f}",
                 "dim",
             )
         )
