@@ -50,7 +50,7 @@ def train(recipe: MiniRecipe, tokenizer: Tokenizer, sentences: list[str], tell: 
             optimizer.step()
             schedule.step()
             if step % 10 == 0:
-                shown = f"miniature SONAR, loss {float(loss):.3f}"
+                shown = f"miniature SONAR, loss {loss.item():.3f}"
             tell(shown, step + 1, recipe.steps)
         encoder.eval()
         decoder.eval()
