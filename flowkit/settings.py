@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,16 +10,26 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import tomli_w
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic.fields import FieldInfo
 
 from flowkit.errors import nearest
 
+_MULTIPLE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([kM])")
+
 
 class Section(BaseModel):
-    """A table of settings. Strict: a bool is no number, a quoted number is no number; an int is fine for a float."""
+    """A table of settings. Strict: a bool or a quoted "2" is no number. 2 may stand for 2.0, and 1e4 and "10k" for 10000."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_whole_numbers(cls, table: Any) -> Any:
+        if not isinstance(table, dict):
+            return table
+        whole = {name for name, field in cls.model_fields.items() if name in table and _takes_whole_numbers(field)}
+        return {key: whole_number(value) if key in whole else value for key, value in table.items()}
 
     @classmethod
     def tag(cls) -> str:
@@ -37,6 +48,13 @@ class Says:
     words: str
 
 
+def whole_number(value: Any) -> Any:
+    """Return 10000 for `1e4`, "10k" and "0.01M"; any other value as it is, for a validator to refuse."""
+    match = _MULTIPLE.fullmatch(value) if isinstance(value, str) else None
+    number = float(match[1]) * {"k": 1e3, "M": 1e6}[match[2]] if match else value
+    return int(number) if isinstance(number, float) and number.is_integer() else value
+
+
 # TOML has lists only; frozen settings hold tuples.
 AS_TUPLE = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 
@@ -52,6 +70,12 @@ def sections_of(field: FieldInfo) -> tuple[type[Section], ...]:
 def takes_text(field: FieldInfo) -> bool:
     """Whether any text may stand there (not one of a few words)."""
     return any(str in (kind, *get_args(kind)[:1]) for kind in _alternatives(field))
+
+
+def _takes_whole_numbers(field: FieldInfo) -> bool:
+    """Whether it takes integers and no other number, for which 1.0 might mean something else."""
+    kinds = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in _alternatives(field)]
+    return int in kinds and float not in kinds
 
 
 def type_words(field: FieldInfo) -> str:

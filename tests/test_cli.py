@@ -20,6 +20,7 @@ import rich.traceback  # both loaded here, so that `--help` in this process puts
 from safetensors.numpy import save_file
 
 from flowkit import cli
+from flowkit.cli import options
 from flowkit.data.dataset import Dataset, read_dataset, write_dataset
 from tests import processes
 from tests.conftest import sketch_rows
@@ -96,6 +97,17 @@ def test_help_fits_the_terminal_and_shows_a_flag_without_a_type(flowkit, monkeyp
     assert status == 0 and max(map(len, out.splitlines())) <= columns
     assert "bool" not in out and " range" not in out and "…" not in out
     assert re.search(r"--help,? -h", out)
+
+
+@pytest.mark.parametrize(("text", "count"), [("6", 6), ("1e1", 10), ("0.5k", 500), ("2k", 2000), (16, 16)])
+def test_counts_are_written_as_in_a_recipe(text, count):
+    assert options._count(text) == count
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "2.5", "x", "1e400", "nan", "", "1kk"])
+def test_no_counts(flowkit, text):
+    status, out, err = flowkit("sample", "runs/cli", "-n", text)
+    assert status == 2 and not out and "whole number >= 1" in " ".join(err.replace("│", "").split())
 
 
 def test_version(flowkit):

@@ -220,7 +220,30 @@ def test_intervals():
     assert Interval.parse("1 epochs").plain() == "1 epoch" and Interval.parse("0.5 epochs").plain() == "0.5 epochs"
 
 
-@pytest.mark.parametrize("bad", [-1, 1.0, True, "50", "epochs", "-1 epochs", "1 epoch ", "nan epochs", None, [1]])
+@pytest.mark.parametrize(("text", "number"), [("1e4", 10_000), ("2k", 2000), ("1.5k", 1500), ("10k", 10_000), ("2M", 2 * 10**6),
+                                              ("3.0", 3), ("400", 400)])  # fmt: skip
+@pytest.mark.parametrize("key", ["train.steps", "train.save_every", "data.num_samples", "data.subset", "sample.num_samples",
+                                 "train.batch_size", "run.seed"])  # fmt: skip
+def test_a_whole_number_is_written_in_one_way_everywhere(text, number, key):
+    recipe = recipe_from_dict(table(), ["train.steps=10", f"{key}={text}"])
+    section, name = key.split(".")
+    found = getattr(getattr(recipe, section), name)
+    assert getattr(found, "count", found) == number
+    assert recipe_from_dict(recipe.to_dict()) == recipe
+
+
+@pytest.mark.parametrize(
+    "text", ["1.5", "1e400", "nan", '"5"', "1.0001k", "1kk", "k", "1K", "2 k", "-1k", "0k", "true", "1e-3"]
+)
+def test_no_whole_numbers(text):
+    with pytest.raises(UserError, match=r"train\.steps: expected a whole number >= 1, found"):
+        recipe_from_dict(table(), [f"train.steps={text}"])
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [-1, 1.5, 1e400, True, "50", "1.5", "0.0001k", "-1k", "epochs", "-1 epochs", "1 epoch ", "nan epochs", None, [1]],
+)
 def test_no_intervals(bad):
     with pytest.raises(ValueError):
         Interval.parse(bad)

@@ -49,7 +49,7 @@ def test_all_mistakes_in_keys_and_types_come_at_once():
             "run.name": "../up",
             "run.deterministic": "True",
             "model.arch": "bezier_sketch_dti",
-            "model.embed_dim": 256.0,
+            "model.embed_dim": 256.5,
             "model.mlp_ratio": 4.0,  # of the other architecture: which was meant is not known, so it is no mistake
             "model.clas_embed_dim": 3,
             "flow.path": "liner",
@@ -72,7 +72,7 @@ def test_all_mistakes_in_keys_and_types_come_at_once():
         "model.arch": 'expected "bezier_sketch_dit", "bezier_sketch_transformer", "mlp", "dit", "selu_mlp", '
         '"residual_mlp" or "custom", '
         "found \"bezier_sketch_dti\"; did you mean 'bezier_sketch_dit' or 'bezier_sketch_transformer'?",
-        "model.embed_dim": "expected a whole number >= 1, found 256.0",
+        "model.embed_dim": "expected a whole number >= 1, found 256.5",
         "model.clas_embed_dim": "unknown key; did you mean 'class_embed_dim' or 'embed_dim'?",
         "flow.path": 'expected "linear", "cosine", "vp", "icfm", "schrodinger_bridge" or "spherical", '
         "found \"liner\"; did you mean 'linear'?",
@@ -97,7 +97,7 @@ def test_all_mistakes_in_keys_and_types_come_at_once():
     "key, value, expected",
     [
         ("optim.lr", True, "expected a number > 0, found true"),
-        ("train.batch_size", 2.0, "expected a whole number >= 1, found 2.0"),
+        ("train.batch_size", 2.5, "expected a whole number >= 1, found 2.5"),
         ("train.batch_size", True, "expected a whole number >= 1, found true"),
         ("run.seed", -1, "expected a whole number >= 0, found -1"),
         ("run.dir", 3, 'expected text, found 3; in quotes it is text: "3"'),

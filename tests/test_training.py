@@ -637,3 +637,26 @@ def test_changed_json_of_a_checkpoint_is_noticed(tiny, rows, tmp_path):
     tiny["train"]["steps"] = 5
     with pytest.raises(UserError, match=r"state\.json: is damaged"):
         flowkit.train(tiny, data=rows, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("threads", "set_outside", "used"), [("auto", False, 1), (3, False, 3), (3, True, 3), ("auto", True, 2)]
+)
+def test_the_threads_of_a_run_are_the_recipes_and_are_restored(tmp_path, tiny, monkeypatch, threads, set_outside, used):
+    """A small network takes one, unless OMP_NUM_THREADS says otherwise."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2") if set_outside else monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    seen = []
+
+    class Looks(Recorder):
+        def __call__(self, event):
+            if isinstance(event, Stepped):
+                seen.append(torch.get_num_threads())
+
+    try:
+        tiny["run"]["threads"] = threads
+        flowkit.train({**tiny, "train": {**tiny["train"], "steps": 1}}, data=sketch_rows(), listeners=lambda: [Looks()])
+        assert seen == [used] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flowkit.cli.options import TrustCode
+from flowkit.cli.options import TrustCode, count
 
 SENTENCES = "Sentences"  # the panel of the options that only they have
 
@@ -32,7 +32,7 @@ def decode(
             "by default they are printed as a table."
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Decode only the first N rows.")] = None,
+    limit: Annotated[int | None, count("Decode only the first N rows.")] = None,
     preview: Annotated[bool, typer.Option(help="Show some pictures in the terminal.")] = True,
     lang: Annotated[
         list[str] | None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flowkit.cli.options import BatchSize, Best, Device, Drawing, TrustCode, Weights, draws, named_checkpoint
+from flowkit.cli.options import BatchSize, Best, Device, Drawing, TrustCode, Weights, count, draws, named_checkpoint
 from flowkit.errors import UserError
 
 
@@ -35,14 +35,12 @@ def evaluate(
             help="Real rows to compare with: validation, test or all. Default: held-out rows if there are at least 500, else all."
         ),
     ] = None,
-    num_samples: Annotated[
-        int, typer.Option("--num-samples", "-n", min=1, help="Maximum number of rows on each side.")
-    ] = 1000,
+    num_samples: Annotated[int, count("Maximum number of rows on each side.", "--num-samples", "-n")] = 1000,
     weights: Weights = "ema",
     drawing: Drawing = Drawing(),  # noqa: B008
     likelihood: Annotated[
         int | None,
-        typer.Option(min=1, help="Also measure the likelihood of this many validation rows (or rows of --split)."),
+        count("Also measure the likelihood of this many validation rows (or rows of --split)."),
     ] = None,
     probes: Annotated[
         int, typer.Option(min=1, help="Probes of Hutchinson's trace estimate (likelihoods above 16 dimensions).")

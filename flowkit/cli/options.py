@@ -53,10 +53,26 @@ TrustCode = Annotated[
 ]
 SOLVER, GUIDANCE, MACHINE, OUTPUT = "Solver", "Guidance", "Machine", "Output"  # panels of --help
 
+
+def count(help: str, *names: str, panel: str | None = None) -> Any:
+    """An option that is a whole number >= 1, written as in a recipe: 500, 1e3 or 2k."""
+    return typer.Option(*names, parser=_count, metavar="N", help=help, rich_help_panel=panel)
+
+
+def _count(text: Any) -> int:
+    from flowkit.settings import whole_number
+
+    try:
+        number = whole_number(float(text))
+    except ValueError:
+        number = whole_number(text)
+    if not isinstance(number, int) or number < 1:
+        raise typer.BadParameter(f"expected a whole number >= 1, such as 500, 1e3 or 2k; found {text!r}")
+    return number
+
+
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, ...", rich_help_panel=MACHINE)]
-BatchSize = Annotated[
-    int | None, typer.Option(min=1, help="Samples per batch; default: depends on the device.", rich_help_panel=MACHINE)
-]
+BatchSize = Annotated[int | None, count("Samples per batch. Default: depends on the device.", panel=MACHINE)]
 
 
 @dataclass(frozen=True)
@@ -70,9 +86,7 @@ class Drawing:
             rich_help_panel=SOLVER,
         ),
     ] = None
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Number of solver steps; default: the recipe's.", rich_help_panel=SOLVER)
-    ] = None
+    steps: Annotated[int | None, count("Number of solver steps. Default: the recipe's.", panel=SOLVER)] = None
     rtol: Annotated[float | None, typer.Option(help="Relative tolerance (dopri5).", rich_help_panel=SOLVER)] = None
     atol: Annotated[float | None, typer.Option(help="Absolute tolerance (dopri5).", rich_help_panel=SOLVER)] = None
     grid: Annotated[

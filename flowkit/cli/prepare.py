@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flowkit.cli.options import count
 from flowkit.domain import get_domain
 from flowkit.errors import Interrupted, UserError
 
@@ -36,7 +37,9 @@ def prepare(
     over: Annotated[
         str | None, _of(SKETCHES, "Sketches of more cubics than that: fit (the default), or leave-out.")
     ] = None,
-    max_per_class: Annotated[int | None, _of(SKETCHES, "Only the first so many of each class.", min=1)] = None,
+    max_per_class: Annotated[
+        int | None, count("Keep at most this many per class, the first ones.", panel=SKETCHES)
+    ] = None,
     recognized_only: Annotated[
         bool, _of(SKETCHES, "Leave out what Quick, Draw! did not recognize.", "--recognized-only")
     ] = False,

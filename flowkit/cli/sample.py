@@ -17,6 +17,7 @@ from flowkit.cli.options import (
     Run,
     TrustCode,
     Weights,
+    count,
     draws,
     named_checkpoint,
 )
@@ -33,7 +34,7 @@ def sample(
     run: Run = None,
     ckpt: Ckpt = None,
     best: Best = False,
-    num_samples: Annotated[int, typer.Option("--num-samples", "-n", min=1, help="Number of samples.")] = 16,
+    num_samples: Annotated[int, count("Number of samples.", "--num-samples", "-n")] = 16,
     class_label: Annotated[
         list[str] | None,
         typer.Option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flowkit.cli.options import count
 from flowkit.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def ema(
     sigma_rel: Annotated[
         float, typer.Option(help="Width of the average over the length of the run so far: 0.05, 0.1, ... 0.2886.")
     ],
-    step: Annotated[int | None, typer.Option(min=1, help="The snapshot to end at; default: the last.")] = None,
+    step: Annotated[int | None, count("Step of the snapshot to end at. Default: the last one.")] = None,
     out: Annotated[Path | None, typer.Option(help="A .safetensors file; default: in the run's folder ema/.")] = None,
 ) -> None:
     """Reconstruct the moving average of any width from a run's snapshots (EDM2, arXiv 2312.02696).

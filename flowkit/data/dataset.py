@@ -32,7 +32,7 @@ NULL = -1  # among labels: the null class, of a row without a label
 NULL_NAMES = ("null", "<null>")  # of samples without a class, beside others; the second where the first is taken
 
 
-@dataclass
+@dataclass(repr=False)
 class Dataset:
     """Rows of one kind. `x` may be a read-only memory map; nothing here copies it."""
 
@@ -55,6 +55,28 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def __getitem__(self, rows: int | slice | Sequence[int] | np.ndarray) -> Dataset:
+        """Return a data set with these rows: `data[:10]`, `data[[3, 1]]`, `data[data.class_label == 0]`; `data[5]` has one."""
+        if isinstance(rows, int | np.integer | slice):
+            picked = range(len(self))[rows]
+            return self.take(np.asarray([picked] if isinstance(picked, int) else picked, np.int64))
+        return self.take(np.arange(len(self))[np.asarray(rows)])
+
+    def __repr__(self) -> str:
+        parts = [f"{len(self):,} row{'s' * (len(self) != 1)} of shape {self.x.shape[1:]}"]
+        if self.class_label is not None:
+            parts.append(f"{len(self.class_names):,} classes")
+        if self.condition is not None:
+            parts.append(f"condition {self.condition.shape[1:]}")
+        if self.split is not None:
+            parts.append(" + ".join(f"{count:,} {name}" for name in SPLITS if (count := len(self.rows(name)))))
+        parts += [name for name in ("texts", "noise") if getattr(self, name) is not None]
+        return f"<Dataset {self.kind}: {', '.join(filter(None, parts))}>"
+
+    def save(self, path: Path | str) -> Path:
+        """Write `path`.safetensors and `path`.json (and .jsonl with texts); returns the first. Replaces earlier files."""
+        return write_dataset(path, self)
 
     def rows(self, split: str) -> np.ndarray:
         """Indices (int64) of the rows of a split; every row is a training row where nothing was split."""

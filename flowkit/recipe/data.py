@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from flowkit.components import Choose, Known
 from flowkit.data.normalizers import Auto, Normalization
 from flowkit.settings import Says, Section
 
-_THOUSANDS = re.compile(r"([1-9]\d{0,8})k")
-
-
-def _rows(value: Any) -> Any:
-    match = _THOUSANDS.fullmatch(value) if isinstance(value, str) else None
-    return 1000 * int(match[1]) if match else value
-
-
-Rows = Annotated[int, Field(ge=1), BeforeValidator(_rows), Says('a whole number >= 1, or "1k" for 1000')]
+Rows = Annotated[int, Field(ge=1), Says('a whole number >= 1, or "1k" for 1000')]
 
 
 class Data(Section):

@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from flowkit.settings import whole_number
+
 _EPOCHS = re.compile(r"(\d+(?:\.\d+)?(?:e-\d+)?) *epochs?")
 MAX_COUNT = 10**12  # beyond any run, and far below where a float loses whole numbers
 
@@ -113,6 +115,7 @@ def _epochs_text(count: float) -> str:
 
 
 def _whole(value: Any) -> int:
+    value = whole_number(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_COUNT:
         raise ValueError("expected a whole number")
     return value

@@ -15,7 +15,7 @@ from flowkit.recipe.ema import Ema
 from flowkit.recipe.flow import Flow
 from flowkit.recipe.interval import Warmup
 from flowkit.recipe.sample import Sample
-from flowkit.recipe.train import Train
+from flowkit.recipe.train import CountOrAuto, Train
 from flowkit.settings import AS_TUPLE, Says, Section
 
 FolderName = Annotated[
@@ -30,6 +30,9 @@ class Run(Section):
     deterministic: bool = Field(default=False, description="bit-equal repeats on CUDA, at some cost in speed")
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where to train; auto takes CUDA where there is one"
+    )
+    threads: CountOrAuto = Field(
+        default="auto", description="CPU threads of each process; auto is 1 for a small network, else as torch has it"
     )
 
     @property
@@ -159,6 +162,19 @@ class Recipe(Section):
                 "impossible", "{text}", {"text": "; ".join(map(": ".join, problems)), "problems": problems}
             )
         return self
+
+    def __repr__(self) -> str:
+        train = self.train
+        length = f"{train.epochs:g} epochs" if train.steps is None else f"{train.steps:,} steps"
+        return (
+            f"<Recipe {self.run.name}: {self.model.arch} on {self.data.source}, {length} of {train.batch_size:,} rows>"
+        )
+
+    def __str__(self) -> str:
+        """The recipe as TOML."""
+        from flowkit.recipe.dump import dump_toml
+
+        return dump_toml(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain tables as TOML can hold them: what is unset is left out, a choice without settings is its name."""

@@ -49,6 +49,14 @@ class LoadedModel(SamplingModel):
         self.files = files
         self.weights = weights  # "ema" | "raw", whichever was loaded
 
+    def __repr__(self) -> str:
+        classes = f", {len(self.class_names)} classes" if self.class_names else ""
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        return (
+            f"<LoadedModel {self.files.directory}: {self.info['architecture']}, {parameters:,} parameters, {self.weights} "
+            f"weights of step {self.info.get('step')}, {self.info['kind']} {self.shape}{classes}, on {self.device}>"
+        )
+
     @property
     def made_by(self) -> dict[str, Any]:
         return {"checkpoint": str(self.files.directory), "architecture": self.info["architecture"], **super().made_by,
