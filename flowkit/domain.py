@@ -234,11 +234,6 @@ class Preview:
     behind: tuple[str, ...] = ()
     sizes: tuple[Preview, ...] = ()
 
-    def fitting(self, width: int, height: int) -> Preview:
-        """Return the tallest of `sizes` within `width` cells and `height` lines (without title), or else this one."""
-        fit = (size for size in self.sizes if len(size.lines) <= height and len(size.lines[0]) <= width)
-        return max(fit, key=lambda size: len(size.lines), default=self)
-
 
 @dataclass(frozen=True)
 class Presented:

@@ -113,7 +113,7 @@ def test_a_run_as_shown(run):
                  "data/[kanji].safetensors", "1,239 training rows", "3: water, tree, hand", "zscore · shift 256 values",
                  "path linear", "solver heun · steps 25", "decay 0.9999", "25.0% of predicting zero",
                  "without EMA 0.4500", "betas [0.9, 0.999]", "step 200", "latest", "best",
-                 "1 lines of metrics.jsonl cannot be read"):  # fmt: skip
+                 "1 line of metrics.jsonl cannot be read"):  # fmt: skip
         assert fact in text, fact
 
 

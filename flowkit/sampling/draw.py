@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 BATCH_SIZES = {"cpu": 64, "cuda": 1024}
 Weak = tuple[Network, FlowObjective]  # the weaker model of autoguidance
+Step = Callable[[int, Tensor], None]  # a listener for (steps done, x)
 Guide = Callable[[Tensor], Tensor]  # x (B, ...) in the domain's units -> (B,)
 
 
@@ -57,7 +58,7 @@ class States:
         self._normalizer = normalizer
         self._batches: list[list[np.ndarray]] = []
 
-    def begin(self, indices: range, x: Tensor) -> Callable[[int, Tensor], None] | None:
+    def begin(self, indices: range, x: Tensor) -> Step | None:
         """Return the step listener for samples `indices`, which start at x; None if none of them is kept."""
         offsets = [int(row) - indices.start for row in self._rows if row in indices]
         if not offsets:
@@ -132,8 +133,9 @@ def draw_samples(
 ) -> Drawn:
     """Draw samples. Sample i has the conditions of row i of `given`, and starts from noise that depends on (seed, i) alone.
 
-    guide: the samples then approximate p(x) exp(guide_scale guide(x)); see `GradientGuidance`. progress: called after each
-    batch. The model is used on its device and in its precision, and should be in eval mode.
+    guide: the samples then approximate p(x) exp(guide_scale guide(x)); see `GradientGuidance`. progress: called with the
+    number of samples done; a step of a fixed-step solver counts as its share of the batch. The model is used on its device
+    and in its precision, and should be in eval mode.
     """
     normalizer, path, numerics = model.normalizer, model.objective.path, model.numerics
     batch_size = batch_size or BATCH_SIZES.get(model.device.type, 256)
@@ -151,10 +153,18 @@ def draw_samples(
                 velocity = GradientGuidance(velocity, lambda x: guide(normalizer.denormalize(x)), path, guide_scale)
             noise = base.sample(seed, indices, model.latent_shape)
             x = noise.to(model.device, torch.float64 if settings.state == "fp64" else torch.float32)
+            keep = states.begin(indices, x)
+
+            def on_step(step: int, x: Tensor, keep: Step | None = keep, indices: range = indices) -> None:
+                if keep is not None:
+                    keep(step, x)
+                if progress is not None and not settings.solver.adaptive:
+                    progress(indices.start + len(indices) * min(step, settings.steps) // settings.steps)
+
             x, nfe = integrate(
                 velocity, x, solver=settings.solver, steps=settings.steps, grid=settings.grid, path=path,
                 straight=model.straight, noise=step_noise(seed, indices, model.latent_shape, numerics),
-                on_step=states.begin(indices, x),
+                on_step=on_step,
             )  # fmt: skip
             done.append(normalizer.denormalize(x).float().cpu().numpy())
             noises.append(noise.numpy())
