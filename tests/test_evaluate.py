@@ -280,7 +280,7 @@ def test_checkpoint_is_compared_with_its_own_data(tiny, tmp_path, monkeypatch):
         tmp_path / "runs" / "tiny", tell=lambda what, done, total: told.append((what, done, total))
     )
     assert found.settings["rows"] == 60 and found.settings["split"] == "all" and found.settings["train_rows"] == 90
-    assert found.settings["samples"]["nfe"] == 4 and "memorisation" in found.notes[0]
+    assert found.settings["samples"]["nfe"] == 4 and "memorization" in found.notes[0]
     assert ("sampling sketches", 60, 60) in told and told[-1] == ("done", 3, 3)
     out = tmp_path / "runs" / "tiny" / "evaluation" / "step-00000008-ema-midpoint2-w1"
     assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == {
@@ -346,7 +346,7 @@ def kept(folder):
 def model(monkeypatch):
     """A checkpoint that draws at once, and an evaluation without its figures."""
     nothing = Inversion(0.0, 1.0, 1.0)
-    monkeypatch.setattr("flowkit.sampling.draw.carry_back", lambda *arguments: (nothing, nothing))
+    monkeypatch.setattr("flowkit.sampling.draw.invert", lambda *arguments: (nothing, nothing))
     unlikely = LikelihoodFigures("validation", 1, 0.0, 0.0, None, "exact", 1, None, 0)
     monkeypatch.setattr("flowkit.sampling.likelihood.likelihood_figures", lambda *arguments, **named: unlikely)
     monkeypatch.setattr("flowkit.sketch.evaluation.SketchEvaluator.figures", lambda self, tell: [])
@@ -408,7 +408,7 @@ def test_results_are_named_by_the_settings_in_effect(tiny, tmp_path, model):
     evaluate_checkpoint(run_dir)
     (found,) = kept(run_dir / "evaluation").items()
     assert found[0] == "step-00000008-ema-midpoint3-w1" and found[1][0]["sampling"]["steps"] == 3
-    with pytest.raises(UserError, match="times of the custom grid make 3"):
+    with pytest.raises(UserError, match="the custom grid has 3 steps"):
         evaluate_checkpoint(run_dir, steps=9)
     sidecar = run_dir / "checkpoints" / "step-00000008" / "model.json"
     content = json.loads(sidecar.read_text())
