@@ -81,7 +81,7 @@ def evaluate_checkpoint(
 
     Raises UserError for a missing checkpoint or data, or rows that do not fit each other.
     """
-    from flowkit.sampling.draw import carry_back
+    from flowkit.sampling.draw import invert
     from flowkit.sampling.likelihood import held_out_rows, likelihood_figures
     from flowkit.sampling.load import load
 
@@ -120,7 +120,7 @@ def evaluate_checkpoint(
     tell("inverting real rows to noise", 0, 1)
     count = min(INVERTED, len(sides.reference))
     indices = np.arange(count) * len(sides.reference) // count
-    found, zero = carry_back(model, rows, sides.reference[indices], settings)
+    found, zero = invert(model, rows, sides.reference[indices], settings)
     more: dict[str, tuple[str, dict[str, Any]]] = {"reconstruction": (
         _inversion_fact(found, zero),
         {"rows": count, "passes": found.passes, "model": asdict(found), "zero_field": asdict(zero)},

@@ -214,7 +214,7 @@ def test_guidance_needs_rows_without_anything(rates, kinds, possible, tmp_path) 
         with pytest.raises(UserError, match=r"guidance_scale: .*cond_drop = \{label = 0.1\}, so it never saw dropped"):
             model.sample(2, **told, guidance_scale=2.0)
         with pytest.raises(
-            UserError, match=r"sample.guidance_scale: 2 leads away from rows without .*\{label = 0.1\} never"
+            UserError, match=r"sample.guidance_scale: 2 needs training rows without .*\{label = 0.1\} never"
         ):
             flowkit.train(again, data=data)
 
@@ -226,7 +226,7 @@ def test_what_was_never_missing_is_asked_for(tmp_path) -> None:
     with pytest.raises(UserError, match=r"condition: missing; .*\{all = 0.1, label = 0.2\}, so it never saw a row"):
         model.sample(2, class_label="low")
     model.flow = model.flow.model_copy(update={"cond_drop": {"label": 0.2}})
-    with pytest.raises(UserError, match=r'class_label: "null" is asked for, .*never saw a row without its class'):
+    with pytest.raises(UserError, match=r'class_label: "null", but .*never saw a row without its class'):
         model.sample(2, class_label="null")
 
 

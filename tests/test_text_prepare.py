@@ -303,7 +303,7 @@ def test_nothing_of_the_users_is_overwritten(tmp_path):
     lines = [json.dumps({"text": text}) for text in sentences(10)]
     source = write(tmp_path / "mine.jsonl", lines)
     for overwrite in (False, True):
-        with pytest.raises(UserError, match=r"mine\.jsonl: would be overwritten by the data set's own mine\.jsonl"):
+        with pytest.raises(UserError, match=r"mine\.jsonl: would be overwritten by mine\.jsonl"):
             prepare(source, tmp_path / "mine", codec=BagOfWords(), overwrite=overwrite)
     other = write(tmp_path / "other.jsonl", lines)
     with pytest.raises(UserError, match=r"mine\.jsonl: exists already"):

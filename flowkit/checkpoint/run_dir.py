@@ -88,7 +88,7 @@ def what_is_kept(run_dir: Path) -> str:
         )
     if (run_dir / RECIPE).is_file():
         return f"no checkpoint was saved; start again with: flowkit train {shlex.quote(str(run_dir))} --overwrite"
-    return "the run had not begun and nothing was written; rerun the same command to start it"
+    return "the run has not begun and nothing was written; rerun the same command to start it"
 
 
 @contextlib.contextmanager

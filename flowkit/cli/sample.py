@@ -118,7 +118,7 @@ def sample(
     from flowkit.errors import Interrupted
     from flowkit.outputs import SAMPLE_FILES, check_samples_target, clear, earlier_files, record_samples, said
     from flowkit.recipe.sample import SampleSettings
-    from flowkit.sampling.asked import read_condition
+    from flowkit.sampling.conditioning import read_condition
     from flowkit.sampling.load import load
     from flowkit.ui.progress import stage_bar
     from flowkit.ui.written import print_written

@@ -177,7 +177,7 @@ def draw_samples(
     return Drawn(np.concatenate(done), np.concatenate(noises), nfe, most, states.stacked())
 
 
-def carry_back(
+def invert(
     model: SamplingModel, data: Dataset, rows: np.ndarray, settings: SampleSettings
 ) -> tuple[Inversion, Inversion]:
     """Invert rows of `data` to noise and reconstruct them, with their conditions and no guidance; the same for the zero field."""

@@ -22,7 +22,7 @@ from flowkit.sampling.draw import velocity_of
 
 if TYPE_CHECKING:
     from flowkit.data.normalizers import Normalizer
-    from flowkit.sampling.asked import ClassLabel
+    from flowkit.sampling.conditioning import ClassLabel
     from flowkit.sampling.model import SamplingModel
 
 BATCH_SIZES = {"cpu": 64, "cuda": 256}

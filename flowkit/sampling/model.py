@@ -21,7 +21,7 @@ from flowkit.flow.paths import GaussianPath
 from flowkit.progress import Progress
 from flowkit.recipe.flow import Flow, seen_without
 from flowkit.recipe.sample import SampleSettings
-from flowkit.sampling.asked import ClassLabel, asked_condition, asked_labels, labels_of_rows
+from flowkit.sampling.conditioning import ClassLabel, resolve_condition, resolve_labels, resolve_row_labels
 from flowkit.sampling.draw import Guide, Weak, as_network, draw_samples
 from flowkit.sampling.likelihood import of_rows
 from flowkit.settings import toml_value
@@ -163,9 +163,9 @@ class SamplingModel:
 
         of_rows: the rows exist already, as in `log_likelihood`.
         """
-        asked = labels_of_rows if of_rows else asked_labels
-        labels = asked(class_label, count, self.class_names, conditioned=condition is not None)
-        told = Conditions(labels, *asked_condition(condition, mask, count, self.info.get("condition_shape")))
+        resolve = resolve_row_labels if of_rows else resolve_labels
+        labels = resolve(class_label, count, self.class_names, conditioned=condition is not None)
+        told = Conditions(labels, *resolve_condition(condition, mask, count, self.info.get("condition_shape")))
         null = labels is not None and bool((labels == NULL).any())
         missing = [kind for kind in self.condition_kinds if kind not in told.kinds or (kind == "label" and null)]
         if why := self._never_without(missing):

@@ -11,7 +11,7 @@ from flowkit.conditions import Conditions
 from flowkit.data.dataset import Dataset, write_dataset
 from flowkit.errors import UserError
 from flowkit.events import Notice, Sampled
-from flowkit.sampling.draw import carry_back
+from flowkit.sampling.draw import invert
 from flowkit.sampling.model import SamplingModel
 from flowkit.training.session import Session
 
@@ -82,7 +82,7 @@ class Sampler:
         """Invert validation rows to noise and reconstruct them, with their own conditions and no guidance."""
         if not len(self.inverted):
             return {}
-        found, _ = carry_back(self.model, self.session.data, self.inverted, self.settings)
+        found, _ = invert(self.model, self.session.data, self.inverted, self.settings)
         return {"reconstruction_mse": found.mse, "inverted_variance": found.variance,
                 "inverted_dimensions": found.effective_dimensions}  # fmt: skip
 

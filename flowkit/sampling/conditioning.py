@@ -18,7 +18,7 @@ from flowkit.errors import UserError, listing
 ClassLabel = str | int | Sequence[str | int] | np.ndarray | np.integer | Tensor | None
 
 
-def asked_labels(
+def resolve_labels(
     class_label: ClassLabel, count: int, class_names: tuple[str, ...], *, conditioned: bool
 ) -> Tensor | None:
     """Return labels (count,) int64, NULL for the null class; None if the model gets no labels.
@@ -44,10 +44,10 @@ def asked_labels(
     return torch.tensor(wanted)[torch.arange(count) * len(wanted) // count]
 
 
-def labels_of_rows(
+def resolve_row_labels(
     class_label: ClassLabel, count: int, class_names: tuple[str, ...], *, conditioned: bool
 ) -> Tensor | None:
-    """Return the labels of existing rows, as `asked_labels`: one label for all, or one per row. Nothing is spread.
+    """Return the labels of existing rows, as `resolve_labels`: one label for all, or one per row. Nothing is spread.
 
     Also raises UserError if a model with classes gets neither a label nor a condition.
     """
@@ -61,7 +61,7 @@ def labels_of_rows(
         wanted = _numbers(class_label, class_names)
         if len(wanted) not in (1, count):
             raise UserError(f"class_label: {len(wanted)} labels for {count} rows; give one for all, or one per row")
-    return asked_labels(class_label, count, class_names, conditioned=conditioned)
+    return resolve_labels(class_label, count, class_names, conditioned=conditioned)
 
 
 def _is_all(class_label: ClassLabel) -> bool:
@@ -79,7 +79,7 @@ def _numbers(class_label: ClassLabel, class_names: tuple[str, ...]) -> list[int]
     return wanted
 
 
-def asked_condition(
+def resolve_condition(
     condition: np.ndarray | Tensor | None, mask: np.ndarray | Tensor | None, count: int, shape: Sequence[int] | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return condition vectors (count, *shape) float32, and which of their tokens exist: (count, P) bool, None for all.
