@@ -85,7 +85,11 @@ class Choose:
     def build(self, value: Any) -> Any:
         """The component that a name or a table describes; a component stays itself. Raises for pydantic to collect."""
         if isinstance(value, Section):
-            return value
+            base = Network if self.kind == "arch" else _base(self.kind)
+            if base is None or isinstance(value, base):
+                return value
+            raise PydanticCustomError("component_refused", "is a {found}, and no {kind}", {
+                "found": type(value).__name__, "kind": self.kind})  # fmt: skip
         table = dict(value) if isinstance(value, Mapping) else {"name": value}
         name = table.pop(self.key, None)
         if not isinstance(name, str) or not (name in names(self.kind) or is_import_path(name)):

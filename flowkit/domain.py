@@ -1,39 +1,231 @@
-"""What a domain is: all that is particular to sketches, sentences or points, behind one small protocol.
+"""What a domain is: everything that is particular to one kind of data, behind one class.
 
-The loop, the sampler and the inspector know only this. Arrays at this border are numpy, so that looking at data
-needs no torch.
+To add a domain, write a subclass of `Domain` in a package of its own and add one line to `flowkit.registry`. The training
+loop, the sampler and the commands know only this class. Arrays are numpy here, so that looking at data needs no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from flowkit.errors import UserError, listing
+from flowkit.registry import STORED_KINDS, domain_name
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from flowkit.data.dataset import Dataset
     from flowkit.metrics.comparison import Comparison
     from flowkit.metrics.report import Figure
-
+    from flowkit.sources.files import Files
 
 AuxiliaryLoss = Callable[["Tensor"], "Tensor"]  # predicted x1 (B, ...) in the domain's units -> (B,)
-Tell = Callable[[str, int, int], None]  # what is being done, how much of it is done, out of how much
+Tell = Callable[[str, int, int], None]  # progress: what is being done, how much of it is done, out of how much
+Bar = Callable[[str], AbstractContextManager[Tell]]  # opens a progress bar, given what it shows first
+
+
+class Domain:
+    """A kind of data. The base class is the kind "array": rows of numbers of any shape. Subclasses override what differs."""
+
+    kind: str = "array"  # as stored in files; for a domain from outside flowkit, its import path
+    noun: str = "rows"  # what samples are called in messages, in the plural: "sketches"
+    builtin: tuple[str, ...] = ()  # names of the data sets that it can generate
+    sizes: tuple[str, ...] = ("input_dim",)  # arguments of a network that take the shape of a row, in order
+    default_normalizer: str = "zscore"
+    compared_with: tuple[str, ...] = ("validation",)  # splits to compare samples with: the first that has enough rows
+    together: bool = False  # whether a preview shows all rows in one picture, instead of one row each
+    inverted_rows: int = 0  # validation rows that training maps to noise and back whenever it draws samples
+    measures_memorization: bool = False  # whether the evaluator reports a memorization ratio
+
+    @property
+    def name(self) -> str:
+        """What people call it: the name in the registry, in recipes and in messages."""
+        return domain_name(self.kind)
+
+    def prepares(self, source: Path, files: Files) -> bool:
+        """Whether `flowkit prepare` reads `files`, the content of `source`, as this kind of data.
+
+        Domains from outside flowkit are asked first, then the built-in ones in the order of the registry. Raises UserError
+        for files that nearly fit.
+        """
+        return False
+
+    def prepare(
+        self,
+        source: Path,
+        out: Path,
+        *,
+        seed: int = 0,
+        overwrite: bool = False,
+        tell: Tell | None = None,
+        notice: Callable[[str], object] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Write the data set `out` from `source` and return a report for `flowkit prepare` to show.
+
+        options: the command's options that only this domain has, without those that were not given. tell: receives
+        progress. notice: receives what the user should know meanwhile.
+        """
+        raise UserError(f"{source}: there is no importer for {self.noun}")
+
+    def generate(self, name: str, num_samples: int, seed: int) -> Dataset:
+        """Return the built-in data set `name` with `num_samples` rows; the same arguments give the same rows."""
+        raise UserError(f"no built-in data set of {self.noun} is called {name!r}")
+
+    def check(self, data: Dataset, where: str) -> None:
+        """Raise UserError if shape or range of the rows do not fit this domain."""
+        if data.x.ndim < 2:
+            raise UserError(f"{where}: x has shape {data.x.shape}; expected (N, ...) with at least two dimensions")
+
+    def model_args(self, data: Dataset, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Return sizes of the data by argument name; a network gets those that its constructor takes.
+
+        `shape` is that of a normalized row. Sizes of what the data does not have are 0.
+        """
+        width = int(data.condition.shape[-1]) if data.condition is not None else 0
+        sizes = dict(zip(self.sizes, shape, strict=True)) if len(self.sizes) == len(shape) else {}
+        classes = len(data.class_names) if data.class_label is not None else 0
+        return {**sizes, "shape": list(shape), "num_classes": classes, "clip_dim": width, "condition_dim": width}
+
+    def statistics(self, x: np.ndarray) -> dict[str, Any] | None:
+        """Return what `inspect` reports under "vectors" for rows x (N, ...), or None."""
+        return None
+
+    def preview(self, rows: Dataset) -> list[Preview]:
+        """Return terminal pictures of a few rows of data or samples, without importing torch."""
+        flat = rows.x.reshape(len(rows), -1)
+        return [
+            Preview(title, (f"mean {row.mean():+.3f}", f"std  {row.std():.3f} ", f"norm {(row**2).sum() ** 0.5:.3f} "))
+            for row, title in zip(flat, rows.titles(), strict=True)
+        ]
+
+    def presenter(self, data: Dataset | None, *, decode: bool = True, device: str = "auto") -> Presenter:
+        """Return what writes samples in a readable form.
+
+        data: the model's training data to compare with, if available. decode: whether a decoder may be loaded, onto `device`.
+        """
+        return PlainPresenter(self)
+
+    def compares(self, source: str, inherited: dict[str, Any]) -> bool:
+        """Whether `sample` opens the training data `source` for the presenter. False if it has no use or takes minutes.
+
+        inherited: as returned by `inherited` when the model was trained.
+        """
+        return False
+
+    def trajectories(self, shape: tuple[int, ...]) -> Callable[[np.ndarray, Path, np.ndarray | None], Path]:
+        """Return what plots trajectories of rows of this shape: states (T, N, *shape), PNG to write, rows of data or None.
+
+        Raises UserError if such rows have no plot.
+        """
+        raise UserError(f"--trajectories: requires 2-D points, and this model samples {self.noun}; leave it out")
+
+    def read(self, path: Path) -> Dataset:
+        """Read rows from an array file that has no sidecar, such as .npy."""
+        raise UserError(f"{path}: {self.noun} are not read from a file without a .json that describes it")
+
+    def decode(
+        self, data: Dataset, tensors: Path, out: Path | None, options: DecodeOptions | None, bar: Bar
+    ) -> Any | None:
+        """Decode the rows of the file `tensors` in the domain's own way; None leaves them to the presenter.
+
+        Raises UserError for options of another domain.
+        """
+        if options is not None and (given := options.given()):
+            raise UserError(f"{given[0]} is an option for {options.noun}, and {tensors} holds {self.noun}")
+        return None
+
+    def inherited(self, data: Dataset) -> dict[str, Any]:
+        """Return what decoding needs to know of the data `data`; it is stored with the model and with its samples."""
+        return {}
+
+    def evaluator(self, comparison: Comparison, *, decode: bool = True, device: str = "auto") -> Evaluator:
+        """Return what measures samples. decode: whether a decoder may be loaded, onto `device`.
+
+        Raises UserError if this domain has no metrics.
+        """
+        raise UserError(f"evaluate: there are no metrics for {self.noun} (data of the kind {self.name!r})")
+
+
+class Presenter(Protocol):
+    """Writes samples in a readable form. Made once per run or command, because it may hold a decoder or training rows."""
+
+    notice: str  # what the user should know once, such as why sentences cannot be decoded here; may be empty
+
+    def __call__(
+        self, samples: Dataset, out: Path, *, shown: Sequence[int] = (), tell: Tell | None = None
+    ) -> Presented:
+        """Write all rows (SVG, PNG) and an overview to the folder `out`, and return previews of the `shown` rows.
+
+        Raises UserError if `out` cannot be written to.
+        """
+        ...
+
+
+class PlainPresenter:
+    """Shows the domain's previews, and writes no file."""
+
+    notice = ""
+
+    def __init__(self, domain: Domain):
+        self._domain = domain
+
+    def __call__(
+        self, samples: Dataset, out: Path, *, shown: Sequence[int] = (), tell: Tell | None = None
+    ) -> Presented:
+        import numpy as np
+
+        previews = self._domain.preview(samples.take(np.asarray(shown, np.int64))) if len(shown) else []
+        return Presented(previews=tuple(previews))
+
+
+class Evaluator(Protocol):
+    protocol: str  # identifies features, metrics and counts; figures are comparable within one protocol only
+    legend: str  # what the groups of figures measure, in a few words
+    notes: tuple[str, ...]  # what the reader should know, such as why something was not measured
+
+    def figures(self, tell: Tell) -> Sequence[Figure]:
+        """Compute all metrics for samples, real rows and Gaussian draws; `tell` receives progress."""
+        ...
+
+    def write(self, out: Path) -> list[Path]:
+        """Write pictures or texts of some samples to the folder `out` and return their paths."""
+        ...
+
+
+class DecodeOptions(Protocol):
+    """Options of `flowkit decode` that only one domain has."""
+
+    kind: ClassVar[str]  # the domain's
+    noun: ClassVar[str]  # what they are for: "sentence vectors"
+
+    def given(self) -> list[str]:
+        """Return the options that were given, as on the command line: "--beam-size"."""
+        ...
+
+    def check(self) -> None:
+        """Raise UserError for options that are out of range or mutually exclusive."""
+        ...
+
+    def identify(self) -> bool:
+        """Whether they say that rows of unknown kind belong to this domain."""
+        ...
 
 
 @dataclass(frozen=True)
 class Preview:
-    """One sample as a terminal can show it: rows of text of equal width, with a title and an optional remark.
+    """One sample as a terminal shows it: lines of equal width, a title and an optional note.
 
-    `behind`, of the same size, shows through dimly wherever `lines` are blank: data behind samples. `sizes` are the same
-    picture with other numbers of lines, for a place that is known only when it is shown.
-    Samples of one line each (sentences) are listed one below the other; the others are pictures, side by side.
+    `behind` has the same size as `lines` and is drawn dimmed where they are blank: data behind samples. `sizes` holds the
+    same picture in other heights, to choose from when the room is known. Previews of one line each (sentences) are listed;
+    all others are drawn side by side.
     """
 
     title: str
@@ -43,164 +235,55 @@ class Preview:
     sizes: tuple[Preview, ...] = ()
 
     def fitting(self, width: int, height: int) -> Preview:
-        """The tallest of `sizes` of at most `width` cells and `height` lines, the title's not counted; else this one."""
+        """Return the tallest of `sizes` within `width` cells and `height` lines (without title), or else this one."""
         fit = (size for size in self.sizes if len(size.lines) <= height and len(size.lines[0]) <= width)
         return max(fit, key=lambda size: len(size.lines), default=self)
 
 
 @dataclass(frozen=True)
 class Presented:
-    """What became of samples when they were made fit to look at."""
+    """What a presenter made of samples."""
 
     files: tuple[Path, ...] = ()
     previews: tuple[Preview, ...] = ()
-    texts: tuple[str, ...] | None = None  # a sentence a sample, where the domain's rows stand for text
+    texts: tuple[str, ...] | None = None  # one sentence per sample, if the domain decodes to text
     figures: dict[str, float] = field(default_factory=dict)  # measured on the samples, by their names in metrics.jsonl
-    caption: str = ""  # what the previews' remarks are
-
-
-class Presenter(Protocol):
-    """Makes samples fit to look at. Made once a run (or command), since it may hold a decoder or training rows."""
-
-    notice: str  # what the user should know once, such as why sentences cannot be decoded here; may be empty
-
-    def __call__(
-        self, samples: Dataset, out: Path, *, shown: Sequence[int] = (), progress: Callable[[int], object] | None = None
-    ) -> Presented:
-        """Write every row in its readable form (SVG, PNG) and an overview into the folder `out`; previews of `shown` rows.
-
-        `progress` is told how many rows are done. Raises UserError where `out` cannot be written to.
-        """
-        ...
-
-
-class Domain:
-    """A kind of rows. This one is that of plain numbers, of which nothing is known; the others say more of theirs."""
-
-    kind: str = "array"  # as in the data's sidecar; of a domain from outside, its import path
-    noun: str = "rows"  # what one sample is called, in the plural: "sketches"
-    builtin: tuple[str, ...] = ()  # names of the data sets that it can generate
-    sizes: tuple[str, ...] = (
-        "input_dim",
-    )  # the network's arguments that are told a row's shape, one for each dimension
-    default_normalizer: str = "zscore"
-    compared_with: tuple[str, ...] = (
-        "validation",
-    )  # splits that samples are compared with, the first with enough rows
-    together: bool = False  # whether a preview is one picture of all the rows given, and not one a row
-    inverted_rows: int = 0  # validation rows that a run carries back to noise and forth again whenever it draws samples
-
-    def generate(self, name: str, num_samples: int, seed: int) -> Dataset:
-        """The built-in data set of that name, of `num_samples` rows; the same for the same seed."""
-        raise UserError(f"no built-in data set of {self.noun} is called {name!r}")
-
-    def check(self, data: Dataset, where: str) -> None:
-        """Raise UserError when the rows cannot be this domain's (shape, range)."""
-        if data.x.ndim < 2:
-            raise UserError(f"{where}: x has shape {data.x.shape}; expected (N, ...) with at least two dimensions")
-
-    def model_args(self, data: Dataset, shape: tuple[int, ...]) -> dict[str, Any]:
-        """What there is to tell a network of the data, of which it gets what its constructor takes.
-
-        `shape` is that of a row as the model sees it: normalised. What the data have none of is 0.
-        """
-        width = int(data.condition.shape[-1]) if data.condition is not None else 0
-        sizes = dict(zip(self.sizes, shape, strict=True)) if len(self.sizes) == len(shape) else {}
-        classes = len(data.class_names) if data.class_label is not None else 0
-        return {**sizes, "shape": list(shape), "num_classes": classes, "clip_dim": width, "condition_dim": width}
-
-    def preview(self, rows: Dataset) -> list[Preview]:
-        """Terminal pictures of a few rows of data, or of samples; torch-free."""
-        flat = rows.x.reshape(len(rows), -1)
-        return [
-            Preview(title, (f"mean {row.mean():+.3f}", f"std  {row.std():.3f} ", f"norm {(row**2).sum() ** 0.5:.3f} "))
-            for row, title in zip(flat, rows.titles(), strict=True)
-        ]
-
-    def presenter(self, data: Dataset | None, *, decode: bool = True, device: str = "auto") -> Presenter:
-        """What makes samples fit to look at. `data`: what the model is trained on, where it is at hand, to compare with.
-
-        `decode`: whether a decoder may be loaded for it, onto `device`.
-        """
-        return PlainPresenter(self)
-
-    def inherited(self, data: Dataset) -> dict[str, Any]:
-        """What samples of a model trained on `data` say of themselves in their sidecar, so that they can be decoded."""
-        return {}
-
-    def evaluator(self, comparison: Comparison, *, decode: bool = True, device: str = "auto") -> Evaluator:
-        """What measures samples of this domain. Raises UserError where nothing does.
-
-        `decode`: whether a decoder may be loaded for it, onto `device`, where it is at hand.
-        """
-        raise UserError(f"evaluate: there are no metrics for {self.noun} of the kind {self.kind!r}; only data of a kind that "
-                        "has some can be measured")  # fmt: skip
-
-
-class PlainPresenter:
-    """There is nothing to write beyond the samples file; the domain's own previews are shown."""
-
-    notice = ""
-
-    def __init__(self, domain: Domain):
-        self._domain = domain
-
-    def __call__(
-        self, samples: Dataset, out: Path, *, shown: Sequence[int] = (), progress: Callable[[int], object] | None = None
-    ) -> Presented:
-        import numpy as np
-
-        previews = self._domain.preview(samples.take(np.asarray(shown, np.int64))) if len(shown) else []
-        return Presented(previews=tuple(previews))
-
-
-class Evaluator(Protocol):
-    protocol: str  # names the features, metrics and counts; figures compare under one name only
-    legend: str  # what the groups of figures look at, in a few words
-    notes: tuple[str, ...]  # what the reader should know, such as why something was not measured
-
-    def figures(self, tell: Tell) -> Sequence[Figure]:
-        """All metrics of samples, real rows and Gaussian draws; `tell` is told what is being measured."""
-        ...
-
-    def write(self, out: Path) -> list[Path]:
-        """Write some samples, each beside the nearest training row, into the folder `out`; the paths made."""
-        ...
+    caption: str = ""  # what the notes of the previews mean
 
 
 def auxiliary_loss(*kinds: str) -> Callable[[AuxiliaryLoss], AuxiliaryLoss]:
-    """Mark a function as an auxiliary loss of these kinds of data alone; without this mark it is one of any kind."""
+    """Restrict an auxiliary loss to these kinds of data. A loss without this decorator applies to every kind."""
 
     def mark(loss: AuxiliaryLoss) -> AuxiliaryLoss:
-        loss.kinds = kinds  # pyright: ignore[reportFunctionMemberAccess]
+        loss.kinds = tuple(map(domain_name, kinds))  # pyright: ignore[reportFunctionMemberAccess]
         return loss
 
     return mark
 
 
 def get_domain(kind: str) -> Domain:
-    """The domain of a data kind. Raises UserError for a kind that this version does not know."""
+    """Return a domain by its name or by the kind that files store. Raises UserError if there is none."""
     from flowkit.components import find
 
-    return find("domain", kind)()
+    return find("domain", domain_name(kind))()
 
 
 @cache
 def builtin_sets() -> dict[str, str]:
-    """The kinds of all built-in data sets, by their names."""
+    """Return the kind of each built-in data set, by the data set's name."""
     from flowkit.components import names
 
-    return {name: kind for kind in names("domain") for name in get_domain(kind).builtin}
+    return {builtin: STORED_KINDS.get(name, name) for name in names("domain") for builtin in get_domain(name).builtin}
 
 
 def check_arch(arch: str, kind: str) -> None:
-    """Raise UserError where an architecture does not fit a kind of data: it wants to be told sizes that those rows have not."""
+    """Raise UserError if an architecture requires sizes that this kind of data does not have."""
     from flowkit.components import SIZES, find, names
 
-    told = get_domain(kind).sizes
-    misfits = lambda name: (SIZES & signature(find("arch", name)).parameters.keys()) - {*told}  # noqa: E731
+    domain = get_domain(kind)
+    misfits = lambda name: (SIZES & signature(find("arch", name)).parameters.keys()) - {*domain.sizes}  # noqa: E731
     if misfits(arch):
         others = [name for name in names("arch") if name != "custom" and not misfits(name)]
         raise UserError(
-            f"model.arch: {arch!r} does not fit {kind} data; {listing(others)} {'does' if len(others) == 1 else 'do'}"
+            f"model.arch: {arch!r} does not fit {domain.name} data; {listing(others)} {'does' if len(others) == 1 else 'do'}"
         )

@@ -1,6 +1,6 @@
 """How good samples are, beside how good real rows look: from a checkpoint, or from two data files.
 
-What is measured belongs to the data's domain; here the rows are chosen, the samples drawn and the yard-sticks made.
+What is measured belongs to the data's domain; here the rows are chosen, the samples drawn and the baselines made.
 """
 
 from __future__ import annotations
@@ -113,13 +113,13 @@ def evaluate_checkpoint(
     )  # fmt: skip
     matched = match_samples(samples, rows)
     if sides.split == "all":
-        beside = "" if model.domain.kind == "points" else ": read the figures with the memorisation ratio"
+        beside = "; read the figures together with the memorization ratio" if model.domain.measures_memorization else ""
         notes.append(f"the model was trained on most of the reference rows{beside}")
     title = f"{ckpt}: {model.info['architecture']}, step {model.info.get('step', 0):,}"
     tell("carrying real rows to noise and back", 0, 1)
     count = min(INVERTED, len(sides.reference))
-    places = np.arange(count) * len(sides.reference) // count
-    found, zero = carry_back(model, rows, sides.reference[places], settings)
+    indices = np.arange(count) * len(sides.reference) // count
+    found, zero = carry_back(model, rows, sides.reference[indices], settings)
     more: dict[str, tuple[str, dict[str, Any]]] = {"reconstruction": (
         _inversion_fact(found, zero),
         {"rows": count, "passes": found.passes, "model": asdict(found), "zero_field": asdict(zero)},

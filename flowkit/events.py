@@ -23,7 +23,7 @@ class RunStarted:
     x_shape: tuple[int, ...]
     device: str  # "cpu (2 threads)", "NVIDIA H100 80GB HBM3"
     num_processes: int
-    precision: str  # "no" | "fp16" | "bf16"
+    precision: str  # "fp32" | "fp16" | "bf16"
     batch_size: int  # global
     micro_batch_size: int  # per process and accumulation step
     accumulation: int
@@ -47,6 +47,13 @@ class Stepped:
     """An update was enqueued. Emitted every update, so listeners must be cheap."""
 
     step: int
+
+
+@dataclass(frozen=True)
+class Doing:
+    """What keeps the next update waiting, such as "validating"; empty when training continues."""
+
+    what: str
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ class Finished:
     reason: str  # "done" | "interrupted" | "out of time" (train.max_hours)
 
 
-Event = RunStarted | Notice | Stepped | Logged | Validated | Sampled | Saved | Finished
+Event = RunStarted | Notice | Stepped | Doing | Logged | Validated | Sampled | Saved | Finished
 
 
 class Listener(Protocol):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -116,6 +117,15 @@ def record_samples(file: Path, earlier: Mapping[str, str]) -> None:
     """
     kept = {name: part for name, part in earlier.items() if (file.parent / name).exists()}
     _record(file.parent, {**kept, **dict.fromkeys(SAMPLE_FILES, SAMPLES)})
+
+
+def check_writable(out: Path) -> None:
+    """Raise UserError if the folder `out` cannot be written to. Called before long work; creates nothing."""
+    place = next(place for place in (out, *out.parents) if os.path.exists(place))
+    if not place.is_dir():
+        raise UserError(f"{out}: cannot be written to ({place} is a file, not a folder); name another place with --out")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{out}: cannot be written to (permission denied); name another place with --out")
 
 
 def check_samples_target(file: Path) -> None:

@@ -41,6 +41,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "midpoint": f"{_SOLVERS}.fixed:Midpoint",
         "heun": f"{_SOLVERS}.fixed:Heun",
         "rk4": f"{_SOLVERS}.fixed:RK4",
+        "ab2": f"{_SOLVERS}.multistep:AdamsBashforth",
+        "dpm": f"{_SOLVERS}.multistep:DPMSolver",
         "dopri5": f"{_SOLVERS}.dopri5:Dopri5",
         "sde": f"{_SOLVERS}.sde:SDE",
         "mean_flow": f"{_SOLVERS}.mean_flow:MeanFlowSolver",
@@ -81,11 +83,13 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "tracker": {},  # accelerate's have its names
     "domain": {
         "sketch": "flowkit.sketch.domain:SketchDomain",
-        "embedding": "flowkit.text.domain:TextDomain",
         "points": "flowkit.points.domain:PointsDomain",
+        "text": "flowkit.text.domain:TextDomain",  # after those above: `prepare` asks in this order, and it reads any text
         "array": "flowkit.domain:Domain",
     },
 }
+# `kind` as data files and checkpoints store it, by the name of the domain, where the two differ.
+STORED_KINDS = {"text": "embedding"}
 # What a component from outside is a subclass of.
 BASES = {
     "objective": "flowkit.flow.objective:Objective",
@@ -102,3 +106,8 @@ BASES = {
     "domain": "flowkit.domain:Domain",
     "tracker": "accelerate.tracking:GeneralTracker",
 }
+
+
+def domain_name(kind: str) -> str:
+    """Return the domain's name for a kind as files store it."""
+    return next((name for name, stored in STORED_KINDS.items() if stored == kind), kind)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
+from flowkit.domain import Tell
 from flowkit.errors import UserError
 from flowkit.text.codec import ENGLISH, Decoding
 from flowkit.text.languages import unknown_language
@@ -37,9 +38,7 @@ class FakeCodec:
     def identity(self) -> dict[str, Any]:
         return {"name": self.name, "dimension": self.dimension}
 
-    def encode(
-        self, texts: Sequence[str], *, lang: str = ENGLISH, progress: Callable[[int], object] | None = None
-    ) -> np.ndarray:
+    def encode(self, texts: Sequence[str], *, lang: str = ENGLISH, tell: Tell | None = None) -> np.ndarray:
         vectors = [VECTORS[SENTENCES.index(text.removeprefix(f"{lang}: "))] for text in texts]
         return np.array(vectors, np.float32).reshape(-1, self.dimension)
 
@@ -49,15 +48,15 @@ class FakeCodec:
         how: Decoding | None = None,
         *,
         batch_size: int | None = None,
-        progress: Callable[[int], object] | None = None,
+        tell: Tell | None = None,
     ) -> list[str]:
         how = how or Decoding()
         if how.lang not in self.languages:
             raise UserError(unknown_language(how.lang, self.languages, self.name))
         self.asked.append((len(vectors), how, batch_size))
         nearest = ((np.asarray(vectors)[:, None] - VECTORS) ** 2).sum(-1).argmin(1)
-        if progress:
-            progress(len(vectors))
+        if tell:
+            tell("decoding", len(vectors), len(vectors))
         return [("" if how.lang == ENGLISH else f"{how.lang}: ") + SENTENCES[row] for row in nearest]
 
 

@@ -231,12 +231,12 @@ def test_epsilon_goes_from_transport_to_independence():
     assert spread_given_labels("sinkhorn", epsilon=1e6) < 2.5 and spread_given_labels("sinkhorn", epsilon=1e-3) > 20
 
 
-def test_regularisation_is_in_the_costs_own_units():
+def test_regularization_is_in_the_costs_own_units():
     x0, x1, _ = blocks(64, 2)
     mean = float(transport_cost(x0, x1).mean())
-    one = choose("coupling", {"name": "sinkhorn", "regularisation": 2.0})(x0, x1, seed=3)
+    one = choose("coupling", {"name": "sinkhorn", "regularization": 2.0})(x0, x1, seed=3)
     assert torch.equal(one, choose("coupling", {"name": "sinkhorn", "epsilon": 2.0 / mean})(x0, x1, seed=3))
-    assert not torch.equal(one, choose("coupling", {"name": "sinkhorn", "regularisation": 2.0})(x0, x1, seed=4))
+    assert not torch.equal(one, choose("coupling", {"name": "sinkhorn", "regularization": 2.0})(x0, x1, seed=4))
 
 
 # ---- what cannot be ----
@@ -248,7 +248,7 @@ def test_regularisation_is_in_the_costs_own_units():
         (lambda: choose("coupling", "independant"), "did you mean 'independent'"),
         (lambda: choose("coupling", {"name": "ot", "blok": 3}), "did you mean 'block'"),
         (
-            lambda: choose("coupling", {"name": "sinkhorn", "epsilon": 0.1, "regularisation": 2.0}),
+            lambda: choose("coupling", {"name": "sinkhorn", "epsilon": 0.1, "regularization": 2.0}),
             "leave one of them out",
         ),
         (lambda: choose("coupling", {"name": "c2ot", "weight": 1.0, "ratio": 0.1}), "leave one of them out"),
@@ -272,8 +272,8 @@ def recipe(coupling, batch_size: int = 64):
         ({"name": "ot", "block": 100}, "flow.coupling.block: 100 is no multiple .* 64 and 128"),
         ({"name": "ot", "block": 1}, "flow.coupling.ot.block|flow.coupling.block"),
         (
-            {"name": "sinkhorn", "epsilon": 0.1, "regularisation": 2.0},
-            "flow.coupling: epsilon = 0.1 and regularisation = 2 are both given",
+            {"name": "sinkhorn", "epsilon": 0.1, "regularization": 2.0},
+            "flow.coupling: epsilon = 0.1 and regularization = 2 are both given",
         ),
         ({"name": "c2ot", "weight": 1.0, "ratio": 0.1}, "flow.coupling: weight = 1 and ratio = 0.1 are both given"),
         ({"name": "sinkhorn", "epsilon": 0.0}, "epsilon"),

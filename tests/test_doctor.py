@@ -53,7 +53,9 @@ def test_a_broken_torchvision_is_named_as_what_breaks_the_others():
     )
     assert found["torchvision"].state == "problem" and "pip uninstall torchvision" in found["torchvision"].mend
     assert "torchvision::nms" in found["torchvision"].found
-    assert [found[name].mend for name in ("timm", "accelerate")] == ["it imports torchvision. Fix torchvision first"] * 2
+    assert [found[name].mend for name in ("timm", "accelerate")] == [
+        "it imports torchvision. Fix torchvision first"
+    ] * 2
     assert found["safetensors"].state == "ok"
 
 

@@ -71,7 +71,7 @@ def test_averages_follow_their_recursions(recipe):
         with torch.no_grad():
             model.layer.weight.add_(torch.randn(2, 3))
             model.calls += 1
-        averages.follow(step, torch.tensor(0.0))
+        averages.update(step, torch.tensor(0.0))
         warm = (step - 1) / (step + 9)
         decays = {"0.5": 0.5 * warm, "0.99": 0.99 * warm, "power-0.1": (1 - 1 / step) ** (power_gamma(0.1) + 1)}
         for label, decay in decays.items():
@@ -81,7 +81,7 @@ def test_averages_follow_their_recursions(recipe):
         assert average.module.calls == 39 and not average.module.layer.weight.requires_grad
     assert averages.module is averages.by_label["0.5"].module and averages.get_decay(39) == 0.5 * 38 / 48
     before = {label: average.module.layer.weight.clone() for label, average in averages.by_label.items()}
-    averages.follow(40, torch.tensor(1.0))  # a skipped update
+    averages.update(40, torch.tensor(1.0))  # a skipped update
     assert all(torch.equal(before[label], average.module.layer.weight) for label, average in averages.by_label.items())
 
 

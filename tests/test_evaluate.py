@@ -107,7 +107,7 @@ def test_samples_are_matched_to_the_reference_by_class_name():
     [
         (lambda s: setattr(s, "class_names", ("anchor", "boat", "dragon")), "dragon"),
         (lambda s: setattr(s, "x", s.x[:, :2]), r"\(2, 8\).*\(3, 8\)"),
-        (lambda s: setattr(s, "kind", "embedding"), "embedding"),
+        (lambda s: setattr(s, "kind", "embedding"), "text rows"),
         (lambda s: s.x.__setitem__((3, 1), np.nan), "1 of 90 samples"),
     ],
 )
@@ -178,7 +178,7 @@ def test_fresh_drawings_look_real(fresh):
             assert estimate.low <= estimate.high and np.isfinite([estimate.low, estimate.value, estimate.high]).all()
 
 
-def test_copies_are_found_out_and_the_yardsticks_stay_where_they_are(folder, fresh):
+def test_copies_are_found_out_and_the_baselines_stay_where_they_are(folder, fresh):
     real, wanted = read_dataset(folder / "real"), doodles(1).class_label
     train = real.rows("train")
     rows = [train[real.class_label[train] == label] for label in range(5)]
@@ -281,7 +281,7 @@ def test_checkpoint_is_compared_with_its_own_data(tiny, tmp_path, monkeypatch):
         tmp_path / "runs" / "tiny", tell=lambda what, done, total: told.append((what, done, total))
     )
     assert found.settings["rows"] == 60 and found.settings["split"] == "all" and found.settings["train_rows"] == 90
-    assert found.settings["samples"]["nfe"] == 4 and "memorisation" in found.notes[0]
+    assert found.settings["samples"]["nfe"] == 4 and "memorization" in found.notes[0]
     assert ("sampling sketches", 60, 60) in told and told[-1] == ("done", 3, 3)
     out = tmp_path / "runs" / "tiny" / "evaluation" / "step-00000008-ema-midpoint2-w1"
     assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == {

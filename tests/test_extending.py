@@ -4,20 +4,25 @@ They are trained with, sampled from, resumed and inspected; a checkpoint that na
 """
 
 import json
+import re
 import subprocess
 import sys
+from contextvars import copy_context
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import Result
 from typer.testing import CliRunner
 
 import flowkit
 from flowkit import components
 from flowkit.cli import app
 from flowkit.components import choose, find, names, trusting
+from flowkit.data.dataset import Dataset, read_dataset, write_dataset
+from flowkit.domain import builtin_sets, get_domain
 from flowkit.errors import UserError
 from flowkit.inspect import inspect
 from flowkit.recipe import recipe_from_dict
@@ -34,11 +39,13 @@ from accelerate.tracking import GeneralTracker
 from pydantic import Field
 from torch import nn
 
-from flowkit.data.dataset import Dataset
-from flowkit.domain import Domain, Preview
+from flowkit.data.dataset import Dataset, write_dataset
+from flowkit.domain import Domain, Presented, Preview
 from flowkit.flow.couplings import Coupling
 from flowkit.flow.paths import GaussianPath
 from flowkit.flow.solvers import Integrated, Solver
+from flowkit.metrics.report import Figure
+from flowkit.metrics.resampling import Estimate
 
 
 class Quadratic(GaussianPath):
@@ -139,8 +146,59 @@ class Waves(Domain):
         return Dataset(self.kind, np.sin(phase + np.arange(8)).astype(np.float32), info={"source": name})
 
     def preview(self, rows):
-        return [Preview(title, ("".join("_-^"[int(1.49 * (v + 1)) % 3] for v in row),))
-                for row, title in zip(rows.x, rows.titles(), strict=True)]
+        return [Preview(title, (drawn(row),)) for row, title in zip(rows.x, rows.titles(), strict=True)]
+
+    def statistics(self, x):
+        norms = np.linalg.norm(x, axis=1)
+        return {"norm_mean": float(norms.mean()), "norm_std": float(norms.std()), "mean_cosine": 0.0, "near_constant": []}
+
+    def presenter(self, data, *, decode=True, device="auto"):
+        return WavePresenter()
+
+    def evaluator(self, comparison, *, decode=True, device="auto"):
+        return WaveEvaluator(comparison)
+
+    def prepares(self, source, files):
+        return any(entry.suffix == ".wave" for entry in files.entries)
+
+    def prepare(self, source, out, *, seed=0, overwrite=False, tell=None, notice=None, **options):
+        rows = np.array([["_-^".index(c) - 1.0 for c in line] for line in source.read_text().split()], np.float32)
+        write_dataset(out, Dataset(self.kind, rows))
+        return f"{len(rows)} waves"
+
+
+class WavePresenter:
+    """One line of text per wave."""
+
+    notice = ""
+
+    def __call__(self, samples, out, *, shown=(), tell=None):
+        (out / "waves.txt").write_text("".join(drawn(row) + "\\n" for row in samples.x))
+        previews = Waves().preview(samples.take(np.asarray(shown, int)))
+        return Presented((out / "waves.txt",), tuple(previews))
+
+
+class WaveEvaluator:
+    """Compares the mean amplitude."""
+
+    protocol, legend, notes = "waves-1", "Amplitude: the mean over all samples.", ()
+
+    def __init__(self, comparison):
+        self.comparison = comparison
+
+    def figures(self, tell):
+        sides, data = self.comparison.sides, self.comparison.data
+        columns = {"samples": self.comparison.samples.x, "real": data.x[sides.real], "gaussian": self.comparison.gaussian}
+        found = {name: float(np.abs(x).mean()) for name, x in columns.items()}
+        return [Figure("amplitude", "mean amplitude", "mean of |x|", "Amplitude", "like real",
+                       **{name: Estimate(value, value, value) for name, value in found.items()})]
+
+    def write(self, out):
+        return []
+
+
+def drawn(row):
+    return "".join("_-^"[int(1.49 * (v + 1)) % 3] for v in row)
 '''
 
 
@@ -170,7 +228,7 @@ CASES = {
     "path": {"flow": {"path": {"name": "my_pkg:Quadratic", "bend": 0.25}}},
     "solver": {"sample": {"solver": {"name": "my_pkg:AdamsBashforth", "order": 3}}},
     "coupling": {"flow": {"coupling": "my_pkg:Reversed"}},
-    "auxiliary loss": {"loss": {"my_pkg:centered": 0.5}},
+    "auxiliary loss": {"aux_loss": {"my_pkg:centered": 0.5}},
     "architecture": {"model": {"arch": "my_pkg:Wide", "width": 5, "hidden_dim": None}},
     "tracker": {"track": {"to": "my_pkg:Lines"}},
     "domain": {"data": {"domain": "my_pkg:Waves", "source": "sines"}},
@@ -239,6 +297,57 @@ def test_the_domain_draws_its_own_previews(outside):
     assert rows.kind == "my_pkg:Waves" and rows.x.shape == (2, 8)
 
 
+def command(*arguments: str) -> Result:
+    """A command as in a process of its own: trust that it is given ends with it."""
+    return copy_context().run(CliRunner().invoke, app, list(arguments))
+
+
+def test_a_domain_from_outside_is_sampled_inspected_evaluated_and_decoded(outside, monkeypatch):
+    flowkit.train(case("domain"))
+    monkeypatch.setattr(components, "_imported", {})  # as in another process
+    assert command("sample", "runs/a", "-n", "30", "--trust-code").exit_code == 0
+    rows = read_dataset("runs/a").x
+    assert len(rows) == len(Path("runs/a/samples/last/waves.txt").read_text().splitlines()) == 30
+
+    monkeypatch.setattr(components, "_imported", {})
+    report = json.loads(command("inspect", "runs/a/samples.safetensors", "--json").output)
+    assert report["kind"] == "my_pkg:Waves" and report["vectors"] is None  # nothing is imported unasked
+    assert "--trust-code" in command("inspect", "runs/a/samples.safetensors").output  # wrapped, not cut off
+    shown = command("inspect", "runs/a/samples.safetensors", "--trust-code").output
+    norms = np.linalg.norm(rows, axis=1)
+    assert f"norm {norms.mean():.3g}" in " ".join(shown.split()) and re.search(r"^ *0 +[-_^]{8}$", shown, re.MULTILINE)
+
+    evaluated = command("evaluate", "runs/a", "-n", "20", "--trust-code", "--json", "--out", "found")
+    found = json.loads(evaluated.output)
+    own = np.abs(read_dataset("found").x).mean()
+    assert found["protocol"] == "waves-1" and found["figures"]["amplitude"]["samples"]["value"] == pytest.approx(
+        own, rel=1e-6
+    )
+    write_dataset("real", find("domain", "my_pkg:Waves")().generate("sines", 60, 1))
+    files = command(
+        "evaluate", "runs/a/samples.safetensors", "--data", "real", "-n", "20", "--split", "all", "--trust-code"
+    )
+    assert files.exit_code == 0 and "mean amplitude" in files.output
+
+    decoded = command("decode", "runs/a/samples.safetensors", "--limit", "5", "--out", "five", "--trust-code")
+    assert decoded.exit_code == 0 and len(Path("five/waves.txt").read_text().splitlines()) == 5
+    refused = command("decode", "runs/a/samples.safetensors", "--lang", "fra_Latn", "--trust-code").exception
+    assert isinstance(refused, UserError) and "--lang is an option for sentence vectors" in str(refused)
+
+
+def test_text_has_one_name_and_its_files_stay(outside):
+    x = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    for kind in ("text", "embedding"):
+        write_dataset(kind, Dataset(kind, x))
+        assert json.loads(Path(f"{kind}.json").read_text())["kind"] == "embedding"
+        assert "text data" in command("inspect", f"{kind}.safetensors").output
+        assert get_domain(kind).name == "text"
+    from flowkit.data_source import open_rows
+
+    write_dataset("bare", Dataset("array", x))
+    assert {open_rows("bare", 1, 0, domain=name).kind for name in ("text", "embedding")} == {"embedding"}
+
+
 def test_an_architecture_of_ones_own_has_keys_as_the_built_in_ones(outside):
     with trusting():
         with pytest.raises(UserError, match=r"model.width: expected a whole number >= 1, found 0"):
@@ -270,7 +379,7 @@ def test_what_goes_wrong_inside_of_the_users_module_keeps_its_traceback(outside)
 
 def test_keys_list_what_the_recipe_imports(outside):
     (outside / "mine.toml").write_text(
-        '[run]\nname = "a"\n[model]\narch = "my_pkg:Wide"\n[train]\nsteps = 1\n[loss]\n"my_pkg:centered" = 0.1\n'
+        '[run]\nname = "a"\n[model]\narch = "my_pkg:Wide"\n[train]\nsteps = 1\n[aux_loss]\n"my_pkg:centered" = 0.1\n'
         '[sample]\nsolver = {name = "my_pkg:AdamsBashforth", order = 3}\n'
     )
     done = CliRunner().invoke(app, ["train", "mine.toml", "--keys"])
@@ -280,8 +389,8 @@ def test_keys_list_what_the_recipe_imports(outside):
 
 def test_set_takes_an_import_path_as_a_key(outside):
     with trusting():
-        made = recipe_from_dict(recipe(), ['loss."my_pkg:centered"=0.5', "sample.solver=my_pkg:AdamsBashforth"])
-    assert made.loss.used == {"my_pkg:centered": 0.5} and made.sample.solver.tag() == "my_pkg:AdamsBashforth"
+        made = recipe_from_dict(recipe(), ['aux_loss."my_pkg:centered"=0.5', "sample.solver=my_pkg:AdamsBashforth"])
+    assert made.aux_loss.used == {"my_pkg:centered": 0.5} and made.sample.solver.tag() == "my_pkg:AdamsBashforth"
 
 
 def stranger(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -313,23 +422,39 @@ def test_loading_asks_for_trust_whatever_the_kind(outside, monkeypatch, name):
     assert len(flowkit.load("runs/a", trust_code=True).sample(1)) == 1
 
 
-def test_an_entry_point_is_as_good_as_built_in(outside, monkeypatch):
-    """Installed packages are trusted: their names need no import path, and no flag."""
+@pytest.fixture
+def installed(outside, monkeypatch):
+    """The user's components as an installed package registers them."""
     points = [EntryPoint(f"{kind}.{name}", f"my_pkg:{found}", components.GROUP) for kind, name, found in (
         ("solver", "adams", "AdamsBashforth"), ("path", "quadratic", "Quadratic"), ("domain", "waves", "Waves"))]  # fmt: skip
     monkeypatch.setattr(components, "entry_points", lambda group: points)
-    for cached in (components._registered, components._names):
-        cached.cache_clear()
+    cached = components._registered, components._names, builtin_sets
+    for one in cached:
+        one.cache_clear()
     monkeypatch.syspath_prepend(str(outside))
-    try:
-        table = recipe(sample={"solver": {"name": "adams", "order": 3}}, flow={"path": "quadratic"})
-        flowkit.train(table)
-        info = flowkit.load("runs/a").info
-        assert info["sampling"]["solver"] == {"name": "adams", "order": 3} and info["flow"]["path"] == "quadratic"
-        assert "adams" in names("solver") and find("solver", "adams").__name__ == "AdamsBashforth"
-        with pytest.raises(UserError, match="did you mean 'adams'"):
-            recipe_from_dict(recipe(sample={"solver": "adam"}))
-    finally:
-        monkeypatch.undo()
-        for cached in (components._registered, components._names):
-            cached.cache_clear()
+    yield
+    monkeypatch.undo()
+    for one in cached:
+        one.cache_clear()
+
+
+def test_an_entry_point_is_as_good_as_built_in(installed):
+    """Installed packages are trusted: their names need no import path, and no flag."""
+    table = recipe(sample={"solver": {"name": "adams", "order": 3}}, flow={"path": "quadratic"})
+    flowkit.train(table)
+    info = flowkit.load("runs/a").info
+    assert info["sampling"]["solver"] == {"name": "adams", "order": 3} and info["flow"]["path"] == "quadratic"
+    assert "adams" in names("solver") and find("solver", "adams").__name__ == "AdamsBashforth"
+    with pytest.raises(UserError, match="did you mean 'adams'"):
+        recipe_from_dict(recipe(sample={"solver": "adam"}))
+
+
+def test_a_registered_domain_prepares_its_own_files(installed):
+    Path("a.wave").write_text("_-^-_-^-\n^^^^____\n")
+    done = command("prepare", "a.wave", "--out", "set")
+    assert done.exit_code == 0 and "2 waves" in done.output
+    np.testing.assert_array_equal(read_dataset("set").x[1], [1, 1, 1, 1, -1, -1, -1, -1])
+    refused = command("prepare", "a.wave", "--out", "set2", "--size", "8").exception
+    assert isinstance(refused, UserError) and "--size: is an option for sketches, and a.wave is read as waves" in str(
+        refused
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import flowkit
+from flowkit.checkpoint import read_model_json
+from flowkit.checkpoint.run_dir import load_run_recipe
 from flowkit.cli import app
 from flowkit.data.checksums import crc32
 from flowkit.data.dataset import read_dataset
@@ -29,7 +31,9 @@ from flowkit.domain import get_domain
 from flowkit.ema.post_hoc import reconstruct_ema
 from flowkit.errors import UserError
 from flowkit.evaluate import evaluate_checkpoint, evaluate_files
-from flowkit.recipe import load_recipe, recipe_from_dict
+from flowkit.inspect import inspect
+from flowkit.recipe import Recipe, load_recipe, recipe_from_dict
+from flowkit.renamed import translated
 from tests.fake_codec import SENTENCES, install
 from tests.fixtures.given import begun_from, drawn, losses, summary, windows_module, windows_rows
 
@@ -58,6 +62,8 @@ INSPECTED = found_in("runs/*/checkpoints/step-*", "runs/*/checkpoints/latest/*.s
                      "runs/*/ema/*/*.safetensors", "runs/*/recipe.toml", "runs/*/samples/*", "recipes/*.toml",
                      "data/*.safetensors", "samples/*")  # fmt: skip
 
+OUTDATED = [path for path in RECIPES if translated(tomllib.loads((FILES / path).read_text("utf-8")))[1]]
+
 
 def sums(folder: Path) -> dict[str, str]:
     inside = (path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc"))
@@ -80,6 +86,10 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def there(copied: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(copied)
     return copied
+
+
+def run_recipe(run: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    return load_run_recipe(run, overrides)[0]
 
 
 def run_copy(name: str, folder: Path) -> Path:
@@ -146,15 +156,21 @@ def test_a_run_is_inspected(run):
     assert report["what"] == "run" and report["remarks"] == []
     own = ("checkpoints", "latest", "best", "snapshots")
     holds(report["model"], {name: value for name, value in wanted.items() if name not in own})
+    assert report["model"]["flow"]["loss"].keys() == {"space", "error", "weights"}
     assert [one["name"] for one in report["run"]["checkpoints"]] == wanted["checkpoints"]
     holds(report["run"], {name: wanted[name] for name in own if name != "checkpoints"})
-    holds(report["recipe"], tomllib.loads(Path(run, "recipe.toml").read_text("utf-8")))
+    holds(report["recipe"], resolved_recipe(run))
     assert losses(Path(run)) and report["run"]["metrics"]
     text = told("inspect", run)
     assert Path(run).name in text and wanted["architecture"] in text and f"{wanted['num_parameters']:,}" in text
 
 
-@pytest.mark.parametrize("path", INSPECTED)
+def resolved_recipe(run: str) -> dict[str, Any]:
+    """What a run saved as its recipe, under the present names."""
+    return translated(tomllib.loads(Path(run, "recipe.toml").read_text("utf-8")))[0]
+
+
+@pytest.mark.parametrize("path", [path for path in INSPECTED if path not in OUTDATED])
 def test_a_file_is_inspected(path):
     report = json.loads(told("inspect", path, "--json"))
     kind = "recipe" if path.endswith(".toml") else "data" if path in DATA or "samples" in path else "checkpoint"
@@ -186,7 +202,7 @@ def test_a_run_of_earlier_numerics_is_resumed_only_where_that_is_asked_for(tmp_p
     """Its random draws are others, so `--resume` refuses and touches nothing; with `--allow-changes` it trains on."""
     run, before = run_copy(name, tmp_path), sums(Path("runs") / name)
     steps = RESUMED[name]["steps"] if name in RESUMED else expected("interrupted")["losses"][-1]["step"]
-    recipe = load_recipe(run / "recipe.toml", [f"run.dir={tmp_path}", f"train.steps={steps}"])
+    recipe = run_recipe(run, [f"run.dir={tmp_path}", f"train.steps={steps}"])
     own = {"model": windows_module(), "data": windows_rows()} if name == "custom" else {}
     with pytest.raises(UserError, match=r"another version of flowkit.*--init-from.*--allow-changes"):
         flowkit.train(recipe, resume=True, **own)
@@ -204,7 +220,7 @@ def test_a_run_of_earlier_numerics_is_resumed_only_where_that_is_asked_for(tmp_p
 def test_an_interrupted_run_ends_as_it_would_have(tmp_path, name):
     """Of the present numerics: accumulation, a coupling in blocks, dropout, averages, in the middle of a log interval."""
     shutil.copytree(Path("second") / name, tmp_path / name, symlinks=True)
-    flowkit.train(load_recipe(tmp_path / name / "recipe.toml", [f"run.dir={tmp_path}"]), resume=True)
+    flowkit.train(run_recipe(tmp_path / name, [f"run.dir={tmp_path}"]), resume=True)
     holds(losses(tmp_path / name), SECOND[name]["losses"])
     for file, wanted in SECOND[name]["tensors"].items():
         assert_same_sums(summary(load_file(tmp_path / name / "checkpoints" / "latest" / f"{file}.safetensors")), wanted)
@@ -212,8 +228,8 @@ def test_an_interrupted_run_ends_as_it_would_have(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["points-autoguided", "text-dit-whitening", "interrupted"])
 def test_a_run_begins_from_an_earlier_ones_weights(tmp_path, name):
-    recipe = load_recipe(f"runs/{name}/recipe.toml", [f"run.dir={tmp_path}", "run.name=tuned", "train.steps=1", "optim.lr=0.0001",
-                                                      "optim.warmup=0", "ema.decay=0", "ema.power=[]"])  # fmt: skip
+    recipe = run_recipe(f"runs/{name}", [f"run.dir={tmp_path}", "run.name=tuned", "train.steps=1", "optim.lr=0.0001",
+                                         "optim.warmup=0", "ema.decay=0", "ema.power=[]"])  # fmt: skip
     tuned = flowkit.train(recipe, init_from=f"runs/{name}")
     start = flowkit.load(f"runs/{name}", device="cpu").model.state_dict()
     apart = [float((tensor - start[key]).abs().max()) for key, tensor in tuned.model.state_dict().items()]
@@ -296,16 +312,28 @@ def test_two_files_are_compared(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(RECIPES))
 def test_a_recipe_means_what_it_meant(path):
-    """A key that gets another name is read by the old one, and is to be looked for here by the new one."""
-    holds(load_recipe(path).to_dict(), RECIPES[path])
+    """A key that was renamed is looked for here by its new name."""
+    holds(load_recipe(path, saved=True).to_dict(), translated(RECIPES[path])[0])
+
+
+def test_a_users_recipe_with_old_names_is_told_the_new_ones():
+    said = {}
+    for path in OUTDATED:
+        for read in (load_recipe, run_recipe, inspect):
+            with pytest.raises(UserError) as refused:
+                read(path)
+            said[path] = str(refused.value)
+    assert "  loss.smoothness: renamed to aux_loss.smoothness\n" in said["recipes/sketches.toml"]
+    assert "  flow.loss_space: renamed to flow.loss.space\n" in said["recipes/sketches.toml"]
+    assert said["recipes/points.toml"] == "recipes/points.toml: flow.weights: renamed to flow.loss.weights"
+    assert said["recipes/vectors.toml"].endswith("flow.error: renamed to flow.loss.error")
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: Path(run).name)
 def test_a_runs_recipe_is_that_of_its_checkpoint(run):
-    kept = json.loads(Path(run, "checkpoints", "latest", "model.json").read_text("utf-8"))["recipe"]
-    resolved = tomllib.loads(Path(run, "recipe.toml").read_text("utf-8"))
-    assert recipe_from_dict(kept) == load_recipe(Path(run, "recipe.toml"))
-    holds(load_recipe(Path(run, "recipe.toml")).to_dict(), resolved)
+    kept = read_model_json(Path(run, "checkpoints", "latest", "model.json"))["recipe"]
+    assert recipe_from_dict(kept) == run_recipe(run)
+    holds(run_recipe(run).to_dict(), resolved_recipe(run))
 
 
 def test_the_files_stay_small_and_have_their_links():

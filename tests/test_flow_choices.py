@@ -122,7 +122,7 @@ def test_bridges_are_learned_with_their_own_noise():
     [
         ({"prediction": "data"}, "prediction"),
         ({"prediction": "noise"}, "prediction"),
-        ({"loss_space": "data"}, "loss_space"),
+        ({"loss_space": "data"}, "flow.loss.space"),
         ({"weights": choose("weights", "min_snr")}, "min_snr"),
     ],
 )
@@ -132,11 +132,11 @@ def test_what_a_path_cannot_do_is_refused(path, settings, message):
 
 
 def test_recipe_refuses_it_too_and_all_at_once():
-    flow = {"path": "icfm", "prediction": "data", "loss_space": "noise", "weights": "min_snr"}
+    flow = {"path": "icfm", "prediction": "data", "loss": {"space": "noise", "weights": "min_snr"}}
     table = {"run": {"name": "x"}, "model": {"arch": "mlp"}, "train": {"steps": 1}, "flow": flow}
     with pytest.raises(UserError) as error:
         recipe_from_dict(table)
-    for key in ("flow.prediction", "flow.loss_space", "flow.weights"):
+    for key in ("flow.prediction", "flow.loss.space", "flow.loss.weights"):
         assert key in str(error.value)
 
 

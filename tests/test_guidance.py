@@ -13,7 +13,7 @@ from flowkit.cli import app
 from flowkit.components import choose
 from flowkit.conditions import Conditions
 from flowkit.errors import UserError
-from flowkit.flow.guidance import CFGZero, Pushed, best_factor, guided, rescaled
+from flowkit.flow.guidance import CFGZero, GradientGuidance, best_factor, guided, rescaled
 from flowkit.flow.mean_flow import MeanFlow
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.solvers import integrate
@@ -223,7 +223,9 @@ def tilted(path, mean, covariance, f, scale=1.0, rows=4000, steps=100, solver="m
     noise = torch.randn(rows, len(mean), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     noise = noise - noise.mean(0)
     noise = noise @ torch.linalg.inv(torch.linalg.cholesky(noise.T @ noise / rows)).T
-    x = integrate(Pushed(gaussian(path, mean, covariance), f, path, scale), noise, solver=solver, steps=steps).x
+    x = integrate(
+        GradientGuidance(gaussian(path, mean, covariance), f, path, scale), noise, solver=solver, steps=steps
+    ).x
     return x.mean(0), torch.cov(x.T, correction=0)
 
 
@@ -280,7 +282,7 @@ def test_functions_that_are_not_concave_or_not_smooth_stay_finite(f):
 
 def test_led_rows_do_not_depend_on_their_company_or_on_time_as_a_batch():
     path = choose("path", "linear")
-    velocity = Pushed(guided(Network(), VELOCITY, LABEL), lambda x: -((x - 1) ** 2).sum(1), path)
+    velocity = GradientGuidance(guided(Network(), VELOCITY, LABEL), lambda x: -((x - 1) ** 2).sum(1), path)
     with torch.inference_mode():
         whole = velocity(X, T)
         for row in range(4):
@@ -292,9 +294,9 @@ def test_led_rows_do_not_depend_on_their_company_or_on_time_as_a_batch():
 def test_functions_that_do_not_fit():
     velocity = guided(Network(), VELOCITY, LABEL)
     with pytest.raises(UserError, match=r"expected \(4,\)"):
-        Pushed(velocity, lambda x: x.sum(), choose("path", "linear"))(X, T)
+        GradientGuidance(velocity, lambda x: x.sum(), choose("path", "linear"))(X, T)
     with pytest.raises(UserError, match="do not depend on x"):
-        Pushed(velocity, lambda x: x.detach().sum(1), choose("path", "linear"))(X, T)
+        GradientGuidance(velocity, lambda x: x.detach().sum(1), choose("path", "linear"))(X, T)
 
 
 @pytest.mark.parametrize(("given", "says"), [

@@ -273,7 +273,7 @@ def test_data_of_another_kind_or_with_nan_is_told_and_not_drawn(tmp_path):
     assert report["statistics"]["x"]["bad_rows"] == 1 and report["statistics"]["x"]["mean"] == 1
     text = _shown(report, 200)
     assert "1 of the 10 rows looked at have NaN" in text
-    assert "nothing is drawn: unknown kind of data 'hologram'" in text
+    assert "no pictures: unknown kind of data 'hologram'" in text
 
 
 def test_empty_data(tmp_path):

@@ -11,7 +11,8 @@ import pytest
 
 from flowkit import cli
 from flowkit.data.dataset import Dataset, write_dataset
-from flowkit.inspect.dataset import data_report, vector_facts
+from flowkit.domain import get_domain
+from flowkit.inspect.dataset import data_report
 
 CODEC = {"name": "mini-sonar", "dimension": 16}
 
@@ -27,7 +28,7 @@ def test_the_figures_are_those_of_their_definitions():
     x = vectors()
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     pairs = [unit[i] @ unit[j] for i in range(len(x)) for j in range(len(x)) if i != j]
-    found = vector_facts(x)
+    found = get_domain("text").statistics(x)
     assert found is not None
     assert found["mean_cosine"] == pytest.approx(np.mean(pairs), abs=1e-6)
     assert found["norm_mean"] == pytest.approx(np.linalg.norm(x, axis=1).mean())
@@ -38,9 +39,11 @@ def test_the_figures_are_those_of_their_definitions():
 def test_rows_that_are_not_finite_do_not_count():
     x = vectors()
     holed = np.concatenate([x, np.full((2, 16), np.nan, np.float32)])
-    assert vector_facts(holed) == vector_facts(x)
-    assert vector_facts(x[:1]) is None and vector_facts(np.full((4, 3), np.nan)) is None
-    one = vector_facts(np.ones((4, 3)))
+    assert get_domain("text").statistics(holed) == get_domain("text").statistics(x)
+    assert (
+        get_domain("text").statistics(x[:1]) is None and get_domain("text").statistics(np.full((4, 3), np.nan)) is None
+    )
+    one = get_domain("text").statistics(np.ones((4, 3)))
     assert one is not None and one["near_constant"] == [0, 1, 2] and one["mean_cosine"] == pytest.approx(1.0)
 
 
@@ -58,7 +61,7 @@ def test_what_is_shown_of_prepared_sentences(tmp_path, monkeypatch, capsys):
         tmp_path / "some", Dataset("embedding", vectors(), texts=texts, info={"codec": CODEC, "lang": "eng_Latn"})
     )
     out = inspect(tmp_path / "some.safetensors", monkeypatch=monkeypatch, capsys=capsys)
-    for fact in ("embedding data", "60 of 16", "near-constant 2 of 16 dimensions (3, 11)", "cosine of two 0.", "mini-sonar",
+    for fact in ("text data", "60 of 16", "near-constant 2 of 16 dimensions (3, 11)", "cosine of two 0.", "mini-sonar",
                  "eng_Latn", "some.jsonl", "Sentence number 52, which", "norm 0."):  # fmt: skip
         assert fact in out, fact
     report = json.loads(inspect(tmp_path / "some", "--json", monkeypatch=monkeypatch, capsys=capsys))
@@ -70,7 +73,7 @@ def test_samples_are_known_from_a_checkpoint(tmp_path, monkeypatch, capsys):
     info = {"source": "samples", "architecture": "mlp", "codec": CODEC}
     write_dataset(tmp_path / "samples", Dataset("embedding", vectors(4), info=info))
     out = inspect(tmp_path / "samples.safetensors", monkeypatch=monkeypatch, capsys=capsys)
-    assert "embedding data" in out and "4 of 16" in out
+    assert "text data" in out and "4 of 16" in out
 
 
 def test_sketches_have_no_such_figures(tmp_path):

@@ -26,7 +26,7 @@ from flowkit.events import Event, Finished, Notice, Stepped
 from flowkit.training import train
 from tests.conftest import Recorder, sketch_rows
 
-CLOCKS = {"rows_per_second", "memory_bytes"}  # all that an interruption may change in metrics.jsonl
+CLOCKS = {"rows_per_second", "memory_bytes", "time", "elapsed"}  # all that an interruption may change in metrics.jsonl
 RECIPE: dict[str, Any] = {
     "data": {"val_fraction": 0.2},
     "flow": {"cond_drop": 0.3, "coupling": {"name": "ot", "block": 32}, "stratified": True},

@@ -204,7 +204,7 @@ def test_one_step_beats_one_step_of_flow_matching(tmp_path):
         finer = loaded.sample(64, solver="heun", steps=25).x
         assert 1.0 < np.square(finer).sum(1).mean() < 6.0  # as a velocity, by an ODE solver, it leads to the data too
     assert scores["mean_flow"] < 0.3 * scores["flow_matching"]
-    with pytest.raises(UserError, match="was trained by flow matching"):
+    with pytest.raises(UserError, match="requires a model of average velocities"):
         flowkit.load(tmp_path / "flow_matching", model=Net()).sample(2, solver="mean_flow")
 
 
@@ -311,10 +311,10 @@ def test_recipes_train_resume_and_sample_with_labels(tmp_path, arch, tiny):
 @pytest.mark.parametrize(
     ("sections", "said"),
     [({"flow": {"prediction": "data"}}, r'flow.prediction: "data" does not go with flow.objective = "mean_flow"'),
-     ({"flow": {"error": "l1"}}, 'flow.error: "l1" does not go with'),
-     ({"loss": {"smoothness": 0.1}}, "loss.smoothness: needs a prediction of the data"),
+     ({"flow": {"loss": {"error": "l1"}}}, 'flow.loss.error: "l1" does not go with'),
+     ({"aux_loss": {"smoothness": 0.1}}, "aux_loss.smoothness: needs a prediction of the data"),
      ({"flow": {"objective": {"name": "mean_flow", "omega": 2.0}, "cond_drop": 0.0}}, "flow.objective.omega: needs a null"),
-     ({"flow": {"objective": "flow_matching"}, "sample": {"solver": "mean_flow"}}, 'sample.solver: "mean_flow" needs')],
+     ({"flow": {"objective": "flow_matching"}, "sample": {"solver": "mean_flow"}}, 'sample.solver: "mean_flow" requires')],
 )  # fmt: skip
 def test_combinations_that_cannot_be_are_told(tmp_path, sections, said):
     with pytest.raises(UserError, match=said):

@@ -262,7 +262,7 @@ def test_intervals_are_the_same_every_time_and_end_at_the_bounds():
     assert [estimate.value for estimate in two] == [0.98, 50.0]
 
 
-# ---- the Gaussian yard-stick ----
+# ---- the Gaussian baseline ----
 def test_gaussian_draws_have_the_moments_of_their_class():
     a, b = normal(30, 4) @ normal(4, 4, seed=2), normal(500, 4, shift=5.0, seed=1)
     x, labels = np.concatenate([a, b]).reshape(-1, 2, 2), np.repeat([3, 7], [30, 500])

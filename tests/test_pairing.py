@@ -85,7 +85,7 @@ def test_an_updates_noise_depends_on_nothing_but_the_seed(coupling, monkeypatch)
 
 def test_blocks_draw_by_their_own_numbers():
     made = pairing({"name": "sinkhorn", "block": 8, "epsilon": 1e6})
-    rows = [made.permutation(stretch) for stretch in range(4)]
+    rows = [made.permutation(window) for window in range(4)]
     assert not any(torch.equal(a, b) for i, a in enumerate(rows) for b in rows[:i])
     assert not torch.equal(rows[0][:8], rows[0][8:] - 8)
     made.close()
@@ -93,7 +93,7 @@ def test_blocks_draw_by_their_own_numbers():
 
 def test_conditions_travel_with_the_blocks():
     made = pairing({"name": "c2ot", "block": 32})
-    labels = made.batches.stretch(2, 2).conditions.class_label
+    labels = made.batches.window(2, 2).conditions.class_label
     assert labels is not None and torch.equal(labels[made.permutation(1)], labels)
     made.close()
 
@@ -106,16 +106,16 @@ def test_independent_noise_is_the_draw_itself_and_starts_no_thread():
 
 
 @pytest.mark.parametrize("ahead", [1, 3])
-def test_the_next_stretches_are_paired_while_this_one_is_used(ahead):
+def test_the_next_windows_are_paired_while_this_one_is_used(ahead):
     made = pairing({"name": "ot", "block": 32}, ahead=ahead)
     asked, main = [], threading.current_thread()
     whole = made.permutation
-    made.permutation = lambda stretch: asked.append((stretch, threading.current_thread() is main)) or whole(stretch)
+    made.permutation = lambda window: asked.append((window, threading.current_thread() is main)) or whole(window)
     made.noise(0)
-    assert [stretch for stretch, _ in made._next] == list(range(1, ahead + 1))
+    assert [window for window, _ in made._next] == list(range(1, ahead + 1))
     for _, found in made._next:
         found.result()
-    assert sorted(asked) == [(stretch, False) for stretch in range(ahead + 1)]
+    assert sorted(asked) == [(window, False) for window in range(ahead + 1)]
     made.close()
 
 

@@ -79,7 +79,7 @@ def _missed(coefficients, snapshots, wanted):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Widths 0.05 and 0.1 for the snapshots; 0.13 only tracked, to be the yard-stick."""
+    """Widths 0.05 and 0.1 for the snapshots; 0.13 only tracked, to be the baseline."""
     folder = tmp_path_factory.mktemp("post-hoc")
     recipe = {
         "run": {"name": "run", "dir": str(folder)},

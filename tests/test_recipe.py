@@ -48,7 +48,7 @@ def test_the_recipe_of_the_design_has_the_defaults_of_the_issue():
     assert recipe.optim.warmup == Warmup(0.05) and recipe.optim.max_grad_norm == 1.0
     assert recipe.ema.decay == 0.9999 and recipe.ema.warmup and recipe.ema.warmup_share == 0.1
     assert recipe.flow.cond_drop == 0.1 and recipe.train.batch_size == 256
-    assert recipe.loss.model_dump() == {"smoothness": 0.0, "bending": 0.0, "degenerate": 0.0}
+    assert recipe.aux_loss.model_dump() == {"smoothness": 0.0, "bending": 0.0, "degenerate": 0.0}
     assert recipe.run.directory == Path("runs/a")
 
 
@@ -57,6 +57,15 @@ def test_model_keys_are_the_constructors_arguments_with_the_same_defaults(arch):
     settings = section_of("arch", arch)()
     known = {name: parameter.default for name, parameter in signature(find("arch", arch)).parameters.items()}
     assert settings.arguments() == {name: default for name, default in known.items() if name not in FROM_DATA}
+
+
+def test_a_component_stands_for_itself_where_it_is_of_that_kind():
+    made = recipe_from_dict(table(flow={"times": LogitNormal(mean=1.0)}))
+    assert made == recipe_from_dict(table(flow={"times": {"name": "logit_normal", "mean": 1.0}}))
+    with pytest.raises(UserError, match=r"flow\.path: is a LogitNormal, and no path"):
+        recipe_from_dict(table(flow={"path": LogitNormal()}))
+    with pytest.raises(UserError, match="is a LogitNormal, and no solver"):
+        choose("solver", LogitNormal())
 
 
 def test_the_transformers_own_keys_shape_the_network():

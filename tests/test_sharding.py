@@ -123,7 +123,7 @@ def one_update(session, number, meters):
         bad = batch.x.clone().fill_(torch.nan) if rank == 1 else batch.x  # on one rank only
         session.batches.of = lambda update: dataclasses.replace(batch, x=bad)
         skipped = inner(session, number, Meters())
-        session.ema.follow(number + 1, skipped)
+        session.ema.update(number + 1, skipped)
         del session.batches.of
         after = copied()
         seen["skip"] = {"skipped": skipped.item(), "changed": [

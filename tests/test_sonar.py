@@ -193,7 +193,9 @@ def test_a_batch_and_its_order_change_no_vector(
     monkeypatch.setattr(pipelines, "ENCODE_TOKENS", {"cpu": 90, "cuda": 90})
     monkeypatch.setattr(pipelines, "WINDOW", 7)
     np.testing.assert_allclose(
-        codec.encode([texts[i] for i in shuffled], progress=told.append), together[shuffled], atol=1e-4
+        codec.encode([texts[i] for i in shuffled], tell=lambda what, done, total: told.append(done)),
+        together[shuffled],
+        atol=1e-4,
     )
     assert told == sorted(told) and told[-1] == len(texts) and len(told) > 5
 
@@ -230,7 +232,7 @@ def test_decoded_texts_keep_their_order_whatever_the_batches(
         told: list[int] = []
         with monkeypatch.context() as patch:
             patch.setattr(pipelines, "DECODE_ROWS", {"cpu": 5, "cuda": 5})
-            assert codec.decode(vectors, how, progress=told.append) == together
+            assert codec.decode(vectors, how, tell=lambda *event, told=told: told.append(event[1])) == together
         assert told == [5, 10, 12]
     assert codec.decode(vectors[:0]) == []
 
@@ -335,7 +337,7 @@ def test_a_batch_that_does_not_fit_is_halved(
 
     monkeypatch.setattr(codec, "_speak", full(codec._speak, 3))
     told: list[int] = []
-    assert codec.decode(vectors, SHORT, progress=told.append) == expected
+    assert codec.decode(vectors, SHORT, tell=lambda what, done, total: told.append(done)) == expected
     assert told == [3, 6, 9, 12] and tried == [12, 6, 3, 3, 3, 3]
     tried.clear()
     assert codec.decode(vectors, SHORT) == expected

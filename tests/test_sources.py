@@ -129,7 +129,7 @@ def test_splits_of_drawings_by_the_line(tmp_path: Path) -> None:
 def test_no_training_row_is_exit_status_1(tmp_path: Path, layout: tuple[str, ...]) -> None:
     source = write(tmp_path / "s", drawn(*layout))
     found = CliRunner().invoke(app, ["prepare", str(source), "--out", str(tmp_path / "set")])
-    assert found.exit_code == 1 and "no rows left to train on" in found.output
+    assert found.exit_code == 1 and "no training rows" in found.output
     from flowkit.data_source import with_split
 
     with pytest.raises(UserError, match=r"set: has no training rows \(.* test\), by the splits"):
@@ -305,7 +305,7 @@ def test_kinds(content: bytes, suffix: str, kind: str) -> None:
             "table of Quick, Draw! drawings.*read_csv",
         ),
         ("a.csv", b'"key_id","word","drawing"\r\n', r"to_json\('drawings.ndjson'"),
-        ("a.bin", b"\0\1\2\3" * 20, "unknown file type"),
+        ("a.bin", b"\0\1\2\3" * 20, "cannot be read: unknown file type"),
     ],
 )
 def test_what_is_refused_is_named_with_a_command(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -319,7 +319,7 @@ def test_archives_in_archives_and_pictures_in_folders_are_named_by_their_place(t
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("b/c.zip", b"PK\3\4" + bytes(40))
     found = CliRunner().invoke(app, ["prepare", str(tmp_path / "a.zip"), "--out", str(tmp_path / "o")])
-    message = r"a\.zip: cannot read its only file, b/c\.zip \(unzip \S*/a\.zip first\): .*unzip b/c\.zip -d"
+    message = r"a\.zip: cannot be read \(b/c\.zip, its only file; run unzip \S*/a\.zip first\): .*unzip b/c\.zip -d"
     assert re.search(message, str(found.exception)), found.exception
     source = write(tmp_path / "p", {"1.png": b"\x89PNG\r\n\x1a\n", "2.png": b"\x89PNG\r\n\x1a\n"})
     with pytest.raises(UserError, match=rf"vtracer --input {re.escape(str(source))}/1\.png"):
@@ -429,4 +429,4 @@ def test_a_folder_of_vectors_is_not_called_sketches(tmp_path: Path) -> None:
         np.save(tmp_path / "v" / name, np.ones((3, 8), np.float32))
     (tmp_path / "v/t.txt").write_text("A cat.\n")
     found = CliRunner().invoke(app, ["prepare", str(tmp_path / "v"), "--codec", "sonar", "--out", str(tmp_path / "o")])
-    assert re.search(r"v: holds vectors \(a\.npy\) .*--texts.*np\.concatenate", str(found.exception))
+    assert re.search(r"v: a folder or zip with vectors \(a\.npy\); .*--texts.*np\.concatenate", str(found.exception))

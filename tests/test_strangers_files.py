@@ -19,7 +19,7 @@ from rich.console import Console
 import flowkit
 from flowkit import cli
 from flowkit.checkpoint.sidecar import check_fields
-from flowkit.checkpoint.state import read_run_state
+from flowkit.checkpoint.state import read_resume_state
 from flowkit.cli.look import as_json as report_as_json
 from flowkit.data.dataset import Dataset, read_dataset, write_dataset
 from flowkit.data_source import with_split
@@ -152,7 +152,7 @@ def test_the_other_files_of_a_run(runs, place):
         else:
             path.write_bytes(as_json(data.draw(changed(files[path]))))
         try:
-            for action in (looked_at, lambda run: read_run_state(latest), lambda run: reconstruct_ema(run, 0.07)):
+            for action in (looked_at, lambda run: read_resume_state(latest), lambda run: reconstruct_ema(run, 0.07)):
                 read(lambda action=action: action(run), place)
         finally:
             path.unlink() if whole is None else path.write_bytes(whole)
@@ -226,7 +226,7 @@ def test_a_checkpoint_folder(runs, place):
         for action in (looked_at, sampled):
             read(lambda action=action: action(run), place)
             read(lambda action=action: action(latest), place)
-        read(lambda: read_run_state(latest), place)
+        read(lambda: read_resume_state(latest), place)
 
     fuzz()
 

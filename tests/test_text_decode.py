@@ -180,9 +180,9 @@ def bad_files() -> None:
         (["samples", "--top-p", 1.5], ["top_p", "1.5"]),
         (["samples", "--block-ngrams", 1], ["block_ngrams", "2 and more"]),
         (["samples", "--top-p", 0.9, "--beam-size", 3], ["--top-p", "--beam-size"]),
-        (["samples", "--seed", 1], ["--seed would do nothing"]),
-        (["sketches", "--lang", "fra_Latn"], ["--lang is for sentence embeddings", "sketches"]),
-        (["sketches", "--cycle"], ["--cycle is for sentence embeddings"]),
+        (["samples", "--seed", 1], ["--seed has no effect"]),
+        (["sketches", "--lang", "fra_Latn"], ["--lang is an option for sentence vectors", "sketches"]),
+        (["sketches", "--cycle"], ["--cycle is an option for sentence vectors"]),
         (["nothing.npy", "--codec", "mini-sonar"], ["nothing.npy: no such file"]),
     ],
 )  # fmt: skip

@@ -40,16 +40,16 @@ class ToyCodec:
     def identity(self):
         return {"name": self.name, "dimension": self.dimension}
 
-    def encode(self, texts, *, lang="eng_Latn", progress=None):
+    def encode(self, texts, *, lang="eng_Latn", tell=None):
         rows = [[SLOTS[slot].index(word) for slot, word in enumerate(text.split())] for text in texts]
         return np.array([np.concatenate([self.words[slot][i] for slot, i in enumerate(row)]) for row in rows])
 
-    def decode(self, vectors, how=None, *, progress=None):
+    def decode(self, vectors, how=None, *, tell=None):
         assert how.lang == "eng_Latn"
         parts = vectors.reshape(len(vectors), len(SLOTS), WIDTH)
         chosen = [((parts[:, slot, None] - words) ** 2).sum(-1).argmin(axis=1) for slot, words in enumerate(self.words)]
-        if progress:
-            progress(len(vectors))
+        if tell:
+            tell("decoding", len(vectors), len(vectors))
         return [
             " ".join(SLOTS[slot][i] for slot, i in enumerate(row)) for row in np.stack(chosen, axis=1)
         ]  # fmt: skip
@@ -101,7 +101,7 @@ def test_nearest_rows_in_small_chunks_of_a_file(tmp_path, monkeypatch):
     rows, queries = np.flatnonzero(rng.random(211) < 0.7), rng.standard_normal((40, 16)).astype(np.float32)
     queries[0] = 0
     told = []
-    found, where = nearest_rows(queries, x, rows, progress=told.append)
+    found, where = nearest_rows(queries, x, rows, tell=lambda what, done, total: told.append(done))
     with np.errstate(invalid="ignore"):
         exact = np.nan_to_num(
             (queries @ x[rows].T) / np.linalg.norm(queries, axis=1)[:, None] / np.linalg.norm(x[rows], axis=1)
@@ -287,7 +287,7 @@ def test_the_cycle_against_its_definition(tmp_path, toy, monkeypatch):
     assert values(found, "cycle")[:2] == pytest.approx(expected, abs=1e-4) and expected[0] < 0.9
 
 
-def test_copies_are_found_out_and_the_yardsticks_stay_where_they_are(folder, toy):
+def test_copies_are_found_out_and_the_baselines_stay_where_they_are(folder, toy):
     real = read_dataset(folder / "real")
     copies, fresh = (
         evaluate(folder, name, x) for name, x in (("copies", real.x[:250]), ("fresh", ToyCodec().encode(unread(250))))

@@ -41,12 +41,12 @@ class BagOfWords:
     def identity(self) -> dict:
         return {"name": self.name, "dimension": D, "revision": self.revision}
 
-    def encode(self, texts, *, lang="eng_Latn", progress=None) -> np.ndarray:
+    def encode(self, texts, *, lang="eng_Latn", tell=None) -> np.ndarray:
         time.sleep(self.seconds)
         self.encoded += texts
         self.truncated += sum(len(text) > 200 for text in texts)
-        if progress:
-            progress(len(texts))
+        if tell:
+            tell("encoding", len(texts), len(texts))
         return np.stack([self.vector(text) for text in texts])
 
     def vector(self, text: str) -> np.ndarray:
@@ -619,11 +619,11 @@ def test_the_command_and_its_summary(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("a.txt", "--codec", "sonar", "--size", "8", "--over", "fit"), r"--size, --over: only for sketches, but .*txt holds"),
+        (("a.txt", "--codec", "sonar", "--size", "8", "--over", "fit"), r"--size, --over: only for sketches, but a\.txt"),
         (("a.svg", "--codec", "sonar"), r"--codec: only for sentences, but a\.svg holds sketches. Leave out --codec"),
         (("a.png",), r"a\.png: cannot be read: it is a PNG image; trace it.* sentences from \.txt, \.jsonl"),
         (("a.txt",), r"--codec: a\.txt holds sentences; name what encodes them"),
-        (("a.txt", "--codec", "mini-sonar", "--encoder", "x.pt"), r"--encoder: requires --codec sonar"),
+        (("a.txt", "--codec", "mini-sonar", "--encoder", "x.pt"), r"--encoder: replaces a part of SONAR; requires"),
         (("a.txt", "--codec", "sonor"), r"codec: 'sonor' is unknown.*did you mean 'sonar'"),
         (("a.txt", "--codec", "sonar", "--split", "a,b"), r"--split a,b: expected three fractions"),
         (("missing.txt", "--codec", "sonar"), r"missing\.txt: no such file"),

@@ -19,7 +19,7 @@ import flowkit
 from flowkit.checkpoint import list_checkpoints
 from flowkit.components import choose
 from flowkit.errors import UserError
-from flowkit.events import Finished, Logged, Notice, RunStarted, Sampled, Saved, Stepped, Validated
+from flowkit.events import Doing, Finished, Logged, Notice, RunStarted, Sampled, Saved, Stepped, Validated
 from flowkit.inspect import inspect
 from flowkit.models import create_model
 from flowkit.recipe import recipe_from_dict
@@ -83,7 +83,7 @@ def by_hand(recipe, rows, train_rows, updates):
         loss = ((velocity - (x1 - x0)) ** 2).mean()
         predicted = normalizer.denormalize(x_t + (1 - t[:, None, None]) * velocity)
         optimizer.zero_grad()
-        (loss + recipe["loss"]["bending"] * (t * bending(predicted)).mean()).backward()
+        (loss + recipe["aux_loss"]["bending"] * (t * bending(predicted)).mean()).backward()
         norm = torch.sqrt(sum(p.grad.square().sum() for p in model.parameters()))
         for p in model.parameters():
             p.grad *= min(1.0, 1.0 / (norm.item() + 1e-6))
@@ -99,7 +99,7 @@ def by_hand(recipe, rows, train_rows, updates):
 @pytest.mark.parametrize("weight", [0.0, 0.3])
 def test_the_loop_is_the_loop_written_out_by_hand(tiny, rows, tmp_path, recorder, weight):
     tiny["train"].update(steps=12, log_every=1)
-    tiny["loss"] = {"bending": weight}
+    tiny["aux_loss"] = {"bending": weight}
     tiny["data"]["val_fraction"] = 0
     flowkit.train(tiny, data=rows, listeners=lambda: [recorder])
     raw, ema, losses, norms = by_hand(tiny, rows, np.arange(len(rows["x"])), 12)
@@ -129,17 +129,17 @@ def test_accumulation_changes_nothing_but_rounding(tiny, rows, tmp_path, arch):
     found = []
     for micro in (16, 8, 4):
         tiny["run"]["name"] = f"micro-{micro}"
-        flowkit.train(tiny, data=rows, overrides=[f"train.micro_batch_size={micro}", "loss.bending=0.1"])
+        flowkit.train(tiny, data=rows, overrides=[f"train.micro_batch_size={micro}", "aux_loss.bending=0.1"])
         found.append(weights(tmp_path / "runs" / f"micro-{micro}"))
     assert distance(found[1], found[0]) < 1e-5 and distance(found[2], found[0]) < 1e-5
 
 
 def test_schedule_in_closed_form(tiny):
     recipe = recipe_from_dict({**tiny, "optim": {"lr": 2.0, "warmup": 0.1, "min_lr_factor": 0.25}})
-    rate = lr_schedule(recipe, total_steps=101, steps_per_epoch=10)
-    assert rate(0) == pytest.approx(2.0 / 11) and rate(10) == pytest.approx(2.0) and rate(11) == pytest.approx(2.0)
-    assert rate(100) == pytest.approx(0.5)
-    assert rate(11 + 89 // 2) == pytest.approx(0.5 + 0.75 * (1 + math.cos(math.pi * 44 / 89)), abs=1e-12)
+    lr = lr_schedule(recipe, total_steps=101, steps_per_epoch=10)
+    assert lr(0) == pytest.approx(2.0 / 11) and lr(10) == pytest.approx(2.0) and lr(11) == pytest.approx(2.0)
+    assert lr(100) == pytest.approx(0.5)
+    assert lr(11 + 89 // 2) == pytest.approx(0.5 + 0.75 * (1 + math.cos(math.pi * 44 / 89)), abs=1e-12)
     constant = lr_schedule(recipe_from_dict({**tiny, "optim": {"schedule": "constant", "warmup": 0}}), 100, 10)
     assert {constant(u) for u in (0, 50, 99)} == {1e-4}
 
@@ -436,11 +436,13 @@ def test_events_tell_the_story(tiny, rows, recorder, tmp_path):
     tiny["train"].update(save_every=4)
     tiny["sample"].update(every=4)
     flowkit.train(tiny, data=rows, listeners=lambda: [recorder])
-    kinds = [type(event) for event in recorder.events if not isinstance(event, Stepped)]
+    kinds = [type(event) for event in recorder.events if not isinstance(event, Stepped | Doing)]
     saved = [at for at, kind in enumerate(kinds) if kind is Saved]
     part = [Logged, Validated, Sampled]
     assert [kind for kind in kinds if kind is not Saved] == [RunStarted, *part, *part, Finished]
     assert len(recorder.of(Stepped)) == 8
+    part = ["saving", "validating", "sampling", ""]
+    assert [event.what for event in recorder.of(Doing)] == [*part, *part, "saving"]
     # A checkpoint is written beside the training, so that later events may come before it is said to be there;
     # but it is not said before its own step's, and the last is waited for.
     assert [event.step for event in recorder.of(Saved)] == [4, 8]
@@ -635,3 +637,26 @@ def test_changed_json_of_a_checkpoint_is_noticed(tiny, rows, tmp_path):
     tiny["train"]["steps"] = 5
     with pytest.raises(UserError, match=r"state\.json: is damaged"):
         flowkit.train(tiny, data=rows, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("threads", "set_outside", "used"), [("auto", False, 1), (3, False, 3), (3, True, 3), ("auto", True, 2)]
+)
+def test_the_threads_of_a_run_are_the_recipes_and_are_restored(tmp_path, tiny, monkeypatch, threads, set_outside, used):
+    """A small network takes one, unless OMP_NUM_THREADS says otherwise."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2") if set_outside else monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    seen = []
+
+    class Looks(Recorder):
+        def __call__(self, event):
+            if isinstance(event, Stepped):
+                seen.append(torch.get_num_threads())
+
+    try:
+        tiny["run"]["threads"] = threads
+        flowkit.train({**tiny, "train": {**tiny["train"], "steps": 1}}, data=sketch_rows(), listeners=lambda: [Looks()])
+        assert seen == [used] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -97,7 +97,7 @@ def test_two_processes_give_the_parameters_that_one_gives(folder, accumulation):
             assert mine[name] == pytest.approx(wanted[name], rel=1e-4), name
 
 
-def test_the_yardstick_would_see_wrong_rows(folder):
+def test_the_baseline_would_see_wrong_rows(folder):
     """The same initial weights, noises and times; only the rows are others."""
     done = launch(folder, 1, "--set", "run.name=rows", "--set", "data.subset=80")
     assert done.returncode == 0, done.stderr

@@ -1,22 +1,28 @@
-"""The frame at the terminal's foot, checked on a small terminal emulator: what one would see, not what was written."""
+"""The live view's screen, checked on a small terminal emulator: what a user sees, not what was written."""
 
 import os
 import re
+import signal
 import sys
 from typing import IO, TextIO, cast
 
 import pytest
 
-from flowkit.ui.frame import Above, Frame
+from flowkit.ui.frame import Frame, Kept
 
 TOKEN = re.compile(r"\x1b\[(\??)([\d;]*)([A-Za-z])|(\r|\n)|([^\x1b\r\n]+)")
 
 
 class Terminal:
-    """Rows of text and a cursor; wraps at `width`; knows the few codes that a frame may use and refuses others."""
+    """Two screens of text, each with a cursor. Knows the few codes that the frame uses, and refuses others.
 
-    def __init__(self, width: int = 40, tty: bool = True):
-        self.width, self.tty = width, tty
+    The normal screen wraps at `width` and keeps what scrolls off it; the alternate one has `height` rows and crops.
+    """
+
+    def __init__(self, width: int = 40, height: int = 50, tty: bool = True):
+        self.width, self.height, self.tty = width, height, tty
+        self.alternate, self.wraps = False, True
+        self._kept = ([""], 0, 0)  # the screen that is not shown
         self.rows, self.row, self.column = [""], 0, 0
         self.cursor_visible, self.raw = True, ""
         self.encoding = "utf-8"
@@ -26,19 +32,17 @@ class Terminal:
         for private, number, code, move, plain in TOKEN.findall(text):
             if plain:
                 for char in plain:
-                    if self.column == self.width:
-                        self._down()
-                        self.column = 0
-                    row = self.rows[self.row].ljust(self.column)
-                    self.rows[self.row] = row[: self.column] + char + row[self.column + 1 :]
-                    self.column += 1
+                    self._put(char)
             elif move == "\r":
                 self.column = 0
             elif move == "\n":  # the line discipline adds the carriage return
                 self._down()
                 self.column = 0
-            elif code == "A" and not private:
-                self.row = max(0, self.row - int(number))
+            elif code == "H" and not private:
+                assert self.alternate, "the cursor may be placed on the alternate screen only"
+                row, column = (int(part) for part in (number or "1;1").split(";"))
+                self.row, self.column = min(row, self.height) - 1, column - 1
+                self.rows += [""] * (self.row + 1 - len(self.rows))
             elif code == "K":
                 self.rows[self.row] = self.rows[self.row][: self.column]
             elif code == "J":
@@ -46,9 +50,24 @@ class Terminal:
                 del self.rows[self.row + 1 :]
             elif private and number == "25":
                 self.cursor_visible = code == "h"
+            elif private and number == "7":
+                self.wraps = code == "h"
+            elif private and number == "1049" and self.alternate != (code == "h"):
+                self.alternate = code == "h"
+                self._kept, (self.rows, self.row, self.column) = (self.rows, self.row, self.column), self._kept
             elif code != "m":
                 raise AssertionError(f"unknown code {private}{number}{code}")
         return len(text)
+
+    def _put(self, char: str) -> None:
+        if self.column == self.width:
+            if not self.wraps:
+                return
+            self._down()
+            self.column = 0
+        row = self.rows[self.row].ljust(self.column)
+        self.rows[self.row] = row[: self.column] + char + row[self.column + 1 :]
+        self.column += 1
 
     def _down(self) -> None:
         self.row += 1
@@ -61,18 +80,33 @@ class Terminal:
     def isatty(self) -> bool:
         return self.tty
 
-    def narrow(self, width: int) -> None:
-        """As terminals do: what no longer fits goes on in rows of its own."""
-        old, cursor, rows = self.rows, 0, []
-        for i, row in enumerate(old):
-            if i == self.row:
-                cursor = len(rows)
-            rows += [row[j : j + width] for j in range(0, max(1, len(row)), width)]
-        self.width, self.rows, self.row = width, rows, cursor
+    def resize(self, width: int, height: int) -> None:
+        """As terminals do: the normal screen wraps what no longer fits, the alternate one crops it."""
+        self.width, self.height = width, height
+        if self.alternate:
+            self.rows = [row[:width] for row in self.rows[:height]]
+            self.row = min(self.row, height - 1)
+        rows, row, column = self._kept if self.alternate else (self.rows, self.row, self.column)
+        wrapped = [row[j : j + width] for row in rows for j in range(0, max(1, len(row)), width)]
+        row = min(row, len(wrapped) - 1)
+        if self.alternate:
+            self._kept = (wrapped, row, column)
+        else:
+            self.rows, self.row = wrapped, row
 
     @property
     def screen(self) -> list[str]:
-        return "\n".join(row.rstrip() for row in self.rows).rstrip("\n").split("\n")
+        """What the current screen shows."""
+        return _text(self.rows)
+
+    @property
+    def normal(self) -> list[str]:
+        """What the normal screen holds, with its scrollback, also while the alternate one is shown."""
+        return _text(self._kept[0] if self.alternate else self.rows)
+
+
+def _text(rows: list[str]) -> list[str]:
+    return "\n".join(row.rstrip() for row in rows).rstrip("\n").split("\n")
 
 
 @pytest.fixture
@@ -82,7 +116,7 @@ def terminal():
 
 @pytest.fixture
 def frame(terminal):
-    return Frame(cast(IO[str], terminal), lambda: terminal.width)
+    return Frame(cast(IO[str], terminal), lambda: (terminal.width, terminal.height))
 
 
 @pytest.fixture
@@ -120,33 +154,69 @@ def test_a_partial_repaint_sends_only_what_changed(terminal, frame, opened):
     assert terminal.screen == ["x" * 30, "step 2", "y" * 30]
 
 
-def test_prints_scroll_by_above(terminal, frame, opened):
+def test_prints_are_kept_for_the_normal_screen(terminal, frame, opened):
+    terminal.write("$ flowkit train\n")
     opened()
     frame.paint(["top", "bottom"])
     print("hello")
     print("half a ", end="")
-    assert terminal.screen == ["hello", "top", "bottom"]
+    assert [*frame.printed] == ["hello"]
     print("line")
     sys.stderr.write("a warning\nin two lines\n")
+    assert terminal.screen == ["top", "bottom"]
+    assert terminal.normal == ["$ flowkit train"]
     frame.paint(["top", "BOTTOM"])
-    assert terminal.screen == ["hello", "half a line", "a warning", "in two lines", "top", "BOTTOM"]
+    frame.close()
+    assert terminal.screen == ["$ flowkit train", "hello", "half a line", "a warning", "in two lines", "top", "BOTTOM"]
 
 
-def test_of_a_line_rewritten_in_place_the_last_state_stays(terminal, frame, opened):
+def test_of_a_line_rewritten_in_place_the_last_state_is_kept(terminal, frame, opened):
     opened()
     frame.paint(["view"])
     sys.stderr.write("  0%\r 50%\r100%")
     sys.stderr.write("\n")
-    assert terminal.screen == ["100%", "view"]
+    assert [*frame.printed] == ["100%"]
 
 
-def test_a_narrower_window_leaves_no_rests(terminal, frame, opened):
+@pytest.mark.parametrize("sizes", [[(25, 20)], [(25, 20), (60, 50)], [(39, 4), (12, 4), (80, 24), (20, 50)]])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_resize_leaves_no_traces(terminal, frame, opened, sizes, whole):
+    terminal.write("before\n")
     opened()
-    print("before")
-    frame.paint(["a" * 39, "b" * 10, "c" * 39])
-    terminal.narrow(25)
-    frame.paint(["a" * 24, "b" * 10, "c" * 24])
-    assert terminal.screen == ["before", "a" * 24, "b" * 10, "c" * 24]
+    lines = ["a" * 39, "b" * 10, "c" * 39]
+    frame.paint(lines)
+    for width, height in sizes:
+        terminal.resize(width, height)
+        lines = ["a" * (width - 1), "b" * min(10, width - 1), "c" * (width - 1)]
+        frame.paint(lines, whole=whole)
+        assert terminal.screen == lines
+        assert terminal.normal == ["before"]
+    frame.close()
+    assert terminal.screen == ["before", *lines]
+
+
+def test_a_frame_drawn_for_a_wider_window_does_not_wrap(terminal, frame, opened):
+    """The window may narrow between the drawing of the lines and their painting."""
+    opened()
+    terminal.resize(20, 10)
+    frame.paint(["a" * 39, "b" * 39])
+    assert terminal.screen == ["a" * 20, "b" * 20]
+
+
+def test_ctrl_z_gives_the_shell_its_screen(terminal, frame, opened, monkeypatch):
+    terminal.write("$ flowkit train\n")
+    opened()
+    frame.paint(["one", "two"])
+    shown = []
+    monkeypatch.setattr(
+        os, "kill", lambda process, number: shown.append((number, terminal.cursor_visible, terminal.screen))
+    )
+    signal.raise_signal(signal.SIGTSTP)
+    assert shown == [(signal.SIGSTOP, True, ["$ flowkit train"])]
+    frame.paint(["one", "two"], whole=False)
+    assert terminal.screen == ["one", "two"] and not terminal.cursor_visible
+    frame.close()
+    assert signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL
 
 
 def test_closing_gives_everything_back(terminal, frame, opened):
@@ -157,7 +227,7 @@ def test_closing_gives_everything_back(terminal, frame, opened):
     print("unfinished", end="")
     held = sys.stderr
     frame.close()
-    assert terminal.cursor_visible
+    assert terminal.cursor_visible and terminal.wraps and not terminal.alternate
     assert sys.stdout is terminal and sys.stderr is terminal
     assert terminal.screen == ["the end", "unfinished"]
     held.write("a logger that kept the stream\n")
@@ -180,17 +250,17 @@ def test_a_terminal_that_has_gone_stops_the_view_and_not_the_run():
         def write(self, text: str) -> int:
             raise OSError(5, "Input/output error")
 
-    frame = Frame(cast(IO[str], Gone()), lambda: 40)
+    frame = Frame(cast(IO[str], Gone()), lambda: (40, 10))
     frame.open()
     frame.paint(["view"])
-    frame.print_above("text\n")
+    frame.keep("text\n")
     frame.close()
 
 
 def test_a_forked_worker_writes_straight_to_the_terminal(terminal):
     seen = []
-    above = Above(cast(TextIO, terminal), seen.append)
-    above._process = os.getpid() + 1  # as in a child: its memory is the parent's, its id is not
-    above.write("from a worker\n")
+    kept = Kept(cast(TextIO, terminal), seen.append)
+    kept._process = os.getpid() + 1  # as in a child: its memory is the parent's, its id is not
+    kept.write("from a worker\n")
     assert not seen
     assert terminal.screen == ["from a worker"]

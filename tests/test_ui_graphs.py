@@ -1,15 +1,20 @@
 """Sparklines, charts, picture grids and numbers in words."""
 
 import math
+import re
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from rich.cells import cell_len
 
 from flowkit.domain import Preview
+from flowkit.ui import view
 from flowkit.ui.previews import preview_grid
 from flowkit.ui.quantities import duration, rate, shape, short_count, size, value
-from flowkit.ui.sparkline import BLOCKS, History, bars, chart, sparkline
+from flowkit.ui.sparkline import BLOCKS, History, Scale, bars, chart, sparkline
+from flowkit.ui.state import RunState
+from tests.test_ui_listeners import STARTED
 
 
 @pytest.mark.parametrize(
@@ -94,6 +99,39 @@ def test_a_chart_runs_from_corner_to_corner():
     assert {x for x, _ in dots} == set(range(40))  # joined, without holes
     assert all(abs(y - 19 * x / 39) <= 1 for x, y in dots)  # an exponential is straight on a logarithmic scale
     assert [line.plain for line in chart([], 100, 20, 5)] == [" " * 20] * 5
+
+
+@pytest.mark.parametrize("floor", [4.8, 0.01])
+def test_the_end_of_a_curve_can_be_read_after_a_steep_start(floor):
+    losses = [
+        (step, floor + floor * math.exp(-step / 10) + 0.1 * floor * math.exp(-step / 400))
+        for step in np.arange(1001.0).tolist()
+    ]
+    lines = chart([(losses, "cyan")], 1000, width=40, rows=5)
+    dots = _dots(lines)
+    late = {y for x, y in dots if x > 20}
+    assert max(late) - min(late) > 10  # of 20 rows of dots
+    scale = Scale.of(losses)
+    assert scale and scale.cut and scale(2 * floor) == 1 and scale(scale.low) == 0
+
+
+def test_validation_does_not_paint_over_the_loss():
+    curve = [(float(step), math.exp(-step / 50)) for step in range(101)]
+    text = "\n".join(line.plain for line in view.lines(_run_of(curve), 139, 44))
+    assert "loss" in text
+    (row, *_) = [line for line in view.lines(_run_of(curve), 139, 44) if "⠑" in line.plain]
+    styles = {str(span.style) for span in row.spans if re.search("[⠁-⣿]", row.plain[span.start : span.end])}
+    assert styles == {view.LOSS}
+
+
+def _run_of(curve):
+    """A run whose validation loss equals its loss."""
+    state = RunState()
+    state.update(STARTED)
+    for step, loss in curve:
+        state.losses.add(step, loss)
+        state.validations.add(step, loss)
+    return state
 
 
 def _preview(title: str, width: int = 6, rows: int = 3) -> Preview:

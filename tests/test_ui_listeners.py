@@ -6,14 +6,17 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, cast
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from flowkit.domain import Preview
-from flowkit.events import Finished, Logged, Notice, RunStarted, Sampled, Saved, Stepped, Validated
+from flowkit.data.dataset import Dataset
+from flowkit.domain import Preview, get_domain
+from flowkit.events import Doing, Finished, Logged, Notice, RunStarted, Sampled, Saved, Stepped, Validated
 from flowkit.ui import listener, view
 from flowkit.ui.live import LiveListener
 from flowkit.ui.plain import PlainListener
@@ -49,7 +52,9 @@ def _plain(*events) -> list[str]:
     with PlainListener(stream) as on:
         for event in events:
             on(event)
-    return stream.getvalue().splitlines()
+    lines = stream.getvalue().splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in lines)
+    return [line[20:] for line in lines]
 
 
 def test_plain_lines_are_one_an_event_and_keep_their_keys():
@@ -80,12 +85,12 @@ def test_an_interrupted_run_is_told_how_to_go_on():
 
 
 def test_what_is_no_terminal_gets_plain_lines(monkeypatch, capsys):
-    monkeypatch.setenv("FORCE_COLOR", "1")  # as CI services set it: colours, perhaps, but never a screen
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as CI services set it: colors, perhaps, but never a screen
     assert isinstance(listener(), PlainListener)
     assert isinstance(listener(Console(file=io.StringIO())), PlainListener)
     with listener() as on:
         on(STARTED)
-    assert capsys.readouterr().err.startswith("run name=kanji ")
+    assert " run name=kanji " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("variable", [{"TERM": "dumb"}, {"TERM": "xterm"}])
@@ -126,13 +131,69 @@ def test_nothing_moves_when_values_come_in(width, height):
 def test_the_view_tells_all_there_is(width, height, pictures):
     text = "\n".join(line.plain for line in view.lines(_state(*EVENTS), width, height))
     for fact in ("kanji", "bezier_sketch_dit", "7.41 M", "15 classes", "NVIDIA H100", "2 processes", "bf16",
-                 "256 = 2 × 4 × 32", "0.9999" if width < 119 else "EMA of the last 10,000 updates",
+                 "256 = 2 × 4 × 32", "0.91000" if width < 119 else "EMA of the last 10,000 updates",
                  "2%", "50 / 2,000", "0.8123", "0.4120", "zero 1.648", "full 0.5100", "9.30e-05",
                  "1.250", "0.91000", "21,412 sketches/s", "3.1 GB", "2 updates skipped", "smoothness 0.0123",
                  "step 50", "0.4120 at step 50", "samples at step 50", "49 NFE"):  # fmt: skip
         assert fact in text, fact
     assert len([name for name in (p.title for p in PICTURES) if name in text]) == pictures
     assert text.count("⠿") == pictures * 24 * 12
+
+
+@pytest.mark.parametrize("width", [39, 50, 59, 69, 79, 99, 119])
+@pytest.mark.parametrize("height", [19, 29, 44])
+def test_a_narrow_terminal_drops_whole_fields(width, height):
+    """Values stand whole or not at all: `EMA decay 0.9...` says nothing."""
+    text = [line.plain for line in view.lines(_state(*EVENTS), width, height)]
+    assert not any("…" in line for line in text)
+    if height > 19:
+        shown = "\n".join(text)
+        for fact in ("0.8123", "0.4120", "9.30e-05", "1.250", "0.91000", "21,412 sketches/s", "3.1 GB", "at step 50"):
+            assert fact in shown, fact
+
+
+def _sketches(count: int) -> tuple[Preview, ...]:
+    """Pictures in the sizes in which the domain draws sketches."""
+    rows = np.random.default_rng(0).uniform(-1, 1, (count, 3, 8)).astype(np.float32)
+    return tuple(get_domain("sketch").preview(Dataset("sketch", rows)))
+
+
+@pytest.mark.parametrize(("width", "height", "pictures"), [(59, 19, 3), (79, 23, 3), (99, 29, 8), (139, 44, 8)])
+def test_pictures_are_as_large_as_the_terminal_allows(width, height, pictures):
+    sampled = replace(cast(Sampled, EVENTS[-1]), previews=_sketches(8))
+    text = [line.plain for line in view.lines(_state(*EVENTS[:-1], sampled), width, height)]
+    (titles,) = {row for row, line in enumerate(text) if "samples at step" in line}
+    drawn = [line for line in text[titles + 1 :] if line.strip() and not re.search("[⠀-⣿]", line)]
+    assert len(" ".join(drawn).split()) == pictures
+
+
+def test_the_time_left_stands_still_during_validation(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    state = _state(STARTED, cast(Logged, EVENTS[-4]))
+    clock[0] += 10
+    assert state.seconds_left == 714
+    state.update(Doing("validating"))
+    clock[0] += 50
+    assert "validating" in view.progress(state, 79).plain and "11:54 left" in view.progress(state, 79).plain
+    state.update(Doing("sampling"))
+    clock[0] += 30
+    assert "sampling" in view.progress(state, 79).plain and state.seconds_left == 714
+    state.update(Doing(""))
+    assert "epoch" in view.progress(state, 79).plain and state.seconds_left == 714
+    clock[0] += 4
+    assert state.seconds_left == 710
+
+
+def test_what_was_printed_last_is_shown_below_the_view(monkeypatch):
+    terminal = Terminal(width=80, height=20)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with _live(terminal) as on:
+        on(STARTED)
+        print("first\nsecond\nthird\nfourth", file=sys.stderr)
+        on(Notice("loss spike"))
+        _wait_for(lambda: terminal.screen[-3:] == ["third", "fourth", "notice loss spike"])
+        assert len(terminal.screen) < terminal.height
 
 
 def test_a_loss_that_is_not_finite_is_shown_and_breaks_nothing():
@@ -144,7 +205,9 @@ def test_a_loss_that_is_not_finite_is_shown_and_breaks_nothing():
 
 def _live(terminal: Terminal, **settings) -> LiveListener:
     return LiveListener(
-        Console(file=cast(IO[str], terminal), force_terminal=True, width=terminal.width, height=50, **settings)
+        Console(
+            file=cast(IO[str], terminal), force_terminal=True, width=terminal.width, height=terminal.height, **settings
+        )
     )
 
 
@@ -157,7 +220,7 @@ def test_the_last_state_stays_with_what_to_do_next():
     assert shown.index("notice the launcher") < shown.index("── kanji") < shown.index("done at step 2,000")
     assert shown.count("── kanji") == 1
     assert "2,000 / 2,000" in shown and "100%" in shown
-    assert shown.rstrip().endswith("flowkit sample --ckpt runs/kanji  or  flowkit inspect runs/kanji")
+    assert shown.rstrip().endswith("next  flowkit sample --ckpt runs/kanji\nor    flowkit inspect runs/kanji")
     assert terminal.cursor_visible
 
 
@@ -185,12 +248,12 @@ def test_an_error_leaves_a_clean_terminal_and_promises_nothing():
 
 
 def test_no_color():
-    for environment, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+    for environment, colored in (({}, True), ({"NO_COLOR": "1"}, False)):
         terminal = Terminal(width=120)
         with _live(terminal, color_system="256", _environ=environment) as on:
             for event in EVENTS:
                 on(event)
-        assert bool(re.search(r"\x1b\[[\d;]*3[1-7]", terminal.raw)) is coloured
+        assert bool(re.search(r"\x1b\[[\d;]*3[1-7][\d;]*m", terminal.raw)) is colored
 
 
 def _wait_for(condition, seconds: float = 10.0) -> None:

@@ -18,6 +18,7 @@ from flowkit.data.checksums import verify
 from flowkit.data.files import read_json
 from flowkit.data.header import read_header
 from flowkit.errors import UserError, listing, nearest
+from flowkit.renamed import translated_sidecar
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -304,7 +305,7 @@ def read_model_json(path: Path) -> dict[str, Any]:
     verify(path)
     content = read_json(path)
     check_fields(path, content)
-    return content
+    return translated_sidecar(content)
 
 
 def read_normalizer(files: CheckpointFiles, info: dict[str, Any]) -> Normalizer:

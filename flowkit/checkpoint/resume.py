@@ -14,7 +14,7 @@ from flowkit.checkpoint import (
     read_weights,
 )
 from flowkit.checkpoint.publish import load_optimizer
-from flowkit.checkpoint.state import read_run_state
+from flowkit.checkpoint.state import read_resume_state
 from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import Normalizer
 from flowkit.distributed.sharding import load_full_tensors
@@ -83,7 +83,7 @@ def restore(session: Session, files: CheckpointFiles, *, resume: bool) -> None:
         if session.ema is not None:
             session.ema.start_from(session.model)
         return
-    state = read_run_state(files.directory)
+    state = read_resume_state(files.directory)
     load_full_tensors(session.model, read_weights(session.model, files.directory / MODEL))
     load_optimizer(session.model, session.optimizer, files.directory / OPTIMIZER)
     if session.ema is not None:

@@ -50,7 +50,7 @@ def load_run_recipe(path: Path | str, overrides: Sequence[str] = ()) -> tuple[Re
         path = run_dir / RECIPE
     else:
         run_dir = None
-    recipe = load_recipe(path, overrides)
+    recipe = load_recipe(path, overrides, saved=run_dir is not None)
     named = {override.partition("=")[0].strip() for override in overrides}
     if run_dir is None or named & {"run", "run.name", "run.dir"}:
         return recipe, None

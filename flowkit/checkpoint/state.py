@@ -43,7 +43,7 @@ class ScalerState(_Part):
     growth_tracker: Annotated[int, Field(ge=0, lt=2**31, alias="_growth_tracker")]
 
 
-class RunState(_Part):
+class ResumeState(_Part):
     """Where a run was when its checkpoint was saved. `best`: the step and the validation loss of its best one."""
 
     step: Count
@@ -53,7 +53,7 @@ class RunState(_Part):
     meters: MeterState | None = None
 
 
-def read_run_state(directory: Path) -> RunState:
+def read_resume_state(directory: Path) -> ResumeState:
     """Raises UserError where the directory was saved for sampling only, or where its state.json is not one of flowkit's."""
     path = directory / STATE
     if not path.is_file() or not (directory / OPTIMIZER).is_file():
@@ -62,7 +62,7 @@ def read_run_state(directory: Path) -> RunState:
         )
     verify(path)
     try:
-        return RunState.model_validate(read_json(path))
+        return ResumeState.model_validate(read_json(path))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "its content"
@@ -71,7 +71,7 @@ def read_run_state(directory: Path) -> RunState:
 
 def check_resumable(files: CheckpointFiles) -> None:
     """Raise UserError unless all that was saved of a checkpoint is there, and as it was saved."""
-    read_run_state(files.directory)
+    read_resume_state(files.directory)
     listed = files.directory / CHECKSUMS
     sums = read_json(listed).get("crc32") if listed.is_file() else {}
     for name in sums if isinstance(sums, dict) else ():

@@ -91,9 +91,8 @@ def decode(
       .txt    one sentence per line. Several languages are written to
               one file each, such as samples.fra_Latn.txt
     """
-    from flowkit.decode import DecodedSentences
     from flowkit.decode import decode as run_decode
-    from flowkit.text.decoding import TextOptions
+    from flowkit.text.decoding import DecodedSentences, TextOptions
     from flowkit.ui.progress import stage_bar
     from flowkit.ui.written import print_sentences, print_written
 

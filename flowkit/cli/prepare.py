@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flowkit.cli.options import count
+from flowkit.domain import get_domain
 from flowkit.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
-    from flowkit.text.prepare import Settings
+    from flowkit.domain import Domain
 
 SKETCHES, SENTENCES = "Sketches", "Sentences"  # panels of --help
 
@@ -117,131 +118,59 @@ def prepare(
       1  no rows left to train on: all were dropped, or are in other splits
       2  bad input
     """
-    of_sketches = {"--size": size, "--over": over, "--max-per-class": max_per_class,
-                   "--recognized-only": recognized_only or None}  # fmt: skip
-    of_sentences = {
-        "--codec": codec, "--lang": lang, "--texts": texts, "--column": column, "--split-sentences": split_sentences or None,
-        "--skip-empty": skip_empty or None, "--near-duplicates": near_duplicates, "--split": split, "--encoder": encoder,
-        "--decoder": decoder, "--tokenizer": tokenizer, "--device": device, "--dtype": dtype,
+    options: dict[str, dict[str, Any]] = {
+        "sketch": {"size": size, "over": over, "max_per_class": max_per_class, "recognized_only": recognized_only or None},
+        "text": {
+            "codec": codec, "lang": lang, "texts": texts, "column": column, "split_sentences": split_sentences or None,
+            "skip_empty": skip_empty or None, "near_duplicates": near_duplicates, "split": split, "encoder": encoder,
+            "decoder": decoder, "tokenizer": tokenizer, "device": device, "dtype": dtype,
+        },
     }  # fmt: skip
-    if _holds_sentences(source):
-        _refuse(of_sketches, source, "sketches", "sentences")
-        settings = _settings(lang=lang, column=column, split_sentences=split_sentences, skip_empty=skip_empty,
-                             near_duplicates=near_duplicates, split=_fractions(split), seed=seed, device=device,
-                             dtype=dtype)  # fmt: skip
-        parts = {"encoder": encoder, "decoder": decoder, "tokenizer": tokenizer}
-        _prepare_sentences(source, out, _described(codec, parts), texts, settings, overwrite)
-    else:
-        _refuse(of_sentences, source, "sentences", "sketches")
-        _prepare_sketches(source, out, size=size or 32, over=over or "fit", max_per_class=max_per_class, seed=seed,
-                          recognized_only=recognized_only, overwrite=overwrite)  # fmt: skip
+    domain = _domain_of(source)
+    given = {kind: {name: value for name, value in own.items() if value is not None} for kind, own in options.items()}
+    for kind, own in given.items():
+        if kind != domain.name and own:
+            _refuse(own, source, get_domain(kind).noun, domain.noun)
+    _run(domain, source, out, overwrite=overwrite, seed=seed, **given.get(domain.name, {}))
 
 
-def _prepare_sketches(source: Path, out: Path, **options: Any) -> None:
+def _domain_of(source: Path) -> Domain:
+    """The first domain that reads the files of `source`. Raises UserError if none does."""
+    from flowkit.components import names
+    from flowkit.registry import BUILT_IN
+    from flowkit.sources.arrays import why_unread
+    from flowkit.sources.files import open_files
+
+    with open_files(source) as files:
+        for name in sorted(names("domain"), key=lambda name: name in BUILT_IN["domain"]):  # built-in ones last
+            if (domain := get_domain(name)).prepares(source, files):
+                return domain
+        raise UserError(why_unread(source, files))
+
+
+def _run(domain: Domain, source: Path, out: Path, **options: Any) -> None:
     from rich.console import Console
 
-    from flowkit.sketch.prepare import prepare as run_prepare
-    from flowkit.ui.prepare_view import reading_bar, summary
+    from flowkit.ui import prepare_text_view, prepare_view
 
-    with reading_bar() as progress:
-        report = run_prepare(source, out, progress=progress, **options)
+    try:
+        with prepare_text_view.preparing_bar() as (tell, notice):
+            report = domain.prepare(source, out, tell=tell, notice=notice, **options)
+    except KeyboardInterrupt as stop:
+        raise Interrupted(str(stop)) from None  # what is kept, and how to resume, has been said
     console = Console(highlight=False)
-    console.print(summary(report, console.width))
-    if not report.trainable:
+    summaries = {"sketch": prepare_view.summary, "text": prepare_text_view.summary}
+    console.print(summaries[domain.name](report, console.width) if domain.name in summaries else report)
+    if not getattr(report, "trainable", True):
         held = ", ".join(f"{count:,} {name}" for name, count in report.splits.items() if count)
         typer.echo(
-            f"no rows left to train on: all rows that were kept belong to other splits ({held}). The data set was written, "
-            "but `flowkit train` will refuse it",
+            f"no training rows: everything that was kept belongs to other splits ({held}). The data set is written, but "
+            "`flowkit train` will refuse it",
             err=True,
         )
         raise typer.Exit(1)
 
 
-def _prepare_sentences(
-    source: Path, out: Path, codec: dict[str, Any] | None, texts: Path | None, settings: Settings, overwrite: bool
-) -> None:
-    from rich.console import Console
-
-    from flowkit.text.prepare import prepare as run_prepare
-    from flowkit.ui.prepare_text_view import preparing_bar, summary
-
-    try:
-        with preparing_bar() as (tell, notice):
-            report = run_prepare(
-                source, out, codec=codec, texts=texts, settings=settings, overwrite=overwrite, tell=tell, notice=notice
-            )
-    except KeyboardInterrupt as stop:
-        raise Interrupted(str(stop)) from None  # what was kept and how to resume has been printed
-    console = Console(highlight=False)
-    console.print(summary(report, console.width))
-
-
-def _holds_sentences(source: Path) -> bool:
-    """Return whether a source holds sentences or vectors, not sketches. Raises UserError if it holds none of these."""
-    from flowkit.errors import Unreadable
-    from flowkit.sources import arrays, kinds
-    from flowkit.sources.files import open_files
-
-    with open_files(source) as files:
-        if any(files.kind(entry) in kinds.SKETCHES for entry in files.entries):
-            return False
-        found = {files.kind(entry) for entry in files.entries}
-        alone = files.entries[0] if len(files.entries) == 1 and not source.is_dir() else None
-        if found & set(kinds.ARRAYS):
-            first = files.of_kind(*kinds.ARRAYS)[0]
-            try:
-                with arrays.open_arrays(files, first) as held:
-                    what = arrays.hold(held)
-                    if what == "vectors" and alone is None:
-                        join = "np.concatenate([np.load(f) for f in sorted(glob.glob('FOLDER/*.npy'))])"
-                        code = f"import glob, numpy as np; np.save('vectors.npy', {join})".replace(
-                            "FOLDER", str(source)
-                        )
-                        raise UserError(
-                            f"{source}: holds vectors ({first.name}) in a folder or zip. Name the file itself, and the file of "
-                            f'its sentences with --texts. To join several files: python -c "{code}"'
-                        )
-                    if what or alone is None:
-                        return what == "vectors"
-                    what = arrays.described(held).replace("FILE", str(source))
-            except Unreadable:
-                return alone is not None and alone.suffix == ".npy"  # its reader raises the UserError
-            raise UserError(f"{source}: neither drawings nor vectors: {what}")
-        if alone is None or found & {"text", *kinds.SENTENCES, *kinds.TENSORS} or not alone.size:
-            return bool(found & {"text", *kinds.SENTENCES}) or (alone is not None)
-        packed = alone.key != source  # in a zip
-        name = alone.name if packed else str(source)
-        why = kinds.refusal(files.kind(alone), name) or "unknown file type"
-        first = f"cannot read its only file, {name} (unzip {source} first)" if packed else "cannot be read"
-        raise UserError(f"{source}: {first}: {why}. {kinds.KNOWN}")
-
-
 def _refuse(options: dict[str, Any], source: Path, whose: str, held: str) -> None:
-    given = [name for name, value in options.items() if value is not None]
-    if given:
-        raise UserError(
-            f"{', '.join(given)}: only for {whose}, but {source} holds {held}. Leave out {', '.join(given)}"
-        )
-
-
-def _described(codec: str | None, parts: dict[str, str | None]) -> dict[str, Any] | None:
-    """Return the codec as `open_codec` takes it."""
-    given = {name: value for name, value in parts.items() if value is not None}
-    if given and codec != "sonar":
-        raise UserError(f"{', '.join(f'--{name}' for name in given)}: requires --codec sonar")
-    return None if codec is None else {"name": codec, **given}
-
-
-def _settings(**given: Any) -> Settings:
-    from flowkit.text.prepare import Settings
-
-    return Settings(**{name: value for name, value in given.items() if value is not None})
-
-
-def _fractions(split: str | None) -> tuple[float, ...] | None:
-    if split is None:
-        return None
-    try:
-        return tuple(float(part) for part in split.split(","))
-    except ValueError:
-        raise UserError(f"--split {split}: expected three fractions with a sum of 1, such as 0.8,0.1,0.1") from None
+    names = [f"--{name.replace('_', '-')}" for name in options]
+    raise UserError(f"{', '.join(names)}: only for {whose}, but {source} holds {held}. Leave out {', '.join(names)}")

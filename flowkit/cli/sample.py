@@ -126,8 +126,7 @@ def sample(
     loaded = load(place, weights=weights, device=device)
     if loaded.files.notice:
         print(f"notice: {loaded.files.notice}", file=sys.stderr)
-    if trajectories:
-        _check_trajectories(loaded)
+    plot = loaded.domain.trajectories(loaded.shape) if trajectories else None
     states: list[np.ndarray] = []
     noun = loaded.domain.noun
     file, folder = loaded.default_out() if out is None else (out / "samples.safetensors", out)
@@ -156,13 +155,11 @@ def sample(
             presenter = loaded.domain.presenter(data, decode=decode, device=device)
 
             def draw_trajectories(place: Path) -> None:
-                from flowkit.points.scatter import write_trajectories
-
-                write_trajectories(states[0], place / "trajectories.png", None if data is None else data.x)
+                if plot is not None:
+                    plot(states[0], place / "trajectories.png", None if data is None else data.x)
 
             decoded = write_readable(
-                samples, folder, tell, presenter, only_pictures=True,
-                also=draw_trajectories if trajectories else lambda place: None,
+                samples, folder, tell, presenter, only_pictures=True, also=draw_trajectories
             )  # fmt: skip
             if decoded.shown.texts is not None:
                 samples.texts = decoded.shown.texts
@@ -201,31 +198,15 @@ def _check_early(ckpt: Path, weights: str, class_label: list[str] | None, out: P
         check_writable(out)
 
 
-def _check_trajectories(loaded: LoadedModel) -> None:
-    """Raise UserError if the samples have no trajectories to plot."""
-    from flowkit.errors import UserError
-
-    if loaded.domain.kind != "points" or loaded.shape != (2,):
-        what = loaded.domain.noun + (f" of {loaded.shape[0]} dimensions" if loaded.domain.kind == "points" else "")
-        raise UserError(
-            f"--trajectories: requires 2-D points, and this model's samples are {what}. Leave out --trajectories"
-        )
-
-
 def _data_to_compare_with(loaded: LoadedModel) -> Dataset | None:
-    """Return the training data of sentences and points, if it can be opened without training a codec first."""
+    """Return the training data, if the domain compares samples with it and it can be opened."""
     from flowkit.errors import UserError
-
-    if loaded.domain.kind not in ("embedding", "points"):
-        return None
-    from flowkit.domain import builtin_sets
     from flowkit.evaluate import training_data
-    from flowkit.text.codec import why_not_at_hand
 
     recipe, inherited = loaded.info.get("recipe") or {}, loaded.info.get("inherited") or {}
-    built_in = (recipe.get("data") or {}).get("source") in builtin_sets()
-    built_in = built_in and loaded.domain.kind == "embedding"
+    if not loaded.domain.compares((recipe.get("data") or {}).get("source", ""), inherited):
+        return None
     try:
-        return None if built_in and why_not_at_hand(inherited.get("codec") or {}) else training_data(loaded)[0]
+        return training_data(loaded)[0]
     except UserError:
         return None

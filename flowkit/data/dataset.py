@@ -20,6 +20,7 @@ from flowkit.data.files import json_text, read_json, replacing
 from flowkit.data.header import NUMPY_NAMES, TensorEntry, read_header
 from flowkit.data.texts import TextLines, write_texts
 from flowkit.errors import UserError
+from flowkit.registry import STORED_KINDS
 
 if TYPE_CHECKING:
     from flowkit.data.normalizers import Normalizer
@@ -35,7 +36,7 @@ NULL_NAMES = ("null", "<null>")  # of samples without a class, beside others; th
 class Dataset:
     """Rows of one kind. `x` may be a read-only memory map; nothing here copies it."""
 
-    kind: str  # "sketch" | "embedding" | "points"
+    kind: str  # "sketch", "text", "points", "array" or an import path; kept as files store it
     x: np.ndarray  # (N, ...) float32, in the domain's own units
     class_label: np.ndarray | None = None  # (N,) int64
     condition: np.ndarray | None = None  # (N, C) or (N, P, C) float32
@@ -48,6 +49,9 @@ class Dataset:
     )
     normalizer: Normalizer | None = None  # with noise: the model's, under which x and the noise are a pair
     condition_mask: np.ndarray | None = None  # (N, P) bool: which of the P tokens of `condition` are there; None: all
+
+    def __post_init__(self) -> None:
+        self.kind = STORED_KINDS.get(self.kind, self.kind)
 
     def __len__(self) -> int:
         return len(self.x)

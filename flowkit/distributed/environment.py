@@ -116,9 +116,9 @@ def start(recipe: Recipe) -> Environment:
     if recipe.run.device == "cuda" and not torch.cuda.is_available():
         raise UserError('run.device: is "cuda", and torch sees no CUDA device here; use "auto" or "cpu"')
     if precision == "fp16" and use_cpu:
-        raise UserError('train.precision: "fp16" needs a GPU, and this runs on the CPU; use "bf16" or "no"')
+        raise UserError('train.precision: "fp16" needs a GPU, and this runs on the CPU; use "bf16" or "fp32"')
     launcher = os.environ.get("ACCELERATE_MIXED_PRECISION")
-    if launcher and launcher != precision:
+    if launcher and launcher.replace("no", "fp32") != precision:
         notices.append(f'precision: the launcher says "{launcher}", the recipe "{precision}"; the recipe decides')
     dynamo = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
     if dynamo != "no" and not recipe.train.compile:
@@ -136,7 +136,7 @@ def start(recipe: Recipe) -> Environment:
     with _without(USE_FSDP):
         accelerator = Accelerator(
             cpu=use_cpu,
-            mixed_precision=precision,
+            mixed_precision="no" if precision == "fp32" else precision,
             dynamo_backend="no",  # the model is compiled in place, before it is wrapped: its keys stay plain
             # One step to accelerate is one update to us: the loop divides by the accumulation steps itself, so neither
             # ACCELERATE_GRADIENT_ACCUMULATION_STEPS nor the end of a loader can change the scale of a gradient.

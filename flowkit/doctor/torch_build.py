@@ -77,7 +77,7 @@ def _device(number: int, device: dict[str, Any]) -> Finding:
             name,
             f"{found} · no bf16",
             "note",
-            'bf16 is emulated on this GPU, and slow: train.precision = "fp16" or "no"',
+            'bf16 is emulated on this GPU, and slow: train.precision = "fp16" or "fp32"',
         )
     return _finding(name, f"{found} · bf16")
 

@@ -47,7 +47,7 @@ class Average(ModelEmaV3):
         return list(self.module.buffers()), list(model.buffers())
 
     @torch.no_grad()
-    def follow(self, step: int, skipped: Tensor) -> None:
+    def update(self, step: int, skipped: Tensor) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Take the step that follows update `step` (from 1), or none where `skipped` () is 1: nobody asks a GPU which."""
         averaged, current = map(local_parts, self._parameters_of)
         weight = 1 - self.get_decay(step)
@@ -98,10 +98,10 @@ class Averages:
         """The first average's decay at a step."""
         return self.first.get_decay(step)
 
-    def follow(self, step: int, skipped: Tensor) -> None:
+    def update(self, step: int, skipped: Tensor) -> None:
         """Once after every optimizer update; `step` counts them from 1, the skipped ones too."""
         for average in self.by_label.values():
-            average.follow(step, skipped)
+            average.update(step, skipped)
 
     def modules(self) -> dict[str, nn.Module]:
         """By the names of the files that a checkpoint keeps them in."""

@@ -1,4 +1,4 @@
-"""Guidance: a velocity led away from a weaker one, `v_weak + scale (v - v_weak)`, so that 1 is none and 0 is the weaker.
+"""Guidance: a velocity guided away from a weaker one, `v_weak + scale (v - v_weak)`, so that 1 is none and 0 is the weaker.
 
 The weaker velocity is the same network's with its conditions dropped (classifier-free, arXiv 2207.12598), that times its
 best factor (CFG-Zero*, arXiv 2503.18886), or another network's under the same conditions (autoguidance, arXiv 2406.02070).
@@ -30,7 +30,7 @@ FEW = 5  # elements: the deviation of as many is a tenth of what it should be in
 
 
 class Guidance(Component):
-    """How a velocity v (B, ...) is led away from a weaker one. A scale of 1 is no guidance, whatever the kind."""
+    """How a velocity v (B, ...) is guided away from a weaker one. A scale of 1 is no guidance, whatever the kind."""
 
     another: ClassVar[bool] = False  # the weaker velocity is that of another model, not of the null condition
 
@@ -159,12 +159,12 @@ class GuidedVelocity:
 
     def _guided(self, x: Tensor, t: Tensor) -> Tensor:
         v, weak = self.strong.with_and_without(x, t) if self.weak is None else (self.strong(x, t), self.weak(x, t))
-        led = self.guidance.guide(v, weak, self.scale)
-        return rescaled(led, v, self.rescale, few=0 if self.numerics == 1 else FEW) if self.rescale else led
+        guided = self.guidance.guide(v, weak, self.scale)
+        return rescaled(guided, v, self.rescale, few=0 if self.numerics == 1 else FEW) if self.rescale else guided
 
 
 @dataclass(frozen=True)
-class Pushed:
+class GradientGuidance:
     """The velocity of p(x) exp(scale f(x)), from that of p and f(x1 (B, ...)) -> (B,), differentiable row by row.
 
     Exact would be v + (W sigma / alpha) grad log E[exp f(x1) | x_t], W = alpha' sigma - alpha sigma'. Here x1 given x_t is a
@@ -302,19 +302,19 @@ def best_factor(v: Tensor, weak: Tensor) -> Tensor:
     return torch.where(squared > 0, (v * weak).sum(1) / squared, 0.0)
 
 
-def rescaled(led: Tensor, v: Tensor, amount: float, few: int = FEW) -> Tensor:
-    """`led` brought `amount` of the way to the standard deviation of v over a row's elements (arXiv 2305.08891).
+def rescaled(guided: Tensor, v: Tensor, amount: float, few: int = FEW) -> Tensor:
+    """`guided` brought `amount` of the way to the standard deviation of v over a row's elements (arXiv 2305.08891).
 
     Rows of fewer than `few` elements are brought to v's root mean square: the deviation of two numbers is near 0 whenever
-    they are alike, and the factor then has no bound, while |led| times this one is |v|.
+    they are alike, and the factor then has no bound, while |guided| times this one is |v|.
     """
-    led_rows, v_rows = led.flatten(1), v.flatten(1)
-    if led_rows.shape[1] < few:
-        spread, wanted = (rows.square().mean(1).sqrt() for rows in (led_rows, v_rows))
+    guided_rows, v_rows = guided.flatten(1), v.flatten(1)
+    if guided_rows.shape[1] < few:
+        spread, wanted = (rows.square().mean(1).sqrt() for rows in (guided_rows, v_rows))
     else:
-        spread, wanted = (rows.std(1, correction=0) for rows in (led_rows, v_rows))
+        spread, wanted = (rows.std(1, correction=0) for rows in (guided_rows, v_rows))
     factor = torch.where(spread > 0, wanted / spread, 1.0)
-    return expand(1 - amount + amount * factor, led) * led
+    return expand(1 - amount + amount * factor, guided) * guided
 
 
 def _averaged(model: Network, span: float, x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:

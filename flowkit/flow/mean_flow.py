@@ -94,8 +94,8 @@ class MeanFlow(Objective):
     def _guided(self, pairs: Pairs, x_t: Tensor, v: Tensor) -> Tensor:
         """omega v + (1 - omega) v_null; where the conditions are dropped, v, so that the null learns its own."""
         null = pairs.bare(x_t, pairs.t, pairs.conditions.drop(), torch.zeros_like(pairs.t))
-        led = torch.lerp(null.to(v.dtype), v, self.omega)
-        return torch.where(pairs.conditions.nothing().view(-1, *(1,) * (v.ndim - 1)), v, led)
+        guided = torch.lerp(null.to(v.dtype), v, self.omega)
+        return torch.where(pairs.conditions.nothing().view(-1, *(1,) * (v.ndim - 1)), v, guided)
 
 
 def total_derivative(u: AverageVelocity, x: Tensor, t: Tensor, span: Tensor, v: Tensor) -> Tensor:

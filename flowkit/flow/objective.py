@@ -26,8 +26,8 @@ class Spans:
     length: Tensor
     chosen: Tensor  # on the CPU, so that no device is asked
 
-    def slice(self, places: slice) -> Spans:
-        return Spans(self.length[places], self.chosen[places])
+    def slice(self, indices: slice) -> Spans:
+        return Spans(self.length[indices], self.chosen[indices])
 
     @property
     def rows(self) -> Tensor:
@@ -122,17 +122,18 @@ class FlowObjective:
             raise UserError(f"clip is {self.clip}; expected a number of at least 0")
         if not self.path.converts(self.prediction, "velocity"):
             raise UserError(
-                f"flow.prediction: on the path {type(self.path).__name__} a prediction of the {self.prediction} implies no "
-                'velocity; use prediction = "velocity", or a Gaussian path (linear, cosine, vp)'
+                f'flow.prediction: cannot convert "{self.prediction}" to a velocity on the path "{self.path.tag()}"; '
+                'use "velocity", or a Gaussian path (linear, cosine, vp)'
             )
         if self.loss_space != self.prediction and not isinstance(self.path, GaussianPath):
             raise UserError(
-                f"flow.loss_space: on the path {type(self.path).__name__} an error of the {self.prediction} is none of the "
-                f'{self.loss_space}; use loss_space = "{self.prediction}", or a Gaussian path (linear, cosine, vp)'
+                f"flow.loss.space: cannot convert a {self.prediction} error to a {self.loss_space} error on the path "
+                f'"{self.path.tag()}"; use "{self.prediction}", or a Gaussian path (linear, cosine, vp)'
             )
         if self.weights.gaussian and not isinstance(self.path, GaussianPath):
             raise UserError(
-                f"flow.weights: {self.weights.tag()} needs a path with a signal and a noise: linear, cosine or vp"
+                f'flow.loss.weights: "{self.weights.tag()}" needs a signal-to-noise ratio, and the path '
+                f'"{self.path.tag()}" has none; use "uniform" or "bins", or a Gaussian path (linear, cosine, vp)'
             )
 
     @property

@@ -25,6 +25,7 @@ from flowkit.data.header import read_header
 from flowkit.errors import UserError
 from flowkit.inspect.metrics import metrics_report
 from flowkit.inspect.weights import weights_report
+from flowkit.renamed import translated
 
 
 def run_report(path: Path) -> dict[str, Any]:
@@ -128,7 +129,7 @@ def _recipe(run_dir: Path) -> dict[str, Any] | None:
 
     path = run_dir / "recipe.toml"
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return translated(tomllib.loads(path.read_text("utf-8")))[0]
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,6 @@ from flowkit.errors import UserError
 
 STATISTICS_ROWS = 4096
 DRAWN = 8
-NEAR_CONSTANT = 0.1
 
 
 def data_report(path: Path) -> dict[str, Any]:
@@ -31,6 +31,9 @@ def data_report(path: Path) -> dict[str, Any]:
     split, mask = None, data.condition_mask
     if data.split is not None:
         split = {name: int((data.split == number).sum()) for name, number in SPLITS.items()}
+    domain = None
+    with contextlib.suppress(UserError):  # of a kind whose code is not trusted
+        domain = get_domain(data.kind)
     return {
         "what": "data",
         "path": str(tensors_path),
@@ -44,7 +47,7 @@ def data_report(path: Path) -> dict[str, Any]:
         "split": split,
         "files": {one.name: one.stat().st_size for one in files},
         "statistics": statistics,
-        "vectors": vector_facts(data.x[looked]) if data.kind == "embedding" and data.x.ndim == 2 else None,
+        "vectors": None if domain is None else domain.statistics(data.x[looked]),
         "statistics_rows": len(looked),
         "info": data.info,
         "remarks": remarks,
@@ -65,28 +68,6 @@ def pictures(data: Dataset | Path, limit: int = DRAWN) -> list[Preview]:
     if domain.together or few.class_label is not None:
         return previews
     return [replace(preview, title=str(row)) for preview, row in zip(previews, rows, strict=True)]
-
-
-def vector_facts(rows: np.ndarray) -> dict[str, Any] | None:
-    """Of vectors (N, D): how long they are, how alike, and which dimensions hardly vary; None of fewer than two.
-
-    mean_cosine is that of all pairs of different rows. near_constant: dimensions whose standard deviation is below
-    `NEAR_CONSTANT` of the dimensions' median one, which a normalizer must not divide by.
-    """
-    rows = np.asarray(rows, np.float64)
-    rows = rows[np.isfinite(rows).all(axis=1)]
-    count = len(rows)
-    if count < 2:
-        return None
-    norms, spread = np.linalg.norm(rows, axis=1), rows.std(axis=0)
-    directions = rows / np.maximum(norms, np.finfo(np.float64).tiny)[:, None]
-    total = directions.sum(axis=0)
-    alike = (total @ total - (directions**2).sum()) / (count * (count - 1))  # |sum u|^2 holds every pair twice
-    flat = np.flatnonzero(spread <= NEAR_CONSTANT * np.median(spread))
-    return {
-        "norm_mean": float(norms.mean()), "norm_std": float(norms.std()), "mean_cosine": float(alike),
-        "near_constant": [int(dimension) for dimension in flat],
-    }  # fmt: skip
 
 
 def _spread(count: int, limit: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flowkit.data.dataset import data_files, read_sidecar
 from flowkit.domain import builtin_sets
 from flowkit.errors import UserError
+from flowkit.renamed import translated
 
 if TYPE_CHECKING:
     from flowkit.recipe import Recipe
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
 
 def recipe_report(path: Path) -> dict[str, Any]:
     """Raises UserError with every mistake of the recipe."""
-    from flowkit.recipe import load_recipe
+    from flowkit.checkpoint.run_dir import load_run_recipe
 
-    recipe = load_recipe(path)
-    given = tomllib.loads(path.read_text("utf-8-sig"))
+    recipe, _ = load_run_recipe(path)
+    given, _ = translated(tomllib.loads(path.read_text("utf-8-sig")))
     facts, remarks = _facts(recipe)
     return {
         "what": "recipe",

@@ -8,6 +8,7 @@ import numpy as np
 
 from flowkit.data.dataset import NULL_NAMES, SPLITS, Dataset
 from flowkit.errors import UserError, listing
+from flowkit.registry import domain_name
 from flowkit.rng import key
 
 DEFAULT_ROWS = 1000  # on each side
@@ -116,9 +117,10 @@ def match_samples(samples: Dataset, data: Dataset) -> Dataset:
     Raises UserError: another kind or shape of row, not finite, a class that the data does not have.
     """
     if samples.kind != data.kind or samples.x.shape[1:] != data.x.shape[1:]:
+        kinds = domain_name(samples.kind), domain_name(data.kind)
         raise UserError(
-            f"the samples are {samples.kind} rows of shape {samples.x.shape[1:]} and the real data {data.kind} rows of "
-            f"shape {data.x.shape[1:]}; only like can be compared with like"
+            f"cannot compare: the samples are {kinds[0]} rows of shape {samples.x.shape[1:]}, and the real data {kinds[1]} rows "
+            f"of shape {data.x.shape[1:]}"
         )
     bad = ~np.isfinite(samples.x).reshape(len(samples), -1).all(axis=1)
     if bad.any():

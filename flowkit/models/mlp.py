@@ -1,4 +1,4 @@
-"""SimpleMLP: the smallest velocity network for vectors, and the yard-stick of the larger ones."""
+"""SimpleMLP: the smallest velocity network for vectors, and the baseline of the larger ones."""
 
 from __future__ import annotations
 

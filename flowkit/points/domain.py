@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flowkit.braille import braille_lines
 from flowkit.data.dataset import Dataset
-from flowkit.domain import Domain, Presented, Preview
+from flowkit.domain import Domain, Presented, Preview, Tell
 from flowkit.errors import UserError
 from flowkit.points.distributions import NAMES, class_names, draw
 from flowkit.points.window import Window, window_of
@@ -52,6 +52,19 @@ class PointsDomain(Domain):
         """One picture of all the points."""
         return _preview(rows.x, None)
 
+    def compares(self, source: str, inherited: dict[str, Any]) -> bool:
+        return True
+
+    def trajectories(self, shape: tuple[int, ...]) -> Callable[[np.ndarray, Path, np.ndarray | None], Path]:
+        """Raises UserError unless the points are 2-D."""
+        if shape != (2,):
+            raise UserError(
+                f"--trajectories: requires 2-D points, and this model samples points of {shape[0]} dimensions; leave it out"
+            )
+        from flowkit.points.scatter import write_trajectories
+
+        return write_trajectories
+
     def presenter(self, data: Dataset | None, *, decode: bool = True, device: str = "auto") -> PointsPresenter:
         return PointsPresenter(data)
 
@@ -73,7 +86,7 @@ class PointsPresenter:
             self._data = np.asarray(data.x[np.concatenate([rows, data.rows("train")])[:5000]])
 
     def __call__(
-        self, samples: Dataset, out: Path, *, shown: Sequence[int] = (), progress: Callable[[int], object] | None = None
+        self, samples: Dataset, out: Path, *, shown: Sequence[int] = (), tell: Tell | None = None
     ) -> Presented:
         """`scatter.png`, where the points are in the plane; one preview of them all, whichever rows are `shown`."""
         x, files = samples.x, []
@@ -86,8 +99,8 @@ class PointsPresenter:
                     class_names=samples.class_names,
                 )
             )  # fmt: skip
-        if progress is not None:
-            progress(len(x))
+        if tell is not None:
+            tell("rendering points", len(x), len(x))
         return Presented(tuple(files), tuple(_preview(x, self._data)) if len(shown) else ())
 
 

@@ -16,7 +16,7 @@ def contradictions(recipe: Recipe) -> list[tuple[str, str]]:
     parts = (_length, _batch, _divisions, _guidance, _flow, _averages, _mean_flow, _sampling, _coupling)
     found = [problem for part in parts for problem in part(recipe)]
     if recipe.run.device == "cpu" and recipe.train.precision == "fp16":
-        found.append(("train.precision", '"fp16" needs a GPU, and run.device is "cpu"; use "bf16" or "no" there'))
+        found.append(("train.precision", '"fp16" needs a GPU, and run.device is "cpu"; use "bf16" or "fp32" there'))
     return found
 
 
@@ -96,11 +96,8 @@ def _drops_any(recipe: Recipe) -> bool:
 
 
 def _sampling(recipe: Recipe) -> list[tuple[str, str]]:
-    solver = recipe.sample.solver
-    why = recipe.flow.why_no_score() if solver.stochastic else None
-    if why:
-        return [("sample.solver", f'"{solver.tag()}" needs the score, and {why}; use an ODE solver such as "midpoint"')]
-    return []
+    why = recipe.flow.why_not(recipe.sample.solver)
+    return [("sample.solver", f'{why}; use an ODE solver such as "midpoint"')] if why else []
 
 
 def _flow(recipe: Recipe) -> list[tuple[str, str]]:
@@ -108,40 +105,37 @@ def _flow(recipe: Recipe) -> list[tuple[str, str]]:
     if path.converts("data", "noise"):
         return []
     found: list[tuple[str, str]] = []
-    name, instead = path.tag(), "or a path on which they imply each other (linear, cosine, vp)"
+    name, instead = path.tag(), "or a Gaussian path (linear, cosine, vp)"
     if flow.prediction in ("data", "noise"):
-        found.append(("flow.prediction", f'"{flow.prediction}" implies no velocity on the path "{name}"; '
+        found.append(("flow.prediction", f'cannot convert "{flow.prediction}" to a velocity on the path "{name}"; '
                                          f'use "velocity", {instead}'))  # fmt: skip
-    if flow.loss_space != "velocity":
-        found.append(("flow.loss_space", f'the error of a velocity on the path "{name}" is none of the '
-                                         f'{flow.loss_space}; use "velocity", {instead}'))  # fmt: skip
-    if flow.weights.gaussian:
-        found.append(("flow.weights", f'"{flow.weights.tag()}" needs a signal-to-noise ratio, and the path "{name}" has none; '
-                                      'use "uniform" or "bins", or a path that has one (linear, cosine, vp)'))  # fmt: skip
+    if flow.loss.space != "velocity":
+        found.append(("flow.loss.space", f'cannot convert a velocity error to a {flow.loss.space} error on the path '
+                                         f'"{name}"; use "velocity", {instead}'))  # fmt: skip
+    if flow.loss.weights.gaussian:
+        found.append(("flow.loss.weights", f'"{flow.loss.weights.tag()}" needs a signal-to-noise ratio, and the path '
+                                           f'"{name}" has none; use "uniform" or "bins", {instead}'))  # fmt: skip
     return found
 
 
 def _mean_flow(recipe: Recipe) -> list[tuple[str, str]]:
     flow, sample = recipe.flow, recipe.sample
     if not flow.objective.averages:
-        return [] if not sample.solver.averages else [
-            ("sample.solver", f'"{sample.solver.tag()}" needs a network of average velocities; set flow.objective = "mean_flow", '
-                              'or use an ODE solver such as "midpoint"')]  # fmt: skip
+        return []
     found, objective = [], flow.objective.tag()
-    for key, plain in (
-        ("prediction", "velocity"),
-        ("loss_space", "velocity"),
-        ("error", "squared"),
-        ("weights", "uniform"),
+    for key, value, plain in (
+        ("prediction", flow.prediction, "velocity"),
+        ("loss.space", flow.loss.space, "velocity"),
+        ("loss.error", flow.loss.error, "squared"),
+        ("loss.weights", flow.loss.weights, "uniform"),
     ):
-        value = getattr(flow, key)
         name = value if isinstance(value, str) else value.tag()
         if name not in (plain, "auto"):
             found.append((f"flow.{key}", f'"{name}" does not go with flow.objective = "{objective}", whose loss is its own; '
                                          f'use "{plain}"'))  # fmt: skip
-    for name in recipe.loss.used:
-        found.append((f"loss.{name}", f'needs a prediction of the data, which flow.objective = "{objective}" has none of; '
-                                      f"set loss.{name} = 0"))  # fmt: skip
+    for name in recipe.aux_loss.used:
+        found.append((f"aux_loss.{name}", f'needs a prediction of the data, which flow.objective = "{objective}" has none of; '
+                                      f"set aux_loss.{name} = 0"))  # fmt: skip
     if sample.solver.averages and sample.guidance.another:
         found.append(("sample.guidance", f'"{sample.guidance.tag()}" does not go with sample.solver = "{sample.solver.tag()}"; '
                                          'use an ODE solver such as "midpoint", or "cfg"'))  # fmt: skip

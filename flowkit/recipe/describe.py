@@ -28,10 +28,11 @@ class KeyRow:
 def key_table() -> list[KeyRow]:
     """Every key of a recipe, in the order of the sections, of all components that are installed."""
     rows = [row for name, field in Recipe.model_fields.items() for row in _rows(name, "", sections_of(field))]
-    imported = [name for name in names("loss") if f"loss.{name}" not in {row.dotted for row in rows}]
-    at = max(place for place, row in enumerate(rows, start=1) if row.section == "loss")
+    imported = [name for name in names("loss") if f"aux_loss.{name}" not in {row.dotted for row in rows}]
+    at = max(place for place, row in enumerate(rows, start=1) if row.section == "aux_loss")
     rows[at:at] = [
-        KeyRow("loss", f'"{name}"', "number >= 0", "0.0", described_loss(name).description or "") for name in imported
+        KeyRow("aux_loss", f'"{name}"', "number >= 0", "0.0", described_loss(name).description or "")
+        for name in imported
     ]
     return rows
 
@@ -71,6 +72,10 @@ def _rows(section: str, prefix: str, kinds: tuple[type[Section], ...]) -> Iterat
         owners = [kind for kind in kinds if key in kind.model_fields]
         tags = [kind.tag() for kind in owners] if prefix or len(owners) < len(with_settings) else []
         field = owners[0].model_fields[key]
+        choices = sections_of(field)
+        if choices and not choices[0].tag():  # a table of its own, not a choice
+            yield from _rows(section, f"{prefix}{key}.", choices)
+            continue
         of_arch = key == "arch"
         words = either(f'"{kind.tag()}"' for kind in kinds) if of_arch else type_words(field)
         default = "required" if of_arch else default_words(field)
@@ -78,8 +83,8 @@ def _rows(section: str, prefix: str, kinds: tuple[type[Section], ...]) -> Iterat
         if not of_arch:
             description = (f"{', '.join(tags)}: " if tags else "") + description + _other_defaults(key, owners)
         yield KeyRow(section, prefix + key, words.removeprefix("a "), default, description)
-        if choices := sections_of(field):
-            yield from _rows(section, f"{key}.", choices)
+        if choices:
+            yield from _rows(section, f"{prefix}{key}.", choices)
 
 
 def _other_defaults(key: str, owners: Sequence[type[Section]]) -> str:

@@ -13,6 +13,7 @@ from flowkit.flow.couplings import Coupling, Independent
 from flowkit.flow.error import Error, Squared
 from flowkit.flow.objective import FlowMatching, FlowObjective, Objective
 from flowkit.flow.paths import Linear, Path
+from flowkit.flow.solvers import Solver
 from flowkit.flow.times import LogitNormal, Times
 from flowkit.flow.weights import UniformWeights, Weights
 from flowkit.settings import Says, Section
@@ -41,6 +42,18 @@ def seen_without(missing: Sequence[str], cond_drop: float | Mapping[Any, float],
     return alone or (set(missing) == set(kinds) and rates["all"] > 0)
 
 
+class Loss(Section):
+    """[flow.loss]: how the network's error is turned into the loss."""
+
+    space: Literal["velocity", "data", "noise"] = Field(
+        default="velocity", description="space in which the error is measured, independent of `flow.prediction`"
+    )
+    error: Annotated[Error, Choose("error")] = Field(default=Squared(), description="error function")
+    weights: Annotated[Weights, Choose("weights")] = Field(
+        default=UniformWeights(), description="weight of each time t in the loss"
+    )
+
+
 class Flow(Section):
     objective: Annotated[Objective, Choose("objective")] = Field(
         default=FlowMatching(),
@@ -61,18 +74,12 @@ class Flow(Section):
     prediction: Literal["auto", "velocity", "data", "noise"] = Field(
         default="auto", description="the network's output; auto: the domain's choice for the architecture"
     )
-    loss_space: Literal["velocity", "data", "noise"] = Field(
-        default="velocity", description="what the loss is an error of, whatever the network's output is"
-    )
-    error: Annotated[Error, Choose("error")] = Field(default=Squared(), description="how an error is scored")
+    loss: Loss = Field(default=Loss(), description="how the loss is computed")
     times: Annotated[Times, Choose("times")] = Field(
         default=LogitNormal(), description="how training times t are drawn"
     )
     stratified: bool = Field(
         default=False, description="draw one time from each of batch_size equal strata, over the whole global batch"
-    )
-    weights: Annotated[Weights, Choose("weights")] = Field(
-        default=UniformWeights(), description="how much a time counts in the loss"
     )
     cond_drop: CondDrop = Field(
         default=0.1,
@@ -83,7 +90,7 @@ class Flow(Section):
     @property
     def scored(self) -> FlowObjective:
         """Path, prediction and loss as one. Raises UserError for what does not go together, and for the prediction "auto"."""
-        return FlowObjective(self.path, self.prediction, self.loss_space, self.error, self.weights)
+        return FlowObjective(self.path, self.prediction, self.loss.space, self.loss.error, self.loss.weights)
 
     def why_no_score(self) -> str | None:
         """Why the velocity that is learned implies no score, in words; None where it does.
@@ -96,4 +103,15 @@ class Flow(Section):
             return f"flow.base = {self.base!r} is not normal noise"
         if not self.coupling.independent:
             return f'with flow.coupling = "{self.coupling.tag()}" noise and data are not independent'
+        return None
+
+    def why_not(self, solver: Solver) -> str | None:
+        """Why a model of this flow cannot be sampled with that solver, in words; None where it can."""
+        name = solver.tag()
+        if solver.averages and not self.objective.averages:
+            return f'"{name}" requires a model of average velocities (flow.objective = "mean_flow")'
+        if solver.gaussian and not self.path.converts("data", "noise"):
+            return f'"{name}" requires a Gaussian path, and flow.path is "{self.path.tag()}"'
+        if solver.stochastic and (why := self.why_no_score()):
+            return f'"{name}" requires the score, and {why}'
         return None

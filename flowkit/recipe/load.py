@@ -17,18 +17,21 @@ from flowkit.recipe.messages import first_mistake, mistakes
 from flowkit.recipe.overrides import apply_overrides
 from flowkit.recipe.recipe import Recipe
 from flowkit.recipe.sample import SampleSettings
+from flowkit.renamed import translated
 
 MAX_STEPS = 10_000  # of a solver, that a model.json may ask for without the user's word
 MAX_BYTES = 1 << 20  # a larger file is no recipe: refuse a checkpoint before reading all of it
 
 
-def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in the TOML file `path`, with `overrides` such as "optim.lr=3e-4" put in.
+def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, saved: bool = False) -> Recipe:
+    """Read the recipe in the TOML file `path`, with `overrides` such as "optim.lr=3e-4".
 
-    Raises UserError: a missing or unreadable file, broken TOML; else all unknown keys and wrong types;
-    else all impossible combinations.
+    saved: a run wrote it, perhaps under an earlier version: keys that were renamed are translated. Raises UserError: a
+    missing or unreadable file, broken TOML; else all unknown or renamed keys and wrong types; else all impossible
+    combinations.
     """
-    return _validated(_read(Path(path)), overrides, str(path))
+    data = _read(Path(path))
+    return _validated(translated(data)[0] if saved else data, overrides, str(path))
 
 
 def recipe_from_dict(data: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
@@ -60,6 +63,8 @@ def saved_settings(path: Path, content: dict[str, Any]) -> tuple[Flow, SampleSet
 
 def _validated(data: dict[str, Any], overrides: Sequence[str], where: str) -> Recipe:
     data, places, problems = apply_overrides(data, overrides)
+    data, renamed = translated(data)
+    problems = [*problems, *renamed]
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:

@@ -15,7 +15,7 @@ from flowkit.recipe.ema import Ema
 from flowkit.recipe.flow import Flow
 from flowkit.recipe.interval import Warmup
 from flowkit.recipe.sample import Sample
-from flowkit.recipe.train import Train
+from flowkit.recipe.train import CountOrAuto, Train
 from flowkit.settings import AS_TUPLE, Says, Section
 
 FolderName = Annotated[
@@ -30,6 +30,9 @@ class Run(Section):
     deterministic: bool = Field(default=False, description="bit-equal repeats on CUDA, at some cost in speed")
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where to train; auto takes CUDA where there is one"
+    )
+    threads: CountOrAuto = Field(
+        default="auto", description="CPU threads of each process; auto is 1 for a small network, else as torch has it"
     )
 
     @property
@@ -87,7 +90,7 @@ class Track(Section):
 Weight = Annotated[float, Field(ge=0)]
 
 
-class LossWeights(Section):
+class AuxLossWeights(Section):
     """Weights of auxiliary losses on the predicted data, by the losses' names or import paths; 0 is off."""
 
     model_config = ConfigDict(extra="allow")
@@ -118,10 +121,10 @@ def described_loss(name: str) -> Any:
 
 
 if TYPE_CHECKING:
-    Loss = LossWeights
+    AuxLoss = AuxLossWeights
 else:
-    Loss = create_model(
-        "Loss", __base__=LossWeights, **{name: (Weight, described_loss(name)) for name in names("loss")}
+    AuxLoss = create_model(
+        "AuxLoss", __base__=AuxLossWeights, **{name: (Weight, described_loss(name)) for name in names("loss")}
     )
 
 
@@ -132,7 +135,7 @@ class Recipe(Section):
     data: Data = Field(default_factory=Data)
     model: Annotated[Network, Choose("arch", key="arch")]
     flow: Flow = Field(default_factory=Flow)
-    loss: Loss = Field(default_factory=lambda: Loss.model_validate({}))
+    aux_loss: AuxLoss = Field(default_factory=lambda: AuxLoss.model_validate({}))
     optim: Optim = Field(default_factory=Optim)
     ema: Ema = Field(default_factory=Ema)
     train: Train = Field(default_factory=Train)

@@ -37,8 +37,8 @@ class SampleSettings(Section):
 
     solver: Annotated[Solver, Choose("solver")] = Field(
         default=Midpoint(),
-        description="ODE solver; dopri5 chooses its steps for itself; sde is stochastic; mean_flow is "
-        "for flow.objective mean_flow, whose default it is, in 1 step",
+        description="ODE solver; ab2 and dpm evaluate once a step; dopri5 chooses its steps; sde is stochastic; "
+        "mean_flow is for flow.objective mean_flow, in 1 step",
     )
     steps: int = Field(default=25, ge=1, description="solver steps from noise to data")
     grid: Annotated[Grid, Choose("grid")] = Field(default=Uniform(), description="where in t the steps are")
@@ -79,7 +79,7 @@ class SampleSettings(Section):
     @property
     def of_ode(self) -> dict[str, Any]:
         """Solver, steps and grid to follow the flow itself, both ways; the midpoint rule for solvers that follow another."""
-        solver = Midpoint() if self.solver.averages or self.solver.stochastic else self.solver
+        solver = self.solver if self.solver.backward else Midpoint()
         return {
             "solver": solver,
             "steps": max(25, self.steps) if self.solver.averages else self.steps,

@@ -18,7 +18,7 @@ def _not_off(interval: Interval) -> Interval:
 
 Always = Annotated[Interval, AfterValidator(_not_off), Says('a number of steps >= 1 or "N epochs"')]
 
-BatchOrAuto = Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], Says('"auto" or a whole number >= 1')]
+CountOrAuto = Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], Says('"auto" or a whole number >= 1')]
 
 
 class Train(Section):
@@ -43,7 +43,9 @@ class Train(Section):
     micro_batch_size: int | None = Field(
         default=None, ge=1, description="rows in one forward pass of one process; without it, the process's whole share"
     )
-    precision: Literal["no", "fp16", "bf16"] = Field(default="no", description="mixed precision")
+    precision: Literal["fp32", "fp16", "bf16"] = Field(
+        default="fp32", description="fp32, or mixed precision in fp16 or bf16"
+    )
     compile: bool = Field(default=False, description="torch.compile the model")
     log_every: Always = Field(default=Interval(50), description="how often metrics are read off the device and logged")
     val_every: Interval = Field(
@@ -52,7 +54,7 @@ class Train(Section):
     val_rows: int = Field(
         default=1024, ge=1, description="at most so many validation rows are used; their noises and times are fixed"
     )
-    val_batch_size: BatchOrAuto = Field(
+    val_batch_size: CountOrAuto = Field(
         default="auto",
         description="validation rows in one forward pass of one process; the losses do not depend on it; auto is 64 on a "
         "CPU, 1024 on a GPU, fewer where memory runs out",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from flowkit.conditions import NOTHING, Conditions
 from flowkit.data.normalizers import Normalizer
-from flowkit.flow.guidance import Network, Pushed, guided
+from flowkit.flow.guidance import GradientGuidance, Network, guided
 from flowkit.flow.inversion import Inversion, inversion_figures, reconstruct, zero_field_figures
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import GaussianPath
@@ -58,14 +58,14 @@ class States:
 
     def begin(self, indices: range, x: Tensor) -> Callable[[int, Tensor], None] | None:
         """The listener for the steps of samples `indices`, which start at x; None where there is nothing to keep."""
-        places = [int(row) - indices.start for row in self._rows if row in indices]
-        if not places:
+        offsets = [int(row) - indices.start for row in self._rows if row in indices]
+        if not offsets:
             return None
         states: list[np.ndarray] = []
         self._batches.append(states)
 
         def keep(step: int, x: Tensor) -> None:
-            states.append(self._normalizer.denormalize(x[places]).float().cpu().numpy())
+            states.append(self._normalizer.denormalize(x[offsets]).float().cpu().numpy())
 
         keep(0, x)
         return keep
@@ -129,10 +129,10 @@ def draw_samples(
     keep_states: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Drawn:
-    """Sample i goes with row i of what is `given`, and starts from noise that depends on (seed, i) alone.
+    """Draw samples. Sample i has the conditions of row i of `given`, and starts from noise that depends on (seed, i) alone.
 
-    guide: samples are of p(x) exp(guide_scale guide(x)), nearly (`Pushed`). `progress` is told the number of samples done after
-    each batch. The model is used as it stands: on its device, in its precision, and should be in eval mode.
+    guide: the samples then approximate p(x) exp(guide_scale guide(x)); see `GradientGuidance`. progress: called after each
+    batch with the number of samples done. The model is used on its device and in its precision, and should be in eval mode.
     """
     normalizer, path, numerics = model.normalizer, model.objective.path, model.numerics
     batch_size = batch_size or BATCH_SIZES.get(model.device.type, 256)
@@ -147,7 +147,7 @@ def draw_samples(
             velocity = velocity_of(model, given, slice(first, indices.stop), settings)
             if guide is not None:
                 assert isinstance(path, GaussianPath), "checked by who takes the guide"
-                velocity = Pushed(velocity, lambda x: guide(normalizer.denormalize(x)), path, guide_scale)
+                velocity = GradientGuidance(velocity, lambda x: guide(normalizer.denormalize(x)), path, guide_scale)
             noise = base.sample(seed, indices, model.latent_shape)
             x = noise.to(model.device, torch.float64 if settings.state == "fp64" else torch.float32)
             x, nfe = integrate(

@@ -22,6 +22,7 @@ from flowkit.checkpoint import (
     verify_weights,
 )
 from flowkit.components import trusting
+from flowkit.device import pick_device
 from flowkit.errors import PassedOver, UserError
 from flowkit.recipe.flow import Flow
 from flowkit.recipe.load import saved_settings
@@ -142,14 +143,3 @@ def _check_sizes(info: dict[str, Any], files: CheckpointFiles, weights: str) -> 
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{files.sidecar}: its architecture does not go with its rows ({why})") from None
-
-
-def pick_device(name: str) -> torch.device:
-    """ "auto" takes the GPU where there is one. Raises UserError for a device that is not there."""
-    if name == "auto":
-        return (torch.accelerator.is_available() and torch.accelerator.current_accelerator()) or torch.device("cpu")
-    try:
-        torch.empty(0, device=name)
-        return torch.device(name)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"device: {name!r} is not available here; use 'auto' or 'cpu'") from None

@@ -110,9 +110,9 @@ class SamplingModel:
         changes: single ones of them by the names of `SampleSettings`, which are the keys of a recipe's [sample], such as solver
         or guidance_scale; None changes nothing.
 
-        guide: a differentiable f(x (B, ...)) -> (B,) in the domain's units; samples are then of p(x) exp(guide_scale f(x)), as
-        nearly as `flowkit.flow.guidance.Pushed` says. pairs: `.noise` is then what each sample came from, as the model saw it
-        (float32, (N, *latent_shape)), and `.normalizer` what brings it and x together, for reflow (arXiv 2209.03003).
+        guide: a differentiable f(x (B, ...)) -> (B,) in the domain's units; the samples then approximate
+        p(x) exp(guide_scale f(x)) (see `flowkit.flow.guidance.GradientGuidance`). pairs: also return `.noise`, the noise that
+        each sample came from as the model saw it (float32, (N, *latent_shape)), and `.normalizer`, for reflow (arXiv 2209.03003).
         on_states: is given where 64 of the samples, evenly spread, were after each step, from the noise on: float32
         (T, 64, ...) in the domain's units.
 
@@ -230,18 +230,13 @@ class SamplingModel:
 
     def _check(self, settings: SampleSettings, *, conditioned: bool) -> None:
         """Raise UserError for settings that this model cannot sample with."""
-        flow, solver = self.flow, settings.solver.tag()
-        if settings.solver.averages and not flow.objective.averages:
-            raise UserError(
-                f'solver: "{solver}" needs a model of average velocities (flow.objective = "mean_flow"); this one was trained '
-                'by flow matching: use an ODE solver such as "midpoint"'
-            )
+        solver = settings.solver.tag()
+        if why := self.flow.why_not(settings.solver):
+            raise UserError(f'solver: {why}; use an ODE solver such as "midpoint"')
         if settings.solver.averages and settings.guidance.another:
             raise UserError(
                 f'guidance: "{settings.guidance.tag()}" does not go with solver "{solver}"; use an ODE solver such as "midpoint"'
             )
-        if settings.solver.stochastic and (why := flow.why_no_score()):
-            raise UserError(f'solver: "{solver}" needs the score, and {why}; use an ODE solver such as "midpoint"')
         if settings.guidance_scale == 1.0 or settings.guidance.another:
             return
         if not conditioned and self.info.get("condition_shape"):
@@ -274,9 +269,9 @@ class SamplingModel:
     def _open_weak(self, ckpt: str) -> Weak:
         from flowkit.sampling.load import load
 
-        places = [folder / ckpt for folder in self.folders]
+        candidates = [folder / ckpt for folder in self.folders]
         try:
-            weak = load(next(filter(Path.exists, places), Path(ckpt)), device=str(self.device))
+            weak = load(next(filter(Path.exists, candidates), Path(ckpt)), device=str(self.device))
         except UserError as error:
             raise UserError(f"guidance.ckpt: {error}") from None
         alike: dict[str, Callable[[SamplingModel], Any]] = {

@@ -11,14 +11,18 @@ import numpy as np
 
 from flowkit.braille import braille_lines
 from flowkit.data.dataset import Dataset
-from flowkit.domain import Domain, Presented, Preview
+from flowkit.domain import Domain, Presented, Preview, Tell
 from flowkit.errors import UserError, listing, nearest
 from flowkit.sketch.raster import contact_sheet, trace
 from flowkit.sketch.svg_write import write_svg
+from flowkit.sources.arrays import found_in
+from flowkit.sources.kinds import SKETCHES
 
 if TYPE_CHECKING:
     from flowkit.metrics.comparison import Comparison
     from flowkit.sketch.evaluation import SketchEvaluator
+    from flowkit.sketch.prepare import PrepareReport
+    from flowkit.sources.files import Files
 
 MAX_COORDINATE = 10.0  # five canvases away: not a drawing that leaves the canvas, but other units
 
@@ -31,6 +35,7 @@ class SketchDomain(Domain):
     builtin = ("doodles",)
     sizes = ("num_strokes", "stroke_dim")
     default_normalizer = "global"
+    measures_memorization = True
 
     def generate(self, name: str, num_samples: int, seed: int) -> Dataset:
         """A built-in data set. Raises UserError for a name that is not in `builtin`."""
@@ -40,6 +45,23 @@ class SketchDomain(Domain):
         from flowkit.sketch.doodles import generate_doodles
 
         return generate_doodles(num_samples, seed)
+
+    def prepares(self, source: Path, files: Files) -> bool:
+        """Whether there are drawings among the files, or arrays that may be drawings."""
+        if any(files.kind(entry) in SKETCHES for entry in files.entries):
+            return True
+        held, _ = found_in(files)
+        if held == "unreadable":
+            return files.only is None or files.only.suffix != ".npy"
+        return held not in ("", "vectors")
+
+    def prepare(
+        self, source: Path, out: Path, *, seed: int = 0, overwrite: bool = False, tell: Tell | None = None,
+        notice: Callable[[str], object] | None = None, **options: Any,
+    ) -> PrepareReport:  # fmt: skip
+        from flowkit.sketch.prepare import prepare
+
+        return prepare(source, out, seed=seed, overwrite=overwrite, tell=tell, **options)
 
     def check(self, data: Dataset, where: str) -> None:
         """Raise UserError unless `data.x` is (N, S, 8) with S >= 1 and in canvas units."""
@@ -65,8 +87,13 @@ class SketchDomain(Domain):
         return super().model_args(data, shape)
 
     def preview(self, rows: Dataset) -> list[Preview]:
-        """Sketches as braille pictures of 24 x 12 characters."""
-        return [Preview(title, braille(sketch)) for sketch, title in zip(rows.x, rows.titles(), strict=True)]
+        """Sketches as braille pictures of 24 x 12 characters, and in smaller sizes."""
+        return [
+            Preview(
+                title, braille(sketch), sizes=tuple(Preview(title, braille(sketch, 2 * n, n)) for n in range(5, 12))
+            )
+            for sketch, title in zip(rows.x, rows.titles(), strict=True)
+        ]
 
     def presenter(self, data: Dataset | None, *, decode: bool = True, device: str = "auto") -> SketchPresenter:
         return SketchPresenter()
@@ -83,7 +110,7 @@ class SketchPresenter:
     notice = ""
 
     def __call__(
-        self, samples: Dataset, out: Path, *, shown: Sequence[int] = (), progress: Callable[[int], object] | None = None
+        self, samples: Dataset, out: Path, *, shown: Sequence[int] = (), tell: Tell | None = None
     ) -> Presented:
         """One SVG a sketch, `000-cat.svg` onwards, and all of them in `sheet.png`. Raises UserError if it cannot."""
         titles, x = samples.titles(), samples.x
@@ -93,7 +120,7 @@ class SketchPresenter:
             paths.append(Path(out) / f"{number:0{digits}d}-{safe_name(title)}.svg")
             write_svg(paths[-1], sketch, title)
         if paths:
-            contact_sheet(x, titles, Path(out) / "sheet.png", progress=progress)  # by far the larger part of the time
+            contact_sheet(x, titles, Path(out) / "sheet.png", tell=tell)  # by far the larger part of the time
             paths.append(Path(out) / "sheet.png")
         previews = SketchDomain().preview(samples.take(np.asarray(shown, np.int64))) if len(shown) else []
         return Presented(tuple(paths), tuple(previews))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
@@ -15,6 +15,7 @@ import numpy as np
 
 from flowkit.data.dataset import SPLITS, Dataset, write_dataset
 from flowkit.data.target import free_target
+from flowkit.domain import Tell
 from flowkit.errors import NothingLeft, Unreadable, UserError, nearest
 from flowkit.sketch.budget import Budgeted, to_size
 from flowkit.sketch.domain import MAX_COORDINATE
@@ -87,7 +88,7 @@ def prepare(
     recognized_only: bool = False,
     seed: int = 0,
     overwrite: bool = False,
-    progress: Callable[[int, int, str], None] | None = None,
+    tell: Tell | None = None,
 ) -> PrepareReport:
     """Read every sketch of `source` and write x (N, size, 8), canvas [-1, 1], with class labels (and splits) to `out`.
 
@@ -95,7 +96,7 @@ def prepare(
     first so many of a class (and of a split).
     `recognized_only` leaves out what Quick, Draw! did not recognize.
     Rows are shuffled by `seed`, so that the first k are a fair subset.
-    `progress(done, total, file)` counts bytes. Nothing is written before everything is read.
+    `tell` receives progress in bytes. Nothing is written before everything is read.
     Raises UserError: no such source, no known format, nothing left to keep (NothingLeft), `out` exists or cannot be written.
     """
     source = Path(source)
@@ -117,8 +118,8 @@ def prepare(
         total = sum(entry.size for entry in files.entries)
         for item in read(files):
             tally.add(item)
-            if progress:
-                progress(min(files.consumed, total), total, item.where)
+            if tell is not None:
+                tell("reading", min(files.consumed, total), total)
     data = tally.dataset(source, seed)
     notes = (*files.notes, *tally.duplicates())
     prepared = {**tally.summary(size, over, seed), "notes": list(notes)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,8 @@ from flowkit.sketch.svg_write import STROKE_WIDTH
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFont import FreeTypeFont, ImageFont
+
+    from flowkit.domain import Tell
 
 MAX_POINTS = 20_000  # on one stroke: a diverged model draws strokes of any length
 PAGE, PAPER, INK, LABEL = 244, 255, 20, 80  # grey levels of a contact sheet
@@ -110,14 +112,14 @@ def contact_sheet(
     columns: int | None = None,
     *,
     cell: int | None = None,
-    progress: Callable[[int], object] | None = None,
+    tell: Tell | None = None,
 ) -> None:
     """A PNG of all sketches `x` (N, S, 8), N >= 1, with its title under each. Raises UserError where it cannot be written.
 
-    `cell` is the width of one picture in pixels: 176, or 112 from a hundred sketches on. `progress` is told how many
-    sketches are drawn.
+    `cell` is the width of one picture in pixels: 176, or 112 from a hundred sketches on. `tell` receives
+    progress.
     """
-    sheet = sheet_image(x, titles, columns, cell, progress)
+    sheet = sheet_image(x, titles, columns, cell, tell)
     with replacing(Path(path)) as partial:
         sheet.save(partial, "PNG")
 
@@ -127,7 +129,7 @@ def sheet_image(
     titles: Sequence[str],
     columns: int | None = None,
     cell: int | None = None,
-    progress: Callable[[int], object] | None = None,
+    tell: Tell | None = None,
 ) -> Image:
     """The picture that `contact_sheet` writes, as a PIL image of mode L."""
     from PIL import Image, ImageDraw, ImageFont
@@ -147,8 +149,8 @@ def sheet_image(
         grey = rasterise(sketch, cell, stroke_width=max(STROKE_WIDTH, 3.2 / cell)).astype(np.float32) / 255
         page.paste(Image.fromarray((INK + (PAPER - INK) * grey).astype(np.uint8)), (left, top))
         draw.text((left + cell / 2, top + cell + label / 2), fitted[title], fill=LABEL, font=font, anchor="mm")
-        if progress is not None:
-            progress(number + 1)
+        if tell is not None:
+            tell("rendering sketches", number + 1, len(x))
     return page
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from io import BytesIO
+from pathlib import Path
 from tokenize import TokenError
 from typing import IO
 
@@ -14,7 +16,7 @@ import numpy as np
 
 from flowkit.errors import Unreadable, listing
 from flowkit.sources.files import BROKEN_ZIP, Entry, Files, check_directory
-from flowkit.sources.kinds import FOREIGN
+from flowkit.sources.kinds import FOREIGN, KNOWN, refusal
 from flowkit.sources.object_arrays import read_object_array
 from flowkit.sources.splits import split_of
 
@@ -158,6 +160,35 @@ def _holds(arrays: Arrays, key: str) -> str:
 def _ends_in_pens(rows: np.ndarray) -> bool:
     """Whether what follows dx, dy is 0 or 1 in every row."""
     return bool(np.isin(rows[:, 2:], (0, 1)).all())
+
+
+def found_in(files: Files) -> tuple[str, str]:
+    """What the first file of arrays holds, as `hold` says it or "unreadable", and what is in it; ("", "") if there is none."""
+    for entry in files.of_kind("npz", "npy")[:1]:
+        try:
+            with open_arrays(files, entry) as arrays:
+                return hold(arrays), f"{entry.name}: {described(arrays)}"
+        except Unreadable as error:
+            return "unreadable", f"{entry.name}: {error}"
+    return "", ""
+
+
+def why_unread(source: Path, files: Files) -> str:
+    """The message for a source that no domain reads: what it holds, and what flowkit reads."""
+    only = files.only
+    held, what = found_in(files)
+    if held == "" and what:
+        return f"{source}: holds neither drawings nor vectors: {what.partition(': ')[2].replace('FILE', str(source))}"
+    if only is not None:
+        name = str(source) if only.key == source else only.name
+        why = refusal(files.kind(only), name) or "unknown file type"
+        where = "" if only.key == source else f" ({name}, its only file; run unzip {source} first)"
+        return f"{source}: cannot be read{where}: {why}. {KNOWN}"
+    suffixes = Counter(entry.suffix for entry in files.entries)
+    counts = ", ".join(f"{n:,} {suffix or 'without suffix'}" for suffix, n in suffixes.most_common(5)) or "it is empty"
+    root = f"{source}/" if files.folder else ""
+    hint = next((f"; {why}" for entry in files.entries if (why := refusal(files.kind(entry), root + entry.name))), "")
+    return f"{source}: holds no files that flowkit can read ({counts}{hint}). {KNOWN}"
 
 
 def described(arrays: Arrays) -> str:

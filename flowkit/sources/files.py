@@ -48,7 +48,10 @@ class Entry:
 
 
 class Files:
-    def __init__(self, name: str, entries: Sequence[Entry], archive: zipfile.ZipFile | None = None) -> None:
+    def __init__(
+        self, name: str, entries: Sequence[Entry], archive: zipfile.ZipFile | None = None, folder: bool = False
+    ) -> None:
+        self.folder = folder  # whether the source is a folder
         self.name = name  # of the folder or file, without suffix: the class of what lies in no folder
         self.entries = sorted(entries, key=lambda entry: entry.parts)
         self.consumed = 0  # bytes, for progress; importers add to it
@@ -66,6 +69,11 @@ class Files:
                 head = b""
             self._kinds[entry] = kind_of(head, entry.suffix)
         return self._kinds[entry]
+
+    @property
+    def only(self) -> Entry | None:
+        """The entry of a source that is a single file, or a zip of one; None for a folder and for several."""
+        return self.entries[0] if len(self.entries) == 1 and not self.folder else None
 
     def of_kind(self, *kinds: str) -> list[Entry]:
         """The entries of these kinds. One whose content is foreign counts as what its suffix says, so that it is not lost."""
@@ -148,7 +156,7 @@ def open_files(source: Path) -> Iterator[Files]:
     """A folder, a zip or a single file. Raises UserError: nothing there, no zip, members that would leave the folder."""
     if source.is_dir():
         notes: list[str] = []
-        files = Files(_as_text(source.resolve().name), list(_walk(source, notes)))
+        files = Files(_as_text(source.resolve().name), list(_walk(source, notes)), folder=True)
         files.notes = notes
         yield files
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,6 +10,8 @@ from flowkit.errors import UserError, listing, nearest
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from flowkit.domain import Tell
 
 ENGLISH = "eng_Latn"
 
@@ -51,13 +53,11 @@ class Codec(Protocol):
     languages: tuple[str, ...]  # codes such as "eng_Latn"
 
     def identity(self) -> dict[str, Any]:
-        """What a sidecar says of the codec: enough for `open_codec` to open the same one again. Holds "name"."""
+        """Return what files store about the codec: a "name", and what `open_codec` needs to open the same one again."""
         ...
 
-    def encode(
-        self, texts: Sequence[str], *, lang: str = ENGLISH, progress: Callable[[int], object] | None = None
-    ) -> np.ndarray:
-        """texts (N) -> vectors (N, D) float32. `progress` is told how many are done. Raises UserError: unknown language."""
+    def encode(self, texts: Sequence[str], *, lang: str = ENGLISH, tell: Tell | None = None) -> np.ndarray:
+        """Encode texts (N) to vectors (N, D) float32; `tell` receives progress. Raises UserError for an unknown language."""
         ...
 
     def decode(
@@ -66,11 +66,12 @@ class Codec(Protocol):
         how: Decoding | None = None,
         *,
         batch_size: int | None = None,
-        progress: Callable[[int], object] | None = None,
+        tell: Tell | None = None,
     ) -> list[str]:
-        """vectors (N, D) -> texts (N). Raises UserError: unknown language, vectors of another dimension.
+        """Decode vectors (N, D) to texts (N).
 
-        batch_size: vectors at a time, at most; None is as many as fit the device.
+        batch_size: maximum number of vectors per batch; None takes as many as fit the device. tell: receives progress.
+        Raises UserError for an unknown language or vectors of another dimension.
         """
         ...
 

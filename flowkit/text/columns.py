@@ -38,7 +38,7 @@ class Reading:
     where: str  # of the file, for messages
     column: str | None = None  # as asked for: a name, or a number from 1
     notes: list[str] = field(default_factory=list)
-    progress: Callable[[int], object] = lambda done: None
+    tell_bytes: Callable[[int], object] = lambda read: None  # of this file, so far
 
     def error(self, line: int | None, what: str) -> UserError:
         return UserError(f"{self.where}: line {line:,}: {what}" if line else f"{self.where}: {what}")

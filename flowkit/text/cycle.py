@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flowkit.text.codec import BLOCKED, ENGLISH, Codec, Decoding
+
+if TYPE_CHECKING:
+    from flowkit.domain import Tell
 
 CHUNK_BYTES = 1 << 26
 
@@ -22,11 +25,11 @@ def unit(x: np.ndarray, centre: np.ndarray | None = None) -> np.ndarray:
     return moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
 
-def go_round(
-    codec: Codec, vectors: np.ndarray, *, lang: str = ENGLISH, progress: Callable[[int], object] | None = None
+def decode_and_encode(
+    codec: Codec, vectors: np.ndarray, *, lang: str = ENGLISH, tell: Tell | None = None
 ) -> tuple[list[str], np.ndarray]:
-    """decode, then encode: vectors (N, D) -> (texts (N), the texts' vectors (N, D)). `progress`: how many are decoded."""
-    texts = codec.decode(vectors, Decoding(lang=lang, block_ngrams=BLOCKED), progress=progress)
+    """Decode vectors (N, D) and encode the result: returns (texts (N), their vectors (N, D)). tell: progress of decoding."""
+    texts = codec.decode(vectors, Decoding(lang=lang, block_ngrams=BLOCKED), tell=tell)
     return texts, codec.encode(texts, lang=lang)
 
 
@@ -37,12 +40,12 @@ def cycle_cosines(codec: Codec, vectors: np.ndarray, centre: np.ndarray, *, lang
     noise; but those sentences have vectors of their own, far from the noise. Not centred, what all sentences share
     would hide that.
     """
-    return cosines(vectors, go_round(codec, vectors, lang=lang)[1], centre)
+    return cosines(vectors, decode_and_encode(codec, vectors, lang=lang)[1], centre)
 
 
 def nearest_rows(
     queries: np.ndarray, x: np.ndarray, rows: np.ndarray, *, own: np.ndarray | None = None,
-    progress: Callable[[int], object] | None = None,
+    tell: Tell | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """The nearest of `x[rows]` by plain cosine: queries (M, D) -> (cosines (M,), which row of x (M,) int64).
 
@@ -64,6 +67,6 @@ def nearest_rows(
         value = near[top, np.arange(len(queries))]
         better = value > best
         best[better], found[better] = value[better], some[top[better]]
-        if progress is not None:
-            progress(min(start + step, len(rows)))
+        if tell is not None:
+            tell("searching the nearest training rows", min(start + step, len(rows)), len(rows))
     return best, found

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from flowkit.data.dataset import Dataset
 from flowkit.data.files import replacing
+from flowkit.domain import Bar, Tell
 from flowkit.errors import UserError, nearest
+from flowkit.outputs import check_writable, earlier_files, one_call
+from flowkit.registry import STORED_KINDS
 from flowkit.text.codec import BLOCKED, ENGLISH, Codec, Decoding, languages_of, open_codec
 from flowkit.text.languages import unknown_language
 
 SUFFIXES = (".jsonl", ".txt")
-Tell = Callable[[str, int, int], object]
 
 
 @dataclass(frozen=True)
 class TextOptions:
-    """What was asked for, None (or empty) where nothing was; the names are those of the command's options."""
+    """The options of `flowkit decode` for sentences. None (or empty) for those that were not given."""
 
+    kind: ClassVar[str] = STORED_KINDS["text"]
+    noun: ClassVar[str] = "sentence vectors"
     lang: tuple[str, ...] = ()
     beam_size: int | None = None
     top_p: float | None = None
@@ -40,17 +44,20 @@ class TextOptions:
     cycle: bool = False
 
     def given(self) -> list[str]:
-        """As options of the command line: "--beam-size"."""
+        """Return the options that were given, as on the command line: "--beam-size"."""
         asked = [field.name for field in fields(self) if getattr(self, field.name) not in (None, (), False)]
         return [f"--{name.replace('_', '-')}" for name in asked]
 
     def check(self) -> None:
-        """Raise UserError where the options contradict each other, would do nothing, or are out of range."""
+        """Raise UserError for options that are mutually exclusive, without effect, or out of range."""
         if self.top_p is not None and self.beam_size is not None:
-            raise UserError("--top-p draws sentences and --beam-size searches for the likeliest; give one of them")
+            raise UserError("--top-p (nucleus sampling) and --beam-size (beam search) are mutually exclusive")
         if self.seed is not None and self.top_p is None:
-            raise UserError("--seed would do nothing, for beam search draws nothing; it belongs to --top-p")
+            raise UserError("--seed has no effect on beam search; it requires --top-p")
         self.decoding(ENGLISH)
+
+    def identify(self) -> bool:
+        return self.codec is not None
 
     def decoding(self, lang: str) -> Decoding:
         names = ("beam_size", "top_p", "seed", "block_ngrams", "max_seq_len")
@@ -70,6 +77,35 @@ class Sentences:
 
     def __len__(self) -> int:
         return len(next(iter(self.by_lang.values())))
+
+
+@dataclass(frozen=True)
+class DecodedSentences:
+    sentences: Sentences
+    files: tuple[Path, ...]  # none if they are only shown
+    replaced: str = ""  # which earlier files were replaced or renamed; empty if none were
+
+
+def decode_file(data: Dataset, tensors: Path, out: Path | None, options: TextOptions, bar: Bar) -> DecodedSentences:
+    """Decode the rows of the file `tensors`, and write them to the file `out` unless it is None. Raises UserError."""
+    if out is not None:
+        check_file(out, tensors.with_suffix(".jsonl"))
+        check_writable(out.parent)
+    if not len(data):
+        raise UserError(f"{tensors}: has no rows, so there is nothing to decode")
+    codec = codec_of(data, str(tensors), options)
+    langs = languages(data, options, codec)
+    with bar("decoding") as tell:
+        sentences = decode_rows(codec, data, langs, options, tell)
+    if out is None:
+        return DecodedSentences(sentences, ())
+    # One file needs no manifest. A file per language does, so that files of other languages do not stay.
+    part = f"sentences {out.name}"
+    if (out.suffix == ".jsonl" or len(langs) == 1) and part not in earlier_files(out.parent).values():
+        return DecodedSentences(sentences, write_sentences(sentences, out))
+    with one_call(out.parent, part, only_part=True) as call:
+        files = write_sentences(sentences, call.partial / out.name)
+    return DecodedSentences(sentences, tuple(out.parent / path.name for path in files), call.said)
 
 
 def codec_of(data: Dataset, where: str, options: TextOptions) -> Codec:
@@ -125,13 +161,11 @@ def decode_rows(codec: Codec, data: Dataset, langs: Sequence[str], options: Text
             x,
             options.decoding(lang),
             batch_size=options.batch_size,
-            progress=lambda done, what=what: tell(what, done, len(x)),
+            tell=lambda _, done, total, what=what: tell(what, done, total),
         )
     cycle = None
     if options.cycle:
-        back = codec.encode(
-            by_lang[langs[0]], lang=langs[0], progress=lambda done: tell("encoding again", done, len(x))
-        )
+        back = codec.encode(by_lang[langs[0]], lang=langs[0], tell=tell)
         norms = np.linalg.norm(x, axis=1) * np.linalg.norm(back, axis=1)
         cycle = np.einsum("nd,nd->n", x, back) / np.maximum(norms, 1e-12)
     texts = None if sampled else data.texts  # those of samples were decoded, like ours

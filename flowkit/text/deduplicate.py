@@ -12,6 +12,8 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from flowkit.domain import Tell
+
 BLOCK = 1024  # rows that are decided on together
 TILE = 2048  # rows that a block is compared with at once: their bounds stay in a CPU's cache
 BASIS = 128  # directions in which most pairs already show that they differ
@@ -54,7 +56,7 @@ def near_duplicates(
     threshold: float,
     *,
     device: str = "auto",
-    progress: Callable[[int, int], object] | None = None,
+    tell: Tell | None = None,
 ) -> Duplicates:
     """Of x[rows] (N, D), drop each row whose cosine to a row before it that is left is above `threshold`.
 
@@ -62,13 +64,13 @@ def near_duplicates(
     its square. What makes that quick is the Cauchy-Schwarz bound in an orthonormal basis of few directions,
     cos(a, b) <= <Pa, Pb> + |a - Pa| |b - Pb|, which rules almost every pair out; the others are compared in full.
 
-    `x` may be a memory map. A row of zeros resembles none. `progress`: pairs decided, of how many.
+    `x` may be a memory map. A row of zeros resembles none. tell: receives the pairs decided, and their total.
     """
     import torch
 
-    from flowkit.text.pipelines import pick_device
+    from flowkit.device import pick_device
 
-    place, count, total = pick_device(device), 0, len(rows)
+    place, count, total = pick_device(device, cuda_only=True), 0, len(rows)
     shorten = _shortener(x, rows, place)
     partner, cosine = np.full(total, -1, np.int64), np.ones(total, np.float32)
     kept = np.empty(total, np.int64)  # the first `count` are the rows that are left so far
@@ -96,9 +98,9 @@ def near_duplicates(
         kept[count : count + len(left)] = start + left
         kept_short[count : count + len(left)] = short[left]
         count += len(left)
-        if progress:
+        if tell is not None:
             done = start + len(block)
-            progress(done * (done + 1) // 2, total * (total + 1) // 2)
+            tell("comparing", done * (done + 1) // 2, total * (total + 1) // 2)
     return Duplicates(partner, cosine)
 
 

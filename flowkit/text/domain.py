@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flowkit.data.dataset import Dataset, read_dataset, write_dataset
-from flowkit.domain import Domain, Preview
+from flowkit.domain import Bar, DecodeOptions, Domain, Preview, Tell
 from flowkit.errors import UserError, listing, nearest
+from flowkit.registry import STORED_KINDS
+from flowkit.sources.arrays import found_in
+from flowkit.sources.kinds import SENTENCES, TENSORS
 
 if TYPE_CHECKING:
     from flowkit.metrics.comparison import Comparison
+    from flowkit.sources.files import Files
+    from flowkit.text.decoding import DecodedSentences
     from flowkit.text.evaluation import TextEvaluator
+    from flowkit.text.prepare_report import TextReport
     from flowkit.text.presenter import TextPresenter
 
 FRACTIONS = (0.8, 0.1, 0.1)  # of the built-in sentences: training, validation, test
+NEAR_CONSTANT = 0.1
 
 
 class TextDomain(Domain):
     """Sentence vectors (D,), in the units of the codec that made them: 1024 numbers for SONAR, 256 for its miniature."""
 
-    kind = "embedding"
+    kind = STORED_KINDS["text"]
     noun = "sentences"
     builtin = ("sentences",)
     compared_with = ("test", "validation")
     inverted_rows = 128
+    measures_memorization = True
 
     def generate(self, name: str, num_samples: int, seed: int) -> Dataset:
         """Built-in sentences, encoded by the miniature SONAR, which is trained at its first use."""
@@ -34,6 +43,72 @@ class TextDomain(Domain):
             hint = nearest(name, self.builtin)
             raise UserError(f"there is no built-in set of sentences {name!r}; there is {listing(self.builtin)}{hint}")
         return generate_sentences(num_samples, seed)
+
+    def prepares(self, source: Path, files: Files) -> bool:
+        """Whether there are sentences among the files, or one file of vectors. Raises UserError for several of those."""
+        held, what = found_in(files)
+        only = files.only
+        if held == "vectors" and only is None:
+            join = f"np.concatenate([np.load(f) for f in sorted(glob.glob('{source}/*.npy'))])"
+            raise UserError(
+                f"{source}: a folder or zip with vectors ({what.partition(':')[0]}); name one file of vectors, and the file of "
+                f"its sentences with --texts. To join several: python -c \"import glob, numpy as np; np.save('vectors.npy', "
+                f'{join})"'
+            )
+        if held:
+            return held == "vectors" or (held == "unreadable" and only is not None and only.suffix == ".npy")
+        found = {files.kind(entry) for entry in files.entries}
+        return bool(found & {"text", *SENTENCES}) or (only is not None and (not only.size or bool(found & {*TENSORS})))
+
+    def prepare(
+        self, source: Path, out: Path, *, seed: int = 0, overwrite: bool = False, tell: Tell | None = None,
+        notice: Callable[[str], object] | None = None, **options: Any,
+    ) -> TextReport:  # fmt: skip
+        from flowkit.text.prepare import prepare, settings_of
+
+        given = settings_of({**options, "seed": seed})
+        return prepare(source, out, **given, overwrite=overwrite, tell=tell, notice=notice)
+
+    def read(self, path: Path) -> Dataset:
+        from flowkit.text.vectors import read_vectors
+
+        return Dataset(self.kind, read_vectors(path))
+
+    def decode(
+        self, data: Dataset, tensors: Path, out: Path | None, options: DecodeOptions | None, bar: Bar
+    ) -> DecodedSentences:
+        from flowkit.text.decoding import TextOptions, decode_file
+
+        if not isinstance(options, TextOptions):
+            super().decode(data, tensors, out, options, bar)
+        return decode_file(data, tensors, out, options if isinstance(options, TextOptions) else TextOptions(), bar)
+
+    def statistics(self, x: np.ndarray) -> dict[str, Any] | None:
+        """Return norms, similarity and near-constant dimensions of vectors (N, D); None for fewer than two.
+
+        mean_cosine: mean over all pairs of different rows. near_constant: dimensions whose standard deviation is below
+        `NEAR_CONSTANT` times the median; a normalizer must not divide by it.
+        """
+        rows = np.asarray(x, np.float64)
+        rows = rows[np.isfinite(rows).all(axis=1)]
+        count = len(rows)
+        if rows.ndim != 2 or count < 2:
+            return None
+        norms, spread = np.linalg.norm(rows, axis=1), rows.std(axis=0)
+        directions = rows / np.maximum(norms, np.finfo(np.float64).tiny)[:, None]
+        total = directions.sum(axis=0)
+        alike = (total @ total - (directions**2).sum()) / (count * (count - 1))  # |sum u|^2 counts every pair twice
+        flat = np.flatnonzero(spread <= NEAR_CONSTANT * np.median(spread))
+        return {
+            "norm_mean": float(norms.mean()), "norm_std": float(norms.std()), "mean_cosine": float(alike),
+            "near_constant": [int(dimension) for dimension in flat],
+        }  # fmt: skip
+
+    def compares(self, source: str, inherited: dict[str, Any]) -> bool:
+        """Not with built-in sentences if their codec would have to be trained first."""
+        from flowkit.text.codec import why_not_at_hand
+
+        return source not in self.builtin or not why_not_at_hand(inherited.get("codec") or {})
 
     def check(self, data: Dataset, where: str) -> None:
         """Raise UserError unless `data.x` is (N, D), of the dimension that its codec says."""
@@ -88,7 +163,7 @@ def generate_sentences(num_samples: int, seed: int) -> Dataset:
     info = {"source": "sentences", "seed": seed, "codec": codec.identity(), "lang": ENGLISH}
     data = _kept(path, info)
     if data is None:
-        data = Dataset("embedding", codec.encode(texts), split=_split(num_samples, seed), info=info, texts=texts)
+        data = Dataset("text", codec.encode(texts), split=_split(num_samples, seed), info=info, texts=texts)
         write_dataset(path, data)
     data.texts = texts
     return data

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from flowkit.data.files import read_json, write_json
+from flowkit.domain import Tell
 from flowkit.errors import UserError
 from flowkit.text.codec import Codec
 
@@ -112,7 +113,7 @@ def encode(
     scratch: Scratch,
     *,
     dtype: str = "fp32",
-    progress: Callable[[int, int], object] | None = None,
+    tell: Tell | None = None,
     notice: Callable[[str], object] | None = None,
 ) -> tuple[np.ndarray, int]:
     """(vectors (N, D) float32, memory-mapped in `scratch`; how many sentences were too long and lost their end).
@@ -120,20 +121,26 @@ def encode(
     Goes on where an earlier call with the same texts, codec, language and dtype was stopped; what another call left is
     thrown away, and `notice` told so. Call it while `scratch.locked()`. Raises UserError where the disk is full.
     """
-    tell = notice or (lambda text: None)
     described = {"sentences": _digest(texts), "codec": codec.identity(), "language": lang, "dtype": dtype}
     described = json.loads(json.dumps(described))  # as it comes back from the file
     about, told = scratch.resume(described, row_bytes=4 * codec.dimension)
     if about["done"]:
         told = f"{about['done']:,} of {len(texts):,} sentences were encoded before; going on from there"
-    if told:
-        tell(told)
+    if told and notice is not None:
+        notice(told)
     before = getattr(codec, "truncated", 0) - about["truncated"]
     try:
         while about["done"] < len(texts):
             done = about["done"]
-            tell_more = None if progress is None else lambda more, done=done: progress(done + more, len(texts))
-            vectors = _encode_shard(codec, texts[done : done + SHARD], lang, tell_more)
+            shard = texts[done : done + SHARD]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # about truncated sentences: the summary counts them all
+                vectors = codec.encode(
+                    shard,
+                    lang=lang,
+                    tell=tell and (lambda what, more, _, done=done: tell(what, done + more, len(texts))),
+                )
+            assert vectors.shape == (len(shard), codec.dimension) and vectors.dtype == np.float32, "the Codec protocol"
             about["truncated"] = getattr(codec, "truncated", 0) - before
             scratch.append(vectors, about)
     except OSError as error:
@@ -142,16 +149,6 @@ def encode(
             f"{scratch.folder}: cannot be written ({error.strerror}); {kept}: make room, and give the same command again"
         ) from None
     return scratch.rows(len(texts), codec.dimension), about["truncated"]
-
-
-def _encode_shard(
-    codec: Codec, shard: Sequence[str], lang: str, progress: Callable[[int], object] | None
-) -> np.ndarray:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of sentences cut off: the summary counts them all
-        vectors = codec.encode(shard, lang=lang, progress=progress)
-    assert vectors.shape == (len(shard), codec.dimension) and vectors.dtype == np.float32, "the codec's promise"
-    return vectors
 
 
 def _digest(texts: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from flowkit.metrics.comparison import Comparison
 from flowkit.metrics.report import COLUMNS, Figure
 from flowkit.metrics.resampling import Estimate, half_sampling
 from flowkit.text.codec import ENGLISH, Codec, open_codec, why_not_at_hand
-from flowkit.text.cycle import cosines, go_round, nearest_rows
+from flowkit.text.cycle import cosines, decode_and_encode, nearest_rows
 from flowkit.text.distribution import Column, Reference
 from flowkit.text.diversity import share, variety
 from flowkit.text.figures import FIGURES, LEGEND, LEGEND_OF_SPEECH
@@ -121,9 +121,8 @@ class TextEvaluator:
         parts = {name: data.x[real] if name == "real" else self.x[name] for name in COLUMNS}
         own = [real if name == "real" else np.full(len(x), -1) for name, x in parts.items()]
         cosine, rows = nearest_rows(
-            np.concatenate(list(parts.values())), data.x, train, own=np.concatenate(own),
-            progress=lambda done: self._tell("looking for the nearest training rows", done, len(train)),
-        )  # fmt: skip
+            np.concatenate(list(parts.values())), data.x, train, own=np.concatenate(own), tell=self._tell
+        )
         cuts = np.cumsum([len(x) for x in parts.values()])[:-1]
         return {
             name: Near(*found) for name, *found in zip(parts, np.split(cosine, cuts), np.split(rows, cuts), strict=True)
@@ -146,9 +145,9 @@ class TextEvaluator:
         total, done, spoken = sum(map(len, chosen.values())), 0, {}
         for name, rows in chosen.items():
             x, told = self.x[name][rows], done
-            texts, again = go_round(
+            texts, again = decode_and_encode(
                 self.codec, x, lang=self.lang,
-                progress=lambda some: self._tell(f"decoding {WORDS[name]}", told + some, total),  # noqa: B023
+                tell=lambda _, some, __: self._tell(f"decoding {WORDS[name]}", told + some, total),  # noqa: B023
             )  # fmt: skip
             spoken[name] = Spoken(rows, texts, again, cosines(x, again, self.centre))
             done += len(rows)

@@ -16,7 +16,7 @@ _TOLD_EVERY = 1 << 14  # lines between two words on the progress
 _UTF16 = {codecs.BOM_UTF16_LE: ("utf-16-le", b"\n\0", b"\r\0"), codecs.BOM_UTF16_BE: ("utf-16-be", b"\0\n", b"\0\r")}
 
 
-def text_lines(stream: IO[bytes], where: str, progress: Callable[[int], object]) -> Iterator[tuple[int, str]]:
+def text_lines(stream: IO[bytes], where: str, tell_bytes: Callable[[int], object]) -> Iterator[tuple[int, str]]:
     """(number from 1, text with its end) of each line. `progress` is told of bytes. Raises UserError.
 
     Lines end with a line feed. Where the beginning of the file has none, they end with a carriage return, as on old Macs.
@@ -35,8 +35,8 @@ def text_lines(stream: IO[bytes], where: str, progress: Callable[[int], object])
             done += len(raw)
             yield number, _decoded(raw, encoding, number, where)
             if number % _TOLD_EVERY == 0:
-                progress(done)
-        progress(done)
+                tell_bytes(done)
+        tell_bytes(done)
     except (Unreadable, *BROKEN_ZIP) as error:
         if isinstance(error, UserError) and not isinstance(error, Unreadable):
             raise

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flowkit.device import pick_device
 from flowkit.errors import UserError, listing
 from flowkit.rng import key, seed_generator
 from flowkit.text.codec import ENGLISH, Decoding
@@ -24,6 +25,8 @@ from flowkit.text.languages import unknown_language
 if TYPE_CHECKING:
     from fairseq2.data.tokenizers import Tokenizer
     from sonar.inference_pipelines.text import EmbeddingToTextModelPipeline, TextToEmbeddingModelPipeline
+
+    from flowkit.domain import Tell
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 MAX_SOURCE_LEN = 512  # tokens of a sentence that are encoded: what SONAR was trained on
@@ -56,7 +59,7 @@ class PipelineCodec:
         max_source_len: int = MAX_SOURCE_LEN,
     ):
         self.name, self.dimension, self.languages = name, dimension, tuple(languages)
-        self.device, self.dtype = pick_device(device), pick_dtype(dtype)
+        self.device, self.dtype = pick_device(device, cuda_only=True), pick_dtype(dtype)
         self.truncated = 0
         self._identity, self._tokenizer = dict(identity), tokenizer
         self._load_encoder, self._load_decoder = load_encoder, load_decoder
@@ -66,17 +69,16 @@ class PipelineCodec:
     def identity(self) -> dict[str, Any]:
         return dict(self._identity)
 
-    def encode(
-        self, texts: Sequence[str], *, lang: str = ENGLISH, progress: Callable[[int], object] | None = None
-    ) -> np.ndarray:
+    def encode(self, texts: Sequence[str], *, lang: str = ENGLISH, tell: Tell | None = None) -> np.ndarray:
         """texts (N) -> vectors (N, D) float32, in order. Sentences that are too long lose their end, with a warning.
 
-        Sentences of like length share a batch: a batch is as long as its longest. `progress` is told how many are done.
+        Sentences of similar length share a batch, because all are padded to the longest. `tell` receives progress.
         Raises UserError: unknown language, a text that is no valid Unicode, numbers that overflow in half precision.
         """
         self._check_language(lang)
         vectors = np.empty((len(texts), self.dimension), np.float32)
         cut: list[int] = []
+        done = _counter(tell, "encoding", len(texts))
         for start in range(0, len(texts), WINDOW):
             tokens = [self._tokens(text, lang, start + i) for i, text in enumerate(texts[start : start + WINDOW])]
             cut += [start + i for i, sequence in enumerate(tokens) if len(sequence) > self._source_limit]
@@ -87,7 +89,7 @@ class PipelineCodec:
 
             lengths = [len(sequence) for sequence in tokens]
             budget = int(_for_device(ENCODE_TOKENS, self.device) * self._share)
-            self._in_batches(list(batches_of_tokens(lengths, budget)), work, start, progress)
+            self._in_batches(list(batches_of_tokens(lengths, budget)), work, done)
         _check_finite(vectors, f"encoding in {self.dtype} gave NaN or infinity", "use fp32 or bf16")
         if cut:
             self.truncated += len(cut)
@@ -104,7 +106,7 @@ class PipelineCodec:
         how: Decoding | None = None,
         *,
         batch_size: int | None = None,
-        progress: Callable[[int], object] | None = None,
+        tell: Tell | None = None,
     ) -> list[str]:
         """vectors (N, D) -> texts (N), in order. A row's text depends on its vector, its number and `how`, not on the batch.
 
@@ -129,7 +131,7 @@ class PipelineCodec:
         size = max(1, int(_for_device(DECODE_ROWS, self.device) * self._share))
         size = min(size, batch_size or size)
         batches = [range(start, min(start + size, len(texts))) for start in range(0, len(texts), size)]
-        self._in_batches(batches, work, 0, progress)
+        self._in_batches(batches, work, _counter(tell, "decoding", len(texts)))
         return texts
 
     def _check_language(self, lang: str) -> None:
@@ -140,10 +142,9 @@ class PipelineCodec:
         self,
         batches: Sequence[Sequence[int]],
         work: Callable[[Sequence[int]], None],
-        done: int,
-        progress: Callable[[int], object] | None,
+        done: Callable[[int], None],
     ) -> None:
-        """`work` on each batch; where one does not fit the GPU, all that remain are halved."""
+        """Call `work` on each batch, and `done` with its size. If one does not fit the GPU, all remaining ones are halved."""
         pending = list(reversed(batches))
         while pending:
             batch = pending.pop()
@@ -153,9 +154,7 @@ class PipelineCodec:
             except torch.OutOfMemoryError:  # the exception holds the frames and their tensors: leave it before going on
                 fits = False
             if fits:
-                done += len(batch)
-                if progress:
-                    progress(done)
+                done(len(batch))
                 continue
             if len(batch) == 1:
                 raise UserError(f"codec: not even one sentence fits the memory of {self.device}; use --device cpu")
@@ -247,17 +246,17 @@ class PipelineCodec:
         )  # its own default is 0.6
 
 
-def pick_device(device: str | torch.device) -> torch.device:
-    """ "auto" is CUDA where there is any. Raises UserError for CUDA where there is none."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        picked = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"device: {device!r} is unknown; known are auto, cpu and cuda") from None
-    if picked.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: no CUDA device is here; use cpu or auto")
-    return picked
+def _counter(tell: Tell | None, what: str, total: int) -> Callable[[int], None]:
+    """Return a function that adds up the rows done and reports them to `tell`."""
+    done = 0
+
+    def add(count: int) -> None:
+        nonlocal done
+        done += count
+        if tell is not None:
+            tell(what, done, total)
+
+    return add
 
 
 def pick_dtype(dtype: str) -> torch.dtype:

@@ -14,6 +14,7 @@ import numpy as np
 
 from flowkit.data.dataset import SPLITS, Dataset, write_dataset
 from flowkit.data.target import free_target
+from flowkit.domain import Tell
 from flowkit.errors import UserError, listing, nearest
 from flowkit.sources.files import open_files
 from flowkit.sources.kinds import ARRAYS, TENSORS
@@ -33,7 +34,6 @@ SONAR_NORMS = (
     0.6,
 )  # sentences have about 0.2 to 0.3, normalized vectors 1; far from the first the decoder garbles
 DTYPES = ("fp32", "fp16", "bf16")
-Tell = Callable[[str, int, int], object]  # what is being done, how much of it is, of how much
 Named = Codec | Mapping[str, Any] | str
 
 
@@ -48,6 +48,23 @@ class Settings:
     seed: int = 0
     device: str = "auto"
     dtype: str = "fp32"
+
+
+def settings_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Turn the options of `flowkit prepare`, by name, into arguments of `prepare`. Raises UserError for a bad value."""
+    options = dict(options)
+    given: dict[str, Any] = {"texts": options.pop("texts", None)}
+    parts = {name: options.pop(name) for name in ("encoder", "decoder", "tokenizer") if name in options}
+    codec = options.pop("codec", None)
+    if parts and codec != "sonar":
+        raise UserError(f"{', '.join(f'--{name}' for name in parts)}: replaces a part of SONAR; requires --codec sonar")
+    given["codec"] = None if codec is None else {"name": codec, **parts}
+    if (split := options.get("split")) is not None:
+        try:
+            options["split"] = tuple(float(part) for part in split.split(","))
+        except ValueError:
+            raise UserError(f"--split {split}: expected three fractions that sum to 1, such as 0.8,0.1,0.1") from None
+    return {**given, "settings": Settings(**options)}
 
 
 @dataclass(frozen=True)
@@ -183,15 +200,8 @@ def _check_language(lang: str, known: Sequence[str], codec: str) -> None:
 
 
 def _read(path: Path, how: Settings, tell: Tell) -> Sentences:
-    lines = read_sentences(
-        path,
-        column=how.column,
-        skip_empty=how.skip_empty,
-        progress=lambda done, total: tell("reading", done, total),
-    )
-    if not how.split_sentences:
-        return lines
-    return split_sentences(lines, how.lang, lambda done, total: tell("splitting", done, total))
+    lines = read_sentences(path, column=how.column, skip_empty=how.skip_empty, tell=tell)
+    return split_sentences(lines, how.lang, tell) if how.split_sentences else lines
 
 
 def _open(codec: Named, how: Settings) -> Codec:
@@ -205,10 +215,7 @@ def _encode(
 ) -> _Rows:
     equal = exact_duplicates(lines.texts)
     texts, numbers = [lines.texts[row] for row in equal.kept], lines.numbers[equal.kept]
-    x, truncated = encode(
-        texts, codec, how.lang, scratch, dtype=how.dtype,
-        progress=lambda done, total: tell("encoding", done, total), notice=notice,
-    )  # fmt: skip
+    x, truncated = encode(texts, codec, how.lang, scratch, dtype=how.dtype, tell=tell, notice=notice)
     removed = _removed(equal, lines.texts, lines.numbers)
     return _Rows(x, np.arange(len(x)), numbers, texts, removed, codec.identity(), lines, truncated)
 
@@ -255,10 +262,7 @@ def _near_duplicates(chosen: _Rows, how: Settings, tell: Tell) -> Duplicates:
     count = len(chosen.rows)
     if not how.near_duplicates:
         return Duplicates(np.full(count, -1, np.int64), np.ones(count, np.float32))
-    return near_duplicates(
-        chosen.x, chosen.rows, how.near_duplicates, device=how.device,
-        progress=lambda done, total: tell("comparing", done, total),
-    )  # fmt: skip
+    return near_duplicates(chosen.x, chosen.rows, how.near_duplicates, device=how.device, tell=tell)
 
 
 def _dataset(chosen: _Rows, near: Duplicates, how: Settings) -> tuple[Dataset, np.ndarray]:
@@ -272,7 +276,7 @@ def _dataset(chosen: _Rows, near: Duplicates, how: Settings) -> tuple[Dataset, n
         texts = [""] * len(chosen.x)
         for row, text in zip(chosen.rows.tolist(), chosen.texts, strict=True):
             texts[row] = text
-    return Dataset("embedding", chosen.x, split=split, texts=texts), order
+    return Dataset("text", chosen.x, split=split, texts=texts), order
 
 
 def split_sizes(count: int, fractions: Sequence[float]) -> tuple[int, int, int]:

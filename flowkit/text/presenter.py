@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -10,10 +10,10 @@ import numpy as np
 
 from flowkit.data.arrays import gather
 from flowkit.data.dataset import Dataset
-from flowkit.domain import Presented, Preview
+from flowkit.domain import Presented, Preview, Tell
 from flowkit.errors import UserError
 from flowkit.text.codec import BLOCKED, ENGLISH, Codec, Decoding, open_codec, why_not_at_hand
-from flowkit.text.cycle import cosines, go_round, nearest_rows
+from flowkit.text.cycle import cosines, decode_and_encode, nearest_rows
 
 NEIGHBOURS = 50_000  # training rows compared with, evenly spread: at 1,024 dimensions they take 200 MB
 YARDSTICK_ROWS = 32  # of real vectors, Gaussian draws and noise that go round the cycle once, to compare with
@@ -32,7 +32,7 @@ class TextPresenter:
             self._codec_of(data)
 
     def __call__(
-        self, samples: Dataset, out: Path, *, shown: Sequence[int] = (), progress: Callable[[int], object] | None = None
+        self, samples: Dataset, out: Path, *, shown: Sequence[int] = (), tell: Tell | None = None
     ) -> Presented:
         """Decode all samples; writes nothing itself, for sentences go beside their vectors (`samples.jsonl`)."""
         codec = self._codec_of(self.data or samples)
@@ -40,10 +40,10 @@ class TextPresenter:
         figures: dict[str, float] = {}
         texts: list[str] | None = None
         if codec is not None and self.data is None:
-            texts = codec.decode(samples.x, Decoding(lang=lang, block_ngrams=BLOCKED), progress=progress)
+            texts = codec.decode(samples.x, Decoding(lang=lang, block_ngrams=BLOCKED), tell=tell)
         elif codec is not None:
             how = Decoding(lang=lang, max_seq_len=MAX_TOKENS, block_ngrams=BLOCKED)
-            texts = codec.decode(samples.x, how, progress=progress)
+            texts = codec.decode(samples.x, how, tell=tell)
             again = codec.encode(texts, lang=lang)
             figures["cycle"] = float(np.median(cosines(samples.x, again, self._centre)))
             figures |= self._cycle_yardsticks
@@ -126,6 +126,6 @@ class TextPresenter:
         for name, vectors in kinds.items():
             if len(vectors):
                 vectors = vectors.astype(np.float32)
-                again = go_round(self._codec, vectors, lang=lang)[1]
+                again = decode_and_encode(self._codec, vectors, lang=lang)[1]
                 found[name] = float(np.median(cosines(vectors, again, self._centre)))
         return found

@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from flowkit.domain import Tell
 from flowkit.errors import NothingLeft, UserError, listing
 from flowkit.sources.files import Entry, Files, open_files
 from flowkit.sources.kinds import BY_SUFFIX, SENTENCES, refusal
@@ -53,7 +53,7 @@ def read_sentences(
     *,
     column: str | None = None,
     skip_empty: bool = False,
-    progress: Callable[[int, int], object] | None = None,
+    tell: Tell | None = None,
 ) -> Sentences:
     """The sentences of a file, folder or zip, in their order, each in Unicode's NFC and with single spaces for whitespace.
 
@@ -82,10 +82,9 @@ def read_sentences(
         for entry in entries:
             where = str(path) if len(files.entries) == 1 and not path.is_dir() else f"{path}/{entry.name}"
             done = files.consumed
-            tell = (
-                (lambda read, done=done: progress(min(done + read, total), total)) if progress else (lambda read: None)
-            )
-            reading = Reading(files, entry, where, column, progress=tell)
+            reading = Reading(files, entry, where, column)
+            if tell is not None:
+                reading.tell_bytes = lambda read, done=done: tell("reading", min(done + read, total), total)
             before = count
             for row in read_rows(reading):
                 count = before + row.number
@@ -178,9 +177,7 @@ def _longest_run_of_marks(text: str) -> int:
     return longest
 
 
-def split_sentences(
-    paragraphs: Sentences, lang: str, progress: Callable[[int, int], object] | None = None
-) -> Sentences:
+def split_sentences(paragraphs: Sentences, lang: str, tell: Tell | None = None) -> Sentences:
     """Each text cut into its sentences by the rules of sentencex (Wikimedia's, made for some 300 languages).
 
     `numbers` still says in which line each stands. Raises UserError where sentencex is not installed.
@@ -197,8 +194,8 @@ def split_sentences(
         found = [sentence for sentence in (part.strip() for part in segment(code, text)) if sentence]
         texts += found
         lines += [line] * len(found)
-        if progress and (done % 1024 == 0 or done == len(paragraphs)):
-            progress(done, len(paragraphs))
+        if tell is not None and (done % 1024 == 0 or done == len(paragraphs)):
+            tell("splitting", done, len(paragraphs))
     return Sentences(
         texts, np.array(lines, np.int64), paragraphs.read, paragraphs.empty, paragraphs.notes, paragraphs.unit
     )

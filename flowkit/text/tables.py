@@ -42,7 +42,7 @@ def read_rows(reading: Reading) -> Iterator[Row]:
 def _opened(reading: Reading) -> Iterator[Iterator[tuple[int, str]]]:
     """(number, text with its line end) of each line."""
     with reading.files.open(reading.entry) as stream:
-        yield text_lines(stream, reading.where, reading.progress)
+        yield text_lines(stream, reading.where, reading.tell_bytes)
 
 
 def _lines(reading: Reading) -> Iterator[Row]:

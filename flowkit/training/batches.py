@@ -32,8 +32,8 @@ class Layout:
     def start(self, micro_step: int) -> int:
         return (micro_step * self.world_size + self.rank) * self.micro
 
-    def places(self) -> np.ndarray:
-        """Places in the global batch of this rank's rows, micro-step by micro-step."""
+    def indices(self) -> np.ndarray:
+        """Indices in the global batch of this rank's rows, micro-step by micro-step."""
         return np.concatenate([np.arange(self.micro) + self.start(m) for m in range(self.accumulation)])
 
 
@@ -47,8 +47,8 @@ class Rows:
     def slice(self, start: int, stop: int) -> Rows:
         return Rows(self.x[start:stop], self.conditions.slice(start, stop))
 
-    def pick(self, places: Tensor) -> Rows:
-        return Rows(self.x[places], self.conditions.take(places))
+    def pick(self, indices: Tensor) -> Rows:
+        return Rows(self.x[indices], self.conditions.take(indices))
 
 
 class Batches:
@@ -67,7 +67,7 @@ class Batches:
         self.data, self.normalizer, self.device = data, normalizer, device
         self.train_rows = data.rows("train")
         self.order = RowOrder(len(self.train_rows), layout.batch_size, seed, shuffled=shuffled)
-        self.places = layout.places()
+        self.indices = layout.indices()
         row_bytes = data.x[:1].nbytes + (0 if data.condition is None else data.condition[:1].nbytes)
         self.resident = len(self.train_rows) * row_bytes <= _room(device)
         self._pool = None if self.resident else ThreadPoolExecutor(1, "read-ahead")
@@ -76,7 +76,7 @@ class Batches:
 
     def of(self, update: int) -> Rows:
         if self._all is not None:
-            picked = torch.from_numpy(self.order.batch(update)[self.places]).to(self.device, non_blocking=True)
+            picked = torch.from_numpy(self.order.batch(update)[self.indices]).to(self.device, non_blocking=True)
             return self._all.pick(picked)
         assert self._pool is not None
         if self._ahead is None or self._ahead[0] != update:
@@ -89,7 +89,7 @@ class Batches:
         """Numbers of the data's rows that the update's global batch is of."""
         return self.train_rows[self.order.batch(update)]
 
-    def stretch(self, first: int, updates: int) -> Rows:
+    def window(self, first: int, updates: int) -> Rows:
         """The global rows of those updates, normalised, in the order of the stream; for other threads than `of`'s.
 
         They lie on the device if all rows do, else on the CPU.
@@ -97,13 +97,13 @@ class Batches:
         picked = np.concatenate([self.order.batch(first + u) for u in range(updates)])
         if self._all is None:
             return read_rows(self.data, self.train_rows[picked], self.normalizer, torch.device("cpu"))
-        places = torch.from_numpy(picked)
+        indices = torch.from_numpy(picked)
         if self.device.type == "cuda":
-            places = places.pin_memory().to(self.device, non_blocking=True)
-        return self._all.pick(places)
+            indices = indices.pin_memory().to(self.device, non_blocking=True)
+        return self._all.pick(indices)
 
     def _read(self, update: int) -> Rows:
-        return read_rows(self.data, self.global_rows(update)[self.places], self.normalizer, self.device, pinned=True)
+        return read_rows(self.data, self.global_rows(update)[self.indices], self.normalizer, self.device, pinned=True)
 
     def close(self) -> None:
         if self._pool is not None:

@@ -16,7 +16,7 @@ from flowkit.checkpoint.run_dir import write_end
 from flowkit.checkpoint.saving import Saver
 from flowkit.distributed.agreement import GO_ON, reason_words
 from flowkit.errors import UserError
-from flowkit.events import Event, Finished, Logged, Notice, Stepped, Validated
+from flowkit.events import Doing, Event, Finished, Logged, Notice, Stepped, Validated
 from flowkit.training.meters import Meters, Stopwatch, memory_bytes
 from flowkit.training.nonfinite import give_up
 from flowkit.training.preview import Sampler
@@ -52,11 +52,11 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
     reason = GO_ON
     for update in range(session.start_step, session.total_steps):
         for group in session.optimizer.param_groups:
-            group["lr"] = session.rate(update)
+            group["lr"] = session.lr(update)
         skipped = one_update(session, update, meters)
         step, last = update + 1, update + 1 == session.total_steps
         if session.ema is not None:
-            session.ema.follow(step, skipped)
+            session.ema.update(step, skipped)
         emit(Stepped(step))
         saver.tell()
 
@@ -79,18 +79,25 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
         if saving or validating or sampling or snapping:
             with watch.held(session.device):
                 if saving:
+                    emit(Doing("saving"))
                     saver.settle()  # first, for which is the best depends on it
+                if validating:
+                    emit(Doing("validating"))
                 validated = validate(session, step, saving=planned) if validating else None
                 if validated is not None:
                     emit(validated)
+                if sampling:
+                    emit(Doing("sampling"))
                 if sampler is not None and sampling and (sampled := sampler(step)) is not None:
                     emit(sampled)
                 if snapping and (trouble := _snapshot(session, step)):
                     emit(trouble)
                 if saving:
                     saver.start(step, validated, meters, progress.skipped)
+                emit(Doing(""))
         if reason != GO_ON:
             break
+    emit(Doing("saving"))
     agreement.settle()
     saver.settle(last=True)
     accelerator.wait_for_everyone()
@@ -171,7 +178,7 @@ class _Progress:
         means = {name: value * of_made for name, value in means.items()}
         ema = session.ema
         return Logged(
-            step=step, epoch=step / session.steps_per_epoch, loss=means.pop("loss"), lr=session.rate(step - 1),
+            step=step, epoch=step / session.steps_per_epoch, loss=means.pop("loss"), lr=session.lr(step - 1),
             grad_norm=means.pop("grad_norm"), ema_decay=0.0 if ema is None else ema.get_decay(step),
             rows_per_second=updates * session.layout.batch_size / passed,
             seconds_left=(session.total_steps - step) * passed / updates,

@@ -31,7 +31,7 @@ class Meters:
             value = value.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
-    def follow(self, skipped: Tensor, loss: Tensor) -> None:
+    def update(self, skipped: Tensor, loss: Tensor) -> None:
         """How many updates in a row were skipped, and the largest loss of one that was not; both stay on the device."""
         loss = loss.detach().float().masked_fill(skipped.bool(), 0)
         self._streak = skipped if self._streak is None else (self._streak + skipped) * skipped

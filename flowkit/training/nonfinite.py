@@ -11,7 +11,7 @@ from flowkit.data.files import write_json
 from flowkit.distributed.agreement import summed
 from flowkit.distributed.sharding import local_parts
 from flowkit.errors import UserError, listing
-from flowkit.training.step import Drawing, accumulate
+from flowkit.training.step import UpdateInputs, accumulate
 
 if TYPE_CHECKING:
     from flowkit.training.session import Session
@@ -38,14 +38,14 @@ def give_up(session: Session, step: int, streak: int) -> None:
     raise UserError(
         f"{session.run_dir}: {streak} updates in a row, up to {step}, had gradients that are not finite, and were skipped. "
         f"The loss is not finite for {where}; {len(gradients)} parameters have such gradients, {len(weights)} such weights: "
-        f'{path} names them. Checkpoints are as they were: lower optim.lr, use train.precision = "bf16" or "no", or mend '
+        f'{path} names them. Checkpoints are as they were: lower optim.lr, use train.precision = "bf16" or "fp32", or mend '
         "those rows, then continue with --resume --allow-changes"
     )
 
 
 def _bad_rows(session: Session, update: int) -> list[int]:
     """Rows of the data, sorted, whose own loss is not finite in that update: those of all processes."""
-    drawn, micro = Drawing(session, update), session.layout.micro
+    inputs, micro = UpdateInputs(session, update), session.layout.micro
     bad = torch.zeros(session.layout.batch_size, dtype=torch.int32, device=session.device)
     with torch.no_grad():
         for micro_step in range(session.layout.accumulation):
@@ -55,7 +55,7 @@ def _bad_rows(session: Session, update: int) -> list[int]:
                 # A rank that is done goes along: of a sharded model, every forward pass takes all of them.
                 searching = bool(parts)
                 start, stop = parts.pop() if searching else (0, 1)
-                if torch.isfinite(drawn.loss(micro_step, start, stop)[0]) or not searching:
+                if torch.isfinite(inputs.loss(micro_step, start, stop)[0]) or not searching:
                     continue
                 if stop - start == 1:
                     bad[session.layout.start(micro_step) + start] = 1

@@ -59,14 +59,14 @@ def step_optimizer(session: Session) -> tuple[Tensor, Tensor]:
 
 
 def lr_schedule(recipe: Recipe, total_steps: int, steps_per_epoch: float) -> Callable[[int], float]:
-    """update (from 0) -> learning rate: a linear warm-up to `lr`, then cosine (or constant) to `lr * min_lr_factor`.
+    """update (from 0) -> learning rate: a linear warm-up to `optim.lr`, then cosine (or constant) to `lr * min_lr_factor`.
 
     The first update already has a rate above zero and the last one the lowest.
     """
     optim = recipe.optim
     warmup = min(optim.warmup.steps(total_steps, steps_per_epoch), total_steps)
 
-    def rate(update: int) -> float:
+    def lr(update: int) -> float:
         if update < warmup:
             return optim.lr * (update + 1) / warmup
         if optim.schedule == "constant":
@@ -75,4 +75,4 @@ def lr_schedule(recipe: Recipe, total_steps: int, steps_per_epoch: float) -> Cal
         factor = optim.min_lr_factor + (1 - optim.min_lr_factor) * 0.5 * (1 + math.cos(math.pi * progress))
         return optim.lr * factor
 
-    return rate
+    return lr

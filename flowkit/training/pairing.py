@@ -1,7 +1,7 @@
 """Noise after the coupling: blocks of the run's stream are paired ahead of the step, in worker threads.
 
 A block is `coupling.block` consecutive places of the endless stream of rows. The updates that share a block, or the blocks
-that share an update, make a stretch; the permutation of each is a function of (seed, block) alone, so every process finds
+that share an update, make a window; the permutation of each is a function of (seed, block) alone, so every process finds
 the same one, in the middle of a block as at its start, and nothing has to be sent or saved.
 """
 
@@ -43,7 +43,7 @@ class Pairing:
         seed: int,
         ahead: int | None = None,
     ):
-        """ahead: how many stretches are paired while one is in use, each by a worker; None for as many as the cores allow.
+        """ahead: how many windows are paired while one is in use, each by a worker; None for as many as the cores allow.
 
         Raises UserError for a coupling that the data does not fit.
         """
@@ -53,9 +53,9 @@ class Pairing:
         if self.block % batch and batch % self.block:
             raise UserError(f"flow.coupling: a block of {self.block} and train.batch_size = {batch} do not divide")
         check_conditions(coupling, batches)
-        self.updates = max(1, self.block // batch)  # in a stretch
+        self.updates = max(1, self.block // batch)  # in a window
         self._current: tuple[int, Tensor] | None = None
-        self._next: deque[tuple[int, Future[Tensor]]] = deque()  # consecutive stretches
+        self._next: deque[tuple[int, Future[Tensor]]] = deque()  # consecutive windows
         self.ahead = workers(max(self.block, batch)) if ahead is None else ahead
         self._pool = None if not coupling.permutes else ThreadPoolExecutor(max(1, self.ahead), "pairing")
         self._stream = None
@@ -67,44 +67,44 @@ class Pairing:
     def noise(self, update: int) -> Tensor:
         if self._pool is None:
             return self.draw(update)
-        stretch, place = divmod(update, self.updates)
-        if self._current is None or self._current[0] != stretch:
-            self._current = (stretch, self._paired(stretch, self._pool))
+        window, place = divmod(update, self.updates)
+        if self._current is None or self._current[0] != window:
+            self._current = (window, self._paired(window, self._pool))
         batch = self.batches.order.batch_size
         return self._current[1][place * batch : (place + 1) * batch]
 
-    def _paired(self, stretch: int, pool: ThreadPoolExecutor) -> Tensor:
-        if self._next and self._next[0][0] != stretch:
+    def _paired(self, window: int, pool: ThreadPoolExecutor) -> Tensor:
+        if self._next and self._next[0][0] != window:
             self._next.clear()  # not where the stream went on
         if not self._next:
-            self._next.append((stretch, pool.submit(self.permutation, stretch)))
-        noise = self._joined(stretch)  # made again, by this stream: the worker's copy belongs to another one
+            self._next.append((window, pool.submit(self.permutation, window)))
+        noise = self._joined(window)  # made again, by this stream: the worker's copy belongs to another one
         rows = self._next.popleft()[1].result()
         while len(self._next) < self.ahead:
-            later = stretch + 1 + len(self._next)
+            later = window + 1 + len(self._next)
             self._next.append((later, pool.submit(self.permutation, later)))
         return noise[rows.to(noise.device, non_blocking=True)]
 
-    def permutation(self, stretch: int) -> Tensor:
-        """Rows (updates x B,) int64 of the stretch's joined noise, on the host (pinned beside a GPU)."""
+    def permutation(self, window: int) -> Tensor:
+        """Rows (updates x B,) int64 of the window's joined noise, on the host (pinned beside a GPU)."""
         if self._stream is None:
-            x0, rows = self._joined(stretch), self.batches.stretch(stretch * self.updates, self.updates)
+            x0, rows = self._joined(window), self.batches.window(window * self.updates, self.updates)
         else:
             # Copies by way of pinned memory and a stream of our own: the loop's stream never waits for them.
             with torch.cuda.stream(self._stream):
-                x0 = to_host(self._joined(stretch))
-                found = self.batches.stretch(stretch * self.updates, self.updates)
+                x0 = to_host(self._joined(window))
+                found = self.batches.window(window * self.updates, self.updates)
                 rows = Rows(to_host(found.x), found.conditions.map(to_host))
             self._stream.synchronize()
-        first = stretch * self.updates * self.batches.order.batch_size // self.block
+        first = window * self.updates * self.batches.order.batch_size // self.block
         permuted = pair_blocks(self.coupling, self.block, x0, rows, key_of=lambda block: self._key(first + block))
         return permuted if self._stream is None else permuted.pin_memory()
 
     def _key(self, block: int) -> int:
         return key(self.seed, "coupling", block)
 
-    def _joined(self, stretch: int) -> Tensor:
-        first = stretch * self.updates
+    def _joined(self, window: int) -> Tensor:
+        first = window * self.updates
         if self.updates == 1:
             return self.draw(first)
         return torch.cat([self.draw(update) for update in range(first, first + self.updates)])

@@ -62,13 +62,13 @@ class Session:
     objective: FlowObjective
     base: Base
     pairing: Pairing
-    extra_losses: dict[str, tuple[float, Callable[[Tensor], Tensor]]]  # name -> (weight, loss)
+    aux_losses: dict[str, tuple[float, Callable[[Tensor], Tensor]]]  # name -> (weight, loss)
     model: nn.Module
     model_args: dict[str, Any]
     wrapped: nn.Module
     ema: Averages | None
     optimizer: torch.optim.AdamW
-    rate: Callable[[int], float]
+    lr: Callable[[int], float]
     layout: Layout
     batches: Batches
     draws: Draws
@@ -234,9 +234,9 @@ def build(
     return Session(
         recipe=recipe, environment=environment, run_dir=run_dir, data=data, domain=domain, normalizer=normalizer,
         flow=flow, objective=objective, base=base, pairing=pairing,
-        extra_losses=_extra_losses(recipe, domain, objective), model=model, model_args=model_args,
+        aux_losses=_aux_losses(recipe, domain, objective), model=model, model_args=model_args,
         wrapped=wrapped, ema=ema, optimizer=optimizer,
-        rate=lr_schedule(recipe, total_steps, steps_per_epoch), layout=layout,
+        lr=lr_schedule(recipe, total_steps, steps_per_epoch), layout=layout,
         batches=batches, draws=draws,
         validator=Validator(data, normalizer, objective, base, coupling, pairing.block,
                             omega=getattr(flow.objective, "omega", 1.0),
@@ -318,19 +318,19 @@ def _validation_batch(recipe: Recipe, device: torch.device) -> int:
     return BATCH_SIZES.get(device.type, 256) if size == "auto" else size
 
 
-def _extra_losses(
+def _aux_losses(
     recipe: Recipe, domain: Domain, objective: FlowObjective
 ) -> dict[str, tuple[float, Callable[[Tensor], Tensor]]]:
-    found = {name: (weight, find("loss", name)) for name, weight in recipe.loss.used.items()}
+    found = {name: (weight, find("loss", name)) for name, weight in recipe.aux_loss.used.items()}
     for name, (_, loss) in found.items():
-        if domain.kind not in (kinds := getattr(loss, "kinds", (domain.kind,))):
+        if domain.name not in (kinds := getattr(loss, "kinds", (domain.name,))):
             raise UserError(
-                f"loss.{name}: is set, and it is a loss of {listing(kinds)} data; the rows are {domain.noun}"
+                f"aux_loss.{name}: is set, and it is a loss of {listing(kinds)} data; the rows are {domain.noun}"
             )
     for name in found:
         if not objective.path.converts(objective.prediction, "data"):
             raise UserError(
-                f"loss.{name}: is measured on the predicted data, and on this path a prediction of the {objective.prediction} "
-                "implies none; use a path that does (linear, cosine, vp), or leave it out"
+                f"aux_loss.{name}: needs predicted data, which a prediction of the {objective.prediction} does not imply on "
+                "this path; use another path (linear, cosine, vp), or leave it out"
             )
     return found

@@ -30,7 +30,7 @@ def one_update(session: Session, update: int, meters: Meters) -> Tensor:
     left_out = skipped.bool()
     meters.add(**{name: value.masked_fill(left_out, 0) for name, value in {**terms, "grad_norm": norm}.items()})
     meters.add(skipped=skipped)
-    meters.follow(skipped, terms["loss"])
+    meters.update(skipped, terms["loss"])
     meters.tick()
     return skipped
 
@@ -38,14 +38,14 @@ def one_update(session: Session, update: int, meters: Meters) -> Tensor:
 def accumulate(session: Session, update: int) -> dict[str, Tensor]:
     """Gradients of the update's global batch, reduced over the processes. Returns this rank's mean losses, by their names."""
     accumulation, means = session.layout.accumulation, {}
-    draw = Drawing(session, update)
+    inputs = UpdateInputs(session, update)
     for micro_step in range(accumulation):
         seed_modules(session.device, key(session.recipe.run.seed, "dropout", update, micro_step, session.layout.rank))
         # Gradients are reduced once an update: with the last micro-step's. Those of a sharded model are with every
         # micro-step's (it has no `no_sync`): whole gradients, kept until the last, would take the memory that it saves.
         last = micro_step == accumulation - 1
         with nullcontext() if last else session.environment.accelerator.no_sync(session.wrapped):
-            loss, terms = draw.loss(micro_step)
+            loss, terms = inputs.loss(micro_step)
             backward(session, loss / accumulation if accumulation > 1 else loss)
         for name, term in terms.items():
             term = term / accumulation if accumulation > 1 else term
@@ -53,7 +53,7 @@ def accumulate(session: Session, update: int) -> dict[str, Tensor]:
     return means
 
 
-class Drawing:
+class UpdateInputs:
     """All that is drawn for one update, for the whole global batch, and this rank's micro-batches of it."""
 
     def __init__(self, session: Session, update: int):
@@ -70,13 +70,13 @@ class Drawing:
         """`flow_loss` of rows `start` to `stop` of this rank's micro-batch; of all of it by default."""
         session, micro = self.session, self.session.layout.micro
         stop, first = micro if stop is None else stop, session.layout.start(micro_step)
-        places = slice(first + start, first + stop)
+        indices = slice(first + start, first + stop)
         mine = self.rows.slice(micro_step * micro + start, micro_step * micro + stop)
         if self.dropped is not None:
-            mine = replace(mine, conditions=mine.conditions.drop(self.dropped[places]))
-        eps = None if self.eps is None else self.eps[places]
-        spans = None if self.spans is None else self.spans.slice(places)
-        return flow_loss(session, mine, self.noise[places], self.times[places], eps, spans)
+            mine = replace(mine, conditions=mine.conditions.drop(self.dropped[indices]))
+        eps = None if self.eps is None else self.eps[indices]
+        spans = None if self.spans is None else self.spans.slice(indices)
+        return flow_loss(session, mine, self.noise[indices], self.times[indices], eps, spans)
 
 
 @dataclass(frozen=True)
@@ -131,11 +131,11 @@ def flow_loss(
     )
     loss = found.descended.mean()
     terms = {"loss": loss.detach() if found.shown is found.descended else found.shown.detach().mean()}
-    if session.extra_losses:
+    if session.aux_losses:
         assert found.data is not None, "checked when the recipe was read"
         # In the domain's own units, and weighted by t: near the noise the predicted sketch is a blur with no strokes.
         predicted = session.normalizer.denormalize(found.data())
-        for name, (weight, measure) in session.extra_losses.items():
+        for name, (weight, measure) in session.aux_losses.items():
             values = measure(predicted)
             terms[name] = values.detach().mean()
             loss = loss + weight * (t * values).mean()

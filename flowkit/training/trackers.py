@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from flowkit.data.strict_json import parse_json
 from flowkit.errors import UserError, listing, nearest
 from flowkit.events import Event, Logged, RunStarted, Sampled, Validated
 from flowkit.recipe.dump import dump_toml
+from flowkit.training.provenance import now
 
 if TYPE_CHECKING:
     from flowkit.recipe import Recipe
@@ -49,8 +51,9 @@ def metrics_of(event: Event) -> dict[str, Any] | None:
 
 
 class MetricsFile:
-    """Appends one JSON object a log step, validation or drawing of samples; continuing from step s drops what came after.
+    """Appends one JSON object per log step, validation or sampling. Resuming from step s drops the lines after it.
 
+    Each line ends with `time` (local, ISO 8601) and `elapsed` (seconds of training in all sessions of the run).
     Lines that a full disk or a folder that is gone does not take are kept, and written when it does again.
     """
 
@@ -58,6 +61,7 @@ class MetricsFile:
         self.path = path
         self._error: OSError | None = None  # why the last lines are not in the file
         self._waiting: list[str] = []
+        earlier = 0.0  # seconds of the sessions before this one
         if path.exists():
             if not path.is_file():
                 raise UserError(f"{path}: is no regular file; move it away, and this run's lines go on in a new one")
@@ -65,6 +69,8 @@ class MetricsFile:
                 while line := file.readline(MAX_LINE):
                     if _step(line) <= start_step:
                         kept.write(line.rstrip(b"\r\n") + b"\n")
+                        earlier = _elapsed(line, earlier)
+        self._began = time.monotonic() - earlier
         self._write()
         if self._error is not None:
             raise UserError(f"{path}: cannot be written ({self._error.strerror})")
@@ -81,7 +87,8 @@ class MetricsFile:
         if metrics is not None:
             # JSON has no NaN: null says "not a number" to every reader.
             clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
-            self._waiting.append(json.dumps(clean) + "\n")
+            clocks = {"time": now(), "elapsed": round(time.monotonic() - self._began, 3)}
+            self._waiting.append(json.dumps({**clean, **clocks}) + "\n")
             self._write()
 
     def _write(self) -> None:
@@ -119,6 +126,12 @@ def _step(line: bytes) -> float:
         return float(parse_json(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
+
+
+def _elapsed(line: bytes, otherwise: float) -> float:
+    """The seconds in a metrics line; `otherwise` for a line of an older version."""
+    found = parse_json(line).get("elapsed")
+    return float(found) if isinstance(found, int | float) else otherwise
 
 
 def check_trackers(recipe: Recipe) -> None:

@@ -21,9 +21,9 @@ from flowkit.flow.paths import GaussianPath
 from flowkit.flow.solvers import integrate
 from flowkit.models.calls import call_model
 from flowkit.rng import Draws, key
+from flowkit.training.baselines import GaussianBaseline, gaussian_losses
 from flowkit.training.batches import Rows, read_rows
 from flowkit.training.pairing import pair_blocks
-from flowkit.training.yardsticks import GaussianYardstick, gaussian_losses
 
 BINS = 5  # equal bins of t
 # Where solvers ask for the velocity in 25 steps. Nearer to an end, the velocity error of a prediction of the data (or the
@@ -78,11 +78,11 @@ class Validator:
             return
         # As many on every rank, and so as many forward passes, which are collectives where the model is sharded: where the
         # last few do not divide, some ranks take a row from the start once more, and leave it out of the sums.
-        places = np.arange(rank, -(-self.count // world_size) * world_size, world_size)
-        self.places = torch.from_numpy(places[places < self.count]).to(device)
-        places %= self.count
-        self.batch_size = min(batch_size, len(places))
-        self.rows: Rows = read_rows(data, rows[places % len(rows)], normalizer, device)
+        indices = np.arange(rank, -(-self.count // world_size) * world_size, world_size)
+        self.indices = torch.from_numpy(indices[indices < self.count]).to(device)
+        indices %= self.count
+        self.batch_size = min(batch_size, len(indices))
+        self.rows: Rows = read_rows(data, rows[indices % len(rows)], normalizer, device)
         draws = Draws(seed, device)
         shape = (self.count, *self.rows.x.shape[1:])
         met = rows[np.arange(self.count) % len(rows)]
@@ -97,25 +97,25 @@ class Validator:
         # One time in each of `count` equal strata, in an order that does not follow the rows.
         strata = draws.uniform("validation strata", 0, (self.count,)).argsort()
         times = FIRST + (LAST - FIRST) * (strata + draws.uniform("validation times", 0, (self.count,))) / self.count
-        mine = torch.from_numpy(places).to(device)
+        mine = torch.from_numpy(indices).to(device)
         self.noise, self.times = noise[mine], times[mine]
-        self.bins = (times * BINS).long().clamp_(0, BINS - 1).cpu()  # of all places
+        self.bins = (times * BINS).long().clamp_(0, BINS - 1).cpu()  # of all indices
         self.eps = None if eps is None else eps[mine]
 
-        def yardstick() -> dict[str, float]:
+        def baseline() -> dict[str, float]:
             """On all the rows, whatever this rank's share of them is; {} where a Gaussian's best field is not known."""
             if coupled or not isinstance(objective.path, GaussianPath) or not isinstance(base, NormalBase):
                 return {}
-            fitted = GaussianYardstick.fit(data.x, data.rows("train"), normalizer, objective.path, device=device)
+            fitted = GaussianBaseline.fit(data.x, data.rows("train"), normalizer, objective.path, device=device)
             x1 = read_rows(data, met, normalizer, device).x
             return gaussian_losses(fitted, noise, x1, times)
 
-        self._yardstick = yardstick
+        self._baseline = baseline
 
     @cached_property
     def gaussian_losses(self) -> dict[str, float]:
         """The losses of the best "diagonal" and "full" Gaussian's field on the same rows, noises and times."""
-        return self._yardstick()
+        return self._baseline()
 
     @torch.no_grad()
     def __call__(self, model: nn.Module, autocast: Callable[..., AbstractContextManager]) -> ValidationResult:
@@ -140,7 +140,7 @@ class Validator:
                 self.batch_size //= 2
         model.train(training)
         found = torch.zeros(2, self.count, dtype=torch.float64, device=self.device)
-        found[:, self.places] = mine[:, : len(self.places)]
+        found[:, self.indices] = mine[:, : len(self.indices)]
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(found)  # each place is one rank's: to the others' zeros nothing is added
         sums = torch.zeros(2, BINS, dtype=torch.float64).index_add_(1, self.bins, found.cpu())
@@ -177,7 +177,7 @@ class Validator:
         training = model.training
         model.eval()
         found = torch.zeros(min(ONE_STEP_ROWS, self.count), dtype=torch.float64, device=self.device)
-        mine = int((self.places < len(found)).sum())
+        mine = int((self.indices < len(found)).sum())
         for start in range(0, mine, self.batch_size):
             part = slice(start, min(start + self.batch_size, mine))
             rows, x0 = self.rows.slice(part.start, part.stop), self.noise[part]
@@ -188,7 +188,7 @@ class Validator:
 
             fine, _ = integrate(u, x0, solver="midpoint", steps=FINE_STEPS)
             gap = x0 + u(x0, x0.new_zeros(len(x0)), 1.0) - fine
-            found[self.places[part]] = gap.square().flatten(1).mean(1).double()
+            found[self.indices[part]] = gap.square().flatten(1).mean(1).double()
         model.train(training)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(found)

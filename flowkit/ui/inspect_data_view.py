@@ -28,7 +28,8 @@ def data_view(report: dict[str, Any], console: Console) -> None:
     try:
         drawn = _pictures(report, console.width)
     except UserError as error:
-        drawn = [Text(f"nothing is drawn: {error}", "yellow")]
+        console.print(Text(f"no pictures: {error}", "yellow"))
+        return
     if drawn:
         console.print(heading("a few of them", "", console.width))
         for line in drawn:

@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from flowkit.checkpoint import average_files, decay_in_effect
+from flowkit.registry import domain_name
 from flowkit.ui.facts import Facts, FactsBlock, settings
 from flowkit.ui.heading import heading
 from flowkit.ui.parameter_tree import parameter_tree
@@ -46,7 +47,7 @@ def _title(report: dict[str, Any]) -> str:
     if report["what"] == "run":
         return report["run"]["name"]
     if report["what"] == "data":
-        return f"{report['kind']} data"
+        return f"{domain_name(report['kind'])} data"
     return report.get("holds", report["what"])
 
 
@@ -59,7 +60,7 @@ def _model(report: dict[str, Any], console: Console) -> None:
         console.print(heading("losses", "", console.width))
         console.print(FactsBlock(_metrics_facts(run["metrics"])))
     if report.get("recipe"):
-        left = ("run", "data", "loss", "optim", "train") if model else tuple(report["recipe"])
+        left = ("run", "data", "aux_loss", "optim", "train") if model else tuple(report["recipe"])
         console.print(heading("recipe", "", console.width))
         console.print(recipe_view({name: report["recipe"][name] for name in left if name in report["recipe"]}))
     if report.get("weights"):
@@ -145,7 +146,7 @@ def _step_of(model: dict[str, Any], report: dict[str, Any]) -> Text:
 
 def _data_of(model: dict[str, Any]) -> Text:
     data = model.get("data") or {}
-    text = Text(f"{model['kind']} {shape(model['shape'])}")
+    text = Text(f"{domain_name(model['kind'])} {shape(model['shape'])}")
     if "source" in data:
         text.append(f" · {data['source']}")
     if "train_rows" in data:

@@ -1,4 +1,4 @@
-"""The live view of a run: gathers its events, and a thread of its own repaints the frame a few times a second."""
+"""The live view of a run: collects its events, and a thread repaints the frame a few times a second."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from flowkit.ui.state import RunState
 from flowkit.ui.wording import next_commands, summary
 
 TICK = 0.125  # seconds between repaints of the progress line
-BODY = 0.5  # seconds that the rest stays at least: drawing it takes some milliseconds, which the loop would miss
-WHOLE = 1.0  # seconds after which everything is repainted, to mend what others wrote over it
+BODY = 0.5  # minimum seconds between redraws of the rest: drawing takes milliseconds, which the loop would miss
+WHOLE = 1.0  # seconds between full repaints, which repair what other programs wrote over the view
+LATEST = 3  # rows at the bottom for what was printed last
 
 
 class LiveListener:
-    """A context manager; events may come from any thread. Other people's prints scroll by above the view.
+    """A context manager. Events may come from any thread. Other code's prints are shown below the view.
 
-    A step costs the run one attribute; all drawing happens in the thread.
+    A step costs the run one attribute. All drawing happens in the thread.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._state = RunState()
-        self._frame = Frame(console.file, lambda: console.width)
+        self._frame = Frame(console.file, lambda: (console.width, console.height))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="flowkit-live", daemon=True)
         self._body: list[str] = []
@@ -48,8 +49,9 @@ class LiveListener:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join(timeout=2.0)  # a terminal that was stopped with Ctrl-S must not hold the run
-        self._paint(whole=True)
+        self._thread.join(timeout=2.0)  # a terminal stopped with Ctrl-S must not hold the run
+        if self._state.started:
+            self._paint(whole=True)
         self._frame.close()
         if self._state.finished:
             self._say_what_next()
@@ -60,33 +62,32 @@ class LiveListener:
             return
         self._state.update(event)
         if isinstance(event, Notice):
-            self._frame.print_above(
-                "\n".join(self._ansi([Text.assemble(("notice ", "yellow"), event.text)], fit=False))
-            )
+            self._frame.keep("\n".join(self._ansi([Text.assemble(("notice ", "yellow"), event.text)], fit=False)))
 
     def _run(self) -> None:
         while not self._stop.wait(TICK):
             self._paint(whole=time.monotonic() - self._whole_at >= WHOLE)
 
     def _paint(self, *, whole: bool) -> None:
-        if self._state.started is None:
-            return
+        """Draw the view, and below it what was printed last. The last frame leaves room for what follows it."""
+        ended = self._stop.is_set()
+        latest = [] if ended else [Text.from_ansi(line) for line in list(self._frame.printed)[-LATEST:]]
         if whole:
             self._whole_at = time.monotonic()
-        # The last cell and line are the cursor's.
-        width, height = self._console.width - 1, self._console.height - 1
+        # The last column and row stay free for the cursor.
+        width, height = self._console.width - 1, self._console.height - (view.AFTERWORD if ended else 1) - len(latest)
         key = (self._state.version, width, height)
-        recent = not self._stop.is_set() and time.monotonic() - self._body_at < BODY
+        recent = not ended and time.monotonic() - self._body_at < BODY
         if key != self._body_of and not (recent and key[1:] == self._body_of[1:]):
             self._body = self._ansi(view.lines(self._state, width, height))
             self._body_of, self._body_at = key, time.monotonic()
         lines = list(self._body)
         if len(lines) > view.PROGRESS_LINE:
             lines[view.PROGRESS_LINE : view.PROGRESS_LINE + 1] = self._ansi([view.progress(self._state, width)])
-        self._frame.paint(lines, whole=whole)
+        self._frame.paint(lines + self._ansi(latest), whole=whole)
 
     def _ansi(self, lines: list[Text], *, fit: bool = True) -> list[str]:
-        """Styled with what the terminal can show. NO_COLOR and the like are the console's to know."""
+        """Style lines as far as the terminal can show it. The console knows about NO_COLOR and the like."""
         console = self._console
         drawing = Console(
             file=io.StringIO(), force_terminal=True, width=console.width, highlight=False, legacy_windows=False,
@@ -100,8 +101,8 @@ class LiveListener:
     def _say_what_next(self) -> None:
         finished = self._state.finished
         assert finished
-        first, second = next_commands(finished)
-        next_line = Text.assemble(("next  ", "dim"), (first, "cyan"), ("  or  ", "dim"), (second, "cyan"))
         good = "green" if finished.reason == "done" else "yellow"
-        for line in (Text(summary(self._state, finished), good), next_line):
-            self._console.print(line, soft_wrap=True, highlight=False)
+        self._console.print(Text(summary(self._state, finished), good), highlight=False)
+        for label, command in zip(("next  ", "or    "), next_commands(finished), strict=True):
+            # A long command is left to the terminal to wrap, so that it can be copied whole.
+            self._console.print(Text.assemble((label, "dim"), (command, "cyan")), soft_wrap=True, highlight=False)

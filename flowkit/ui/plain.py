@@ -1,9 +1,10 @@
-"""A run as plain lines, for logs and pipes: one line an event, `<kind> key=value ...`, no escape codes."""
+"""A run as plain lines, for logs and pipes: one line per event, `<date> <time> <kind> key=value ...`, no escape codes."""
 
 from __future__ import annotations
 
 import math
 import sys
+import time
 from types import TracebackType
 from typing import IO, Self
 
@@ -14,7 +15,7 @@ from flowkit.ui.wording import next_commands, summary
 
 
 class PlainListener:
-    """Writes to `stream` (stderr when None), each line at once. The keys of a line never change their order."""
+    """Writes to `stream` (stderr when None) and flushes every line. The keys of a line never change their order."""
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream = stream
@@ -32,12 +33,13 @@ class PlainListener:
         if type(event) is Stepped:
             return
         self._state.update(event)
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S ")
         for line in lines(event, self._state):
-            print(" ".join(line.splitlines()), file=self._stream or sys.stderr, flush=True)
+            print(stamp + " ".join(line.splitlines()), file=self._stream or sys.stderr, flush=True)
 
 
 class QuietListener(PlainListener):
-    """Says nothing but what has to be said."""
+    """Prints urgent notices only."""
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Notice) and event.urgent:
@@ -45,7 +47,7 @@ class QuietListener(PlainListener):
 
 
 def lines(event: Event, state: RunState) -> list[str]:
-    """The lines that tell `event`."""
+    """The lines for `event`."""
     match event:
         case RunStarted():
             return [_run(event)]
@@ -68,7 +70,7 @@ def lines(event: Event, state: RunState) -> list[str]:
 
 
 def _sentences(event: Sampled, most: int = 3) -> list[str]:
-    """The first few samples, where a line is all there is to one."""
+    """The first few samples, if each is a single line."""
     if any(len(preview.lines) != 1 for preview in event.previews):
         return []
     return [

@@ -1,9 +1,7 @@
-"""How `flowkit prepare` shows itself: a bar while it reads, and a table of what became of every drawing."""
+"""What `flowkit prepare` says about sketches: a table of what became of every drawing."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -13,23 +11,6 @@ if TYPE_CHECKING:
     from rich.console import Group, RenderableType
 
     from flowkit.sketch.prepare import ClassReport, PrepareReport
-
-
-@contextlib.contextmanager
-def reading_bar() -> Iterator[Callable[[int, int, str], None]]:
-    """A progress bar on stderr; yields what `prepare` wants for `progress`. Silent where stderr is no terminal."""
-    from rich.markup import escape
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    from flowkit.ui.progress import passing
-
-    columns = (TextColumn("reading"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
-               TextColumn("[dim]{task.description}"))  # fmt: skip
-    with passing(*columns) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda done, total, where: progress.update(
-            task, completed=done, total=total, description=escape(where[-40:])
-        )
 
 
 def summary(report: PrepareReport, width: int = 80) -> Group:

@@ -17,18 +17,18 @@ BLANK = " \u2800"  # characters that show what is behind them
 def preview_grid(previews: Sequence[Preview], width: int, height: int | None = None, caption: str = "") -> list[Text]:
     """Lines of at most `width` cells, at most `height` of them. `caption`: what the previews' remarks are.
 
-    Previews of one line each are sentences, and are listed. Pictures stand beside each other, a title above each, whole
-    ones only: nothing is returned where not even one row of them fits. A picture that comes in several sizes is as tall as
-    `height` allows. One that is wider than the place is cut at its right.
+    Previews of one line each are sentences, and are listed. Pictures stand side by side, each below its title. Only whole
+    pictures are shown: the result is empty if not even one row of them fits. Pictures that come in several sizes are
+    shown in the size that covers most of the place. A picture wider than `width` is cut at its right.
     """
     if not previews or width < 1:
         return []
     if all(len(preview.lines) == 1 for preview in previews):
         return sentence_list(previews, width, height, caption)
     if height is not None:
-        previews = [preview.fitting(width, height - 1) for preview in previews]
-    cell = min(width, max(_width(preview) for preview in previews))
-    columns = max(1, (width + GAP) // (cell + GAP))
+        sizes = [previews, *zip(*(preview.sizes for preview in previews), strict=False)]
+        previews = max(sizes, key=lambda size: _covered(size, width, height))
+    cell, columns = _columns(previews, width)
     lines: list[Text] = []
     for start in range(0, len(previews), columns):
         row = previews[start : start + columns]
@@ -38,6 +38,20 @@ def preview_grid(previews: Sequence[Preview], width: int, height: int | None = N
             break
         lines += separator + drawn
     return lines
+
+
+def _columns(previews: Sequence[Preview], width: int) -> tuple[int, int]:
+    """(width of a picture, how many of them stand side by side)."""
+    cell = min(width, max(_width(preview) for preview in previews))
+    return cell, max(1, (width + GAP) // (cell + GAP))
+
+
+def _covered(previews: Sequence[Preview], width: int, height: int) -> int:
+    """Cells that pictures of this size would cover; 0 if not one of them fits."""
+    wide, rows = len(previews[0].lines[0]), len(previews[0].lines)
+    _, columns = _columns(previews, width)
+    shown = min(len(previews), columns * ((height + 1) // (rows + 2)))  # a title above, a blank line between
+    return shown * wide * rows if wide <= width else 0
 
 
 def _width(preview: Preview) -> int:

@@ -10,6 +10,7 @@ from itertools import groupby, pairwise
 from rich.text import Text
 
 BLOCKS = "▁▂▃▄▅▆▇█"
+STEEP = 0.1  # share of the steps in which a loss may fall steeply
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # bit of a dot by column, then row, in a braille cell
 
 
@@ -18,9 +19,9 @@ Points = list[tuple[float, float]]  # (step, value)
 
 @dataclass
 class History:
-    """A curve over the whole run in bounded memory: when full, neighbours are averaged.
+    """A curve over the whole run in bounded memory: when it is full, neighbors are averaged.
 
-    `points` may be read from another thread at any time: it grows by whole points, and is replaced whole.
+    `points` may be read from another thread at any time: it grows by whole points and is replaced as a whole.
     """
 
     limit: int = 512
@@ -29,7 +30,7 @@ class History:
     _pending: Points = field(default_factory=list)
 
     def add(self, step: float, value: float) -> None:
-        """A value that is not finite has no place on a curve and is left out."""
+        """Add a reading. One that is not finite is left out."""
         if not math.isfinite(value):
             return
         self._pending.append((step, value))
@@ -46,29 +47,47 @@ def _mean(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return sum(step for step, _ in points) / len(points), sum(value for _, value in points) / len(points)
 
 
-def _scaler(values: Sequence[float]):
-    """Maps values to [0, 1]; by their logarithm where that is possible, since losses fall fast and then slowly."""
-    logarithmic = min(values) > 0
-    warp = math.log if logarithmic else float
-    low, high = warp(min(values)), warp(max(values))
-    if high - low < 1e-9:
-        return lambda _: 0.5
-    return lambda value: min(1.0, max(0.0, (warp(value) - low) / (high - low)))
+@dataclass(frozen=True)
+class Scale:
+    """Maps values to [0, 1]: logarithmic where all are positive, since losses fall fast and then slowly."""
+
+    low: float
+    high: float
+    cut: bool  # whether the steep start of the curves lies above `high`, so that their ends can be read
+
+    @classmethod
+    def of(cls, points: Points) -> Scale | None:
+        """Of all the points; without the first tenth of the steps if that would take more than half of the scale."""
+        if not points:
+            return None
+        values = [value for _, value in points]
+        low, high = min(values), max(values)
+        begins = max(step for step, _ in points) * STEEP
+        late = max(value for step, value in points if step >= begins)
+        warp = math.log if low > 0 else float
+        cut = warp(late) - warp(low) < (warp(high) - warp(low)) / 2 and late > low
+        return cls(low, late if cut else high, cut)
+
+    def __call__(self, value: float) -> float:
+        warp = math.log if self.low > 0 else float
+        span = warp(self.high) - warp(self.low)
+        return 0.5 if span < 1e-9 else min(1.0, max(0.0, (warp(value) - warp(self.low)) / span))
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """At most `width` block characters; more values than that are averaged in equal groups."""
+    """At most `width` block characters. More values than that are averaged in equal groups."""
     if not values or width < 1:
         return ""
     if len(values) > width:
         edges = [round(i * len(values) / width) for i in range(width + 1)]
         values = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
-    scale = _scaler(values)
+    scale = Scale.of(list(enumerate(values)))
+    assert scale
     return "".join(BLOCKS[min(7, int(8 * scale(value)))] for value in values)
 
 
 def bars(values: Sequence[float]) -> str:
-    """One block a value, its height in proportion to the largest: zero is the bottom."""
+    """One block per value, as high as its share of the largest value."""
     finite = [value for value in values if math.isfinite(value)]
     top = max(finite, default=0.0)
     if top <= 0:
@@ -77,14 +96,13 @@ def bars(values: Sequence[float]) -> str:
 
 
 def chart(series: Sequence[tuple[Points, str]], last_step: float, width: int, rows: int) -> list[Text]:
-    """`rows` lines of `width` cells: each of `series` a curve and its style, later ones over earlier ones.
+    """`rows` lines of `width` cells. `series` are curves with their styles, later ones drawn over earlier ones.
 
-    Steps 0 to `last_step` across, values up, all on one scale: logarithmic, where all are positive.
+    Steps 0 to `last_step` across, values up, all on one `Scale`.
     """
-    everything = [value for points, _ in series for _, value in points]
-    if not everything:
+    scale = Scale.of([point for points, _ in series for point in points])
+    if scale is None:
         return [Text(" " * width) for _ in range(rows)]
-    scale = _scaler(everything)
     bits = [[0] * width for _ in range(rows)]
     styles = [[""] * width for _ in range(rows)]
 

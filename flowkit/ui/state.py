@@ -1,17 +1,18 @@
-"""What is known of a run so far, gathered from its events; the views draw this and nothing else."""
+"""What is known of a run so far, collected from its events. The views draw this and nothing else."""
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 
-from flowkit.events import Event, Finished, Logged, Notice, RunStarted, Sampled, Saved, Stepped, Validated
+from flowkit.events import Doing, Event, Finished, Logged, Notice, RunStarted, Sampled, Saved, Stepped, Validated
 from flowkit.ui.sparkline import History
 
 
 @dataclass
 class RunState:
-    """The latest event of every kind. `version` counts every change but the steps: a view can keep its lines."""
+    """The latest event of each kind. `version` counts every change except steps, so that a view can cache its lines."""
 
     started: RunStarted | None = None
     step: int = 0
@@ -21,11 +22,14 @@ class RunState:
     sampled: Sampled | None = None
     saved: Saved | None = None
     finished: Finished | None = None
+    doing: str = ""  # what keeps the next update waiting
+    doing_since: float = 0.0
     losses: History = field(default_factory=History)
     validations: History = field(default_factory=History)
     version: int = 0
     began: float = field(default_factory=time.monotonic)
     logged_at: float = 0.0
+    earlier_seconds: float = 0.0  # of the sessions before a resume
 
     def update(self, event: Event) -> None:
         match event:
@@ -33,6 +37,10 @@ class RunState:
                 self.step = event.step
                 return
             case RunStarted():
+                if event.start_step:  # resumed
+                    from flowkit.ui.past import recall
+
+                    self.earlier_seconds = recall(event.run_dir, event.start_step, self.update)
                 self.started, self.step, self.began = event, event.start_step, time.monotonic()
                 self.best = event.best
             case Logged():
@@ -46,19 +54,26 @@ class RunState:
                 self.sampled = event
             case Saved():
                 self.saved = event
+            case Doing():
+                now = time.monotonic()
+                if self.doing:
+                    self.logged_at += now - self.doing_since  # the time left stands still meanwhile
+                self.doing, self.doing_since = event.what, now
             case Finished():
-                self.finished, self.step = event, event.step
+                self.finished, self.step, self.doing = event, event.step, ""
             case Notice():
                 pass
         self.version += 1
 
     @property
     def elapsed(self) -> float:
+        """Seconds of this session."""
         return self.finished.seconds if self.finished else time.monotonic() - self.began
 
     @property
     def seconds_left(self) -> float | None:
-        """Counts down between log steps; None before the first."""
-        if self.finished or not self.logged:
+        """Counts down between log steps, except during `doing`; None before the first log step of this session."""
+        if self.finished or not self.logged or math.isnan(self.logged.seconds_left):
             return None
-        return max(0.0, self.logged.seconds_left - (time.monotonic() - self.logged_at))
+        now = self.doing_since if self.doing else time.monotonic()
+        return max(0.0, self.logged.seconds_left - (now - self.logged_at))

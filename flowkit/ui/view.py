@@ -6,7 +6,9 @@ Everything has its place from the first moment on, so that nothing moves when va
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.text import Text
@@ -15,18 +17,20 @@ from flowkit.events import RunStarted
 from flowkit.ui.heading import heading
 from flowkit.ui.previews import preview_grid
 from flowkit.ui.quantities import NOTHING, duration, rate, shape, short_count, size, value
-from flowkit.ui.sparkline import bars, chart, sparkline
+from flowkit.ui.sparkline import Scale, bars, chart, sparkline
 from flowkit.ui.state import RunState
-from flowkit.ui.wording import averaged, batch, plural, precision
+from flowkit.ui.wording import averaged, batch, plural
 
 LOSS, VALIDATION, GOOD, BAD, QUIET = "cyan", "magenta", "green", "yellow", "dim"
 ROOMY_WIDTH, ROOMY_HEIGHT = 104, 30
 FIGURES = 58  # width of the roomy layout's left column
-PROGRESS_LINE = 3  # where `lines` puts what changes with every step
+PROGRESS_LINE = 3  # index in `lines` of what changes with every step
+SHORTEST_BAR = 4
+AFTERWORD = 5  # rows below the last frame: the summary, what to type next, and the shell's prompt
 
 
 def progress(state: RunState, width: int) -> Text:
-    """The bar and what is left, in one line."""
+    """The bar, and what is done and left, in one line."""
     started = state.started
     if started is None:
         return Text("starting ...", QUIET)
@@ -36,24 +40,31 @@ def progress(state: RunState, width: int) -> Text:
     left = state.seconds_left
     digits = len(f"{total:,}")
     epoch_digits = len(f"{total / (started.steps_per_epoch or 1):.1f}")
-    parts = [f"{int(100 * done):3d}%", f"{state.step:>{digits},} / {total:,}", f"epoch {epoch:>{epoch_digits}.1f}"]
+    parts = [f"{int(100 * done):3d}%", f"{state.step:>{digits},} / {total:,}"]
+    whole = duration(state.earlier_seconds + state.elapsed)
     if state.finished:
-        parts.append(f"{state.finished.reason} in {duration(state.finished.seconds)}")
+        parts += [f"epoch {epoch:.1f}", f"{state.finished.reason} in {whole}"]
     else:
-        parts.append(f"{duration(left) if left is not None else NOTHING:>5} left")
+        parts += [
+            state.doing or f"epoch {epoch:>{epoch_digits}.1f}",
+            f"{duration(left) if left is not None else NOTHING:>5} left",
+        ]
         if width >= ROOMY_WIDTH:
-            parts.append(f"{duration(state.elapsed):>5} so far")
+            session = f"{duration(state.elapsed)} since the resume, " if state.earlier_seconds else ""
+            parts.append(f"{session}{whole:>5} {'in all' if session else 'so far'}")
+    while len(parts) > 1 and len("  ".join(parts)) + 2 + SHORTEST_BAR > width:
+        parts.pop()
     text = "  ".join(parts)
-    room = max(4, width - len(text) - 2)
+    room = max(SHORTEST_BAR, width - len(text) - 2)
     half_cells = int(2 * room * done)
-    colour = GOOD if state.finished and state.finished.reason == "done" else LOSS
-    bar = Text.assemble(("━" * (half_cells // 2) + "╸" * (half_cells % 2), colour))
-    bar.append("─" * (room - len(bar)), "bright_black")  # lighter, so that it shows without colours
+    color = GOOD if state.finished and state.finished.reason == "done" else LOSS
+    bar = Text.assemble(("━" * (half_cells // 2) + "╸" * (half_cells % 2), color))
+    bar.append("─" * (room - len(bar)), "bright_black")  # lighter, so that it can be told apart without colors
     return bar.append("  " + text)
 
 
 def lines(state: RunState, width: int, height: int) -> list[Text]:
-    """At most `height` lines of at most `width` cells. Without a start event there is only a line that says so."""
+    """At most `height` lines of at most `width` cells. Before the start event, a single line that says so."""
     if state.started is None:
         return [progress(state, width)]
     body = _roomy if width >= ROOMY_WIDTH and height >= ROOMY_HEIGHT else _compact
@@ -65,42 +76,58 @@ def lines(state: RunState, width: int, height: int) -> list[Text]:
 
 
 def _head(started: RunStarted, width: int) -> list[Text]:
-    what = Text.assemble(
-        (started.arch, "bold"),
-        f" · {short_count(started.num_parameters)} parameters · {started.data}",
-        (f" · {started.train_rows:,} + {started.val_rows:,} {started.noun} of {shape(started.x_shape)}", QUIET),
-    )
-    processes = f"{started.num_processes} process{'es' if started.num_processes != 1 else ''}"
+    what = [
+        Text(started.arch, "bold"), Text(f"{short_count(started.num_parameters)} parameters"), Text(started.data),
+        Text(f"{started.train_rows:,} + {started.val_rows:,} {started.noun} of {shape(started.x_shape)}", QUIET),
+    ]  # fmt: skip
     ema = "no EMA"
     if started.ema_decay:
         ema = f"EMA of the {averaged(started.ema_decay)}" if width >= ROOMY_WIDTH else f"EMA {started.ema_decay:.5g}"
-    where = f"{processes} · {precision(started.precision)} · batch {batch(started)} · {ema} · {started.device}"
-    return [heading(started.name, _path(started.run_dir), width), what, Text(where, QUIET)]
+    where = [started.device, started.precision, f"batch {batch(started)}", ema]
+    if started.num_processes > 1:
+        where.insert(1, f"{started.num_processes} processes")
+    name = started.name + (f" · resumed at step {started.start_step:,}" if started.start_step else "")
+    return [
+        heading(name, _path(started.run_dir), width),
+        _flow(what, width, " · ")[0],
+        _flow([Text(part, QUIET) for part in where], width, " · ")[0],
+    ]
+
+
+def _flow(parts: Sequence[Text], width: int, gap: str = "   ") -> list[Text]:
+    """The parts in as many lines as they take, broken between parts only."""
+    drawn: list[Text] = []
+    for part in parts:
+        if drawn and drawn[-1].cell_len + len(gap) + part.cell_len <= width:
+            drawn[-1].append(gap, QUIET).append_text(part)
+        else:
+            drawn.append(part.copy())
+    return drawn or [Text()]
 
 
 def _compact(state: RunState, width: int) -> list[Text]:
-    logged = state.logged
-    left = 46
-    graph = max(0, width - left - 1)
-    loss = Text.assemble(("loss        ", QUIET), (f"{value(logged.loss if logged else None):<8}", "bold"))
-    loss.truncate(left, overflow="ellipsis", pad=True)
-    loss.append(" ").append(sparkline([value for _, value in list(state.losses.points)], graph), LOSS)
-    validation = Text.assemble(("validation  ", QUIET), *_validation(state), "  ", *_yardsticks(state, short=True))
-    validation.truncate(left, overflow="ellipsis", pad=True)
-    validation.append(" ").append_text(_bins(state, graph))
+    logged, noun = state.logged, state.started.noun if state.started else "rows"
+    loss = Text.assemble(("loss        ", QUIET), (f"{value(logged.loss if logged else None):<10}", "bold"))
+    loss.append(sparkline([value for _, value in list(state.losses.points)], width - loss.cell_len), LOSS)
+    validation = Text.assemble(("validation  ", QUIET), *_validation(state))
+    more = [validation, _baselines(state, short=True), _bins(state, width)]
+    # Fixed widths, so that the lines stay where they are when values come in.
     figures = [
-        ("learning rate", f"{logged.lr:.2e}" if logged else NOTHING),
-        ("gradient", value(logged.grad_norm if logged else None)),
-        ("EMA decay", f"{logged.ema_decay:.5f}" if logged else NOTHING),
+        _fixed("learning rate", f"{logged.lr:.2e}" if logged else NOTHING, 8),
+        _fixed("gradient", value(logged.grad_norm if logged else None), 8),
+        _fixed("EMA decay", f"{logged.ema_decay:.5f}" if logged else NOTHING, 7),
+        _fixed("", f"{rate(logged.rows_per_second) if logged else NOTHING} {noun}/s", 8 + len(noun)),
+        _fixed("memory", size(logged.memory_bytes) if logged else NOTHING, 7),
+        _saved(state),
+        _best(state),
     ]
-    speed = Text.assemble(*_speed(state), ("   memory ", QUIET), size(logged.memory_bytes) if logged else NOTHING)
     if logged and logged.skipped:
-        speed.append(f"   {plural(logged.skipped, 'update')} skipped", BAD)
-    speed.append("   ").append_text(_terms(state))
-    row = Text()
-    for name, shown in figures:
-        row.append(f"{name} ", QUIET).append(f"{shown:<11}")
-    return [loss, validation, row, speed, _checkpoints(state)]
+        figures.append(Text(f"{plural(logged.skipped, 'update')} skipped", BAD))
+    return [loss, _flow([part for part in more if part], width)[0], *_flow([*figures, *_terms(state)], width)]
+
+
+def _fixed(name: str, shown: str, width: int) -> Text:
+    return Text.assemble((f"{name} " if name else "", QUIET), f"{shown:<{width}}")
 
 
 def _roomy(state: RunState, width: int) -> list[Text]:
@@ -108,7 +135,7 @@ def _roomy(state: RunState, width: int) -> list[Text]:
     rows = [
         _figure("loss", (value(logged.loss if logged else None), "bold")),
         _figure("validation", *_validation(state)),
-        _figure("  yard-sticks", *_yardsticks(state)),
+        _figure("  baselines", _baselines(state)),
         _figure("  by time", _bins(state, FIGURES - 16)),
         _figure("  raw weights", value(state.validated.raw_loss if state.validated else None)),
         _figure("gradient norm", value(logged.grad_norm if logged else None)),
@@ -123,7 +150,7 @@ def _roomy(state: RunState, width: int) -> list[Text]:
     for row, graph in zip(rows, _chart(state, width - FIGURES, len(rows)), strict=True):
         row.truncate(FIGURES - 2, overflow="ellipsis", pad=True)
         drawn.append(row.append("  ").append_text(graph))
-    return [Text(), *drawn, _terms(state), _checkpoints(state)]
+    return [Text(), *drawn, _flow(_terms(state), width)[0], _flow([_saved(state), _best(state)], width)[0]]
 
 
 def _figure(name: str, *shown: str | Text | tuple[str, str]) -> Text:
@@ -137,15 +164,15 @@ def _validation(state: RunState) -> list[str | tuple[str, str]]:
     return [(value(found.loss), f"bold {VALIDATION}")]
 
 
-def _yardsticks(state: RunState, short: bool = False) -> list[tuple[str, str]]:
-    """The losses, on the same rows, noises and times, of predicting zero and of the best Gaussians."""
+def _baselines(state: RunState, short: bool = False) -> Text:
+    """The losses of predicting zero and of the best Gaussians, on the same rows, noises and times."""
     found = state.validated
     if not found:
-        return []
+        return Text()
     shown = {"zero": found.zero_loss, **found.gaussian_losses}
     if short:
         shown.pop("diagonal", None)
-    return [("  ".join(f"{name} {value(loss)}" for name, loss in shown.items()), QUIET)]
+    return Text("  ".join(f"{name} {value(loss)}" for name, loss in shown.items()), QUIET)
 
 
 def _bins(state: RunState, width: int) -> Text:
@@ -163,18 +190,25 @@ def _speed(state: RunState) -> list[str | tuple[str, str]]:
     return [per_second, (f" {state.started.noun}/s", QUIET)]
 
 
-def _terms(state: RunState) -> Text:
-    """The auxiliary losses and MeanFlow's one-step error; an empty line where there are none."""
+def _terms(state: RunState) -> list[Text]:
+    """The auxiliary losses, and MeanFlow's one-step error."""
     terms = dict(state.logged.terms) if state.logged else {}
     if state.validated and state.validated.one_step_error is not None:
         terms["one-step error"] = state.validated.one_step_error
-    return Text("   ").join(Text.assemble((f"{name} ", QUIET), value(term)) for name, term in terms.items())
+    return _named(terms)
 
 
-def _checkpoints(state: RunState) -> Text:
-    saved = f"step {state.saved.step:,}" if state.saved else NOTHING
+def _named(numbers: dict[str, float]) -> list[Text]:
+    return [Text.assemble((f"{name.replace('_', ' ')} ", QUIET), value(number)) for name, number in numbers.items()]
+
+
+def _saved(state: RunState) -> Text:
+    return _fixed("checkpoint", f"step {state.saved.step:,}" if state.saved else NOTHING, 12)
+
+
+def _best(state: RunState) -> Text:
     best = f"{value(state.best[1])} at step {state.best[0]:,}" if state.best else NOTHING
-    return Text.assemble(("checkpoint  ", QUIET), saved, ("   best  ", QUIET), (best, GOOD if state.best else ""))
+    return Text.assemble(("best ", QUIET), (f"{best:<20}", GOOD if state.best else ""))
 
 
 def _chart(state: RunState, width: int, rows: int) -> list[Text]:
@@ -182,15 +216,15 @@ def _chart(state: RunState, width: int, rows: int) -> list[Text]:
     assert state.started
     label = 9
     losses, validations = list(state.losses.points), list(state.validations.points)
-    everything = [value for _, value in (*losses, *validations)]
     last = max([1.0, *(step for step, _ in (*losses[-1:], *validations[-1:]))])
-    series = [(losses, LOSS), (validations, VALIDATION)]
+    scale = Scale.of([*losses, *validations])
     drawn = []
-    for i, line in enumerate(chart(series, last, width - label, rows - 1)):
-        edge = value(max(everything)) if everything and i == 0 else ""
-        edge = value(min(everything)) if everything and i == rows - 2 else edge
-        drawn.append(Text.assemble((f"{edge:>{label - 2}} ", QUIET), ("│", "bright_black"), line))
-    end = f"step {last:,.0f}" if everything else ""
+    # The loss comes last: where the two meet, validation must not paint over it.
+    for i, line in enumerate(chart([(validations, VALIDATION), (losses, LOSS)], last, width - label, rows - 1)):
+        edge = {0: value(scale.high), rows - 2: value(scale.low)}.get(i, "") if scale else ""
+        axis = "↑" if i == 0 and scale and scale.cut else "│"
+        drawn.append(Text.assemble((f"{edge:>{label - 2}} ", QUIET), (axis, "bright_black"), line))
+    end = f"step {last:,.0f}" if scale else ""
     legend = Text.assemble(" " * (label - 1), "  ", ("━ loss", LOSS), "  ", ("━ validation", VALIDATION))
     legend.append(f"{end:>{max(1, width - legend.cell_len)}}", QUIET)
     return [*drawn, legend]
@@ -201,26 +235,15 @@ def _samples(state: RunState, width: int, height: int) -> list[Text]:
     if sampled is None or height < 3:
         return []
     spread = [Text()] if height > 20 else []
-    figures = _figures(sampled.figures, width)[: height // 4]
+    figures = _flow(_named(sampled.figures), width)[: height // 4 if sampled.figures else 0]
     grid = preview_grid(sampled.previews, width, height - 1 - len(spread) - len(figures), sampled.caption)
     if not grid:
         return []
-    facts = f"{sampled.nfe} NFE, {sampled.seconds:.1f} s"
+    took = "" if math.isnan(sampled.seconds) else f", {sampled.seconds:.1f} s"  # not known after a resume
+    facts = f"{sampled.nfe} NFE{took}"
     if width >= ROOMY_WIDTH:
         facts += f" · {_path(sampled.path)}"
     return [*spread, heading(f"samples at step {sampled.step:,}", facts, width), *figures, *grid]
-
-
-def _figures(figures: dict[str, float], width: int) -> list[Text]:
-    """What was measured on the samples, in as many lines as it takes."""
-    lines: list[Text] = []
-    for name, number in figures.items():
-        part = Text.assemble((f"{name.replace('_', ' ')} ", QUIET), value(number))
-        if lines and lines[-1].cell_len + 3 + part.cell_len <= width:
-            lines[-1].append("   ").append_text(part)
-        else:
-            lines.append(part)
-    return lines
 
 
 def _path(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Sentences that more than one view says: what is trained, and what to do when a run has ended."""
+"""Wording shared by several views: what is trained, and what to do when a run has ended."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def batch(started: RunStarted) -> str:
-    """`256`, or `256 = 2 × 4 × 32` where processes and accumulation steps split it, in this order."""
+    """`256`, or `256 = 2 × 4 × 32`: processes × accumulation steps × micro-batch."""
     parts = [started.num_processes, started.accumulation]
     factors = [str(part) for part in (*parts, started.micro_batch_size) if part > 1]
     return f"{started.batch_size}" + (f" = {' × '.join(factors)}" if any(part > 1 for part in parts) else "")
@@ -24,17 +24,16 @@ def plural(count: int, noun: str) -> str:
 
 
 def averaged(decay: float) -> str:
-    """`last 116 updates`: those that weigh most in an average with that decay."""
+    """`last 116 updates`: those with most of the weight in an average with that decay."""
     return f"last {plural(round(1 / (1 - decay)), 'update')}"
 
 
-def precision(name: str) -> str:
-    return {"no": "fp32"}.get(name, name)
-
-
 def summary(state: RunState, finished: Finished) -> str:
-    """`done: 5,000 updates in 12:04, validation loss 0.4120, best 0.4102 at step 4,800`."""
-    parts = [f"{finished.reason} at step {finished.step:,} after {duration(finished.seconds)}"]
+    """`done at step 5,000 after 12:04, validation loss 0.4120, best 0.4102 at step 4,800`."""
+    took = duration(finished.seconds)
+    if state.earlier_seconds:
+        took += f" ({duration(state.earlier_seconds + finished.seconds)} in all sessions)"
+    parts = [f"{finished.reason} at step {finished.step:,} after {took}"]
     if state.validated:
         parts.append(f"validation loss {value(state.validated.loss)}")
     if state.best:
@@ -43,7 +42,7 @@ def summary(state: RunState, finished: Finished) -> str:
 
 
 def next_commands(finished: Finished) -> list[str]:
-    """What one would type now."""
+    """Two commands to type next."""
     run = shlex.quote(str(finished.run_dir))
     if finished.reason != "done":
         return [

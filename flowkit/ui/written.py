@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flowkit.decode import Decoded, DecodedSentences
+    from flowkit.decode import Decoded
+    from flowkit.text.decoding import DecodedSentences
 
 SHOWN = 8  # sentences, of those that went to a file
 

@@ -27,7 +27,7 @@ from flowkit.distributed.agreement import GO_ON
 from flowkit.recipe import load_recipe
 from flowkit.training.meters import Meters
 from flowkit.training.session import Session, build
-from flowkit.training.step import Drawing, one_update
+from flowkit.training.step import UpdateInputs, one_update
 from tests.benchmarks.paired import machine, paired, synchronize
 
 BLOCK = 10
@@ -37,16 +37,16 @@ def guarded(session: Session, update: int, meters: Meters) -> None:
     """What the loop does for an update."""
     skipped = one_update(session, update, meters)
     assert session.ema is not None
-    session.ema.follow(update + 1, skipped)
+    session.ema.update(update + 1, skipped)
     session.environment.agreement.of(GO_ON)
 
 
 def bare(session: Session, update: int, meters: Meters) -> None:
     """The same draws, losses, sums, clipping, step and average, with nothing that looks after them."""
-    draw, accumulation = Drawing(session, update), session.layout.accumulation
+    inputs, accumulation = UpdateInputs(session, update), session.layout.accumulation
     means: dict[str, torch.Tensor] = {}
     for micro_step in range(accumulation):
-        loss, terms = draw.loss(micro_step)
+        loss, terms = inputs.loss(micro_step)
         (loss / accumulation).backward()
         means = {name: means.get(name, 0) + term / accumulation for name, term in terms.items()}
     norm = torch.nn.utils.clip_grad_norm_(session.parameters, session.recipe.optim.max_grad_norm)

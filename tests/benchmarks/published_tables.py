@@ -51,7 +51,7 @@ ROWS_A: dict[str, dict[str, Any]] = {
     "OT-CFM": {"path": BRIDGE, "coupling": "ot"},
     "I-CFM": {"path": BRIDGE},
     "FM": {"path": {"name": "linear", "sigma_min": 0.1}},
-    "SB-CFM": {"path": "schrodinger_bridge", "coupling": {"name": "sinkhorn", "regularisation": 2.0}},
+    "SB-CFM": {"path": "schrodinger_bridge", "coupling": {"name": "sinkhorn", "regularization": 2.0}},
 }
 PAPER_A = {  # W2, NPE
     "OT-CFM": ((0.303, 0.031), (0.601, 0.015), (0.130, 0.083), (0.144, 0.027)),

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 import flowkit
+from flowkit.components import find, names
 
-BUDGETS = (10, 20, 40, 80)  # network evaluations of each sample, without guidance
-STAGES = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
+BUDGETS = (4, 8, 12, 20, 40, 80)  # network evaluations of each sample, without guidance
+FIXED = {name: find("solver", name) for name in names("solver")}
+STAGES = {name: one.stages for name, one in FIXED.items() if not (one.adaptive or one.stochastic or one.averages)}
 TOLERANCES = (1e-2, 1e-3, 1e-4)
 
 

@@ -42,7 +42,7 @@ class Bare:
         assert rows is not None, "data that lies on the device"
         self.x, self.labels = rows.x, rows.conditions.class_label
         self.batch, self.device, self.step = recipe.train.batch_size, device, 0
-        self.precision = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.train.precision]
+        self.precision = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.train.precision]
 
     def update(self) -> None:
         picked = torch.randint(len(self.x), (self.batch,), device=self.device)

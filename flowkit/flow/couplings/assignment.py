@@ -6,7 +6,7 @@ import numpy as np
 
 from flowkit.flow.couplings.entropic import potentials
 
-STAGES = (0.05, 0.01, 0.002)  # entropic regularisations, in standard deviations of the cost
+STAGES = (0.05, 0.01, 0.002)  # entropic regularizations, in standard deviations of the cost
 SWEEPS, RELAXATION = 12, 1.5  # of 6 to 40 and 1 to 1.7, what left the least to do in 2, 256 and 1,024 dimensions
 SMALL = 64  # below it the plain solver is as fast
 

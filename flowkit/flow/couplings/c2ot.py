@@ -64,8 +64,8 @@ class ConditionalOptimalTransport(BlockCoupling):
         rows = np.arange(len(x0))
         for label in np.unique(labels):
             mine = np.flatnonzero(labels == label)
-            places = torch.from_numpy(mine).to(x0.device)
-            cost = transport_cost(x0[places], x1[places])
+            indices = torch.from_numpy(mine).to(x0.device)
+            cost = transport_cost(x0[indices], x1[indices])
             if conditions is not None:
                 cost = cost + self._penalty(cost, None, conditions[mine])
             rows[mine] = mine[assign(cost)]

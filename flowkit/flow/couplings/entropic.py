@@ -11,7 +11,7 @@ CHECKED = 20  # sweeps between two looks at the marginals
 
 
 def potentials(
-    cost: np.ndarray, regularisations: Sequence[float], sweeps: int, tolerance: float = 0.0, relaxation: float = 1.0
+    cost: np.ndarray, regularizations: Sequence[float], sweeps: int, tolerance: float = 0.0, relaxation: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """(f (B,), g (B,)) with exp((f_i + g_j - cost_ij) / r) the plan of the last r, its rows and columns summing to 1.
 
@@ -23,8 +23,8 @@ def potentials(
     """
     g = cost.min(axis=0)
     f = (cost - g).min(axis=1)
-    for stage, r in enumerate(regularisations):
-        last = stage == len(regularisations) - 1
+    for stage, r in enumerate(regularizations):
+        last = stage == len(regularizations) - 1
         done, wanted = 0, sweeps if last else min(sweeps, CHECKED)
         while done < wanted:
             kernel = _kernel(cost, f, g, r)
@@ -46,9 +46,9 @@ def _relaxed(before: np.ndarray, after: np.ndarray, relaxation: float) -> np.nda
     return after if relaxation == 1 else after * (after / before) ** after.dtype.type(relaxation - 1)
 
 
-def log_plan(cost: np.ndarray, f: np.ndarray, g: np.ndarray, regularisation: float) -> np.ndarray:
+def log_plan(cost: np.ndarray, f: np.ndarray, g: np.ndarray, regularization: float) -> np.ndarray:
     """Logarithm of the plan (B, B) of those potentials; its rows sum to 1 exactly, its columns as far as Sinkhorn came."""
-    log = (f[:, None] + g - cost) / regularisation
+    log = (f[:, None] + g - cost) / regularization
     top = log.max(axis=1, keepdims=True)
     return log - top - np.log(np.exp(log - top).sum(axis=1, keepdims=True))
 

@@ -21,11 +21,11 @@ UNBALANCED = 0.1  # of a column of the plan, which should sum to 1
 
 
 class Sinkhorn(BlockCoupling):
-    """`epsilon`: the regularisation relative to the block's mean cost; `regularisation`: in the cost's own units.
+    """`epsilon`: the regularization relative to the block's mean cost; `regularization`: in the cost's own units.
 
-    The bridge of constant sigma wants regularisation = 2 sigma^2 (sigma in the path). A permutation is drawn from the law of
+    The bridge of constant sigma wants regularization = 2 sigma^2 (sigma in the path). A permutation is drawn from the law of
     "each row draws its noise by the plan, given that every noise is drawn once". The plan's factors of rows and columns
-    cancel in it: its weights are exp(-total cost / regularisation), the discrete Schroedinger bridge of two samples, whose
+    cancel in it: its weights are exp(-total cost / regularization), the discrete Schroedinger bridge of two samples, whose
     mean pairing tends to the plan as the block grows (arXiv 2011.08963). To 0 it is exact transport, to infinity a
     uniformly random permutation. A draw of the plan's rows apart would use a third of the noises never.
     """
@@ -33,15 +33,15 @@ class Sinkhorn(BlockCoupling):
     epsilon: float | None = Field(
         default=None, gt=0, description="regularization relative to the mean squared distance; without either, 0.05"
     )
-    regularisation: float | None = Field(
+    regularization: float | None = Field(
         default=None, gt=0, description="or in units of squared distance; a bridge of sigma wants 2 sigma^2"
     )
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
-        if self.epsilon is not None and self.regularisation is not None:
+        if self.epsilon is not None and self.regularization is not None:
             raise ValueError(
-                f"epsilon = {self.epsilon:g} and regularisation = {self.regularisation:g} are both given; leave one of them out"
+                f"epsilon = {self.epsilon:g} and regularization = {self.regularization:g} are both given; leave one of them out"
             )
         return self
 
@@ -59,18 +59,18 @@ class Sinkhorn(BlockCoupling):
         mean = float(cost.mean())
         r = (
             (EPSILON if self.epsilon is None else self.epsilon) * mean
-            if self.regularisation is None
-            else self.regularisation
+            if self.regularization is None
+            else self.regularization
         )
         generator = np.random.Generator(np.random.Philox(seed))
         rows = draw_permutation(entropic_plan(cost, r), generator) if r > 0 else assign(cost)
         return torch.from_numpy(rows).to(x0.device)
 
 
-def entropic_plan(cost: np.ndarray, regularisation: float) -> np.ndarray:
+def entropic_plan(cost: np.ndarray, regularization: float) -> np.ndarray:
     """Logarithm (B, B) of the entropic plan, rows and columns summing to 1; cost: (B, B) float64."""
-    f, g = potentials(cost, annealed(float(cost.std()), regularisation), SWEEPS, TOLERANCE)
-    return log_plan(cost, f, g, regularisation)
+    f, g = potentials(cost, annealed(float(cost.std()), regularization), SWEEPS, TOLERANCE)
+    return log_plan(cost, f, g, regularization)
 
 
 def draw_permutation(log: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -102,7 +102,7 @@ def _start(log: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     share the columns that are left in the likeliest way."""
     size, plan = len(log), np.exp(log)
     if np.abs(plan.sum(axis=0) - 1).max() > UNBALANCED:
-        return assign(-log)  # Sinkhorn did not get there: so little regularisation is nearly none
+        return assign(-log)  # Sinkhorn did not get there: so little regularization is nearly none
     cumulative = plan.cumsum(axis=1)
     drawn = (cumulative < generator.random((size, 1)) * cumulative[:, -1:]).sum(axis=1)
     order = generator.permutation(size)

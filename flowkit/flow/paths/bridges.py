@@ -52,7 +52,7 @@ class ConstantBridge(Bridge):
 class SchrodingerBridge(Bridge):
     """gamma = sigma sqrt(t (1 - t)), a Brownian bridge: SB-CFM, where the coupling is entropic (arXiv 2302.00482).
 
-    The coupling that belongs to it is `{name = "sinkhorn", regularisation = 2 sigma^2}`. gamma' is without bound at both
+    The coupling that belongs to it is `{name = "sinkhorn", regularization = 2 sigma^2}`. gamma' is without bound at both
     ends: it is computed with t (1 - t) clipped at 1e-4.
     """
 

@@ -45,14 +45,17 @@ class Euler(RungeKutta):
 
 
 class Midpoint(RungeKutta):
+    stages: ClassVar[int] = 2
     tableau: ClassVar[Tableau] = Tableau((0.0, 0.5), ((), (0.5,)), (0.0, 1.0))
 
 
 class Heun(RungeKutta):
+    stages: ClassVar[int] = 2
     tableau: ClassVar[Tableau] = Tableau((0.0, 1.0), ((), (1.0,)), (0.5, 0.5))
 
 
 class RK4(RungeKutta):
+    stages: ClassVar[int] = 4
     tableau: ClassVar[Tableau] = Tableau(
         (0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)
     )

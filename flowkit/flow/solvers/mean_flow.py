@@ -18,6 +18,7 @@ class MeanFlowSolver(Solver):
     """
 
     averages: ClassVar[bool] = True
+    backward: ClassVar[bool] = False
 
     def solve(self, problem: Problem) -> Integrated:
         x, velocity = problem.x, problem.velocity

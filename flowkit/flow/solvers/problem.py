@@ -45,6 +45,9 @@ class Solver(Component):
     adaptive: ClassVar[bool] = False  # chooses its steps for itself; else they are the problem's edges
     stochastic: ClassVar[bool] = False  # needs the score and noise; its samples do not follow from where they start
     averages: ClassVar[bool] = False  # needs a network of average velocities
+    gaussian: ClassVar[bool] = False  # needs a Gaussian path
+    backward: ClassVar[bool] = True  # follows the flow from data to noise, too
+    stages: ClassVar[int] = 1  # network evaluations in a step of a fixed length
 
     @property
     def words(self) -> str:

@@ -24,6 +24,8 @@ class SDE(Solver):
     """
 
     stochastic: ClassVar[bool] = True
+    gaussian: ClassVar[bool] = True
+    backward: ClassVar[bool] = False
     diffusion: Literal["sigma", "constant"] = Field(
         default="sigma", description="how w in sqrt(w) dW goes with t: as sigma(t) does, or not at all"
     )

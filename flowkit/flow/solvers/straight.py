@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from flowkit.flow.paths import GaussianPath, expand
-from flowkit.flow.solvers.fixed import Euler, RungeKutta
+from flowkit.flow.solvers.fixed import Euler
 from flowkit.flow.solvers.problem import Integrated, Problem, Solver, Velocity, evaluations
 
 LAST = 1e-3  # length in t of the step that ends a solution by a solver that chooses its own
@@ -61,7 +61,7 @@ def solve_straight(solver: Solver, problem: Problem, *, to_end: bool = True) -> 
         last = None if told is None else lambda step, x: told(attempts + step, x)
         x, spent = solve_straight(Euler(), replace(problem, x=x, edges=[near, edges[-1]], on_step=last))
         return Integrated(x, nfe + spent)
-    if not isinstance(solver, RungeKutta):
+    if solver.adaptive or solver.gaussian or solver.averages:  # the last two take exact steps of their own
         return solver.solve(problem)
     t = torch.tensor(edges, dtype=torch.float64)
     alpha, sigma = path.alpha(t), path.sigma(t)
@@ -74,7 +74,7 @@ def solve_straight(solver: Solver, problem: Problem, *, to_end: bool = True) -> 
     if len(edges) > 2:
         head = None if told is None else lambda step, z: told(step, scales[step] * z)
         z, nfe = solver.solve(Problem(field, z, taus[:-1], on_step=head))
-    parts = len(solver.tableau.nodes)
+    parts = solver.stages
     z, spent = Euler().solve(
         Problem(field, z, [taus[-2] + (taus[-1] - taus[-2]) * i / parts for i in range(parts + 1)])
     )

@@ -18,6 +18,7 @@ from flowkit.text.mini.recipe import MiniRecipe, recipe_of
 if TYPE_CHECKING:
     from torch import nn
 
+    from flowkit.domain import Tell
     from flowkit.text.codec import Codec
 
 NAME = "mini-sonar"
@@ -104,8 +105,8 @@ def _train_alone(recipe: MiniRecipe, broken: str | None) -> cache.Kept:
             if broken:
                 print(f"{broken}; the miniature SONAR is trained anew", file=sys.stderr)
             try:
-                with _progress(recipe) as progress:
-                    kept = _train(recipe, progress)
+                with _progress(recipe) as tell:
+                    kept = _train(recipe, tell)
             except KeyboardInterrupt:
                 raise Interrupted(
                     "the miniature SONAR was not finished and nothing of it is kept; the same command trains it anew"
@@ -113,7 +114,7 @@ def _train_alone(recipe: MiniRecipe, broken: str | None) -> cache.Kept:
     return kept
 
 
-def _train(recipe: MiniRecipe, progress: Callable[[int], object]) -> cache.Kept:
+def _train(recipe: MiniRecipe, tell: Tell) -> cache.Kept:
     sonar_packages.import_sonar()
     from flowkit.data.files import replacing, tensor_file_errors
     from flowkit.data.tensors import save_file
@@ -123,7 +124,7 @@ def _train(recipe: MiniRecipe, progress: Callable[[int], object]) -> cache.Kept:
     sentences = grammar.generate(recipe.num_sentences, seed=-1 - recipe.seed)  # seeds of data sets are not negative
     with cache.writing(recipe) as folder:
         cache.write_bytes(folder / cache.TOKENIZER, train_tokenizer(recipe, sentences))
-        encoder, decoder = train(recipe, load_tokenizer(folder / cache.TOKENIZER), sentences, progress)
+        encoder, decoder = train(recipe, load_tokenizer(folder / cache.TOKENIZER), sentences, tell)
         tensors = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
         tensors |= {f"decoder.{name}": tensor for name, tensor in decoder.state_dict().items() if name != TIED}
         with replacing(folder / cache.WEIGHTS) as partial_file, tensor_file_errors():
@@ -149,7 +150,7 @@ def _load(kept: cache.Kept, part: str, make: Callable[[], nn.Module]) -> nn.Modu
 
 
 @contextlib.contextmanager
-def _progress(recipe: MiniRecipe) -> Iterator[Callable[[int], object]]:
+def _progress(recipe: MiniRecipe) -> Iterator[Tell]:
     """Tells on stderr how far training is: a bar on a terminal, else a line at each quarter. Only who trains tells."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -165,8 +166,8 @@ def _progress(recipe: MiniRecipe) -> Iterator[Callable[[int], object]]:
         )
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("miniature SONAR", total=recipe.steps)
-            yield lambda done: bar.update(task, completed=done)
+            yield lambda what, done, total: bar.update(task, completed=done)
     else:
         quarters = {recipe.steps * quarter // 4: 25 * quarter for quarter in (1, 2, 3)}
-        yield lambda done: console.print(f"  {quarters[done]}%") if done in quarters else None
+        yield lambda what, done, total: console.print(f"  {quarters[done]}%") if done in quarters else None
     console.print(f"Trained the miniature SONAR in {time.monotonic() - began:.0f} s")

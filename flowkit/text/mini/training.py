@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flowkit.domain import Tell
 from flowkit.text.codec import ENGLISH
 from flowkit.text.mini.networks import make_decoder, make_encoder, standardise
 from flowkit.text.mini.recipe import MiniRecipe
@@ -22,10 +23,8 @@ WARMUP = 50  # updates
 DECAY = 0.5  # of the updates, at the end, over which the learning rate falls to nothing
 
 
-def train(
-    recipe: MiniRecipe, tokenizer: Tokenizer, sentences: list[str], progress: Callable[[int], object]
-) -> tuple[nn.Module, nn.Module]:
-    """The encoder and the decoder. `progress` is told how many updates are done.
+def train(recipe: MiniRecipe, tokenizer: Tokenizer, sentences: list[str], tell: Tell) -> tuple[nn.Module, nn.Module]:
+    """The encoder and the decoder. `tell` receives progress.
 
     On the CPU, with a number of threads that depends on the machine alone and with generators of its own: the same
     recipe gives the same weights on one machine, whatever else the process has drawn or set.
@@ -49,7 +48,7 @@ def train(
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
-            progress(step + 1)
+            tell("miniature SONAR", step + 1, recipe.steps)
         encoder.eval()
         decoder.eval()
         standardise(encoder, decoder, _encode(encoder, tokenizer, tokens[:4096]))

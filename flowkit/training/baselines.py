@@ -29,7 +29,7 @@ BLOCK = 256  # neighbouring rows taken together: a memory map then reads few pag
 CHUNK_BYTES = 1 << 26
 
 
-class GaussianYardstick:
+class GaussianBaseline:
     """A diagonal and a full Gaussian fitted to training rows as the model sees them, and their losses.
 
     Both ignore classes and conditions, so a conditional model can be expected to beat them. The full covariance is
@@ -55,7 +55,7 @@ class GaussianYardstick:
     def fit(
         cls, x: np.ndarray, rows: np.ndarray, normalizer: Normalizer, path: GaussianPath,
         *, max_rows: int = MAX_ROWS, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
-    ) -> GaussianYardstick:  # fmt: skip
+    ) -> GaussianBaseline:  # fmt: skip
         """Fit on `x[rows]` (training rows; x may be memory-mapped), normalised, in float64 and in chunks.
 
         Of more than `max_rows` rows, blocks of neighbours spread evenly over all of them stand in. Rows are flattened; above
@@ -101,13 +101,13 @@ def spread_blocks(rows: np.ndarray, limit: int) -> np.ndarray:
 
 
 def gaussian_losses(
-    yardstick: GaussianYardstick, x0: Tensor, x1: Tensor, t: Tensor, batch_size: int = 1024
+    baseline: GaussianBaseline, x0: Tensor, x1: Tensor, t: Tensor, batch_size: int = 1024
 ) -> dict[str, float]:
     """{"diagonal": loss, "full": loss}, each the mean over rows and elements; "full" only where it was fitted."""
     found = {}
-    for kind in yardstick.kinds:
+    for kind in baseline.kinds:
         parts = [
-            yardstick.losses(kind, *(tensor[start : start + batch_size] for tensor in (x0, x1, t))).double().sum()
+            baseline.losses(kind, *(tensor[start : start + batch_size] for tensor in (x0, x1, t))).double().sum()
             for start in range(0, len(t), batch_size)
         ]
         found[kind] = float(torch.stack(parts).sum()) / len(t)

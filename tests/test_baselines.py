@@ -18,8 +18,8 @@ from flowkit.flow.inversion import effective_dimensions, inversion_figures, reco
 from flowkit.flow.objective import PREDICTIONS, FlowObjective
 from flowkit.flow.paths import GaussianPath, Linear
 from flowkit.metrics.gaussian import fit_gaussian
+from flowkit.training.baselines import GaussianBaseline, gaussian_losses, spread_blocks
 from flowkit.training.validation import Validator
-from flowkit.training.yardsticks import GaussianYardstick, gaussian_losses, spread_blocks
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ PATHS = pytest.mark.parametrize("path", [Linear(), Trigonometric()], ids=["linea
 
 
 def exact(path, mean, covariance):
-    """The yard-stick of known moments, in float64."""
+    """The baseline of known moments, in float64."""
     covariance = np.atleast_2d(np.asarray(covariance, np.float64))
-    return GaussianYardstick(path, np.atleast_1d(mean), np.diag(covariance).copy(), covariance, dtype=torch.float64)
+    return GaussianBaseline(path, np.atleast_1d(mean), np.diag(covariance).copy(), covariance, dtype=torch.float64)
 
 
 def random_covariance(rng, dimension):
@@ -81,7 +81,7 @@ def test_one_dimension_against_a_numerically_integrated_expectation(path, time):
 def test_many_dimensions_against_conditioning_by_block_matrices(path):
     rng = np.random.default_rng(0)
     mean, covariance = rng.standard_normal(5), random_covariance(rng, 5)
-    yardstick = exact(path, mean, covariance)
+    baseline = exact(path, mean, covariance)
     x0, x1 = torch.from_numpy(rng.standard_normal((40, 5))), torch.from_numpy(rng.standard_normal((40, 5)))
     t = torch.linspace(0, 1, 40, dtype=torch.float64)
     x_t, target = path.interpolate(x0, x1, t), path.velocity(x0, x1, t)
@@ -90,7 +90,7 @@ def test_many_dimensions_against_conditioning_by_block_matrices(path):
             a, s, da, ds = (float(f(t[i : i + 1])) for f in (path.alpha, path.sigma, path.d_alpha, path.d_sigma))
             gain = (da * a * matrix + ds * s * np.eye(5)) @ np.linalg.inv(a * a * matrix + s * s * np.eye(5))
             error = target[i].numpy() - (da * mean + gain @ (x_t[i].numpy() - a * mean))
-            found = float(yardstick.losses(kind, x0[i : i + 1], x1[i : i + 1], t[i : i + 1]))
+            found = float(baseline.losses(kind, x0[i : i + 1], x1[i : i + 1], t[i : i + 1]))
             assert found == pytest.approx((error**2).mean(), rel=1e-9)
 
 
@@ -134,7 +134,7 @@ def test_few_rows_do_not_make_a_gaussian_worse_than_its_diagonal():
     x0 = torch.randn(new.shape, generator=generator, dtype=torch.float64)
     t = (torch.randperm(2000, generator=generator) + 0.5) / 2000
     normalizer = choose("normalizer", "none").fit(x, np.arange(150))
-    fitted = GaussianYardstick.fit(x, np.arange(150), normalizer, Linear(), dtype=torch.float64)
+    fitted = GaussianBaseline.fit(x, np.arange(150), normalizer, Linear(), dtype=torch.float64)
     found = gaussian_losses(fitted, x0, new, t)
     mean, plain = x.astype(np.float64).mean(0), np.cov(x.T.astype(np.float64), bias=True)
     _, vectors = np.linalg.eigh(plain)
@@ -150,7 +150,7 @@ def test_independent_dimensions_stay_independent():
     rng = np.random.default_rng(2)
     scales = np.geomspace(0.1, 3.0, 60)
     x, new = rng.standard_normal((80, 60)) * scales, torch.from_numpy(rng.standard_normal((2000, 60)) * scales)
-    fitted = GaussianYardstick.fit(x, np.arange(80), choose("normalizer", "none").fit(x, np.arange(80)), Linear())
+    fitted = GaussianBaseline.fit(x, np.arange(80), choose("normalizer", "none").fit(x, np.arange(80)), Linear())
     x0, t = torch.from_numpy(rng.standard_normal((2000, 60))), torch.from_numpy((rng.permutation(2000) + 0.5) / 2000)
     found = gaussian_losses(fitted, x0, new, t)
     assert found["full"] < 1.03 * found["diagonal"]
@@ -182,7 +182,7 @@ def test_fitted_on_training_rows_as_the_model_sees_them(tmp_path):
     rows = np.arange(400)
     for name, dimension in (("zscore", 6), ({"name": "whitening", "components": 4}, 4)):
         normalizer = choose("normalizer", name).fit(x, rows)
-        fitted = GaussianYardstick.fit(x, rows, normalizer, Linear())
+        fitted = GaussianBaseline.fit(x, rows, normalizer, Linear())
         assert fitted.mean.shape == (dimension,) and float(fitted.mean.abs().max()) < 1e-5
         x1 = normalizer.normalize(torch.from_numpy(x[:400]))
         losses = fitted.losses("diagonal", torch.zeros_like(x1), x1, torch.zeros(400))  # at t = 0: the variance of x1
@@ -192,19 +192,19 @@ def test_fitted_on_training_rows_as_the_model_sees_them(tmp_path):
 def test_a_constant_dimension_that_moves_stays_finite():
     x = np.random.default_rng(0).standard_normal((100, 3)).astype(np.float32)
     x[:, 1] = 5
-    fitted = GaussianYardstick.fit(x, np.arange(100), choose("normalizer", "none").fit(x, np.arange(100)), Linear())
+    fitted = GaussianBaseline.fit(x, np.arange(100), choose("normalizer", "none").fit(x, np.arange(100)), Linear())
     x1 = torch.tensor([[0.0, 6.0, 0.0]] * 3)
     for kind in fitted.kinds:
         losses = fitted.losses(kind, torch.zeros(3, 3), x1, torch.tensor([0.0, 0.999, 1.0]))
         assert losses.isfinite().all() and losses.max() < 1e4
-    one = GaussianYardstick.fit(x, np.arange(1), choose("normalizer", "none").fit(x, np.arange(100)), Linear())
+    one = GaussianBaseline.fit(x, np.arange(1), choose("normalizer", "none").fit(x, np.arange(100)), Linear())
     assert one.kinds == ("diagonal",) and one.losses("diagonal", torch.zeros(3, 3), x1, torch.rand(3)).isfinite().all()
 
 
 def test_wide_rows_go_without_a_full_gaussian(monkeypatch):
-    monkeypatch.setattr("flowkit.training.yardsticks.MAX_DIMENSION", 8)
+    monkeypatch.setattr("flowkit.training.baselines.MAX_DIMENSION", 8)
     x = np.random.default_rng(0).standard_normal((50, 9)).astype(np.float32)
-    fitted = GaussianYardstick.fit(x, np.arange(50), choose("normalizer", "none").fit(x, np.arange(50)), Linear())
+    fitted = GaussianBaseline.fit(x, np.arange(50), choose("normalizer", "none").fit(x, np.arange(50)), Linear())
     found = gaussian_losses(fitted, torch.randn(50, 9), torch.from_numpy(x), torch.rand(50))
     assert set(found) == {"diagonal"} and found["diagonal"] > 0
 
@@ -220,7 +220,7 @@ def test_rows_are_spread_in_blocks():
 # ---- what validation measures ----
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("path", ["linear", {"name": "linear", "sigma_min": 0.1}, "cosine", "vp"])
-def test_the_best_gaussian_predictor_scores_as_the_yardstick(path, prediction):
+def test_the_best_gaussian_predictor_scores_as_the_baseline(path, prediction):
     """Whatever is predicted, the loss is the velocity's: E[... | x_t] of the fitted Gaussian, in closed form, has its loss."""
     path = choose("path", path)
     rng = np.random.default_rng(0)

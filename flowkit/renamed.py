@@ -1,0 +1,65 @@
+"""Keys of a recipe that were renamed: the one table of old and new names.
+
+What flowkit itself saved (a run's recipe.toml, the tables of a model.json) is translated as it is read. In a recipe that a
+user wrote, an old name is an error that tells the new one.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+KEYS = {
+    "loss": "aux_loss",  # the whole section
+    "flow.loss_space": "flow.loss.space",
+    "flow.error": "flow.loss.error",
+    "flow.weights": "flow.loss.weights",
+    "flow.coupling.regularisation": "flow.coupling.regularization",
+}
+VALUES = {"train.precision": {"no": "fp32"}}
+
+
+def translated(tables: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Return a recipe's tables with new names in place of old ones, and (old key, what became of it) for each.
+
+    A new name that is there already keeps its value.
+    """
+    tables = copy.deepcopy(dict(tables))
+    found: list[tuple[str, str]] = []
+    for old, new in KEYS.items():
+        table, key = _table(tables, old), old.rpartition(".")[2]
+        if table is None or key not in table:
+            continue
+        value = table.pop(key)
+        whole = "." not in old and isinstance(value, dict) and value
+        found += (
+            [(f"{old}.{name}", f"renamed to {new}.{name}") for name in value] if whole else [(old, f"renamed to {new}")]
+        )
+        target = _table(tables, new, make=True)
+        if target is not None:
+            target.setdefault(new.rpartition(".")[2], value)
+    for key, values in VALUES.items():
+        table, name = _table(tables, key), key.rpartition(".")[2]
+        value = None if table is None else table.get(name)
+        if table is not None and isinstance(value, str) and value in values:
+            table[name] = values[value]
+            found.append((key, f'"{value}" was renamed to "{values[value]}"'))
+    return tables, found
+
+
+def translated_sidecar(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a model.json, its fields checked, with new names in its recipe and its flow."""
+    flow = translated({"flow": content["flow"]})[0]["flow"]
+    recipe = content.get("recipe")
+    return {**content, "flow": flow, **({} if recipe is None else {"recipe": translated(recipe)[0]})}
+
+
+def _table(tables: dict[str, Any], key: str, *, make: bool = False) -> dict[str, Any] | None:
+    """The table that holds `key`; None if there is none, or something else is in its place."""
+    table: Any = tables
+    for name in key.split(".")[:-1]:
+        if not isinstance(table, dict):
+            return None
+        table = table.setdefault(name, {}) if make else table.get(name)
+    return table if isinstance(table, dict) else None
