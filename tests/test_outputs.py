@@ -19,7 +19,7 @@ from flowkit.errors import Interrupted, UserError
 from flowkit.evaluate import evaluate_files
 from flowkit.outputs import MANIFEST, earlier_files, one_call
 from flowkit.sampling.load import load as load_checkpoint
-from flowkit.text.decoding import Sentences
+from flowkit.text.decoding import Sentences, write_file
 from tests.conftest import sketch_rows
 
 
@@ -293,18 +293,16 @@ def test_evaluate_twice_and_beside_samples(tmp_path):
 
 
 def test_sentences_of_other_languages(tmp_path, monkeypatch):
-    from flowkit.decode import _written
-
     def said(*langs: str) -> Sentences:
         return Sentences({lang: [lang] for lang in langs}, None, None, None, "")
 
     (tmp_path / "s.eng_Latn.txt").write_text("a corpus of mine")
-    _written(said("fra_Latn", "deu_Latn"), tmp_path / "s.txt")
-    _written(said("fra_Latn", "deu_Latn"), tmp_path / "other.txt")
-    second = _written(said("spa_Latn", "deu_Latn"), tmp_path / "s.txt")
+    write_file(said("fra_Latn", "deu_Latn"), tmp_path / "s.txt")
+    write_file(said("fra_Latn", "deu_Latn"), tmp_path / "other.txt")
+    second = write_file(said("spa_Latn", "deu_Latn"), tmp_path / "s.txt")
     assert second.replaced == "replaced 2 files of an earlier call"
-    third = _written(said("fra_Latn"), tmp_path / "s.txt")
+    third = write_file(said("fra_Latn"), tmp_path / "s.txt")
     assert names(tmp_path) == {"s.txt", "s.eng_Latn.txt", "other.fra_Latn.txt", "other.deu_Latn.txt"}
     assert third.files == (tmp_path / "s.txt",) and (tmp_path / "s.eng_Latn.txt").read_text() == "a corpus of mine"
-    _written(said("fra_Latn"), tmp_path / "alone" / "s.txt")
+    write_file(said("fra_Latn"), tmp_path / "alone" / "s.txt")
     assert names(tmp_path / "alone") == {"s.txt"} and not (tmp_path / "alone" / MANIFEST).exists()

@@ -308,7 +308,7 @@ def test_nothing_of_the_users_is_overwritten(tmp_path):
     other = write(tmp_path / "other.jsonl", lines)
     with pytest.raises(UserError, match=r"mine\.jsonl: exists already"):
         prepare(other, tmp_path / "mine", codec=BagOfWords())
-    with pytest.raises(UserError, match=r"mine\.jsonl: is no part of a data set, so it is not replaced"):
+    with pytest.raises(UserError, match=r"mine\.jsonl: does not belong to a data set, so it is not replaced"):
         prepare(other, tmp_path / "mine", codec=BagOfWords(), overwrite=True)
     assert source.read_text() == other.read_text()
     prepare(other, tmp_path / "set", codec=BagOfWords())
@@ -389,7 +389,7 @@ def test_imports_that_do_not_fit(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"--codec: .*name what encodes them: sonar or mini-sonar"):
         prepare(tmp_path / "t.txt", tmp_path / "set")
     x[2, 3] = x[4, 0] = np.nan
-    with pytest.raises(UserError, match=r"2 of 6 rows of 'vectors' hold NaN or infinity: 2, 4"):
+    with pytest.raises(UserError, match=r"2 of 6 rows of 'vectors' contain NaN or infinity: 2, 4"):
         prepare(save_vectors(tmp_path / "v.npy", x), tmp_path / "set")
 
 

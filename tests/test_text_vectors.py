@@ -78,7 +78,7 @@ def holed() -> np.ndarray:
 @pytest.mark.parametrize(
     ("name", "rows", "says"),
     [
-        ("a.npy", holed(), "2 of 7 rows of 'vectors' hold NaN or infinity: 2, 5"),
+        ("a.npy", holed(), "2 of 7 rows of 'vectors' contain NaN or infinity: 2, 5"),
         ("a.pt", holed(), "2, 5"),
         ("a.safetensors", holed(), "2, 5"),
         ("a.npy", np.full((3, 2), 1e300), "3 of 3 rows"),  # infinite as float32

@@ -15,6 +15,7 @@ from typing import Any
 import typer
 
 from flowkit.errors import Interrupted, UserError
+from flowkit.ui.message import say
 
 _received: list[int] = []  # signals so far
 _again: list[threading.Timer] = []  # each repeats a signal that a callback of the interpreter has swallowed
@@ -49,7 +50,7 @@ def status() -> int:
 def _leave(said: str) -> None:
     _nothing_again()
     if said and os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"interrupted: {said}", file=sys.stderr)
+        say("interrupted", said, 33)
     raise typer.Exit(status()) from None
 
 

@@ -164,8 +164,8 @@ def _run(domain: Domain, source: Path, out: Path, **options: Any) -> None:
     if not getattr(report, "trainable", True):
         held = ", ".join(f"{count:,} {name}" for name, count in report.splits.items() if count)
         typer.echo(
-            f"no training rows: everything that was kept belongs to other splits ({held}). The data set is written, but "
-            "`flowkit train` will refuse it",
+            f"no rows left to train on: all rows that were kept belong to other splits ({held}). The data set was written, "
+            "but `flowkit train` will refuse it",
             err=True,
         )
         raise typer.Exit(1)

@@ -143,7 +143,7 @@ def sample(
             num_samples, class_label=labels, seed=seed, **drawing.changes(),
             condition=tokens, condition_mask=mask,
             batch_size=batch_size, pairs=pairs, on_states=states.append if trajectories else None,
-            progress=lambda done: tell(f"sampling {noun}", done, num_samples),
+            progress=lambda done, total: tell(f"sampling {noun}", done, total),
         )  # fmt: skip
         seconds = time.perf_counter() - start
         earlier, replaced = earlier_files(folder), clear(folder, but=SAMPLE_FILES)

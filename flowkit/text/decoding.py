@@ -97,11 +97,14 @@ def decode_file(data: Dataset, tensors: Path, out: Path | None, options: TextOpt
     langs = languages(data, options, codec)
     with bar("decoding") as tell:
         sentences = decode_rows(codec, data, langs, options, tell)
-    if out is None:
-        return DecodedSentences(sentences, ())
+    return DecodedSentences(sentences, ()) if out is None else write_file(sentences, out)
+
+
+def write_file(sentences: Sentences, out: Path) -> DecodedSentences:
+    """Write sentences to `out`, replacing the files of an earlier call. Raises UserError if that is not possible."""
     # One file needs no manifest. A file per language does, so that files of other languages do not stay.
     part = f"sentences {out.name}"
-    if (out.suffix == ".jsonl" or len(langs) == 1) and part not in earlier_files(out.parent).values():
+    if (out.suffix == ".jsonl" or len(sentences.by_lang) == 1) and part not in earlier_files(out.parent).values():
         return DecodedSentences(sentences, write_sentences(sentences, out))
     with one_call(out.parent, part, only_part=True) as call:
         files = write_sentences(sentences, call.partial / out.name)
