@@ -159,7 +159,7 @@ def draw_samples(
                 if keep is not None:
                     keep(step, x)
                 if progress is not None and not settings.solver.adaptive:
-                    progress(indices.start + len(indices) * min(step, settings.steps) // settings.steps)
+                    progress(indices.start + len(indices) * min(step, settings.steps) // settings.steps, num_samples)
 
             x, nfe = integrate(
                 velocity, x, solver=settings.solver, steps=settings.steps, grid=settings.grid, path=path,
