@@ -619,8 +619,8 @@ def test_the_command_and_its_summary(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("a.txt", "--codec", "sonar", "--size", "8", "--over", "fit"), r"--size, --over: are options for sketches, and a\.txt"),
-        (("a.svg", "--codec", "sonar"), r"--codec: is an option for sentences, and a\.svg is read as sketches; leave it out"),
+        (("a.txt", "--codec", "sonar", "--size", "8", "--over", "fit"), r"--size, --over: only for sketches, but a\.txt"),
+        (("a.svg", "--codec", "sonar"), r"--codec: only for sentences, but a\.svg holds sketches. Leave out --codec"),
         (("a.png",), r"a\.png: cannot be read: it is a PNG image; trace it.* sentences from \.txt, \.jsonl"),
         (("a.txt",), r"--codec: a\.txt holds sentences; name what encodes them"),
         (("a.txt", "--codec", "mini-sonar", "--encoder", "x.pt"), r"--encoder: replaces a part of SONAR; requires"),

@@ -173,5 +173,4 @@ def _run(domain: Domain, source: Path, out: Path, **options: Any) -> None:
 
 def _refuse(options: dict[str, Any], source: Path, whose: str, held: str) -> None:
     names = [f"--{name.replace('_', '-')}" for name in options]
-    are, them = ("is an option", "it") if len(names) == 1 else ("are options", "them")
-    raise UserError(f"{', '.join(names)}: {are} for {whose}, and {source} is read as {held}; leave {them} out")
+    raise UserError(f"{', '.join(names)}: only for {whose}, but {source} holds {held}. Leave out {', '.join(names)}")

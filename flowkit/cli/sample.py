@@ -199,7 +199,7 @@ def _check_early(ckpt: Path, weights: str, class_label: list[str] | None, out: P
 
 
 def _data_to_compare_with(loaded: LoadedModel) -> Dataset | None:
-    """The training data, if the domain compares samples with it and it can be opened."""
+    """Return the training data, if the domain compares samples with it and it can be opened."""
     from flowkit.errors import UserError
     from flowkit.evaluate import training_data
 

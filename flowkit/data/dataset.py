@@ -56,7 +56,7 @@ class Dataset:
         return len(self.x)
 
     def __getitem__(self, rows: int | slice | Sequence[int] | np.ndarray) -> Dataset:
-        """Return a data set with these rows: `data[:10]`, `data[[3, 1]]`, `data[data.class_label == 0]`; `data[5]` has one."""
+        """Return a data set with these rows: `data[:10]`, `data[[3, 1]]`, `data[labels == 0]`; `data[5]` has one."""
         if isinstance(rows, int | np.integer | slice):
             picked = range(len(self))[rows]
             return self.take(np.asarray([picked] if isinstance(picked, int) else picked, np.int64))
