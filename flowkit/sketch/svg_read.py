@@ -134,9 +134,9 @@ class _Reader:
             fitted = fit_canvas([part.view(np.float64).reshape(-1, 2) for part in np.split(flat, ends)])
             return [part.reshape(-1, 8) for part in fitted]
         x, y, width, height = self.canvas
-        half, centre = max(width, height) / 2, complex(x + width / 2, y + height / 2)
+        half, center = max(width, height) / 2, complex(x + width / 2, y + height / 2)
         with np.errstate(all="ignore"):
-            placed = np.split(((flat - centre).view(np.float64) / half).view(np.complex128), ends)
+            placed = np.split(((flat - center).view(np.float64) / half).view(np.complex128), ends)
         w, h = width / 2 / half, height / 2 / half
         inside = [p for p in placed if not (cut and (_beside(p.real, w + BLEED) or _beside(p.imag, h + BLEED)))]
         far = max((float(np.abs(part.view(np.float64)).max()) for part in inside), default=0.0)

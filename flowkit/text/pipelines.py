@@ -1,7 +1,7 @@
 """One codec around sonar-space's two pipelines: the real SONAR and its miniature both speak through it.
 
 The pipelines' `predict` is taken apart into the pieces that it is made of, because as a whole it sets the process-wide
-matmul precision while it runs (decoding beside a training step would change that step's numbers), tokenises anew,
+matmul precision while it runs (decoding beside a training step would change that step's numbers), tokenizes anew,
 draws from the global generator when it samples, and hides a full GPU behind an exception of its data pipeline.
 """
 

@@ -157,7 +157,7 @@ def measure(cell: Cell, seed: int, updates: int, points: int, between: float | N
             end = integrate(velocity, start_points, solver="euler", steps=100).x
             energy = distances.path_energy(velocity, start_points, steps=100)
             between = between or distances.wasserstein2(x0, x1)  # of the two distributions, by their test points
-            return {"W2": distances.wasserstein2(end.numpy(), x1), "NPE": distances.normalised_path_energy(energy, between),
+            return {"W2": distances.wasserstein2(end.numpy(), x1), "NPE": distances.normalized_path_energy(energy, between),
                     "path energy": energy, "W2(q0, q1)": between, "seconds": seconds}  # fmt: skip
         one = integrate(velocity, start_points, solver="euler", steps=1).x
         adaptive = integrate(velocity, start_points, solver={"name": "dopri5", "rtol": 1e-4, "atol": 1e-4})

@@ -23,7 +23,7 @@ class Item:
 
 
 def fit_canvas(polylines: list[np.ndarray]) -> list[np.ndarray]:
-    """Polylines (n, 2) of any unit, moved and scaled: bounding box centred on the canvas, MARGIN left at its longer side.
+    """Polylines (n, 2) of any unit, moved and scaled: bounding box centered on the canvas, MARGIN left at its longer side.
 
     Raises Unreadable when they have no extent or are not finite.
     """
@@ -41,5 +41,5 @@ def fit_canvas(polylines: list[np.ndarray]) -> list[np.ndarray]:
         raise Unreadable("has no strokes")
     if not 1e-150 < extent < 1e150:  # whose squares, and inverses, are still numbers
         raise Unreadable("holds coordinates beyond all bounds")
-    centre, scale = (low + high) / 2, 2 * (1 - MARGIN) / extent
-    return [(line - centre) * scale for line in polylines]
+    center, scale = (low + high) / 2, 2 * (1 - MARGIN) / extent
+    return [(line - center) * scale for line in polylines]
