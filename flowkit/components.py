@@ -1,8 +1,8 @@
-"""Components: the choices of a recipe. Each is one class, whose fields are its settings and whose methods are what it does.
+"""Components: the choices of a recipe. Each is one class whose fields are its settings and whose methods do its work.
 
-A built-in one has a line in `flowkit.registry`. One from outside is named by its import path, `"my_package.solvers:AB3"`, or
-by an entry point of the group `flowkit.components`, whose name is the kind and a name: "solver.ab3". Importing this needs
-no torch: a component's module is imported when the component is asked for.
+A built-in one has a line in `flowkit.registry`. An external one is named by its import path, `"my_package.solvers:AB3"`, or
+by an entry point in the group `flowkit.components` named by kind and name: "solver.ab3". Importing this module needs no
+torch: a component's module is imported on first use.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from flowkit.registry import BASES, BUILT_IN
 from flowkit.settings import Section, wrong_value
 
 GROUP = "flowkit.components"
-# Arguments that follow from the data and the objective, so that no recipe has them.
-SIZES = {"input_dim", "num_strokes", "stroke_dim"}  # of a row
+# Arguments determined by the data and the objective, and so not in a recipe.
+SIZES = {"input_dim", "num_strokes", "stroke_dim"}  # sizes of a row
 FROM_DATA = {*SIZES, "shape", "num_classes", "clip_dim", "condition_dim", "two_times"}
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*:\w+(\.\w+)*")
 _trusting: ContextVar[bool] = ContextVar("trusting", default=False)
@@ -38,9 +38,9 @@ _imported: dict[tuple[str, str], Any] = {}  # by kind and import path
 
 
 class Component(Section):
-    """A choice with its settings. The base of each kind (`Path`, `Solver`, ...) says what its methods are.
+    """A choice with its settings. The base class of each kind (`Path`, `Solver`, ...) documents its methods.
 
-    It is made by keywords, `Dopri5(rtol=1e-4)`. As plain data it is its name where all settings have their defaults, else a
+    Construct it with keywords, `Dopri5(rtol=1e-4)`. As plain data it is its name if all settings have their defaults, else a
     table: `"dopri5"`, `{"name": "dopri5", "rtol": 1e-4, ...}`. `choose` makes it from those.
     """
 
@@ -56,7 +56,7 @@ class Component(Section):
 
 
 class Divides:
-    """Put into a parameter's `Annotated`: it divides another one."""
+    """Annotates a parameter that must divide another one."""
 
     def __init__(self, total: str):
         self.total = total
@@ -64,14 +64,14 @@ class Divides:
 
 @dataclass(frozen=True)
 class Choose:
-    """Put into a field's `Annotated`: it holds a component of that kind, written as its name or a table with its settings.
+    """Annotates a field that holds a component of that kind, written as its name or a table with its settings.
 
-    Wrong settings are reported by their own keys. The types of its other errors: "component_unknown", whose context has the
-    `key` at fault, and "component_refused", whose message says why.
+    Wrong settings are reported by their own keys. Its other error types: "component_unknown", whose context has the wrong `key`,
+    and "component_refused", whose message gives the reason.
     """
 
     kind: str
-    key: str = "name"  # of a table's entry that names the component
+    key: str = "name"  # the key in a table that names the component
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         dump = core_schema.plain_serializer_function_ser_schema(
@@ -83,7 +83,7 @@ class Choose:
         return core_schema.no_info_plain_validator_function(self.build, serialization=dump)
 
     def build(self, value: Any) -> Any:
-        """The component that a name or a table describes; a component stays itself. Raises for pydantic to collect."""
+        """Return the component that a name or table describes; components are returned unchanged. Raises pydantic errors."""
         if isinstance(value, Section):
             base = Network if self.kind == "arch" else _base(self.kind)
             if base is None or isinstance(value, base):
@@ -98,13 +98,13 @@ class Choose:
         return section_of(self.kind, name).model_validate(table)
 
     def sections(self) -> tuple[type[Section], ...]:
-        """The tables that may stand there, of all that are installed."""
+        """Return the settings tables of all installed components of this kind."""
         return tuple(section_of(self.kind, name) for name in names(self.kind))
 
 
 @dataclass(frozen=True)
 class Known:
-    """Put into the `Annotated` of a name: where it is an import path, it is imported at once. Other names may be anyone's."""
+    """Annotates a name that is imported at once if it is an import path. Other names are not checked."""
 
     kind: str
 
@@ -118,7 +118,7 @@ class Known:
 
 
 def imported(kind: str, name: str) -> None:
-    """Import a component, for pydantic: raises "component_refused" where that is not to be."""
+    """Import a component. Raises the pydantic error "component_refused" if that is not allowed or fails."""
     try:
         find(kind, name)
     except UserError as error:
@@ -126,7 +126,7 @@ def imported(kind: str, name: str) -> None:
 
 
 def section_of(kind: str, name: str) -> type[Section]:
-    """The table of a component's settings: its class, or of a network what its constructor says. Raises UserError as `find`."""
+    """Return the settings table of a component: its class, or for a network its constructor's. Raises UserError as `find`."""
     found = find(kind, name)
     if isinstance(found, type) and issubclass(found, Section):
         return found
@@ -134,7 +134,7 @@ def section_of(kind: str, name: str) -> type[Section]:
 
 
 class Network(Section):
-    """An architecture and those of its arguments that a recipe has."""
+    """An architecture and its arguments that are in a recipe."""
 
     arch: str
 
@@ -143,11 +143,11 @@ class Network(Section):
         return cls.model_fields["arch"].default
 
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments for `create_model(arch, ...)`; those that follow from the data are added by its domain."""
+        """Return keyword arguments for `create_model(arch, ...)`, without those that the domain adds from the data."""
         return self.model_dump(exclude={"arch"})
 
     def undivided(self) -> list[tuple[str, int, str, int]]:
-        """(parts, their number, total, its size) for every total that its parts do not divide."""
+        """Return (parts, their number, total, its size) for every total that is not divisible by its parts."""
         marks = ((name, mark.total) for name, field in type(self).model_fields.items() for mark in field.metadata
                  if isinstance(mark, Divides))  # fmt: skip
         pairs = ((parts, getattr(self, parts), total, getattr(self, total, 0)) for parts, total in marks)
@@ -155,14 +155,14 @@ class Network(Section):
 
 
 class Custom(Network):
-    """A module given to `flowkit.train(recipe, model=...)`, built already."""
+    """A module given to `flowkit.train(recipe, model=...)`."""
 
     arch: Literal["custom"] = "custom"  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 @cache
 def settings_of(arch: str, network: type, *, whole: bool = False) -> type[Network]:
-    """The table of a network's settings. whole: with the arguments that follow from the data."""
+    """Return the settings table of a network. whole: include the arguments determined by the data."""
     hints = get_type_hints(network.__init__, include_extras=True)
     fields = {
         name: (hints.get(name, Any), ... if parameter.default is Parameter.empty else parameter.default)
@@ -176,7 +176,7 @@ def settings_of(arch: str, network: type, *, whole: bool = False) -> type[Networ
 
 
 def choose(kind: str, choice: Any) -> Any:
-    """The component that `choice` is, or names: a name, or a table with its settings. Raises UserError."""
+    """Return the component for a name, a table with its settings, or a component. Raises UserError."""
     name = choice.get("name") if isinstance(choice, Mapping) else choice
     try:
         return Choose(kind).build(choice)
@@ -191,7 +191,7 @@ def choose(kind: str, choice: Any) -> Any:
 
 
 def wrong_setting(error: ValidationError, section: type[Section]) -> str:
-    """What is wrong with the first of a component's settings: `: sigma is -1; expected a number > 0`."""
+    """Describe the first wrong setting of a component: `: sigma is -1; expected a number > 0`."""
     detail = error.errors(include_url=False)[0]
     key, known = str(detail["loc"][0]) if detail["loc"] else "", dict(section.model_fields)
     known.pop("arch", None)
@@ -210,12 +210,12 @@ def is_import_path(name: str) -> bool:
 
 
 def names(kind: str) -> tuple[str, ...]:
-    """The names of a kind's components: built in, registered by installed packages, and imported by their paths so far."""
+    """Return the names of a kind's components: built-in, from installed packages, and imported by path so far."""
     return (*BUILT_IN[kind], *_registered(kind), *(path for of, path in _imported if of == kind))
 
 
 def name_of(component: Any) -> str:
-    """The name of a component by its class or function; its import path, for one that nobody registered."""
+    """Return the name of a component from its class or function; its import path if it is not registered."""
     where = f"{component.__module__}:{component.__qualname__}"
     named = next((path for (_, path), found in _imported.items() if found is component), where)
     return _names().get(where, named)
@@ -228,15 +228,15 @@ def _names() -> dict[str, str]:
 
 @cache
 def _registered(kind: str) -> dict[str, str]:
-    """Name -> import path, of entry points."""
+    """Return names and import paths of entry points."""
     parts = [(entry.name.partition("."), entry.value) for entry in entry_points(group=GROUP)]
     return {name: value for (of, _, name), value in parts if of == kind and name not in BUILT_IN[kind]}
 
 
 def find(kind: str, name: str) -> Any:
-    """A component's class (of a "loss" its function) by its name or import path.
+    """Return a component's class (for a "loss" its function) by name or import path.
 
-    Raises UserError for one that there is not, and for an import path that nobody trusts: see `trusting`.
+    Raises UserError for an unknown one, and for an import path that is not trusted (see `trusting`).
     """
     if name in BUILT_IN[kind]:
         module, _, inner = BUILT_IN[kind][name].partition(":")
@@ -249,7 +249,7 @@ def find(kind: str, name: str) -> Any:
     if (kind, name) not in _imported:
         if not _trusting.get():
             raise UserError(
-                f"{kind} {name!r} is code from outside flowkit, which is not imported unasked; if you trust it, add "
+                f"{kind} {name!r} is code from outside flowkit and is not imported by default; if you trust it, add "
                 "--trust-code (from Python: trust_code=True)"
             )
         _imported[kind, name] = _import(kind, name)
@@ -257,15 +257,15 @@ def find(kind: str, name: str) -> Any:
 
 
 def trust_everything() -> None:
-    """All import paths are imported, from now on: what --trust-code does."""
+    """Allow all import paths from now on, as --trust-code does."""
     _trusting.set(True)
 
 
 @contextlib.contextmanager
 def trusting(trust: bool = True) -> Iterator[None]:
-    """Import paths are imported in here: those of the user's own recipe, or of a checkpoint whose code is trusted.
+    """Allow import paths inside the block: those of the user's own recipe, or of a checkpoint whose code is trusted.
 
-    What was imported once may be named again by anyone: it is in the process already.
+    Once imported, a component can be named from anywhere, since it is already in the process.
     """
     token = _trusting.set(trust or _trusting.get())
     try:
@@ -275,32 +275,30 @@ def trusting(trust: bool = True) -> Iterator[None]:
 
 
 def _import(kind: str, path: str) -> Any:
-    """What stands at the path of a component from outside. Raises UserError where it is none of that kind."""
+    """Import a component from outside by its path. Raises UserError if it is not one of that kind."""
     module, _, inner = path.partition(":")
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # as for `python -m`; last, so that it hides nothing
+        sys.path.append(os.getcwd())  # as for `python -m`; last, so that it shadows nothing
     try:
         found: Any = import_module(module)
         for part in inner.split("."):
             found = getattr(found, part)
     except ModuleNotFoundError as error:
         if not f"{module}.".startswith(f"{error.name}."):
-            raise  # its own imports are its own business
-        raise UserError(
-            f"{kind} {path!r}: there is no module {error.name!r}, neither installed nor in this folder"
-        ) from None
+            raise  # an import inside the module failed
+        raise UserError(f"{kind} {path!r}: no module {error.name!r} is installed or in this folder") from None
     except AttributeError:
         raise UserError(f"{kind} {path!r}: {module} has no {inner!r}") from None
     base = _base(kind)
     if not (callable(found) if base is None else isinstance(found, type) and issubclass(found, base)):
         raise UserError(
-            f"{kind} {path!r}: is no {'function' if base is None else f'subclass of {base.__module__}.{base.__qualname__}'}"
+            f"{kind} {path!r}: is not a {'function' if base is None else f'subclass of {base.__module__}.{base.__qualname__}'}"
         )
     return found
 
 
 def _base(kind: str) -> type | None:
-    """The class that all components of a kind come from; None of losses, which are functions."""
+    """Return the base class of a kind's components; None for losses, which are functions."""
     if kind not in BASES:
         return None
     module, _, name = BASES[kind].partition(":")

@@ -1,4 +1,4 @@
-"""What a network is told beside x and t, as one value: a class label, condition tokens, and which of them are dropped."""
+"""Conditions: what a network is given besides x and t. A class label, condition tokens, and which of them are dropped."""
 
 from __future__ import annotations
 
@@ -10,64 +10,64 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# What can be told, by its name in a recipe; the columns of `dropped`, and the fields that hold it.
+# The kinds of conditions by their names in a recipe, with their fields; also the columns of `dropped`.
 KINDS = {"label": "class_label", "condition": "tokens"}
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Of B rows; what is None is not told.
+    """The conditions of B rows. None means not given.
 
-    dropped: a row's conditions, all of them (B,), or by kind (B, 2) in the order of KINDS, are there and to be ignored: a
-    network makes of them what it makes of missing ones.
+    dropped: rows whose conditions are to be ignored, all of them (B,), or by kind (B, 2) in the order of KINDS. A network
+    treats them like missing ones.
     """
 
     class_label: Tensor | None = None  # (B,) int64
     tokens: Tensor | None = None  # (B, C), or P of them (B, P, C), float
-    mask: Tensor | None = None  # (B, P) bool: which tokens are there, the others are padding; None: all are
+    mask: Tensor | None = None  # (B, P) bool: True for tokens, False for padding; None: no padding
     dropped: Tensor | None = None  # (B,) or (B, 2) bool
 
     @classmethod
     def of_arrays(cls, *arrays: np.ndarray | None) -> Conditions:
-        """class_label, tokens and mask from numpy, without a copy."""
+        """Make conditions of class_label, tokens and mask from numpy, without a copy."""
         return cls(*(None if array is None else torch.from_numpy(array) for array in arrays))
 
     def arrays(self) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
-        """The way back, from tensors on the CPU."""
+        """Return class_label, tokens and mask as numpy arrays, from tensors on the CPU."""
         label, tokens, mask = (
             None if one is None else one.numpy() for one in (self.class_label, self.tokens, self.mask)
         )
         return label, tokens, mask
 
     def arguments(self) -> dict[str, Any]:
-        """As `sample` and `log_likelihood` take them."""
+        """Return the arguments of `sample` and `log_likelihood`."""
         return {"class_label": self.class_label, "condition": self.tokens, "condition_mask": self.mask}
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Names of what is told."""
+        """The names of the conditions given."""
         return tuple(kind for kind, field in KINDS.items() if getattr(self, field) is not None)
 
     def slice(self, start: int, stop: int) -> Conditions:
         return self.map(lambda tensor: tensor[start:stop])
 
     def take(self, rows: Tensor) -> Conditions:
-        """rows (b,) int64, on the same device."""
+        """Return the conditions of rows (b,) int64, which must be on the same device."""
         return self.map(lambda tensor: tensor[rows])
 
     def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Conditions:
-        """On that device; the tokens of that precision."""
+        """Move to a device, and convert tokens to a dtype."""
         return self.map(lambda tensor: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Conditions:
-        """`change` made of each tensor."""
-        if self.class_label is None and self.tokens is None:  # most often, and at every update
+        """Apply `change` to each tensor."""
+        if self.class_label is None and self.tokens is None:  # the most common case
             return self
         tensors = (self.class_label, self.tokens, self.mask, self.dropped)
         return Conditions(*(None if tensor is None else change(tensor) for tensor in tensors))
 
     def drop(self, rows: Tensor | None = None) -> Conditions:
-        """All that is told dropped, or in those rows, (B,) or (B, 2) bool; what was dropped stays so."""
+        """Drop all conditions, or those of `rows`, (B,) or (B, 2) bool, in addition to those already dropped."""
         if not self.kinds:
             return self
         if rows is None:
@@ -78,13 +78,13 @@ class Conditions:
         return Conditions(self.class_label, self.tokens, self.mask, rows)
 
     def doubled(self) -> Conditions:
-        """As they are, then dropped, of 2B rows: for a network that is asked under them and without them in one call."""
+        """Return conditions of 2B rows: as they are, then dropped, to evaluate a network with and without in one call."""
         dropped = torch.zeros_like(self._one, dtype=torch.bool) if self.dropped is None else self.dropped
         told = self.map(lambda tensor: torch.cat((tensor, tensor)))
         return Conditions(told.class_label, told.tokens, told.mask, torch.cat((dropped, torch.ones_like(dropped))))
 
     def nothing(self) -> Tensor:
-        """(B,) bool: the rows that nothing is told of, all of it being dropped."""
+        """Return (B,) bool: the rows whose conditions are all dropped."""
         if self.dropped is None:
             return torch.zeros_like(self._one, dtype=torch.bool)
         if self.dropped.ndim == 1:
@@ -93,10 +93,10 @@ class Conditions:
 
     @property
     def _one(self) -> Tensor:
-        """A number a row, (B,)."""
+        """One number per row, (B,), for batch size and device."""
         if self.class_label is not None:
             return self.class_label
-        assert self.tokens is not None, "conditions of no rows"
+        assert self.tokens is not None, "there are no conditions"
         return self.tokens.flatten(1)[:, 0]
 
 

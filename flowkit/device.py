@@ -1,4 +1,4 @@
-"""Pick the torch device that something runs on, by its name."""
+"""Pick a torch device by name."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from flowkit.errors import UserError
 def pick_device(name: str | torch.device, *, cuda_only: bool = False) -> torch.device:
     """Return the device `name`. "auto" is the accelerator if there is one, else the CPU.
 
-    cuda_only: "auto" takes no accelerator but CUDA, for libraries that know no other. Raises UserError if the device is
-    not available.
+    cuda_only: "auto" only considers CUDA, for libraries that support no other accelerator. Raises UserError if the device is not
+    available.
     """
     if name == "auto":
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None

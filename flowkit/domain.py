@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from flowkit.errors import UserError, listing
+from flowkit.progress import Tell
 from flowkit.registry import STORED_KINDS, domain_name
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from flowkit.sources.files import Files
 
 AuxiliaryLoss = Callable[["Tensor"], "Tensor"]  # predicted x1 (B, ...) in the domain's units -> (B,)
-Tell = Callable[[str, int, int], None]  # progress: what is being done, how much of it is done, out of how much
 Bar = Callable[[str], AbstractContextManager[Tell]]  # opens a progress bar, given what it shows first
 
 
@@ -233,11 +233,6 @@ class Preview:
     note: str = ""
     behind: tuple[str, ...] = ()
     sizes: tuple[Preview, ...] = ()
-
-    def fitting(self, width: int, height: int) -> Preview:
-        """Return the tallest of `sizes` within `width` cells and `height` lines (without title), or else this one."""
-        fit = (size for size in self.sizes if len(size.lines) <= height and len(size.lines[0]) <= width)
-        return max(fit, key=lambda size: len(size.lines), default=self)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
-"""How good samples are, beside how good real rows look: from a checkpoint, or from two data files.
+"""Evaluate samples next to real rows and a Gaussian baseline: from a checkpoint, or from two data files.
 
-What is measured belongs to the data's domain; here the rows are chosen, the samples drawn and the baselines made.
+The data's domain decides what is measured. This module chooses the rows, draws the samples and makes the baselines.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from flowkit.data.dataset import Dataset, data_files, read_dataset, write_datase
 from flowkit.data.files import write_json
 from flowkit.data_source import with_split
 from flowkit.decode import check_writable
-from flowkit.domain import Tell, builtin_sets, get_domain
+from flowkit.domain import builtin_sets, get_domain
 from flowkit.errors import UserError
 from flowkit.evaluation_folder import (
     asked_for,
@@ -38,6 +39,7 @@ from flowkit.metrics.comparison import (
 from flowkit.metrics.gaussian import sample_class_gaussians
 from flowkit.metrics.report import Evaluation
 from flowkit.outputs import EVALUATION, one_call
+from flowkit.progress import Tell
 
 if TYPE_CHECKING:
     from flowkit.flow.inversion import Inversion
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from flowkit.recipe.sample import SampleSettings
     from flowkit.sampling.load import LoadedModel
 
-INVERTED = 256  # reference rows that are carried back to noise and forth again
+INVERTED = 256  # reference rows to invert and reconstruct
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -70,17 +72,16 @@ def evaluate_checkpoint(
     tell: Tell = _silent,
     **changes: Any,
 ) -> Evaluation:
-    """Draw samples in the classes of the reference rows and measure them; writes `out` and returns what was found.
+    """Draw samples in the classes of the reference rows and measure them; write the results to `out` and return them.
 
-    data: a prepared file in place of what the model was trained on. split and num_samples: as in `choose_sides`. The rest
-    is as in `LoadedModel.sample`, changes among it. likelihood: of how many held-out rows it is measured too, by how many
-    probes where the dimension is high. decode: whether what samples say is measured too, where they stand for text. out: by
-    default a folder in the run's `evaluation/`, named by the settings. Results of the same settings are replaced, those of
-    others stay.
+    data: a prepared file instead of the training data. split, num_samples: see `choose_sides`. likelihood: number of held-out
+    rows to measure the likelihood of, with `probes` probes in high dimensions. decode: also measure decoded text, for text data.
+    out: by default a folder in the run's `evaluation/` named by the settings. Results of the same settings are replaced. The
+    other arguments, including `changes`, are those of `LoadedModel.sample`.
 
-    Raises UserError: no such checkpoint or data, rows that do not fit each other.
+    Raises UserError for a missing checkpoint or data, or rows that do not fit each other.
     """
-    from flowkit.sampling.draw import carry_back
+    from flowkit.sampling.draw import invert
     from flowkit.sampling.likelihood import held_out_rows, likelihood_figures
     from flowkit.sampling.load import load
 
@@ -99,27 +100,27 @@ def evaluate_checkpoint(
         words = setting_words(asked, default_split(rows, model.domain.compared_with))
         out = free_folder(results_of(model), f"{drawn_words(model, settings)}{words}", asked)
     check_writable(out)
-    if likelihood is not None:  # minutes of sampling come first
+    if likelihood is not None:  # fail before minutes of sampling
         held_out_rows(model, rows, held_out)
     if model.class_names and rows.class_label is None:
         raise UserError(
-            "the model draws by class, and the data has no classes; give data with class_label by --data, or draw samples of "
-            "the null class (flowkit sample --class-label null) and compare their file with the data"
+            "the model has classes, but the data has none; give data with class_label (--data), or draw samples of the null "
+            "class (flowkit sample --class-label null) and evaluate their file against the data"
         )
     given = model.given_with(rows, sides.reference, "the reference rows")
     samples = model.sample(
         len(sides.reference), seed=seed, settings=settings, batch_size=batch_size, **given.arguments(),
-        progress=lambda done: tell(f"sampling {model.domain.noun}", done, len(sides.reference)),
+        progress=partial(tell, f"sampling {model.domain.noun}"),
     )  # fmt: skip
     matched = match_samples(samples, rows)
     if sides.split == "all":
         beside = "; read the figures together with the memorization ratio" if model.domain.measures_memorization else ""
         notes.append(f"the model was trained on most of the reference rows{beside}")
     title = f"{ckpt}: {model.info['architecture']}, step {model.info.get('step', 0):,}"
-    tell("carrying real rows to noise and back", 0, 1)
+    tell("inverting real rows to noise", 0, 1)
     count = min(INVERTED, len(sides.reference))
     indices = np.arange(count) * len(sides.reference) // count
-    found, zero = carry_back(model, rows, sides.reference[indices], settings)
+    found, zero = invert(model, rows, sides.reference[indices], settings)
     more: dict[str, tuple[str, dict[str, Any]]] = {"reconstruction": (
         _inversion_fact(found, zero),
         {"rows": count, "passes": found.passes, "model": asdict(found), "zero_field": asdict(zero)},
@@ -127,7 +128,7 @@ def evaluate_checkpoint(
     if likelihood is not None:
         figures = likelihood_figures(
             model, rows, likelihood, split=held_out, probes=probes, seed=seed,
-            progress=lambda done: tell("likelihood of held-out rows", done, likelihood),
+            progress=partial(tell, "likelihood of held-out rows"),
         )  # fmt: skip
         more["likelihood"] = (figures.words, figures.to_json())
     return _evaluate(title, rows, sides, matched, out, asked, tell, notes, device=device, drawn=samples, more=more)
@@ -146,9 +147,9 @@ def evaluate_files(
 ) -> Evaluation:
     """Measure the samples of one file against the real rows of another, class by class in equal numbers.
 
-    device, decode: of a decoder, as in `evaluate_checkpoint`. out: by default `evaluation` beside the samples (with their
-    name, unless that is just "samples"), with the settings where they are not the usual ones. Raises UserError: as
-    `evaluate_checkpoint`, and for samples of classes that the data does not have.
+    device, decode: for a decoder, as in `evaluate_checkpoint`. out: by default `evaluation` next to the samples (with their name,
+    unless that is "samples"), and unusual settings. Raises UserError as `evaluate_checkpoint`, and for samples of classes that
+    the data does not have.
     """
     from flowkit.recipe.data import Data
 
@@ -171,18 +172,18 @@ def evaluate_files(
     notes = []
     if unconditional:
         notes.append(
-            f"{unconditional:,} samples of the null class were left out: the data has no class to compare them with; samples of "
-            "the null class alone are compared with all of it"
+            f"{unconditional:,} samples of the null class were left out: the data has no such class. A file of only such samples "
+            "is compared with all of the data"
         )
     if (matched.class_label is None) and real.class_label is not None:
-        notes.append("the samples carry no classes: all were compared as one, and class fidelity was left out")
+        notes.append("the samples have no classes: all were compared as one class, without class fidelity")
     title = f"{file} against {data_files(data)[0]}"
     beside = file.resolve().parent == out.resolve()
     return _evaluate(title, real, sides, used, out, asked, tell, notes, of=len(matched), device=device, beside=beside)
 
 
 def _real(data: Path | str, num_samples: int, seed: int) -> Dataset:
-    """The rows of a prepared file, or of a built-in set by its name."""
+    """Return the rows of a prepared file, or of a built-in data set by name."""
     if str(data) in builtin_sets() and not data_files(data)[0].exists():
         return get_domain(builtin_sets()[str(data)]).generate(str(data), num_samples, seed)
     return _read(data)
@@ -195,23 +196,23 @@ def _read(path: Path | str) -> Dataset:
 
 
 def training_data(model: LoadedModel, path: Path | str | None = None) -> tuple[Dataset, list[str]]:
-    """The data with the split that training had, and what the reader should know of it.
+    """Return the data with its training split, and notes for the user.
 
-    `path`: a file in place of what the model's sidecar names. Raises UserError where that is not at hand or has changed.
+    path: a file instead of the one in the model's sidecar. Raises UserError if that is missing or has changed.
     """
     from flowkit.data_source import open_data
 
     recipe = _recipe(model)
     if path is None:
         known = (model.info.get("data") or {}).get("source")
-        if known not in (None, recipe.data.source):  # rows given from Python; the recipe's source was never opened
-            raise UserError(f"{model.files.sidecar}: the model was trained on {known}; name a file of it with --data")
+        if known not in (None, recipe.data.source):  # rows given from Python, not from the recipe's source
+            raise UserError(
+                f"{model.files.sidecar}: the model was trained on {known}; give that data as a file with --data"
+            )
         try:
             data = open_data(recipe, model.folders)
         except UserError as error:
-            raise UserError(
-                f"{error}; for evaluation, name the data that the model was trained on with --data"
-            ) from None
+            raise UserError(f"{error}; give the data that the model was trained on with --data") from None
     else:
         settings = recipe.data
         read = _real(path, settings.num_samples, settings.seed)
@@ -221,11 +222,11 @@ def training_data(model: LoadedModel, path: Path | str | None = None) -> tuple[D
         return data, []
     if path is None:
         raise UserError(
-            f"data.source: {recipe.data.source!r} has {rows:,} training rows and the model was trained on "
-            f"{trained_on:,}, so it is not the same data; name the right file with --data"
+            f"data.source: {recipe.data.source!r} has {rows:,} training rows, but the model was trained on "
+            f"{trained_on:,}, so it is not the same data; give the right file with --data"
         )
     return data, [
-        f"this is not the data that the model was trained on ({trained_on:,} rows): 'training' means this file's rows"
+        f"this is not the data that the model was trained on ({trained_on:,} rows): 'training' refers to this file"
     ]
 
 
@@ -233,8 +234,8 @@ def _recipe(model: LoadedModel) -> Recipe:
     from flowkit.recipe import recipe_from_dict
 
     if not isinstance(model.info.get("recipe"), dict):
-        raise UserError(f"{model.files.sidecar}: has no 'recipe', so it is not known what data it was trained on and how that "
-                        "was split; evaluate a samples file against a data file instead")  # fmt: skip
+        raise UserError(f"{model.files.sidecar}: has no 'recipe', so its training data and split are unknown; "
+                        "evaluate a samples file against a data file instead")  # fmt: skip
     return recipe_from_dict(model.info["recipe"])
 
 
@@ -243,8 +244,9 @@ def _evaluate(
     of: int | None = None, *, device: str, drawn: Dataset | None = None, beside: bool = False,
     more: dict[str, tuple[str, dict[str, Any]]] | None = None,
 ) -> Evaluation:  # fmt: skip
-    """drawn: samples to be written beside the figures. beside: the samples that are measured lie in `out`. more: what else was
-    measured, in words and as kept.
+    """Evaluate and write the results. drawn: samples to write with them. beside: the measured samples are in `out` already.
+
+    more: other measurements, each in words and as saved.
     """
     domain = get_domain(data.kind)
     comparison = Comparison(data, sides, samples, _gaussian_draws(data, sides))
@@ -290,7 +292,7 @@ def _evaluate(
 def _inversion_fact(found: Inversion, zero: Inversion) -> str:
     verdict = "passes" if found.passes else "fails"
     return (
-        f"{verdict}: to noise and back, MSE {found.mse:.3g} a dimension (under 0.1), variance of the noise {found.variance:.3g} "
+        f"{verdict}: to noise and back, MSE {found.mse:.3g} per dimension (under 0.1), noise variance {found.variance:.3g} "
         f"(0.8 to 1.2), {found.effective_dimensions:,.0f} effective dimensions; zero field: 0, {zero.variance:.3g}, "
         f"{zero.effective_dimensions:,.0f}"
     )
@@ -301,7 +303,7 @@ def _labels(data: Dataset) -> np.ndarray:
 
 
 def _gaussian_draws(data: Dataset, sides: Sides) -> np.ndarray:
-    """Fitted on the training rows, or on the real side where those lack the classes."""
+    """Draw from Gaussians fitted on the training rows, or on the real side if those lack the classes."""
     labels = _labels(data)
     fit, wanted = sides.train, labels[sides.reference]
     if not np.isin(wanted, labels[fit]).all():

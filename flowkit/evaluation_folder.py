@@ -1,4 +1,4 @@
-"""Where an evaluation is kept: a folder for each choice of settings, whose name says those that a reader looks for."""
+"""The folder of an evaluation, named after its settings."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ RESULTS = "evaluation.json"
 
 
 def asked_for(data: Path | str | None, split: str, num_samples: int, decode: bool) -> dict[str, Any]:
-    """What decides which rows are compared and how; kept in the results, so that those of the same settings are known."""
+    """Return the settings that decide which rows are compared and how. Kept in the results, to recognize equal settings."""
     source = None if data is None else str(data_files(data)[0].resolve())
     return {"data": source, "split": split, "num_samples": num_samples, "decode": decode}
 
 
 def setting_words(asked: dict[str, Any], usual_split: str) -> str:
-    """Those settings in words that are not the usual ones, for the name of a folder: "-test-n200-seed1"."""
+    """Return the unusual settings as part of a folder name: "-test-n200-seed1"."""
     likelihood = asked.get("likelihood") or {}
     words = [
         asked["data"] and data_words(asked["data"]),
@@ -45,10 +45,10 @@ def data_words(path: Path | str) -> str:
 
 
 def free_folder(folder: Path, name: str, asked: dict[str, Any], other: str = "") -> Path:
-    """A folder of that name, or of one made from it, that holds no results or those of the same settings.
+    """Return a folder with that name, or one made from it, that has no results or those of the same settings.
 
-    other: what is put to the name first, where results of other settings are there; then it is numbers. Results that do not
-    say what was asked for, as older ones, are left alone.
+    other: added to the name if that holds results of other settings; after that numbers are added. Results that do not say
+    their settings (older ones) are not overwritten.
     """
     asked = json.loads(json.dumps(asked))
     fuller = f"{name}-{other}" if other else name
@@ -67,14 +67,14 @@ def _asked_before(path: Path) -> Any:
 
 
 def results_of(model: LoadedModel) -> Path:
-    """The folder of all evaluations of a run, or of a checkpoint that is in none."""
+    """Return the folder of all evaluations of a run, or of a single checkpoint."""
     return (model.files.run_dir or model.files.directory) / "evaluation"
 
 
 def drawn_words(model: LoadedModel, settings: SampleSettings) -> str:
-    """`step-00001000-ema-heun25-w1`, after the file's own name where one was named that is not the usual.
+    """Return `step-00001000-ema-heun25-w1`, prefixed with the file's name if it is not the default one.
 
-    What is not as in the recipe comes last: `-grid-shifted-shift2-interval-0.2-0.8`.
+    Differences to the recipe come last: `-grid-shifted-shift2-interval-0.2-0.8`.
     """
     file, used = model.files.model.stem, settings.to_info()
     prefix = "" if file == "model" else f"{file}-"
@@ -87,7 +87,7 @@ def drawn_words(model: LoadedModel, settings: SampleSettings) -> str:
 
 
 def _word(value: Any) -> str:
-    """A setting as part of a name: of a table its own name first, of a path the last part, and no lists."""
+    """Format a setting as part of a name: for a table its name first, for a path the last part, and no lists."""
     if isinstance(value, dict):
         rest = [f"{key}{_word(of)}" for key, of in value.items() if key != "name" and not isinstance(of, list | tuple)]
         return "-".join([value["name"], *rest])

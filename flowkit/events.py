@@ -1,4 +1,4 @@
-"""What a training run tells the world: plain, torch-free dataclasses that the loop emits, for the UI and trackers."""
+"""Events of a training run: torch-free dataclasses that the loop emits for the UI and trackers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class RunStarted:
     arch: str
     num_parameters: int
     data: str  # "doodles (15 classes)"
-    noun: str  # what a row is called, in the plural: "sketches"
+    noun: str  # name of the rows: "sketches"
     train_rows: int
     val_rows: int
     x_shape: tuple[int, ...]
@@ -30,16 +30,16 @@ class RunStarted:
     start_step: int
     total_steps: int
     steps_per_epoch: float
-    ema_decay: float  # in effect at the end of the run; 0.0 when there is no EMA
-    best: tuple[int, float] | None = None  # step and validation loss of the best checkpoint so far, on a resume
+    ema_decay: float  # at the end of the run; 0.0 without EMA
+    best: tuple[int, float] | None = None  # step and validation loss of the best checkpoint, if resumed
 
 
 @dataclass(frozen=True)
 class Notice:
-    """One line the user should read once: a precision that differs from the launcher's, a sampler that fell back."""
+    """One line to show to the user once, such as a precision that differs from the launcher's."""
 
     text: str
-    urgent: bool = False  # said with --quiet, too
+    urgent: bool = False  # also shown with --quiet
 
 
 @dataclass(frozen=True)
@@ -62,31 +62,31 @@ class Logged:
     epoch: float
     loss: float  # mean over the updates since the last log step
     lr: float
-    grad_norm: float  # before clipping, mean over the same updates but the skipped ones
-    ema_decay: float  # in effect now
+    grad_norm: float  # before clipping, mean over the same updates without skipped ones
+    ema_decay: float  # at this step
     rows_per_second: float
     seconds_left: float
     memory_bytes: int  # device memory, or resident memory on the CPU
-    skipped: int = 0  # updates skipped so far because a gradient was not finite
+    skipped: int = 0  # updates skipped so far because of non-finite gradients
     terms: dict[str, float] = field(default_factory=dict)  # auxiliary losses by name, unweighted
 
 
 @dataclass(frozen=True)
 class Validated:
     step: int
-    loss: float  # EMA weights, fixed noises and times
-    raw_loss: float  # the weights being trained
-    zero_loss: float  # of predicting zero on the same rows, noises and times
+    loss: float  # of the EMA weights, with fixed noise and times
+    raw_loss: float  # of the raw weights
+    zero_loss: float  # of predicting zero
     bins: tuple[tuple[float, float, float], ...]  # (t from, t to, loss)
-    best: bool  # the lowest of all that were saved, and a checkpoint of it follows
-    gaussian_losses: dict[str, float] = field(
+    best: bool  # lowest loss of all saved checkpoints; a checkpoint of this step follows
+    gaussian_losses: dict[str, float] = field(default_factory=dict)  # of the "diagonal" and "full" Gaussian baselines
+    ema_losses: dict[str, float] = field(
         default_factory=dict
-    )  # of the best "diagonal" and "full" Gaussian's field
-    ema_losses: dict[str, float] = field(default_factory=dict)  # of further averages by label, with a checkpoint
-    one_step_error: float | None = None  # of MeanFlow: root mean square between one step and the flow's own end
+    )  # of the other averages by label, if a checkpoint follows
+    one_step_error: float | None = None  # MeanFlow: RMS distance between one step and the end of the flow
 
     def losses(self) -> dict[str, Any]:
-        """Those that a checkpoint's sidecar keeps."""
+        """Return the losses that a checkpoint's sidecar keeps."""
         further: dict[str, Any] = {"ema_losses": self.ema_losses} if self.ema_losses else {}
         if self.one_step_error is not None:
             further["one_step_error"] = self.one_step_error
@@ -98,12 +98,12 @@ class Sampled:
     step: int
     previews: tuple[Preview, ...]
     path: Path
-    nfe: int | float  # a sample, on average where they differ
+    nfe: int | float  # per sample, on average
     seconds: float
     image: Path | None = None
-    caption: str = ""  # what the previews' remarks are
-    figures: dict[str, float] = field(default_factory=dict)  # measured on the samples, by their names in metrics.jsonl
-    count: int = field(kw_only=True)  # of samples, which may be more than have a preview
+    caption: str = ""  # explains the previews' remarks
+    figures: dict[str, float] = field(default_factory=dict)  # by their names in metrics.jsonl
+    count: int = field(kw_only=True)  # number of samples; not all may have a preview
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ Event = RunStarted | Notice | Stepped | Doing | Logged | Validated | Sampled | S
 
 
 class Listener(Protocol):
-    """Hears a run's events on the main process, between entering and leaving it as a context manager."""
+    """Receives a run's events on the main process, between entering and leaving it as a context manager."""
 
     def __enter__(self) -> Self: ...
 

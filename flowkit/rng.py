@@ -1,7 +1,7 @@
-"""All that is random: every draw is a function of (seed, what it is for, where it stands), of nothing else.
+"""Randomness: every draw is a function of (seed, purpose, position) and nothing else.
 
-So nothing has to be saved to resume, and what is drawn does not depend on how many processes or batches share it. Torch is
-loaded where it draws, and not before.
+So resuming needs no saved state, and draws do not depend on the number of processes or batches. Torch is imported on first
+use.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-# The version of the numbers that a seed and a recipe lead to; checkpoints without one have 1. A run is resumed under its own
-# version only, and a checkpoint samples as its version did.
+# Version of the numbers that a seed and a recipe produce; checkpoints without one have 1. A run is only resumed with its own
+# version, and a checkpoint samples as in its version.
 NUMERICS = 2
-MT_WORDS = 624  # 32-bit words of state of the Mersenne Twister, torch's generator on the CPU
-MT_OFFSET = 3  # in the 64-bit words of the generator's saved state: behind the seed, two counters and a position
+MT_WORDS = 624  # 32-bit words of state of the Mersenne Twister, torch's CPU generator
+MT_OFFSET = 3  # offset in the 64-bit words of the saved state, after the seed, two counters and a position
 
 
 def key(seed: int, *place: str | int) -> int:
-    """A 63-bit seed for one draw, from the run's seed and the draw's purpose and place: `key(0, "noise", update)`.
+    """Return a 63-bit seed for one draw, from the run's seed and the draw's purpose and position: `key(0, "noise", update)`.
 
-    Hashing (BLAKE2b) rather than adding keeps neighbouring places independent: seed 0 at update 1 shares nothing with
-    seed 1 at update 0.
+    Hashes (BLAKE2b) instead of adding, so that neighboring positions are independent: seed 0 at update 1 has nothing in common
+    with seed 1 at update 0.
     """
     text = "/".join(map(str, (seed, *place)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
@@ -37,8 +37,8 @@ def key(seed: int, *place: str | int) -> int:
 def seed_generator(generator: torch.Generator, seed: int, numerics: int = NUMERICS) -> torch.Generator:
     """Seed `generator` with all 63 bits of `seed`, a key, and return it.
 
-    On the CPU `manual_seed` reads the low 32 bits only, so that among 100,000 keys one pair or two would give the same
-    numbers. There, the whole state is a hash of the key (SHAKE-128). Version 1 of the numerics keeps `manual_seed`.
+    On the CPU `manual_seed` only uses the low 32 bits, so that among 100,000 keys one or two pairs would give the same numbers.
+    There, the whole state is a hash of the key (SHAKE-128). Version 1 of the numerics uses `manual_seed`.
     """
     if generator.device.type != "cpu" or numerics == 1:
         return generator.manual_seed(seed)
@@ -53,7 +53,7 @@ def seed_generator(generator: torch.Generator, seed: int, numerics: int = NUMERI
 
 @cache
 def _fresh_state() -> np.ndarray:
-    """The saved state of a newly seeded CPU generator, as 64-bit words."""
+    """Return the saved state of a newly seeded CPU generator, as 64-bit words."""
     import torch
 
     return torch.Generator().manual_seed(0).get_state().numpy().view(np.uint64)
@@ -62,7 +62,7 @@ def _fresh_state() -> np.ndarray:
 def seed_modules(device: torch.device, seed: int) -> None:
     """Seed the generators that modules draw from (dropout), on the CPU and on `device`.
 
-    Not `torch.manual_seed`: where CUDA is there but not in use, that one formats and keeps a stack trace at every call.
+    Not with `torch.manual_seed`, which formats and keeps a stack trace at every call if CUDA is available but unused.
     """
     import torch
 
@@ -72,10 +72,10 @@ def seed_modules(device: torch.device, seed: int) -> None:
 
 
 class Draws:
-    """A run's draws on one device, keyed by purpose and update, and made for the whole global batch on every process.
+    """A run's draws on one device, keyed by purpose and update, for the whole global batch on every process.
 
-    A process uses its own rows of them; on a device that costs less than a generator for each row would. The generator is
-    reseeded at each draw, so it carries no state. Each thread has its own: a worker may draw ahead of the loop.
+    A process uses only its rows of them, which costs less than a generator per row. The generator is reseeded for each draw, so
+    it has no state. Each thread has its own, so a worker may draw ahead of the loop.
     """
 
     def __init__(self, seed: int, device: torch.device):
@@ -83,13 +83,13 @@ class Draws:
         self._of_thread = threading.local()
 
     def normal(self, purpose: str, place: int, shape: tuple[int, ...]) -> Tensor:
-        """Standard normals (fp32) of that shape."""
+        """Draw standard normals (fp32) of that shape."""
         import torch
 
         return torch.randn(shape, generator=self._at(purpose, place), device=self.device)
 
     def uniform(self, purpose: str, place: int, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
-        """Uniforms on [0, 1) of that shape, fp32 unless a type is given."""
+        """Draw uniforms on [0, 1) of that shape, fp32 by default."""
         import torch
 
         return torch.rand(shape, generator=self._at(purpose, place), device=self.device, dtype=dtype or torch.float32)
@@ -104,23 +104,23 @@ class Draws:
 
 
 class RowOrder:
-    """Which rows make up which batch: one endless stream of rows, epoch after epoch, with no state to save.
+    """The rows of each batch: one endless stream of rows, epoch by epoch, without state to save.
 
-    Update u takes places u*B to (u+1)*B of the stream; place p is row p % N of the permutation of epoch p // N.
-    A batch may straddle two epochs, so no row is dropped or repeated whatever N and B are. Unless `shuffled`, every epoch
-    takes the rows as they stand. Threads may share one: the permutations of two epochs are kept, since those who read
-    ahead cross into the next epoch before the others do.
+    Update u takes positions u*B to (u+1)*B of the stream; position p is row p % N of the permutation of epoch p // N.
+    A batch may span two epochs, so no row is dropped or repeated, for any N and B. Unless `shuffled`, every epoch takes the rows
+    as stored. Threads may share one: the permutations of two epochs are kept, since threads that read ahead reach the next
+    epoch first.
     """
 
     def __init__(self, rows: int, batch_size: int, seed: int, *, shuffled: bool = True):
         if rows < 1:
             raise ValueError("an order needs at least one row")
         self.rows, self.batch_size, self.seed, self.shuffled = rows, batch_size, seed, shuffled
-        self._kept: dict[int, np.ndarray] = {}  # by epoch; replaced whole and never changed, for threads read it
+        self._kept: dict[int, np.ndarray] = {}  # by epoch; replaced, never modified, since threads read it
         self._making = threading.Lock()
 
     def batch(self, update: int) -> np.ndarray:
-        """Row numbers (B,) int64 of the global batch of update `update`, counted from 0."""
+        """Return the row numbers (B,) int64 of the global batch of update `update`, counted from 0."""
         place, stop = update * self.batch_size, (update + 1) * self.batch_size
         pieces = []
         while place < stop:
@@ -131,12 +131,12 @@ class RowOrder:
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def permutation(self, epoch: int) -> np.ndarray:
-        """Row numbers (N,) in the order of that epoch."""
+        """Return the row numbers (N,) in the order of that epoch."""
         if not self.shuffled:
-            epoch = 0  # they are all alike
+            epoch = 0  # all epochs are equal
         kept = self._kept
         if epoch not in kept:
-            with self._making:  # one thread makes it, and the others that need it wait
+            with self._making:  # one thread makes it while the others wait
                 kept = self._kept
                 if epoch not in kept:
                     latest = dict(list(kept.items())[-1:])

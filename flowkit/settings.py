@@ -1,4 +1,4 @@
-"""Settings: frozen, strict tables of them, and how their types, ranges and values are put in words. Torch-free."""
+"""Frozen, strict tables of settings, and their types, ranges and values in words. Torch-free."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MULTIPLE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([kM])")
 
 
 class Section(BaseModel):
-    """A table of settings. Strict: a bool or a quoted "2" is no number. 2 may stand for 2.0, and 1e4 and "10k" for 10000."""
+    """A table of settings. Strict: a bool or a quoted "2" is not a number. 2 is valid for 2.0, and 1e4 and "10k" for 10000."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -33,17 +33,17 @@ class Section(BaseModel):
 
     @classmethod
     def tag(cls) -> str:
-        """The name by which it is told from its alternatives; "" for a table that has none."""
+        """Return the name that distinguishes it from its alternatives; "" if there are none."""
         return ""
 
     def plain(self) -> Any:
-        """As TOML would have it."""
+        """Return the settings as plain data for TOML."""
         return self.model_dump(exclude_none=True)
 
 
 @dataclass(frozen=True)
 class Says:
-    """Put into a field's `Annotated`: how its type is put in words, for messages and for the table of keys."""
+    """Annotates a field with its type in words, for messages and the table of keys."""
 
     words: str
 
@@ -55,12 +55,12 @@ def whole_number(value: Any) -> Any:
     return int(number) if isinstance(number, float) and number.is_integer() else value
 
 
-# TOML has lists only; frozen settings hold tuples.
+# TOML only has lists; frozen settings hold tuples.
 AS_TUPLE = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 
 
 def sections_of(field: FieldInfo) -> tuple[type[Section], ...]:
-    """The tables that a field may hold: its section, the components of its kind, or none for a plain value."""
+    """Return the tables that a field may hold: its section, the components of its kind, or none."""
     for mark in field.metadata:
         if (sections := getattr(mark, "sections", None)) is not None:
             return sections()
@@ -68,7 +68,7 @@ def sections_of(field: FieldInfo) -> tuple[type[Section], ...]:
 
 
 def takes_text(field: FieldInfo) -> bool:
-    """Whether any text may stand there (not one of a few words)."""
+    """Whether any text is valid (not only some words)."""
     return any(str in (kind, *get_args(kind)[:1]) for kind in _alternatives(field))
 
 
@@ -79,7 +79,7 @@ def _takes_whole_numbers(field: FieldInfo) -> bool:
 
 
 def type_words(field: FieldInfo) -> str:
-    """A field's type in words: `a number > 0`, `"cosine" or "constant"`."""
+    """Return a field's type in words: `a number > 0`, `"cosine" or "constant"`."""
     for mark in field.metadata:
         if isinstance(mark, Says):
             return mark.words
@@ -93,7 +93,7 @@ def type_words(field: FieldInfo) -> str:
 
 
 def default_words(field: FieldInfo) -> str:
-    """A field's default as it stands in TOML."""
+    """Return a field's default as in TOML."""
     if field.is_required():
         return "required"
     default = field.get_default(call_default_factory=True)
@@ -103,19 +103,19 @@ def default_words(field: FieldInfo) -> str:
 
 
 def wrong_value(value: Any, field: FieldInfo) -> str:
-    """`expected a number > 0, found "2"; numbers stand without quotes`."""
+    """Return `expected a number > 0, found "2"; remove the quotes`."""
     words = type_words(field)
     hint = ""
     if isinstance(value, str):
         names = [name for name in words.split('"')[1::2] if name.isidentifier() and name.islower()]  # not "N epochs"
         hint = nearest(value, names) or _unquoted(value, words)
     elif takes_text(field) and not isinstance(value, dict | list):
-        hint = f'; in quotes it is text: "{toml_value(value)}"'
+        hint = f'; put it in quotes: "{toml_value(value)}"'
     return f"expected {words}, found {toml_value(value)}{hint}"
 
 
 def toml_value(value: Any) -> str:
-    """`value` as TOML would write it, on one line and not longer than a message bears."""
+    """Format `value` as TOML on one line, cut to a length that fits a message."""
     if callable(plain := getattr(value, "plain", None)):
         value = plain()
     if isinstance(value, Mapping):
@@ -126,24 +126,24 @@ def toml_value(value: Any) -> str:
         return _cut("[" + ", ".join(map(toml_value, value)) + "]")
     try:
         return _cut(tomli_w.dumps({"v": value}).removeprefix("v = ").strip())
-    except TypeError:  # from Python, what no TOML holds: None, an array
+    except TypeError:  # a Python value without a TOML form, such as None or an array
         return _cut(repr(value))
 
 
 def either(words: Iterable[str]) -> str:
-    """`a, b or c`."""
+    """Return `a, b or c`."""
     *most, last = words
     return f"{', '.join(most)} or {last}" if most else last
 
 
 def _unquoted(value: str, words: str) -> str:
-    """A hint where the value is right but for its quotes (or its capital)."""
+    """Return a hint for a value that is only wrong in its quotes or capitals."""
     if "number" in words:
         try:
             float(value)
         except ValueError:
             return ""
-        return "; numbers stand without quotes"
+        return "; remove the quotes"
     return f"; write {value.lower()}" if words == "true or false" and value.lower() in ("true", "false") else ""
 
 
@@ -165,7 +165,7 @@ def _words(kind: Any) -> str:
 
 
 def _bounds(field: FieldInfo) -> str:
-    """` > 0`, ` >= 0 and < 1`: the range that the annotation sets, without bounds that only guard against overflow."""
+    """Return the range in the annotation: ` > 0`, ` >= 0 and < 1`. Leaves out bounds against overflow."""
     signs = ((Gt, ">", "gt"), (Ge, ">=", "ge"), (Lt, "<", "lt"), (Le, "<=", "le"))
     bounds = [
         (sign, getattr(mark, name)) for mark in field.metadata for kind, sign, name in signs if isinstance(mark, kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
@@ -234,25 +235,25 @@ def source(name: str) -> list[str]:
         (["train", "recipe.toml", "--set", "run.dir=file/deep"], ["file/deep"]),
         (["train", "recipe.toml", "--set", "run.name=new", "--init-from", "runs/clo"], ["runs/clo", "did you mean 'cli'"]),
         (source("doodle"), ["'doodle' is neither a built-in data set", "did you mean 'doodles'"]),
-        (source("nan"), ["2 of 96 rows of 'x' hold NaN or infinity: 3, 9"]),
+        (source("nan"), ["2 of 96 rows of 'x' contain NaN or infinity: 3, 9"]),
         (source("flat"), ["x has shape (96, 48)", "(N, S, 8)"]),
         (source("pixels"), ["canvas units are expected"]),
-        (source("few"), ["train.batch_size: 16 rows", "9 training rows"]),
+        (source("few"), ["train.batch_size: 16, but", "9 training rows"]),
         (source("labels"), ["class_label of row 0 is 7; expected 0 to 2"]),
-        (source("cut"), ["cut.safetensors: not a whole safetensors file"]),
+        (source("cut"), ["cut.safetensors: not a valid safetensors file"]),
         (["sample", "--ckpt", "runs/none"], ["runs/none", "no such run"]),
-        (["sample", "--ckpt", "empty"], ["holds no model.safetensors"]),
-        (["sample", "--ckpt", "runs/cli", "--class-label", "boot"], ["no class 'boot'", "did you mean 'boat'"]),
+        (["sample", "--ckpt", "empty"], ["has no model.safetensors"]),
+        (["sample", "--ckpt", "runs/cli", "--class-label", "boot"], ["unknown class 'boot'", "did you mean 'boat'"]),
         (["sample", "--ckpt", "runs/cli", "--out", "file/here"], ["file/here", "--out"]),
         (["sample", "--ckpt", "runs/cli", "--solver", "rk5"], ["did you mean 'rk4'?", "rk4"]),
-        (["sample", "--ckpt", "runs/cli", "--weights", "best"], ["neither 'ema' nor 'raw'"]),
+        (["sample", "--ckpt", "runs/cli", "--weights", "best"], ["expected 'ema' or 'raw'"]),
         (["sample", "--ckpt", "runs/cli", "--condition", "rows.safetensors"], ["has no tensor 'condition'"]),
         (["decode", "nothing.safetensors"], ["nothing.safetensors: no such file"]),
-        (["decode", "cut"], ["not a whole safetensors file"]),
+        (["decode", "cut"], ["not a valid safetensors file"]),
         (["decode", "rows", "--out", "file"], ["file", "--out"]),
         (["inspect", "runs/none"], ["runs/none"]),
         (["evaluate", "--ckpt", "runs/none"], ["runs/none"]),
-        (["evaluate", "rows", "--data", "rows", "--steps", 3], ["--steps would do nothing"]),
+        (["evaluate", "rows", "--data", "rows", "--steps", 3], ["--steps has no effect"]),
         (["evaluate", "rows"], ["--data"]),
         (["train", "recipe.toml", "--resume", "--set", "optim.lr=1"], ["optim.lr", "--allow-changes"]),
         (["train", "recipe.toml", "--resume", "--init-from", "runs/cli"], ["mutually exclusive"]),
@@ -280,6 +281,26 @@ def test_a_bug_keeps_its_traceback(folder, monkeypatch):
     monkeypatch.chdir(folder)
     with pytest.raises(ValueError, match="a bug"):
         cli.main()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("more", [[], ["--quiet"], ["--set", "data.source=doodle"]])
+def test_the_start_says_in_a_terminal_what_takes_long(flowkit, folder, monkeypatch, terminal, more):
+    err = io.StringIO()
+    err.isatty = lambda: terminal  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", err)
+    status, _, _ = flowkit(
+        "train", "recipe.toml", "--set", "run.name=said", "--set", "train.steps=1", "--overwrite", *more
+    )
+    text = err.getvalue()
+    if not terminal or "--quiet" in more:
+        assert "loading torch" not in text
+    elif more:
+        assert status == 2 and text.index("loading torch") < text.index("error: ")
+        assert text.startswith("\r\x1b[Kloading torch\r") and "\r\x1b[K\rerror: " in text  # nothing of it is left
+    else:
+        assert status == 0 and text.index("loading torch") < text.index("preparing data") < text.index("said")
+        assert "preparing data\r\r\x1b[K\r" in text
 
 
 def test_an_interrupted_run_is_saved_and_goes_on(folder):
@@ -348,6 +369,6 @@ def test_resume_auto_is_written_either_way(flowkit):
     quick = ("--set", "train.steps=2", "--set", "run.name=auto", "--set", "sample.every=never")
     assert flowkit("train", "recipe.toml", *quick, "--resume", "auto", "-q")[0] == 0
     status, _, err = flowkit("train", "recipe.toml", *quick, "--resume-auto")
-    assert status == 0 and "all of its updates are done" in err
+    assert status == 0 and "all updates are done" in err
     status, _, err = flowkit("train", "recipe.toml", *quick, "--resume")
     assert status == 2 and "has already trained 2 of 2 updates" in err

@@ -26,7 +26,7 @@ from flowkit.inspect.dataset import data_report
 from flowkit.models import create_model
 from flowkit.models.calls import call_model
 from flowkit.models.layers import CrossAttention, condition_memory
-from flowkit.sampling.asked import asked_condition
+from flowkit.sampling.conditioning import resolve_condition
 from flowkit.sampling.draw import as_network
 from flowkit.sampling.likelihood import likelihood_figures
 from flowkit.training import session
@@ -227,7 +227,9 @@ def test_every_parameter_is_in_every_graph(network):
 
 def test_attention_to_no_conditions_is_refused():
     for arch in ("dit", "bezier_sketch_dit"):
-        with pytest.raises(UserError, match=r"attend_conditions is true.*set model.attend_conditions = false"):
+        with pytest.raises(
+            UserError, match=r"attend_conditions needs data with conditions.*set model.attend_conditions = false"
+        ):
             create_model(arch, attend_conditions=True)
 
 
@@ -370,13 +372,13 @@ def test_masks_that_do_not_fit_are_refused(tiny, told):
     tokens = torch.zeros(2, 4, 5)
     for bad in (mask.float(), mask[:3], mask.expand(3, 4)):
         with pytest.raises(UserError, match=r"condition_mask: is .* expected \(4,\) or \(2, 4\) bool"):
-            asked_condition(tokens, bad, 2, shape)
-    with pytest.raises(UserError, match=r"condition_mask: .*no condition is given"):
-        asked_condition(None, mask, 2, shape)
+            resolve_condition(tokens, bad, 2, shape)
+    with pytest.raises(UserError, match=r"condition_mask: needs a condition"):
+        resolve_condition(None, mask, 2, shape)
     with pytest.raises(UserError, match=r"condition_mask: .* conditions are vectors"):
-        asked_condition(tokens[:, 0], mask, 2, (5,))
-    assert asked_condition(tokens, mask, 2, shape)[1] is None  # nothing is padding
-    one = asked_condition(tokens, torch.arange(4) < 3, 2, shape)[1]
+        resolve_condition(tokens[:, 0], mask, 2, (5,))
+    assert resolve_condition(tokens, mask, 2, shape)[1] is None  # nothing is padding
+    one = resolve_condition(tokens, torch.arange(4) < 3, 2, shape)[1]
     assert one is not None and one.tolist() == [[True, True, True, False]] * 2
 
 

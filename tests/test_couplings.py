@@ -249,9 +249,9 @@ def test_regularization_is_in_the_costs_own_units():
         (lambda: choose("coupling", {"name": "ot", "blok": 3}), "did you mean 'block'"),
         (
             lambda: choose("coupling", {"name": "sinkhorn", "epsilon": 0.1, "regularization": 2.0}),
-            "leave one of them out",
+            "are mutually exclusive",
         ),
-        (lambda: choose("coupling", {"name": "c2ot", "weight": 1.0, "ratio": 0.1}), "leave one of them out"),
+        (lambda: choose("coupling", {"name": "c2ot", "weight": 1.0, "ratio": 0.1}), "are mutually exclusive"),
         (lambda: choose("coupling", "c2ot")(torch.ones(2, 2), torch.ones(2, 2)), "neither|none"),
     ],
 )
@@ -269,13 +269,16 @@ def recipe(coupling, batch_size: int = 64):
     ("coupling", "said"),
     [
         ({"name": "ot", "block": 48}, "flow.coupling.block: 48 does not divide .* 32 and 64"),
-        ({"name": "ot", "block": 100}, "flow.coupling.block: 100 is no multiple .* 64 and 128"),
+        ({"name": "ot", "block": 100}, "flow.coupling.block: 100 is not a multiple .* 64 and 128"),
         ({"name": "ot", "block": 1}, "flow.coupling.ot.block|flow.coupling.block"),
         (
             {"name": "sinkhorn", "epsilon": 0.1, "regularization": 2.0},
-            "flow.coupling: epsilon = 0.1 and regularization = 2 are both given",
+            "flow.coupling: epsilon = 0.1 and regularization = 2 are mutually exclusive",
         ),
-        ({"name": "c2ot", "weight": 1.0, "ratio": 0.1}, "flow.coupling: weight = 1 and ratio = 0.1 are both given"),
+        (
+            {"name": "c2ot", "weight": 1.0, "ratio": 0.1},
+            "flow.coupling: weight = 1 and ratio = 0.1 are mutually exclusive",
+        ),
         ({"name": "sinkhorn", "epsilon": 0.0}, "epsilon"),
         ("otter", "flow.coupling"),
     ],

@@ -43,7 +43,7 @@ def test_noise_goes_with_its_rows(tmp_path):
     np.testing.assert_array_equal(back.take(np.array([2, 0])).noise, data.noise[[3, 5]])
     assert make().take(np.array([1])).noise is None
     data.noise[4, 1] = np.nan
-    with pytest.raises(UserError, match="'noise' hold NaN or infinity: 4"):
+    with pytest.raises(UserError, match="'noise' contain NaN or infinity: 4"):
         read_dataset(write_dataset(tmp_path / "set", data))
 
 
@@ -97,7 +97,7 @@ def test_rows_that_are_not_finite_are_named(tmp_path):
     data = make()
     data.x[2, 1, 3], data.x[5, 0, 0] = np.nan, -np.inf
     path = write_dataset(tmp_path / "set", data)
-    with pytest.raises(UserError, match=r"2 of 7 rows of 'x' hold NaN or infinity: 2, 5"):
+    with pytest.raises(UserError, match=r"2 of 7 rows of 'x' contain NaN or infinity: 2, 5"):
         read_dataset(path)
 
 
@@ -142,7 +142,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, monkeypatch):
 def test_a_truncated_file_is_told_from_a_whole_one(tmp_path, cut):
     path = write_dataset(tmp_path / "set", make())
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(UserError, match=r"set\.safetensors: not a whole safetensors file"):
+    with pytest.raises(UserError, match=r"set\.safetensors: not a valid safetensors file"):
         read_dataset(path)
 
 
@@ -179,10 +179,10 @@ def test_headers_agree_with_the_library(tmp_path):
     ("text", "says"),
     [
         (None, "no such file"),
-        ("{", "is no JSON"),
+        ("{", "is not valid JSON"),
         ("[]", "expected a JSON object"),
         ("{}", 'has no "format" number'),
-        ('{"format": 99}', "is of format 99; this flowkit knows formats up to 1"),
+        ('{"format": 99}', "has format 99, but this flowkit only reads formats up to 1"),
         ('{"format": 1}', 'has no "kind"'),
         ('{"format": 1, "kind": "sketch", "class_names": [1]}', "must be a list of strings"),
     ],

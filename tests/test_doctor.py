@@ -53,7 +53,9 @@ def test_a_broken_torchvision_is_named_as_what_breaks_the_others():
     )
     assert found["torchvision"].state == "problem" and "pip uninstall torchvision" in found["torchvision"].mend
     assert "torchvision::nms" in found["torchvision"].found
-    assert [found[name].mend for name in ("timm", "accelerate")] == ["it imports torchvision: see there"] * 2
+    assert [found[name].mend for name in ("timm", "accelerate")] == [
+        "it imports torchvision. Fix torchvision first"
+    ] * 2
     assert found["safetensors"].state == "ok"
 
 
@@ -161,13 +163,13 @@ def test_only_devices_that_work_are_counted():
         ({"distributed_type": "NO", "num_processes": 1}, 0, "ok", ""),
         ({"distributed_type": "MULTI_GPU", "num_processes": 2, "use_cpu": True}, 0, "ok", ""),
         ({"distributed_type": "MULTI_GPU", "num_processes": 8}, 8, "ok", ""),
-        ({"distributed_type": "MULTI_GPU", "num_processes": 8}, 2, "problem", "2 GPUs that work"),
+        ({"distributed_type": "MULTI_GPU", "num_processes": 8}, 2, "problem", "only 2 working GPUs"),
         ({"distributed_type": "MULTI_GPU", "num_processes": 8}, 0, "problem", "no GPU works"),
-        ({"distributed_type": "DEEPSPEED", "num_processes": 2}, 2, "problem", "not with DEEPSPEED"),
+        ({"distributed_type": "DEEPSPEED", "num_processes": 2}, 2, "problem", "does not support DEEPSPEED"),
         ({"distributed_type": "FSDP", "num_processes": 2}, 2, "problem", "fsdp.yaml"),
         ({"distributed_type": "FSDP", "fsdp_config": {"fsdp_version": 2}, "num_processes": 2}, 2, "ok", ""),
-        ({"distributed_type": "MULTI_GPU", "num_processes": "many"}, 2, "problem", "no number"),
-        ({"distributed_type": "NO", "mixed_precision": "fp16"}, 1, "note", "the recipe decides"),
+        ({"distributed_type": "MULTI_GPU", "num_processes": "many"}, 2, "problem", "not a whole number"),
+        ({"distributed_type": "NO", "mixed_precision": "fp16"}, 1, "note", "is ignored"),
         ({"distributed_type": "NO", "dynamo_config": {"dynamo_backend": "INDUCTOR"}}, 1, "note", "train.compile"),
         ({"distributed_type": "NO", "use_cpu": True}, 1, "note", "there is a GPU"),
         ({"distributed_type": "MULTI_GPU", "num_machines": 4, "num_processes": 16}, 2, "note", "waits for 4 machines"),
@@ -280,7 +282,7 @@ def test_the_status(monkeypatch):
     well = Report(REPORT.findings[::2])
     monkeypatch.setattr("flowkit.doctor.examine", lambda runs, self_test: well)
     answer = CliRunner().invoke(app, ["doctor"])
-    assert answer.exit_code == 0 and "nothing here keeps flowkit from running" in answer.stdout
+    assert answer.exit_code == 0 and "flowkit can run here" in answer.stdout
 
 
 def test_it_imports_no_torch():

@@ -161,7 +161,7 @@ def test_all_of_them_are_saved_measured_and_sampled_from(recipe, x, recorder):
     ]
     assert re.search(r"^snapshots +3  step 4 to 12$", shown, re.MULTILINE)
     for which, said in (
-        ("best", "neither 'ema' nor 'raw', nor 'ema:' and one of 0.5"),
+        ("best", "expected 'ema' or 'raw', or 'ema:' and one of 0.5"),
         ("ema:0.95", "no average '0.95'"),
     ):
         with pytest.raises(UserError, match=said):
@@ -206,7 +206,7 @@ def run_changed(recipe, x, name, ema, *, allow_changes=False, steps=16):
 @pytest.mark.parametrize(
     ("ema", "said"),
     [({"decay": [0.9, 0.0]}, r"ema.decay: expected a number >= 0 and < 1, or a list of such numbers above 0, found \[0.9"),
-     ({"decay": []}, "ema.decay: expected"), ({"decay": [0.9, 0.9]}, "ema.decay: names 0.9 twice"),
+     ({"decay": []}, "ema.decay: expected"), ({"decay": [0.9, 0.9]}, "ema.decay: lists 0.9 twice"),
      ({"power": [0.3]}, r"ema.power: expected a list of numbers > 0 and <= 0.2886, found \[0.3\]"),
      ({"power": 0.1}, r"ema.power: expected a list of .* found 0.1")],
 )  # fmt: skip

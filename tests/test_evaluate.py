@@ -258,10 +258,11 @@ def test_command_on_two_files_prints_json(folder, fresh, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "one of the two"),
+        ([], "either a run or checkpoint, or a samples file"),
         (["a.safetensors"], "--data"),
         (["a.safetensors", "--data", "b.safetensors"], "no such file"),
         (["--ckpt", "runs/none"], "runs/none"),
+        (["a.safetensors", "--data", "doodels"], "no built-in data set of this name; did you mean 'doodles'?"),
     ],
 )
 def test_command_on_bad_input(arguments, says, monkeypatch, capsys, tmp_path):
@@ -346,7 +347,7 @@ def kept(folder):
 def model(monkeypatch):
     """A checkpoint that draws at once, and an evaluation without its figures."""
     nothing = Inversion(0.0, 1.0, 1.0)
-    monkeypatch.setattr("flowkit.sampling.draw.carry_back", lambda *arguments: (nothing, nothing))
+    monkeypatch.setattr("flowkit.sampling.draw.invert", lambda *arguments: (nothing, nothing))
     unlikely = LikelihoodFigures("validation", 1, 0.0, 0.0, None, "exact", 1, None, 0)
     monkeypatch.setattr("flowkit.sampling.likelihood.likelihood_figures", lambda *arguments, **named: unlikely)
     monkeypatch.setattr("flowkit.sketch.evaluation.SketchEvaluator.figures", lambda self, tell: [])
@@ -408,7 +409,7 @@ def test_results_are_named_by_the_settings_in_effect(tiny, tmp_path, model):
     evaluate_checkpoint(run_dir)
     (found,) = kept(run_dir / "evaluation").items()
     assert found[0] == "step-00000008-ema-midpoint3-w1" and found[1][0]["sampling"]["steps"] == 3
-    with pytest.raises(UserError, match="times of the custom grid make 3"):
+    with pytest.raises(UserError, match="the custom grid has 3 steps"):
         evaluate_checkpoint(run_dir, steps=9)
     sidecar = run_dir / "checkpoints" / "step-00000008" / "model.json"
     content = json.loads(sidecar.read_text())

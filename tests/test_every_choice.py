@@ -27,7 +27,7 @@ from flowkit.data.dataset import Dataset, write_dataset
 from flowkit.domain import check_arch, get_domain
 from flowkit.errors import UserError
 from flowkit.recipe.ema import Ema
-from flowkit.recipe.flow import Flow
+from flowkit.recipe.flow import Flow, Loss
 from flowkit.recipe.sample import Sample, SampleSettings
 from flowkit.settings import sections_of
 
@@ -43,7 +43,8 @@ OTHER_DATA = {"sketch": "doodles", "text": "{folder}/others.safetensors", "point
 
 def choices() -> Iterator[str]:
     """`flow.path=vp`, its setting `flow.path=vp beta_min`, the plain key `flow.stratified`; words one by one."""
-    tables = {"flow": Flow.model_fields, "ema": Ema.model_fields}
+    plain = {key: field for key, field in Flow.model_fields.items() if key != "loss"}
+    tables = {"flow": plain, "flow.loss": Loss.model_fields, "ema": Ema.model_fields}
     tables["sample"] = SampleSettings.model_fields
     for section, fields in tables.items():
         for key, field in fields.items():
@@ -321,8 +322,9 @@ def is_default(case: Case, without: Outcome) -> bool:
 
 
 def default_of(case: Case) -> Any:
-    section, key, setting = case.key.split(".")
-    field = {"flow": Flow, "sample": Sample}[section].model_fields[key]
+    *sections, key, setting = case.key.split(".")
+    section = ".".join(sections)
+    field = {"flow": Flow, "flow.loss": Loss, "sample": Sample}[section].model_fields[key]
     (kind,) = (kind for kind in sections_of(field) if case.choice.startswith(f"{section}.{key}={kind.tag()} "))
     return kind.model_fields[setting].default
 
@@ -357,10 +359,10 @@ def test_mean_flow_trains_every_architecture(workshop, arch):
 
 IMPOSSIBLE = {
     "flow.coupling=c2ot": r'^flow\.coupling: "c2ot" .* neither class labels nor conditions; use "ot"$',
-    "flow.coupling=paired": r'^flow\.coupling: "paired" needs data that keep the noise .*; `flowkit sample --pairs` writes',
+    "flow.coupling=paired": r'^flow\.coupling: "paired" needs data with the noise .*; `flowkit sample --pairs` writes',
     "flow.base={data of another shape}": r"^flow\.base: the rows of '[^']+' have shape \(.*\), and those of the data \(.*\); ",
-    'sample.guidance={name="autoguidance",ckpt="{weaker run}"}': r"^guidance\.ckpt: .* has classes .*; autoguidance takes ",
-    "sample.guidance_scale=2.0": r"^sample\.guidance_scale: 2 .* neither class labels nor conditions; set sample\.guid",
+    'sample.guidance={name="autoguidance",ckpt="{weaker run}"}': r"^guidance\.ckpt: .* has classes .*; autoguidance needs ",
+    "sample.guidance_scale=2.0": r"^sample\.guidance_scale: 2 .* has neither; set sample\.guid",
     'flow.objective={name="mean_flow",omega=2.0}': r"^flow\.objective\.omega: 2 .*; set flow\.objective\.omega = 1\.0$",
 }
 

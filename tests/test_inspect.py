@@ -113,7 +113,7 @@ def test_a_run_as_shown(run):
                  "data/[kanji].safetensors", "1,239 training rows", "3: water, tree, hand", "zscore · shift 256 values",
                  "path linear", "solver heun · steps 25", "decay 0.9999", "25.0% of predicting zero",
                  "without EMA 0.4500", "betas [0.9, 0.999]", "step 200", "latest", "best",
-                 "1 lines of metrics.jsonl cannot be read"):  # fmt: skip
+                 "1 line of metrics.jsonl cannot be read"):  # fmt: skip
         assert fact in text, fact
 
 
@@ -310,14 +310,14 @@ def test_a_recipe_whose_data_is_not_there_yet(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "path", "message"),
     [
-        (lambda c: os.truncate(c / "model.safetensors", 900), "", r"model\.safetensors: not a whole safetensors file"),
-        (lambda c: os.truncate(c / "ema.safetensors", 3), "", r"ema\.safetensors: not a whole safetensors file"),
-        (lambda c: (c / "model.safetensors").unlink(), "", "holds no model.safetensors"),
+        (lambda c: os.truncate(c / "model.safetensors", 900), "", r"model\.safetensors: not a valid safetensors file"),
+        (lambda c: os.truncate(c / "ema.safetensors", 3), "", r"ema\.safetensors: not a valid safetensors file"),
+        (lambda c: (c / "model.safetensors").unlink(), "", "has no model.safetensors"),
         (lambda c: (c / "model.json").unlink(), "", r"model\.json: no such file"),
-        (lambda c: os.truncate(c / "model.json", 40), "", r"model\.json: is no JSON .* truncated"),
+        (lambda c: os.truncate(c / "model.json", 40), "", r"model\.json: is not valid JSON .* truncated"),
         (lambda c: (c / "model.json").write_text('{"format": 1}'), "", "'architecture' is missing"),
         (lambda c: (c / "model.json").write_text('{"format": 99}'), "", "upgrade flowkit"),
-        (lambda c: os.truncate(c / "optimizer.safetensors", 500), "optimizer.safetensors", "not a whole safetensors"),
+        (lambda c: os.truncate(c / "optimizer.safetensors", 500), "optimizer.safetensors", "not a valid safetensors"),
         (lambda c: None, "modell.safetensors", r"no such file or folder; did you mean 'model\.safetensors'"),
         (lambda c: None, "nowhere/model.safetensors", "nowhere does not exist either"),
         (lambda c: (c / "notes.txt").touch(), "notes.txt", "not a file that flowkit writes. Expected a run"),

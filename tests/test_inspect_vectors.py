@@ -61,7 +61,7 @@ def test_what_is_shown_of_prepared_sentences(tmp_path, monkeypatch, capsys):
         tmp_path / "some", Dataset("embedding", vectors(), texts=texts, info={"codec": CODEC, "lang": "eng_Latn"})
     )
     out = inspect(tmp_path / "some.safetensors", monkeypatch=monkeypatch, capsys=capsys)
-    for fact in ("text data", "60 of 16", "near-constant 2 of 16 dimensions (3, 11)", "cosine of two 0.", "mini-sonar",
+    for fact in ("text data", "60 of 16", "near-constant 2 of 16 dimensions (3, 11)", "mean pair cosine 0.", "mini-sonar",
                  "eng_Latn", "some.jsonl", "Sentence number 52, which", "norm 0."):  # fmt: skip
         assert fact in out, fact
     report = json.loads(inspect(tmp_path / "some", "--json", monkeypatch=monkeypatch, capsys=capsys))

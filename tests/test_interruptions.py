@@ -221,7 +221,5 @@ def test_a_second_interrupt_leaves_at_once(tmp_path):
 def test_a_folder_that_cannot_be_written_to_is_said_before_anything_is_trained():
     model, data = sentences()
     recipe = {**RECIPE, "run": {"name": "run", "dir": "/proc/flowkit"}, "model": model}
-    with pytest.raises(
-        UserError, match=r"^/proc/flowkit/run: cannot be written \(.*\); name a folder that you may write to"
-    ):
+    with pytest.raises(UserError, match=r"^/proc/flowkit/run: cannot be written \(.*\); choose a writable run.dir"):
         flowkit.train(recipe, data=data)

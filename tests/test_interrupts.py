@@ -117,9 +117,11 @@ def test_a_second_one_leaves_from_any_stage_and_says_what_is_kept(tmp_path, monk
         flowkit.train(recipe(tmp_path), resume=bool(step))
     run = tmp_path / "run"
     if step:
-        assert str(stop.value) == f"{run} keeps its checkpoint step-00000004; flowkit train {run} --resume continues"
+        assert str(stop.value) == f"the last checkpoint is step-00000004; resume with: flowkit train {run} --resume"
     else:
-        assert "the run has not begun" in str(stop.value) or "--overwrite starts it again" in str(stop.value)
+        assert "the run has not begun" in str(stop.value) or "no checkpoint was saved; start again with" in str(
+            stop.value
+        )
     assert not list(run.glob("checkpoints/.*partial")) and not list(run.glob("samples/*/.*"))
     monkeypatch.undo()
     flowkit.train(recipe(tmp_path), resume="auto")
@@ -154,7 +156,7 @@ COMMANDS: list[tuple[str, str, str]] = [
     ("sample RUN --out OUT", "flowkit.sampling.load.read_model_json", "nothing was written"),
     ("sample RUN --out OUT", "flowkit.sampling.model.draw_samples", "nothing was written"),
     ("sample RUN --out OUT", "flowkit.data.dataset.write_tensors", "nothing was written"),
-    ("sample RUN --out OUT", "flowkit.evaluate.training_data", "holds all samples; flowkit decode"),
+    ("sample RUN --out OUT", "flowkit.evaluate.training_data", "all samples are in"),
     ("decode SAMPLES --out OUT", "flowkit.decode.read_dataset", "nothing was written"),
     ("decode SAMPLES --out OUT", "flowkit.points.scatter.write_scatter", "nothing was written"),
     ("evaluate RUN --out OUT -n 20", "flowkit.evaluate.choose_sides", "nothing was written"),
@@ -164,10 +166,10 @@ COMMANDS: list[tuple[str, str, str]] = [
     ("prepare DRAWINGS --out OUT/d", "flowkit.sketch.prepare.write_dataset", "nothing was written"),
     ("inspect RUN", "flowkit.inspect.run_report", "nothing was written"),
     ("doctor", "flowkit.doctor.examine", "nothing was written"),
-    ("train RECIPE", "flowkit.training.train.open_data", "the run has not begun and nothing of it was written"),
-    ("train RECIPE", "flowkit.training.train.build", "the run has not begun and nothing of it was written"),
-    ("train RECIPE", "flowkit.ui.listener", "the run has not begun and nothing of it was written"),
-    ("train RUN --resume --set train.steps=9", "flowkit.training.train.build", "keeps its checkpoint step-00000004"),
+    ("train RECIPE", "flowkit.training.train.open_data", "the run has not begun and nothing was written"),
+    ("train RECIPE", "flowkit.training.train.build", "the run has not begun and nothing was written"),
+    ("train RECIPE", "flowkit.ui.listener", "the run has not begun and nothing was written"),
+    ("train RUN --resume --set train.steps=9", "flowkit.training.train.build", "the last checkpoint is step-00000004"),
 ]  # fmt: skip
 
 
@@ -193,7 +195,7 @@ def test_every_command_at_every_stage(run, tmp_path, monkeypatch, capsys, which)
     assert status == 128 + number and err.startswith("interrupted: ") and says in err and "Traceback" not in err, err
     assert err.count("\n") == 1
     left = {path for path in (*tmp_path.rglob("*"), *run.rglob("*"))} - before
-    kept = {"out", "samples.safetensors", "samples.json", ".flowkit.json"} if "holds all" in says else set()
+    kept = {"out", "samples.safetensors", "samples.json", ".flowkit.json"} if "all samples" in says else set()
     assert {path.name for path in left} == kept
 
 
@@ -281,7 +283,7 @@ def test_real_processes(tmp_path):
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=60)
     assert running.returncode == 130 and "Traceback" not in err
-    assert err.count("notice SIGINT: finishing this update, then saving; Ctrl-C again quits at once") == 1
+    assert err.count("notice SIGINT: finishing this update, then saving a checkpoint; Ctrl-C again quits at once") == 1
     assert "--resume" in err.splitlines()[-2]
 
     sampling = start(tmp_path, "sample", "runs/run", "--solver", "euler", "--steps", "9999999")
@@ -289,7 +291,9 @@ def test_real_processes(tmp_path):
     time.sleep(1)
     sampling.send_signal(signal.SIGINT)
     _, err = sampling.communicate(timeout=60)
-    assert sampling.returncode == 130 and err == "interrupted: nothing was written; the same command starts again\n"
+    assert (
+        sampling.returncode == 130 and err == "interrupted: nothing was written. Run the same command to start again\n"
+    )
     assert not list(tmp_path.rglob("*.partial"))
 
 

@@ -89,9 +89,9 @@ def test_one_step_of_the_exact_average_is_exact():
         found = integrate(Exact(), noise, solver="mean_flow", steps=steps)
         torch.testing.assert_close(found.x, MEAN + STD * noise, rtol=1e-9, atol=1e-9)
         assert found.nfe.tolist() == [steps] * 50
-    with pytest.raises(UserError, match="from noise to data only"):
+    with pytest.raises(UserError, match="only goes from noise to data"):
         integrate(Exact(), noise, solver="mean_flow", steps=1, t0=1.0, t1=0.0)
-    with pytest.raises(UserError, match="needs a network of average velocities"):
+    with pytest.raises(UserError, match="needs a network that predicts average velocities"):
         integrate(gaussian_velocity, noise, solver="mean_flow", steps=1)
 
 
@@ -310,10 +310,10 @@ def test_recipes_train_resume_and_sample_with_labels(tmp_path, arch, tiny):
 
 @pytest.mark.parametrize(
     ("sections", "said"),
-    [({"flow": {"prediction": "data"}}, r'flow.prediction: "data" does not go with flow.objective = "mean_flow"'),
-     ({"flow": {"loss": {"error": "l1"}}}, 'flow.loss.error: "l1" does not go with'),
-     ({"aux_loss": {"smoothness": 0.1}}, "aux_loss.smoothness: needs a prediction of the data"),
-     ({"flow": {"objective": {"name": "mean_flow", "omega": 2.0}, "cond_drop": 0.0}}, "flow.objective.omega: needs a null"),
+    [({"flow": {"prediction": "data"}}, r'flow.prediction: "data" cannot be used with flow.objective = "mean_flow"'),
+     ({"flow": {"loss": {"error": "l1"}}}, 'flow.loss.error: "l1" cannot be used with'),
+     ({"aux_loss": {"smoothness": 0.1}}, "aux_loss.smoothness: needs predicted data"),
+     ({"flow": {"objective": {"name": "mean_flow", "omega": 2.0}, "cond_drop": 0.0}}, "flow.objective.omega: needs an uncond"),
      ({"flow": {"objective": "flow_matching"}, "sample": {"solver": "mean_flow"}}, 'sample.solver: "mean_flow" requires')],
 )  # fmt: skip
 def test_combinations_that_cannot_be_are_told(tmp_path, sections, said):
@@ -326,7 +326,7 @@ def test_a_module_that_takes_no_span_is_refused(tmp_path):
         def forward(self, x, t):
             return super().forward(x)
 
-    with pytest.raises(UserError, match=r"Plain.forward takes no span; give it forward\(x, t,"):
+    with pytest.raises(UserError, match=r"Plain.forward does not; define forward\(x, t,"):
         flowkit.train(recipe(tmp_path, "a", "mean_flow"), model=Plain(2, 2), data=eight(512, 0))
     assert not (tmp_path / "a").exists()
     one = recipe_from_dict(recipe(tmp_path, "a", "mean_flow", sample={"steps": 2}))

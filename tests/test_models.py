@@ -466,7 +466,7 @@ def test_learns_two_classes(network):
         ("bezier_sketch_dit", dict(num_layer=2), "no setting 'num_layer'"),
         ("bezier_sketch_dit", dict(num_layer=2), "did you mean 'num_layers'"),
         ("bezier_sketch_dit", dict(embed_dim=100, num_heads=8), "embed_dim 100 is not divisible by num_heads 8"),
-        ("bezier_sketch_dit", dict(embed_dim=100, num_heads=8), "num_heads of 4, 5, 10 would do, or embed_dim 96"),
+        ("bezier_sketch_dit", dict(embed_dim=100, num_heads=8), "use num_heads 4, 5, 10, or embed_dim 96"),
         ("bezier_sketch_transformer", dict(num_heads=7), "embed_dim 256 is not divisible by num_heads 7"),
         ("bezier_sketch_transformer", dict(embed_dim=0), "embed_dim: expected a whole number >= 1, found 0"),
         ("bezier_sketch_transformer", dict(num_layers=2.0), "num_layers: expected a whole number from 1 to 1000, found 2.0"),

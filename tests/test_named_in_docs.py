@@ -1,4 +1,4 @@
-"""What docstrings, comments, messages, recipes and the README name is there: recipe keys, identifiers, metrics."""
+"""What docstrings, comments, messages, recipes and Markdown pages name exists: keys, identifiers, metrics, links."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from flowkit.training.trackers import metrics_of
 
 ROOT = Path(__file__).parents[1]
 CODE = sorted(path for path in (ROOT / "flowkit").rglob("*.py") if path.name != "renamed.py")  # old keys stand there
-PAGES = [
+MARKDOWN = [
     ROOT / "README.md",
-    *sorted((ROOT / "recipes").glob("*.toml")),
-    *sorted((ROOT / "accelerate_configs").iterdir()),
+    *sorted(page for folder in ("flowkit", "recipes", "accelerate_configs") for page in (ROOT / folder).rglob("*.md")),
+    ROOT / "tests" / "benchmarks" / "README.md",
 ]
+PAGES = [*MARKDOWN, *sorted((ROOT / "recipes").glob("*.toml")), *sorted((ROOT / "accelerate_configs").glob("*.yaml"))]
 KEY = re.compile(rf"(?<![\w./\\-])(?:{'|'.join(Recipe.model_fields)})(?:\.[a-z_]\w*)+(?![\w(/]|\.\w)")
 SUFFIXES = {"json", "jsonl", "md", "npz", "pt", "py", "safetensors", "svg", "toml", "txt", "yaml"}
 KEYS = {row.dotted for row in key_table()}
@@ -102,8 +103,8 @@ def test_recipe_keys_that_are_named_exist():
 
 
 def test_identifiers_in_backticks_exist(names):
-    """In the README too, where they are file names, keys or values."""
-    said = [one for path in CODE for one in prose(path)] + [one for one in pages() if one[0].startswith("README")]
+    """In Markdown pages too, where they are file names, keys or values."""
+    said = [one for path in CODE for one in prose(path)] + [one for one in pages() if ".md:" in one[0]]
     wrong = {
         (where, found)
         for where, text in said
@@ -111,6 +112,34 @@ def test_identifiers_in_backticks_exist(names):
         if found not in names and not set(found.strip(".").split(".")) <= names
     }
     assert not wrong
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as GitHub links to them: lower case, no punctuation, hyphens for spaces."""
+    headings = re.findall(
+        r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL), re.MULTILINE
+    )
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.is_file(), target
+        assert not anchor or anchor in anchors(found), target
+
+
+def test_every_page_is_one_or_two_clicks_from_the_readme():
+    def linked(page: Path) -> set[Path]:
+        targets = re.findall(r"\]\(([^)#\s]+\.md)", page.read_text("utf-8"))
+        return {(page.parent / target).resolve() for target in targets if "://" not in target}
+
+    first = linked(ROOT / "README.md")
+    assert set(MARKDOWN) <= {ROOT / "README.md"} | first | {page for one in first for page in linked(one)}
 
 
 def test_what_is_said_to_be_in_the_metrics_is_written_there():

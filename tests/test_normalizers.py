@@ -256,8 +256,8 @@ def test_no_rows_are_no_error(choice):
         ("zscor", (9, 4), "did you mean 'zscore'"),
         ({"name": "whitening", "flor": 1}, (9, 4), "normalizer 'whitening' has no setting 'flor'; it has floor, components"),
         ({"name": "zscore", "floor": 1}, (9, 4), "normalizer 'zscore' has no setting 'floor'; it has none"),
-        ({"name": "whitening", "components": 9}, (9, 4, 2), "components: 9 are asked for, and rows have 8 numbers; ask for at"),
-        ("whitening", (1, 9000), "a matrix of 9000 x 9000 for rows of 9,000 numbers; at most 8,192"),
+        ({"name": "whitening", "components": 9}, (9, 4, 2), "components: 9, but rows have only 8 numbers; use at"),
+        ("whitening", (1, 9000), "a 9000 x 9000 matrix for rows of 9,000 numbers; the limit is 8,192"),
     ],
 )  # fmt: skip
 def test_impossible_normalizers(choice, shape, message):

@@ -72,7 +72,7 @@ def log_normal(label=None):
 
 @pytest.mark.parametrize("label", [None, "all"])
 def test_rows_without_a_label_are_not_scored_under_every_class_in_turn(model, label):
-    with pytest.raises(UserError, match=r'each row.s label .*of 7.*one class for all of them, or "null"'):
+    with pytest.raises(UserError, match=r'each row.s label .*of 7.*one class for all rows, or "null"'):
         model.log_likelihood(ROWS, class_label=label)
 
 
@@ -166,7 +166,7 @@ def test_their_files_are_read_by_every_command(model, tmp_path, labels):
     found = run("evaluate", file, "--data", real, "-n", "40", "--json")
     assert found.exit_code == 0, found.output
     notes = " ".join(json.loads(found.output)["notes"])
-    assert ("carry no classes" if labels == ["null"] else "40 samples of the null class were left out") in notes
+    assert ("have no classes" if labels == ["null"] else "40 samples of the null class were left out") in notes
 
 
 def test_the_command(tmp_path):

@@ -270,7 +270,9 @@ def test_an_interrupted_second_call_of_sample(run, tmp_path, monkeypatch, capsys
     with monkeypatch.context() as patch:
         patch.setattr("flowkit.points.domain.PointsPresenter.__call__", stopped)  # while they are shown
         assert called(patch, "sample", run, "-n", 2, "--out", out) == 130
-    assert f"{out / 'samples.safetensors'} holds all samples; flowkit decode" in capsys.readouterr().err
+    assert (
+        f"all samples are in {out / 'samples.safetensors'}. To decode them: flowkit decode" in capsys.readouterr().err
+    )
     assert names(out) == {"samples.safetensors", "samples.json"} and len(read_dataset(out)) == 2
 
 

@@ -130,7 +130,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(run, how):
     flowkit.train(recipe(run.parent, steps=7), resume=True, listeners=lambda: [recorder])
     assert recorder.of(RunStarted)[0].start_step == 4
     (notice,) = recorder.of(Notice)
-    assert "step-00000006 is not usable" in notice.text and "step-00000004 is used" in notice.text
+    assert "step-00000006 is not usable" in notice.text and notice.text.endswith("step-00000004")
     assert flowkit.load(run).info["step"] == 7
     assert flowkit.load(newest).info["step"] == 6  # passed again, and written anew
 
@@ -148,13 +148,15 @@ def test_weights_of_init_from_are_the_newest_whole_ones(run, tmp_path):
     recorder = Recorder()
     other = {**recipe(tmp_path, steps=1), "run": {"name": "tuned", "dir": str(tmp_path)}}
     flowkit.train(other, init_from=run, listeners=lambda: [recorder])
-    assert ["step-00000004 is used" in notice.text for notice in recorder.of(Notice)] == [True]
+    assert [notice.text.endswith("step-00000004") for notice in recorder.of(Notice)] == [True]
 
 
 def test_where_all_are_damaged_the_newest_says_why(run):
     for path in list_checkpoints(run):
         damage(path, "cut")
-    with pytest.raises(UserError, match=r"step-00000006/.*not a whole safetensors file|step-00000006/.*is damaged"):
+    with pytest.raises(
+        UserError, match=r"step-00000006/.*not a valid safetensors file|step-00000006/.*checksum mismatch"
+    ):
         flowkit.load(run)
 
 
@@ -172,7 +174,7 @@ def test_the_best_is_known_without_its_pointer_and_without_a_state(run):
     for path in list_checkpoints(run):
         info = json.loads((path / "model.json").read_text())
         (path / "model.json").write_text(json.dumps({**info, "validation": None}))
-    with pytest.raises(UserError, match="none of its checkpoints has a validation loss"):
+    with pytest.raises(UserError, match="no checkpoint has a validation loss"):
         find_checkpoint(checkpoints / "best")
     (checkpoints / "best").write_text("step-00000002")
     assert find_checkpoint(checkpoints / "best").directory.name == "step-00000002"
@@ -236,7 +238,7 @@ def test_a_pointer_that_cannot_be_written_is_one_notice(tmp_path, monkeypatch):
     recorder = Recorder()
     flowkit.train(recipe(tmp_path, keep_last=1), listeners=lambda: [recorder])
     said = [notice.text for notice in recorder.of(Notice)]
-    assert len(said) == 2 and all("cannot be written (Permission denied). Nothing needs it" in one for one in said)
+    assert len(said) == 2 and all("cannot be written (Permission denied). Nothing depends on it" in one for one in said)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").glob(".*")] == []
     assert flowkit.load(tmp_path / "run").info["step"] == 6
     folder = tmp_path / "run" / "checkpoints" / "latest"
@@ -245,7 +247,7 @@ def test_a_pointer_that_cannot_be_written_is_one_notice(tmp_path, monkeypatch):
     (folder / "notes.txt").write_text("mine")
     recorder = Recorder()
     flowkit.train(recipe(tmp_path, steps=8), resume=True, listeners=lambda: [recorder])
-    assert "latest: cannot be written (a folder is there that is no checkpoint)" in recorder.of(Notice)[0].text
+    assert "latest: cannot be written (there is a folder that is not a checkpoint)" in recorder.of(Notice)[0].text
     assert (folder / "notes.txt").read_text() == "mine"
 
 

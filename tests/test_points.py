@@ -255,10 +255,8 @@ def test_the_picture_is_as_tall_as_its_place_allows(width: int, height: int, row
     drawn = preview_grid([picture(points, data)], width, height)
     assert len(drawn) == 1 + rows and len(drawn[1].plain) <= width
     assert not preview_grid([picture(points, data)], width, 6) and len(preview_grid([picture(points)], 79)) == 19
-    dots = [
-        [column for column, c in enumerate(line) if c != "\u2800"]
-        for line in picture(points, data).fitting(width, rows).lines
-    ]
+    (lines,) = (size.lines for size in picture(points, data).sizes if len(size.lines) == rows)
+    dots = [[column for column, c in enumerate(line) if c != "\u2800"] for line in lines]
     row = [number for number, line in enumerate(dots) if line]
     assert row[0] < rows / 4 and row[-1] >= rows * 3 / 4 and dots[row[0]][0] < rows / 2 < rows < dots[row[-1]][0]
 

@@ -142,10 +142,10 @@ def test_what_cannot_be_made_is_said(run, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy, symlinks=True)
     for arguments, said in (
-        ({"sigma_rel": 0.5}, "0.5 is no width"),
-        ({"sigma_rel": 0.002}, r"0.002 at step 160 is out of reach .* of widths 0.05, 0.1"),
+        ({"sigma_rel": 0.5}, "0.5 is out of range"),
+        ({"sigma_rel": 0.002}, r"0.002 at step 160 cannot be reconstructed .* of widths 0.05, 0.1"),
         ({"sigma_rel": 0.1, "step": 42}, r"no snapshot of step 42; it has 5, 10"),
-        ({"sigma_rel": 0.1, "out": tmp_path / "a.pt"}, r"ends in .safetensors"),
+        ({"sigma_rel": 0.1, "out": tmp_path / "a.pt"}, r"ending in .safetensors"),
     ):
         with pytest.raises(UserError, match=said):
             reconstruct_ema(copy, **arguments)
@@ -157,7 +157,7 @@ def test_what_cannot_be_made_is_said(run, tmp_path):
     with pytest.raises(UserError, match=r"step-00000080/power-0.1.safetensors: no such file"):
         reconstruct_ema(copy, 0.1)
     shutil.rmtree(copy / "ema")
-    with pytest.raises(UserError, match=r"holds no snapshots .* ema.power"):
+    with pytest.raises(UserError, match=r"has no snapshots .* ema.power"):
         reconstruct_ema(copy, 0.1)
     assert not list(copy.glob("**/sigma-rel*"))
 

@@ -79,7 +79,7 @@ def test_all_mistakes_in_keys_and_types_come_at_once():
         "flow.prediction": 'expected "auto", "velocity", "data" or "noise", found "velocty"; did you mean \'velocity\'?',
         "flow.times.std": "expected a number > 0, found 0",
         "flow.times.men": "unknown key; did you mean 'mean'?",
-        "optim.lr": 'expected a number > 0, found "1e-4"; numbers stand without quotes',
+        "optim.lr": 'expected a number > 0, found "1e-4"; remove the quotes',
         "optim.betas": "expected two numbers >= 0 and < 1, found [0.9]",
         "optim.lrr": "unknown key; did you mean 'lr'?",
         "optim.batch_size": "unknown key; did you mean 'train.batch_size'?",
@@ -100,7 +100,7 @@ def test_all_mistakes_in_keys_and_types_come_at_once():
         ("train.batch_size", 2.5, "expected a whole number >= 1, found 2.5"),
         ("train.batch_size", True, "expected a whole number >= 1, found true"),
         ("run.seed", -1, "expected a whole number >= 0, found -1"),
-        ("run.dir", 3, 'expected text, found 3; in quotes it is text: "3"'),
+        ("run.dir", 3, 'expected text, found 3; put it in quotes: "3"'),
         ("run.dir", "", 'expected text, found ""'),
         ("optim.betas", [0.9, 1.0], "expected two numbers >= 0 and < 1, found [0.9, 1.0]"),
         ("optim.min_lr_factor", 1.5, "expected a number from 0 to 1, found 1.5"),
@@ -140,7 +140,7 @@ def test_settings_of_another_choice_and_a_table_without_name():
 
 
 NORMALIZERS = '"auto", "none", "global", "zscore", "robust" or "whitening"'
-COMPONENTS = "expected a whole number >= 1, or a share of the variance below 1, found "
+COMPONENTS = "expected a whole number >= 1, or a fraction of the variance below 1, found "
 
 
 @pytest.mark.parametrize(
@@ -216,13 +216,13 @@ def test_all_impossible_combinations_come_at_once_and_after_the_types():
     }
     found = lines(complaint(changes))
     assert found == {
-        "train.steps": "100, but train.epochs = 3 is given too; leave one of them out",
+        "train.steps": "100, but train.epochs = 3 is set too; remove one of them",
         "train.micro_batch_size": "6 does not divide train.batch_size = 64; the nearest that do are 4 and 8",
         "model.num_heads": "5 does not divide model.embed_dim = 256; the nearest that do are 4 and 8, "
         "or an embed_dim of 255 or 260",
-        "sample.guidance_scale": "2 needs a model that saw dropped conditions, and flow.cond_drop is 0; "
+        "sample.guidance_scale": "2 needs a model trained with dropped conditions, but flow.cond_drop is 0; "
         "set flow.cond_drop = 0.1 or sample.guidance_scale = 1.0",
-        "train.precision": '"fp16" needs a GPU, and run.device is "cpu"; use "bf16" or "fp32" there',
+        "train.precision": '"fp16" needs a GPU, but run.device is "cpu"; use "bf16" or "fp32"',
     }
     assert set(lines(complaint({**changes, "optim.lr": "x"}))) == {"optim.lr"}
 
@@ -234,7 +234,7 @@ def test_without_dropped_conditions_only_guidance_is_impossible():
 
 def test_neither_steps_nor_epochs():
     assert lines(complaint({"train": {}})) == {
-        "train.steps": "missing, and so is train.epochs; give one of them: how long to train"
+        "train.steps": "missing; set train.steps or train.epochs, the length of the run"
     }
 
 
@@ -289,7 +289,7 @@ def test_steps_and_epochs_replace_each_other():
     assert recipe_from_dict(BASE, ["train.epochs=3"]).train.steps is None
     by_epochs = {**BASE, "train": {"epochs": 3}}
     assert recipe_from_dict(by_epochs, ["train.steps=30"]).train.epochs is None
-    assert "train.steps: 30, but train.epochs = 3 is given too" in complaint(None, "train.epochs=3", "train.steps=30")
+    assert "train.steps: 30, but train.epochs = 3 is set too" in complaint(None, "train.epochs=3", "train.steps=30")
 
 
 def test_mistakes_in_overrides_name_them():
@@ -325,15 +325,15 @@ def said_of(path, content=None) -> str:
 
 def test_broken_toml_names_the_line(tmp_path):
     text = said_of(tmp_path / "a.toml", b'[run]\nname = "a"\nseed 3\n')
-    assert text.startswith("is no TOML: ") and "line 3" in text and text.endswith("line 3: seed 3")
+    assert text.startswith("is not valid TOML: ") and "line 3" in text and text.endswith("line 3: seed 3")
     assert "line 3" in said_of(tmp_path / "b.toml", b"[run]\nseed = 1\nseed = 2\n")
-    assert "is no TOML" in said_of(tmp_path / "c.toml", b"a = " + b"[" * 5000)
-    assert "is no TOML" in said_of(tmp_path / "d.toml", b"a = " + b"9" * 5000)
+    assert "is not valid TOML" in said_of(tmp_path / "c.toml", b"a = " + b"[" * 5000)
+    assert "is not valid TOML" in said_of(tmp_path / "d.toml", b"a = " + b"9" * 5000)
 
 
 def test_no_text(tmp_path):
-    assert said_of(tmp_path / "a.toml", b"[run]\n\xff\xfe").startswith("is no text in UTF-8 (byte 6)")
-    assert "larger than any recipe" in said_of(tmp_path / "b.toml", b"#" * (1 << 20) + b"##")
+    assert said_of(tmp_path / "a.toml", b"[run]\n\xff\xfe").startswith("is not UTF-8 text (byte 6)")
+    assert "is larger than 1 MiB" in said_of(tmp_path / "b.toml", b"#" * (1 << 20) + b"##")
 
 
 def test_missing_files_get_offers(tmp_path):

@@ -124,7 +124,7 @@ def test_sampling_and_evaluating_find_the_data_too(home):
 def test_another_name_is_another_run(home):
     flowkit.train(home / "runs/p/recipe.toml", overrides=["run.name=q", "data.source=moons", "flow.base=normal"])
     assert Path("runs/q/recipe.toml").exists() and steps(home / "runs/p") == [1, 2]
-    with pytest.raises(UserError, match=r"home/runs/p: this run exists.*run\.name=p-2"):
+    with pytest.raises(UserError, match=r"home/runs/p: this run already exists.*run\.name=p-2"):
         flowkit.train(home / "runs/p/recipe.toml")
     assert load_run_recipe(home / "recipe.toml")[1] is None  # a recipe that lies in no run
     assert load_run_recipe(home / "runs/p", ["optim.lr=1"])[1] == home / "runs/p"
@@ -191,8 +191,8 @@ def test_a_run_is_named_positionally_or_by_ckpt(home):
     for named in (run, run / "recipe.toml", run / "checkpoints"):
         assert named_checkpoint(named, None, True) == run / "checkpoints" / "best"
     for arguments, said in (
-        ((run, run, False), "name one of them"),
-        ((None, None, False), "a checkpoint is missing"),
+        ((run, run, False), "mutually exclusive"),
+        ((None, None, False), "no checkpoint given"),
         ((run / "checkpoints" / "step-00000001", None, True), "--best"),
     ):
         with pytest.raises(UserError, match=said):

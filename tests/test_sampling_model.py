@@ -138,6 +138,18 @@ def test_a_run_previews_what_its_checkpoint_draws(tiny, rows, tmp_path, given):
     assert preview.info == json.loads(json.dumps({k: v for k, v in drawn.info.items() if k not in of_checkpoint}))
 
 
+@pytest.mark.parametrize(("changes", "told"), [
+    ({"solver": "euler", "steps": 5}, [4, 8, 12, 16, 20, 20, 22, 24, 26, 28, 30, 30]),
+    ({"solver": "heun", "steps": 2}, [10, 20, 20, 25, 30, 30]),
+    ({"solver": "dopri5"}, [20, 30]),
+])  # fmt: skip
+def test_progress_moves_with_every_step_of_the_solver(runs, changes, told):
+    """Forty samples are one batch: counted by batches, the bar would stand at 0 until the end."""
+    found = []
+    flowkit.load(runs / "small").sample(30, batch_size=20, progress=found.append, **changes)
+    assert found == told
+
+
 def test_settings_go_as_one_value_or_one_by_one(runs):
     model = flowkit.load(runs / "large", device="cpu")
     whole = SampleSettings(solver="heun", steps=2, guidance_scale=1.5, guidance_interval=(0.1, 0.9))
@@ -152,7 +164,9 @@ def test_settings_go_as_one_value_or_one_by_one(runs):
         model.sample(5, settings=SampleSettings()).info["solver"] == "midpoint"
     )  # in place of the recipe's, not beside it
     for call in (model.sample, lambda n, **given: evaluate_checkpoint(runs / "large", num_samples=n, **given)):
-        with pytest.raises(TypeError, match=r"'guidance_scal' is no setting.* did you mean 'guidance_scale'"):
+        with pytest.raises(
+            TypeError, match=r"'guidance_scal' is not a sampling setting.* did you mean 'guidance_scale'"
+        ):
             call(2, guidance_scal=2.0)
 
 

@@ -304,14 +304,14 @@ def test_blocks_that_share_a_parameter_stay_with_the_rest():
 def test_updates_that_keep_failing_end_the_run_and_name_the_row(folder, seen):
     report = json.loads((folder / "bad" / "nonfinite.json").read_text())
     assert report["rows"] == [5] and report["parameters"] == [] and len(report["gradients"]) == 30
-    assert all("4 updates in a row" in one["bad"] for one in seen)
+    assert all("4 consecutive updates" in one["bad"] for one in seen)
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("compile", "train.compile: is not done for a model that FSDP shards; set it to false, or launch with"),
-     ("scalar", "the parameter 'scale' has no dimension, and so FSDP cannot split it; give it the shape (1,)"),
-     ("mean_flow", 'flow.objective: "mean_flow" differentiates the network forwards')],
+    [("compile", "train.compile: not supported with FSDP; set it to false, or launch with"),
+     ("scalar", "FSDP cannot split the parameter 'scale', which has no dimension; give it the shape (1,)"),
+     ("mean_flow", 'flow.objective: "mean_flow" needs forward-mode differentiation')],
 )  # fmt: skip
 def test_what_cannot_be_split_is_told(folder, seen, name, said):
     assert all(said in one[name] for one in seen) and not (folder / name).exists()
@@ -350,4 +350,4 @@ def test_of_one_process_the_model_stays_whole(tiny, monkeypatch, recorder):
     flowkit.train(tiny, listeners=lambda: [recorder])
     said = [event.text for event in recorder.of(Notice)]
     assert "FSDP: there is one process, so the model stays whole" in said
-    assert any("fsdp_offload_params: true, which flowkit does not do" in line for line in said)
+    assert any("flowkit does not support fsdp_offload_params: true" in line for line in said)

@@ -121,7 +121,7 @@ def test_gives_up_where_the_velocity_is_not_finite(bad):
         calls.append(1)
         return torch.where(expand(t, x) > 0.5, bad, torch.ones_like(x))
 
-    with pytest.raises(UserError, match=r"come to a stop \(the first at t = 0\.5"):
+    with pytest.raises(UserError, match=r"are stuck \(the first at t = 0\.5"):
         integrate(field, noise(), solver=dopri5())
     assert len(calls) < 600
     with pytest.raises(UserError, match="not finite there"):
@@ -129,7 +129,7 @@ def test_gives_up_where_the_velocity_is_not_finite(bad):
 
 
 def test_gives_up_after_max_steps():
-    with pytest.raises(UserError, match=r"3 of 3 rows are not there after max_steps = 7 attempts"):
+    with pytest.raises(UserError, match=r"3 of 3 rows are not done after max_steps = 7 attempts"):
         integrate(lambda x, t: -1e5 * x, torch.ones(3, 1), solver=dopri5(1e-6, max_steps=7))
 
 
@@ -164,7 +164,7 @@ def test_what_grids_are():
     noise_levels = [3 * u / (1 + 2 * u) for u in (1, 0.5, 0)]  # as arXiv 2403.03206 has it, with 1 for noise
     assert grid_edges("shifted", 2, 0.0, 1.0) == pytest.approx([1 - u for u in noise_levels])
     for times in ([0.0, 0.5], [0.0, 0.7, 0.7, 1.0], [1.0, 0.0], [0.0]):
-        with pytest.raises(UserError, match=r"times: expected a list of rising numbers|do not rise from 0.0 to 1.0"):
+        with pytest.raises(UserError, match=r"times: expected a list of rising numbers|must rise from 0.0 to 1.0"):
             grid_edges({"name": "custom", "times": times}, 4, 0.0, 1.0)
     with pytest.raises(UserError, match=r"shift: expected a number > 0, found 0\.0"):
         grid_edges({"name": "shifted", "shift": 0.0}, 4, 0.0, 1.0)

@@ -129,7 +129,7 @@ def test_splits_of_drawings_by_the_line(tmp_path: Path) -> None:
 def test_no_training_row_is_exit_status_1(tmp_path: Path, layout: tuple[str, ...]) -> None:
     source = write(tmp_path / "s", drawn(*layout))
     found = CliRunner().invoke(app, ["prepare", str(source), "--out", str(tmp_path / "set")])
-    assert found.exit_code == 1 and "no training rows" in found.output
+    assert found.exit_code == 1 and "no rows left to train on" in found.output
     from flowkit.data_source import with_split
 
     with pytest.raises(UserError, match=r"set: has no training rows \(.* test\), by the splits"):

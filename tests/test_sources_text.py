@@ -345,7 +345,7 @@ def test_train_and_sample_tell_mistakes_without_torch(tmp_path, monkeypatch) -> 
         "[train]\nsteps = 1\nbatch_size = 8\n"
     )
     for changes, message in (
-        ([], "this run exists"),
+        ([], "this run already exists"),
         (
             ["--set", "run.name=y", "--set", "data.source=nowhere.safetensors"],
             "data.source: 'nowhere.safetensors' is neither",

@@ -175,7 +175,7 @@ def bad_files() -> None:
         (["samples", "--out", "dir.txt"], ["is a folder"]),
         (["samples", "--out", "file/some.txt"], ["file: cannot be written to", "is a file", "--out"]),
         (["data", "--out", "data.jsonl"], ["data.jsonl", "the sentences of the data"]),
-        (["nan"], ["2 of 6 rows of 'x' hold NaN or infinity: 1, 4"]),
+        (["nan"], ["2 of 6 rows of 'x' contain NaN or infinity: 1, 4"]),
         (["none"], ["has no rows"]),
         (["samples", "--top-p", 1.5], ["top_p", "1.5"]),
         (["samples", "--block-ngrams", 1], ["block_ngrams", "2 or more"]),

@@ -303,12 +303,12 @@ def test_nothing_of_the_users_is_overwritten(tmp_path):
     lines = [json.dumps({"text": text}) for text in sentences(10)]
     source = write(tmp_path / "mine.jsonl", lines)
     for overwrite in (False, True):
-        with pytest.raises(UserError, match=r"mine\.jsonl: would be overwritten by the data set's own mine\.jsonl"):
+        with pytest.raises(UserError, match=r"mine\.jsonl: would be overwritten by mine\.jsonl"):
             prepare(source, tmp_path / "mine", codec=BagOfWords(), overwrite=overwrite)
     other = write(tmp_path / "other.jsonl", lines)
     with pytest.raises(UserError, match=r"mine\.jsonl: exists already"):
         prepare(other, tmp_path / "mine", codec=BagOfWords())
-    with pytest.raises(UserError, match=r"mine\.jsonl: is no part of a data set, so it is not replaced"):
+    with pytest.raises(UserError, match=r"mine\.jsonl: does not belong to a data set, so it is not replaced"):
         prepare(other, tmp_path / "mine", codec=BagOfWords(), overwrite=True)
     assert source.read_text() == other.read_text()
     prepare(other, tmp_path / "set", codec=BagOfWords())
@@ -389,7 +389,7 @@ def test_imports_that_do_not_fit(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"--codec is required to encode .*: sonar or mini-sonar"):
         prepare(tmp_path / "t.txt", tmp_path / "set")
     x[2, 3] = x[4, 0] = np.nan
-    with pytest.raises(UserError, match=r"2 of 6 rows of 'vectors' hold NaN or infinity: 2, 4"):
+    with pytest.raises(UserError, match=r"2 of 6 rows of 'vectors' contain NaN or infinity: 2, 4"):
         prepare(save_vectors(tmp_path / "v.npy", x), tmp_path / "set")
 
 
@@ -620,8 +620,8 @@ def test_the_command_and_its_summary(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("a.txt", "--codec", "sonar", "--size", "8", "--over", "fit"), r"--size, --over: are options for sketches, and a\.txt"),
-        (("a.svg", "--codec", "sonar"), r"--codec: is an option for sentences, and a\.svg is read as sketches; leave it out"),
+        (("a.txt", "--codec", "sonar", "--size", "8", "--over", "fit"), r"--size, --over: only for sketches, but a\.txt"),
+        (("a.svg", "--codec", "sonar"), r"--codec: only for sentences, but a\.svg holds sketches. Leave out --codec"),
         (("a.png",), r"a\.png: cannot be read: it is a PNG image; trace it.* sentences from \.txt, \.jsonl"),
         (("a.txt",), r"--codec is required to encode the sentences in a\.txt"),
         (("a.txt", "--codec", "mini-sonar", "--encoder", "x.pt"), r"--encoder: replaces a part of SONAR; requires"),

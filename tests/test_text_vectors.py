@@ -78,7 +78,7 @@ def holed() -> np.ndarray:
 @pytest.mark.parametrize(
     ("name", "rows", "says"),
     [
-        ("a.npy", holed(), "2 of 7 rows of 'vectors' hold NaN or infinity: 2, 5"),
+        ("a.npy", holed(), "2 of 7 rows of 'vectors' contain NaN or infinity: 2, 5"),
         ("a.pt", holed(), "2, 5"),
         ("a.safetensors", holed(), "2, 5"),
         ("a.npy", np.full((3, 2), 1e300), "3 of 3 rows"),  # infinite as float32
@@ -101,7 +101,7 @@ def test_what_are_no_vectors(tmp_path, name, rows, says):
 def test_a_file_that_is_not_whole(tmp_path, suffix, keep):
     path = write(tmp_path / f"a{suffix}")
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match=f"a{suffix}: .*(truncated or corrupt|may be truncated|Python objects other)"):
+    with pytest.raises(UserError, match=f"a{suffix}: .*(truncated or corrupt|not a whole|not a valid|Python objects)"):
         read_vectors(path)
 
 
@@ -119,7 +119,7 @@ def test_other_tensors_and_other_files(tmp_path):
         ("objects.npy", "holds pickled Python objects, which are not read because unpickling can run code"),
         ("none.npy", "no such file"),
         ("rows.csv", "no such file"),
-        (".", "expected a file of vectors|expected \\.npz"),
+        (".", "known are"),
     ):
         with pytest.raises(UserError, match=says):
             read_vectors(tmp_path / name)

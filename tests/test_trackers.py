@@ -156,5 +156,5 @@ def test_a_service_that_cannot_start_is_one_message(
     tiny: dict[str, Any], service: type[Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "fails", ("start",))
-    with pytest.raises(UserError, match=r"track\.to: mlflow cannot start \(no start\), or take it out of \[track\]"):
+    with pytest.raises(UserError, match=r"track\.to: mlflow cannot start \(no start\), or remove it from track.to"):
         train(recipe_with(tiny, "mlflow"))

@@ -206,7 +206,7 @@ def test_a_run_that_exists_is_not_touched_unasked(tiny, rows, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
     (tmp_path / "runs" / "thesis").mkdir()
     (tmp_path / "runs" / "thesis" / "chapter.tex").touch()
-    with pytest.raises(UserError, match="does not look like a run"):
+    with pytest.raises(UserError, match="is not a run"):
         flowkit.train(tiny, data=rows, overwrite=True, overrides=["run.name=thesis"])
     with pytest.raises(UserError, match=r"--init-from are mutually exclusive"):
         flowkit.train(tiny, data=rows, resume=True, init_from=tmp_path / "runs" / "tiny")
@@ -260,7 +260,7 @@ def test_a_save_that_fails_loses_no_earlier_checkpoint(tiny, rows, tmp_path, rec
     flowkit.train(tiny, data=rows, listeners=lambda: [recorder])  # it goes on
     (notice,) = recorder.of(Notice)
     assert re.search(
-        r"step-00000004: .*No space left on device.*earlier checkpoints are untouched. Training goes on", notice.text
+        r"step-00000004: .*No space left on device.*earlier checkpoints are untouched. Training continues", notice.text
     )
     run_dir = tmp_path / "runs" / "tiny"
     saved = ["step-00000002", "step-00000006", "step-00000008"]
@@ -327,7 +327,7 @@ def test_a_run_of_skipped_updates_ends_and_names_the_rows(tiny, rows, tmp_path, 
     tiny["train"].update(
         steps=9, log_every=2, max_skipped=3, batch_size=count, micro_batch_size=count // 2, save_every=1
     )
-    with pytest.raises(UserError, match=r"4 updates in a row, up to 4.*not finite for rows 5;.*--resume") as error:
+    with pytest.raises(UserError, match=r"4 consecutive updates, up to 4.*not finite for rows 5;.*--resume") as error:
         flowkit.train(tiny, data=rows)
     assert "nonfinite.json" in str(error.value)
     report = json.loads((tmp_path / "runs" / "tiny" / "nonfinite.json").read_text())
@@ -535,7 +535,7 @@ def test_python_data_is_checked(tiny):
 
 
 def test_a_batch_larger_than_the_data(tiny, rows):
-    with pytest.raises(UserError, match=r"train\.batch_size: 128 rows.*72 training rows"):
+    with pytest.raises(UserError, match=r"train\.batch_size: 128, but .*72 training rows"):
         flowkit.train(tiny, data=rows, overrides=["train.batch_size=128"])
 
 
@@ -600,7 +600,7 @@ def test_resume_auto_starts_goes_on_and_finds_nothing_left_to_do(tiny, tmp_path)
     other = tmp_path / "runs" / "letters"
     other.mkdir()
     (other / "letter.txt").write_text("dear")
-    with pytest.raises(UserError, match="does not look like a run"):
+    with pytest.raises(UserError, match="is not a run"):
         train(recipe_from_dict(tiny, ["run.name=letters"]), resume="auto")
     assert (other / "letter.txt").exists()
 
@@ -616,15 +616,15 @@ def test_a_flipped_bit_of_a_checkpoint_is_noticed(tiny, rows, tmp_path, name):
     damaged.write_bytes(content)
     tiny["train"]["steps"] = 5
     if name == "ema":
-        with pytest.raises(UserError, match="is damaged"):
+        with pytest.raises(UserError, match="checksum mismatch"):
             flowkit.load(damaged.parent)  # what is named outright is not replaced
         older = flowkit.load(run_dir)
-        assert older.info["step"] == 2 and "is damaged" in older.files.notice
+        assert older.info["step"] == 2 and "checksum mismatch" in older.files.notice
         assert flowkit.load(run_dir, weights="raw").info["step"] == 4
     recorder = Recorder()
     flowkit.train(tiny, data=rows, resume=True, listeners=lambda: [recorder])
     assert recorder.of(RunStarted)[0].start_step == 2
-    assert [f"{name}.safetensors: is damaged" in one.text for one in recorder.of(Notice)] == [True]
+    assert [f"{name}.safetensors: checksum mismatch" in one.text for one in recorder.of(Notice)] == [True]
     assert [path.name for path in list_checkpoints(run_dir)] == ["step-00000002", "step-00000004", "step-00000005"]
 
 
@@ -635,7 +635,7 @@ def test_changed_json_of_a_checkpoint_is_noticed(tiny, rows, tmp_path):
     state = (checkpoint / "state.json").read_text()
     (checkpoint / "state.json").write_text(state.replace('"step": 2', '"step": 3'))
     tiny["train"]["steps"] = 5
-    with pytest.raises(UserError, match=r"state\.json: is damaged"):
+    with pytest.raises(UserError, match=r"state\.json: checksum mismatch"):
         flowkit.train(tiny, data=rows, resume=True)
 
 

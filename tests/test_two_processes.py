@@ -121,7 +121,7 @@ def test_one_process_resumes_what_two_began(folder):
 def test_bad_input_is_said_once_by_two_processes(folder):
     done = launch(folder, 2, "--set", "run.name=odd", "--set", "train.batch_size=15")
     said = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert len(said) == 1 and "15 rows do not divide among 2 processes" in said[0]
+    assert len(said) == 1 and "15 rows cannot be split evenly among 2 processes" in said[0]
     assert done.returncode != 0 and not (folder / "runs" / "odd").exists()
 
 

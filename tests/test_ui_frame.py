@@ -199,8 +199,18 @@ def test_a_frame_drawn_for_a_wider_window_does_not_wrap(terminal, frame, opened)
     """The window may narrow between the drawing of the lines and their painting."""
     opened()
     terminal.resize(20, 10)
-    frame.paint(["a" * 39, "b" * 39])
-    assert terminal.screen == ["a" * 20, "b" * 20]
+    frame.paint(["a" * 39, "b" * 10])
+    frame.paint(["A" * 39, "b" * 10], whole=False)
+    assert terminal.screen == ["A" * 20, "b" * 10]
+
+
+def test_what_a_resize_cropped_is_painted_again(terminal, frame, opened):
+    opened()
+    frame.paint(["a" * 39, "b" * 10])
+    terminal.resize(20, 10)
+    terminal.resize(60, 10)
+    frame.paint(["a" * 39, "b" * 10], whole=False)
+    assert terminal.screen == ["a" * 39, "b" * 10]
 
 
 def test_ctrl_z_gives_the_shell_its_screen(terminal, frame, opened, monkeypatch):

@@ -238,9 +238,9 @@ def test_of_patches_the_mean_of_their_projections_counts(network):
         ("mlp", dict(input_dim=0), "mlp: input_dim: expected a whole number >= 1, found 0"),
         ("mlp", dict(condition_dim=-1), "mlp: condition_dim: expected a whole number >= 0, found -1"),
         ("dit", dict(num_tokens=0), "dit: num_tokens: expected a whole number >= 1, found 0"),
-        ("dit", dict(hidden_dim=100), "hidden_dim 100 is not divisible by num_heads 6; num_heads of 2, 4, 5 would do"),
-        ("dit", dict(num_tokens=15), "dit: input_dim 1024 is not divisible by num_tokens 15; num_tokens of 4, 8, 16 would do"),
-        ("dit", dict(input_dim=100, num_tokens=16), "num_tokens of 10, 20, 25 would do"),
+        ("dit", dict(hidden_dim=100), "hidden_dim 100 is not divisible by num_heads 6; use num_heads 2, 4, 5"),
+        ("dit", dict(num_tokens=15), "dit: input_dim 1024 is not divisible by num_tokens 15; use num_tokens 4, 8, 16"),
+        ("dit", dict(input_dim=100, num_tokens=16), "use num_tokens 10, 20, 25"),
     ],
 )  # fmt: skip
 def test_impossible_models(arch, args, message):

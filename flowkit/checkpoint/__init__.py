@@ -1,7 +1,8 @@
-"""Where a checkpoint's files lie and what its sidecar says. Torch-free: headers and JSON only.
+"""Find a checkpoint's files and read its sidecar. Torch-free: headers and JSON only.
 
-`--ckpt` takes a run (its newest whole checkpoint), a checkpoint directory, or a .safetensors file with its .json beside it.
-`latest` and `best` are hints for people: links, copies, text files or lost, they are never needed to find a checkpoint.
+`--ckpt` takes a run (its newest intact checkpoint), a checkpoint directory, or a .safetensors file with its .json next to
+it. `latest` and `best` are hints for people. They may be links, copies, text files or missing: no checkpoint is found by
+them alone.
 """
 
 from __future__ import annotations
@@ -27,55 +28,55 @@ if TYPE_CHECKING:
 
 CHECKPOINTS, LATEST, BEST = "checkpoints", "latest", "best"
 MODEL, EMA, SIDECAR = "model.safetensors", "ema.safetensors", "model.json"
-SNAPSHOTS, SNAPSHOT = "ema", "snapshot.json"  # of averages from which others are made
+SNAPSHOTS, SNAPSHOT = "ema", "snapshot.json"  # of power-function averages
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
-EMA_OF = "ema-{}.safetensors"  # averages after the first, by their labels
-END = "end.json"  # of a run that has ended and was not killed: at which step, and why
-RECIPE = "recipe.toml"  # beside the checkpoints: the folder that holds both is the run
-STARTED = "run.json"  # the folder that a run was started in, to which relative paths of its recipe are relative
-METRICS = "metrics.jsonl"  # beside the checkpoints, an object a line
-MAX_LINE = 1_000_000  # bytes of it: a longer one is none of ours
-NORMALIZER = "normalizer.safetensors"  # of normalizers that are more than a few numbers a dimension
+EMA_OF = "ema-{}.safetensors"  # by label, for all averages but the first
+END = "end.json"  # the last step and why the run ended; a killed run has none
+RECIPE = "recipe.toml"  # the folder that holds this and the checkpoints is the run
+STARTED = "run.json"  # the folder the run was started in; paths in its recipe are relative to it
+METRICS = "metrics.jsonl"  # one object per line
+MAX_LINE = 1_000_000  # bytes; flowkit writes no longer line
+NORMALIZER = "normalizer.safetensors"  # for normalizers with large tensors
 
 
 @dataclass(frozen=True)
 class CheckpointFiles:
-    """`model` and `ema` hold the same tensors; `ema` is None where there was no EMA or only one file was named."""
+    """The files of a checkpoint. `model` and `ema` hold the same tensors; `ema` is None without an EMA, or for a single file."""
 
     directory: Path
     model: Path
     ema: Path | None
     sidecar: Path
     run_dir: Path | None
-    notice: str = ""  # which damaged checkpoint it stands in for, and why
+    notice: str = ""  # which damaged checkpoint was passed over, and why
 
     def weights(self, which: str) -> Path:
-        """The file of "ema" or "raw" weights, or of one average among several: "ema:0.999", "ema:power-0.05".
+        """Return the file of the "ema" or "raw" weights, or of one of several averages: "ema:0.999", "ema:power-0.05".
 
-        "ema" falls back to the only weights there are where no EMA was kept.
+        Without an EMA, "ema" is the raw weights. Raises UserError for an unknown average.
         """
         if which in ("ema", "raw"):
             return self.ema if which == "ema" and self.ema is not None else self.model
         averages, label = self.averages(), which.removeprefix("ema:")
         if not which.startswith("ema:"):
-            others = f", nor 'ema:' and one of {listing(averages)}" if len(averages) > 1 else ""
-            raise UserError(f"weights: {which!r} is neither 'ema' nor 'raw'{others}")
+            others = f", or 'ema:' and one of {listing(averages)}" if len(averages) > 1 else ""
+            raise UserError(f"weights: {which!r} is not valid; expected 'ema' or 'raw'{others}")
         if label not in averages:
             raise UserError(
-                f"weights: {self.directory} holds no average {label!r}; it has {listing(averages) or 'none'}"
+                f"weights: {self.directory} has no average {label!r}; it has {listing(averages) or 'none'}"
                 f"{nearest(label, averages)}"
             )
         return averages[label]
 
     def averages(self) -> dict[str, Path]:
-        """The files of the moving averages that lie here, by label, the one that samples come from first."""
+        """Return the files of the moving averages by label. Samples come from the first."""
         ema = read_json(self.sidecar).get("ema") if self.ema is not None else None
         files = {label: self.directory / name for label, name in average_files(ema).items()}
         return {label: path for label, path in files.items() if path.is_file()}
 
 
 def average_files(ema: object) -> dict[str, str]:
-    """File names by label ("0.9999", "power-0.05") of a sidecar's or recipe's [ema] table, the first first."""
+    """Return file names by label ("0.9999", "power-0.05") for the [ema] table of a sidecar or recipe, in order."""
     if not isinstance(ema, dict):
         return {}
     decay, power = ema.get("decay") or (), ema.get("power") or ()
@@ -85,10 +86,10 @@ def average_files(ema: object) -> dict[str, str]:
 
 
 def decay_in_effect(ema: Mapping[str, Any], decay: float, update: int) -> float:
-    """The decay at `update`, counted from 1, of the average with that `decay` in a sidecar's or recipe's [ema] table.
+    """Return the decay at `update` (from 1) of the average with that `decay`, given the [ema] table of a sidecar or recipe.
 
-    The first update is taken as it is. The warm-up is a factor and no bound, so that of two decays one averages more than
-    the other in a run of any length: after n updates about 1 / (1 - decay + 1 / (share n)) of them.
+    The first update is taken as it is. The warm-up scales the decay instead of capping it, so that two decays differ in a
+    run of any length: after n updates an average covers about 1 / (1 - decay + 1 / (share n)) of them.
     """
     before = update - 1
     if before < 1:
@@ -103,11 +104,11 @@ def decay_in_effect(ema: Mapping[str, Any], decay: float, update: int) -> float:
 def find_checkpoint(
     path: Path | str, *, check: Callable[[CheckpointFiles], object] = lambda files: None
 ) -> CheckpointFiles:
-    """The files of the checkpoint that `path` names. Raises UserError saying what is there instead.
+    """Return the files of the checkpoint that `path` names. Raises UserError that says what is there instead.
 
-    Of a run (or of its `latest`) it is the newest checkpoint that is whole, of its `best` the best one: `check` raises
-    UserError for files that do not do, and `notice` then says which were passed over. Where none does, it is the newest,
-    whose readers say what is wrong with it. What is named outright is never replaced by another.
+    For a run (or its `latest`) this is the newest intact checkpoint, for its `best` the best one. `check` raises UserError for
+    files that cannot be used; `notice` then names the checkpoints passed over. If none can be used it is the newest, whose
+    readers say what is wrong. A checkpoint that is named directly is never replaced by another.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -124,7 +125,7 @@ def find_checkpoint(
 
 
 def _run_of(folder: Path) -> Path | None:
-    """The run that a checkpoint's folder lies in, or that of the averages made by `flowkit ema`; None where it is in none."""
+    """Return the run that a checkpoint's folder, or a folder of `flowkit ema`, belongs to; None if there is none."""
     for one in (folder, folder.absolute()):  # as it was named, where that is enough
         if one.parent.name == CHECKPOINTS:
             return one.parent.parent
@@ -134,7 +135,7 @@ def _run_of(folder: Path) -> Path | None:
 
 
 def _pointer(path: Path) -> tuple[Path, str] | None:
-    """(run, "latest" or "best") where `path` is a run, its checkpoints/, its recipe.toml, or one of those two."""
+    """Return (run, "latest" or "best") if `path` is a run, its checkpoints/, its recipe.toml, or one of those two."""
     if (path / CHECKPOINTS).is_dir():
         return path, LATEST
     if path.name == CHECKPOINTS and path.is_dir() and not (path / MODEL).exists():
@@ -154,14 +155,14 @@ def _single(path: Path) -> CheckpointFiles:
     if not sidecar.is_file():
         sidecar = path.with_name(SIDECAR)  # ema.safetensors shares model.json
     if not sidecar.is_file():
-        raise UserError(f"{path}: has no {path.with_suffix('.json').name} beside it to say which architecture it is")
+        raise UserError(f"{path}: its sidecar {path.with_suffix('.json').name} is missing")
     return CheckpointFiles(path.parent, path, None, sidecar, _run_of(path.parent))
 
 
 def _whole(directory: Path, run_dir: Path | None) -> CheckpointFiles:
-    """The files of a checkpoint's directory."""
+    """Return the files of a checkpoint's directory. Raises UserError if it has no weights."""
     if not (directory / MODEL).is_file():
-        raise UserError(f"{directory}: holds no {MODEL}; expected a run directory, a checkpoint or a .safetensors file")
+        raise UserError(f"{directory}: has no {MODEL}; expected a run directory, a checkpoint or a .safetensors file")
     ema = directory / EMA
     return CheckpointFiles(directory, directory / MODEL, ema if ema.is_file() else None, directory / SIDECAR, run_dir)
 
@@ -169,7 +170,7 @@ def _whole(directory: Path, run_dir: Path | None) -> CheckpointFiles:
 def _in_run(run_dir: Path, pointer: str, check: Callable[[CheckpointFiles], object]) -> CheckpointFiles:
     candidates = _candidates(run_dir) if pointer == LATEST else _best_first(run_dir)
     if not candidates:
-        raise UserError(f"{run_dir}: this run has saved no checkpoint yet; its first comes at train.save_every")
+        raise UserError(f"{run_dir}: this run has no checkpoint yet; the first is saved after train.save_every")
     passed = ""
     for directory in candidates:
         try:
@@ -182,12 +183,12 @@ def _in_run(run_dir: Path, pointer: str, check: Callable[[CheckpointFiles], obje
         except UserError as error:
             passed = passed or f"{directory} is not usable ({error})"
             continue
-        return replace(files, notice=f"{passed}; {directory} is used" if passed else "")
+        return replace(files, notice=f"{passed}; using {directory}" if passed else "")
     return _whole(candidates[0], run_dir)
 
 
 def _candidates(run_dir: Path) -> list[Path]:
-    """Directories of checkpoints, whole or not, the newest first. A copied pointer comes after the one it is a copy of."""
+    """Return the directories of all checkpoints, newest first. A copied pointer comes after the original."""
     parent = run_dir / CHECKPOINTS
     found = [(checkpoint_step(path), 1, path) for path in _steps(parent) if not path.is_symlink()]
     found += [(step, 0, path) for path, step in copied_pointers(parent).items()]
@@ -195,9 +196,9 @@ def _candidates(run_dir: Path) -> list[Path]:
 
 
 def _best_first(run_dir: Path) -> list[Path]:
-    """The candidates that have a validation loss, the best first: by the newest state.json, by `best`, by their losses.
+    """Return the checkpoints with a validation loss, best first: by the newest state.json, by `best`, by their losses.
 
-    Raises UserError where nothing says which is the best.
+    Raises UserError if nothing says which is best.
     """
     candidates = _candidates(run_dir)
     first, losses = [], {}
@@ -213,13 +214,13 @@ def _best_first(run_dir: Path) -> list[Path]:
     ranked += sorted(losses, key=losses.__getitem__)
     if candidates and not ranked:
         raise UserError(
-            f"{run_dir}: none of its checkpoints has a validation loss, so none is the best; leave that out for the newest"
+            f"{run_dir}: no checkpoint has a validation loss, so none is the best; use the run itself for the newest checkpoint"
         )
     return list(dict.fromkeys(ranked))
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
-    """The whole checkpoints of a run, earliest first. What a killed save left behind is hidden and not among them.
+    """Return the checkpoints of a run, earliest first, without the leftovers of killed saves.
 
     A copied folder `latest` or `best` counts as a checkpoint if no other one has its step.
     """
@@ -231,13 +232,13 @@ def list_checkpoints(run_dir: Path) -> list[Path]:
 
 
 def copied_pointers(parent: Path) -> dict[Path, int]:
-    """Those of `latest` and `best` that are folders of their own (rsync -L, zip, cp -rL), and the steps they are copies of."""
+    """Return those of `latest` and `best` that are folders themselves (rsync -L, zip, cp -rL), and their steps."""
     copies = [path for path in (parent / LATEST, parent / BEST) if path.is_dir() and not path.is_symlink()]
     return {path: step for path in copies if (step := _step_of(path)) is not None}
 
 
 def pointed_step(pointer: Path) -> int | None:
-    """The step that `latest` or `best` stands for: as a link, a text file with the name (git without links), or a copy."""
+    """Return the step that `latest` or `best` stands for: a link, a text file with the name, or a copy."""
     if pointer.is_symlink():
         name = Path(os.readlink(pointer)).name
     elif pointer.is_dir():
@@ -260,7 +261,7 @@ def _step_of(directory: Path) -> int | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The content of a JSON that is only looked through; nothing of one that cannot be read."""
+    """Return the content of a JSON file; an empty dict if it cannot be read."""
     try:
         return read_json(path)
     except UserError:
@@ -268,14 +269,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def checkpoint_step(path: Path) -> int:
-    """The step that a checkpoint's or a snapshot's directory is named after; of a copied pointer, that of its sidecar."""
+    """Return the step in the name of a checkpoint's or snapshot's directory; for a copied pointer, that in its sidecar."""
     step = _step_of(path)
     assert step is not None, "as it was found"
     return step
 
 
 def list_snapshots(run_dir: Path) -> list[Path]:
-    """The whole snapshots of a run's power-function averages, earliest first."""
+    """Return the snapshots of a run's power-function averages, earliest first."""
     return _steps(run_dir / SNAPSHOTS)
 
 
@@ -284,9 +285,9 @@ def _steps(parent: Path) -> list[Path]:
 
 
 def folders_of(run_dir: Path | None, recipe: Mapping[str, Any]) -> tuple[Path, ...]:
-    """Where the relative paths of a run's recipe may be relative to: where the run lies now, where it was started.
+    """Return the folders that relative paths in a run's recipe may refer to: where the run is now, where it was started.
 
-    recipe: its tables. The run RUNS/NAME of run.dir = "RUNS" lies in the folder it was started in, wherever both went.
+    recipe: its tables. With run.dir = "RUNS", the run RUNS/NAME is in the folder it was started in, even if both were moved.
     """
     if run_dir is None:
         return ()
@@ -301,7 +302,7 @@ def folders_of(run_dir: Path | None, recipe: Mapping[str, Any]) -> tuple[Path, .
 
 
 def read_model_json(path: Path) -> dict[str, Any]:
-    """The sidecar's content, its fields checked. Raises UserError naming what is missing or of another type."""
+    """Return the checked content of a sidecar, with renamed keys translated. Raises UserError naming the wrong field."""
     verify(path)
     content = read_json(path)
     check_fields(path, content)
@@ -309,7 +310,7 @@ def read_model_json(path: Path) -> dict[str, Any]:
 
 
 def read_normalizer(files: CheckpointFiles, info: dict[str, Any]) -> Normalizer:
-    """The normalizer that the model learned under. `info`: the sidecar's content. Raises UserError where it is damaged."""
+    """Return the normalizer that the model was trained with. info: the sidecar's content. Raises UserError."""
     from flowkit.data.arrays import load_arrays
     from flowkit.data.normalizers import normalizer_from_json
 
@@ -321,16 +322,16 @@ def read_normalizer(files: CheckpointFiles, info: dict[str, Any]) -> Normalizer:
     try:
         normalizer = normalizer_from_json(content, arrays)
         if not normalizer.fits(tuple(info["shape"])):
-            raise ValueError(f"it is of rows of another shape than {info['shape']}")
+            raise ValueError(f"it was fitted on rows of another shape than {info['shape']}")
         return normalizer
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{files.sidecar}: its normalizer cannot be understood ({error})") from None
+        raise UserError(f"{files.sidecar}: its normalizer is not valid ({error})") from None
 
 
 def verify_weights(files: CheckpointFiles, which: str) -> None:
-    """Raise UserError where the weights `which` are there, and are not what was saved."""
+    """Check the checksum of the weights `which`, if the file exists. Raises UserError."""
     averages = files.averages()
     label = which.removeprefix("ema:")
     verify(
@@ -341,12 +342,12 @@ def verify_weights(files: CheckpointFiles, which: str) -> None:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a weight file into `model`. Raises UserError where names or shapes differ, before anything is changed."""
+    """Load a weight file into `model`. Raises UserError for other names or shapes, before anything changes."""
     model.load_state_dict(read_weights(model, path))
 
 
 def read_weights(model: nn.Module, path: Path) -> dict[str, Tensor]:
-    """The tensors of a weight file, on the CPU. Raises UserError where `model` has others by name or shape."""
+    """Return the tensors of a weight file, on the CPU. Raises UserError if names or shapes differ from the model's."""
     from flowkit.data.tensors import load_tensors
 
     verify(path)
@@ -355,12 +356,12 @@ def read_weights(model: nn.Module, path: Path) -> dict[str, Tensor]:
 
 
 def check_weights(model: nn.Module, path: Path) -> None:
-    """Compare a weight file's header with the tensors a model has, so that a mismatch is told before anything is loaded."""
+    """Compare a weight file's header with the tensors of a model. Raises UserError."""
     check_shapes({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, path)
 
 
 def check_shapes(expected: Mapping[str, tuple[int, ...]], path: Path) -> None:
-    """Raises UserError, which lists some of what differs, where a file's tensors are others by name or shape."""
+    """Compare the tensors of a file with `expected` names and shapes. Raises UserError listing what differs."""
     found = {name: entry.shape for name, entry in read_header(path).items()}
     missing, surplus = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     shapes = [f"{name} is {found[name]}, not {shape}" for name, shape in expected.items()
@@ -369,7 +370,7 @@ def check_shapes(expected: Mapping[str, tuple[int, ...]], path: Path) -> None:
     if missing:
         problems.append(f"{len(missing)} tensors are missing ({listing(missing, 3)})")
     if surplus:
-        problems.append(f"{len(surplus)} tensors are not the model's ({listing(surplus, 3)})")
+        problems.append(f"{len(surplus)} tensors are unexpected ({listing(surplus, 3)})")
     if shapes:
         problems.append(f"{len(shapes)} shapes differ ({listing(shapes, 3)})")
     if problems:
@@ -378,5 +379,5 @@ def check_shapes(expected: Mapping[str, tuple[int, ...]], path: Path) -> None:
 
 def _siblings(path: Path) -> str:
     if not path.parent.is_dir():
-        return f" (nor is there a folder {path.parent})"
+        return f" (and no folder {path.parent})"
     return nearest(path.name, [sibling.name for sibling in path.parent.iterdir() if not sibling.name.startswith(".")])

@@ -1,8 +1,8 @@
-"""Writing checkpoints and snapshots of averages: directories that appear whole or not at all, in safetensors and JSON only.
+"""Write checkpoints and snapshots of averages as directories that appear whole or not at all, in safetensors and JSON only.
 
-A checkpoint is written to a hidden sibling, synced to disk and renamed; only then do `latest` and `best` move, and only
-then are old ones removed. So there is always a whole one, whenever the process is killed. Nothing depends on the two: where
-a disk has no links they are text files, and where they cannot be written at all the user is told so.
+A checkpoint is written to a hidden sibling, synced to disk and renamed. Only then are `latest` and `best` moved, and only
+then are old checkpoints removed. So there is always an intact one, whenever the process is killed. `latest` and `best` are
+conveniences: text files on a disk without links, and a notice if they cannot be written at all.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ from flowkit.distributed.sharding import full_tensors, part_of
 from flowkit.errors import UserError
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}  # of snapshots
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # of AdamW, a parameter
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # of AdamW, per parameter
 
 
 def contents(
     model: nn.Module, averages: dict[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a checkpoint by file name, then by their own. averages: the moving averages by file name.
+    """Return the tensors of a checkpoint by file name, then by tensor name. averages: the moving averages by file name.
 
-    A collective where the model is sharded: the main process gets whole tensors then, in the host's memory, others none.
+    A collective if the model is sharded: the main process then gets whole tensors in host memory, the others nothing.
     """
     modules = {MODEL: model, **averages}
     files = {file: dict(module.state_dict()) for file, module in modules.items()}
@@ -72,11 +72,11 @@ def save_checkpoint(
     keep_every: int,
     notice: Callable[[str], object] = lambda text: None,
 ) -> Path:
-    """Write `checkpoints/step-NNNNNNNN`, move `latest` and `best`, remove what need not be kept. Returns its path.
+    """Write `checkpoints/step-NNNNNNNN`, move `latest` and `best`, and remove old checkpoints. Return the path.
 
-    tensors: the `contents`, in the host's memory; no two share theirs. Kept are the last `keep_last` (0: all), those of every
-    `keep_every`th step (0: none), the best, and what any pointer names. `notice` is told of what could not be done and is not
-    needed. Raises UserError where the checkpoint cannot be written; earlier ones are untouched then.
+    tensors: from `contents`, in host memory, no two sharing memory. Kept are the last `keep_last` (0: all), those of every
+    `keep_every`th step (0: none), the best, and what a pointer names. notice: called with each problem that does not matter for
+    the checkpoint itself. Raises UserError if the checkpoint cannot be written; earlier ones are then untouched.
     """
     parent = run_dir / CHECKPOINTS
     target = parent / f"step-{step:08d}"
@@ -93,8 +93,8 @@ def save_checkpoint(
             _point(parent / pointer, target.name)
         except (OSError, UserError) as error:
             notice(
-                f"{parent / pointer}: cannot be written ({_reason(error)}). Nothing needs it: --ckpt {run_dir} and --resume "
-                "find the checkpoint by themselves"
+                f"{parent / pointer}: cannot be written ({_reason(error)}). Nothing depends on it: --ckpt {run_dir} and --resume "
+                "find the checkpoint without it"
             )
     try:
         _prune(run_dir, step, state.get("best"), keep_last, keep_every)
@@ -105,9 +105,9 @@ def save_checkpoint(
 
 @contextlib.contextmanager
 def _published(target: Path, what: str) -> Iterator[Path]:
-    """A hidden sibling to write files into, which takes the place of `target` when all of it is on the disk.
+    """Yield a hidden sibling to write into, which replaces `target` once it is fully on disk.
 
-    Raises UserError where that cannot be, and leaves nothing then. what: what it is called.
+    what: its name in messages. Raises UserError if that fails, and leaves nothing behind.
     """
     partial, old = (target.with_name(f".{target.name}.{end}") for end in ("partial", "old"))
     try:
@@ -119,21 +119,21 @@ def _published(target: Path, what: str) -> Iterator[Path]:
             make_readable(file)
             _sync(file)
         _sync(partial)
-        if target.exists():  # a run that was resumed from an earlier checkpoint passes this step again
+        if target.exists():  # the run was resumed from an earlier checkpoint and reaches this step again
             shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
         partial.rename(target)
         _sync(target.parent)
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, UserError) as error:
-        shutil.rmtree(partial, ignore_errors=True)  # half of it is of no use, and may be what fills the disk
+        shutil.rmtree(partial, ignore_errors=True)  # useless, and may be what fills the disk
         raise UserError(
             f"{target}: the {what} cannot be written ({_reason(error)}); earlier {what}s are untouched"
         ) from None
 
 
 def _sync(path: Path) -> None:
-    """Have a file, or a directory's entries, reach the disk. Not every file system can sync a directory."""
+    """Flush a file, or a directory's entries, to disk. Not every file system can sync a directory."""
     handle = os.open(path, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
@@ -147,7 +147,7 @@ def _reason(error: Exception) -> object:
 
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Restore AdamW's moments and step counts by parameter name. Raises UserError where they are another model's."""
+    """Restore AdamW's moments and step counts by parameter name. Raises UserError if they belong to another model."""
     verify(path)
     names = {parameter: name for name, parameter in model.named_parameters()}
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -156,7 +156,7 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Pat
     tensors = load_tensors(path)
     for parameter in trained:
         found = {part: tensors[f"{part}/{names[parameter]}"].to(torch.float32) for part in MOMENTS}
-        # `step` stays where the fused kernel wants it: beside its parameter.
+        # The fused kernel needs `step` on the parameter's device.
         optimizer.state[parameter] = {
             part: (tensor if part == "step" else part_of(tensor, parameter)).to(parameter.device)
             for part, tensor in found.items()
@@ -172,9 +172,9 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
 
 
 def _point(pointer: Path, target: str) -> None:
-    """Make `latest` or `best` a relative link to `target` in one atomic step; a text file with that name where a disk has none.
+    """Atomically make `latest` or `best` a relative link to `target`, or a text file with that name on a disk without links.
 
-    Raises OSError or UserError where neither can be.
+    Raises OSError or UserError if neither works.
     """
     if pointer.is_dir() and not pointer.is_symlink():
         _put_copy_away(pointer)
@@ -192,13 +192,13 @@ def _point(pointer: Path, target: str) -> None:
 
 
 def _put_copy_away(pointer: Path) -> None:
-    """A pointer that was copied as a folder (rsync -L, zip) takes the place of its checkpoint where that did not come along."""
+    """Turn a pointer that was copied as a folder (rsync -L, zip) into the checkpoint itself, if that is missing."""
     step = copied_pointers(pointer.parent).get(pointer)
     if step is None:
-        raise UserError("a folder is there that is no checkpoint")
+        raise UserError("there is a folder that is not a checkpoint")
     own = pointer.with_name(f"step-{step:08d}")
     if own.exists():
-        old = pointer.with_name(f".{own.name}.{pointer.name}.old")  # removed with what is pruned
+        old = pointer.with_name(f".{own.name}.{pointer.name}.old")  # removed by `_prune`
         shutil.rmtree(old, ignore_errors=True)
         pointer.rename(old)
     else:
@@ -206,7 +206,7 @@ def _put_copy_away(pointer: Path) -> None:
 
 
 def _prune(run_dir: Path, step: int, best: tuple[int, float] | None, keep_last: int, keep_every: int) -> None:
-    """Later ones than `step` are left alone: this run passed them over because they are damaged, or will write them anew."""
+    """Remove old checkpoints up to `step`. Later ones stay: they were passed over as damaged, or will be written again."""
     parent = run_dir / CHECKPOINTS
     checkpoints = [
         path for path in list_checkpoints(run_dir) if path.name.startswith("step-") and checkpoint_step(path) <= step
@@ -222,7 +222,7 @@ def _prune(run_dir: Path, step: int, best: tuple[int, float] | None, keep_last: 
             or (keep_every and number % keep_every == 0)
         ):
             continue
-        # Renamed first: a removal that is cut short must not leave half a checkpoint under a checkpoint's name.
+        # Rename first: an interrupted removal must not leave half a checkpoint under a valid name.
         path.rename(parent / f".{path.name}.old")
     for path in parent.glob(".step-*.old"):
         shutil.rmtree(path, ignore_errors=True)
@@ -231,10 +231,10 @@ def _prune(run_dir: Path, step: int, best: tuple[int, float] | None, keep_last: 
 def save_snapshot(
     run_dir: Path, step: int, averages: dict[str, dict[str, Tensor]], averaged: list[str], dtype: str
 ) -> Path:
-    """Write `ema/step-NNNNNNNN`: power-function averages, a file each by label ("power-0.05"), in "fp16", "bf16" or "fp32".
+    """Write `ema/step-NNNNNNNN`: one file per power-function average ("power-0.05"), in "fp16", "bf16" or "fp32".
 
-    All are kept, since others are made of them. averaged: the names of those tensors that are averages and no buffers.
-    Returns the directory.
+    All snapshots are kept, since other averages are made from them. averaged: names of the tensors that are averages, not
+    buffers. Return the directory.
     """
     target = run_dir / SNAPSHOTS / f"step-{step:08d}"
     with _published(target, "snapshot") as partial:
@@ -246,14 +246,14 @@ def save_snapshot(
 
 
 def drop_later_snapshots(run_dir: Path, step: int) -> None:
-    """Remove those after `step`, where a run is about to continue: they are of a future that may not come."""
+    """Remove the snapshots after `step` when a run resumes there: the resumed run may diverge from them."""
     for path in list_snapshots(run_dir):
         if checkpoint_step(path) > step:
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous and unshared, as safetensors demands: weights that a module ties are written under each of their names."""
+    """Return contiguous, unshared tensors, as safetensors requires: tied weights are written under each name."""
     found: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():
@@ -265,7 +265,7 @@ def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """In `dtype`, unless a number would overflow there."""
+    """Convert to `dtype`, unless a number would overflow."""
     if not tensor.is_floating_point():
         return tensor
     narrow = tensor.to(dtype)

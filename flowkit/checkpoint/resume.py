@@ -1,4 +1,4 @@
-"""Where a run begins when it does not begin anew: from its own checkpoint, or from another run's weights."""
+"""Start a run from its own checkpoint, or from another run's weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from flowkit.recipe import Recipe
     from flowkit.training.session import Session
 
-# What a resumed run may change: how long it is, how it is watched, and what leaves the mathematics alone.
+# What a resumed run may change: its length, logging and sampling, and what does not affect the numbers.
 FREE_SECTIONS = ("run.name", "run.dir", "run.device", "sample.", "track.", "ema.snapshot_")
 FREE_KEYS = (
     "steps",
@@ -46,17 +46,17 @@ FREE_KEYS = (
 
 
 def check_numerics(run_dir: Path, files: CheckpointFiles) -> None:
-    """Raise UserError for a run that began under another version of the numerics: its draws cannot be continued."""
+    """Raise UserError for a run that began with another version of the numerics: its draws cannot be continued."""
     if read_model_json(files.sidecar).get("numerics", 1) != NUMERICS:
         raise UserError(
-            f"{run_dir}: this run was started by another version of flowkit, with other random draws and averages, so it "
+            f"{run_dir}: this run was started by another version of flowkit, with different random draws and averages, so it "
             f"cannot be resumed exactly. Start a new run from its weights (--init-from {run_dir} --set run.name=NEW), or "
-            "resume it all the same with --allow-changes"
+            "resume anyway with --allow-changes"
         )
 
 
 def recipe_changes(recipe: Recipe, files: CheckpointFiles) -> list[str]:
-    """`optim.lr: 0.0001 -> 0.0003` for what differs from the checkpoint's recipe and would make it another run."""
+    """Return `optim.lr: 0.0001 -> 0.0003` for every change to the checkpoint's recipe that would change the numbers."""
     from flowkit.recipe import diff, recipe_from_dict
 
     earlier = read_model_json(files.sidecar).get("recipe")
@@ -67,17 +67,17 @@ def recipe_changes(recipe: Recipe, files: CheckpointFiles) -> list[str]:
 
 
 def checkpoint_normalizer(files: CheckpointFiles, data: Dataset) -> Normalizer:
-    """The checkpoint's own normalizer: a model means what it learned under that one only. Checks that the data fits it."""
+    """Return the checkpoint's normalizer, the only one its weights work with. Raises UserError if the data does not fit."""
     info = read_model_json(files.sidecar)
     if list(info["shape"]) != list(data.x.shape[1:]):
         raise UserError(
-            f"{files.directory}: was trained on rows of shape {info['shape']}; the data's are {data.x.shape[1:]}"
+            f"{files.directory}: was trained on rows of shape {info['shape']}, but the data has rows of shape {data.x.shape[1:]}"
         )
     return read_normalizer(files, info)
 
 
 def restore(session: Session, files: CheckpointFiles, *, resume: bool) -> None:
-    """Continue a run (weights, EMA, moments, step), or start a new one from a checkpoint's weights (EMA's where kept)."""
+    """Restore a run (weights, EMA, moments, step), or with resume=False only the weights (the EMA's if there is one)."""
     if not resume:
         load_full_tensors(session.model, read_weights(session.model, files.weights("ema")))
         if session.ema is not None:

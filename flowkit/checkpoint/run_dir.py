@@ -1,4 +1,4 @@
-"""The run's directory: made, continued, or refused, by one process for all, which holds it meanwhile."""
+"""Create, resume or refuse a run directory. One process does it for all, and holds a lock meanwhile."""
 
 from __future__ import annotations
 
@@ -31,16 +31,17 @@ from flowkit.errors import UserError
 if TYPE_CHECKING:
     from flowkit.recipe import Recipe
 
-LOCK = ".lock"  # in the run directory; the system lets go of it when the process ends, however it ends
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # what file systems without them answer
-HANDOVER = 60.0  # seconds that a resume waits for the one before, which may still be saving
-REPLACED = ".replaced"  # in the run directory: what --overwrite gives up, until the new run has begun
+LOCK = ".lock"  # in the run directory; the system releases it when the process ends
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # errors of file systems without locks
+HANDOVER = 60.0  # seconds that a resume waits for the previous process, which may still be saving
+REPLACED = ".replaced"  # in the run directory: what --overwrite replaces, until the new run has begun
 
 
 def load_run_recipe(path: Path | str, overrides: Sequence[str] = ()) -> tuple[Recipe, Path | None]:
-    """The recipe at `path`, and the run that it lies in: a run directory, or its recipe.toml, is that run wherever it lies.
+    """Read the recipe at `path`, and return it with the run directory it belongs to.
 
-    None where it lies in none, and where `overrides` name another run. Raises UserError as `load_recipe`.
+    `path` may be a run directory, its recipe.toml, or any recipe file. The directory is None if the file is not a run's, or if
+    `overrides` name another run. Keys that were renamed are translated in a run's recipe. Raises UserError as `load_recipe`.
     """
     from flowkit.recipe import load_recipe
 
@@ -58,44 +59,44 @@ def load_run_recipe(path: Path | str, overrides: Sequence[str] = ()) -> tuple[Re
 
 
 def open_run_dir(run_dir: Path, *, resume: bool, overwrite: bool) -> CheckpointFiles | None:
-    """The checkpoint to continue from. Raises UserError for a run that exists, or that cannot be resumed."""
+    """Return the checkpoint to resume from. Raises UserError if the run exists already, or cannot be resumed."""
     if resume and overwrite:
         raise UserError("--resume and --overwrite are mutually exclusive; give one of them")
     if resume:
         if not list_checkpoints(run_dir):
-            raise UserError(f"{run_dir}: has no checkpoint to resume from; leave --resume out to start it")
+            raise UserError(f"{run_dir}: has no checkpoint to resume from; start the run without --resume")
         return find_checkpoint(run_dir, check=check_resumable)
     if run_dir.exists() and not run_dir.is_dir():
-        raise UserError(f"{run_dir}: is a file, where the run's directory would be; choose another run.name or run.dir")
+        raise UserError(f"{run_dir}: is a file, not a run directory; choose another run.name or run.dir")
     if run_dir.exists() and any(path.name != LOCK for path in run_dir.iterdir()):
         if not overwrite:
             raise UserError(
-                f"{run_dir}: this run exists. Continue it with --resume, replace it with --overwrite, "
-                f"or give another name: --set run.name={_free_name(run_dir)}"
+                f"{run_dir}: this run already exists. Continue it with --resume, replace it with --overwrite, "
+                f"or choose another name: --set run.name={_free_name(run_dir)}"
             )
         if not ((run_dir / RECIPE).exists() or (run_dir / CHECKPOINTS).exists()):
-            raise UserError(f"{run_dir}: does not look like a run (no {RECIPE}), so --overwrite leaves it alone")
+            raise UserError(f"{run_dir}: is not a run (no {RECIPE}), so --overwrite does not touch it")
     return None
 
 
 def what_is_kept(run_dir: Path) -> str:
-    """What to say of a run that is left in the middle."""
+    """Return what to tell the user about a run that was interrupted."""
     saved = list_checkpoints(run_dir)
     if saved:
-        return f"{run_dir} keeps its checkpoint {saved[-1].name}; flowkit train {shlex.quote(str(run_dir))} --resume continues"
-    if (run_dir / RECIPE).is_file():
         return (
-            f"{run_dir} has saved no checkpoint; flowkit train {shlex.quote(str(run_dir))} --overwrite starts it again"
+            f"the last checkpoint is {saved[-1].name}; resume with: flowkit train {shlex.quote(str(run_dir))} --resume"
         )
-    return "the run has not begun and nothing of it was written; the same command starts it"
+    if (run_dir / RECIPE).is_file():
+        return f"no checkpoint was saved; start again with: flowkit train {shlex.quote(str(run_dir))} --overwrite"
+    return "the run has not begun and nothing was written; rerun the same command to start it"
 
 
 @contextlib.contextmanager
 def beginning(run_dir: Path, recipe: Recipe, *, fresh: bool) -> Iterator[Callable[[], None]]:
-    """Save the resolved recipe with the run; a fresh run first sets aside what --overwrite gives up.
+    """Save the resolved recipe with the run. A fresh run first sets aside what --overwrite replaces.
 
-    Yields what is to be called once the run has begun. A fresh run that ends before leaves nothing, and what it was to
-    replace is back in its place. Raises UserError where the directory cannot be written to.
+    Yields a function to call once the run has begun. A fresh run that ends before that leaves nothing, and what it was to
+    replace is restored. Raises UserError if the directory cannot be written.
     """
     from flowkit.recipe import dump_toml
 
@@ -109,13 +110,13 @@ def beginning(run_dir: Path, recipe: Recipe, *, fresh: bool) -> Iterator[Callabl
     try:
         if fresh:
             try:
-                # What a link points to is emptied, so that a run may lie on another disk.
-                if replaced.is_dir():  # of a start that was killed: what it had written was no run yet
+                # If the directory is a link, empty its target: the run may be on another disk.
+                if replaced.is_dir():  # left by a start that was killed before the run began
                     _remove(run_dir)
                 _move(run_dir, replaced)
             except OSError as error:
                 raise UserError(
-                    f"{run_dir}: cannot be cleared ({error.strerror or error}); remove it, or name another run"
+                    f"{run_dir}: cannot be cleared ({error.strerror or error}); remove it, or choose another run.name"
                 ) from None
             write_json(run_dir / STARTED, {"folder": os.getcwd()})
         with replacing(run_dir / RECIPE) as partial:
@@ -132,13 +133,13 @@ def beginning(run_dir: Path, recipe: Recipe, *, fresh: bool) -> Iterator[Callabl
 
 
 def write_end(run_dir: Path, step: int, reason: str) -> None:
-    """Write down why a run has ended. All else is saved by then, so a disk that is full for that is no error."""
+    """Record why a run ended. Everything else is saved by then, so a full disk is not an error here."""
     with contextlib.suppress(UserError):
         write_json(run_dir / END, {"step": step, "reason": reason})
 
 
 def _contents(run_dir: Path) -> list[Path]:
-    """All but the lock, which this process holds, and what is set aside."""
+    """Return everything but the lock, which this process holds, and what is set aside."""
     return [path for path in run_dir.iterdir() if path.name not in (LOCK, REPLACED)]
 
 
@@ -148,7 +149,7 @@ def _remove(run_dir: Path) -> None:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Move what is in one folder into the other."""
+    """Move the contents of one folder into another."""
     for path in _contents(source) if source.is_dir() else ():
         target.mkdir(exist_ok=True)
         path.rename(target / path.name)
@@ -160,9 +161,10 @@ def _free_name(run_dir: Path) -> str:
 
 
 class RunLock:
-    """One run, one trainer: two that write to a directory would tear each other's checkpoints and metrics apart.
+    """Lock on a run directory: two trainers in one directory would corrupt its checkpoints and metrics.
 
-    Holds the directory, on the main process, from `take` to the end of the `with` block."""
+    The main process holds it from `take` to the end of the `with` block.
+    """
 
     def __init__(self, run_dir: Path):
         self.run_dir = run_dir
@@ -170,7 +172,7 @@ class RunLock:
         self._made: list[Path] = []  # folders that were not there before
 
     def take(self, *, wait: float) -> None:
-        """Nothing where it is held already. Raises UserError where another process holds it for `wait` seconds more."""
+        """Take the lock unless it is held already. Raises UserError if another process holds it for `wait` more seconds."""
         if self._lock is not None:
             return
         lock = FileLock(self.run_dir / LOCK, thread_local=False)
@@ -180,7 +182,7 @@ class RunLock:
             lock.acquire(timeout=wait)
         except Timeout:
             raise UserError(
-                f"{self.run_dir}: another process is training this run; wait for it, stop it, or give this one another run.name"
+                f"{self.run_dir}: another process is training this run; wait for it, stop it, or choose another run.name"
             ) from None
         except NotImplementedError:
             return  # a file system without locks
@@ -188,7 +190,7 @@ class RunLock:
             if error.errno in NO_LOCKS:
                 return
             raise UserError(
-                f"{self.run_dir}: cannot be written ({error.strerror}); name a folder that you may write to"
+                f"{self.run_dir}: cannot be written ({error.strerror}); choose a writable run.dir"
             ) from None
         self._lock = lock
 
@@ -199,7 +201,7 @@ class RunLock:
         if self._lock is not None:
             with contextlib.suppress(OSError):  # the directory may be gone
                 if self._made and all(path.name == LOCK for path in self.run_dir.iterdir()):
-                    (self.run_dir / LOCK).unlink()  # a run that never began leaves nothing
+                    (self.run_dir / LOCK).unlink()  # the run never began, so leave nothing
                     for path in self._made:
                         path.rmdir()
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Saving behind training: the run stops for a copy of its tensors only, and a thread writes the copy."""
+"""Save in the background: training only waits for a copy of its tensors, which a thread then writes."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 
 class Saver:
-    """Writes the checkpoints of a run, one at a time. The copy lies in the host's memory, in buffers that are kept."""
+    """Writes the checkpoints of a run, one at a time, from a copy in host memory whose buffers are reused."""
 
     def __init__(self, session: Session, emit: Callable[[Event], None]):
         self.session = session
         self.emit = emit
-        self._noticed: set[str] = set()  # each once a run
+        self._noticed: set[str] = set()  # each is shown once per run
         self._copies: dict[tuple[str, str], Tensor] = {}
         self._writing: Future[tuple[Saved, list[str]]] | None = None
-        self._best: tuple[int, float] | None = None  # once that is written
+        self._best: tuple[int, float] | None = None  # after the current write
 
     def start(self, step: int, validated: Validated | None, meters: Meters, skipped: int) -> None:
-        """Copy all that a checkpoint of this step holds, and have it written. The one before must be settled. A collective.
+        """Copy everything in a checkpoint of this step, and start writing it. Call `settle` before. A collective.
 
-        skipped: updates that the run has skipped up to its last log step.
+        skipped: number of updates skipped up to the last log step.
         """
         session, started = self.session, time.perf_counter()
         counts, sums = meters.state()
@@ -72,12 +72,12 @@ class Saver:
         self._writing = _in_background(write)
 
     def tell(self) -> None:
-        """Tell what became of the checkpoint that was being written, once; nothing while it is. Never waits."""
+        """Report the checkpoint that is being written, once it is done. Never waits."""
         if self._writing is not None and self._writing.done():
             self.settle()
 
     def settle(self, *, last: bool = False) -> None:
-        """The same, after waiting for it. That it failed is a notice, and a UserError where training is at its end."""
+        """Wait for the checkpoint and report it. A failure is a notice, or a UserError at the end of training."""
         if self._writing is None:
             return
         writing, self._writing = self._writing, None
@@ -85,8 +85,8 @@ class Saver:
             saved, notices = writing.result()
         except UserError as error:
             if last:
-                raise UserError(f"{error}. Free some space or mend the folder, then continue with --resume") from None
-            self.emit(Notice(f"{error}. Training goes on; the next checkpoint is tried when it is due"))
+                raise UserError(f"{error}. Free some space or fix the folder, then continue with --resume") from None
+            self.emit(Notice(f"{error}. Training continues; the next checkpoint is saved when it is due"))
             return
         self.session.best = self._best
         self.emit(saved)
@@ -96,7 +96,7 @@ class Saver:
                 self.emit(Notice(text))
 
     def _copy(self, file: str, name: str, tensor: Tensor) -> Tensor:
-        """`tensor` in the host's memory; from a GPU the copy is merely enqueued, behind the updates that were before it."""
+        """Copy `tensor` to host memory. From a GPU the copy is only enqueued, after the updates before it."""
         tensor = tensor.detach()
         copy = self._copies.get((file, name))
         if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
@@ -106,7 +106,7 @@ class Saver:
 
 
 def _in_background(work: Callable[[], Any]) -> Future[Any]:
-    """The result of `work`, which a thread of its own does; unlike a pool's, it keeps nobody from leaving at once."""
+    """Run `work` in a daemon thread, which does not delay the exit of the process, and return its future result."""
     future: Future[Any] = Future()
 
     def run() -> None:
@@ -120,7 +120,7 @@ def _in_background(work: Callable[[], Any]) -> Future[Any]:
 
 
 def _mark(device: torch.device) -> torch.cuda.Event | None:
-    """Something to wait for until the copies that were enqueued so far are made."""
+    """Return an event to wait for until the copies enqueued so far are done; None without CUDA."""
     if device.type != "cuda":
         return None
     event = torch.cuda.Event()

@@ -1,7 +1,6 @@
-"""What model.json may hold: checked once, where it is read, so that nobody after needs to ask. Torch-free.
+"""Check model.json once, as it is read, so that later code can rely on it. Torch-free.
 
-`check_fields` knows the fields' types and needs no pydantic; `recipe.load.saved_settings` holds its [flow] and [sample] to what a
-recipe may say there.
+`check_fields` checks the types of the fields without pydantic. `recipe.load.saved_settings` checks [flow] and [sample].
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 
 from flowkit.errors import UserError, listing, nearest
 
-MAX_ROW = 1 << 24  # numbers in a row of data
+MAX_ROW = 1 << 24  # numbers in one row of data
 
 
 def _number(value: Any) -> bool:
@@ -81,7 +80,7 @@ _REQUIRED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model_args": (_scalars, "a table of plain values"),
     "kind": (_TEXT, "a name"),
     "shape": (_shape, f"a list of sizes, of at most {MAX_ROW:,} numbers in all"),
-    "normalizer": (_normalizer, "a table with a name, and a file beside it at most"),
+    "normalizer": (_normalizer, "a table with a name and an optional file"),
     "flow": (_DICT, "a table"),
 }
 _OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -100,19 +99,19 @@ _OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check_fields(path: Path, content: dict[str, Any]) -> None:
-    """Raise UserError for a field that is missing or not of its type."""
+    """Raise UserError for a field that is missing or of the wrong type."""
     for name, (fits, expected) in _REQUIRED.items():
         if name not in content:
-            raise UserError(f"{path}: {name!r} is missing; is it the sidecar of a flowkit model?")
+            raise UserError(f"{path}: {name!r} is missing; expected the sidecar of a flowkit model")
         if not fits(content[name]):
-            raise UserError(f"{path}: {name!r} is not {expected}; is it the sidecar of a flowkit model?")
+            raise UserError(f"{path}: {name!r} is not {expected}; expected the sidecar of a flowkit model")
     for name, (fits, expected) in _OPTIONAL.items():
         if content.get(name) is not None and not fits(content[name]):
-            raise UserError(f"{path}: {name!r} is not {expected}; the file is damaged, or of another program")
+            raise UserError(f"{path}: {name!r} is not {expected}; the file is corrupt or not from flowkit")
 
 
 def class_number(label: str | int, class_names: tuple[str, ...]) -> int:
-    """The number of a class by its name or number, NULL for "null". Raises UserError for a class that there is not."""
+    """Return the number of a class given by name or number, NULL for "null". Raises UserError for an unknown class."""
     from flowkit.data.dataset import NULL, NULL_NAMES, null_name
 
     if isinstance(label, str) and label in class_names:
@@ -123,6 +122,6 @@ def class_number(label: str | int, class_names: tuple[str, ...]) -> int:
     if 0 <= number < len(class_names):
         return number
     raise UserError(
-        f"class_label: there is no class {label!r}; the {len(class_names)} classes are {listing(class_names)} "
+        f"class_label: unknown class {label!r}; the {len(class_names)} classes are {listing(class_names)} "
         f'(or 0 to {len(class_names) - 1}, or "{null_name(class_names)}" for none of them){nearest(str(label), class_names)}'
     )

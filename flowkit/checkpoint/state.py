@@ -1,4 +1,4 @@
-"""`state.json`: what resuming needs beside tensors, checked where it is read."""
+"""`state.json`: what resuming needs besides tensors, checked as it is read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Part(BaseModel):
 
 
 class MeterState(_Part):
-    """What a run had summed since its last log step: `values` (processes, names + 2) and over how many updates."""
+    """Sums since the last log step: `values` (processes, names + 2), over `updates` updates."""
 
     names: list[str]
     updates: Count
@@ -29,12 +29,12 @@ class MeterState(_Part):
     @model_validator(mode="after")
     def _fits(self) -> MeterState:
         if {len(row) for row in self.values} != {len(self.names) + 2}:
-            raise ValueError(f"expected {len(self.names) + 2} values a process")
+            raise ValueError(f"expected {len(self.names) + 2} values per process")
         return self
 
 
 class ScalerState(_Part):
-    """torch's GradScaler, of a run in fp16."""
+    """The state of torch's GradScaler, for fp16."""
 
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     growth_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)]
@@ -44,21 +44,21 @@ class ScalerState(_Part):
 
 
 class ResumeState(_Part):
-    """Where a run was when its checkpoint was saved. `best`: the step and the validation loss of its best one."""
+    """The state of a run at a checkpoint. best: step and validation loss of the best checkpoint."""
 
     step: Count
-    best: Annotated[tuple[int, float], Field(strict=False)] | None = None  # JSON knows no tuples
+    best: Annotated[tuple[int, float], Field(strict=False)] | None = None  # a list in JSON
     skipped: Count = 0  # updates, up to the last log step
     scaler: ScalerState | None = None
     meters: MeterState | None = None
 
 
 def read_resume_state(directory: Path) -> ResumeState:
-    """Raises UserError where the directory was saved for sampling only, or where its state.json is not one of flowkit's."""
+    """Read state.json. Raises UserError if the checkpoint is for sampling only, or the file is not valid."""
     path = directory / STATE
     if not path.is_file() or not (directory / OPTIMIZER).is_file():
         raise UserError(
-            f"{directory}: holds no {STATE} and {OPTIMIZER}, so it cannot be resumed; --init-from starts a new run from it"
+            f"{directory}: has no {STATE} and {OPTIMIZER}, so it cannot be resumed; start a new run from it with --init-from"
         )
     verify(path)
     try:
@@ -66,11 +66,13 @@ def read_resume_state(directory: Path) -> ResumeState:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "its content"
-        raise UserError(f"{path}: {place}: {first['msg']}; it is damaged: resume from another checkpoint") from None
+        raise UserError(
+            f"{path}: {place}: {first['msg']}; the file is corrupt; resume from another checkpoint"
+        ) from None
 
 
 def check_resumable(files: CheckpointFiles) -> None:
-    """Raise UserError unless all that was saved of a checkpoint is there, and as it was saved."""
+    """Raise UserError unless every file that was saved with the checkpoint is there and intact."""
     read_resume_state(files.directory)
     listed = files.directory / CHECKSUMS
     sums = read_json(listed).get("crc32") if listed.is_file() else {}

@@ -18,6 +18,7 @@ from flowkit import __version__
 from flowkit.cli.interrupts import handled, interruptible, status
 from flowkit.encoding import speak_any_encoding
 from flowkit.errors import PassedOver, PeerLost, UserError
+from flowkit.ui.message import say
 
 NARROW = 72  # columns; below this, --help puts what an option does on the line below its name
 WRITTEN = "nothing was written. Run the same command to start again"
@@ -26,7 +27,7 @@ MAKE, USE, LOOK = "Make a model", "Use a model", "Look"  # panels of --help
 COMMANDS = {
     "recipes": ("recipes", MAKE, "nothing was written"),
     "new": ("recipes", MAKE, "nothing was written"),
-    "train": ("train", MAKE, "the run has not started"),
+    "train": ("train", MAKE, "the run has not begun"),
     "prepare": ("prepare", MAKE, WRITTEN),
     "ema": ("train", MAKE, WRITTEN),
     "sample": ("sample", USE, WRITTEN),
@@ -145,7 +146,7 @@ def main() -> None:
     except UserError as error:
         # Under a launcher every process finds the same bad input. One per machine prints it: machines may differ.
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
+            say("error", str(error), 31)
         raise SystemExit(error.exit_status) from None
     except KeyboardInterrupt:  # before a command has started
         print("interrupted: nothing was done", file=sys.stderr)

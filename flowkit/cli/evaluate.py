@@ -1,4 +1,4 @@
-"""`flowkit evaluate`: how good samples are."""
+"""`flowkit evaluate`: measure sample quality."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flowkit.cli.options import BatchSize, Best, Device, Drawing, TrustCode, Weights, count, draws, named_checkpoint
-from flowkit.errors import UserError
+from flowkit.errors import UserError, nearest
 
 
 @draws
@@ -16,23 +16,27 @@ def evaluate(
     samples: Annotated[
         Path | None,
         typer.Argument(
-            help="A run or checkpoint (the same as --ckpt), or a samples file to compare with --data.",
+            help="A run or checkpoint (same as --ckpt), or a samples file to compare with --data.",
+            metavar="RUN|SAMPLES",
             show_default=False,
         ),
     ] = None,
     ckpt: Annotated[
         Path | None,
-        typer.Option(help="A run, a checkpoint directory, or a .safetensors with its .json, to draw samples from."),
+        typer.Option(help="Draw samples from this run, checkpoint folder, or .safetensors with its .json."),
     ] = None,
     best: Best = False,
     data: Annotated[
         Path | None,
-        typer.Option(help="Real data: a file or the name of a built-in set. Default: the training data of the model."),
+        typer.Option(
+            help="Real data: a file, or the name of a built-in data set. Default: the training data of the model."
+        ),
     ] = None,
     split: Annotated[
         str | None,
         typer.Option(
-            help="Real rows to compare with: validation, test or all. Default: held-out rows if there are at least 500, else all."
+            help="Real rows to compare with: validation, test or all. Default: held-out rows if there are at least 500, "
+            "otherwise all."
         ),
     ] = None,
     num_samples: Annotated[int, count("Maximum number of rows on each side.", "--num-samples", "-n")] = 1000,
@@ -40,58 +44,64 @@ def evaluate(
     drawing: Drawing = Drawing(),  # noqa: B008
     likelihood: Annotated[
         int | None,
-        count("Also measure the likelihood of this many validation rows (or rows of --split)."),
+        count("Also measure the likelihood of this many validation rows, or rows of --split."),
     ] = None,
     probes: Annotated[
-        int, typer.Option(min=1, help="Probes of Hutchinson's trace estimate (likelihoods above 16 dimensions).")
+        int,
+        typer.Option(min=1, help="Number of probes of Hutchinson's trace estimator (likelihoods above 16 dimensions)."),
     ] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the samples. The choice of real rows does not depend on it.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the samples. Does not affect which real rows are used.")] = 0,
     batch_size: BatchSize = None,
     device: Device = "auto",
     decode: Annotated[
         bool,
-        typer.Option("--decode/--no-decode", help="Also measure the decoded sentences if their codec is installed."),
+        typer.Option("--decode/--no-decode", help="Also measure the decoded sentences, if their codec is installed."),
     ] = True,
-    out: Annotated[Path | None, typer.Option(help="Output folder; default: evaluation/ in the run.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Output folder. Default: evaluation/ in the run.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
     trust_code: TrustCode = False,
 ) -> None:
-    """Sample-quality metrics with confidence intervals, next to real-data and Gaussian baselines.
+    """Measure sample quality, with confidence intervals and baselines from real and Gaussian data.
 
     [bold]Examples[/bold]
 
-      flowkit evaluate runs/kanji
-      flowkit evaluate runs/kanji --best
-      flowkit evaluate --ckpt runs/kanji --guidance-scale 2 --steps 10 --json
-      flowkit evaluate runs/kanji -w 2 --guidance-interval 0.2 0.8 --grid shifted
-      flowkit evaluate --ckpt runs/kanji --likelihood 256
-      flowkit evaluate --ckpt runs/dit-text --split test --no-decode
-      flowkit evaluate water/samples.safetensors --data data/kanji.safetensors
+      flowkit evaluate runs/quickstart
+      flowkit evaluate runs/quickstart --best -w 2 --steps 10 --json
+      flowkit evaluate runs/points-quickstart --likelihood 256
+      flowkit evaluate runs/dit-text --split test --no-decode
+      flowkit evaluate fish/samples.safetensors --data doodles
 
-    Rows, features and metrics are fixed and named, so that the figures of two runs compare.
+    Rows, features and metrics are fixed, so results of different runs are comparable.
     """
     if samples is not None and _is_checkpoint(samples):
         samples, ckpt = None, named_checkpoint(samples, ckpt, best)
     elif ckpt is not None and samples is None:
         ckpt = named_checkpoint(None, ckpt, best)
     elif best:
-        raise UserError("--best: goes with a run; leave it out")
+        raise UserError("--best: requires a run. Leave out --best")
     if (samples is None) == (ckpt is None):
-        raise UserError(
-            "evaluate: name a run or checkpoint (RUN, or --ckpt) or a samples file (SAMPLES --data REAL), one of the two"
-        )
+        raise UserError("evaluate: name either a run or checkpoint, or a samples file with --data")
     if samples is not None and data is None:
-        raise UserError(f"evaluate: {samples} needs real data to be compared with: --data REAL.safetensors")
+        raise UserError(f"evaluate: {samples} is a samples file. Name the real data to compare with: --data FILE")
     more = {"--batch-size": batch_size, "--likelihood": likelihood}
     idle = [*drawing.given, *(name for name, value in more.items() if value is not None)]
     if samples is not None and idle:
         raise UserError(
-            f"evaluate: {', '.join(idle)} would do nothing: {samples} is drawn already. Leave it out, or use --ckpt"
+            f"evaluate: {', '.join(idle)} has no effect on samples that exist already ({samples}). Leave it out, or name a run"
         )
+    # Before torch is loaded, which takes seconds.
     if ckpt is not None:
         from flowkit.checkpoint import find_checkpoint
 
-        find_checkpoint(ckpt)  # before torch is loaded, which takes seconds
+        find_checkpoint(ckpt)
+    if data is not None:
+        from flowkit.data.dataset import data_files
+        from flowkit.domain import builtin_sets
+
+        if not data_files(data)[0].exists() and str(data) not in builtin_sets():
+            raise UserError(
+                f"--data {data}: no such file, and no built-in data set of this name{nearest(str(data), builtin_sets())}"
+            )
     from flowkit.evaluate import evaluate_checkpoint, evaluate_files
     from flowkit.ui.evaluate_view import evaluation_progress, print_evaluation
 
@@ -118,7 +128,7 @@ def evaluate(
 
 
 def _is_checkpoint(path: Path) -> bool:
-    """Whether it names a run or weights, and not samples."""
+    """Return whether the path is a run or a checkpoint, as opposed to samples."""
     from flowkit.checkpoint import BEST, CHECKPOINTS, LATEST, MODEL, RECIPE, SIDECAR
     from flowkit.data.files import read_json
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: one line says what was kept and how to continue; nothing half-written stays; a second ends at once."""
+"""Ctrl-C and SIGTERM: print one line about what was kept and how to continue. A second signal quits at once."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from typing import Any
 import typer
 
 from flowkit.errors import Interrupted, UserError
+from flowkit.ui.message import say
 
-_received: list[int] = []  # signals, of which the first asked for the end
-_again: list[threading.Timer] = []  # which repeat a signal that a callback of the interpreter has swallowed
+_received: list[int] = []  # signals so far
+_again: list[threading.Timer] = []  # each repeats a signal that a callback of the interpreter has swallowed
 
 
 def interruptible(command: Callable[..., Any], kept: str) -> Callable[..., Any]:
-    """The command with an end for Ctrl-C: exit status 130 (143 after SIGTERM) and a line. `kept` is said by default."""
+    """Wrap a command: after Ctrl-C it prints `kept`, or a message of its own, and exits with 130 (SIGTERM: 143)."""
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> Any:
-        gc.freeze()  # what is loaded stays: no need to look through it
-        gc.enable()  # which `flowkit.__main__` has switched off
+        gc.freeze()  # loaded modules stay, so the collector can skip them
+        gc.enable()  # `flowkit.__main__` has turned it off
         try:
             return command(*arguments, **options)
         except KeyboardInterrupt as stop:
             _leave(str(stop) if stop.args else kept)
         except (typer.Exit, UserError, SystemExit):
             raise
-        except Exception:  # what extensions make of an interrupt that comes while they are loaded
+        except Exception:  # extensions turn an interrupt during their import into other errors
             if not _received:
                 raise
             _leave(kept)
@@ -42,19 +43,19 @@ def interruptible(command: Callable[..., Any], kept: str) -> Callable[..., Any]:
 
 
 def status() -> int:
-    """What a shell expects of a process that a signal has ended."""
+    """Return the exit status that a shell expects after a signal."""
     return 128 + (_received[0] if _received else signal.SIGINT)
 
 
 def _leave(said: str) -> None:
     _nothing_again()
     if said and os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"interrupted: {said}", file=sys.stderr)
+        say("interrupted", said, 33)
     raise typer.Exit(status()) from None
 
 
 def _nothing_again() -> None:
-    """The interrupt has arrived after all: repeated, it would meet a process that is about to end."""
+    """Cancel the repeats: the interrupt has arrived, and the process is about to end."""
     while _again:
         again = _again.pop()
         again.cancel()
@@ -63,25 +64,25 @@ def _nothing_again() -> None:
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-    """SIGINT and SIGTERM raise KeyboardInterrupt, once, and the second ends the process. Training has its own meanwhile."""
+    """Turn the first SIGINT or SIGTERM into KeyboardInterrupt. The second ends the process. Training has its own handlers."""
     process, hook = os.getpid(), sys.unraisablehook
     numbers = [signal.SIGINT, signal.SIGTERM]
 
     def at_once(number: int, frame: Any) -> None:
         if os.getpid() == process and sys.stderr is not None and sys.stderr.isatty():
-            os.write(2, b"\x1b[?25h\n")  # the cursor, which a progress bar has hidden
+            os.write(2, b"\x1b[?25h\n")  # show the cursor, which a progress bar has hidden
         os._exit(128 + number)
 
     def stop(number: int, frame: Any) -> None:
-        if os.getpid() != process:  # a forked worker: its parent says what there is to say
+        if os.getpid() != process:  # a forked worker: its parent prints the message
             os._exit(128 + number)
         _received.append(number)
         for one in numbers:
             signal.signal(one, at_once)
-        raise Interrupted  # a plain one in code that C has started makes Python end by SIGINT, whatever status we leave with
+        raise Interrupted  # in code called from C, a plain KeyboardInterrupt would make Python exit by SIGINT
 
     def lost(unraisable: Any) -> None:
-        """An interrupt that came inside a callback of the interpreter would be printed and forgotten: it comes again."""
+        """Repeat an interrupt that came inside a callback of the interpreter, which would print and forget it."""
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             return hook(unraisable)
         number = _received.pop() if _received else signal.SIGINT
@@ -95,7 +96,7 @@ def handled() -> Iterator[None]:
 
     _received.clear()
     earlier = {}
-    with contextlib.suppress(ValueError):  # not the main thread: whoever runs us there keeps the signals
+    with contextlib.suppress(ValueError):  # not the main thread: the caller keeps its signal handlers
         # SIGINT that is ignored (nohup, a background job of a script) stays ignored
         wanted = [one for one in numbers if signal.getsignal(one) != signal.SIG_IGN]
         numbers[:] = wanted
@@ -105,7 +106,7 @@ def handled() -> Iterator[None]:
         yield
     finally:
         for one in earlier:
-            signal.signal(one, at_once)  # for one that is under way
+            signal.signal(one, at_once)  # in case one is pending
         _nothing_again()
         sys.unraisablehook = hook
         for one, handler in earlier.items():

@@ -1,4 +1,4 @@
-"""`flowkit inspect` and `flowkit doctor`: what is in a file, what is on this machine."""
+"""`flowkit inspect` and `flowkit doctor`: look into a file, check this machine."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ from flowkit.encoding import takes_unicode
 
 def inspect(
     path: Annotated[
-        Path, typer.Argument(help="A run, a checkpoint, a .safetensors file, a recipe, or a folder of samples.")
+        Path,
+        typer.Argument(
+            help="A run, a checkpoint, a .safetensors, samples, a recipe, or another file of a run.",
+            metavar="PATH",
+        ),
     ],
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
     trust_code: TrustCode = False,
 ) -> None:
-    """Show what is in a run, a checkpoint, a weight file, a data set or a recipe, without loading it.
+    """Show what is in a run, a checkpoint, a data set, a recipe or another file.
 
     [bold]Examples[/bold]
 
-      flowkit inspect runs/kanji
-      flowkit inspect runs/kanji/checkpoints/best/ema.safetensors --json
+      flowkit inspect runs/quickstart
+      flowkit inspect runs/quickstart/metrics.jsonl
+      flowkit inspect runs/quickstart/checkpoints/best --json
       flowkit inspect data/kanji.safetensors
-      flowkit inspect recipes/quickstart.toml
+      flowkit inspect quickstart
 
-    Only the headers of checkpoints are read.
+    Weights are not loaded: only the headers of checkpoints are read.
     """
     from flowkit.inspect import inspect as run_inspect
 
@@ -46,14 +51,15 @@ def inspect(
 
 def doctor(
     self_test: Annotated[
-        bool, typer.Option("--self-test", help="Also train on two processes, and compare with one: ten seconds.")
+        bool,
+        typer.Option(
+            "--self-test", help="Also train on two processes and compare with one process. Takes ten seconds."
+        ),
     ] = False,
-    runs: Annotated[Path, typer.Option(help="The folder that runs are to be written to, as run.dir says.")] = Path(
-        "runs"
-    ),
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead.")] = False,
+    runs: Annotated[Path, typer.Option(help="Folder for runs, the recipe's run.dir.")] = Path("runs"),
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
-    """Say what this machine has, what would fail on it, and how to mend that.
+    """Check this machine: what it has, what would fail, and how to fix it.
 
     [bold]Examples[/bold]
 
@@ -61,10 +67,10 @@ def doctor(
       flowkit doctor --self-test
       flowkit doctor --json | jq '.findings[] | select(.state == "problem")'
 
-    Each line is ok, a note (something to know) or a problem (something that fails), with what mends it.
-    The self-test uses two GPUs where there are two, and the CPU otherwise.
+    Each line is ok, a note (something to know) or a problem (something that fails), with a fix.
+    The self-test uses two GPUs if there are two, otherwise the CPU.
 
-    Exit status: 0 where there is no problem, 1 where there is one.
+    Exit status: 0 without problems, 1 with at least one.
     """
     from flowkit.doctor import examine
 
@@ -76,7 +82,7 @@ def doctor(
 
         from flowkit.ui.doctor_view import show
 
-        waiting = "training on two processes, and on one ..." if self_test else "trying the packages ..."
+        waiting = "training on two processes and on one ..." if self_test else "importing the packages ..."
         with Console(stderr=True).status(waiting):
             report = examine(runs, self_test=self_test)
         show(report, Console(highlight=False))
@@ -85,7 +91,7 @@ def doctor(
 
 
 def as_json(report: dict[str, Any]) -> str:
-    """One object, indented. NaN and infinity, which JSON does not have, become null."""
+    """Return the report as indented JSON. NaN and infinity become null, since JSON has neither."""
     return json_module.dumps(_strict(report), indent=2, ensure_ascii=not takes_unicode(), allow_nan=False)
 
 

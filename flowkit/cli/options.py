@@ -18,16 +18,16 @@ Ckpt = Annotated[
     Path | None,
     typer.Option(
         "--ckpt",
-        help="A run (its newest whole checkpoint is used), a checkpoint directory, or a .safetensors with its .json.",
+        help="A run (uses its newest complete checkpoint), a checkpoint folder, or a .safetensors with its .json.",
         show_default=False,
     ),
 ]
-Run = Annotated[Path | None, typer.Argument(help="The same as --ckpt.", metavar="RUN", show_default=False)]
+Run = Annotated[Path | None, typer.Argument(help="Same as --ckpt.", metavar="RUN", show_default=False)]
 Best = Annotated[
     bool, typer.Option("--best", help="Use the checkpoint with the lowest validation loss instead of the newest.")
 ]
 Weights = Annotated[
-    str, typer.Option(help="Weights to use: ema, raw, or one of several averages (ema:0.999, ema:power-0.05).")
+    str, typer.Option(help="ema, raw, or one of several averages, such as ema:0.999 or ema:power-0.05.")
 ]
 
 
@@ -48,7 +48,7 @@ TrustCode = Annotated[
     typer.Option(
         "--trust-code",
         callback=_trust,
-        help="Import what the file names by import path (my_package.solvers:AB3). That runs its code.",
+        help="Allow the file to import code by path (my_package.solvers:AB3). This runs that code.",
     ),
 ]
 SOLVER, GUIDANCE, MACHINE, OUTPUT = "Solver", "Guidance", "Machine", "Output"  # panels of --help
@@ -77,12 +77,12 @@ BatchSize = Annotated[int | None, count("Samples per batch. Default: depends on 
 
 @dataclass(frozen=True)
 class Drawing:
-    """How samples are drawn, as the options of the commands that draw say it (`draws`); what is None is as the recipe had it."""
+    """The options of every command that draws samples (see `draws`). None means: as in the recipe."""
 
     solver: Annotated[
         str | None,
         typer.Option(
-            help=_names("solver") + ", or a table: '{name = \"sde\", scale = 0.5}'; default: the recipe's.",
+            help=_names("solver") + ", or a table: '{name = \"sde\", scale = 0.5}'. Default: the recipe's.",
             rich_help_panel=SOLVER,
         ),
     ] = None
@@ -105,7 +105,7 @@ class Drawing:
         typer.Option(
             "--guidance-scale",
             "-w",
-            help="Guidance scale w in v_null + w (v_cond - v_null); 1 is no guidance. Default: the recipe's.",
+            help="Guidance scale w in v_null + w (v_cond - v_null). 1 is no guidance. Default: the recipe's.",
             rich_help_panel=GUIDANCE,
         ),
     ] = None
@@ -119,7 +119,7 @@ class Drawing:
     guidance_interval: Annotated[
         tuple[float, float] | None,
         typer.Option(
-            help="Guide only between these two values of t, such as 0.2 0.8.",
+            help="Guide only between these two times t, such as 0.2 0.8.",
             metavar="FROM TO",
             rich_help_panel=GUIDANCE,
         ),
@@ -127,25 +127,25 @@ class Drawing:
     guidance_rescale: Annotated[
         float | None,
         typer.Option(
-            help="0 to 1: rescale the guided velocity toward the standard deviation of the conditional one.",
+            help="0 to 1: how far to rescale the guided velocity to the standard deviation of the conditional one.",
             rich_help_panel=GUIDANCE,
         ),
     ] = None
     autoguidance: Annotated[
         Path | None,
         typer.Option(
-            help="Guide away from this smaller or earlier model instead of the null condition.",
+            help="Guide away from this weaker model (a checkpoint) instead of the null condition.",
             rich_help_panel=GUIDANCE,
         ),
     ] = None
 
     @property
     def given(self) -> list[str]:
-        """The options that were given, by name."""
+        """The names of the options that were given."""
         return [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value is not None]
 
     def changes(self) -> dict[str, Any]:
-        """What they change in a `SampleSettings`, by its names. Tolerances alone mean dopri5. Raises UserError."""
+        """Return the given options as changes to a `SampleSettings`. Tolerances alone select dopri5. Raises UserError."""
         changes = {**vars(self), **{name: _choice(f"--{name}", getattr(self, name)) for name in ("solver", "grid")}}
         tolerances = {name: value for name in ("rtol", "atol") if (value := changes.pop(name)) is not None}
         if tolerances:
@@ -153,7 +153,7 @@ class Drawing:
             changes["solver"] = {**({"name": solver} if isinstance(solver, str) else solver), **tolerances}
         weaker = changes.pop("autoguidance")
         if weaker is not None and self.guidance not in (None, "autoguidance"):
-            raise UserError(f"--autoguidance: --guidance {self.guidance} is given too; leave one of them out")
+            raise UserError(f"--autoguidance and --guidance {self.guidance} are mutually exclusive")
         changes["guidance"] = (
             _choice("--guidance", self.guidance) if weaker is None else {"name": "autoguidance", "ckpt": str(weaker)}
         )
@@ -161,7 +161,7 @@ class Drawing:
 
 
 def draws(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the options of `Drawing` in the place of its parameter `drawing`."""
+    """Replace the parameter `drawing` of a command by the options of `Drawing`."""
     signature, options = inspect.signature(command, eval_str=True), inspect.signature(Drawing, eval_str=True).parameters
 
     @wraps(command)
@@ -176,25 +176,25 @@ def draws(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def named_checkpoint(run: Path | None, ckpt: Path | None, best: bool) -> Path:
-    """What RUN or --ckpt names, or its best checkpoint. Raises UserError where none or both are given."""
+    """Return what RUN or --ckpt names, or its best checkpoint. Raises UserError unless exactly one is given."""
     from flowkit.checkpoint import BEST, CHECKPOINTS
 
     if run is not None and ckpt is not None:
-        raise UserError(f"--ckpt {ckpt}: {run} is given too; name one of them")
+        raise UserError(f"{run} and --ckpt {ckpt} are mutually exclusive")
     named = run or ckpt
     if named is None:
-        raise UserError("a checkpoint is missing: name a run, such as runs/quickstart, or --ckpt")
+        raise UserError("no checkpoint given. Name a run, such as runs/quickstart")
     if not best:
         return named
     if named.name == "recipe.toml" or (named.name == CHECKPOINTS and not (named / CHECKPOINTS).is_dir()):
         named = named.parent
     if not (named / CHECKPOINTS).is_dir():
-        raise UserError(f"--best: {named} is not a run, which has {CHECKPOINTS}/; leave it out for this checkpoint")
+        raise UserError(f"--best: requires a run, and {named} is not one (it has no {CHECKPOINTS}/). Leave out --best")
     return named / CHECKPOINTS / BEST
 
 
 def _choice(option: str, text: str | None) -> str | dict[str, Any] | None:
-    """A name as it is, a table parsed as TOML. Raises UserError."""
+    """Return a name as it is, and a table parsed as TOML. Raises UserError."""
     if text is None or not text.lstrip().startswith("{"):
         return text
     import tomllib
@@ -202,4 +202,6 @@ def _choice(option: str, text: str | None) -> str | dict[str, Any] | None:
     try:
         return tomllib.loads(f"table = {text}")["table"]
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f'{option}: {text!r} is no TOML table ({error}); write {{name = "...", key = value}}') from None
+        raise UserError(
+            f'{option}: {text!r} is not a TOML table ({error}). Expected {{name = "...", key = value}}'
+        ) from None

@@ -1,4 +1,4 @@
-"""`flowkit prepare`: from files to a data set. What kind of data the source is decides which options go with it."""
+"""`flowkit prepare`: turn files into a data set. Which options apply depends on what the source holds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flowkit.errors import Interrupted, UserError
 if TYPE_CHECKING:
     from flowkit.domain import Domain
 
-SKETCHES, SENTENCES = "Sketches", "Sentences"  # the panels of the options that only they have
+SKETCHES, SENTENCES = "Sketches", "Sentences"  # panels of --help
 
 
 def _of(panel: str, help: str, *names: str, min: float | None = None, max: float | None = None) -> Any:
@@ -26,92 +26,97 @@ def prepare(
         Path,
         typer.Argument(
             help="A folder, a .zip or a file. Sketches: SVG, Quick, Draw! .ndjson, ControlSketch, stroke-3 and stroke-5 .npz. "
-            "Sentences: .txt, .jsonl, .json, .csv, .tsv, .parquet. Their vectors: .npy, .npz, .safetensors, .pt.",
+            "Sentences: .txt, .jsonl, .json, .csv, .tsv, .parquet. Sentence vectors: .npy, .npz, .safetensors, .pt.",
+            metavar="SOURCE",
             show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Option(help="The data set to write: OUT.safetensors and OUT.json.", show_default=False)],
     seed: Annotated[int, typer.Option(min=0, help="Shuffle seed.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a data set of the same name.")] = False,
-    size: Annotated[int | None, _of(SKETCHES, "Cubic strokes a sketch; default: 32.", min=1)] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing data set of the same name.")
+    ] = False,
+    size: Annotated[int | None, _of(SKETCHES, "Number of cubic strokes per sketch. Default: 32.", min=1)] = None,
     over: Annotated[
-        str | None, _of(SKETCHES, "Sketches of more cubics than that: fit (the default), or leave-out.")
+        str | None, _of(SKETCHES, "What to do with sketches that have more: fit (the default) or leave-out.")
     ] = None,
     max_per_class: Annotated[
         int | None, count("Keep at most this many per class, the first ones.", panel=SKETCHES)
     ] = None,
     recognized_only: Annotated[
-        bool, _of(SKETCHES, "Leave out what Quick, Draw! did not recognize.", "--recognized-only")
+        bool, _of(SKETCHES, "Leave out drawings that Quick, Draw! did not recognize.", "--recognized-only")
     ] = False,
     codec: Annotated[
         str | None,
-        _of(SENTENCES, "sonar or mini-sonar: the codec that encodes the sentences, or that made the vectors."),
+        _of(SENTENCES, "sonar or mini-sonar: encodes the sentences. For vectors: the codec that made them."),
     ] = None,
-    lang: Annotated[str | None, _of(SENTENCES, "Their language; default: eng_Latn.")] = None,
+    lang: Annotated[str | None, _of(SENTENCES, "Language of the sentences. Default: eng_Latn.")] = None,
     texts: Annotated[
-        Path | None, _of(SENTENCES, "The sentences of a file of vectors, in its order: any file of sentences.")
+        Path | None, _of(SENTENCES, "For vectors: the file of their sentences, in the same order.")
     ] = None,
     column: Annotated[
         str | None,
         _of(
             SENTENCES,
-            "Column (or JSON key) of the sentences, by name or number. Default: detected.",
+            "Column (or JSON key) of the sentences, by name or number. Default: detected automatically.",
             "--column",
             "--text-key",
         ),
     ] = None,
     split_sentences: Annotated[
-        bool, _of(SENTENCES, "Each line is a paragraph: split it into its sentences.", "--split-sentences")
+        bool, _of(SENTENCES, "Each line is a paragraph. Split it into sentences.", "--split-sentences")
     ] = False,
     skip_empty: Annotated[
-        bool, _of(SENTENCES, "Leave out empty lines, which are an error otherwise.", "--skip-empty")
+        bool, _of(SENTENCES, "Leave out empty lines. Without this they are an error.", "--skip-empty")
     ] = False,
     near_duplicates: Annotated[
         float | None,
         _of(
-            SENTENCES, "Of two vectors with a cosine above this the first is kept; 0 keeps both. Default: 0.95.", min=0
+            SENTENCES,
+            "If two vectors have a cosine similarity above this, keep only the first. 0 is off. Default: 0.95.",
+            min=0,
         ),
     ] = None,
     split: Annotated[
-        str | None, _of(SENTENCES, "Fractions for training, validation and test; default: 0.8,0.1,0.1.")
+        str | None, _of(SENTENCES, "Fractions for training, validation and test. Default: 0.8,0.1,0.1.")
     ] = None,
     encoder: Annotated[str | None, _of(SENTENCES, "SONAR encoder: card, card file or checkpoint.")] = None,
     decoder: Annotated[str | None, _of(SENTENCES, "SONAR decoder: card, card file or checkpoint.")] = None,
     tokenizer: Annotated[str | None, _of(SENTENCES, "SONAR tokenizer: card, card file or sentencepiece model.")] = None,
-    device: Annotated[str | None, _of(SENTENCES, "auto (the default), cpu, cuda, cuda:1, ...")] = None,
-    dtype: Annotated[str | None, _of(SENTENCES, "fp32 (the default), fp16 or bf16, to encode in.")] = None,
+    device: Annotated[str | None, _of(SENTENCES, "Device: auto (the default), cpu, cuda, cuda:1, ...")] = None,
+    dtype: Annotated[str | None, _of(SENTENCES, "Precision: fp32 (the default), fp16 or bf16.")] = None,
 ) -> None:
-    """Turn files into a data set that `train` reads, and print how many were kept, fitted or dropped.
+    """Turn files into a data set for training, and print how many were kept, fitted or dropped.
 
-    The file type is detected automatically, by content. gzip is read everywhere.
-    What is not read, or is read as something else than it may look like, is counted.
+    The file type is detected automatically, by content. Every file may be gzipped.
+    The summary counts what was skipped or reinterpreted, by cause.
 
-    [bold]Sketches[/bold] lie in folders that are classes: SOURCE/cat/12.svg is a cat.
-    Folders named like splits are splits: SOURCE/train/cat/12.svg, SOURCE/cat/Test/12.svg.
-    A sketch of fewer cubics than --size has its longest ones split, without loss.
-    One of more is fitted, with the fit error.
+    [bold]Sketches[/bold]: folders are classes. SOURCE/cat/12.svg is a cat.
+    Folders with names such as train, valid or test are splits: SOURCE/train/cat/12.svg.
+    If a sketch has fewer cubics than --size, its longest ones are split, without loss.
+    If it has more, it is fitted, and the fit error is reported.
 
-    [bold]Sentences[/bold], one a line or row, are encoded by --codec.
-    Near-duplicates are removed, and the rest shuffled and split.
+    [bold]Sentences[/bold]: one per line or row. --codec encodes them.
+    Near-duplicates are removed. The rest is shuffled and split.
     If interrupted, rerun the same command to resume.
-    data.subset = "1k" trains on the first 1,000 rows.
 
     [bold]Examples[/bold]
 
       flowkit prepare drawings/ --out data/drawings
       flowkit prepare kanji.zip --out data/kanji --over leave-out
-      flowkit prepare quickdraw/ --out data/quickdraw --max-per-class 1000
+      flowkit prepare quickdraw/ --out data/quickdraw --max-per-class 1k
       flowkit prepare cat.ndjson.gz --out data/cat --recognized-only
       flowkit prepare sketchrnn_cat.npz --out data/cat
-      flowkit prepare sentences.txt --out data/mine --codec sonar --lang eng_Latn
-      flowkit prepare pairs.tsv.gz --column 3 --out data/pairs --codec sonar
-      flowkit prepare wiki.parquet --column sentence --out data/wiki --codec sonar
-      flowkit prepare articles.jsonl --column body --split-sentences --out data/articles --codec sonar
-      flowkit prepare vectors.npy --texts sentences.csv --out data/mine --codec sonar
+      flowkit prepare sentences.txt --out data/mine --codec sonar
+      flowkit prepare a.tsv.gz --column 3 --out data/a --codec sonar
+      flowkit prepare a.jsonl --split-sentences --out data/a --codec sonar
+      flowkit prepare a.npy --texts a.csv --out data/a --codec sonar
 
     [bold]Exit status[/bold]
 
-      0 done, 1 no row is left to train on (all were dropped, or all belong to other splits), 2 bad input.
+      0  done
+      1  no rows left to train on: all were dropped, or are in other splits
+      2  bad input
     """
     options: dict[str, dict[str, Any]] = {
         "sketch": {"size": size, "over": over, "max_per_class": max_per_class, "recognized_only": recognized_only or None},
@@ -159,8 +164,8 @@ def _run(domain: Domain, source: Path, out: Path, **options: Any) -> None:
     if not getattr(report, "trainable", True):
         held = ", ".join(f"{count:,} {name}" for name, count in report.splits.items() if count)
         typer.echo(
-            f"no training rows: everything that was kept belongs to other splits ({held}). The data set is written, but "
-            "`flowkit train` will refuse it",
+            f"no rows left to train on: all rows that were kept belong to other splits ({held}). The data set was written, "
+            "but `flowkit train` will refuse it",
             err=True,
         )
         raise typer.Exit(1)
@@ -168,5 +173,4 @@ def _run(domain: Domain, source: Path, out: Path, **options: Any) -> None:
 
 def _refuse(options: dict[str, Any], source: Path, whose: str, held: str) -> None:
     names = [f"--{name.replace('_', '-')}" for name in options]
-    are, them = ("is an option", "it") if len(names) == 1 else ("are options", "them")
-    raise UserError(f"{', '.join(names)}: {are} for {whose}, and {source} is read as {held}; leave {them} out")
+    raise UserError(f"{', '.join(names)}: only for {whose}, but {source} holds {held}. Leave out {', '.join(names)}")

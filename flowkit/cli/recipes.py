@@ -38,7 +38,8 @@ def recipes() -> None:
 
 def new(
     name: Annotated[
-        str, typer.Argument(help="The name of a recipe, as `flowkit recipes` lists it.", show_default=False)
+        str,
+        typer.Argument(help="The name of a recipe, as `flowkit recipes` lists it.", metavar="NAME", show_default=False),
     ],
     out: Annotated[
         Path | None, typer.Option(help="The file to write; default: NAME.toml in this folder.", show_default=False)

@@ -1,4 +1,4 @@
-"""`flowkit sample`: from a checkpoint to samples."""
+"""`flowkit sample`: draw samples from a checkpoint."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ def sample(
     class_label: Annotated[
         list[str] | None,
         typer.Option(
-            help="Class name or number; may be repeated. 'all' (the default) takes every class in turn, 'null' samples "
+            help="Class name or number. May be repeated. 'all' (the default) cycles through all classes, 'null' samples "
             "without a class."
         ),
     ] = None,
     condition: Annotated[
         Path | None,
         typer.Option(
-            help="A .safetensors file with a tensor 'condition': one row for all samples, or one row per sample. A tensor "
-            "'condition_mask' says which of its tokens are there."
+            help="A .safetensors file with a tensor 'condition': one row for all samples, or one row per sample. An optional "
+            "tensor 'condition_mask' is false for padding tokens."
         ),
     ] = None,
     weights: Weights = "ema",
-    seed: Annotated[int, typer.Option(help="The same seed gives the same samples, whatever the batch size.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed. Samples do not depend on the batch size.")] = 0,
     drawing: Drawing = Drawing(),  # noqa: B008
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Output folder; by default samples.safetensors and samples/last/ in the run. "
-            "Files of an earlier call are replaced.",
+            help="Output folder. Default: samples.safetensors and samples/last/ in the run. "
+            "Replaces the files of an earlier call.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -64,7 +64,7 @@ def sample(
         bool,
         typer.Option(
             "--pairs",
-            help="Store the noise that each sample started from in the samples file (for reflow).",
+            help="Also store the noise of each sample, to train with reflow.",
             rich_help_panel=OUTPUT,
         ),
     ] = False,
@@ -72,7 +72,7 @@ def sample(
         bool,
         typer.Option(
             "--trajectories",
-            help="Plot sample trajectories to trajectories.png (2-D points only).",
+            help="Plot the paths of samples in trajectories.png (2-D points only).",
             rich_help_panel=OUTPUT,
         ),
     ] = False,
@@ -80,7 +80,7 @@ def sample(
     decode: Annotated[
         bool,
         typer.Option(
-            help="Sentences: decode the vectors if the codec is installed, and compare them with the data.",
+            help="Sentences: decode the vectors if the codec is installed, and compare with the data.",
             rich_help_panel=OUTPUT,
         ),
     ] = True,
@@ -88,24 +88,22 @@ def sample(
     device: Device = "auto",
     trust_code: TrustCode = False,
 ) -> None:
-    """Draw samples from a trained model, and write them in a readable form.
+    """Draw samples from a trained model, as pictures or sentences.
 
-    Sketches: one SVG per sample and a contact sheet. Points: a scatter plot.
-    Sentences: the vectors, and samples.jsonl with their text if the codec is installed.
+    Sketches: one SVG per sample, and a contact sheet.
+    Points: a scatter plot.
+    Sentences: samples.jsonl with the text, if the codec is installed.
+    The samples themselves are always written to samples.safetensors.
 
     [bold]Examples[/bold]
 
-      flowkit sample runs/dit-sketch --class-label cat
-      flowkit sample runs/dit-sketch --best
-      flowkit sample --ckpt runs/kanji --class-label water -n 64 -w 2 --out water/
-      flowkit sample --ckpt runs/kanji --solver dopri5 --rtol 1e-4
-      flowkit sample --ckpt runs/kanji --guidance cfg_zero -w 2
-      flowkit sample --ckpt runs/kanji -w 2 --guidance-interval 0.2 0.8
-      flowkit sample --ckpt runs/kanji/checkpoints/best --weights raw
-      flowkit sample --ckpt runs/dit-text -n 8 --solver euler --steps 10
-      flowkit sample --ckpt runs/points-conditional -n 64 --trajectories
-
-    The architecture, the classes and the normalizer come from the checkpoint.
+      flowkit sample runs/quickstart
+      flowkit sample runs/quickstart --class-label fish -n 64 --out fish/
+      flowkit sample runs/quickstart --best --weights raw
+      flowkit sample runs/quickstart --solver dopri5 --rtol 1e-4
+      flowkit sample runs/quickstart -w 2 --guidance cfg_zero
+      flowkit sample runs/quickstart -w 2 --guidance-interval 0.2 0.8
+      flowkit sample runs/points-quickstart -n 1k --trajectories
     """
     import dataclasses
     import shlex
@@ -120,7 +118,7 @@ def sample(
     from flowkit.errors import Interrupted
     from flowkit.outputs import SAMPLE_FILES, check_samples_target, clear, earlier_files, record_samples, said
     from flowkit.recipe.sample import SampleSettings
-    from flowkit.sampling.asked import read_condition
+    from flowkit.sampling.conditioning import read_condition
     from flowkit.sampling.load import load
     from flowkit.ui.progress import stage_bar
     from flowkit.ui.written import print_written
@@ -135,7 +133,7 @@ def sample(
     labels = "all" if class_label == ["all"] else class_label
     for one in (file.parent, folder):
         check_writable(one)
-    one_folder = file.parent == folder  # which may hold the user's own files, and lists ours; a run's folder is our own
+    one_folder = file.parent == folder  # it may hold the user's own files, and lists ours; a run's folder is ours
     if one_folder:
         check_samples_target(file)
     tokens, mask = (None, None) if condition is None else read_condition(condition)
@@ -145,11 +143,11 @@ def sample(
             num_samples, class_label=labels, seed=seed, **drawing.changes(),
             condition=tokens, condition_mask=mask,
             batch_size=batch_size, pairs=pairs, on_states=states.append if trajectories else None,
-            progress=lambda done: tell(f"sampling {noun}", done, num_samples),
+            progress=lambda done, total: tell(f"sampling {noun}", done, total),
         )  # fmt: skip
         seconds = time.perf_counter() - start
         earlier, replaced = earlier_files(folder), clear(folder, but=SAMPLE_FILES)
-        write_dataset(file, samples)  # before they are decoded, which may take longer and can be done again
+        write_dataset(file, samples)  # before decoding, which may take longer and can be repeated
         if one_folder:
             record_samples(file, earlier)
         try:
@@ -169,7 +167,9 @@ def sample(
                     record_samples(file, earlier_files(folder))
                 write_dataset(file, samples)
         except KeyboardInterrupt:
-            raise Interrupted(f"{file} holds all samples; flowkit decode {shlex.quote(str(file))} shows them") from None
+            raise Interrupted(
+                f"all samples are in {file}. To decode them: flowkit decode {shlex.quote(str(file))}"
+            ) from None
     decoded = dataclasses.replace(decoded, replaced="; ".join(filter(None, (said(replaced), decoded.replaced))))
     facts = (
         f"{samples.info['weights']} weights of step {samples.info['step']}, {SampleSettings.of(samples.info).words}, "
@@ -183,7 +183,7 @@ def sample(
 
 
 def _check_early(ckpt: Path, weights: str, class_label: list[str] | None, out: Path | None) -> None:
-    """What can be said before torch is loaded, which takes seconds: a checkpoint, classes or a folder that are not there."""
+    """Check the checkpoint, the classes and the output folder before torch is loaded, which takes seconds."""
     from flowkit.checkpoint import find_checkpoint, read_model_json
     from flowkit.checkpoint.sidecar import class_number
     from flowkit.decode import check_writable
@@ -199,7 +199,7 @@ def _check_early(ckpt: Path, weights: str, class_label: list[str] | None, out: P
 
 
 def _data_to_compare_with(loaded: LoadedModel) -> Dataset | None:
-    """The training data, if the domain compares samples with it and it can be opened."""
+    """Return the training data, if the domain compares samples with it and it can be opened."""
     from flowkit.errors import UserError
     from flowkit.evaluate import training_data
 

@@ -1,9 +1,11 @@
-"""`flowkit train`: from a recipe to a run; and `flowkit ema`: an average of another width, after it."""
+"""`flowkit train`: train a model from a recipe. `flowkit ema`: make an average of another width afterwards."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,15 +18,16 @@ if TYPE_CHECKING:
     from rich.console import Group, RenderableType
     from rich.table import Table
 
+    from flowkit.events import Listener
     from flowkit.recipe import Recipe
     from flowkit.recipe.describe import KeyRow
 
-NARROW = 64  # columns of a terminal in which a key's meaning stands below it
+NARROW = 64  # columns; below this, --keys puts a description on the line below its key
 OUT_OF_TIME = 75  # exit status where train.max_hours ended the run: EX_TEMPFAIL, "try again later"
 
 
 def _print_keys(recipe: Path | None, overrides: Sequence[str]) -> None:
-    """All keys; with a recipe, those of the components that it imports too."""
+    """Print all keys, including those of the components that `recipe` imports."""
     from rich.console import Console
 
     if recipe is not None:
@@ -43,7 +46,7 @@ def _load(recipe: Path, overrides: Sequence[str]) -> tuple[Recipe, Path | None]:
 
 
 def keys_view(width: int = 80) -> Group:
-    """All keys by section, each with its default, meaning and type; in a narrow terminal the meaning stands below."""
+    """Lay out all keys by section, each with its default, description and type."""
     from rich.console import Group
     from rich.text import Text
 
@@ -86,104 +89,132 @@ def _section(rows: list[KeyRow], width: int) -> Table | Group:
 def train(
     recipe: Annotated[
         Path | None,
-        typer.Argument(help="A recipe (TOML), or a run to resume or replace.", show_default=False),
+        typer.Argument(
+            help="A recipe: a TOML file or a name from `flowkit recipes`. Or a run, to resume or replace it.",
+            show_default=False,
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe. May be repeated."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run from its newest whole checkpoint.")
+        bool, typer.Option("--resume", help="Continue the run from its newest complete checkpoint.")
     ] = False,
     resume_auto: Annotated[
         bool,
         typer.Option(
-            "--resume-auto", help="Resume the run if it has a checkpoint, else start it. The same as --resume auto."
+            "--resume-auto", help="Resume the run if it has a checkpoint, otherwise start it. Same as --resume auto."
         ),
     ] = False,
     allow_changes: Annotated[
         bool,
-        typer.Option(
-            "--allow-changes", help="Resume even if the recipe differs from the one the run was started with."
-        ),
+        typer.Option("--allow-changes", help="Resume even if the recipe has changed since the run started."),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run of the same name.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing run of the same name.")] = False,
     init_from: Annotated[
-        Path | None, typer.Option(help="Start from another checkpoint's weights (fine-tuning).", metavar="CKPT")
+        Path | None, typer.Option(help="Start from the weights of this checkpoint (fine-tuning).", metavar="CKPT")
     ] = None,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print nothing but errors; metrics.jsonl is written anyway.")
+        bool, typer.Option("--quiet", "-q", help="Print only errors. metrics.jsonl is still written.")
     ] = False,
     keys: Annotated[
         bool,
-        typer.Option("--keys", help="List every recipe key and exit; with a recipe, those of its own components too."),
+        typer.Option(
+            "--keys", help="List every recipe key and exit. With a recipe, include the keys of its own components."
+        ),
     ] = False,
 ) -> None:
     """Train a flow-matching model from a recipe.
 
     [bold]Examples[/bold]
 
-      flowkit train recipes/quickstart.toml
-      flowkit train recipes/points_quickstart.toml
-      flowkit train recipes/dit_sketch.toml --set optim.lr=3e-4 --set run.seed=1
-      flowkit train recipes/dit_text.toml --set data.source=data/mine.safetensors
-      flowkit train recipes/dit_sketch.toml --resume
-      flowkit train runs/dit-sketch --resume
-      flowkit train recipes/dit_sketch.toml --resume auto
-      torchrun --nproc-per-node 4 -m flowkit train recipes/dit_sketch.toml
+      flowkit train quickstart
+      flowkit train mine.toml
+      flowkit train quickstart --set optim.lr=3e-4 --set run.seed=1
+      flowkit train mlp_text --set data.source=data/mine
+      flowkit train runs/quickstart --resume
+      flowkit train quickstart --resume auto
+      torchrun --nproc-per-node 4 -m flowkit train dit_sketch
 
-    Every key of a recipe: flowkit train --keys
+    List the recipes: flowkit recipes
+    List every recipe key: flowkit train --keys
 
     [bold]Exit status[/bold]
 
-      0 done, 2 bad input (one message says which), 75 train.max_hours is over,
-      130, 143, 138 after SIGINT, SIGTERM, SIGUSR1: saved, continue with --resume;
-      1 another process of the run has ended, or a defect (with its traceback).
+      0    done
+      2    bad input, explained in one message
+      75   train.max_hours is over
+      130, 143, 138   stopped by SIGINT, SIGTERM, SIGUSR1
+           (saved; continue with --resume)
+      1    another process of the run failed, or a bug
     """
     if keys:
         return _print_keys(recipe, overrides or ())
     if recipe is None:
-        raise typer.BadParameter("a recipe is missing, such as recipes/quickstart.toml", param_hint="RECIPE")
+        raise typer.BadParameter(
+            "missing. Name a recipe, such as quickstart. List them with: flowkit recipes", param_hint="RECIPE"
+        )
     from flowkit.distributed.launcher import end_with_launcher
 
     end_with_launcher()  # before torch is loaded, which takes seconds
     from flowkit.checkpoint.run_dir import what_is_kept
 
-    loaded, run_dir = _load(recipe, overrides or ())
-    try:
-        _check_early(loaded, run_dir, resume=resume or resume_auto, overwrite=overwrite, init_from=init_from)
-        from flowkit.training.train import train as run_training
-        from flowkit.ui import listener
-        from flowkit.ui.plain import QuietListener
+    with _saying(quiet) as say:
+        say("loading torch")
+        loaded, run_dir = _load(recipe, overrides or ())
+        try:
+            _check_early(loaded, run_dir, resume=resume or resume_auto, overwrite=overwrite, init_from=init_from)
+            from flowkit.training.train import train as run_training
+            from flowkit.ui import listener
+            from flowkit.ui.plain import QuietListener
 
-        outcome = run_training(
-            loaded,
-            resume="auto" if resume_auto else resume,
-            allow_changes=allow_changes,
-            overwrite=overwrite,
-            init_from=init_from,
-            run_dir=run_dir,
-            listeners=lambda: [QuietListener() if quiet else listener()],
-        )
-    except KeyboardInterrupt as stop:
-        raise Interrupted(str(stop) or what_is_kept(run_dir or loaded.run.directory)) from None
+            def listeners() -> list[Listener]:
+                say("")
+                return [QuietListener() if quiet else listener()]
+
+            say("preparing data")
+            outcome = run_training(
+                loaded,
+                resume="auto" if resume_auto else resume,
+                allow_changes=allow_changes,
+                overwrite=overwrite,
+                init_from=init_from,
+                run_dir=run_dir,
+                listeners=listeners,
+            )
+        except KeyboardInterrupt as stop:
+            raise Interrupted(str(stop) or what_is_kept(run_dir or loaded.run.directory)) from None
     if outcome.reason == "interrupted" and outcome.signal is not None:
         raise typer.Exit(128 + outcome.signal)
     if outcome.reason == "already done" and not quiet:
-        typer.echo(
-            f"{outcome.run_dir}: all of its updates are done; raise train.steps or train.epochs to continue", err=True
-        )
+        typer.echo(f"{outcome.run_dir}: all updates are done. To continue, raise train.steps or train.epochs", err=True)
     if outcome.reason == "out of time":
         raise typer.Exit(OUT_OF_TIME)
+
+
+@contextlib.contextmanager
+def _saying(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Yield a function that says in a terminal what takes so long. Whatever is printed next overwrites it."""
+    shown = not quiet and sys.stderr is not None and sys.stderr.isatty() and os.environ.get("LOCAL_RANK", "0") == "0"
+
+    def say(doing: str) -> None:
+        if shown:
+            print(f"\r\x1b[K{doing}", end="\r", file=sys.stderr, flush=True)
+
+    try:
+        yield say
+    finally:
+        say("")
 
 
 def _check_early(
     recipe: Recipe, run_dir: Path | None, *, resume: bool, overwrite: bool, init_from: Path | None
 ) -> None:
-    """Raise UserError for what can be said before torch is loaded, which takes seconds: mistakes of names and places.
+    """Raise UserError for mistakes that can be found before the training code is loaded, which takes seconds.
 
-    A run that exists, data or weights that do not, an architecture that does not fit the data. run_dir: the run's directory
-    where that is not as the recipe says.
+    These are: a run that already exists, data or weights that do not exist, an architecture that does not fit the data.
+    run_dir: the run's directory, if it is not the one that the recipe names.
     """
     from flowkit.checkpoint import find_checkpoint, folders_of
     from flowkit.checkpoint.run_dir import open_run_dir
@@ -192,7 +223,9 @@ def _check_early(
     from flowkit.domain import builtin_sets, check_arch
 
     here, run_dir = run_dir is None, run_dir or recipe.run.directory
-    if not resume and os.environ.get("RANK", "0") == "0":  # the others may come when the first has begun it
+    if (
+        not resume and os.environ.get("RANK", "0") == "0"
+    ):  # other ranks may get here after the first one has started the run
         open_run_dir(run_dir, resume=False, overwrite=overwrite)
     if init_from is not None:
         find_checkpoint(init_from)
@@ -202,7 +235,7 @@ def _check_early(
         places = [folder / recipe.data.source for folder in folders]
         found = next((place for place in places if data_files(place)[0].exists()), None)
         if found is None:
-            open_data(recipe, folders)  # which says so
+            open_data(recipe, folders)  # raises the UserError
         else:
             kind = read_sidecar(found).get("kind")
     if isinstance(kind, str) and recipe.model.arch != "custom":
@@ -210,27 +243,32 @@ def _check_early(
 
 
 def ema(
-    run: Annotated[Path, typer.Argument(help="A run that was trained with ema.power.")],
+    run: Annotated[Path, typer.Argument(help="A run trained with ema.power.", metavar="RUN")],
     sigma_rel: Annotated[
-        float, typer.Option(help="Width of the average over the length of the run so far: 0.05, 0.1, ... 0.2886.")
+        float,
+        typer.Option(
+            help="Width of the average relative to the length of the run, such as 0.05 or 0.1. At most 0.2886."
+        ),
     ],
     step: Annotated[int | None, count("Step of the snapshot to end at. Default: the last one.")] = None,
-    out: Annotated[Path | None, typer.Option(help="A .safetensors file; default: in the run's folder ema/.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Output .safetensors file. Default: a new file in ema/ in the run.")
+    ] = None,
 ) -> None:
-    """Reconstruct the moving average of any width from a run's snapshots (EDM2, arXiv 2312.02696).
+    """Reconstruct a moving average of any width from a run's snapshots (EDM2, arXiv 2312.02696).
 
     [bold]Examples[/bold]
 
-      flowkit ema runs/kanji --sigma-rel 0.13
-      flowkit ema runs/kanji --sigma-rel 0.08 --step 40000 --out wide.safetensors
-      flowkit sample --ckpt wide.safetensors
+      flowkit ema runs/quickstart --sigma-rel 0.13
+      flowkit ema runs/quickstart --sigma-rel 0.08 --step 1k --out a.safetensors
+      flowkit sample a.safetensors
 
-    The run needs ema.power = [0.05, 0.1], or other widths, and takes snapshots every ema.snapshot_every.
+    The run's recipe must set ema.power, for example to [0.05, 0.1]. ema.snapshot_every sets how often snapshots are taken.
     """
     from flowkit.ema.post_hoc import reconstruct_ema
 
     made = reconstruct_ema(run, sigma_rel, step=step, out=out)
     print(
-        f"{made.path}  sigma_rel {made.sigma_rel:g} at step {made.step:,}, of {made.snapshots} snapshots, "
-        f"profile met within {made.error:.2%}"
+        f"{made.path}  sigma_rel {made.sigma_rel:g} at step {made.step:,}, from {made.snapshots} snapshots, "
+        f"profile error {made.error:.2%}"
     )

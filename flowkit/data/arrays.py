@@ -1,10 +1,10 @@
-"""Arrays in files: .safetensors read whole or written piece by piece, rows of a memory map without its pages. Torch-free."""
+"""Arrays in files: read .safetensors whole or write them in pieces, and read rows of a memory map. Torch-free."""
 
 from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +12,27 @@ from safetensors import SafetensorError
 
 from flowkit.data.header import NUMPY_NAMES, read_header
 from flowkit.errors import UserError
+from flowkit.progress import Progress
 
-GATHERED = 1024  # rows of a memory map that are read before their pages are let go
-CHUNK_BYTES = 1 << 26  # written at a time: what lies on the disk need not pass through memory whole
+GATHERED = 1024  # rows of a memory map to read before its pages are released
+CHUNK_BYTES = 1 << 26  # bytes to write at a time
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Every tensor of the file, read into memory. Raises UserError when it is missing or not whole."""
+    """Read every tensor of the file into memory. Raises UserError if it is missing or incomplete."""
     from safetensors.numpy import load_file
 
-    read_header(path)  # says what is wrong in words
+    read_header(path)  # its messages are clearer
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({error}); copy or write it again") from None
+        raise UserError(f"{path}: not a valid safetensors file ({error}); copy or write it again") from None
 
 
 def gather(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """`array[rows]`, a copy. Of a memory map it lets the pages go as it reads: the system maps sixteen for each that is asked
-    for, so that rows from all over a large file would soon hold most of it in memory.
+    """Return `array[rows]`, a copy. Releases the pages of a memory map while reading.
+
+    The system maps sixteen pages for each one read, so that rows from all over a large file would soon keep most of it in memory.
     """
     if not isinstance(getattr(array, "_mmap", None), mmap.mmap):
         return array[rows]
@@ -42,7 +44,7 @@ def gather(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def forget_pages(array: np.ndarray) -> None:
-    """Let go of a memory map's pages that were looked at: who reads all of a file once should not seem to hold it all."""
+    """Release the pages of a memory map, so that reading a whole file once does not keep it in memory."""
     mapped = getattr(array, "_mmap", None)
     if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
@@ -52,14 +54,13 @@ def write_tensors(
     path: Path,
     arrays: Mapping[str, np.ndarray],
     rows: np.ndarray | None = None,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
     fixed: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Write `arrays`, or of each of them only `rows`, in that order, and `fixed` whole. Raises OSError where the disk does not
-    take them.
+    """Write `arrays`, or only `rows` of each of them, in that order, and `fixed` whole. Raises OSError.
 
-    The layout is `flowkit.data.header`'s; the header is padded to a multiple of 8 bytes and wide numbers come first, so
-    that a memory map of any tensor is aligned. `progress` is told how many bytes are written, of how many.
+    For the layout see `flowkit.data.header`. The header is padded to a multiple of 8 bytes and wide numbers come first, so that a
+    memory map of any tensor is aligned. progress: called with the bytes written and the total.
     """
     names = {np.dtype(name): safetensors_name for safetensors_name, name in NUMPY_NAMES.items()}
     parts = [*((name, array, rows) for name, array in arrays.items()), *((*one, None) for one in (fixed or {}).items())]

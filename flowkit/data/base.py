@@ -1,4 +1,4 @@
-"""What a flow starts from at t = 0: normal noise, or the rows of another data set. As the model sees them: normalised."""
+"""The distribution of a flow at t = 0: normal noise, or the rows of another data set, normalized as the model sees them."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ NORMAL = "normal"
 class Base(Protocol):
     @property
     def variance(self) -> float:
-        """Mean over the dimensions."""
+        """The variance, as a mean over the dimensions."""
         ...
 
     def draw(
         self, draws: Draws, purpose: str, place: int, shape: tuple[int, ...], rows: np.ndarray | None = None
     ) -> Tensor:
-        """x0 of that shape for training, on the device of `draws`: a function of its seed, `purpose` and `place`.
+        """Draw x0 of that shape for training, on the device of `draws`, as a function of its seed, `purpose` and `place`.
 
-        rows: numbers of the data's rows that x0 (B, ...) will go with, for a base that depends on them.
+        rows: row numbers of the data that x0 (B, ...) is paired with, for a base that depends on them.
         """
         ...
 
     def sample(self, seed: int, indices: range, shape: tuple[int, ...]) -> Tensor:
-        """x0 (len(indices), *shape) on the CPU: one key per sample index, whatever the batch size and the device."""
+        """Draw x0 (len(indices), *shape) on the CPU, one seed per sample index, independent of batch size and device."""
         ...
 
 
@@ -43,7 +43,7 @@ class Base(Protocol):
 class NormalBase:
     """Independent unit normals."""
 
-    numerics: int = NUMERICS  # the version that `sample` draws by
+    numerics: int = NUMERICS  # version of the numerics for `sample`
 
     @property
     def variance(self) -> float:
@@ -55,7 +55,7 @@ class NormalBase:
         return draws.normal(purpose, place, shape)
 
     def sample(self, seed: int, indices: range, shape: tuple[int, ...]) -> Tensor:
-        # One by one, since a batched `randn` has no prefix property.
+        # One by one, so that the batch size does not matter.
         generator = torch.Generator()
         return torch.stack(
             [
@@ -69,7 +69,7 @@ class DataBase:
     """Rows of a data set, drawn with replacement."""
 
     def __init__(self, rows: Tensor):
-        """rows: (N, ...), normalised as the data are."""
+        """rows: (N, ...), normalized like the data."""
         self.rows = rows
 
     @property
@@ -80,7 +80,7 @@ class DataBase:
         self, draws: Draws, purpose: str, place: int, shape: tuple[int, ...], rows: np.ndarray | None = None
     ) -> Tensor:
         assert shape[1:] == self.rows.shape[1:]
-        # In float64, since a float32 uniform has 2^24 values only.
+        # float64, since a float32 uniform only has 2^24 values.
         uniform = draws.uniform(f"{purpose} rows", place, shape[:1], torch.float64)
         self.rows = self.rows.to(uniform.device)
         return self.rows[(uniform * len(self.rows)).long()]
@@ -91,19 +91,19 @@ class DataBase:
 
 
 class StoredBase:
-    """The noise that each row came from, kept with the data (reflow, arXiv 2209.03003). Samples start from `drawn` instead."""
+    """The noise that each row came from, stored with the data (reflow, arXiv 2209.03003). Samples start from `drawn`."""
 
     def __init__(self, data: Dataset, shape: tuple[int, ...], drawn: Base):
-        """shape: of a row as the model sees it. Raises UserError where the data have no such noise."""
+        """shape: of a row as the model sees it. Raises UserError if the data has no such noise."""
         if data.noise is None:
             raise UserError(
-                'flow.coupling: "paired" needs data that keep the noise which each row came from, and these do not; '
+                'flow.coupling: "paired" needs data with the noise that each row came from, which this data lacks; '
                 "`flowkit sample --pairs` writes such data"
             )
         if data.noise.shape[1:] != shape:
             raise UserError(
-                f"flow.coupling: the data's noise has rows of shape {data.noise.shape[1:]}, and the model sees {shape}; give "
-                "data.normalizer as the model had it that the pairs came from"
+                f"flow.coupling: the data's noise has rows of shape {data.noise.shape[1:]}, but the model sees {shape}; set "
+                "data.normalizer as in the model that the pairs came from"
             )
         self.noise, self.drawn = data.noise, drawn
 
@@ -114,7 +114,7 @@ class StoredBase:
     def draw(
         self, draws: Draws, purpose: str, place: int, shape: tuple[int, ...], rows: np.ndarray | None = None
     ) -> Tensor:
-        assert rows is not None, "whose noise it is"
+        assert rows is not None, "needs the rows whose noise it is"
         return torch.from_numpy(gather(self.noise, rows)).to(draws.device, non_blocking=True)
 
     def sample(self, seed: int, indices: range, shape: tuple[int, ...]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Checksums of a directory's files, in a file beside them: a disk that lost a bit is noticed when it is read again."""
+"""Checksums of a directory's files, in a file next to them, to detect corruption on reading."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ BLOCK = 1 << 20
 
 
 def write_checksums(directory: Path) -> None:
-    """Write `checksums.json`: the CRC-32 of every other file in the directory, which finds any one flipped bit."""
+    """Write `checksums.json`: the CRC-32 of every other file in the directory, which detects any single flipped bit."""
     sums = {path.name: crc32(path) for path in sorted(directory.iterdir()) if path.is_file() and path.name != CHECKSUMS}
     write_json(directory / CHECKSUMS, {"crc32": sums})
 
 
 def verify(path: Path) -> None:
-    """Raise UserError where the file is not what it was when its checksum was written; without one, all is well."""
+    """Raise UserError if the file does not match its checksum. Files without a checksum pass."""
     listed = path.with_name(CHECKSUMS)
     if not listed.is_file() or not path.is_file():
         return
@@ -31,13 +31,13 @@ def verify(path: Path) -> None:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if found != wanted:
         raise UserError(
-            f"{path}: is damaged, its content is not what was saved (its checksum differs). Take another checkpoint; "
-            "--resume, and --ckpt with the run's directory, take the newest that is whole"
+            f"{path}: checksum mismatch: the file is corrupt. Use another checkpoint; --resume, and --ckpt with the run "
+            "directory, use the newest intact one"
         )
 
 
 def crc32(path: Path) -> str:
-    """Eight hexadecimal digits."""
+    """Return the CRC-32 of a file as eight hexadecimal digits."""
     value = 0
     with path.open("rb") as file:
         while block := file.read(BLOCK):

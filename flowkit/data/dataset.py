@@ -1,13 +1,13 @@
-"""Prepared data: `<name>.safetensors` with the rows and `<name>.json` beside it that says what they are. Torch-free.
+"""Prepared data: `<name>.safetensors` with the rows, and `<name>.json` that describes them. Torch-free.
 
-Rows that stand for sentences have them in `<name>.jsonl`, one `{"text": ...}` a row, read when they are asked for.
+Rows that stand for sentences have them in `<name>.jsonl`, one `{"text": ...}` per row, read on demand.
 
 Samples are written in the same format, so whatever reads one reads the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,21 +20,22 @@ from flowkit.data.files import json_text, read_json, replacing
 from flowkit.data.header import NUMPY_NAMES, TensorEntry, read_header
 from flowkit.data.texts import TextLines, write_texts
 from flowkit.errors import UserError
+from flowkit.progress import Progress
 from flowkit.registry import STORED_KINDS
 
 if TYPE_CHECKING:
     from flowkit.data.normalizers import Normalizer
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
-NORMALIZER = "normalizer."  # before the names of the normalizer's tensors
+NORMALIZER = "normalizer."  # prefix of the names of the normalizer's tensors
 SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
-NULL = -1  # among labels: the null class, of a row without a label
-NULL_NAMES = ("null", "<null>")  # of samples without a class, beside others; the second where the first is taken
+NULL = -1  # label of the null class, for a row without a label
+NULL_NAMES = ("null", "<null>")  # name of the null class among others; the second if the first is taken
 
 
 @dataclass(repr=False)
 class Dataset:
-    """Rows of one kind. `x` may be a read-only memory map; nothing here copies it."""
+    """Rows of one kind. `x` may be a read-only memory map, which is never copied here."""
 
     kind: str  # "sketch", "text", "points", "array" or an import path; kept as files store it
     x: np.ndarray  # (N, ...) float32, in the domain's own units
@@ -42,13 +43,11 @@ class Dataset:
     condition: np.ndarray | None = None  # (N, C) or (N, P, C) float32
     split: np.ndarray | None = None  # (N,) uint8: 0 train, 1 validation, 2 test
     class_names: tuple[str, ...] = ()
-    info: dict[str, Any] = field(default_factory=dict)  # where it came from and how; kept in the sidecar
-    texts: Sequence[str] | None = None  # (N,) the sentences that the rows stand for
-    noise: np.ndarray | None = (
-        None  # (N, ...) float32: of samples, what each was drawn from, as the model saw it (reflow)
-    )
-    normalizer: Normalizer | None = None  # with noise: the model's, under which x and the noise are a pair
-    condition_mask: np.ndarray | None = None  # (N, P) bool: which of the P tokens of `condition` are there; None: all
+    info: dict[str, Any] = field(default_factory=dict)  # its origin; kept in the sidecar
+    texts: Sequence[str] | None = None  # (N,) sentences of the rows
+    noise: np.ndarray | None = None  # (N, ...) float32: noise that each sample came from, as the model saw it (reflow)
+    normalizer: Normalizer | None = None  # with noise: the model's, which pairs x with the noise
+    condition_mask: np.ndarray | None = None  # (N, P) bool: True for tokens of `condition`; None: all
 
     def __post_init__(self) -> None:
         self.kind = STORED_KINDS.get(self.kind, self.kind)
@@ -57,7 +56,7 @@ class Dataset:
         return len(self.x)
 
     def __getitem__(self, rows: int | slice | Sequence[int] | np.ndarray) -> Dataset:
-        """Return a data set with these rows: `data[:10]`, `data[[3, 1]]`, `data[data.class_label == 0]`; `data[5]` has one."""
+        """Return a data set with these rows: `data[:10]`, `data[[3, 1]]`, `data[labels == 0]`; `data[5]` has one."""
         if isinstance(rows, int | np.integer | slice):
             picked = range(len(self))[rows]
             return self.take(np.asarray([picked] if isinstance(picked, int) else picked, np.int64))
@@ -79,13 +78,13 @@ class Dataset:
         return write_dataset(path, self)
 
     def rows(self, split: str) -> np.ndarray:
-        """Indices (int64) of the rows of a split; every row is a training row where nothing was split."""
+        """Return the row indices (int64) of a split. Without a split, every row is a training row."""
         if self.split is None:
             return np.arange(len(self)) if split == "train" else np.empty(0, np.int64)
         return np.flatnonzero(self.split == SPLITS[split])
 
     def take(self, rows: np.ndarray) -> Dataset:
-        """The same data set with only `rows`, in that order (copied)."""
+        """Return a copy of the data set with only `rows`, in that order."""
         pick = lambda a: None if a is None else np.ascontiguousarray(a[rows])  # noqa: E731
         return Dataset(self.kind, np.ascontiguousarray(self.x[rows]), pick(self.class_label), pick(self.condition),
                        pick(self.split), self.class_names, self.info,
@@ -94,25 +93,25 @@ class Dataset:
 
     @property
     def condition_kinds(self) -> tuple[str, ...]:
-        """What rows are conditioned on, by the names that a recipe has for it."""
+        """The kinds of conditions that rows have, by their names in a recipe."""
         told = {"label": self.class_label, "condition": self.condition}
         return tuple(kind for kind, array in told.items() if array is not None)
 
     def tokens(self, rows: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """`condition` and `condition_mask` of those rows, copied."""
+        """Return copies of `condition` and `condition_mask` for those rows."""
         condition, mask = (
             None if array is None else gather(array, rows) for array in (self.condition, self.condition_mask)
         )
         return condition, mask
 
     def titles(self) -> list[str]:
-        """What each row is called: its class, or its number."""
+        """Return a title for each row: its class, or its number."""
         if self.class_label is None:
             return [str(i) for i in range(len(self))]
         return [self.class_names[label] for label in self.class_label]
 
     def class_counts(self) -> dict[str, int]:
-        """Rows by class name, in class order; empty where nothing is labelled."""
+        """Return the number of rows per class, in class order; empty without labels."""
         if self.class_label is None:
             return {}
         counts = np.bincount(self.class_label, minlength=len(self.class_names))
@@ -120,12 +119,12 @@ class Dataset:
 
 
 def null_name(class_names: Sequence[str]) -> str:
-    """What the null class is called beside these."""
+    """Return the name of the null class among these classes."""
     return NULL_NAMES["null" in class_names]
 
 
 def data_files(path: Path | str) -> tuple[Path, Path]:
-    """The (.safetensors, .json) pair that `path` names: data with or without its suffix, or a folder of samples."""
+    """Return the (.safetensors, .json) pair for `path`: data with or without suffix, or a folder of samples."""
     path = Path(path)
     if path.is_dir():
         path = path / "samples.safetensors"
@@ -138,11 +137,11 @@ def write_dataset(
     path: Path | str,
     data: Dataset,
     rows: np.ndarray | None = None,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
-    """Write the files, all or none of them; returns the .safetensors. Raises UserError where it cannot.
+    """Write the files, all or none, and return the .safetensors. Raises UserError.
 
-    `rows`: only these, in that order; a memory-mapped x is then never held in memory whole. `progress`: bytes, of how many.
+    rows: write only these, in that order, without reading all of a memory-mapped x. progress: called with bytes and total.
     """
     tensors_path, json_path = data_files(path)
     arrays: dict[str, np.ndarray] = {"x": data.x.astype(np.float32, copy=False)}
@@ -156,11 +155,11 @@ def write_dataset(
         arrays["split"] = data.split.astype(np.uint8, copy=False)
     if data.noise is not None:
         arrays["noise"] = data.noise.astype(np.float32, copy=False)
-    fixed = {}  # tensors that are not of rows
+    fixed = {}  # tensors without a row dimension
     if data.normalizer is not None:
         fixed = {NORMALIZER + name: array for name, array in data.normalizer.tensors().items()}
     texts_path = tensors_path.with_suffix(".jsonl")
-    assert data.texts is None or len(data.texts) == len(data.x), "one text a row"
+    assert data.texts is None or len(data.texts) == len(data.x), "one text per row"
     picked = slice(None) if rows is None else rows
     shape = (len(data.x) if rows is None else len(rows), *data.x.shape[1:])
     counts: dict[str, Any] = {"rows": shape[0]}
@@ -173,8 +172,8 @@ def write_dataset(
         sidecar["normalizer"] = data.normalizer.to_json()
     if data.texts is not None:
         sidecar["texts"] = texts_path.name
-    stale_texts = data.texts is None and says_texts(json_path)  # of the data that is replaced
-    with ExitStack() as files:  # they take their places together, in the reverse order, once all are written
+    stale_texts = data.texts is None and says_texts(json_path)  # of the data being replaced
+    with ExitStack() as files:  # all replaced together, in reverse order, once all are written
         files.enter_context(replacing(json_path)).write_text(json_text({**sidecar, "counts": counts}), "utf-8")
         if data.texts is not None:
             texts = data.texts if rows is None else [data.texts[int(row)] for row in rows]
@@ -186,7 +185,7 @@ def write_dataset(
 
 
 def read_sidecar(path: Path | str) -> dict[str, Any]:
-    """The JSON beside a data file, checked for what every reader needs. Raises UserError."""
+    """Read and check the JSON next to a data file. Raises UserError."""
     _, json_path = data_files(path)
     sidecar = read_json(json_path)
     names = sidecar.get("class_names", [])
@@ -198,9 +197,9 @@ def read_sidecar(path: Path | str) -> dict[str, Any]:
 
 
 def read_dataset(path: Path | str, *, check: bool = True) -> Dataset:
-    """Open prepared data or samples, memory-mapped. `check` reads every row once to find what is not finite.
+    """Open prepared data or samples, memory-mapped. check: read every row once to find values that are not finite.
 
-    Raises UserError: a missing or truncated file, wrong dtypes or lengths, labels out of range, NaN or infinity.
+    Raises UserError for a missing or truncated file, wrong dtypes or lengths, labels out of range, NaN or infinity.
     """
     tensors_path, json_path = data_files(path)
     header = read_header(tensors_path)
@@ -229,12 +228,12 @@ def read_dataset(path: Path | str, *, check: bool = True) -> Dataset:
         if not entry.shape or entry.shape[0] != (header["x"].shape or (0,))[0]:
             raise UserError(f"{tensors_path}: tensor {name!r} has shape {entry.shape}; x has shape {header['x'].shape}")
         if name in ("class_label", "split") and len(entry.shape) != 1:
-            raise UserError(f"{tensors_path}: tensor {name!r} has shape {entry.shape}; expected one number a row")
+            raise UserError(f"{tensors_path}: tensor {name!r} has shape {entry.shape}; expected one number per row")
         if name == "condition" and len(entry.shape) not in (2, 3):
             raise UserError(f"{tensors_path}: tensor {name!r} has shape {entry.shape}; expected (N, C) or (N, P, C)")
         if name == "condition_mask" and entry.shape != arrays.get("condition", np.empty(0)).shape[:-1]:
-            raise UserError(f"{tensors_path}: tensor {name!r} has shape {entry.shape}; expected (N, P), one for each token of "
-                            "a 'condition' (N, P, C)")  # fmt: skip
+            raise UserError(f"{tensors_path}: tensor {name!r} has shape {entry.shape}; expected (N, P), one per token of "
+                            "'condition' (N, P, C)")  # fmt: skip
         arrays[name] = memory_map(tensors_path, entry)
     names = tuple(sidecar.get("class_names", ()))
     labels = arrays.get("class_label")
@@ -261,7 +260,7 @@ def read_dataset(path: Path | str, *, check: bool = True) -> Dataset:
 def _read_normalizer(
     tensors_path: Path, json_path: Path, header: dict[str, TensorEntry], sidecar: dict[str, Any]
 ) -> Normalizer | None:
-    """The normalizer that pairs were made under. Raises UserError where it is damaged."""
+    """Return the normalizer that pairs were made with. Raises UserError if it is corrupt."""
     from flowkit.data.normalizers import normalizer_from_json
 
     if "normalizer" not in sidecar:
@@ -274,14 +273,14 @@ def _read_normalizer(
         }
         normalizer = normalizer_from_json(sidecar["normalizer"], tensors)
         if not normalizer.fits(header["x"].shape[1:]):
-            raise ValueError(f"it is of rows of another shape than {header['x'].shape[1:]}")
+            raise ValueError(f"it was fitted on rows of another shape than {header['x'].shape[1:]}")
         return normalizer
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{json_path}: its normalizer cannot be understood ({error})") from None
+        raise UserError(f"{json_path}: its normalizer is not valid ({error})") from None
 
 
 def says_texts(json_path: Path) -> bool:
-    """Whether a sidecar says that the .jsonl beside it is the data set's own."""
+    """Whether a sidecar says that the .jsonl next to it belongs to the data set."""
     try:
         return bool(read_json(json_path).get("texts"))
     except UserError:
@@ -289,26 +288,24 @@ def says_texts(json_path: Path) -> bool:
 
 
 def memory_map(path: Path, entry: TensorEntry) -> np.ndarray:
-    """A tensor of a .safetensors, read-only and on the disk until it is looked at; of a dtype in `NUMPY_NAMES`."""
+    """Map a tensor of a .safetensors, read-only; its dtype must be in `NUMPY_NAMES`."""
     if entry.numel == 0:
         return np.empty(entry.shape, NUMPY_NAMES[entry.dtype])
     return np.memmap(path, NUMPY_NAMES[entry.dtype], mode="r", offset=entry.start, shape=entry.shape)
 
 
 def check_finite(path: Path, name: str, array: np.ndarray, chunk_bytes: int = 1 << 26) -> None:
-    """Raise UserError with the numbers of the rows that hold NaN or infinity; `name` is what the rows are called."""
+    """Raise UserError with the numbers of rows that contain NaN or infinity. name: the array's name in the message."""
     rows = max(1, chunk_bytes // max(1, array[:1].nbytes))
     bad: list[int] = []
     for start in range(0, len(array), rows):
         chunk = array[start : start + rows].reshape(min(rows, len(array) - start), -1)
         with np.errstate(all="ignore"):
-            finite = np.isfinite(
-                chunk.sum(axis=1)
-            )  # a sum is not finite when a term is not; overflow is looked at again
+            finite = np.isfinite(chunk.sum(axis=1))  # fast check of whole rows; sums that overflow are checked again
         bad += [start + int(i) for i in np.flatnonzero(~finite) if not np.isfinite(chunk[i]).all()]
         forget_pages(array)
     if bad:
         shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
         raise UserError(
-            f"{path}: {len(bad)} of {len(array)} rows of {name!r} hold NaN or infinity: {shown}. Leave those rows out"
+            f"{path}: {len(bad)} of {len(array)} rows of {name!r} contain NaN or infinity: {shown}. Remove those rows"
         )

@@ -1,4 +1,4 @@
-"""Writing files so that they appear whole or not at all, and reading JSON so that a bad file gets one clear message."""
+"""Write files atomically, and read JSON with clear error messages."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Any
 from flowkit.data.strict_json import parse_json
 from flowkit.errors import UserError
 
-FORMAT = 1  # of every JSON that flowkit writes
-MAX_JSON = 32_000_000  # bytes: parsed they may take twenty times as much memory
-# Read once, at import: reading the mask sets it for the whole process, and a checkpoint is written by a thread beside others.
+FORMAT = 1  # format number in every JSON that flowkit writes
+MAX_JSON = 32_000_000  # bytes; parsed JSON may take twenty times as much memory
+# Read at import: reading the mask sets it for the whole process, which is not safe once threads write files.
 MASK = os.umask(0)
 os.umask(MASK)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A hidden sibling to write to; it takes the place of `path` when the block ends well, and is removed otherwise.
+    """Yield a hidden sibling to write to. It replaces `path` if the block succeeds, and is removed otherwise.
 
-    Raises UserError when the place cannot be written to.
+    Raises UserError if it cannot be written.
     """
     path = Path(path)
     made = [folder for folder in path.parents if not folder.exists()]
@@ -33,7 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
         os.close(handle)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); name a folder that you may write to") from None
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose a writable folder") from None
     partial = Path(name)
     try:
         yield partial
@@ -45,20 +45,20 @@ def replacing(path: Path) -> Iterator[Path]:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
         partial.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # a folder that holds something stays
+        with contextlib.suppress(OSError):  # a folder that is not empty stays
             for folder in made:
                 folder.rmdir()
 
 
 def make_readable(path: Path) -> None:
-    """The permissions of an ordinary new file: mkstemp's (and safetensors') 0600 would hide it from one's colleagues."""
-    with contextlib.suppress(OSError):  # FAT and many network mounts have no permissions to set
+    """Set the permissions of an ordinary new file: mkstemp and safetensors use 0600, which hides files from other users."""
+    with contextlib.suppress(OSError):  # FAT and many network mounts have no permissions
         os.chmod(path, 0o666 & ~MASK)
 
 
 @contextlib.contextmanager
 def tensor_file_errors() -> Iterator[None]:
-    """A full disk reaches us from safetensors as its own SafetensorError; inside this it is the OSError that it stands for."""
+    """Turn safetensors' SafetensorError, such as for a full disk, into an OSError."""
     from safetensors import SafetensorError
 
     try:
@@ -68,39 +68,41 @@ def tensor_file_errors() -> Iterator[None]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` as `json_text` has it, whole or not at all."""
+    """Write `content` as JSON, atomically."""
     with replacing(path) as partial:
         partial.write_text(json_text(content), "utf-8")
 
 
 def json_text(content: dict[str, Any]) -> str:
-    """JSON with the format's number first, indented."""
+    """Return indented JSON, starting with the format number."""
     return json.dumps({"format": FORMAT, **content}, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON that flowkit wrote. Raises UserError when it is missing, broken, or of a newer format."""
+    """Read a JSON that flowkit wrote. Raises UserError if it is missing, not valid, or of a newer format."""
     raw = read_bounded(path, MAX_JSON)
     try:
         content = parse_json(raw.decode("utf-8"))
     except ValueError as error:
-        raise UserError(f"{path}: is no JSON ({error}); it may be truncated") from None
+        raise UserError(f"{path}: is not valid JSON ({error}); it may be truncated") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
     number = content.get("format")
     if not isinstance(number, int) or isinstance(number, bool):
         raise UserError(f'{path}: has no "format" number; it was not written by flowkit')
     if number > FORMAT:
-        raise UserError(f"{path}: is of format {number}; this flowkit knows formats up to {FORMAT}: upgrade flowkit")
+        raise UserError(
+            f"{path}: has format {number}, but this flowkit only reads formats up to {FORMAT}: upgrade flowkit"
+        )
     return content
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
-    """All of a file's bytes. Raises UserError where it is missing, no regular file (a pipe would never end), or too large."""
+    """Read all bytes of a file. Raises UserError if it is missing, too large, or not a regular file."""
     path = Path(path)
     try:
         if path.exists() and not path.is_file():
-            raise UserError(f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}; expected a file")
+            raise UserError(f"{path}: is {'a folder' if path.is_dir() else 'not a regular file'}; expected a file")
         with path.open("rb") as file:
             raw = file.read(limit + 1)
     except FileNotFoundError:
@@ -108,5 +110,5 @@ def read_bounded(path: Path, limit: int) -> bytes:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if len(raw) > limit:
-        raise UserError(f"{path}: is larger than {limit // 1_000_000} MB, and no file of its kind is")
+        raise UserError(f"{path}: is larger than {limit // 1_000_000} MB, the limit for such files")
     return raw

@@ -1,4 +1,4 @@
-"""A .safetensors file's header, read and checked without loading a tensor (or torch).
+"""Read and check the header of a .safetensors file, without loading a tensor (or torch).
 
 The layout (safetensors' README): 8 bytes of little-endian header length, that many bytes of JSON, the tensors' bytes.
 """
@@ -21,7 +21,7 @@ NUMPY_NAMES = {
     "F64": "<f8", "I64": "<i8", "U64": "<u8", "F32": "<f4", "I32": "<i4", "U32": "<u4", "F16": "<f2", "I16": "<i2",
     "U16": "<u2", "I8": "|i1", "U8": "|u1", "BOOL": "|b1",
 }  # fmt: skip
-# The format allows 100 MB; parsed, that would be more than 2 GB, and 25 MB name more than 100,000 tensors.
+# The format allows 100 MB, which would take more than 2 GB when parsed. 25 MB are enough for 100,000 tensors.
 MAX_HEADER = 25_000_000
 MAX_DIMENSIONS = 32  # numpy's
 
@@ -43,10 +43,10 @@ class TensorEntry:
 
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
-    """Names, dtypes, shapes and places of the tensors in `path`. Raises UserError if the file is not whole."""
+    """Return dtypes, shapes and byte ranges of the tensors in `path`, by name. Raises UserError if the file is incomplete."""
     try:
-        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would never end
-            what = "a folder" if os.path.isdir(path) else "no regular file"
+        if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would never end
+            what = "a folder" if os.path.isdir(path) else "not a regular file"
             raise UserError(f"{path}: is {what}; expected a .safetensors file")
         size = os.path.getsize(path)
         with open(path, "rb") as file:
@@ -63,9 +63,9 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     except UserError:
         raise
     except ValueError:
-        raise UserError(_broken(path, "its header is no JSON")) from None
+        raise UserError(_broken(path, "its header is not valid JSON")) from None
     if not isinstance(header, dict):
-        raise UserError(_broken(path, "its header is no JSON object"))
+        raise UserError(_broken(path, "its header is not a JSON object"))
     entries = {}
     for name, entry in header.items():
         if name == "__metadata__":
@@ -78,7 +78,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         except (KeyError, TypeError, ValueError, AttributeError):
             raise UserError(_broken(path, f"the entry of tensor {name!r} cannot be read")) from None
         if not whole:
-            raise UserError(_broken(path, f"the entry of tensor {name!r} contradicts itself"))
+            raise UserError(_broken(path, f"the entry of tensor {name!r} is inconsistent"))
         if found.stop > size:
             raise UserError(_broken(path, f"tensor {name!r} ends at byte {found.stop} of {size}"))
         entries[name] = found
@@ -92,9 +92,9 @@ def _whole(number: object) -> int:
 
 
 def _addressable(shape: tuple[int, ...]) -> bool:
-    """Whether an array could have that shape; one without elements may claim any sizes beside its zero."""
+    """Whether an array could have that shape. An empty array may have any size in its other dimensions."""
     return len(shape) <= MAX_DIMENSIONS and math.prod(n for n in shape if n) < 2**60
 
 
 def _broken(path: Path, why: str) -> str:
-    return f"{path}: not a whole safetensors file: {why}. It may be truncated; copy or write it again"
+    return f"{path}: not a valid safetensors file: {why}. It may be truncated; copy or write it again"

@@ -1,19 +1,19 @@
-"""JSON from strangers: what parses and would still break whoever uses it is refused here, once for all readers."""
+"""Parse untrusted JSON, and reject valid JSON that would break its users."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-MAX_DEPTH = 60  # tables in tables: whoever walks them by recursion must get through
-LARGEST = 2**64  # of whole numbers: beyond it neither numpy nor torch nor a float takes them
+MAX_DEPTH = 60  # recursive code must not hit the recursion limit
+LARGEST = 2**64  # limit of integers in numpy and torch
 
 
 def parse_json(raw: bytes | str) -> Any:
-    """The content of a JSON document. Raises ValueError, which says why, for whatever is none.
+    """Return the content of a JSON document. Raises ValueError with the reason if it is not valid.
 
-    Also refused: whole numbers of more than 64 bits, nesting deeper than `MAX_DEPTH`, and halves of surrogate pairs, which no
-    file or terminal takes as text.
+    Also rejects integers of more than 64 bits, nesting deeper than `MAX_DEPTH`, and unpaired surrogates, which cannot be
+    written to files or terminals.
     """
     try:
         content = json.loads(raw, parse_int=_whole)
@@ -53,4 +53,4 @@ def _check_text(text: str) -> None:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
-            raise ValueError("it holds half of a surrogate pair, which is no character") from None
+            raise ValueError("it contains an unpaired surrogate, which is not a character") from None

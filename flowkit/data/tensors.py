@@ -1,4 +1,4 @@
-"""Torch's tensors to and from .safetensors files, with one clear message for a file that is none."""
+"""Read and write torch tensors in .safetensors files, with clear error messages."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from flowkit.errors import UserError
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of the file, on the CPU. Raises UserError when it is missing or not whole."""
-    read_header(path)  # says what is wrong in words; the library's own errors are for those who know the format
+    """Load every tensor of the file, on the CPU. Raises UserError if it is missing or incomplete."""
+    read_header(path)  # its messages are clearer than the library's
     try:
         return safetensors_torch.load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({error}); copy or write it again") from None
+        raise UserError(f"{path}: not a valid safetensors file ({error}); copy or write it again") from None
 
 
 def save_file(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors of which no two share memory. The header says what accelerate, transformers and others ask it for."""
+    """Write tensors, no two of which share memory. The header has the format field that accelerate and transformers expect."""
     safetensors_torch.save_file(tensors, path, {"format": "pt"})

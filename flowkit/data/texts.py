@@ -1,6 +1,6 @@
-"""The sentences beside prepared vectors: `<name>.jsonl`, one `{"text": ...}` a row, found by line when asked for.
+"""The sentences of prepared vectors: `<name>.jsonl`, one `{"text": ...}` per row, read on demand.
 
-A million sentences are not read to train on their vectors: the file is mapped, and a line is parsed when someone looks.
+Training on a million vectors does not read their sentences: the file is mapped, and a line is parsed when it is needed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flowkit.errors import UserError
 
 
 class TextLines(Sequence[str]):
-    """The texts of a .jsonl of `count` lines. Raises UserError at the first look, where lines and rows differ in number."""
+    """The texts of a .jsonl with `count` lines. Raises UserError at first access if lines and rows differ in number."""
 
     def __init__(self, path: Path, count: int):
         self.path, self.rows = path, count
@@ -44,7 +44,7 @@ class TextLines(Sequence[str]):
 
     @cached_property
     def _lines(self) -> tuple[np.ndarray, np.ndarray]:
-        """(where each line starts, and the end; the file's bytes, mapped)."""
+        """(start of each line and the end, the mapped bytes of the file)."""
         try:
             empty = self.path.stat().st_size == 0
             content = np.empty(0, np.uint8) if empty else np.memmap(self.path, np.uint8, mode="r")
@@ -52,11 +52,11 @@ class TextLines(Sequence[str]):
             raise UserError(f"{self.path}: cannot be read ({error.strerror})") from None
         ends = np.flatnonzero(content == ord("\n")) + 1
         if len(content) and (not len(ends) or ends[-1] != len(content)):
-            ends = np.append(ends, len(content))  # a last line without its newline
+            ends = np.append(ends, len(content))  # last line without a newline
         if len(ends) != self.rows:
             raise UserError(
-                f"{self.path}: has {len(ends):,} lines, and the data has {self.rows:,} rows; expected a line for each row. "
-                "Prepare the data again, or remove the file to go on without sentences"
+                f"{self.path}: has {len(ends):,} lines, but the data has {self.rows:,} rows; expected one line per row. "
+                "Prepare the data again, or remove the file to continue without sentences"
             )
         return np.concatenate(([0], ends)), content
 
@@ -71,6 +71,6 @@ class TextLines(Sequence[str]):
 
 
 def write_texts(path: Path, texts: Sequence[str]) -> None:
-    """Write `texts`, one JSON object a line. Raises OSError where it cannot."""
+    """Write `texts`, one JSON object per line. Raises OSError."""
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)

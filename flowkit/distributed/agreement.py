@@ -1,4 +1,4 @@
-"""What all processes of a run know together: sums over them, and why to stop."""
+"""What all processes of a run agree on: sums, and why to stop."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed
 
-GO_ON, OUT_OF_TIME = 0, 1  # any other reason to stop is the number of a signal
+GO_ON, OUT_OF_TIME = 0, 1  # other reasons to stop are signal numbers
 
 
 def reason_words(reason: int) -> str:
-    """What a run that ended for that reason is called."""
+    """Return the name of the reason why a run ended."""
     return {GO_ON: "done", OUT_OF_TIME: "out of time"}.get(reason, "interrupted")
 
 
 def summed(tensor: Tensor) -> Tensor:
-    """The sum of this tensor over all processes, in its place. A collective where there are several."""
+    """Sum this tensor over all processes, in place. A collective if there are several."""
     if distributed.is_initialized():
         distributed.all_reduce(tensor)
     return tensor
 
 
 class Agreement:
-    """What any process was told, all of them learn at the end of the same update, and nobody reads the device for it.
+    """Share a reason to stop: if any process has one, all learn it at the end of the same update, without a device sync.
 
-    Passes one number a process and update around on the hosts, while the next update is already being enqueued.
+    Exchanges one number per process and update between the hosts, while the next update is already being enqueued.
 
-    Its own gloo group: on GPUs the run's own group would put the question behind all the work that the devices have yet to do.
-    The answer is that of the update before, so that nobody waits for it; it is the same everywhere, and so is where they stop.
+    Uses its own gloo group: on GPUs the run's group would queue it behind all pending work. The answer is that of the previous
+    update, so nobody waits for it. It is the same everywhere, so all processes stop at the same update.
     """
 
     def __init__(self, timeout: timedelta) -> None:
-        """timeout: how long the others are waited for."""
+        """timeout: how long to wait for the other processes."""
         several = distributed.is_initialized() and distributed.get_world_size() > 1
         self._group = distributed.new_group(backend="gloo", timeout=timeout) if several else None
         self._asked: tuple[distributed.Work, Tensor] | None = None
 
     def of(self, reason: int) -> int:
-        """The largest reason of any process, up to the update before where there are several. A collective, once an update."""
+        """Return the largest reason of any process, as of the previous update if there are several. A collective."""
         if self._group is None:
             return reason
         answer = self.settle()
@@ -49,7 +49,7 @@ class Agreement:
         return answer
 
     def settle(self) -> int:
-        """The answer to the last question, which nobody may leave open when the group ends."""
+        """Return the answer to the last question. Must be called before the group ends."""
         if self._asked is None:
             return GO_ON
         work, largest = self._asked

@@ -1,4 +1,4 @@
-"""What becomes of a run whose launcher is killed."""
+"""End a run when its launcher is killed."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import sys
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
-ELASTIC = "TORCHELASTIC_RUN_ID"  # set for the processes of a launcher
+ELASTIC = "TORCHELASTIC_RUN_ID"  # set for processes started by a launcher
 LAUNCHERS = ("accelerate", "torchrun", "torch.distributed.run")
 
 
 def end_with_launcher() -> None:
-    """Ask for a SIGTERM when the launcher ends: killed, or of one process, it leaves the training behind.
+    """Ask Linux for a SIGTERM when the launcher ends, as it would otherwise leave the training processes behind.
 
-    The run then saves and leaves, as by a SIGTERM of its own; before it has begun it just ends. Linux only. A shell that
-    ends is no reason to stop: a run in the background goes on. To be called early, for a launcher may die early.
+    The run then saves and stops, as after any SIGTERM. A shell that ends does not count: runs in the background continue. Call
+    it early, since a launcher may die early.
     """
     if sys.platform != "linux":
         return
     parent = os.getppid()
     if _is_launcher(parent):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
-        gone = os.getppid() != parent  # it died meanwhile
+        gone = os.getppid() != parent  # it died in the meantime
     else:
-        gone = parent == 1 and ELASTIC in os.environ  # it died before, and whoever takes in orphans is the parent now
+        gone = parent == 1 and ELASTIC in os.environ  # it died before, and init is the parent now
     if gone:
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -1,7 +1,7 @@
-"""FSDP2: parameters, gradients, moments and averages are split among the processes, for models that outgrow a device.
+"""FSDP2: split parameters, gradients, moments and averages among the processes, for models too large for one device.
 
-Each block of the network is gathered for its own forward and backward pass and let go after it. Between updates a process
-holds its part of every tensor only (a DTensor, cut along the first dimension). Every forward pass is a collective then.
+Each block of the network is gathered for its forward and backward pass and released after it. Between updates a process
+holds only its part of every tensor (a DTensor, split along the first dimension). Every forward pass is a collective.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from flowkit.errors import UserError
 
 
 def same_everywhere(model: nn.Module, device: torch.device) -> None:
-    """Give every process the first one's parameters and buffers, by way of `device`. A collective.
+    """Copy the first process's parameters and buffers to every process, via `device`. A collective.
 
-    What a recipe builds is the same everywhere; a user's own module may have drawn its weights with no seed.
+    Needed for a user's own module, whose initial weights may be unseeded.
     """
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
@@ -32,42 +32,42 @@ def same_everywhere(model: nn.Module, device: torch.device) -> None:
 
 
 def shard(modules: Iterable[nn.Module], device: torch.device) -> None:
-    """Split each module in place among all processes: its blocks one by one, then what is left. A collective.
+    """Split each module in place among all processes: its blocks one by one, then the rest. A collective.
 
-    The modules come whole on the CPU, so one must fit the host's memory; a block at a time goes to `device` to be cut. Their
-    parameters are new ones afterwards, and they can no longer be copied: make copies before and the optimizer after.
-    Raises UserError where a parameter is a single number with no dimension to be cut along.
+    The modules start whole on the CPU, so each must fit in host memory; one block at a time moves to `device` to be split.
+    Their parameters are new objects afterwards and cannot be copied: make copies before, and the optimizer after.
+    Raises UserError for a parameter without dimensions.
     """
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     for module in modules:
         for name, parameter in module.named_parameters():
             if parameter.ndim == 0:
                 raise UserError(
-                    f"model: the parameter {name!r} has no dimension, and so FSDP cannot split it; give it the shape (1,), or "
+                    f"model: FSDP cannot split the parameter {name!r}, which has no dimension; give it the shape (1,), or "
                     "launch with accelerate_configs/multi_gpu.yaml"
                 )
         for part in (*separate_blocks(module), module):
-            # The root too is let go after a forward pass: else its parameters would be plain tensors after a validation.
+            # Release the root too after a forward pass, or its parameters would be plain tensors after validation.
             fully_shard(part, mesh=mesh, reshard_after_forward=True)
 
 
 def separate_blocks(model: nn.Module) -> list[nn.Module]:
-    """The parts that are gathered one at a time: elements of the outermost module lists, and compound ones of a Sequential.
+    """Return the parts gathered one at a time: elements of the outermost module lists, and compound ones of a Sequential.
 
-    One that shares a parameter with another part stays with what is left, or FSDP would make two of it.
+    Blocks that share a parameter with another part are left out, since FSDP would duplicate the parameter.
     """
     everywhere = _uses(model)
     return [block for block in _listed(model) if (own := _uses(block)) and all(everywhere[p] == own[p] for p in own)]
 
 
 def _uses(module: nn.Module) -> Counter[Tensor]:
-    """How often each parameter is found in a module."""
+    """Count how often each parameter occurs in a module."""
     return Counter(parameter for _, parameter in module.named_parameters(remove_duplicate=False))
 
 
 def _listed(module: nn.Module) -> Iterator[nn.Module]:
     for child in module.children():
-        if isinstance(child, nn.ModuleList | nn.ModuleDict):  # these have no forward pass of their own to gather for
+        if isinstance(child, nn.ModuleList | nn.ModuleDict):  # these have no forward pass
             yield from _listed(child)
         elif isinstance(module, nn.ModuleList) or (isinstance(module, nn.Sequential) and list(child.children())):
             yield child
@@ -76,15 +76,15 @@ def _listed(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The whole of a split tensor, on its device, on every process (a collective); any other as it is."""
+    """Return the whole of a split tensor on its device, on every process (a collective); other tensors unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
 def local_parts(tensors: list[Tensor]) -> list[Tensor]:
-    """This process's parts of a module's parameters, or of their gradients, sharing their memory; as they are if not split.
+    """Return this process's parts of parameters or gradients, sharing their memory; unsplit tensors unchanged.
 
-    Not to be kept: a module's first forward pass may move its parts elsewhere.
+    Do not keep them: a module's first forward pass may move its parts.
     """
     if not isinstance(next(iter(tensors), None), DTensor):
         return tensors
@@ -92,8 +92,8 @@ def local_parts(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def full_tensors(tensors: dict[str, Tensor], *, everywhere: bool = False) -> dict[str, Tensor]:
-    """Whole tensors by the same keys, one after the other: split ones on the CPU of the first process, where the others
-    get nothing unless `everywhere`. A collective if any is split; a dictionary with none comes back as it is.
+    """Return whole tensors by the same keys: split ones on the CPU of the first process; the others get nothing unless
+    `everywhere`. A collective if any is split; a dictionary without split tensors is returned unchanged.
     """
     if not any(isinstance(tensor, DTensor) for tensor in tensors.values()):
         return tensors
@@ -106,13 +106,13 @@ def full_tensors(tensors: dict[str, Tensor], *, everywhere: bool = False) -> dic
 
 
 def part_of(tensor: Tensor, like: Tensor) -> Tensor:
-    """Of a whole tensor, which every process has, this one's part, split as `like` is; as it is where that is not split."""
+    """Return this process's part of a whole tensor, split as `like`; unchanged if `like` is not split. All have the whole."""
     if not isinstance(like, DTensor):
         return tensor
     return distribute_tensor(tensor.detach().to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def load_full_tensors(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """`module.load_state_dict` of whole tensors, which every process has, into a module that may be split."""
+    """Load whole tensors, which every process has, into a module that may be split."""
     split = module.state_dict()
     module.load_state_dict({name: part_of(tensor, split[name]) for name, tensor in tensors.items()})

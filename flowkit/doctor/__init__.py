@@ -1,4 +1,4 @@
-"""What this machine has, what would fail on it, and how to mend that. Torch-free: packages are tried in other processes."""
+"""Check this machine: what it has, what would fail, and how to fix it. Torch-free: packages are imported elsewhere."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Report:
 
 
 def examine(runs: Path, *, self_test: bool = False) -> Report:
-    """Look at this machine; `runs` is the folder that runs are to be written to.
+    """Check this machine. Never raises for what is missing or broken.
 
-    self_test: also train on two processes, and compare. Nothing that is missing or broken raises.
+    runs: folder for runs. self_test: also train on two processes, and compare with one.
     """
-    probes = Probes()  # they take seconds each, beside one another and beside the rest
+    probes = Probes()  # each takes seconds, so they run in parallel with the rest
     machine = look_at_machine(runs)
     torch = probes.result("torch")
     gpus = gpu_count(torch)

@@ -1,4 +1,4 @@
-"""What each look at the machine yields: a line, whether all is well with it, and what mends it."""
+"""The result of one check: what was found, whether it is a problem, and the fix."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ State = Literal["ok", "note", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """A note is something to know; a problem is something that fails."""
+    """One line of the report. A note is something to know, a problem is something that fails."""
 
     group: str  # "machine" | "torch" | "packages" | "sentences" | "launching" | "self-test"
     name: str
     state: State
     found: str
-    mend: str = ""  # of a problem always
+    mend: str = ""  # the fix; every problem has one

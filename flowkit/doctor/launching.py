@@ -1,4 +1,4 @@
-"""What `accelerate launch` would do with nothing said, and whether several processes find each other."""
+"""What `accelerate launch` does without options, and whether several processes can reach each other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENVIRONMENT = (
 
 
 def look_at_launching(gpus: int) -> list[Finding]:
-    """gpus: how many CUDA devices work."""
+    """Check the configuration of accelerate, environment variables and the host name. gpus: number of working GPUs."""
     return [_configuration(gpus), *_variables(), _host_name()]
 
 
@@ -30,7 +30,7 @@ def _finding(name: str, found: str, state: State = "ok", mend: str = "") -> Find
 
 
 def default_config() -> Path | None:
-    """The file that `accelerate launch` reads where none is named; None where there is none."""
+    """Return the file that `accelerate launch` reads by default; None if there is none."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = Path(os.environ.get("HF_HOME") or f"{cache}/huggingface").expanduser() / "accelerate"
     files = (folder / "default_config.yaml", folder / "default_config.yml", folder / "default_config.json")
@@ -42,10 +42,10 @@ def _configuration(gpus: int) -> Finding:
     if path is None:
         does = f"uses the {gpus} GPUs" if gpus > 1 else "starts one process"
         return _finding("accelerate", f"no default configuration: `accelerate launch` {does}")
-    rename = f"mend or remove {path}, or name one of flowkit's: --config_file {OWN}..."
+    rename = f"fix or remove {path}, or use one of flowkit's: --config_file {OWN}..."
     try:
         config = _read(path)
-    except Exception as error:  # YAML's own errors, and whatever a file that is none makes of its reader
+    except Exception as error:  # errors of YAML, or of reading a file that is not YAML
         return _finding(
             "accelerate", f"{path}: cannot be read ({' '.join(str(error).split())[:120]})", "problem", rename
         )
@@ -60,31 +60,31 @@ def _configuration(gpus: int) -> Finding:
 
 
 def _contradiction(config: dict[str, Any], kind: str, processes: Any, gpus: int) -> str:
-    """What would fail; "" where nothing would."""
+    """Return what would fail; "" if nothing would."""
     if kind == "FSDP" and (config.get("fsdp_config") or {}).get("fsdp_version") != 2:
-        return f"flowkit splits models by FSDP2 and not by its first version; {OWN}fsdp.yaml does"
+        return f"flowkit requires FSDP2, and this selects FSDP1; use {OWN}fsdp.yaml"
     if kind not in (*PLAIN, "FSDP"):
-        return f"flowkit trains with data parallelism, and not with {kind}"
+        return f"flowkit does not support {kind}; it supports data parallelism and FSDP2"
     if not isinstance(processes, int) or isinstance(processes, bool) or processes < 1:
-        return "its num_processes is no number"
+        return "num_processes is not a whole number >= 1"
     machines = config.get("num_machines", 1)
     if machines == 1 and kind in ("MULTI_GPU", "FSDP") and not config.get("use_cpu") and 0 < gpus < processes:
-        return f"this machine has {gpus} GPU{'s' if gpus != 1 else ''} that work"
+        return f"this machine has only {gpus} working GPU{'s' if gpus != 1 else ''}"
     if machines == 1 and kind in ("MULTI_GPU", "FSDP") and not config.get("use_cpu") and not gpus:
-        return "and no GPU works here"
+        return "no GPU works on this machine"
     return ""
 
 
 def _remark(config: dict[str, Any], gpus: int) -> str:
     if config.get("use_cpu") and gpus:
-        return "it trains on the CPU, and there is a GPU"
+        return "selects the CPU, although there is a GPU"
     if config.get("num_machines", 1) != 1:
-        return f"it waits for {config['num_machines']} machines"
+        return f"waits for {config['num_machines']} machines"
     if str(config.get("mixed_precision", "no")) not in ("no", "False"):
-        return f"its mixed_precision {config['mixed_precision']} is not used; the recipe decides: train.precision"
+        return f"mixed_precision {config['mixed_precision']} is ignored; set train.precision in the recipe"
     dynamo = config.get("dynamo_config") or {}
     if isinstance(dynamo, dict) and str(dynamo.get("dynamo_backend", "NO")).upper() != "NO":
-        return "its dynamo backend is not used; the recipe decides: train.compile"
+        return "the dynamo backend is ignored; set train.compile in the recipe"
     return ""
 
 
@@ -97,7 +97,7 @@ def _read(path: Path) -> dict[str, Any]:
 
         content = yaml.safe_load(text)
     if not isinstance(content, dict):
-        raise ValueError("it is no table of settings")
+        raise ValueError("not a table of settings")
     return content
 
 
@@ -110,18 +110,18 @@ def _variables() -> list[Finding]:
     if not given:
         return []
     names = " ".join(one.split("=")[0] for one in given)
-    mend = f"the recipe decides precision and compilation, and flowkit shards by its own: unset {names}"
+    mend = f"ignored: the recipe sets precision, compilation and sharding. Remove them: unset {names}"
     return [_finding("environment", ", ".join(given), "note", mend)]
 
 
 def _host_name() -> Finding:
-    """Gloo listens at the address that this machine's own name stands for."""
+    """Check that the host name resolves to an address of this machine: Gloo listens on that address."""
     name = socket.gethostname()
     try:
         address = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0]
         with socket.socket(address[0], socket.SOCK_STREAM) as listening:
             listening.bind((address[4][0], 0))
     except OSError as error:
-        mend = f"several machines do not find each other: put the address of {name} into /etc/hosts, or GLOO_SOCKET_IFNAME=eth0"
-        return _finding("host name", f"{name} · cannot be listened at ({error.strerror or error})", "note", mend)
+        mend = f"processes cannot reach each other: add {name} to /etc/hosts, or set GLOO_SOCKET_IFNAME=eth0"
+        return _finding("host name", f"{name} · cannot listen on its address ({error.strerror or error})", "note", mend)
     return _finding("host name", f"{name} · {address[4][0]}")

@@ -1,4 +1,4 @@
-"""Processor, memory, disks and limits: what the system says, and what a container says beside it."""
+"""Processor, memory, disks and limits, as the system and the container report them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PYTHON = (3, 11)
 SMALL_DISK, NO_DISK = 10 * GB, 1 * GB
 SMALL_SHM = 256_000_000
 FEW_FILES = 1024
-UNLIMITED = 1 << 60  # what the first kind of cgroups says where there is no limit
+UNLIMITED = 1 << 60  # cgroups v1 report at least this much if there is no limit
 
 
 def look_at_machine(runs: Path) -> list[Finding]:
@@ -39,12 +39,12 @@ def _processor() -> Finding:
     found = f"{cores} core{'s' if cores > 1 else ''}"
     share = _cpu_share()
     if share is not None and share < cores:
-        found += f", of which the container may use {share:g}"
+        found += f", the container may use {share:g}"
     threads = os.environ.get("OMP_NUM_THREADS")
     found += f" · OMP_NUM_THREADS {threads or 'not set'}"
     if threads and threads.isdecimal() and int(threads) > cores:
         return _finding(
-            "processor", found, "note", f"more threads than cores wait for each other: OMP_NUM_THREADS={cores}"
+            "processor", found, "note", f"more threads than cores slow each other down: OMP_NUM_THREADS={cores}"
         )
     return _finding("processor", found)
 
@@ -59,7 +59,7 @@ def _memory() -> Finding:
         found += f" · the container may use {limit / GB:.1f} GB"
     smallest = min(total, limit or total)
     if smallest < 2 * GB:
-        return _finding("memory", found, "note", "torch alone takes one; give the container more, or keep models small")
+        return _finding("memory", found, "note", "torch alone needs 1 GB. Give the container more, or use small models")
     return _finding("memory", found)
 
 
@@ -70,7 +70,7 @@ def _shared_memory() -> list[Finding]:
     size = shutil.disk_usage(folder).total
     found = f"{size / GB:.1f} GB" if size >= GB else f"{size / 1e6:.0f} MB"
     if size < SMALL_SHM:
-        mend = "processes of one machine talk through it; of a container: docker run --shm-size=1g, or --ipc=host"
+        mend = "too small for several processes. For a container: docker run --shm-size=1g, or --ipc=host"
         return [_finding("shared memory", found, "note", mend)]
     return [_finding("shared memory", found)]
 
@@ -84,7 +84,7 @@ def _files() -> list[Finding]:
     most = "no limit" if soft == resource.RLIM_INFINITY else f"{soft:,} at a time"
     if 0 <= soft < FEW_FILES:
         wanted = min(hard, 4096) if hard > 0 else 4096
-        return [_finding("open files", most, "note", f"several processes need more: ulimit -n {wanted}")]
+        return [_finding("open files", most, "note", f"too few for several processes: ulimit -n {wanted}")]
     return [_finding("open files", most)]
 
 
@@ -94,17 +94,17 @@ def _disk(runs: Path) -> Finding:
     if not place.is_dir():
         return _finding(name, f"{runs} is a file", "problem", "name another folder: run.dir in the recipe")
     if not os.access(place, os.W_OK | os.X_OK):
-        mend = "write elsewhere: run.dir in the recipe, or --set run.dir=/some/folder"
+        mend = "use another folder: run.dir in the recipe, or --set run.dir=/some/folder"
         return _finding(name, f"{runs} cannot be written to", "problem", mend)
     free = shutil.disk_usage(place).free
     found = f"{runs} · {free / GB:,.0f} GB free" if free >= 10 * GB else f"{runs} · {free / GB:.1f} GB free"
-    mend = "free some space, keep fewer checkpoints (train.keep_last), or write elsewhere (run.dir)"
+    mend = "free some space, keep fewer checkpoints (train.keep_last), or use another folder (run.dir)"
     return _finding(name, found, "problem" if free < NO_DISK else "note" if free < SMALL_DISK else "ok",
                     mend if free < SMALL_DISK else "")  # fmt: skip
 
 
 def _meminfo() -> tuple[int | None, int | None]:
-    """(bytes in all, bytes available)."""
+    """Return (total bytes, available bytes)."""
     found: dict[str, int] = {}
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/meminfo").read_text().splitlines():
@@ -117,7 +117,7 @@ def _meminfo() -> tuple[int | None, int | None]:
 
 
 def _cgroup_values(second: str, first: str) -> list[str]:
-    """What the control groups that this process is in say under that name, by their second or first version."""
+    """Return the values of a setting in all control groups of this process. Names of it in cgroups v2 and v1."""
     places = [Path("/sys/fs/cgroup") / second, Path("/sys/fs/cgroup") / first]
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
@@ -133,13 +133,13 @@ def _cgroup_values(second: str, first: str) -> list[str]:
 
 
 def _memory_limit() -> int | None:
-    """Bytes that a container may use; None where nothing limits it."""
+    """Return the bytes that the container may use; None if there is no limit."""
     limits = [int(value) for value in _cgroup_values("memory.max", "memory/memory.limit_in_bytes") if value.isdecimal()]
     return min((limit for limit in limits if limit < UNLIMITED), default=None)
 
 
 def _cpu_share() -> float | None:
-    """Cores that a container may use; None where nothing limits it."""
+    """Return the cores that the container may use; None if there is no limit."""
     shares = []
     for value in _cgroup_values("cpu.max", "cpu/cpu.cfs_quota_us"):
         quota, _, period = value.partition(" ")

@@ -1,4 +1,4 @@
-"""The packages that flowkit stands on, and those that it can do without: there, and whole?"""
+"""Required and optional packages: installed, recent enough and importable?"""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def _finding(name: str, found: str, state: State = "ok", mend: str = "") -> Find
 
 
 def version_of(name: str) -> str | None:
-    """Of an installed distribution, by its metadata; None where there is none, or it is damaged."""
+    """Return the version of an installed distribution; None if it is missing or its metadata is damaged."""
     try:
         return metadata.version(name)
-    except Exception:  # metadata.PackageNotFoundError, and whatever a damaged one raises
+    except Exception:  # PackageNotFoundError, or anything if the metadata is damaged
         return None
 
 
@@ -48,13 +48,16 @@ def _needed(name: str, least: str, probe: dict[str, Any], vision: dict[str, Any]
             return _finding(name, "not installed", "problem", f"pip install '{name}>={least}'")
         if "error" in vision:
             return _finding(
-                name, f"{version or ''} cannot be imported".strip(), "problem", "it imports torchvision: see there"
+                name,
+                f"{version or ''} cannot be imported".strip(),
+                "problem",
+                "it imports torchvision. Fix torchvision first",
             )
         why = " ".join(probe["error"].split())[:200]
-        return _finding(name, why, "problem", f"install it anew: pip install --force-reinstall --no-deps {name}")
+        return _finding(name, why, "problem", f"reinstall it: pip install --force-reinstall --no-deps {name}")
     if version and numbers(version) < numbers(least):
         return _finding(name, version, "problem", f"flowkit needs {least} or newer: pip install '{name}>={least}'")
-    return _finding(name, version or "of unknown version")
+    return _finding(name, version or "unknown version")
 
 
 def _torchvision(probe: dict[str, Any]) -> Finding:
@@ -65,15 +68,15 @@ def _torchvision(probe: dict[str, Any]) -> Finding:
     if "error" not in probe:
         return _finding("torchvision", version)
     why = " ".join(probe["error"].split())[:120]
-    right = f", or the build that goes with this torch: pip install 'torchvision=={pair}.*'" if pair else ""
-    mend = f"timm and accelerate import it where it is installed, and flowkit does not need it: pip uninstall torchvision{right}"
+    right = f", or install the version for this torch: pip install 'torchvision=={pair}.*'" if pair else ""
+    mend = f"timm and accelerate import it if it is installed, but flowkit does not need it: pip uninstall torchvision{right}"
     return _finding("torchvision", f"{version} does not fit this torch ({why})".strip(), "problem", mend)
 
 
 def _wandb() -> Finding:
     version = version_of("wandb")
     if version is None:
-        return _finding("wandb", "not installed; needed only to track runs there", "ok")
+        return _finding("wandb", "not installed; only needed for track.wandb", "ok")
     mode = os.environ.get("WANDB_MODE")
     if mode in ("offline", "disabled", "dryrun"):
         return _finding("wandb", f"{version} · WANDB_MODE {mode}")
@@ -83,12 +86,12 @@ def _wandb() -> Finding:
         "wandb",
         f"{version} · not logged in",
         "note",
-        "before a run with track.wandb: wandb login, or WANDB_MODE=offline",
+        "before a run with track.wandb, run `wandb login` or set WANDB_MODE=offline",
     )
 
 
 def _in_netrc() -> bool:
-    """Whether wandb's login is kept there. Looks at the names of hosts, at nothing else."""
+    """Return whether the file holds a login for wandb. Reads only the host names."""
     for path in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
         try:
             hosts = netrc.netrc(Path(path).expanduser()).hosts if path else {}
@@ -107,9 +110,9 @@ def _sonar(probes: Probes) -> Finding:
     try:
         reason = why_not_importable()
     except Exception as error:  # metadata that is damaged
-        reason = f"what is installed cannot be told ({error})"
+        reason = f"cannot tell what is installed ({error})"
     if not versions:
-        return _finding("SONAR", "not installed; needed for sentences only: pip install 'flowkit[sonar]'")
+        return _finding("SONAR", "not installed; only needed for sentences: pip install 'flowkit[sonar]'")
     if reason is not None:
         why, _, mend = reason.rpartition(": ")
         return _finding("SONAR", f"{found} · {why or reason}", "problem", mend)
@@ -117,6 +120,6 @@ def _sonar(probes: Probes) -> Finding:
     if "error" in answer:
         why = " ".join(answer["error"].removeprefix("UserError: ").split())[:300]
         return _finding(
-            "SONAR", f"{found} · {why}", "problem", "install it anew: pip install --force-reinstall 'flowkit[sonar]'"
+            "SONAR", f"{found} · {why}", "problem", "reinstall it: pip install --force-reinstall 'flowkit[sonar]'"
         )
-    return _finding("SONAR", f"{found} · they fit this torch")
+    return _finding("SONAR", f"{found} · compatible with this torch")

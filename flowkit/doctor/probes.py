@@ -1,4 +1,4 @@
-"""Packages imported in processes of their own: a broken one may raise anything, hang, or take its process down."""
+"""Import packages in separate processes: a broken one may raise anything, hang, or crash."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import IO, Any
 
 import flowkit
 
-SECONDS = 120.0  # that an import may take, on a cold disk
-_END = "\x1e"  # before the answer, which the last line is: packages print things while they are imported
+SECONDS = 120.0  # timeout of an import, on a cold disk
+_END = "\x1e"  # marks the answer on the last line, since packages may print while they are imported
 
 _TORCH = """
 import warnings
@@ -56,7 +56,7 @@ CODE = {
     "safetensors": "import safetensors.torch",
     "sonar": "from flowkit.text.sonar_packages import import_sonar; import_sonar()",
 }
-_OPTIONAL = ("torchvision", "sonar")  # not tried where they are not installed
+_OPTIONAL = ("torchvision", "sonar")  # skipped if they are not installed
 _AROUND = """
 import json, sys
 answer = {}
@@ -70,15 +70,15 @@ sys.stdout.write("\\n\\x1e" + json.dumps(answer) + "\\n")
 
 @dataclass
 class Probe:
-    """An import that is under way."""
+    """A running import."""
 
     name: str
-    process: subprocess.Popen[str] | None  # None: it is not installed
+    process: subprocess.Popen[str] | None  # None: not installed
     output: IO[str] | None = None
     _answer: dict[str, Any] | None = field(default=None, repr=False)
 
     def result(self) -> dict[str, Any]:
-        """What it found, once it has; {"error": why} where it did not get through, {"missing": True} where there is none."""
+        """Wait for the result: {"error": why} if the import failed, {"missing": True} if it is not installed."""
         if self._answer is None:
             self._answer = self._wait()
         return self._answer
@@ -91,7 +91,7 @@ class Probe:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            return {"error": f"its import took more than {SECONDS:.0f} seconds"}
+            return {"error": f"importing it took more than {SECONDS:.0f} seconds"}
         self.output.seek(0)
         text = self.output.read()
         self.output.close()
@@ -99,12 +99,12 @@ class Probe:
         if found:
             return json.loads(answer)
         if status < 0:
-            return {"error": f"its import ends the process by {signal.Signals(-status).name}"}
-        return {"error": f"its import ends the process with status {status}"}
+            return {"error": f"importing it crashed with {signal.Signals(-status).name}"}
+        return {"error": f"importing it ended the process with status {status}"}
 
 
 class Probes:
-    """All packages in one process, which is quick, and where that fails each in its own, which tells the broken one."""
+    """Import all packages in one process, which is fast. If that fails, import each alone, to find the broken one."""
 
     def __init__(self) -> None:
         whole = [code for name, code in CODE.items() if name != "sonar" and not _absent(name)]
@@ -121,17 +121,17 @@ class Probes:
 
 
 def environment() -> dict[str, str]:
-    """That of this process, in which the other one finds this very flowkit."""
+    """Return this process's environment, changed so that another process imports the same flowkit."""
     here = str(Path(flowkit.__file__).resolve().parent.parent)
     paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    # The folder that holds flowkit last: installed, it is site-packages, and what the user put before it has to stay so.
+    # flowkit's folder goes last: it may be site-packages, and the user's own paths must still come before it.
     return {**os.environ, "PYTHONPATH": os.pathsep.join([*paths[1:], here])}
 
 
 def _start(name: str, code: str) -> Probe:
     if _absent(name):
         return Probe(name, None)
-    # A file, since a pipe that nobody reads fills up and stops its writer.
+    # A file, since a pipe that nobody reads fills up and blocks the process.
     output = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
     process = subprocess.Popen(
         [sys.executable, "-c", _AROUND, code], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.DEVNULL,
@@ -141,8 +141,8 @@ def _start(name: str, code: str) -> Probe:
 
 
 def _absent(name: str) -> bool:
-    """Whether it is a package that flowkit can do without, and not installed."""
+    """Return whether it is an optional package that is not installed."""
     try:
         return name in _OPTIONAL and importlib.util.find_spec(name) is None
     except (ImportError, ValueError):
-        return False  # something is there, and broken
+        return False  # installed, but broken

@@ -1,4 +1,4 @@
-"""Two real processes train a tiny model, and what they learn is held against what one learns."""
+"""Train a tiny model on two real processes, and compare the weights with those of one process."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pathlib import Path
 from flowkit.doctor.findings import Finding
 from flowkit.doctor.probes import environment
 
-SECONDS = 120.0  # after which it has failed; ten are usual
+SECONDS = 120.0  # timeout; ten seconds are usual
 UPDATES = 8
-TOLERANCE = 1e-4  # norm of the difference over norm of the parameters; rounding makes 1e-7 of it on a CPU
+TOLERANCE = 1e-4  # norm of the difference over norm of the parameters; rounding on a CPU gives 1e-7
 RECIPE = f"""
 [run]
 name = "NAME"
@@ -45,7 +45,7 @@ class _Failed(Exception):
 
 
 def look_at_two_processes(gpus: int) -> Finding:
-    """One line: how far apart they are, or why they did not get there. Leaves nothing behind."""
+    """Report the difference of the weights, or why training failed. Removes its files."""
     how = "nccl, two GPUs" if gpus >= 2 else "gloo, the CPU"
     folder = Path(tempfile.mkdtemp(prefix="flowkit-doctor-"))
     start = time.monotonic()
@@ -53,19 +53,21 @@ def look_at_two_processes(gpus: int) -> Finding:
         _train(folder, on_cpu=gpus < 2, deadline=start + SECONDS)
         apart = distance(_weights(folder, "two"), _weights(folder, "one"))
     except _Failed as failed:
-        mend = "the lines above are the launcher's; the notes of this report may say why (host name, memory, packages)"
+        mend = "see the launcher's output above, and the notes of this report (host name, memory, packages)"
         return Finding("self-test", "two processes", "problem", f"{how}: {failed}", mend)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    found = f"{how}: {apart:.1e} apart from one process after {UPDATES} updates, in {time.monotonic() - start:.0f} s"
+    found = (
+        f"{how}: differs from one process by {apart:.1e} after {UPDATES} updates, in {time.monotonic() - start:.0f} s"
+    )
     if not apart <= TOLERANCE:
-        mend = "they should differ by rounding alone: gradients are not summed as they ought to be; try another torch"
+        mend = "only rounding should differ: gradients are not summed correctly. Try another version of torch"
         return Finding("self-test", "two processes", "problem", found, mend)
     return Finding("self-test", "two processes", "ok", found)
 
 
 def distance(a: dict, b: dict) -> float:
-    """Norm of the difference over the norm of b; infinite where they do not hold the same tensors."""
+    """Return the norm of the difference over the norm of b; infinity if they hold different tensors."""
     if a.keys() != b.keys() or any(a[name].shape != b[name].shape for name in b):
         return math.inf
     difference = sum(float(((a[name].astype("f8") - b[name].astype("f8")) ** 2).sum()) for name in b)
@@ -74,10 +76,10 @@ def distance(a: dict, b: dict) -> float:
 
 
 def _train(folder: Path, *, on_cpu: bool, deadline: float) -> None:
-    """Both runs beside one another. Raises _Failed with what they said last."""
+    """Run both trainings in parallel. Raises _Failed with the last lines of output."""
     two = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     kept = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""} if on_cpu else {}
-    # What a launcher around this command, or the user's shell, says of other runs is not about these.
+    # Settings of a launcher around this command, or of the user's shell, are for other runs.
     inherited = {
         name: value for name, value in environment().items()
         if not name.startswith(("ACCELERATE_", "WANDB_", "TORCHELASTIC_"))
@@ -104,16 +106,16 @@ def _train(folder: Path, *, on_cpu: bool, deadline: float) -> None:
     finally:
         for process in started.values():
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)  # its children too, of which a launcher may have left some
+                os.killpg(process.pid, signal.SIGKILL)  # also the children that a launcher may have left
             process.wait()
 
 
 def _last_lines(log: Path, count: int = 6) -> str:
-    """What a run said last, or its error where it names one."""
+    """Return the last lines of a log, or its error messages if it has any."""
     lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error:") or "Error: " in line]
     shown = errors[:2] or lines[-count:]
-    return ": " + " / ".join(line.strip()[:200] for line in shown) if shown else "; it said nothing"
+    return ": " + " / ".join(line.strip()[:200] for line in shown) if shown else "; no output"
 
 
 def _weights(folder: Path, name: str) -> dict:

@@ -1,4 +1,4 @@
-"""Torch, its build, and the devices that it sees or ought to see."""
+"""Torch: its build, and the devices that it finds or should find."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ GB = 1_000_000_000
 
 
 def gpu_count(torch: dict[str, Any]) -> int:
-    """How many CUDA devices work."""
+    """Return the number of working CUDA devices."""
     return sum(not device["error"] for device in torch.get("devices", ()))
 
 
 def look_at_torch(torch: dict[str, Any]) -> list[Finding]:
-    """torch: what its probe found."""
+    """torch: the result of its probe."""
     if "error" in torch:
         absent = "No module named 'torch'" in torch["error"]
-        mend = "pip install torch" if absent else "install it anew: pip install --force-reinstall torch"
+        mend = "pip install torch" if absent else "reinstall it: pip install --force-reinstall torch"
         return [_finding("torch", "not installed" if absent else torch["error"], "problem", mend)]
     cuda = torch["cuda"]
     findings = [_version(torch["version"], f"CUDA {cuda} build" if cuda else "CPU build")]
@@ -34,14 +34,17 @@ def look_at_torch(torch: dict[str, Any]) -> list[Finding]:
     elif seen or driver:
         findings.append(_unseen(torch, seen))
     elif torch["mps"]:
-        findings.append(_finding("device", "the CPU; an Apple GPU is for sampling only, since it has no float64"))
+        findings.append(_finding("device", "CPU; the Apple GPU is only used for sampling, since it has no float64"))
     else:
         threads = torch["threads"]
-        findings.append(_finding("device", f"the CPU, {threads} thread{'s' if threads != 1 else ''}; no GPU"))
+        findings.append(_finding("device", f"CPU, {threads} thread{'s' if threads != 1 else ''}; no GPU"))
     if not torch["gloo"]:
         findings.append(
             _finding(
-                "gloo", "not in this build", "problem", "several processes on CPUs need it: install torch from PyPI"
+                "gloo",
+                "not in this build",
+                "problem",
+                "required for several processes on CPUs: install torch from PyPI",
             )
         )
     return findings
@@ -65,13 +68,16 @@ def _version(version: str, build: str) -> Finding:
 def _device(number: int, device: dict[str, Any]) -> Finding:
     name = f"cuda:{number}"
     if device["error"]:
-        mend = "it is seen and cannot be used: another process may hold it, or this torch was not built for it (see nvidia-smi)"
+        mend = "found, but not usable: another process may hold it, or this torch was not built for it (see nvidia-smi)"
         return _finding(name, f"{device['name']}: {_first_line(device['error'])}", "problem", mend)
     major, minor = device["capability"]
     found = f"{device['name']} · {device['memory'] / GB:.0f} GB · compute capability {major}.{minor}"
     if not device["bf16"]:
         return _finding(
-            name, f"{found} · no bf16", "note", 'bf16 is emulated here, and slow: train.precision = "fp16" or "fp32"'
+            name,
+            f"{found} · no bf16",
+            "note",
+            'bf16 is emulated on this GPU, and slow: train.precision = "fp16" or "fp32"',
         )
     return _finding(name, f"{found} · bf16")
 
@@ -81,19 +87,17 @@ def _driver(driver: str, seen: int) -> Finding:
 
 
 def _unseen(torch: dict[str, Any], seen: int) -> Finding:
-    """There is an NVIDIA device, and torch has none."""
-    what = f"{seen} NVIDIA device{'s' if seen != 1 else ''}, and torch sees none"
+    """There is an NVIDIA device, but torch does not find it."""
+    what = f"{seen} NVIDIA device{'s' if seen != 1 else ''}, but torch finds none"
     said = " ".join(torch["said"])
     if torch["cuda"] is None:
-        mend = (
-            "this torch is built without CUDA: pip uninstall torch, then install the CUDA build that pytorch.org names"
-        )
+        mend = "this torch is built without CUDA: pip uninstall torch, then install the CUDA build from pytorch.org"
         return _finding("device", what, "problem", mend)
     if "driver" in said and "too old" in said:
-        mend = f"the driver is older than CUDA {torch['cuda']} asks for: update it, or install a torch of an older CUDA"
+        mend = f"the driver is too old for CUDA {torch['cuda']}: update it, or install a torch for an older CUDA"
         return _finding("device", what, "problem", mend)
     reason = f": {_first_line(said)}" if said else ""
-    mend = "is CUDA_VISIBLE_DEVICES empty? Was the container started with its GPUs (docker run --gpus all)? Does nvidia-smi work?"
+    mend = "check that CUDA_VISIBLE_DEVICES is not empty, that the container has GPUs (docker run --gpus all), and nvidia-smi"
     return _finding("device", what + reason, "problem", mend)
 
 
@@ -103,7 +107,7 @@ def _first_line(text: str) -> str:
 
 
 def nvidia() -> tuple[str, int]:
-    """(the driver's version, or "" where there is none; how many devices it has)."""
+    """Return the driver's version (or "") and its number of devices."""
     devices = len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdecimal()])
     if shutil.which("nvidia-smi") is None:
         return "", devices

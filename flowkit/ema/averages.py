@@ -1,4 +1,4 @@
-"""The moving averages of a run's weights: fp32, outside of accelerate, updated together after every optimizer step."""
+"""Moving averages of a run's weights: fp32, outside accelerate, updated together after every optimizer step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Average(ModelEmaV3):
     """timm's EMA of `model`, with the warm-up of [ema].
 
-    Walking through modules costs more than the sum in small networks, so it is done once.
+    Lists parameters once: walking the modules costs more than the update in small networks.
     """
 
     def __init__(self, model: nn.Module, decay: float, settings: Mapping[str, Any]):
@@ -29,15 +29,15 @@ class Average(ModelEmaV3):
         super().__init__(model, decay=decay, exclude_buffers=True)
         self.settings = settings
         self.module.float().requires_grad_(False)
-        self._model = [model]  # in a list, for it is no part of this module
+        self._model = [model]  # in a list, so that it is not registered as a submodule
 
     def get_decay(self, step: int | None = None) -> float:
-        """The decay at update `step`, counted from 1; without one, what it goes towards."""
+        """Return the decay at update `step`, counted from 1; without one, its limit."""
         return self.decay if step is None else decay_in_effect(self.settings, self.decay, step)
 
     @cached_property
     def _parameters_of(self) -> tuple[list[Tensor], ...]:
-        """Of the average and of the model; listed at the first step, since sharding makes new ones."""
+        """Parameters of the average and of the model; listed at the first step, since sharding replaces them."""
         (model,) = self._model
         return list(self.module.parameters()), list(model.parameters())
 
@@ -48,10 +48,10 @@ class Average(ModelEmaV3):
 
     @torch.no_grad()
     def update(self, step: int, skipped: Tensor) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Take the step that follows update `step` (from 1), or none where `skipped` () is 1: nobody asks a GPU which."""
+        """Update after optimizer step `step` (from 1), unless `skipped` () is 1. On a GPU the host does not read `skipped`."""
         averaged, current = map(local_parts, self._parameters_of)
         weight = 1 - self.get_decay(step)
-        if skipped.device.type == "cpu":  # reading it costs nothing there, and less than the arithmetic below
+        if skipped.device.type == "cpu":  # reading it is free there
             if not skipped:
                 torch._foreach_lerp_(averaged, current, weight=weight)
         else:
@@ -63,20 +63,20 @@ class Average(ModelEmaV3):
 
 
 class PowerAverage(Average):
-    """The average with the profile t^gamma of the steps t so far (arXiv 2312.02696, eq. 4), whose width grows with the run."""
+    """The average with profile t^gamma over the steps t so far (arXiv 2312.02696, eq. 4). Its width grows with the run."""
 
     def __init__(self, model: nn.Module, sigma_rel: float):
         super().__init__(model, 1.0, {})
         self.gamma = power_gamma(sigma_rel)
 
     def get_decay(self, step: int | None = None) -> float:
-        """beta(t) = (1 - 1/t)^(gamma + 1) at step t >= 1."""
+        """Return beta(t) = (1 - 1/t)^(gamma + 1) at step t >= 1."""
         assert step is not None and step >= 1
         return (1 - 1 / step) ** (self.gamma + 1)
 
 
 class Averages:
-    """All averages of a run by label ("0.9999", "power-0.05"); samples come from the first."""
+    """All averages of a run by label ("0.9999", "power-0.05"). Samples come from the first."""
 
     def __init__(self, model: nn.Module, recipe: Recipe):
         settings, ema = recipe.to_dict()["ema"], recipe.ema
@@ -95,20 +95,20 @@ class Averages:
         return self.first.module
 
     def get_decay(self, step: int) -> float:
-        """The first average's decay at a step."""
+        """Return the first average's decay at a step."""
         return self.first.get_decay(step)
 
     def update(self, step: int, skipped: Tensor) -> None:
-        """Once after every optimizer update; `step` counts them from 1, the skipped ones too."""
+        """Update all averages. Call once after every optimizer update; `step` counts them from 1, including skipped ones."""
         for average in self.by_label.values():
             average.update(step, skipped)
 
     def modules(self) -> dict[str, nn.Module]:
-        """By the names of the files that a checkpoint keeps them in."""
+        """Return the averages by the names of their checkpoint files."""
         return {self.files[label]: average.module for label, average in self.by_label.items()}
 
     def power_tensors(self) -> dict[str, dict[str, Tensor]]:
-        """The power-function averages by label. A collective where they are split among the processes."""
+        """Return the power-function averages by label. A collective if they are sharded."""
         power = {label: one for label, one in self.by_label.items() if isinstance(one, PowerAverage)}
         return {label: full_tensors(one.module.state_dict()) for label, one in power.items()}
 
@@ -122,9 +122,9 @@ class Averages:
             average.module.load_state_dict(model.state_dict())
 
     def restore(self, files: CheckpointFiles) -> None:
-        """Each from its own file; one that the checkpoint did not know (--allow-changes) starts from its raw weights.
+        """Load each average from its file. One that is new (--allow-changes) starts from the raw weights.
 
-        Raises UserError where a file is missing or not whole.
+        Raises UserError if a file is missing or corrupt.
         """
         known = average_files(read_model_json(files.sidecar).get("ema"))
         for label, average in self.by_label.items():
@@ -133,5 +133,5 @@ class Averages:
 
 
 def make_averages(model: nn.Module, recipe: Recipe) -> Averages | None:
-    """None where the recipe keeps no average. The decay warms up by default, or a short run would sample its own start."""
+    """Return the averages of a recipe, or None if it keeps none."""
     return Averages(model, recipe) if recipe.ema.decays or recipe.ema.power else None

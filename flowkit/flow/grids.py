@@ -1,4 +1,4 @@
-"""Grids of solver times on [0, 1]: where fixed-step solvers and the SDE put their steps. Pure Python, in double precision."""
+"""Grids of solver times on [0, 1], for fixed-step solvers and the SDE. Pure Python, in double precision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flowkit.settings import AS_TUPLE, Says
 
 def _rising(times: tuple[float, ...]) -> tuple[float, ...]:
     if times[0] != 0 or times[-1] != 1 or any(a >= b for a, b in pairwise(times)):
-        raise PydanticCustomError("said", "{text}", {"text": f"{list(times)} do not rise from 0.0 to 1.0"})
+        raise PydanticCustomError("said", "{text}", {"text": f"{list(times)} must rise from 0.0 to 1.0"})
     return times
 
 
@@ -30,10 +30,10 @@ Times = Annotated[
 class Grid(Component):
     @abstractmethod
     def __call__(self, steps: int) -> list[float]:
-        """Rising times from 0 to 1, ends included."""
+        """Return increasing times from 0 to 1, ends included."""
 
     def steps(self, asked: int) -> int:
-        """How many steps there are where so many are asked for."""
+        """Return the actual number of steps if `asked` steps are requested."""
         return asked
 
 
@@ -43,27 +43,27 @@ class Uniform(Grid):
 
 
 class Shifted(Grid):
-    """t / (t + shift (1 - t)): above 1 more steps near the noise, below near the data (arXiv 2403.03206, equation 23)."""
+    """t / (t + shift (1 - t)): above 1 more steps near the noise, below 1 near the data (arXiv 2403.03206, eq. 23)."""
 
-    shift: float = Field(default=3.0, gt=0, description="above 1 more steps near the noise, below near the data")
+    shift: float = Field(default=3.0, gt=0, description="above 1 more steps near the noise, below 1 near the data")
 
     def __call__(self, steps: int) -> list[float]:
         return [t / (t + self.shift * (1 - t)) for t in Uniform()(steps)]
 
 
 class Power(Grid):
-    """t ** exponent: above 1 more steps near the noise, below near the data."""
+    """t ** exponent: above 1 more steps near the noise, below 1 near the data."""
 
-    exponent: float = Field(default=2.0, gt=0, description="t ** exponent: above 1 more steps near the noise")
+    exponent: float = Field(default=2.0, gt=0, description="times are t ** exponent; above 1 more steps near the noise")
 
     def __call__(self, steps: int) -> list[float]:
         return [t**self.exponent for t in Uniform()(steps)]
 
 
 class Custom(Grid):
-    """The times themselves, 0 and 1 included; the number of steps is then theirs."""
+    """Explicit times, including 0 and 1. They determine the number of steps."""
 
-    times: Times = Field(description="the times themselves, in place of steps")
+    times: Times = Field(description="the step times; replaces sample.steps")
 
     def __call__(self, steps: int) -> list[float]:
         return list(self.times)
@@ -73,13 +73,13 @@ class Custom(Grid):
 
 
 def grid_edges(grid: Grid | str | Mapping[str, Any], steps: int, t0: float, t1: float) -> list[float]:
-    """The times of a trajectory from t0 to t1. Backward (t1 < t0) they are those of the way forward, reversed.
+    """Return the step times of a trajectory from t0 to t1. Backward (t1 < t0) they are the forward ones, reversed.
 
     Raises UserError for an unknown grid, a setting out of range, or steps < 1.
     """
     if steps < 1:
-        raise UserError(f"the number of solver steps is {steps}; expected at least 1")
+        raise UserError(f"steps: {steps}; expected at least 1")
     low, high = min(t0, t1), max(t0, t1)
-    # Not low + g (high - low), which may miss `high` by a rounding and leave the interval.
+    # low + g (high - low) may exceed `high` by rounding.
     edges = [(1 - g) * low + g * high for g in choose("grid", grid)(steps)]
     return edges if t1 >= t0 else edges[::-1]

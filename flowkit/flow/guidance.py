@@ -1,6 +1,6 @@
-"""Guidance: a velocity guided away from a weaker one, `v_weak + scale (v - v_weak)`, so that 1 is none and 0 is the weaker.
+"""Guidance: a velocity guided away from a weaker one, `v_weak + scale (v - v_weak)`. Scale 1 is none, 0 the weaker one.
 
-The weaker velocity is the same network's with its conditions dropped (classifier-free, arXiv 2207.12598), that times its
+The weaker velocity is the same network's without its conditions (classifier-free, arXiv 2207.12598), that times its
 best factor (CFG-Zero*, arXiv 2503.18886), or another network's under the same conditions (autoguidance, arXiv 2406.02070).
 """
 
@@ -23,20 +23,20 @@ from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import CLIP, GaussianPath, expand
 from flowkit.flow.solvers.problem import Velocity, evaluations
 
-# (x (B, ...), t (B,), conditions of B rows) -> (B, ...); for averages a span (B,) comes last.
+# (x (B, ...), t (B,), conditions of B rows) -> (B, ...); average velocities also take a span (B,).
 Network = Callable[..., Tensor]
 
-FEW = 5  # elements: the deviation of as many is a tenth of what it should be in 2 of 10,000 rows, of two in 800
+FEW = 5  # elements; of 5, the standard deviation is a tenth of the true one in 2 of 10,000 rows, of 2 in two of 800
 
 
 class Guidance(Component):
-    """How a velocity v (B, ...) is guided away from a weaker one. A scale of 1 is no guidance, whatever the kind."""
+    """How a velocity v (B, ...) is guided away from a weaker one. A scale of 1 is no guidance, for every method."""
 
-    another: ClassVar[bool] = False  # the weaker velocity is that of another model, not of the null condition
+    another: ClassVar[bool] = False  # whether the weaker velocity is another model's
 
     @property
     def begins(self) -> float:
-        """The t below which x stands still: a solver's steps that begin there are left out, but for the last."""
+        """The t below which x does not move: solver steps that start there are skipped, except the last."""
         return 0.0
 
     def guide(self, v: Tensor, weak: Tensor, scale: float) -> Tensor:
@@ -45,16 +45,16 @@ class Guidance(Component):
 
 
 class ClassifierFree(Guidance):
-    """Away from the network's own velocity with its conditions dropped (arXiv 2207.12598)."""
+    """Away from the network's velocity without its conditions (arXiv 2207.12598)."""
 
 
 CFG = ClassifierFree()
 
 
 class CFGZero(Guidance):
-    """The null velocity times its best factor, and nothing at first (CFG-Zero*, arXiv 2503.18886)."""
+    """The unconditional velocity times its best factor, and zero velocity at first (CFG-Zero*, arXiv 2503.18886)."""
 
-    zero_init: float = Field(default=0.04, ge=0, lt=1, description="steps that begin below this t are left out")
+    zero_init: float = Field(default=0.04, ge=0, lt=1, description="skip steps that start below this t")
 
     @property
     def begins(self) -> float:
@@ -68,12 +68,12 @@ class Autoguidance(Guidance):
     """Away from a smaller or earlier model under the same conditions (arXiv 2406.02070)."""
 
     another: ClassVar[bool] = True
-    ckpt: str = Field(min_length=1, description="a smaller or earlier model of the same data, to lead away from")
+    ckpt: str = Field(min_length=1, description="checkpoint of a smaller or earlier model of the same data")
 
 
 @dataclass(frozen=True)
 class NetworkVelocity:
-    """The velocity of one network under fixed conditions, a row each."""
+    """The velocity of one network under fixed conditions, one per row."""
 
     model: Network
     objective: FlowObjective
@@ -83,14 +83,14 @@ class NetworkVelocity:
         return self.objective.to_velocity(self.model(x, t, self.conditions), x, t)
 
     def over(self, span: float) -> NetworkVelocity:
-        """The average velocity over that span, of a network that knows it."""
+        """Return the average velocity over that span, for a network trained on spans."""
         return replace(self, model=partial(_averaged, self.model, span))
 
     def take(self, rows: Tensor) -> NetworkVelocity:
         return replace(self, conditions=self.conditions.take(rows))
 
     def with_and_without(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The velocity under the conditions and with them dropped, by one call on 2B rows, the conditioned first."""
+        """Return the velocity with and without conditions, from one call on 2B rows, conditioned rows first."""
         xs, ts = torch.cat((x, x)), torch.cat((t, t))
         output = self.model(xs, ts, self.conditions.doubled())
         conditional, null = self.objective.to_velocity(output.to(x.dtype), xs, ts).chunk(2)
@@ -99,20 +99,20 @@ class NetworkVelocity:
 
 @dataclass(frozen=True)
 class GuidedVelocity:
-    """`velocity(x (B, ...), t (B,)) -> (B, ...)`; built by `guided`, which says what the fields are.
+    """`velocity(x (B, ...), t (B,)) -> (B, ...)`, built by `guided`, which explains the fields.
 
-    A row costs one evaluation where it is not guided, two where it is and none at t < zero_init. With an interval or
-    zero_init, rows at different times are told apart, for which the host waits on the device at every call; `integrate`
-    takes the pieces between the jumps instead.
+    A row costs one evaluation if it is not guided, two if it is, and none at t < zero_init. With an interval or zero_init, rows
+    at different times are handled separately, which syncs with the device at every call; `integrate` avoids this by
+    integrating piece by piece.
     """
 
     strong: NetworkVelocity
-    weak: NetworkVelocity | None  # None: the strong one with its conditions dropped
+    weak: NetworkVelocity | None  # None: the strong one without its conditions
     scale: float
     interval: tuple[float, float] | None
     rescale: float
     guidance: Guidance
-    zero_init: float  # the guidance's `begins`, until x has begun
+    zero_init: float  # the guidance's `begins`; 0 after that
     numerics: int
 
     @property
@@ -167,18 +167,18 @@ class GuidedVelocity:
 class GradientGuidance:
     """The velocity of p(x) exp(scale f(x)), from that of p and f(x1 (B, ...)) -> (B,), differentiable row by row.
 
-    Exact would be v + (W sigma / alpha) grad log E[exp f(x1) | x_t], W = alpha' sigma - alpha sigma'. Here x1 given x_t is a
-    Gaussian about the predicted x1 with covariance (sigma^2 / alpha) d x1 / d x_t (Tweedie's, through the network; as in
-    arXiv 2209.14687), and f is followed to second order along its gradient g:
+    Exact would be v + (W sigma / alpha) grad log E[exp f(x1) | x_t], W = alpha' sigma - alpha sigma'. Here x1 given x_t is
+    approximated by a Gaussian around the predicted x1 with covariance (sigma^2 / alpha) d x1 / d x_t (Tweedie's formula,
+    through the network, as in arXiv 2209.14687), and f is expanded to second order along its gradient g:
 
         grad log E = (d x1 / d x_t)^T g / (1 + curvature variance),    both along g.
 
-    So it is exact for Gaussian data and f linear, or quadratic in one direction (or round, of round data); elsewhere it is an
-    approximation. Where alpha < clip, dividing by it would amplify the network's errors: there x1 has more and more the variance
-    sigma^2 / (alpha^2 + sigma^2), that of unit normal data.
+    So it is exact for Gaussian data and f linear, or quadratic in one direction (or isotropic, for isotropic data); otherwise
+    an approximation. For alpha < clip, dividing by alpha would amplify the network's errors, so the variance of x1 changes
+    gradually to sigma^2 / (alpha^2 + sigma^2), that of unit normal data.
 
-    A call costs a backward pass through the network besides, and two gradients of f. Where the network has kinks (SELU), its
-    derivative jumps, and an adaptive solver may give up.
+    A call also costs a backward pass through the network, and two gradients of f. If the network has kinks (SELU), its
+    derivative jumps, and an adaptive solver may fail.
     """
 
     velocity: Velocity
@@ -199,7 +199,7 @@ class GradientGuidance:
         wronskian = path.d_alpha(t) * sigma - alpha * path.d_sigma(t)
         squared = g.flatten(1).square().sum(1)
         along = (g * pulled).flatten(1).sum(1) / squared.clamp_min(torch.finfo(g.dtype).tiny)
-        # Near the noise as of unit normal data, then as the network says, and between alpha = clip / 2 and clip gradually.
+        # Near the noise as for unit normal data, later from the network, with a gradual change from alpha = clip / 2 to clip.
         share, divisor = (2 * alpha / self.clip - 1).clamp(0, 1), alpha.clamp_min(self.clip / 2)
         prior = sigma.square() / (alpha.square() + sigma.square())
         variance = torch.lerp(prior, sigma.square() / divisor * along, share).clamp_min(0)
@@ -209,23 +209,23 @@ class GradientGuidance:
         return v.detach() + expand(wronskian * sigma / (1 + variance * curvature), x) * push
 
     def _gradient(self, x1: Tensor) -> Tensor:
-        """Of scale * f, at x1 (B, ...)."""
+        """Return the gradient of scale * f at x1 (B, ...)."""
         with torch.inference_mode(False), torch.enable_grad():
             leaf = x1.clone().requires_grad_()
             value = self.f(leaf)
             if value.shape != (len(x1),):
                 raise UserError(
-                    f"guide: gave values of shape {tuple(value.shape)} for {len(x1)} samples; expected ({len(x1)},)"
+                    f"guide: returned values of shape {tuple(value.shape)} for {len(x1)} samples; expected ({len(x1)},)"
                 )
             if not value.requires_grad:
-                raise UserError("guide: its values do not depend on x by anything differentiable (was x detached?)")
+                raise UserError("guide: its values are not differentiable with respect to x (was x detached?)")
             (gradient,) = torch.autograd.grad(value.sum(), leaf)
         return self.scale * gradient
 
     def _curvature(self, x1: Tensor, g: Tensor, norm: Tensor, variance: Tensor) -> Tensor:
-        """How fast the slope along g (B, ...) falls, over a standard deviation of x1 in that direction: (B,), 0 where it rises.
+        """Return how fast the slope along g (B, ...) falls within a standard deviation of x1 in that direction: (B,), >= 0.
 
-        A difference quotient: no second derivatives are asked of f, and it is exact where f is quadratic.
+        A difference quotient: it needs no second derivatives of f, and is exact for quadratic f.
         """
         step = variance.sqrt().clamp_min(1e-3)
         unit = g / expand(norm.clamp_min(torch.finfo(g.dtype).tiny), g)
@@ -248,9 +248,9 @@ class GradientGuidance:
         return evaluations(self.velocity, t)
 
     def take(self, rows: Tensor) -> Velocity:
-        """The function sees rows one by one, so there is nothing of it to pick."""
+        """Return this for some of the rows. f is applied row by row, so it does not change."""
         take = getattr(self.velocity, "take", None)
-        assert take is not None, "the velocity of a model can be had for some of its rows"
+        assert take is not None, "a model's velocity can be evaluated for some of its rows"
         return replace(self, velocity=take(rows))
 
 
@@ -266,21 +266,21 @@ def guided(
     weak: tuple[Network, FlowObjective] | None = None,
     numerics: int = 2,
 ) -> NetworkVelocity | GuidedVelocity:
-    """The velocity for `integrate`, under conditions of as many rows as x. A label below 0 is the null class, beside which
-    there are no tokens.
+    """Return the velocity for `integrate`, under one condition per row of x. A label below 0 is the null class, which requires
+    that there are no tokens.
 
-    interval: t from and to which there is guidance (arXiv 2404.07724); elsewhere the velocity is the model's own.
-    rescale: from 0 to 1, how far the guided velocity's standard deviation is brought back to the conditional one's
-    (arXiv 2305.08891; `rescaled`). weak: another network, of the same path, that takes the null's place. numerics: 1 is what
-    checkpoints of that version were sampled by: steps are not split at the
-    interval's ends, a step may move x by stages at t >= zero_init, and rescaling looks at the deviation of few numbers, too.
+    interval: range of t with guidance (arXiv 2404.07724); elsewhere the velocity is the model's own.
+    rescale: from 0 to 1, how far to rescale the guided velocity to the standard deviation of the conditional one
+    (arXiv 2305.08891; see `rescaled`). weak: another network with the same path, instead of the unconditional one. numerics: 1
+    reproduces checkpoints of that version: steps are not split at the ends of the interval, a step with stages at
+    t >= zero_init may move x, and rescaling also uses the standard deviation of few numbers.
 
-    Where there is no condition and no other network there is nothing to guide by, and the scale does nothing. Scale 1 costs
-    one evaluation a call, and so does 0 of plain guidance.
+    Without a condition and another network, the scale has no effect. Scale 1 costs one evaluation per call, and so does 0 with
+    plain guidance.
     """
     label = conditions.class_label
     if label is not None and bool((label < 0).any()):
-        assert conditions.tokens is None, "the null class and a condition: no label is to be given"
+        assert conditions.tokens is None, "with a condition, the null class is no label"
         conditions = Conditions(label.clamp_min(0)).drop(label < 0)
     strong = NetworkVelocity(model, objective, conditions)
     other = None if weak is None else NetworkVelocity(*weak, conditions)
@@ -288,7 +288,7 @@ def guided(
     nothing, zero_init = unconditional and other is None, guidance.begins
     if (nothing or scale == 1) and not zero_init:
         return strong
-    if nothing or scale == 1:  # zero at first, and never guided
+    if nothing or scale == 1:  # only zero_init
         return GuidedVelocity(strong, strong, 1.0, (math.inf, math.inf), 0.0, guidance, zero_init, numerics)
     if scale == 0 and interval is None and type(guidance).guide is Guidance.guide and not (zero_init or rescale):
         return replace(strong, conditions=conditions.drop()) if other is None else other
@@ -296,17 +296,17 @@ def guided(
 
 
 def best_factor(v: Tensor, weak: Tensor) -> Tensor:
-    """s (B,) that brings s `weak` nearest to v, both (B, ...): <v, weak> / |weak|^2 (arXiv 2503.18886); 0 where weak is 0."""
+    """Return s (B,) that minimizes |s weak - v|, both (B, ...): <v, weak> / |weak|^2 (arXiv 2503.18886); 0 if weak is 0."""
     v, weak = v.flatten(1), weak.flatten(1)
     squared = weak.square().sum(1)
     return torch.where(squared > 0, (v * weak).sum(1) / squared, 0.0)
 
 
 def rescaled(guided: Tensor, v: Tensor, amount: float, few: int = FEW) -> Tensor:
-    """`guided` brought `amount` of the way to the standard deviation of v over a row's elements (arXiv 2305.08891).
+    """Rescale `guided` by `amount` towards the standard deviation of v over a row's elements (arXiv 2305.08891).
 
-    Rows of fewer than `few` elements are brought to v's root mean square: the deviation of two numbers is near 0 whenever
-    they are alike, and the factor then has no bound, while |guided| times this one is |v|.
+    Rows with fewer than `few` elements are rescaled to v's root mean square instead: the standard deviation of two similar
+    numbers is near 0, which would make the factor unbounded, while here |guided| times the factor is |v|.
     """
     guided_rows, v_rows = guided.flatten(1), v.flatten(1)
     if guided_rows.shape[1] < few:

@@ -1,4 +1,4 @@
-"""log p(x1) of a flow from unit noise: the divergence of its velocity, integrated along the way back (arXiv 1806.07366)."""
+"""log p(x1) of a flow from unit noise: integrate the divergence of its velocity backward (arXiv 1806.07366)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from flowkit.flow.solvers import Solver, Velocity, integrate
 from flowkit.flow.solvers.problem import evaluations
 
 DIVERGENCES = ("auto", "exact", "hutchinson")
-EXACT_DIM = 16  # up to which "auto" is "exact"
+EXACT_DIM = 16  # largest dimension for which "auto" is "exact"
 
 
 class LogLikelihood(NamedTuple):
-    """log_p (B,) in nats; its standard error over probes (B,), None where exact or of one probe; x0 (B, ...); NFE (B,)."""
+    """log_p (B,) in nats; its standard error over probes (B,), None if exact or with one probe; x0 (B, ...); NFE (B,)."""
 
     log_p: Tensor
     error: Tensor | None
@@ -38,12 +38,12 @@ def log_likelihood(
     solver: Solver | str | Mapping[str, Any] = "dopri5",
     **how: Any,
 ) -> LogLikelihood:
-    """log p(x1) by rows, x1 (B, ...), of the flow that takes N(0, I) at t = 0 along `velocity`.
+    """Return log p(x1) per row, x1 (B, ...), of the flow from N(0, I) at t = 0 along `velocity`.
 
-    divergence: "exact" (D backward passes for D elements a row), "hutchinson" (`probes` passes, without bias: arXiv
-    1810.01367), or "auto": exact up to 16 elements. The probes, +1 or -1, are `signs` (B, probes, ...) where they are given,
-    else drawn from `generator`; they are the same all along a trajectory. The velocity must treat rows one by one. NFE
-    counts forward evaluations.
+    divergence: "exact" (D backward passes for D elements per row), "hutchinson" (`probes` passes, unbiased: arXiv
+    1810.01367), or "auto": exact up to 16 elements. The probes, +1 or -1, are `signs` (B, probes, ...) if given, else drawn
+    from `generator`; they are constant along a trajectory. The velocity must treat rows independently. NFE counts forward
+    evaluations.
 
     Raises UserError for unknown names, probes < 1, and as `integrate`.
     """
@@ -52,7 +52,7 @@ def log_likelihood(
             f"divergence: unknown {divergence!r}; known are {listing(DIVERGENCES)}{nearest(divergence, DIVERGENCES)}"
         )
     if probes < 1:
-        raise UserError(f"probes: {probes} are asked for; expected at least 1")
+        raise UserError(f"probes: {probes}; expected at least 1")
     x1 = x1 if x1.dtype == torch.float64 else x1.float()
     dim = math.prod(x1.shape[1:])
     if divergence == "exact" or (divergence == "auto" and dim <= EXACT_DIM):
@@ -74,7 +74,7 @@ def log_likelihood(
 
 @dataclass(frozen=True)
 class _Augmented:
-    """(x, a) moves with (v, div v), flattened: a (B, P) has a column for each probe, or one where the divergence is exact."""
+    """(x, a) changes with (v, div v), flattened: a (B, P) has one column per probe, or one if the divergence is exact."""
 
     velocity: Velocity
     shape: tuple[int, ...]
@@ -95,12 +95,12 @@ class _Augmented:
     def take(self) -> Callable[[Tensor], _Augmented]:
         pick = getattr(self.velocity, "take", None)
         if pick is None:
-            raise AttributeError("take")  # the velocity cannot be had for some of its rows
+            raise AttributeError("take")  # the velocity cannot be evaluated for some of its rows
         return lambda rows: _Augmented(pick(rows), self.shape, None if self.signs is None else self.signs[rows])
 
 
 def _divergence(v: Tensor, x: Tensor) -> Tensor:
-    """sum_i dv_i / dx_i (B, 1): one backward pass for each of the D columns."""
+    """Return sum_i dv_i / dx_i (B, 1), with one backward pass for each of the D columns."""
     total = torch.zeros_like(x[:, 0])
     for i in range(x.shape[1]):
         total = total + _pulled(v, x, torch.eye(x.shape[1], dtype=x.dtype, device=x.device)[i].expand_as(v))[:, i]
@@ -108,12 +108,12 @@ def _divergence(v: Tensor, x: Tensor) -> Tensor:
 
 
 def _traces(v: Tensor, x: Tensor, signs: Tensor) -> Tensor:
-    """e^T (dv / dx) e (B, P) for each probe e: the trace, on average."""
+    """Return e^T (dv / dx) e (B, P) for each probe e, whose mean is the trace."""
     return torch.stack([(_pulled(v, x, probe) * probe).sum(1) for probe in signs.unbind(1)], dim=1)
 
 
 def _pulled(v: Tensor, x: Tensor, weights: Tensor) -> Tensor:
-    """weights^T dv / dx (B, D); 0 where v does not depend on x."""
+    """Return weights^T dv / dx (B, D); 0 if v does not depend on x."""
     if not v.requires_grad:
         return torch.zeros_like(x)
     (found,) = torch.autograd.grad(v, x, weights, retain_graph=True, allow_unused=True)

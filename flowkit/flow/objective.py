@@ -1,4 +1,4 @@
-"""What the network predicts and how that is scored: independent choices, computed per sample in fp32 (or fp64)."""
+"""What the network predicts and how the error is computed: independent choices, per sample, in fp32 (or fp64)."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ PREDICTIONS = ("velocity", "data", "noise")
 
 @dataclass(frozen=True)
 class Spans:
-    """Of B rows: `length` (B,) s - t of the interval that begins at t, and `chosen` (B,) bool on the CPU, where it is not 0."""
+    """For B rows: `length` (B,) s - t of the interval that starts at t, and `chosen` (B,) bool on the CPU, True unless 0."""
 
     length: Tensor
-    chosen: Tensor  # on the CPU, so that no device is asked
+    chosen: Tensor  # on the CPU, to avoid a device sync
 
     def slice(self, indices: slice) -> Spans:
         return Spans(self.length[indices], self.chosen[indices])
 
     @property
     def rows(self) -> Tensor:
-        """Those that have an interval: (k,) int64 on the device."""
+        """The rows with an interval: (k,) int64 on the device."""
         return self.chosen.nonzero().squeeze(1).to(self.length.device, non_blocking=True)
 
 
 class Draws(Protocol):
-    """What an objective may draw for one update, for the whole global batch: a function of the run's seed and the purpose."""
+    """The random draws of one update that an objective may use, for the whole global batch."""
 
     def times(self, purpose: str) -> Tensor:
-        """Training times (B,), other ones than the update's own."""
+        """Draw training times (B,), independent of the update's own."""
         ...
 
     def number(self, purpose: str) -> int:
-        """A whole number below 2^63."""
+        """Draw a whole number below 2^63."""
         ...
 
 
@@ -56,12 +56,12 @@ class Pairs(NamedTuple):
     eps: Tensor | None
     conditions: Conditions
     spans: Spans | None
-    network: Callable[..., Tensor]  # where a gradient goes
-    bare: Callable[..., Tensor]  # the same without wrappers, for derivatives: those of DDP know nothing of forward mode
+    network: Callable[..., Tensor]  # for gradients
+    bare: Callable[..., Tensor]  # without wrappers, for forward-mode derivatives, which DDP does not support
 
 
 class Losses(NamedTuple):
-    """By row (b,): what is descended, what is shown; and the predicted data (b, ...), where there is such."""
+    """Losses per row (b,): the one to descend and the one to show; and the predicted data (b, ...), if available."""
 
     descended: Tensor
     shown: Tensor
@@ -69,22 +69,24 @@ class Losses(NamedTuple):
 
 
 class Objective(Component):
-    """What is learned: the velocity, or its average over intervals."""
+    """The training objective: the velocity, or its average over intervals."""
 
-    averages: ClassVar[bool] = False  # of velocities: the network is told the interval's length
-    sampled: ClassVar[dict[str, Any]] = {}  # keys of [sample], where the recipe names no solver
+    averages: ClassVar[bool] = (
+        False  # whether it learns average velocities; the network then gets the interval's length
+    )
+    sampled: ClassVar[dict[str, Any]] = {}  # defaults of [sample] if the recipe names no solver
 
     def spans(self, t: Tensor, draws: Draws) -> tuple[Tensor, Spans | None]:
-        """The times (B,) of the global batch, and the intervals that begin there, from its own times."""
+        """Return the times (B,) of the global batch, and the intervals that start there."""
         return t, None
 
     @abstractmethod
     def loss(self, pairs: Pairs, scored: FlowObjective) -> Losses:
-        """Of one micro-batch; `scored` is the path, the prediction and how an error is scored."""
+        """Return the losses of one micro-batch. scored: the path, the prediction and the loss settings."""
 
 
 class FlowMatching(Objective):
-    """The velocity, or what implies it (arXiv 2210.02747)."""
+    """The velocity, or a quantity that implies it (arXiv 2210.02747)."""
 
     def loss(self, pairs: Pairs, scored: FlowObjective) -> Losses:
         x_t = scored.path.interpolate(pairs.x0, pairs.x1, pairs.t, pairs.eps)
@@ -95,14 +97,14 @@ class FlowMatching(Objective):
 
 @dataclass(frozen=True)
 class FlowObjective:
-    """A path, a prediction, and a loss. Network outputs may be bf16 or fp16: all is computed in the dtype of x0, x1 and x_t.
+    """A path, a prediction, and a loss. Outputs may be bf16 or fp16; everything is computed in the dtype of x0, x1 and x_t.
 
-    `loss_space` is what the error is an error of. With "velocity" a network that predicts x1 is trained as arXiv 2511.13720
-    has it. Conversions divide by alpha or sigma, clipped at `clip`; on the linear path that concerns data predictions at
-    t > 1 - clip and noise predictions at t < clip. `exact` is the same without the clip, for sampling and validation; min_snr
-    weights do without it too, for they bound what a division makes large.
+    `loss_space` is the space of the error. With "velocity", a network that predicts x1 is trained as in arXiv 2511.13720.
+    Conversions divide by alpha or sigma, clipped at `clip`. On the linear path this affects data predictions at t > 1 - clip
+    and noise predictions at t < clip. `exact` is the same without the clip, for sampling and validation. min_snr weights also
+    work without it, since they bound what a division makes large.
 
-    Raises UserError for an unknown prediction, clip < 0, or a path on which the prediction implies no velocity.
+    Raises UserError for an unknown prediction, clip < 0, or a prediction that cannot be converted to a velocity on the path.
     """
 
     path: Path
@@ -119,7 +121,7 @@ class FlowObjective:
                     f"unknown {what} {name!r}; known are {listing(PREDICTIONS)}{nearest(name, PREDICTIONS)}"
                 )
         if not self.clip >= 0:
-            raise UserError(f"clip is {self.clip}; expected a number of at least 0")
+            raise UserError(f"clip: {self.clip}; expected a number >= 0")
         if not self.path.converts(self.prediction, "velocity"):
             raise UserError(
                 f'flow.prediction: cannot convert "{self.prediction}" to a velocity on the path "{self.path.tag()}"; '
@@ -138,20 +140,20 @@ class FlowObjective:
 
     @property
     def exact(self) -> FlowObjective:
-        """The same without a clip."""
+        """The same objective without a clip."""
         return replace(self, clip=0.0)
 
     def target(self, x0: Tensor, x1: Tensor, t: Tensor, eps: Tensor | None = None) -> Tensor:
-        """What the network should have said: the velocity, x1 or x0, (B, ...)."""
+        """Return the target of the network: the velocity, x1 or x0, (B, ...)."""
         if self.prediction == "velocity":
             return self.path.velocity(x0, x1, t, eps)
         return x1 if self.prediction == "data" else x0
 
     def loss(self, output: Tensor, x0: Tensor, x1: Tensor, t: Tensor, eps: Tensor | None = None) -> Tensor:
-        """Weighted error by sample: output, x0, x1, eps (B, ...), t (B,) -> (B,).
+        """Return the weighted error per sample: output, x0, x1, eps (B, ...), t (B,) -> (B,).
 
-        The target is converted as the output is, so that it stays the minimiser where a division is clipped: at fixed x_t
-        all quantities are affine in each other, so an error in one is that in the other times a factor of t.
+        The target is converted like the output, so it stays the minimizer when a division is clipped: at fixed x_t all quantities
+        are affine in each other, so an error in one is an error in another times a factor that depends on t.
         """
         error = output - self.target(x0, x1, t, eps)
         if self.loss_space != self.prediction:
@@ -164,9 +166,9 @@ class FlowObjective:
         return self.weights(t, self.path, self.loss_space) * losses
 
     def to_velocity(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Predicted velocity (B, ...) from the network's output at x_t, t (B,)."""
+        """Return the predicted velocity (B, ...) from the network's output at x_t, t (B,)."""
         return self.path.convert(output.to(x_t.dtype), x_t, t, self.prediction, "velocity", self.clip)
 
     def to_data(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Predicted x1 (B, ...) from the network's output at x_t, t (B,). Raises ValueError where the path has no such."""
+        """Return the predicted x1 (B, ...) from the output at x_t, t (B,). Raises ValueError if it cannot be converted."""
         return self.path.convert(output.to(x_t.dtype), x_t, t, self.prediction, "data", self.clip)

@@ -1,6 +1,6 @@
-"""Distributions of the training time: maps of uniforms u (B,) in [0, 1) to times t (B,) in [0, 1].
+"""Distributions of the training time: maps from uniforms u (B,) in [0, 1) to times t (B,) in [0, 1].
 
-They draw nothing themselves, so whoever calls them decides what u depends on (and may stratify it).
+They are deterministic, so the caller decides what u depends on, and may stratify it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Times(Component):
 
 
 class Uniform(Times):
-    """Every time equally often."""
+    """Uniform times."""
 
     def __call__(self, u: Tensor) -> Tensor:
         return u
@@ -30,42 +30,41 @@ class Uniform(Times):
 class LogitNormal(Times):
     """logit(t) ~ N(mean, std^2): more of the middle, where the loss is hard (arXiv 2403.03206).
 
-    A mean below 0 leans towards noise (t = 0), above 0 towards data. std > 0. A share `uniform_share` of the times is
-    uniform instead: the rest reaches neither end (at mean 0 and std 1, seven in 10,000 times are above 0.96), and solvers do.
+    A mean below 0 favors noise (t = 0), above 0 data. std > 0. A fraction `uniform_share` of the times is uniform instead,
+    since the rest hardly reaches the ends that solvers use: at mean 0 and std 1, seven in 10,000 times are above 0.96.
     """
 
-    mean: float = Field(default=0.0, description="mean of the normal whose sigmoid is t; above 0 leans to the data")
-    std: float = Field(default=1.0, gt=0, description="its standard deviation")
+    mean: float = Field(default=0.0, description="mean of the normal distribution of logit(t); above 0 favors data")
+    std: float = Field(default=1.0, gt=0, description="standard deviation of logit(t)")
     uniform_share: float = Field(
         default=0.05,
         ge=0,
         le=1,
-        description="share of times that are uniform instead, so that both ends are trained too",
+        description="fraction of times drawn uniformly instead, to cover both ends",
     )
 
     def __call__(self, u: Tensor) -> Tensor:
-        share = self.uniform_share  # the lowest u are spread over all times, the others over all of the normal
+        share = self.uniform_share  # the lowest u become uniform times, the others normal ones
         rest = ((u - share) / (1 - share)).clamp_min(0)
         return torch.where(u < share, u / share, torch.sigmoid(self.mean + self.std * torch.special.ndtri(rest)))
 
 
 class Shifted(Times):
-    """Uniform times moved towards the noise by `shift` > 1: t / (shift - (shift - 1) t) (arXiv 2403.03206).
+    """Uniform times shifted towards noise by `shift` > 1: t / (shift - (shift - 1) t) (arXiv 2403.03206).
 
-    For data of many dimensions, where noise hides little; below 1 towards the data. In logits it is a shift by
-    -log(shift), so logit-normal times are shifted by their mean.
+    For data of many dimensions, where noise hides little; below 1 towards data. In logits this is a shift by -log(shift), so
+    shift logit-normal times with their mean instead.
     """
 
-    shift: float = Field(default=3.0, gt=0, description="above 1 the times lean to the noise, below to the data")
+    shift: float = Field(default=3.0, gt=0, description="above 1 favors times near the noise, below 1 near the data")
 
     def __call__(self, u: Tensor) -> Tensor:
         return u / (self.shift - (self.shift - 1) * u)
 
 
 def stratify(u: Tensor, order: Tensor) -> Tensor:
-    """Uniforms with one in each of B equal strata: u (B,) uniform in [0, 1), order (B,) a permutation of 0 to B - 1 -> (B,).
+    """Return uniforms with one in each of B equal strata: u (B,) uniform in [0, 1), order (B,) a permutation of 0 to B - 1.
 
-    Over a whole global batch it takes the chance out of which times an update sees, a good part of the loss's variance
-    (arXiv 2107.00630 has it for diffusion).
+    Over a whole global batch this removes a good part of the variance of the loss (arXiv 2107.00630, for diffusion).
     """
     return ((order.to(u.dtype) + u) / len(u)).clamp_max(1 - torch.finfo(u.dtype).eps / 2)

@@ -1,4 +1,4 @@
-"""How much a time counts in the loss: t (B,) -> (B,), beside how often it is drawn (`flow.times`)."""
+"""Weight of each time in the loss: t (B,) -> (B,), on top of how often it is drawn (`flow.times`)."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ Losses = Annotated[
 
 
 class Weights(Component):
-    gaussian: ClassVar[bool] = False  # needs a Gaussian path
+    gaussian: ClassVar[bool] = False  # whether it needs a Gaussian path
 
     @abstractmethod
     def __call__(self, t: Tensor, path: Path, space: str) -> Tensor:
-        """t (B,), the path, the space that the loss is in -> (B,)."""
+        """t (B,), the path, the space of the loss -> (B,)."""
 
 
 class UniformWeights(Weights):
-    """Every time counts alike."""
+    """The same weight for all times."""
 
     def __call__(self, t: Tensor, path: Path, space: str) -> Tensor:
         return torch.ones_like(t)
 
 
 class MinSNR(Weights):
-    """min(SNR, gamma) on the data's squared error, with SNR = alpha^2 / sigma^2 (arXiv 2303.09556), in whatever space.
+    """min(SNR, gamma) on the data's squared error, with SNR = alpha^2 / sigma^2 (arXiv 2303.09556), in any space.
 
     At fixed x_t an error of the data is -sigma / alpha times that of the noise and sigma / W times that of d x_t / dt, with
-    W = alpha' sigma - alpha sigma'. So a loss on the noise weighs min(SNR, gamma) / SNR, one on the velocity
-    min(SNR, gamma) sigma^2 / W^2. (The paper's min(SNR, gamma) / (SNR + 1) is that of another v, alpha x0 - sigma x1.)
+    W = alpha' sigma - alpha sigma'. So a loss on the noise is weighted by min(SNR, gamma) / SNR, one on the velocity by
+    min(SNR, gamma) sigma^2 / W^2. (The paper's min(SNR, gamma) / (SNR + 1) is for another v, alpha x0 - sigma x1.)
     Gaussian paths only.
     """
 
     gaussian: ClassVar[bool] = True
-    gamma: float = Field(default=5.0, gt=0, description="the signal-to-noise ratio above which it counts no more")
+    gamma: float = Field(default=5.0, gt=0, description="upper limit of the signal-to-noise ratio")
 
     def __call__(self, t: Tensor, path: Path, space: str) -> Tensor:
         assert isinstance(path, GaussianPath), "min_snr needs a Gaussian path"
-        # With both squares multiplied out nothing is divided by sigma, which is 0 at the data.
+        # Multiplied out, to avoid dividing by sigma, which is 0 at the data.
         alpha2, sigma2 = path.alpha(t).square(), path.sigma(t).square()
         signal = torch.minimum(alpha2, self.gamma * sigma2)  # sigma^2 min(SNR, gamma)
         if space == "data":
@@ -59,14 +59,14 @@ class MinSNR(Weights):
 
 
 class BinWeights(Weights):
-    """The inverse of a loss that was measured in equal bins of t, scaled to a mean of 1: every bin then weighs alike.
+    """The inverse of a loss measured in equal bins of t, scaled to a mean of 1: every bin then contributes equally.
 
-    `losses` are those of the bins that validation writes into metrics.jsonl as "val_bins" ([from, to, loss]), from t = 0 to
-    t = 1; any number of them.
+    `losses` are the bins that validation writes to metrics.jsonl as "val_bins" ([from, to, loss]), from t = 0 to t = 1. Any
+    number of bins.
     """
 
     losses: Losses = Field(
-        description="losses by equal bin of t, as validation measured them; weights are their inverse"
+        description="loss in each of n equal bins of t, as in the validation log; the weights are their inverse"
     )
 
     def __call__(self, t: Tensor, path: Path, space: str) -> Tensor:

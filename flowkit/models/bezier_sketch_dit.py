@@ -22,7 +22,7 @@ from flowkit.models.layers import (
 
 
 class BezierSketchDiT(Conditioned):
-    """Predicts (B, num_strokes, stroke_dim) from x of that shape and t (B,). Its output is 0 at initialisation.
+    """Predicts (B, num_strokes, stroke_dim) from x of that shape and t (B,). Its output is 0 at initialization.
 
     num_classes = 0 and clip_dim = 0 mean none; the network then ignores that input.
     """
@@ -39,12 +39,12 @@ class BezierSketchDiT(Conditioned):
         clip_dim: CountOrNone = 0,
         two_times: bool = False,
         attend_conditions: Annotated[
-            bool, Field(description="blocks attend to the condition's tokens, beside the mean of them")
+            bool, Field(description="attend to the condition tokens, in addition to their mean")
         ] = False,
     ):
         super().__init__()
         self.stroke_in = linear(stroke_dim, embed_dim)
-        self.position = learned(num_strokes, embed_dim, std=POSITION_STD)  # the order of the strokes carries meaning
+        self.position = learned(num_strokes, embed_dim, std=POSITION_STD)  # the order of strokes has meaning
         self.embed_conditions(embed_dim, num_classes, clip_dim, two_times, attend_conditions)
         self.blocks = nn.ModuleList(
             DiTBlock(embed_dim, num_heads, dropout, self.attend_conditions) for _ in range(num_layers)
@@ -64,11 +64,11 @@ class BezierSketchDiT(Conditioned):
     ) -> Tensor:
         """x (B, S, 8), t (B,) in [0, 1], class_label (B,) int64, clip_features (B, C) or (B, P, C) -> (B, S, 8).
 
-        cfg_mask (B,) bool: True drops the sample's conditions; (B, 2): its label, its condition. A missing one is dropped.
-        span (B,): length of the interval that begins at t, where the network was built for two_times; 0 if not given.
-        condition_mask (B, P) bool: the tokens that are there; the others are padding. A row without any is a dropped one.
+        cfg_mask (B,) bool: True drops a row's conditions; (B, 2): its label, its condition. Missing conditions count as dropped.
+        span (B,): length of the interval that starts at t, for networks built with two_times; 0 by default.
+        condition_mask (B, P) bool: True for tokens, False for padding. A row without tokens counts as dropped.
         """
-        assert x.shape[1] == len(self.position), f"x has {x.shape[1]} strokes; the network {len(self.position)}"
+        assert x.shape[1] == len(self.position), f"x has {x.shape[1]} strokes; expected {len(self.position)}"
         condition, memory = self.conditions(x, t, class_label, clip_features, cfg_mask, span, condition_mask)
         condition = F.silu(condition)
         h = self.stroke_in(x) + self.position
@@ -79,9 +79,9 @@ class BezierSketchDiT(Conditioned):
 
 
 class DiTBlock(nn.Module):
-    """norm -> modulate -> self-attention -> gate, norm -> modulate -> SwiGLU -> gate; the identity at first.
+    """norm -> modulate -> self-attention -> gate, norm -> modulate -> SwiGLU -> gate; the identity at initialization.
 
-    attend: between the two, attention to the condition's tokens.
+    attend: add attention to the condition's tokens between the two.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float, attend: bool = False):
@@ -93,7 +93,7 @@ class DiTBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h: Tensor, condition: Tensor, memory: tuple[Tensor, Tensor | None] | None = None) -> Tensor:
-        """h (B, S, D), condition (B, D) after its SiLU, which all blocks share."""
+        """h (B, S, D), condition (B, D) after a SiLU shared by all blocks."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(6, dim=-1)
         h = h + gate_a * self.dropout(self.attention(modulate(h, shift_a, scale_a)))
         if self.cross is not None and memory is not None:

@@ -26,11 +26,10 @@ from flowkit.models.layers import (
 
 
 class BezierSketchTransformer(nn.Module):
-    """Predicts (B, num_strokes, stroke_dim) from x of that shape and t (B,). Its output is 0 at initialisation.
+    """Predicts (B, num_strokes, stroke_dim) from x of that shape and t (B,). Its output is 0 at initialization.
 
-    The time is one token before the strokes; conditions are memory tokens that the strokes cross-attend.
-    num_classes = 0 and clip_dim = 0 mean none; the network then ignores that input, and with neither it has no
-    cross-attention.
+    The time is one token before the strokes. Conditions are memory tokens that the strokes cross-attend to.
+    num_classes = 0 and clip_dim = 0 mean none; the network then ignores that input, and without both has no cross-attention.
     """
 
     def __init__(
@@ -44,16 +43,16 @@ class BezierSketchTransformer(nn.Module):
         num_classes: CountOrNone = 0,
         clip_dim: CountOrNone = 0,
         class_embed_dim: Annotated[int, Field(ge=1, description="width of the class embedding")] = CLASS_DIM,
-        num_memory_tokens: Annotated[
-            int, Field(ge=1, description="memory tokens that a class becomes, for the strokes to attend to")
-        ] = 4,
+        num_memory_tokens: Annotated[int, Field(ge=1, description="number of memory tokens per class")] = 4,
         mlp_ratio: Annotated[
             float,
-            Field(gt=0, allow_inf_nan=False, description="hidden width of the feed-forward layers over embed_dim"),
+            Field(
+                gt=0, allow_inf_nan=False, description="hidden width of the feed-forward layers, relative to embed_dim"
+            ),
         ] = 4.0,
         two_times: bool = False,
     ):
-        """A class, embedded in `class_embed_dim` numbers, expands to `num_memory_tokens` memory tokens."""
+        """A class embedding of `class_embed_dim` numbers is expanded to `num_memory_tokens` memory tokens."""
         super().__init__()
         self.stroke_in = linear(stroke_dim, embed_dim)
         self.position = learned(num_strokes, embed_dim, std=POSITION_STD)
@@ -66,7 +65,7 @@ class BezierSketchTransformer(nn.Module):
         if clip_dim:
             self.null_features = learned(embed_dim)
         cross = bool(num_classes or clip_dim)
-        # Branches start smaller the more of them add up, so that depth does not raise the variance (as in GPT-2).
+        # Smaller initial branches in deeper networks, to keep the variance constant (as in GPT-2).
         gain = (3 * num_layers if cross else 2 * num_layers) ** -0.5
         self.blocks = nn.ModuleList(
             DecoderBlock(embed_dim, num_heads, dropout, mlp_ratio, cross, gain) for _ in range(num_layers)
@@ -75,7 +74,7 @@ class BezierSketchTransformer(nn.Module):
         self.stroke_out = linear(embed_dim, stroke_dim, gain=0)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay must leave alone, beside biases and norms."""
+        """Return the names of parameters without weight decay, besides biases and norms."""
         return {"position", "null_features", "class_embedding.table.weight"}
 
     def forward(
@@ -90,11 +89,11 @@ class BezierSketchTransformer(nn.Module):
     ) -> Tensor:
         """x (B, S, 8), t (B,) in [0, 1], class_label (B,) int64, clip_features (B, C) or (B, P, C) -> (B, S, 8).
 
-        cfg_mask (B,) bool: True drops the sample's conditions; (B, 2): its label, its condition. A missing one is dropped.
-        span (B,): length of the interval that begins at t, where the network was built for two_times; 0 if not given.
-        condition_mask (B, P) bool: the tokens that are there; the others are padding. A row without any is a dropped one.
+        cfg_mask (B,) bool: True drops a row's conditions; (B, 2): its label, its condition. Missing conditions count as dropped.
+        span (B,): length of the interval that starts at t, for networks built with two_times; 0 by default.
+        condition_mask (B, P) bool: True for tokens, False for padding. A row without tokens counts as dropped.
         """
-        assert x.shape[1] == len(self.position), f"x has {x.shape[1]} strokes; the network {len(self.position)}"
+        assert x.shape[1] == len(self.position), f"x has {x.shape[1]} strokes; expected {len(self.position)}"
         memory, visible = self._memory(x, class_label, clip_features, cfg_mask, condition_mask)
         time = self.time(t)
         if self.span is not None:
@@ -112,7 +111,7 @@ class BezierSketchTransformer(nn.Module):
         cfg_mask: Tensor | None,
         mask: Tensor | None,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Memory tokens (B, M, D) and which of them each sample sees (B, M) bool (None: all): the features', the class's."""
+        """Return memory tokens (B, M, D), features then class, and which of them each row sees (B, M) bool (None: all)."""
         memory, visible = None, None
         no_label, no_features = dropped_kinds(cfg_mask)
         if self.features is not None:
@@ -128,7 +127,7 @@ class BezierSketchTransformer(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Pre-norm: self-attention, cross-attention to the memory where there is one, feed-forward of width mlp_ratio D."""
+    """Pre-norm block: self-attention, cross-attention to the memory if there is one, feed-forward of width mlp_ratio D."""
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float, mlp_ratio: float, cross: bool, out_gain: float):
         super().__init__()

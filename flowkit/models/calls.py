@@ -1,4 +1,4 @@
-"""How the loop and the sampler call a network: `model(x, t)`, or with what it is told where there is anything."""
+"""How training and sampling call a network: `model(x, t)`, plus the conditions if there are any."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def call_model(
     conditions: Conditions,
     span: Tensor | None = None,
 ) -> Tensor:
-    """Positional, so that a user's own `forward(x, t)` or `forward(x, t, label, features, drop)` may name them freely.
+    """Call the network with positional arguments, so that a user's `forward(x, t, label, features, drop)` may name them freely.
 
-    span (B,) is the length of the interval that begins at t, for networks of average velocities. Where some tokens are
-    padding, their mask (B, P) goes by its name, condition_mask. Raises UserError where the network does not take it.
+    span (B,): length of the interval that starts at t, for networks of average velocities. If some tokens are padding, their
+    mask (B, P) is passed by name, as condition_mask. Raises UserError if the network does not accept it.
     """
     told = (conditions.class_label, conditions.tokens, conditions.dropped)
     if span is None and told[0] is None and told[1] is None:
@@ -38,14 +38,14 @@ def call_model(
 
 
 def check_takes_mask(model: nn.Module | Callable[..., Tensor]) -> None:
-    """Raise UserError for a network that cannot be told which of a row's condition tokens are there."""
+    """Raise UserError for a network that does not accept a mask of condition tokens."""
     inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     forward = type(inner).forward if isinstance(inner, nn.Module) else inner
     if not _takes_mask(getattr(forward, "__func__", forward)):
         raise UserError(
-            f"condition_mask: some rows have fewer condition tokens than others, and {type(inner).__name__}.forward takes no "
-            "condition_mask, so it would take the padding for tokens; give it forward(x, t, class_label, condition, cfg_mask, "
-            "span=None, condition_mask=None), condition_mask (B, P) bool being True for the tokens that are there"
+            f"condition_mask: some rows have fewer condition tokens than others, but {type(inner).__name__}.forward takes no "
+            "condition_mask, so it would use the padding as tokens; define forward(x, t, class_label, condition, cfg_mask, "
+            "span=None, condition_mask=None), where condition_mask (B, P) bool is True for tokens and False for padding"
         )
 
 

@@ -1,4 +1,4 @@
-"""DiTVelocityNetwork: a diffusion transformer (arXiv 2212.09748) over a vector, whole or cut into a few tokens."""
+"""DiTVelocityNetwork: a diffusion transformer (arXiv 2212.09748) over a vector, whole or split into a few tokens."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from flowkit.models.layers import Attention, Conditioned, CrossAttention, learne
 
 
 class DiTVelocityNetwork(Conditioned):
-    """Predicts (B, input_dim) from x of that shape and t (B,). Its output is 0 at initialisation.
+    """Predicts (B, input_dim) from x of that shape and t (B,). Its output is 0 at initialization.
 
     With one token, attention is a linear map, and the network has 9,309,952 parameters at its other defaults. With more,
-    x is cut into num_tokens pieces of equal length, which share their projections and differ by learned positions.
+    x is split into num_tokens pieces of equal length, with shared projections and learned positions.
     num_classes = 0 and condition_dim = 0 mean none; the network then ignores that input.
     """
 
@@ -27,14 +27,16 @@ class DiTVelocityNetwork(Conditioned):
         num_layers: Layers = 3,
         num_heads: Annotated[Heads, Divides("hidden_dim")] = 6,
         num_tokens: Annotated[
-            int, Field(ge=1, description="pieces that a vector is cut into; divides its length"), Divides("input_dim")
+            int,
+            Field(ge=1, description="number of tokens to split a vector into; divides its length"),
+            Divides("input_dim"),
         ] = 1,
         dropout: Dropout = 0.0,
         num_classes: CountOrNone = 0,
         condition_dim: CountOrNone = 0,
         two_times: bool = False,
         attend_conditions: Annotated[
-            bool, Field(description="blocks attend to the condition's tokens, beside the mean of them")
+            bool, Field(description="attend to the condition tokens, in addition to their mean")
         ] = False,
     ):
         """hidden_dim is a multiple of num_heads, input_dim of num_tokens."""
@@ -42,7 +44,7 @@ class DiTVelocityNetwork(Conditioned):
         self.num_tokens = num_tokens
         self.token_dim = input_dim // num_tokens
         self.token_in = linear(self.token_dim, hidden_dim)
-        # As large as the projected tokens of unit-variance data: at the customary 0.02 the order is learned late.
+        # As large as the projected tokens of unit-variance data: with the usual 0.02 the order is learned late.
         std = (2 * self.token_dim / (self.token_dim + hidden_dim)) ** 0.5
         self.position = learned(num_tokens, hidden_dim, std=std) if num_tokens > 1 else None
         self.embed_conditions(hidden_dim, num_classes, condition_dim, two_times, attend_conditions)
@@ -62,11 +64,11 @@ class DiTVelocityNetwork(Conditioned):
         span: Tensor | None = None,
         condition_mask: Tensor | None = None,
     ) -> Tensor:
-        """x (B, D), t (B,) in [0, 1], class_label (B,) int64, condition (B, C) or (B, P, C), whose mean counts -> (B, D).
+        """x (B, D), t (B,) in [0, 1], class_label (B,) int64, condition (B, C) or (B, P, C), of which the mean is used -> (B, D).
 
-        cfg_mask (B,) bool: True drops the sample's conditions; (B, 2): its label, its condition. A missing one is dropped.
-        span (B,): length of the interval that begins at t, where the network was built for two_times; 0 if not given.
-        condition_mask (B, P) bool: the tokens that are there; the others are padding. A row without any is a dropped one.
+        cfg_mask (B,) bool: True drops a row's conditions; (B, 2): its label, its condition. Missing conditions count as dropped.
+        span (B,): length of the interval that starts at t, for networks built with two_times; 0 by default.
+        condition_mask (B, P) bool: True for tokens, False for padding. A row without tokens counts as dropped.
         """
         size = self.num_tokens * self.token_dim
         assert x.shape[1:] == (size,), f"x is {tuple(x.shape)}; the network takes (B, {size})"
@@ -82,9 +84,9 @@ class DiTVelocityNetwork(Conditioned):
 
 
 class AdaLNBlock(nn.Module):
-    """norm -> modulate -> self-attention -> gate, norm -> modulate -> GELU MLP -> gate; the identity at first.
+    """norm -> modulate -> self-attention -> gate, norm -> modulate -> GELU MLP -> gate; the identity at initialization.
 
-    attend: between the two, attention to the condition's tokens.
+    attend: add attention to the condition's tokens between the two.
     """
 
     def __init__(self, hidden_dim: int, num_heads: int, num_tokens: int, dropout: float, attend: bool = False):
@@ -97,7 +99,7 @@ class AdaLNBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h: Tensor, condition: Tensor, memory: tuple[Tensor, Tensor | None] | None = None) -> Tensor:
-        """h (B, T, D), condition (B, D) after its SiLU, which all blocks share."""
+        """h (B, T, D), condition (B, D) after a SiLU shared by all blocks."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(6, dim=-1)
         attend = self.attention.of_one if self.single else self.attention
         h = h + gate_a * self.dropout(attend(modulate(h, shift_a, scale_a)))

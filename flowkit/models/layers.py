@@ -1,4 +1,4 @@
-"""Layers that the networks share. D is the embedding width, T a number of tokens."""
+"""Layers shared by the networks. D is the embedding width, T the number of tokens."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CLASS_DIM = 128  # width of the class table
-POSITION_STD = 0.2  # about that of the projected strokes; at the customary 0.02 the order is learned late
-SMOOTH = 1.0  # of times by which a network is differentiated (arXiv 2410.11081): the derivative goes with the frequency
-FREQUENCIES = 128  # of the time's sinusoid; one sine and one cosine each
+CLASS_DIM = 128  # width of class embeddings
+POSITION_STD = 0.2  # about that of the projected strokes; with the usual 0.02 the order is learned late
+SMOOTH = (
+    1.0  # scale of times that a network is differentiated by, whose derivative grows with frequency (arXiv 2410.11081)
+)
+FREQUENCIES = 128  # number of frequencies of the time embedding, each with a sine and a cosine
 
 
 def linear(in_features: int, out_features: int, *, bias: bool = True, gain: float = 1.0) -> nn.Linear:
-    """A Linear with Xavier-uniform weights times `gain` and zero bias; gain 0 for layers that start silent."""
+    """Return a Linear with Xavier-uniform weights times `gain` and zero bias. Use gain 0 for layers that start at 0."""
     layer = nn.Linear(in_features, out_features, bias=bias)
     nn.init.xavier_uniform_(layer.weight, gain)
     if bias:
@@ -25,31 +27,31 @@ def linear(in_features: int, out_features: int, *, bias: bool = True, gain: floa
 
 
 def learned(*shape: int, std: float = 0.02) -> nn.Parameter:
-    """A free parameter: positions, null tokens."""
+    """Return a free parameter, for positions and null tokens."""
     return nn.Parameter(torch.randn(*shape) * std)
 
 
 class TimeEmbedding(nn.Module):
-    """t (B,) in [0, 1] -> (B, D): sinusoid, then a two-layer network.
+    """t (B,) in [0, 1] -> (B, D): sinusoids, then a two-layer network.
 
     Phases reach 1000 radians, so t and the frequencies stay in fp32 (or fp64) whatever the precision of the weights: in bf16
-    they would be wrong by whole radians.
+    they would be off by whole radians.
     """
 
     frequencies: Tensor
 
     def __init__(self, embed_dim: int, scale: float = 1000.0):
         super().__init__()
-        # Periods made for 0..1000 (arXiv 2006.11239); not saved, since they follow from the constants.
+        # Designed for times from 0 to 1000 (arXiv 2006.11239). Not saved, since they are constants.
         exponents = torch.arange(FREQUENCIES, dtype=torch.float32)
         self.register_buffer(
             "frequencies", scale * torch.exp(-math.log(10_000) * exponents / FREQUENCIES), persistent=False
         )
         self.mlp = nn.Sequential(linear(2 * FREQUENCIES, embed_dim), nn.SiLU(), linear(embed_dim, embed_dim))
-        self.precision = torch.float32  # of the two layers
+        self.precision = torch.float32  # dtype of the two layers
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TimeEmbedding:
-        """`.to(torch.bfloat16)`, `.half()` and the like move the frequencies and leave their precision alone."""
+        """Let `.to(torch.bfloat16)`, `.half()` etc. move the frequencies, but keep their precision."""
         exact = self.frequencies
         super()._apply(fn, recurse)
         self.precision = self.frequencies.dtype
@@ -62,14 +64,14 @@ class TimeEmbedding(nn.Module):
 
 
 def dropped_kinds(cfg_mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """(whose labels, whose conditions are dropped), (B,) each: both alike of a mask (B,), the two columns of one (B, 2)."""
+    """Return (whose labels, whose conditions are dropped), (B,) each, from a mask (B,) for both, or (B, 2)."""
     if cfg_mask is None or cfg_mask.ndim == 1:
         return cfg_mask, cfg_mask
     return cfg_mask[:, 0], cfg_mask[:, 1]
 
 
 class ClassEmbedding(nn.Module):
-    """class_label (B,) -> (B, dim). The last row of the table is the null: samples that are dropped or have no label."""
+    """class_label (B,) -> (B, dim). The last row of the table is the null class, for rows with a dropped or no label."""
 
     def __init__(self, num_classes: int, dim: int = CLASS_DIM):
         super().__init__()
@@ -77,7 +79,7 @@ class ClassEmbedding(nn.Module):
         self.table = nn.Embedding(num_classes + 1, dim)
 
     def forward(self, class_label: Tensor | None, dropped: Tensor | None, like: Tensor) -> Tensor:
-        """`like` (B, ...) gives batch size and device."""
+        """`like` (B, ...) provides the batch size and device."""
         if class_label is None:
             class_label = torch.full((like.shape[0],), self.null, device=like.device)
         elif dropped is not None:
@@ -86,14 +88,14 @@ class ClassEmbedding(nn.Module):
 
 
 def token_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean (B, D) over those tokens (B, P, D) of a row that are there, by mask (B, P) bool; 0 where none is."""
+    """Return the mean (B, D) over tokens (B, P, D) where mask (B, P) is True; 0 for rows without tokens."""
     if mask is None:
         return tokens.mean(1)
     return tokens.masked_fill(~mask[..., None], 0).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
 
 
 def without_any(dropped: Tensor | None, mask: Tensor | None) -> Tensor | None:
-    """Rows (B,) bool whose condition is dropped, or of whose tokens none is there, which is the same; None: no row."""
+    """Return the rows (B,) bool whose condition is dropped or has no tokens, which is equivalent; None if there are none."""
     if mask is None:
         return dropped
     return ~mask.any(1) if dropped is None else dropped | ~mask.any(1)
@@ -102,11 +104,10 @@ def without_any(dropped: Tensor | None, mask: Tensor | None) -> Tensor | None:
 def condition_memory(
     tokens: Tensor, null: Tensor, hidden: Tensor | None, mask: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """What is attended to (B, P + 1, D), and which of it each row sees (B, P + 1) bool (None: all).
+    """Return the tokens to attend to (B, P + 1, D), and which of them each row sees (B, P + 1) bool (None: all).
 
-    tokens (B, P, D), of which mask (B, P) says those that are there, and the null token (D,). It is always seen and is all
-    that is left of rows that are `hidden` (B,): so "dropped" means the same for any number of tokens, and attention to one
-    token is a choice, not a constant.
+    tokens (B, P, D) with mask (B, P), and the null token (D,). The null token is always visible, and the only visible one for
+    rows that are `hidden` (B,). So "dropped" means the same for any number of tokens, and attention to a single token can vary.
     """
     memory = torch.cat((tokens, null.to(tokens.dtype).expand(len(tokens), 1, -1)), dim=1)
     if hidden is None and mask is None:
@@ -118,9 +119,9 @@ def condition_memory(
 
 
 class FeatureProjection(nn.Module):
-    """Image features (B, C) pooled or (B, P, C) by patch -> (B, P, D), P = 1 where pooled.
+    """Image features (B, C) pooled or (B, P, C) per patch -> (B, P, D), P = 1 if pooled.
 
-    Normalised first, since features of unit length and raw ones differ by an order of magnitude.
+    Normalizes them first, since unit-length and raw features differ by an order of magnitude.
     """
 
     def __init__(self, clip_dim: int, embed_dim: int):
@@ -132,9 +133,9 @@ class FeatureProjection(nn.Module):
     def forward(
         self, features: Tensor | None, dropped: Tensor | None, like: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The tokens, and which samples' are to be ignored (B,) bool (None: no sample's). mask (B, P): those that are there.
+        """Return the tokens, and which rows to ignore (B,) bool (None: no row). mask (B, P): True for tokens.
 
-        Where there are no features, zeros go through, so that every parameter is in every graph (DDP wants that).
+        Without features, zeros are projected, so that every parameter is in every graph, as DDP requires.
         """
         if features is None:
             tokens = like.new_zeros(like.shape[0], 1, self.clip_dim)
@@ -142,23 +143,23 @@ class FeatureProjection(nn.Module):
         else:
             tokens = features if features.ndim == 3 else features[:, None]
             dropped = without_any(dropped, mask)
-        if mask is not None:  # whatever the padding holds
+        if mask is not None:  # ignore the padding
             tokens = tokens.masked_fill(~mask[..., None], 0)
         return self.project(self.norm(tokens)), dropped
 
 
 class Conditioned(nn.Module):
-    """A network whose time, class and features are embedded alike and add up to one vector (B, D).
+    """A network whose time, class and features are embedded and summed to one vector (B, D).
 
-    What a network is built without (num_classes = 0, feature_dim = 0) has no parameters and is ignored when given.
+    Inputs that it is built without (num_classes = 0, feature_dim = 0) have no parameters and are ignored.
     """
 
     def embed_conditions(
         self, embed_dim: int, num_classes: int, feature_dim: int, two_times: bool = False, attend: bool = False
     ) -> None:
-        """Make the layers; a part of `__init__`. two_times: the end of an interval is told too, by its span.
+        """Create the layers, as part of `__init__`. two_times: also takes the span to the end of an interval.
 
-        attend: blocks attend to the features besides.
+        attend: blocks also attend to the features.
         """
         self.attend_conditions = attend and feature_dim > 0
         self.time = TimeEmbedding(embed_dim, SMOOTH if two_times else 1000.0)
@@ -171,7 +172,7 @@ class Conditioned(nn.Module):
             self.null_features = learned(embed_dim)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay must leave alone, beside biases and norms."""
+        """Return the names of parameters without weight decay, besides biases and norms."""
         return {"position", "null_features", "class_embedding.table.weight"}
 
     def conditions(
@@ -184,10 +185,10 @@ class Conditioned(nn.Module):
         span: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor | None] | None]:
-        """The embedded conditions (B, D); and what the blocks attend to, as `condition_memory`, None where they do not.
+        """Return the embedded conditions (B, D), and what the blocks attend to (see `condition_memory`) or None.
 
-        t, span (B,); class_label (B,); features (B, C) or (B, P, C), of which the mean counts, over those of mask (B, P);
-        cfg_mask (B,) or (B, 2).
+        t, span (B,); class_label (B,); features (B, C) or (B, P, C), of which the mean over mask (B, P) is used; cfg_mask (B,) or
+        (B, 2).
         """
         no_label, no_features = dropped_kinds(cfg_mask)
         condition, memory = self.time(t), None
@@ -206,15 +207,15 @@ class Conditioned(nn.Module):
 
 
 def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm whose gain and bias come from the condition: h (B, T, D), shift and scale (B, 1, D)."""
+    """Layer norm with gain and bias from the condition: h (B, T, D), shift and scale (B, 1, D)."""
     return F.layer_norm(h, h.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
 
 class Attention(nn.Module):
     """Multi-head attention of x (B, T, D) to itself, or to `memory` (B, M, D) where `visible` (B, M) is True.
 
-    As a rule query, key and value have no biases. One of the keys changes nothing, yet rounding noise that Adam amplifies
-    would move it; one of the values adds to that of `out`; for the queries the norm before them has a shift.
+    Query, key and value have no biases by default. A key bias has no effect, but Adam would amplify its rounding noise; a value
+    bias duplicates that of `out`; the norm before the queries has a shift already.
     """
 
     def __init__(
@@ -249,8 +250,8 @@ class Attention(nn.Module):
     def of_one(self, x: Tensor) -> Tensor:
         """Self-attention of x (B, 1, D): all weight is on the only token, so the result is that of its value.
 
-        Queries and keys are not computed. Their gradient is exactly 0 (not the rounding noise of a softmax, which Adam
-        would amplify), and they stay in the graph, being rows of the same matrix.
+        Queries and keys are not computed. Their gradient is exactly 0 (instead of the rounding noise of a softmax, which Adam
+        would amplify), and they stay in the graph, as rows of the same matrix.
         """
         value = 2 * x.shape[-1]
         return self.out(F.linear(x, self.qkv.weight[value:], None if self.qkv.bias is None else self.qkv.bias[value:]))
@@ -261,7 +262,7 @@ class Attention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """h (B, T, D) plus what it attends to in a memory (`condition_memory`); h alone at first."""
+    """h (B, T, D) plus attention to a memory (`condition_memory`); h itself at initialization."""
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float, *, qk_norm: bool = False):
         super().__init__()
@@ -274,7 +275,7 @@ class CrossAttention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """W_out (silu(W_gate x) * W_up x), no biases; hidden width 8/3 D, up to a multiple of 8 (arXiv 2002.05202)."""
+    """W_out (silu(W_gate x) * W_up x), without biases. Hidden width 8/3 D, rounded up to a multiple of 8 (arXiv 2002.05202)."""
 
     def __init__(self, embed_dim: int):
         super().__init__()

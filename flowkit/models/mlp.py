@@ -11,22 +11,22 @@ from torch import Tensor, nn
 from flowkit.models import Count, CountOrNone, Dropout, Width
 from flowkit.models.layers import Conditioned, linear
 
-SILU_GAIN = 2**0.5  # as for ReLU; with no gain the signal fades from layer to layer, and learning is slower throughout
-OUT_GAIN = 0.1  # the output starts near 0, as the mean of the velocity is
+SILU_GAIN = 2**0.5  # as for ReLU; without it the signal shrinks in every layer, and learning is slower
+OUT_GAIN = 0.1  # start with outputs near 0, the mean of the velocity
 
 
 class SimpleMLP(Conditioned):
-    """Predicts (B, input_dim) from x of that shape and t (B,): linear layers over x beside the embedded time.
+    """Predicts (B, input_dim) from x of that shape and t (B,): linear layers over x and the embedded time.
 
-    num_layers counts the linear layers, the output's included. num_classes = 0 and condition_dim = 0 mean none; the
-    network then ignores that input, and has 920,064 parameters at its defaults.
+    num_layers counts the linear layers, including the output. num_classes = 0 and condition_dim = 0 mean none; the network then
+    ignores that input. It has 920,064 parameters at its defaults.
     """
 
     def __init__(
         self,
         input_dim: Count = 1024,
         hidden_dim: Width = 256,
-        num_layers: Annotated[int, Field(ge=2, le=1000, description="blocks; of an mlp, layers")] = 5,
+        num_layers: Annotated[int, Field(ge=2, le=1000, description="number of blocks, or layers for mlp")] = 5,
         dropout: Dropout = 0.0,
         num_classes: CountOrNone = 0,
         condition_dim: CountOrNone = 0,
@@ -51,11 +51,11 @@ class SimpleMLP(Conditioned):
         span: Tensor | None = None,
         condition_mask: Tensor | None = None,
     ) -> Tensor:
-        """x (B, D), t (B,) in [0, 1], class_label (B,) int64, condition (B, C) or (B, P, C), whose mean counts -> (B, D).
+        """x (B, D), t (B,) in [0, 1], class_label (B,) int64, condition (B, C) or (B, P, C), of which the mean is used -> (B, D).
 
-        cfg_mask (B,) bool: True drops the sample's conditions; (B, 2): its label, its condition. A missing one is dropped.
-        span (B,): length of the interval that begins at t, where the network was built for two_times; 0 if not given.
-        condition_mask (B, P) bool: the tokens that are there; the others are padding. A row without any is a dropped one.
+        cfg_mask (B,) bool: True drops a row's conditions; (B, 2): its label, its condition. Missing conditions count as dropped.
+        span (B,): length of the interval that starts at t, for networks built with two_times; 0 by default.
+        condition_mask (B, P) bool: True for tokens, False for padding. A row without tokens counts as dropped.
         """
         assert x.shape[1:] == (self.input_dim,), f"x is {tuple(x.shape)}; the network takes (B, {self.input_dim})"
         told, _ = self.conditions(x, t, class_label, condition, cfg_mask, span, condition_mask)

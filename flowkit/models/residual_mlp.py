@@ -11,8 +11,8 @@ from flowkit.models.selu_mlp import PointInput
 class ResidualMLP(nn.Module):
     """Predicts (B, input_dim) from x of that shape and t (B,): residual blocks of two linear layers around a wide GELU.
 
-    The GELU is 4 times as wide. C2OT's has three blocks of width 128. num_classes = 0 and condition_dim = 0 mean none.
-    Weights start as torch's do.
+    The GELU is 4 times as wide. C2OT uses three blocks of width 128. num_classes = 0 and condition_dim = 0 mean none.
+    Uses torch's default initialization.
     """
 
     def __init__(

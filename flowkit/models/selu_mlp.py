@@ -1,4 +1,4 @@
-"""The networks of the papers' two-dimensional tables, and how both take time and conditions."""
+"""The networks of the papers' two-dimensional benchmarks, and how they take time and conditions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from flowkit.models.layers import dropped_kinds, token_mean, without_any
 
 
 class PointInput(nn.Module):
-    """x (B, D), t (B,) and conditions -> (B, width): one linear layer over all of them side by side.
+    """x (B, D), t (B,) and conditions -> (B, width): one linear layer over all of them concatenated.
 
-    A class stands in that row as a one-hot vector, which is to say that its column of the weights is added. A dropped
-    condition has learned numbers in its place. What it is built without (0 classes, 0 numbers) is ignored when given.
+    A class acts as a one-hot vector: its column of the weights is added. A dropped condition is replaced by learned numbers.
+    Inputs that it is built without (0 classes, 0 numbers) are ignored.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class PointInput(nn.Module):
         self.linear = nn.Linear(input_dim + 1 + two_times, width)
         if num_classes:
             self.classes = nn.Embedding(num_classes + 1, width)  # the last is the null
-            nn.init.uniform_(self.classes.weight, -1.0, 1.0)  # as of a linear layer over a single number
+            nn.init.uniform_(self.classes.weight, -1.0, 1.0)  # as in a linear layer with a single input
         if condition_dim:
             self.features = nn.Linear(condition_dim, width, bias=False)
             self.null_features = nn.Parameter(torch.empty(width).uniform_(-1.0, 1.0) / math.sqrt(condition_dim))
@@ -54,7 +54,7 @@ class PointInput(nn.Module):
                 class_label = class_label.masked_fill(no_label, self.num_classes)
             h = h + self.classes(class_label)
         if self.condition_dim:
-            # Both ways are computed, so that every parameter is in every graph (DDP wants that).
+            # Compute both, so that every parameter is in every graph, as DDP requires.
             if condition is None:
                 condition, dropped = x.new_zeros(len(x), self.condition_dim), x.new_ones(len(x), dtype=torch.bool)
             elif (dropped := without_any(dropped, mask)) is None:
@@ -67,8 +67,8 @@ class PointInput(nn.Module):
 class SeluMLP(nn.Module):
     """Predicts (B, input_dim) from x of that shape and t (B,): `num_layers` hidden layers with SELU (arXiv 1706.02515).
 
-    The network of [SF]2M and torchcfm (arXiv 2307.03672, 2302.00482): three layers of 64, 8,770 parameters in the plane.
-    num_classes = 0 and condition_dim = 0 mean none. Weights start as torch's linear layers do, as theirs.
+    The network of [SF]2M and torchcfm (arXiv 2307.03672, 2302.00482): three layers of 64, 8,770 parameters in 2-D.
+    num_classes = 0 and condition_dim = 0 mean none. Uses torch's default initialization, like theirs.
     """
 
     def __init__(
@@ -99,11 +99,11 @@ class SeluMLP(nn.Module):
         span: Tensor | None = None,
         condition_mask: Tensor | None = None,
     ) -> Tensor:
-        """x (B, D), t (B,) in [0, 1], class_label (B,) int64, condition (B, C) or (B, P, C), whose mean counts -> (B, D).
+        """x (B, D), t (B,) in [0, 1], class_label (B,) int64, condition (B, C) or (B, P, C), of which the mean is used -> (B, D).
 
-        cfg_mask (B,) bool: True drops the sample's conditions; (B, 2): its label, its condition. A missing one is dropped.
-        span (B,): length of the interval that begins at t, where the network was built for two_times; 0 if not given.
-        condition_mask (B, P) bool: the tokens that are there; the others are padding. A row without any is a dropped one.
+        cfg_mask (B,) bool: True drops a row's conditions; (B, 2): its label, its condition. Missing conditions count as dropped.
+        span (B,): length of the interval that starts at t, for networks built with two_times; 0 by default.
+        condition_mask (B, P) bool: True for tokens, False for padding. A row without tokens counts as dropped.
         """
         assert x.shape[1:] == (self.input_dim,), f"x is {tuple(x.shape)}; the network takes (B, {self.input_dim})"
         return self.layers(self.input(x, t, class_label, condition, cfg_mask, span, condition_mask))

@@ -1,4 +1,4 @@
-"""Recipes: one TOML file is one experiment, read into a typed, frozen `Recipe`. Torch-free."""
+"""Recipes: one TOML file describes one experiment and is read into a typed, frozen `Recipe`. Torch-free."""
 
 from flowkit.recipe.checks import check_batch
 from flowkit.recipe.dump import diff, dump_toml

@@ -1,4 +1,4 @@
-"""Impossible combinations: keys that are each fine and contradict one another."""
+"""Impossible combinations: keys that are valid by themselves but contradict each other."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ if TYPE_CHECKING:
 
 
 def contradictions(recipe: Recipe) -> list[tuple[str, str]]:
-    """(key, what is wrong and how to mend it) for every impossible combination."""
+    """Return (key, what is wrong and how to fix it) for every impossible combination."""
     parts = (_length, _batch, _divisions, _guidance, _flow, _averages, _mean_flow, _sampling, _coupling)
     found = [problem for part in parts for problem in part(recipe)]
     if recipe.run.device == "cpu" and recipe.train.precision == "fp16":
-        found.append(("train.precision", '"fp16" needs a GPU, and run.device is "cpu"; use "bf16" or "fp32" there'))
+        found.append(("train.precision", '"fp16" needs a GPU, but run.device is "cpu"; use "bf16" or "fp32"'))
     return found
 
 
 def check_batch(batch_size: int, micro_batch_size: int | None, num_processes: int) -> tuple[int, int]:
-    """How an update's rows are shared: (rows per process and accumulation step, accumulation steps).
+    """Return how an update's rows are split: (rows per process and accumulation step, accumulation steps).
 
-    Raises UserError, with the nearest sizes that divide, where `batch_size` is no multiple of
-    `num_processes` or a process's share is no multiple of `micro_batch_size`.
+    Raises UserError with the nearest valid sizes if `batch_size` is not a multiple of `num_processes`, or a process's share
+    is not a multiple of `micro_batch_size`.
     """
     if batch_size % num_processes:
         raise UserError(
-            f"train.batch_size: {batch_size} rows do not divide among {num_processes} processes; "
-            f"sizes that do are {_multiples(batch_size, num_processes)}"
+            f"train.batch_size: {batch_size} rows cannot be split evenly among {num_processes} processes; "
+            f"the nearest sizes that can are {_multiples(batch_size, num_processes)}"
         )
     share = batch_size // num_processes
     micro = micro_batch_size or share
@@ -42,15 +42,13 @@ def check_batch(batch_size: int, micro_batch_size: int | None, num_processes: in
 def _length(recipe: Recipe) -> list[tuple[str, str]]:
     train, warmup = recipe.train, recipe.optim.warmup
     if train.steps is None and train.epochs is None:
-        return [("train.steps", "missing, and so is train.epochs; give one of them: how long to train")]
+        return [("train.steps", "missing; set train.steps or train.epochs, the length of the run")]
     if train.steps is not None and train.epochs is not None:
-        return [
-            ("train.steps", f"{train.steps}, but train.epochs = {train.epochs} is given too; leave one of them out")
-        ]
+        return [("train.steps", f"{train.steps}, but train.epochs = {train.epochs} is set too; remove one of them")]
     length = {"steps": train.steps, "epochs": train.epochs}.get(warmup.unit)
     if length is not None and warmup.count >= length:
-        return [("optim.warmup", f"{warmup.plain()} is no shorter than the run (train.{warmup.unit} = {length}); "
-                                 "use a fraction of the run such as 0.05")]  # fmt: skip
+        return [("optim.warmup", f"{warmup.plain()} is not shorter than the run (train.{warmup.unit} = {length}); "
+                                 "use a fraction of the run, such as 0.05")]  # fmt: skip
     return []
 
 
@@ -67,7 +65,7 @@ def _coupling(recipe: Recipe) -> list[tuple[str, str]]:
     if block < batch and batch % block:
         return [("flow.coupling.block", _no_divisor(block, batch, f"train.batch_size = {batch}"))]
     if block > batch and block % batch:
-        return [("flow.coupling.block", f"{block} is no multiple of train.batch_size = {batch}; "
+        return [("flow.coupling.block", f"{block} is not a multiple of train.batch_size = {batch}; "
                                         f"the nearest are {_multiples(block, batch)}")]  # fmt: skip
     return []
 
@@ -85,12 +83,12 @@ def _guidance(recipe: Recipe) -> list[tuple[str, str]]:
     scale = recipe.sample.guidance_scale
     if _drops_any(recipe) or scale == 1 or recipe.sample.guidance.another:
         return []
-    return [("sample.guidance_scale", f"{scale:g} needs a model that saw dropped conditions, and flow.cond_drop is 0; "
+    return [("sample.guidance_scale", f"{scale:g} needs a model trained with dropped conditions, but flow.cond_drop is 0; "
                                       "set flow.cond_drop = 0.1 or sample.guidance_scale = 1.0")]  # fmt: skip
 
 
 def _drops_any(recipe: Recipe) -> bool:
-    """Whether some data's rows would be met without conditions."""
+    """Whether conditions are ever dropped, for any kind of data."""
     drop = recipe.flow.cond_drop
     return any(drop.values()) if isinstance(drop, dict) else drop > 0
 
@@ -131,23 +129,23 @@ def _mean_flow(recipe: Recipe) -> list[tuple[str, str]]:
     ):
         name = value if isinstance(value, str) else value.tag()
         if name not in (plain, "auto"):
-            found.append((f"flow.{key}", f'"{name}" does not go with flow.objective = "{objective}", whose loss is its own; '
-                                         f'use "{plain}"'))  # fmt: skip
+            found.append((f"flow.{key}", f'"{name}" cannot be used with flow.objective = "{objective}", '
+                                         f'which has its own loss; use "{plain}"'))  # fmt: skip
     for name in recipe.aux_loss.used:
-        found.append((f"aux_loss.{name}", f'needs a prediction of the data, which flow.objective = "{objective}" has none of; '
-                                      f"set aux_loss.{name} = 0"))  # fmt: skip
+        found.append((f"aux_loss.{name}", f'needs predicted data, which flow.objective = "{objective}" does not '
+                                             f"provide; set aux_loss.{name} = 0"))  # fmt: skip
     if sample.solver.averages and sample.guidance.another:
-        found.append(("sample.guidance", f'"{sample.guidance.tag()}" does not go with sample.solver = "{sample.solver.tag()}"; '
-                                         'use an ODE solver such as "midpoint", or "cfg"'))  # fmt: skip
+        found.append(("sample.guidance", f'"{sample.guidance.tag()}" cannot be used with sample.solver = '
+                                         f'"{sample.solver.tag()}"; use an ODE solver such as "midpoint", or "cfg"'))  # fmt: skip
     if getattr(flow.objective, "omega", 1) != 1 and not _drops_any(recipe):
-        found.append(("flow.objective.omega", "needs a null velocity to lead away from, and flow.cond_drop is 0; set "
-                                              "flow.cond_drop = 0.1 or leave omega out"))  # fmt: skip
+        found.append(("flow.objective.omega", "needs an unconditional velocity, but flow.cond_drop is 0; set "
+                                              "flow.cond_drop = 0.1 or remove omega"))  # fmt: skip
     return found
 
 
 def _averages(recipe: Recipe) -> list[tuple[str, str]]:
     several = {"ema.decay": recipe.ema.decays, "ema.power": recipe.ema.power}
-    return [(key, f"names {one:g} twice; leave one of them out") for key, found in several.items()
+    return [(key, f"lists {one:g} twice; remove one of them") for key, found in several.items()
             for one in sorted(set(found)) if found.count(one) > 1]  # fmt: skip
 
 
@@ -162,6 +160,6 @@ def _no_divisor(size: int, total: int, of: str) -> str:
 
 
 def _multiples(size: int, unit: int, link: str = "and") -> str:
-    """The multiples of `unit` on either side of `size`, 0 left out: `248 and 256`."""
+    """Return the multiples of `unit` on either side of `size`, without 0: `248 and 256`."""
     below = size // unit * unit
     return f" {link} ".join(str(multiple) for multiple in (below, below + unit) if multiple > 0)

@@ -1,4 +1,4 @@
-"""The keys of a recipe, their types in words, defaults and descriptions: all read off the types, nothing written twice."""
+"""The keys of a recipe with their types in words, defaults and descriptions, all derived from the types."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class KeyRow:
     section: str
     key: str  # below the section: "lr", "times.mean"
     type: str  # in words
-    default: str  # as it stands in TOML; "required", or "-" where nothing is set
+    default: str  # in TOML; "required", or "-" if unset
     description: str
 
     @property
@@ -26,7 +26,7 @@ class KeyRow:
 
 
 def key_table() -> list[KeyRow]:
-    """Every key of a recipe, in the order of the sections, of all components that are installed."""
+    """Return every key of a recipe, section by section, including the keys of installed components."""
     rows = [row for name, field in Recipe.model_fields.items() for row in _rows(name, "", sections_of(field))]
     imported = [name for name in names("loss") if f"aux_loss.{name}" not in {row.dotted for row in rows}]
     at = max(place for place, row in enumerate(rows, start=1) if row.section == "aux_loss")
@@ -38,7 +38,7 @@ def key_table() -> list[KeyRow]:
 
 
 def markdown_table() -> str:
-    """The keys as a Markdown table, for the README."""
+    """Return the keys as a Markdown table."""
     lines = ["| Key | Type | Default | What it is |", "|---|---|---|---|"]
     for row in key_table():
         default = row.default if row.default in ("required", "-") else f"`{row.default}`"
@@ -48,7 +48,7 @@ def markdown_table() -> str:
 
 
 def find_field(names: Sequence[str], section: type[Section] = Recipe) -> FieldInfo | None:
-    """The field that `section.key` names, of the first alternative that has it; None where there is none."""
+    """Return the field at these keys, in the first alternative that has it; None if there is none."""
     kinds: tuple[type[Section], ...] = (section,)
     field = None
     for name in names:
@@ -60,17 +60,17 @@ def find_field(names: Sequence[str], section: type[Section] = Recipe) -> FieldIn
 
 
 def naming_key(field: FieldInfo | None) -> str | None:
-    """The key by which a table there says which component it is: "name", or "arch" of a model; None for other fields."""
+    """Return the key that names the component in a table: "name", or "arch" for a model; None for other fields."""
     marks = () if field is None else field.metadata
     return next((mark.key for mark in marks if isinstance(mark, Choose)), None)
 
 
 def _rows(section: str, prefix: str, kinds: tuple[type[Section], ...]) -> Iterator[KeyRow]:
-    """Rows of one table; where it has alternatives, those keys that only some of them have say so."""
+    """Yield the rows of one table. Keys that only some of its alternatives have name those."""
     with_settings = [kind for kind in kinds if kind.model_fields.keys() - {"arch"}]
     for key in dict.fromkeys(key for kind in kinds for key in kind.model_fields):
         owners = [kind for kind in kinds if key in kind.model_fields]
-        tags = [kind.tag() for kind in owners] if prefix or len(owners) < len(with_settings) else []
+        tags = [kind.tag() for kind in owners if kind.tag()] if prefix or len(owners) < len(with_settings) else []
         field = owners[0].model_fields[key]
         choices = sections_of(field)
         if choices and not choices[0].tag():  # a table of its own, not a choice
@@ -88,7 +88,7 @@ def _rows(section: str, prefix: str, kinds: tuple[type[Section], ...]) -> Iterat
 
 
 def _other_defaults(key: str, owners: Sequence[type[Section]]) -> str:
-    """`; default of dit 3`: of alternatives whose default is not that of the first."""
+    """Return `; default of dit 3`, for alternatives whose default differs from the first one's."""
     defaults = {kind: default_words(kind.model_fields[key]) for kind in owners}
     others = [f"{kind.tag()} {words}" for kind, words in defaults.items() if words != defaults[owners[0]]]
     return f"; default of {', of '.join(others)}" if others else ""

@@ -1,4 +1,4 @@
-"""A recipe back as TOML, and what is different between two."""
+"""A recipe back as TOML, and the differences between two recipes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from flowkit.settings import Section, toml_value
 
 
 def dump_toml(recipe: Recipe) -> str:
-    """The whole recipe, defaults included, as TOML that reads back equal."""
+    """Return the whole recipe as TOML, with defaults. It reads back equal."""
     return tomli_w.dumps(recipe.to_dict())
 
 
 def diff(a: Recipe, b: Recipe) -> list[str]:
-    """`optim.lr: 0.0001 -> 0.0003` for every key that differs; empty where the two are the same experiment."""
+    """Return a line such as `optim.lr: 0.0001 -> 0.0003` for every key that differs."""
     return _diff("", a, b)
 
 

@@ -1,4 +1,4 @@
-"""[ema]: the moving averages of the weights; samples are drawn from the first."""
+"""[ema]: moving averages of the weights. Samples come from the first one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from flowkit.recipe.interval import Interval
 from flowkit.settings import AS_TUPLE, Says, Section
 
-WIDEST = 12**-0.5  # sigma_rel of the plain mean of all steps
+WIDEST = 12**-0.5  # sigma_rel of the mean of all steps
 Several = Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1), AS_TUPLE]
 Decay = Annotated[
     Annotated[float, Field(ge=0, lt=1)] | Several, Says("a number >= 0 and < 1, or a list of such numbers above 0")
@@ -22,35 +22,34 @@ Widths = Annotated[
 class Ema(Section):
     decay: Decay = Field(
         default=0.9999,
-        description="averages about the last 1 / (1 - decay) updates, fewer while it warms up; 0 is no EMA; samples come from "
-        "the first of a list",
+        description="EMA decay; averages about the last 1 / (1 - decay) updates. 0 disables it; a list keeps several, and "
+        "samples use the first",
     )
     warmup: bool = Field(
-        default=True, description="average fewer updates at first, so that a short run's EMA leaves the start behind"
+        default=True, description="use a smaller decay early on, so that short runs forget their initial weights"
     )
     warmup_share: float = Field(
         default=0.1, gt=0, lt=1,
-        description="share of the updates so far that is averaged at most: the decay at update n is decay (n - 1) / (n - 1 + 1 / "
-        "share)",
+        description="fraction of the past updates to average at most; the decay at update n is decay (n - 1) / (n - 1 + 1 / "
+        "warmup_share)",
     )  # fmt: skip
     warmup_power: float | None = Field(
         default=None,
         gt=0,
-        description="another warm-up, in place of the share: the decay is 1 - n^-power, at most `decay`",
+        description="alternative warm-up, replaces warmup_share: the decay at update n is min(decay, 1 - n^-warmup_power)",
     )
     power: Widths = Field(
         default=(),
-        description="widths (sigma_rel) of power-function averages, of which `flowkit ema` makes any other after the run",
+        description="EDM2 sigma_rel widths to snapshot; `flowkit ema` reconstructs any other after the run",
     )
     snapshot_every: Interval = Field(
-        default=Interval(1000), description="how often those are saved to ema/; the run's last step is saved always"
+        default=Interval(1000),
+        description="how often to save snapshots of ema.power to ema/; the last step is always saved",
     )
-    snapshot_dtype: Literal["fp16", "bf16", "fp32"] = Field(
-        default="fp16", description="number format of the snapshots"
-    )
+    snapshot_dtype: Literal["fp16", "bf16", "fp32"] = Field(default="fp16", description="data type of the snapshots")
 
     @property
     def decays(self) -> tuple[float, ...]:
-        """The decays as a tuple, empty where there is no such average."""
+        """Return the decays as a tuple, empty without an EMA."""
         decays = self.decay if isinstance(self.decay, tuple) else (self.decay,)
         return tuple(decay for decay in decays if decay)

@@ -1,4 +1,4 @@
-"""[flow]: what connects noise and data: independent choices of path, coupling, prediction and times."""
+"""[flow]: what connects noise and data: path, coupling, prediction, loss and times, each chosen independently."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ CondDrop = Annotated[
 
 
 def drop_rates(cond_drop: float | Mapping[Any, float], kinds: Sequence[str]) -> dict[str, float]:
-    """Probabilities, by name, that all of a row's conditions are dropped, and each kind of them alone, in data with `kinds`.
+    """Return the probability that all conditions of a row are dropped ("all"), and each of `kinds` on its own, by name.
 
-    A number means all of them; where there are several, each alone as often again.
+    A number is the probability of "all". With several kinds, each one alone is dropped with that probability too.
     """
     if isinstance(cond_drop, Mapping):
         return {name: cond_drop.get(name, 0.0) for name in ("all", *kinds)}
@@ -36,7 +36,7 @@ def drop_rates(cond_drop: float | Mapping[Any, float], kinds: Sequence[str]) -> 
 
 
 def seen_without(missing: Sequence[str], cond_drop: float | Mapping[Any, float], kinds: Sequence[str]) -> bool:
-    """Whether, in data with `kinds` of conditions, training ever meets a row without just those that are `missing`."""
+    """Whether training ever drops exactly the `missing` conditions of a row, in data with `kinds` of conditions."""
     rates = drop_rates(cond_drop, kinds)
     alone = all(rates.get(kind, 0.0) > 0 for kind in missing)
     return alone or (set(missing) == set(kinds) and rates["all"] > 0)
@@ -57,48 +57,52 @@ class Loss(Section):
 class Flow(Section):
     objective: Annotated[Objective, Choose("objective")] = Field(
         default=FlowMatching(),
-        description="what is learned: the velocity, or its average over intervals, for samples in one step",
+        description="training objective; mean_flow learns average velocities, for one-step samples",
     )
     base: str = Field(
         default="normal",
         min_length=1,
-        description='what t = 0 is: "normal", or a data set as in data.source, to learn a flow from one to the other',
+        description='distribution at t = 0: "normal", or a data set as in data.source',
     )
     path: Annotated[Path, Choose("path")] = Field(
-        default=Linear(), description="how a point moves from noise (t = 0) to data (t = 1)"
+        default=Linear(), description="path from noise (t = 0) to data (t = 1)"
     )
     coupling: Annotated[Coupling, Choose("coupling")] = Field(
         default=Independent(),
-        description="which noise is paired with which row; paired: the one that `flowkit sample --pairs` kept (reflow)",
+        description="how noise is paired with data; paired uses the noise stored by `flowkit sample --pairs` (reflow)",
     )
     prediction: Literal["auto", "velocity", "data", "noise"] = Field(
-        default="auto", description="the network's output; auto: the domain's choice for the architecture"
+        default="auto", description="what the network predicts; auto is velocity"
     )
     loss: Loss = Field(default=Loss(), description="how the loss is computed")
     times: Annotated[Times, Choose("times")] = Field(
-        default=LogitNormal(), description="how training times t are drawn"
+        default=LogitNormal(), description="distribution of training times t"
     )
     stratified: bool = Field(
-        default=False, description="draw one time from each of batch_size equal strata, over the whole global batch"
+        default=False,
+        description="stratified sampling of t: one time from each of batch_size equal strata of the global batch",
     )
     cond_drop: CondDrop = Field(
         default=0.1,
-        description="probability that all of a row's conditions are dropped, label and condition each alone as often again; "
-        "or by name: {all = 0.1, label = 0.2}",
+        description="probability of dropping all conditions of a row, and of dropping each one alone if there are two; or by "
+        "name: {all = 0.1, label = 0.2}",
     )
 
     @property
     def scored(self) -> FlowObjective:
-        """Path, prediction and loss as one. Raises UserError for what does not go together, and for the prediction "auto"."""
+        """Return path, prediction and loss as one objective.
+
+        Raises UserError for combinations that do not work, and for the prediction "auto".
+        """
         return FlowObjective(self.path, self.prediction, self.loss.space, self.loss.error, self.loss.weights)
 
     def why_no_score(self) -> str | None:
-        """Why the velocity that is learned implies no score, in words; None where it does.
+        """Return why the learned velocity implies no score; None if it does.
 
-        The score is -E[x0 | x_t] / sigma only where x0 is normal noise drawn independently of the data, on a Gaussian path.
+        The score is -E[x0 | x_t] / sigma only if x0 is normal noise, drawn independently of the data, on a Gaussian path.
         """
         if not self.path.converts("velocity", "score"):
-            return f'there is none on flow.path = "{self.path.tag()}"'
+            return f'flow.path = "{self.path.tag()}" has none'
         if self.base != NORMAL:
             return f"flow.base = {self.base!r} is not normal noise"
         if not self.coupling.independent:

@@ -13,16 +13,16 @@ from pydantic_core import CoreSchema, core_schema
 from flowkit.settings import whole_number
 
 _EPOCHS = re.compile(r"(\d+(?:\.\d+)?(?:e-\d+)?) *epochs?")
-MAX_COUNT = 10**12  # beyond any run, and far below where a float loses whole numbers
+MAX_COUNT = 10**12  # beyond any run, and still exact as a float
 
 
 def whole_steps(count: float) -> int:
-    """`count` updates rounded up, as promised for epochs; 0.07 x 100 is 7, whatever binary floating point says."""
+    """Round up to whole updates, with a tolerance for binary floating point: 0.07 x 100 is 7."""
     return math.ceil(round(count, 6))
 
 
 class Length:
-    """Validated and dumped by pydantic as one TOML value: `parse` on the way in, `plain` on the way out."""
+    """A value that pydantic reads with `parse` and writes with `plain`, as one TOML value."""
 
     @classmethod
     def parse(cls, value: Any) -> Any:
@@ -39,7 +39,7 @@ class Length:
 
 @dataclass(frozen=True)
 class Interval(Length):
-    """Every so many steps or epochs: `500`, `"10 epochs"`; `0` or `"never"` is off, and then it is falsy."""
+    """A number of steps or epochs: `500`, `"10 epochs"`. `0` or `"never"` is off, and falsy."""
 
     count: float
     unit: Literal["steps", "epochs"] = "steps"
@@ -50,14 +50,14 @@ class Interval(Length):
         return self.count > 0
 
     def steps(self, steps_per_epoch: float) -> int:
-        """Updates between two occurrences, at least 1; 0 where it is off."""
+        """Return the updates between two occurrences, at least 1; 0 if it is off."""
         if not self:
             return 0
         return max(1, whole_steps(self.count * (steps_per_epoch if self.unit == "epochs" else 1)))
 
     @classmethod
     def parse(cls, value: Any) -> Interval:
-        """From a TOML value. Raises ValueError."""
+        """Read a TOML value. Raises ValueError."""
         if isinstance(value, cls):
             return value
         epochs = _epochs(value)
@@ -73,7 +73,7 @@ class Interval(Length):
 
 @dataclass(frozen=True)
 class Warmup(Length):
-    """How long the learning rate rises: `500` steps, `"2 epochs"`, or `0.05`, a fraction of the run."""
+    """Length of the learning rate warm-up: `500` steps, `"2 epochs"`, or `0.05` of the run."""
 
     count: float
     unit: Literal["steps", "epochs", "fraction"] = "fraction"
@@ -81,13 +81,13 @@ class Warmup(Length):
     words: ClassVar[str] = 'a fraction below 1, a number of steps or "N epochs"'
 
     def steps(self, total_steps: int, steps_per_epoch: float) -> int:
-        """Updates of warm-up in a run of `total_steps`; 0 where there is none."""
+        """Return the warm-up updates of a run of `total_steps`; 0 for none."""
         scale = {"steps": 1.0, "epochs": steps_per_epoch, "fraction": float(total_steps)}[self.unit]
         return whole_steps(self.count * scale)
 
     @classmethod
     def parse(cls, value: Any) -> Warmup:
-        """From a TOML value. Raises ValueError; a float of 1 or more is refused, since 500.0 might mean either."""
+        """Read a TOML value. Raises ValueError, also for a float >= 1: 500.0 is ambiguous."""
         if isinstance(value, cls):
             return value
         if isinstance(value, float):
@@ -104,7 +104,7 @@ class Warmup(Length):
 
 
 def _epochs(value: Any) -> float | None:
-    """2.0 for "2 epochs"; None where that is not how it is written."""
+    """Return 2.0 for "2 epochs"; None for anything else."""
     match = _EPOCHS.fullmatch(value) if isinstance(value, str) else None
     return min(float(match[1]), MAX_COUNT) if match else None
 

@@ -1,4 +1,4 @@
-"""Recipes from files and dicts. Whatever is wrong with one is told at once, in one UserError."""
+"""Recipes from files and dicts. All mistakes are reported at once, in one UserError."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from flowkit.recipe.recipe import Recipe
 from flowkit.recipe.sample import SampleSettings
 from flowkit.renamed import translated
 
-MAX_STEPS = 10_000  # of a solver, that a model.json may ask for without the user's word
-MAX_BYTES = 1 << 20  # a larger file is no recipe: refuse a checkpoint before reading all of it
+MAX_STEPS = 10_000  # limit on the solver steps that a model.json may ask for
+MAX_BYTES = 1 << 20  # a larger file is not a recipe; do not read a whole checkpoint
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, saved: bool = False) -> Recipe:
@@ -35,20 +35,20 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, saved: bool 
 
 
 def recipe_from_dict(data: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in nested dicts, section by section, as TOML would give them. Raises UserError as `load_recipe`."""
+    """Read a recipe from nested dicts, one per section, as TOML would give them. Raises UserError as `load_recipe`."""
     return _validated(data, overrides, "recipe")
 
 
 def saved_settings(path: Path, content: dict[str, Any]) -> tuple[Flow, SampleSettings]:
-    """What a model.json says in "flow" and "sampling".
+    """Return the "flow" and "sampling" of a model.json.
 
-    Raises UserError where they hold what no recipe could say, or ask for endless sampling.
+    Raises UserError if they hold what no recipe could say, or ask for endless sampling.
     """
     sampling = content.get("sampling") or {}
     if content.get("numerics", 1) == 1:
         sampling = {"solver": "heun", **sampling}  # where such a sidecar names none
     if missing := {"path", "prediction"} - content["flow"].keys():
-        raise UserError(f"{path}: 'flow' cannot be understood: it has no {listing(sorted(missing))}")
+        raise UserError(f"{path}: 'flow' is not valid: missing {listing(sorted(missing))}")
     found: list[Any] = []
     for name, section, table in (("flow", Flow, content["flow"]), ("sampling", SampleSettings, sampling)):
         known = {key: value for key, value in table.items() if key in section.model_fields}
@@ -79,7 +79,7 @@ def _validated(data: dict[str, Any], overrides: Sequence[str], where: str) -> Re
 
 
 def _place(key: str, places: dict[str, str]) -> str:
-    """` (from --set ...)` where an override set the key, the table that it is in, or something in it."""
+    """Return ` (from --set ...)` if an override set the key, the table that holds it, or something in it."""
     hits = [text for at, text in places.items() if f"{key}.".startswith(f"{at}.") or at.startswith(f"{key}.")]
     return f" (from --set {hits[-1]})" if hits else ""
 
@@ -91,19 +91,19 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file{_offer(path)}") from None
     except IsADirectoryError:
-        raise UserError(f"{path}: is a folder{_offer(path / 'recipe.toml')}") from None  # a run has its recipe there
+        raise UserError(f"{path}: is a folder{_offer(path / 'recipe.toml')}") from None  # perhaps a run
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if len(raw) > MAX_BYTES:
-        raise UserError(f"{path}: is larger than any recipe (1 MiB); expected a recipe in TOML")
+        raise UserError(f"{path}: is larger than 1 MiB; expected a recipe in TOML")
     try:
         text = raw.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is no text in UTF-8 (byte {error.start}); expected a recipe in TOML") from None
+        raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); expected a recipe in TOML") from None
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is no TOML: {error}{_quote_line(text, str(error))}") from None
+        raise UserError(f"{path}: is not valid TOML: {error}{_quote_line(text, str(error))}") from None
 
 
 def _quote_line(text: str, message: str) -> str:
@@ -112,7 +112,7 @@ def _quote_line(text: str, message: str) -> str:
 
 
 def _offer(path: Path) -> str:
-    """The recipes whose names are nearest in that folder, else all that it has."""
+    """Suggest the recipes with the nearest names in that folder, else list all of them."""
     try:
         names = sorted(file.name for file in path.parent.glob("*.toml"))
     except OSError:

@@ -1,4 +1,4 @@
-"""All mistakes in a recipe's keys and types at once: each with its key, what was expected, the nearest valid name."""
+"""All mistakes in a recipe's keys and types at once: each with its key, what was expected, and the nearest valid name."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Kinds = tuple[type[Section], ...]
 
 
 def first_mistake(error: ValidationError, data: dict[str, Any], section: type[Section]) -> str:
-    """`guidance_scale: expected a number, found "2"`: the first of `mistakes` in one section's table."""
+    """Return the first of `mistakes` in one section's table: `guidance_scale: expected a number, found "2"`."""
     return ": ".join(mistakes(error, data, section)[0])
 
 
 def mistakes(error: ValidationError, data: dict[str, Any], root: type[Section]) -> list[tuple[str, str]]:
-    """(key, what is wrong with it) for each key, in the order of the recipe: "optim.lr", "expected ..., found ...".
+    """Return (key, what is wrong with it) for each key, in the recipe's order: "optim.lr", "expected ..., found ...".
 
-    root: what `data` should have been, a Recipe or one of its sections.
+    root: the expected type of `data`: Recipe or one of its sections.
     """
     found: dict[str, str] = {}
     for detail in _details(error, root):
@@ -36,7 +36,7 @@ def mistakes(error: ValidationError, data: dict[str, Any], root: type[Section]) 
 
 
 def _details(error: ValidationError, root: type[Section]) -> Iterator[ErrorDetails]:
-    """Pydantic's findings, and those inside a table whose component could not be told (it looks no further there)."""
+    """Yield pydantic's findings, and those inside tables of unknown components, where pydantic stops."""
     for detail in error.errors(include_url=False):
         yield detail
         if detail["type"] == "component_unknown" and isinstance(detail["input"], dict):
@@ -44,7 +44,7 @@ def _details(error: ValidationError, root: type[Section]) -> Iterator[ErrorDetai
 
 
 def _inside(detail: ErrorDetails, root: type[Section]) -> Iterator[ErrorDetails]:
-    """What else is wrong in a table of an unknown component, read as the first one; keys of the others are no mistakes."""
+    """Yield what else is wrong in a table of an unknown component, read as the first one. Keys of the others are allowed."""
     kinds = _locate(detail["loc"], {}, root)[1]
     table = {key: value for key, value in detail["input"].items() if key != detail.get("ctx", {})["key"]}
     try:
@@ -59,9 +59,9 @@ def _inside(detail: ErrorDetails, root: type[Section]) -> Iterator[ErrorDetails]
 def _locate(
     loc: tuple[int | str, ...], data: dict[str, Any], root: type[Section]
 ) -> tuple[list[str], Kinds, FieldInfo | None]:
-    """A pydantic location as keys, the kinds of table that the last of them holds (or is in), and its field.
+    """Return a pydantic location as keys, the possible tables at or around the last one, and its field.
 
-    Of components only the one that the data names, where it names one.
+    If the data names a component, only that one's table is returned.
     """
     names: list[str] = []
     kinds: Kinds = (root,)
@@ -123,7 +123,7 @@ def _names(kinds: Kinds) -> str:
 
 
 def _suggestion(name: str, names: list[str], kinds: Kinds, root: type[Section]) -> str:
-    """Which alternative has that key, or which section, or what is near it in this one; else all that this one has."""
+    """Suggest the alternative or section that has the key, or similar keys of this table; else list its keys."""
     field = find_field(names, root)
     others = [kind.tag() for kind in (sections_of(field) if field else ()) if name in kind.model_fields]
     if others:
@@ -138,7 +138,7 @@ def _suggestion(name: str, names: list[str], kinds: Kinds, root: type[Section]) 
 
 
 def _given(data: dict[str, Any], names: list[str]) -> Any:
-    """What the recipe has under those keys; None where it has nothing there."""
+    """Return what the recipe has under those keys, or None."""
     value: Any = data
     for name in names:
         value = value.get(name) if isinstance(value, dict) else None

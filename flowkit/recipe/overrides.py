@@ -13,18 +13,17 @@ from flowkit.components import Component
 from flowkit.recipe.describe import find_field
 from flowkit.settings import takes_text
 
-# Of each pair only one may be given: an override of one takes the place of the other.
-_DOT = re.compile(r'\.(?=(?:[^"]*"[^"]*")*[^"]*$)')  # but not in quotes: loss."my_package.losses:mine"
-RIVALS = {"train.steps": "train.epochs", "train.epochs": "train.steps"}
+_DOT = re.compile(r'\.(?=(?:[^"]*"[^"]*")*[^"]*$)')  # but not in quotes: aux_loss."my_package.losses:mine"
+RIVALS = {"train.steps": "train.epochs", "train.epochs": "train.steps"}  # an override of one replaces the other
 EXAMPLE = "write --set section.key=value, such as --set optim.lr=3e-4"
 
 
 def apply_overrides(
     data: dict[str, Any], overrides: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, str], list[tuple[str, str]]]:
-    """`data` with the overrides put in; the override's text by the key that it set; and what could not be read.
+    """Return `data` with the overrides applied, the override's text by the key it set, and the overrides that are invalid.
 
-    `section.key=value` sets a value, `section.key=` takes the key out, so that its default holds. The later one wins.
+    `section.key=value` sets a value; `section.key=` removes the key, so that its default applies. The last one wins.
     """
     data = copy.deepcopy(data)
     places: dict[str, str] = {}
@@ -37,7 +36,7 @@ def apply_overrides(
         elif not all(names):
             problems.append((f"--set {text}", f"names no key; {EXAMPLE}"))
         elif blocked := _put(data, names, value):
-            problems.append((f"--set {text}", f"{blocked} is a value and not a table, so nothing can be set in it"))
+            problems.append((f"--set {text}", f"{blocked} is a value, not a table, so nothing can be set inside it"))
         else:
             places[key] = text
     for key, rival in RIVALS.items():
@@ -49,18 +48,18 @@ def apply_overrides(
 
 
 def parse_value(text: str) -> Any:
-    """A TOML value, else the text itself: `3e-4` is a number, `50 epochs` and `2024-01-01` are text."""
+    """Parse a TOML value, else return the text: `3e-4` is a number, `50 epochs` and `2024-01-01` are text."""
     try:
         parsed = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
         return text
-    if len(parsed) > 1 or isinstance(parsed["value"], (datetime.date, datetime.time)):  # no key holds a date
+    if len(parsed) > 1 or isinstance(parsed["value"], (datetime.date, datetime.time)):  # no key takes a date
         return text
     return parsed["value"]
 
 
 def _put(data: dict[str, Any], names: list[str], value: str) -> str:
-    """Set the value in the nested tables, making them as needed; the key that is in the way, where one is."""
+    """Set the value in the nested tables, creating them as needed. Return the key that is in the way, if any."""
     table: dict[str, Any] = data
     for depth, name in enumerate(names[:-1], start=1):
         inner: Any = table.get(name, _default_choice(names[:depth]))
@@ -78,13 +77,13 @@ def _put(data: dict[str, Any], names: list[str], value: str) -> str:
 
 
 def _value_for(names: list[str], text: str) -> Any:
-    """The parsed value; but where text is expected `42` and `true` are text too, for the shell eats the quotes."""
+    """Parse the value, but keep `42` and `true` as text if text is expected: the shell removes the quotes."""
     value, field = parse_value(text), find_field(names)
     return text if field is not None and takes_text(field) and isinstance(value, int | float) else value
 
 
 def _default_choice(names: list[str]) -> Any:
-    """What an absent table starts from: the default's name for a choice, else nothing."""
+    """Return what an absent table starts from: the name of the default choice, else nothing."""
     field = find_field(names)
     default = field.get_default() if field is not None else None
     return default.plain() if isinstance(default, Component) else {}

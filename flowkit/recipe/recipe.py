@@ -1,4 +1,4 @@
-"""The Recipe: ten sections, frozen. Made by `load_recipe` or `recipe_from_dict`, which report mistakes kindly."""
+"""The Recipe: ten frozen sections. Made by `load_recipe` or `recipe_from_dict`, which turn mistakes into clear messages."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ FolderName = Annotated[
 
 
 class Run(Section):
-    name: FolderName = Field(description="name of the run; its directory is dir/name")
-    seed: int = Field(default=0, ge=0, lt=2**63, description="every random draw is a function of it")
+    name: FolderName = Field(description="name of the run; the run directory is run.dir/run.name")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="random seed of the run")
     dir: str = Field(default="runs", min_length=1, description="folder that holds the run directories")
-    deterministic: bool = Field(default=False, description="bit-equal repeats on CUDA, at some cost in speed")
+    deterministic: bool = Field(default=False, description="bit-equal repeats on CUDA, somewhat slower")
     device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="where to train; auto takes CUDA where there is one"
+        default="auto", description="device to train on; auto uses CUDA if available"
     )
     threads: CountOrAuto = Field(
         default="auto", description="CPU threads of each process; auto is 1 for a small network, else as torch has it"
@@ -45,16 +45,23 @@ Betas = Annotated[tuple[Beta, Beta], AS_TUPLE, Says("two numbers >= 0 and < 1")]
 
 
 class Optim(Section):
-    lr: float = Field(default=1e-4, gt=0, description="AdamW's learning rate at the end of the warm-up")
-    betas: Betas = Field(default=(0.9, 0.999), description="decay of AdamW's two moments")
+    lr: float = Field(default=1e-4, gt=0, description="peak learning rate (AdamW)")
+    betas: Betas = Field(default=(0.9, 0.999), description="decay rates of AdamW's moments")
     eps: float = Field(default=1e-8, gt=0, description="AdamW's epsilon")
     weight_decay: float = Field(
-        default=0.05, ge=0, description="on matrices only: not on biases, norms, embeddings, positions"
+        default=0.05, ge=0, description="weight decay of matrices; biases, norms, embeddings and positions have none"
     )
-    warmup: Warmup = Field(default=Warmup(0.05), description="linear rise from 0; a fraction is one of the whole run")
-    schedule: Literal["cosine", "constant"] = Field(default="cosine", description="the learning rate after the warm-up")
-    min_lr_factor: float = Field(default=0.01, ge=0, le=1, description="the cosine ends at this fraction of lr")
-    max_grad_norm: float = Field(default=1.0, ge=0, description="gradients are clipped to this norm; 0 is off")
+    warmup: Warmup = Field(
+        default=Warmup(0.05),
+        description="length of the linear learning rate warm-up; a fraction is relative to the run",
+    )
+    schedule: Literal["cosine", "constant"] = Field(
+        default="cosine", description="learning rate schedule after the warm-up"
+    )
+    min_lr_factor: float = Field(
+        default=0.01, ge=0, le=1, description="final learning rate of the cosine schedule, as a fraction of lr"
+    )
+    max_grad_norm: float = Field(default=1.0, ge=0, description="clip gradients to this norm; 0 disables clipping")
 
 
 Tags = Annotated[tuple[str, ...], AS_TUPLE, Says("a list of text")]
@@ -71,19 +78,17 @@ Names = Annotated[
 class Track(Section):
     to: Names = Field(
         default=(),
-        description="trackers to log to, by accelerate's names: tensorboard, wandb, trackio, mlflow, comet_ml, aim, swanlab, ...",
+        description="trackers to log to: tensorboard, wandb, trackio, mlflow, comet_ml, aim, swanlab, ... (as in accelerate)",
     )
-    wandb: bool = Field(default=False, description='short for to = "wandb" (WANDB_MODE is respected)')
-    project: str = Field(
-        default="flowkit", min_length=1, description="project (or experiment) that the run belongs to there"
-    )
-    group: str | None = Field(default=None, description="group of the run there")
-    tags: Tags = Field(default=(), description="tags of the run there")
-    images: bool = Field(default=True, description="log the sheets of samples there too")
+    wandb: bool = Field(default=False, description='short for to = "wandb"; respects WANDB_MODE')
+    project: str = Field(default="flowkit", min_length=1, description="project or experiment name for the trackers")
+    group: str | None = Field(default=None, description="run group for the trackers")
+    tags: Tags = Field(default=(), description="run tags for the trackers")
+    images: bool = Field(default=True, description="log sample sheets to the trackers too")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All trackers asked for, each once."""
+        """Return all trackers asked for, without duplicates."""
         return tuple(dict.fromkeys((*self.to, *(("wandb",) if self.wandb else ()))))
 
 
@@ -91,7 +96,7 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class AuxLossWeights(Section):
-    """Weights of auxiliary losses on the predicted data, by the losses' names or import paths; 0 is off."""
+    """Weights of auxiliary losses on the predicted data, by the losses' names or import paths; 0 disables a loss."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Weight]  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -110,12 +115,12 @@ class AuxLossWeights(Section):
 
     @property
     def used(self) -> dict[str, float]:
-        """Those that are not off."""
+        """Return the weights that are not 0."""
         return {name: weight for name, weight in self.model_dump().items() if weight}
 
 
 def described_loss(name: str) -> Any:
-    """A loss's weight, described by the first sentence of the loss's docstring: "The mean distance ..."."""
+    """Return the field of a loss's weight, described by the first sentence of the loss's docstring: "The mean distance ..."."""
     sentence = " ".join((find("loss", name).__doc__ or "A loss").split(". ")[0].split()).rstrip(".")
     return Field(default=0.0, description=f"weight of {sentence[0].lower()}{sentence[1:]}")
 
@@ -145,7 +150,7 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _sampled(cls, data: Any) -> Any:
-        """How samples are drawn may follow from the objective, unless the recipe names a solver."""
+        """Let the objective choose how samples are drawn, unless the recipe names a solver."""
         if not isinstance(data, dict) or not isinstance(sample := data.get("sample", {}), dict) or "solver" in sample:
             return data
         objective = data["flow"].get("objective") if isinstance(data.get("flow"), dict) else None
@@ -156,7 +161,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
-        # runs only where every key and type is right: impossible combinations are the second round of mistakes
+        # Runs only once every key and type is valid.
         if problems := contradictions(self):
             raise PydanticCustomError(
                 "impossible", "{text}", {"text": "; ".join(map(": ".join, problems)), "problems": problems}
@@ -177,5 +182,5 @@ class Recipe(Section):
         return dump_toml(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain tables as TOML can hold them: what is unset is left out, a choice without settings is its name."""
+        """Return plain tables as TOML can hold them: unset keys are left out, and a choice with default settings is its name."""
         return self.model_dump(exclude_none=True)

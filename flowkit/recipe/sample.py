@@ -1,4 +1,4 @@
-"""[sample]: how samples are drawn, and which are while training. `flowkit sample` starts from the same settings."""
+"""[sample]: how samples are drawn, also while training. `flowkit sample` starts from the same settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _rising(interval: tuple[float, float]) -> tuple[float, float]:
     low, high = interval
     if not low < high:
         such = f"[{min(low, high):g}, {max(low, high):g}]"
-        text = f"[{low:g}, {high:g}] does not rise; expected [from, to], such as {such}"
+        text = f"invalid interval [{low:g}, {high:g}]; expected 0 <= start < end <= 1, such as {such}"
         raise PydanticCustomError("said", "{text}", {"text": text})
     return interval
 
@@ -33,36 +33,45 @@ TwoTimes = Annotated[
 
 
 class SampleSettings(Section):
-    """How samples are drawn; a checkpoint keeps it, for `flowkit sample` to start from."""
+    """How samples are drawn. A checkpoint stores it as the defaults of `flowkit sample`."""
 
     solver: Annotated[Solver, Choose("solver")] = Field(
         default=Midpoint(),
-        description="ODE solver; ab2 and dpm evaluate once a step; dopri5 chooses its steps; sde is stochastic; "
-        "mean_flow is for flow.objective mean_flow, in 1 step",
+        description="ODE solver; ab2 and dpm need one evaluation per step, dopri5 is adaptive, sde is stochastic, "
+        "mean_flow is for that objective",
     )
-    steps: int = Field(default=25, ge=1, description="solver steps from noise to data")
-    grid: Annotated[Grid, Choose("grid")] = Field(default=Uniform(), description="where in t the steps are")
-    state: Literal["fp32", "fp64"] = Field(
-        default="fp32", description="precision of x between network calls; the network has its own"
-    )
+    steps: int = Field(default=25, ge=1, description="number of solver steps from noise to data")
+    grid: Annotated[Grid, Choose("grid")] = Field(default=Uniform(), description="spacing of the steps in t")
+    state: Literal["fp32", "fp64"] = Field(default="fp32", description="precision of x between network calls")
     guidance: Annotated[Guidance, Choose("guidance")] = Field(
-        default=ClassifierFree(), description="what v is led away from: the null condition, or another model"
+        default=ClassifierFree(),
+        description="guidance method: away from the unconditional model, or from a weaker model",
     )
-    guidance_scale: float = Field(default=1.0, description="w in v_null + w (v_cond - v_null); 1 is no guidance")
-    guidance_interval: TwoTimes | None = Field(default=None, description="t from and to which there is guidance")
+    guidance_scale: float = Field(
+        default=1.0, description="guidance scale w in v_null + w (v_cond - v_null); 1 disables guidance"
+    )
+    guidance_interval: TwoTimes | None = Field(
+        default=None, description="range of t with guidance; everywhere by default"
+    )
     guidance_rescale: float = Field(
-        default=0.0, ge=0, le=1, description="how far the guided v's spread is brought back to the conditional one's"
+        default=0.0,
+        ge=0,
+        le=1,
+        description="how far to rescale the guided v to the standard deviation of the conditional v",
     )
 
     @staticmethod
     def of(table: Mapping[str, Any], **given: Any) -> SampleSettings:
-        """From a mapping, whose other keys are left alone, with what is `given` and not None in its place. Raises UserError."""
+        """Read the settings in `table`, overridden by those `given` that are not None. Other keys of `table` are ignored.
+
+        Raises UserError.
+        """
         from flowkit.recipe.messages import first_mistake
 
         known = SampleSettings.model_fields
         given = {name: value for name, value in given.items() if value is not None}
         if unknown := min(given.keys() - known, default=None):
-            raise TypeError(f"{unknown!r} is no setting of how samples are drawn{nearest(unknown, known)}")
+            raise TypeError(f"{unknown!r} is not a sampling setting{nearest(unknown, known)}")
         merged = {name: value for name, value in {**table, **given}.items() if name in known and value is not None}
         try:
             found = SampleSettings.model_validate(merged)
@@ -71,14 +80,14 @@ class SampleSettings(Section):
         steps = found.grid.steps(found.steps)
         if given.get("steps") not in (None, steps):
             raise UserError(
-                f"steps: {given['steps']}, and the times of the {found.grid.tag()} grid make {steps}; leave out the steps, or "
-                "name another grid"
+                f"steps: {given['steps']}, but the {found.grid.tag()} grid has {steps} steps; leave out the steps, or "
+                "choose another grid"
             )
         return found.model_copy(update={"steps": steps})
 
     @property
     def of_ode(self) -> dict[str, Any]:
-        """Solver, steps and grid to follow the flow itself, both ways; the midpoint rule for solvers that follow another."""
+        """Return solver, steps and grid for the flow's own ODE; the midpoint rule replaces solvers that cannot go back."""
         solver = self.solver if self.solver.backward else Midpoint()
         return {
             "solver": solver,
@@ -88,7 +97,7 @@ class SampleSettings(Section):
 
     @property
     def words(self) -> str:
-        """`midpoint, 25 steps, guidance 2 by cfg_zero`."""
+        """Describe the settings: `midpoint, 25 steps, guidance 2 by cfg_zero`."""
         parts = [self.solver.words]
         if not self.solver.adaptive:
             on = "" if self.grid == Uniform() else f" on the {self.grid.tag()} grid"
@@ -101,7 +110,7 @@ class SampleSettings(Section):
         return ", ".join(parts)
 
     def to_info(self) -> dict[str, Any]:
-        """For a sidecar: solver and scale, the number of steps where it is given, and the rest where it is not the default."""
+        """Return the settings for a sidecar: solver, scale and steps always, the rest if it is not the default."""
         always = {"solver", "guidance_scale"} if self.solver.adaptive else {"solver", "steps", "guidance_scale"}
         never = {"steps", "grid"} if self.solver.adaptive else set()
         changed = self.model_dump(exclude_none=True, exclude_defaults=True, exclude=never)
@@ -111,10 +120,10 @@ class SampleSettings(Section):
 
 class Sample(SampleSettings):
     every: Interval = Field(default=Interval(1000), description="how often to draw samples while training")
-    num_samples: int = Field(default=8, ge=1, description="samples to draw; the classes take turns")
+    num_samples: int = Field(
+        default=8, ge=1, description="number of samples to draw while training, in turn from each class"
+    )
     decode: bool = Field(
-        default=True, description="decode samples while training, where the data's codec is at hand; sentences only"
+        default=True, description="decode samples to sentences while training, if the codec is installed"
     )
-    weights: Literal["ema", "raw"] = Field(
-        default="ema", description="weights to sample with; raw where there is no EMA"
-    )
+    weights: Literal["ema", "raw"] = Field(default="ema", description="weights to sample with; raw if there is no EMA")

@@ -1,4 +1,4 @@
-"""From noise to samples: what is settled beforehand, the keyed draws, and the batches."""
+"""From noise to samples: velocities, seeded draws, and batches."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import GaussianPath
 from flowkit.flow.solvers import Velocity, integrate
 from flowkit.models.calls import call_model
+from flowkit.progress import Progress
 from flowkit.recipe.sample import SampleSettings
 from flowkit.rng import NUMERICS, key, seed_generator
 
@@ -27,20 +28,21 @@ if TYPE_CHECKING:
 
 BATCH_SIZES = {"cpu": 64, "cuda": 1024}
 Weak = tuple[Network, FlowObjective]  # the weaker model of autoguidance
+Step = Callable[[int, Tensor], None]  # a listener for (steps done, x)
 Guide = Callable[[Tensor], Tensor]  # x (B, ...) in the domain's units -> (B,)
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """x (N, ...) float32 in the domain's units, the noise (N, *shape) float32 that each came from, and the cost by row.
+    """x (N, ...) float32 in the domain's units, the noise (N, *shape) float32 that each came from, and the cost per row.
 
-    states (T, at most keep_states, ...) float32 in the domain's units: where some of them, evenly spread, were after each
-    step, from the noise on; None unless they were to be kept.
+    states (T, at most keep_states, ...) float32 in the domain's units: an evenly spread subset after each step, from the noise
+    on; None if not kept.
     """
 
     x: np.ndarray
     noise: np.ndarray
-    nfe: int | float  # network evaluations a sample: a whole number where all had the same
+    nfe: int | float  # network evaluations per sample; an int if all had the same number
     nfe_max: int
     states: np.ndarray | None = None
 
@@ -49,15 +51,15 @@ class Drawn:
 
 
 class States:
-    """What some samples, evenly spread over all, went through: filled batch by batch."""
+    """The trajectories of an evenly spread subset of samples, filled batch by batch."""
 
     def __init__(self, count: int, num_samples: int, normalizer: Normalizer) -> None:
         self._rows = np.unique(np.linspace(0, num_samples - 1, min(count, num_samples)).astype(int)) if count else []
         self._normalizer = normalizer
         self._batches: list[list[np.ndarray]] = []
 
-    def begin(self, indices: range, x: Tensor) -> Callable[[int, Tensor], None] | None:
-        """The listener for the steps of samples `indices`, which start at x; None where there is nothing to keep."""
+    def begin(self, indices: range, x: Tensor) -> Step | None:
+        """Return the step listener for samples `indices`, which start at x; None if none of them is kept."""
         offsets = [int(row) - indices.start for row in self._rows if row in indices]
         if not offsets:
             return None
@@ -71,7 +73,7 @@ class States:
         return keep
 
     def stacked(self) -> np.ndarray | None:
-        """(T, kept, ...); where an adaptive solver took more steps in one batch, the others rest at their ends."""
+        """Return (T, kept, ...). If an adaptive solver took fewer steps in a batch, its last state is repeated."""
         if not self._batches:
             return None
         longest = max(map(len, self._batches))
@@ -79,15 +81,15 @@ class States:
 
 
 def step_noise(seed: int, indices: range, shape: tuple[int, ...], numerics: int = NUMERICS) -> Callable[[int], Tensor]:
-    """The noise of a stochastic solver's steps, taken in their order: of each sample a stream of its own, on the CPU."""
+    """Return the noise of a stochastic solver's steps, to be called in order. Each sample has its own stream, on the CPU."""
     streams = [seed_generator(torch.Generator(), key(seed, "sample steps", i), numerics) for i in indices]
     return lambda step: torch.stack([torch.randn(shape, generator=stream) for stream in streams])
 
 
 def as_network(model: nn.Module) -> Network:
-    """The model under the conditions that it takes, called in its own precision whatever that of x.
+    """Return the model as a function of x, t and conditions that runs in the model's own precision.
 
-    Times are fp32 at least: networks embed them with frequencies of 1000.
+    Times are at least fp32, since networks embed them with frequencies of 1000.
     """
     own = next(model.parameters()).dtype
     clock = torch.promote_types(own, torch.float32)
@@ -102,7 +104,7 @@ def as_network(model: nn.Module) -> Network:
 def velocity_of(
     model: SamplingModel, given: Conditions, rows: slice = slice(None), settings: SampleSettings | None = None
 ) -> Velocity:
-    """The velocity of these rows of what is given: the network's own, or led as `settings` say."""
+    """Return the velocity of these rows of `given`: the network's own, or guided according to `settings`."""
     told = given.map(lambda tensor: tensor[rows].to(model.device))
     network, objective = as_network(model.model), model.objective
     if settings is None:
@@ -127,49 +129,58 @@ def draw_samples(
     guide_scale: float = 1.0,
     batch_size: int | None = None,
     keep_states: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Drawn:
     """Draw samples. Sample i has the conditions of row i of `given`, and starts from noise that depends on (seed, i) alone.
 
-    guide: the samples then approximate p(x) exp(guide_scale guide(x)); see `GradientGuidance`. progress: called after each
-    batch with the number of samples done. The model is used on its device and in its precision, and should be in eval mode.
+    guide: the samples then approximate p(x) exp(guide_scale guide(x)); see `GradientGuidance`. progress: called with the
+    number of samples done; a step of a fixed-step solver counts as its share of the batch. The model is used on its device
+    and in its precision, and should be in eval mode.
     """
     normalizer, path, numerics = model.normalizer, model.objective.path, model.numerics
     batch_size = batch_size or BATCH_SIZES.get(model.device.type, 256)
-    # Both are opened here: in inference mode they would be of tensors that a guide cannot be followed through.
+    # Open both outside inference mode, whose tensors a guide cannot differentiate through.
     base, _ = model.base, model.weak(settings)
     done, noises, spent = [], [], []
     states = States(keep_states, num_samples, normalizer)
-    # A guide differentiates through the network, whose conditions are made here: no inference mode then.
+    # A guide differentiates through the network, so it needs no_grad instead of inference mode.
     with torch.inference_mode() if guide is None else torch.no_grad():
         for first in range(0, num_samples, batch_size):
             indices = range(first, min(first + batch_size, num_samples))
             velocity = velocity_of(model, given, slice(first, indices.stop), settings)
             if guide is not None:
-                assert isinstance(path, GaussianPath), "checked by who takes the guide"
+                assert isinstance(path, GaussianPath), "checked by the caller"
                 velocity = GradientGuidance(velocity, lambda x: guide(normalizer.denormalize(x)), path, guide_scale)
             noise = base.sample(seed, indices, model.latent_shape)
             x = noise.to(model.device, torch.float64 if settings.state == "fp64" else torch.float32)
+            keep = states.begin(indices, x)
+
+            def on_step(step: int, x: Tensor, keep: Step | None = keep, indices: range = indices) -> None:
+                if keep is not None:
+                    keep(step, x)
+                if progress is not None and not settings.solver.adaptive:
+                    progress(indices.start + len(indices) * min(step, settings.steps) // settings.steps, num_samples)
+
             x, nfe = integrate(
                 velocity, x, solver=settings.solver, steps=settings.steps, grid=settings.grid, path=path,
                 straight=model.straight, noise=step_noise(seed, indices, model.latent_shape, numerics),
-                on_step=states.begin(indices, x),
+                on_step=on_step,
             )  # fmt: skip
             done.append(normalizer.denormalize(x).float().cpu().numpy())
             noises.append(noise.numpy())
             spent.append(nfe)
             if progress is not None:
-                progress(indices.stop)
+                progress(indices.stop, num_samples)
     nfe = torch.cat(spent)
     mean, most = nfe.double().mean().item(), int(nfe.max())
     nfe = most if mean == most else round(mean, 2)
     return Drawn(np.concatenate(done), np.concatenate(noises), nfe, most, states.stacked())
 
 
-def carry_back(
+def invert(
     model: SamplingModel, data: Dataset, rows: np.ndarray, settings: SampleSettings
 ) -> tuple[Inversion, Inversion]:
-    """Rows of `data` carried to noise and forth again, with their own conditions and unguided; and those of the zero field."""
+    """Invert rows of `data` to noise and reconstruct them, with their conditions and no guidance; the same for the zero field."""
     variance = model.base.variance
     with torch.inference_mode():
         x1 = model.normalizer.normalize_rows(data.x, rows, lambda tensor: tensor.to(model.device))

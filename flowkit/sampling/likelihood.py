@@ -1,9 +1,8 @@
-"""Likelihoods of data under a trained model: densities in the domain's units, beside those of the best full Gaussian."""
+"""Likelihoods of data under a trained model: densities in the domain's units, next to those of the best full Gaussian."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,35 +16,36 @@ from flowkit.data.dataset import Dataset
 from flowkit.errors import UserError
 from flowkit.flow.likelihood import log_likelihood
 from flowkit.metrics.gaussian import fit_gaussian
+from flowkit.progress import Progress
 from flowkit.rng import key, seed_generator
 from flowkit.sampling.draw import velocity_of
 
 if TYPE_CHECKING:
     from flowkit.data.normalizers import Normalizer
-    from flowkit.sampling.asked import ClassLabel
+    from flowkit.sampling.conditioning import ClassLabel
     from flowkit.sampling.model import SamplingModel
 
 BATCH_SIZES = {"cpu": 64, "cuda": 256}
-FITTED = 50_000  # training rows that the Gaussian is fitted on, at most
+FITTED = 50_000  # maximum number of training rows to fit the Gaussian on
 
 
 @dataclass(frozen=True)
 class RowLikelihoods:
-    """log_p (N,) float64 in nats, a density over rows of `dim` numbers in the domain's units."""
+    """log_p (N,) float64 in nats: the density of rows of `dim` numbers, in the domain's units."""
 
     log_p: np.ndarray
-    probe_error: np.ndarray | None  # (N,) standard error over the probes of Hutchinson's estimate; None without
+    probe_error: np.ndarray | None  # (N,) standard error over Hutchinson's probes; None if exact
     dim: int
-    nfe: float  # forward evaluations a row, on average; each divergence costs backward passes besides
+    nfe: float  # mean forward evaluations per row; each divergence costs backward passes too
 
     @property
     def bits_per_dim(self) -> np.ndarray:
-        """(N,) -log2 p(x) / dim; lower is likelier, and below 0 where densities exceed 1."""
+        """(N,) -log2 p(x) / dim. Lower is likelier; below 0 if densities exceed 1."""
         return -self.log_p / (self.dim * math.log(2))
 
     @property
     def mean(self) -> tuple[float, float]:
-        """Bits per dimension over the rows and its standard error, which holds the probes' share too."""
+        """Mean bits per dimension and its standard error, which includes that of the probes."""
         bits = self.bits_per_dim
         return float(bits.mean()), float(bits.std(ddof=1) / math.sqrt(len(bits))) if len(bits) > 1 else math.nan
 
@@ -63,14 +63,14 @@ def of_rows(
     steps: int = 25,
     seed: int = 0,
     batch_size: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> RowLikelihoods:
-    """log p(x) of rows x (N, ...) in the domain's units, a density in those units, without guidance; probes go by (seed, row).
+    """Return log p(x) of rows x (N, ...), a density in the domain's units, without guidance. Probes depend on (seed, row).
 
-    class_label, condition: one for all rows, or row i's own at place i. A model with classes asks for a label ("null" for
-    the density without a class) or a condition.
+    class_label, condition: one for all rows, or one per row. A model with classes needs a label ("null" for the density without
+    a class) or a condition.
 
-    Raises UserError: as `sample` for those two, rows of another shape, a normalizer that leaves directions out, a flow that does
+    Raises UserError as `sample` for those two, for rows of another shape, a normalizer that drops directions, a flow that does
     not start from noise, and as `flowkit.flow.likelihood.log_likelihood`.
     """
     rows = torch.as_tensor(x)
@@ -92,7 +92,7 @@ def of_rows(
         errors.append(one.error)
         spent.append(one.nfe)
         if progress is not None:
-            progress(stop)
+            progress(stop, len(rows))
     error = None if errors[0] is None else torch.cat(errors).double().cpu().numpy()
     return RowLikelihoods(
         torch.cat(found).numpy(), error, math.prod(model.shape), torch.cat(spent).double().mean().item()
@@ -100,11 +100,11 @@ def of_rows(
 
 
 def _log_det(model: SamplingModel) -> float:
-    """Of the normalizer. Raises UserError where it leaves directions out, and where the flow does not start from noise."""
+    """Return the normalizer's log determinant. Raises UserError if it drops directions, or the flow does not start from noise."""
     if not isinstance(model.base, NormalBase):
         raise UserError(
-            "likelihood: this flow starts from a data set, whose density is not known, so that of its samples is not known "
-            "either; only a flow that starts from noise has likelihoods"
+            "likelihood: this flow starts from a data set, whose density is unknown; only a flow that starts from noise has "
+            "likelihoods"
         )
     return model.normalizer.log_det(model.shape)
 
@@ -116,9 +116,9 @@ def _signs(seed: int, indices: range, shape: tuple[int, ...]) -> Tensor:
 
 
 def gaussian_bits(train: np.ndarray, x: np.ndarray, normalizer: Normalizer) -> tuple[float, float] | None:
-    """Bits per dimension, and standard error, of rows x (N, ...) under one full Gaussian fitted on `train`, in closed form.
+    """Return bits per dimension and standard error of rows x (N, ...) under a full Gaussian fitted on `train`, in closed form.
 
-    Fitted in the normalizer's space. None where the covariance cannot be had or is singular.
+    Fitted in the normalizer's space. None if the covariance is unavailable or singular.
     """
     shape, dim = tuple(x.shape[1:]), math.prod(x.shape[1:])
     flat = lambda rows: normalizer.normalize(torch.from_numpy(np.ascontiguousarray(rows)).double()).flatten(1).numpy()  # noqa: E731
@@ -136,7 +136,7 @@ def gaussian_bits(train: np.ndarray, x: np.ndarray, normalizer: Normalizer) -> t
 
 @dataclass(frozen=True)
 class LikelihoodFigures:
-    """Bits per dimension of held-out rows with standard errors: of the model, and of one full Gaussian where there is one."""
+    """Bits per dimension of held-out rows with standard errors: of the model, and of a full Gaussian if possible."""
 
     split: str
     rows: int
@@ -145,7 +145,7 @@ class LikelihoodFigures:
     gaussian: tuple[float, float] | None
     divergence: str
     probes: int
-    probe_error: float | None  # of the mean, from the probes alone
+    probe_error: float | None  # of the mean, due to the probes
     nfe: float
 
     @property
@@ -154,7 +154,7 @@ class LikelihoodFigures:
         probe = "" if self.probe_error is None else f", {self.probe_error:.2g} of it from the probes"
         beside = "" if self.gaussian is None else f"; one full Gaussian {self.gaussian[0]:.4g} ± {self.gaussian[1]:.2g}"
         return (
-            f"{self.bits_per_dim:.4g} ± {self.error:.2g} bits a dimension{probe}{beside} "
+            f"{self.bits_per_dim:.4g} ± {self.error:.2g} bits per dimension{probe}{beside} "
             f"({self.rows:,} {self.split} rows, {how}, NFE {self.nfe:.0f})"
         )
 
@@ -163,12 +163,12 @@ class LikelihoodFigures:
 
 
 def held_out_rows(model: SamplingModel, data: Dataset, split: str) -> np.ndarray:
-    """The rows of the split. Raises UserError where there are none, or the model has no likelihoods; nothing is computed yet."""
+    """Return the rows of the split. Raises UserError if there are none, or the model has no likelihoods."""
     _log_det(model)
     rows = data.rows(split)
     if not len(rows):
         raise UserError(
-            f"likelihood: the data has no {split} rows; name another --split, or train with data.val_fraction"
+            f"likelihood: the data has no {split} rows; choose another --split, or train with data.val_fraction"
         )
     return rows
 
@@ -181,9 +181,9 @@ def likelihood_figures(
     split: str = "validation",
     probes: int = 1,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> LikelihoodFigures:
-    """Of at most `count` rows of the split, spread over it, each under its own label and condition. Raises UserError."""
+    """Return the likelihood of at most `count` rows spread over the split, with their labels and conditions. Raises UserError."""
     from flowkit.flow.likelihood import EXACT_DIM
 
     rows = held_out_rows(model, data, split)

@@ -1,4 +1,4 @@
-"""From a checkpoint to a model that samples: the architecture, shape, classes and normalizer all come from its sidecar."""
+"""Load a checkpoint as a model that samples: architecture, shape, classes and normalizer come from its sidecar."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from flowkit.recipe.load import saved_settings
 from flowkit.recipe.sample import SampleSettings
 from flowkit.sampling.model import SamplingModel
 
-MAX_SIZE = 10**7  # of anything in the arguments of an architecture
+MAX_SIZE = 10**7  # limit on any size in the arguments of an architecture
 
 
 class LoadedModel(SamplingModel):
@@ -47,7 +47,7 @@ class LoadedModel(SamplingModel):
         folders = folders_of(files.run_dir, info.get("recipe") or {})
         super().__init__(model, info, flow, sampling, read_normalizer(files, info), folders)
         self.files = files
-        self.weights = weights  # "ema" | "raw", whichever was loaded
+        self.weights = weights  # "ema" | "raw": what was loaded
 
     def __repr__(self) -> str:
         classes = f", {len(self.class_names)} classes" if self.class_names else ""
@@ -63,9 +63,9 @@ class LoadedModel(SamplingModel):
                 "weights": self.weights}  # fmt: skip
 
     def default_out(self) -> tuple[Path, Path]:
-        """Where `flowkit sample` writes when nothing is said: the samples file, and the folder of what people look at.
+        """Return the default outputs of `flowkit sample`: the samples file, and the folder of pictures or texts.
 
-        In a run `samples.safetensors` and `samples/last/`; beside a lone file all of it goes to `samples/`.
+        In a run `samples.safetensors` and `samples/last/`; for a single file everything goes to `samples/` next to it.
         """
         run_dir = self.files.run_dir
         if run_dir is not None:
@@ -81,10 +81,10 @@ def load(
     model: nn.Module | None = None,
     trust_code: bool = False,
 ) -> LoadedModel:
-    """Open a checkpoint for sampling. `ckpt`: a run, a checkpoint directory, or a .safetensors with its .json beside it.
+    """Load a checkpoint for sampling. ckpt: a run, a checkpoint directory, or a .safetensors with its .json next to it.
 
-    weights: "ema" or "raw". `model`: the user's own module, for a run that trained one. trust_code: import what it names by
-    import path, such as a solver of one's own. Raises UserError when something is missing, broken, or of another architecture.
+    weights: "ema" or "raw". model: the user's own module, for a run that trained one. trust_code: import the code that it names
+    by import path, such as a custom solver. Raises UserError if something is missing, corrupt, or of another architecture.
     """
     with trusting(trust_code):
         return _load(ckpt, weights, device, model)
@@ -100,7 +100,7 @@ def _load(ckpt: Path | str, weights: str, device: str, model: nn.Module | None) 
     flow, sampling = saved_settings(files.sidecar, info)
     if model is None:
         if info.get("custom"):
-            raise UserError(f"{files.sidecar}: was trained from a module of one's own ({info['architecture']}); "
+            raise UserError(f"{files.sidecar}: was trained with your own module ({info['architecture']}); "
                             "load it from Python with flowkit.load(ckpt, model=YourModule())")  # fmt: skip
         _check_sizes(info, files, weights)
         model = create_model(info["architecture"], **info["model_args"])
@@ -112,26 +112,27 @@ def _load(ckpt: Path | str, weights: str, device: str, model: nn.Module | None) 
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{files.sidecar}: cannot be understood ({error})") from None
+        raise UserError(f"{files.sidecar}: is not valid ({error})") from None
 
 
 def _check_sizes(info: dict[str, Any], files: CheckpointFiles, weights: str) -> None:
-    """Build the network without its memory, and hold it against the weight file and the rows: a sidecar that asks for more
-    than is there has to be noticed before the machine's memory is gone. Raises UserError.
+    """Build the network without memory and compare it with the weight file and the rows. Raises UserError.
+
+    So a sidecar with absurd sizes is refused before it exhausts the machine's memory.
     """
     from flowkit.models import create_model
 
     args = info["model_args"]
     if any(isinstance(size, int) and size > MAX_SIZE for size in args.values()):
-        raise UserError(f"{files.sidecar}: a size in its model_args is above {MAX_SIZE:,}; it is damaged")
+        raise UserError(f"{files.sidecar}: a size in model_args is above {MAX_SIZE:,}; the file is corrupt")
     names, condition = info.get("class_names") or [], info.get("condition_shape") or [0]
     if args.get("num_classes", len(names)) != len(names):
-        raise UserError(f"{files.sidecar}: names {len(names)} classes, and its network has {args['num_classes']!r}")
+        raise UserError(f"{files.sidecar}: lists {len(names)} classes, but its network has {args['num_classes']!r}")
     if args.keys() & {"clip_dim", "condition_dim"} and condition[-1] not in (
         args.get("clip_dim", 0),
         args.get("condition_dim", 0),
     ):
-        raise UserError(f"{files.sidecar}: has conditions of shape {condition}, and its network takes others")
+        raise UserError(f"{files.sidecar}: has conditions of shape {condition}, but its network expects another shape")
     try:
         with torch.device("meta"):
             skeleton = create_model(info["architecture"], **args)
@@ -142,4 +143,4 @@ def _check_sizes(info: dict[str, Any], files: CheckpointFiles, weights: str) -> 
         raise error if str(error).startswith(str(files.directory)) else UserError(f"{files.sidecar}: {error}") from None
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         why = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{files.sidecar}: its architecture does not go with its rows ({why})") from None
+        raise UserError(f"{files.sidecar}: its architecture does not fit its rows ({why})") from None

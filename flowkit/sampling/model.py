@@ -1,4 +1,4 @@
-"""A network and all that it takes to sample from it, of a checkpoint or of a running session."""
+"""A network with all it needs to sample, from a checkpoint or a running session."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from flowkit.domain import Domain, get_domain
 from flowkit.errors import UserError, listing
 from flowkit.flow.guidance import Autoguidance
 from flowkit.flow.paths import GaussianPath
+from flowkit.progress import Progress
 from flowkit.recipe.flow import Flow, seen_without
 from flowkit.recipe.sample import SampleSettings
-from flowkit.sampling.asked import ClassLabel, asked_condition, asked_labels, labels_of_rows
+from flowkit.sampling.conditioning import ClassLabel, resolve_condition, resolve_labels, resolve_row_labels
 from flowkit.sampling.draw import Guide, Weak, as_network, draw_samples
 from flowkit.sampling.likelihood import of_rows
 from flowkit.settings import toml_value
@@ -28,11 +29,11 @@ from flowkit.settings import toml_value
 if TYPE_CHECKING:
     from flowkit.data.normalizers import Normalizer
 
-KEPT_STATES = 64  # samples whose way is kept where it is asked for
+KEPT_STATES = 64  # samples whose trajectories can be kept
 
 
 class SamplingModel:
-    """A network and what it needs to sample. A checkpoint (`load`) and a running session make the same."""
+    """A network with all it needs to sample. Made from a checkpoint (`load`) or by a running session."""
 
     def __init__(
         self,
@@ -45,21 +46,21 @@ class SamplingModel:
         base: Base | None = None,
     ):
         self.model = model
-        self.info = info  # as a checkpoint's sidecar has it
+        self.info = info  # as in a checkpoint's sidecar
         self.flow, self.sampling = flow, sampling
         self.domain: Domain = get_domain(info["kind"])
         self.class_names: tuple[str, ...] = tuple(info.get("class_names") or ())
         self.shape: tuple[int, ...] = tuple(info["shape"])
         self.normalizer = normalizer
         self.latent_shape = normalizer.shape(self.shape)
-        self.numerics: int = info.get("numerics", 1)  # the version that its samples keep to
+        self.numerics: int = info.get("numerics", 1)  # version of the numerics to sample with
         self.objective = flow.scored
-        self.folders = folders  # where relative paths in its recipe are looked for first
+        self.folders = folders  # searched first for relative paths of its recipe
         self._base, self._weak = base, dict[tuple[str, torch.device], Weak]()
 
     @property
     def base(self) -> Base:
-        """What samples start from. Raises UserError where it is a data set that is not at hand."""
+        """The distribution that samples start from. Raises UserError if it is a data set that is not found."""
         if self._base is None:
             described = self.info.get("base") or {"source": NORMAL}
             self._base = open_base(described, self.shape, self.normalizer, self.folders, self.numerics)
@@ -71,16 +72,16 @@ class SamplingModel:
 
     @property
     def straight(self) -> bool:
-        """Whether steps go by the predictions themselves; in version 1 those of the data or the noise are clipped."""
+        """Whether solver steps use the predictions directly. In version 1, data and noise predictions are clipped."""
         return self.numerics > 1 and self.objective.prediction != "velocity"
 
     @property
     def made_by(self) -> dict[str, Any]:
-        """Of what model samples are, for their `.info`."""
+        """Where samples come from, for their `.info`."""
         return {"step": self.info.get("step")}
 
     def settings(self, settings: SampleSettings | None = None, **changes: Any) -> SampleSettings:
-        """These, or the recipe's [sample], with what is changed and not None in its place. Raises UserError."""
+        """Return `settings`, or the recipe's [sample], with the changes that are not None. Raises UserError."""
         return SampleSettings.of(dict(settings or self.sampling), **changes)
 
     def sample(
@@ -97,35 +98,34 @@ class SamplingModel:
         batch_size: int | None = None,
         pairs: bool = False,
         on_states: Callable[[np.ndarray], object] | None = None,
-        progress: Callable[[int], None] | None = None,
+        progress: Progress | None = None,
         **changes: Any,
     ) -> Dataset:
-        """`num_samples` samples in the domain's units, with labels and how they were made in `.info`.
+        """Draw `num_samples` samples in the domain's units, with labels, and how they were made in `.info`.
 
-        class_label: a name or number for all, a sequence or array of them in turn, "all" for every class in turn, "null" for
-        the model without classes (where a class has that name, "<null>"); None for every class in turn, or the null one
-        beside a condition. Samples of the null class alone carry no labels; beside others theirs is an added class "null",
-        and guidance leaves them as they are. condition: (C,) or (P, C) for all, or one a sample (N, ...); condition_mask: (P,)
-        or (N, P) bool, True for the tokens that are there. settings: how they are drawn, in place of what the recipe had.
-        changes: single ones of them by the names of `SampleSettings`, which are the keys of a recipe's [sample], such as solver
-        or guidance_scale; None changes nothing.
+        class_label: a name or number for all, a sequence or array to go through, "all" for every class in turn, "null" for
+        the model without classes ("<null>" if a class has that name). None is every class in turn, or the null class if a
+        condition is given. Samples of only the null class have no labels; with others theirs is an extra class "null", which
+        guidance does not affect. condition: (C,) or (P, C) for all, or one per sample (N, ...); condition_mask: (P,) or (N, P)
+        bool, True for tokens that exist. settings: replace the recipe's sampling settings. changes: override single settings by
+        the names of `SampleSettings`, the keys of a recipe's [sample], such as solver or guidance_scale; None is ignored.
 
         guide: a differentiable f(x (B, ...)) -> (B,) in the domain's units; the samples then approximate
         p(x) exp(guide_scale f(x)) (see `flowkit.flow.guidance.GradientGuidance`). pairs: also return `.noise`, the noise that
         each sample came from as the model saw it (float32, (N, *latent_shape)), and `.normalizer`, for reflow (arXiv 2209.03003).
-        on_states: is given where 64 of the samples, evenly spread, were after each step, from the noise on: float32
-        (T, 64, ...) in the domain's units.
+        on_states: called with 64 evenly spread samples after each step, from the noise on: float32 (T, 64, ...) in the
+        domain's units.
 
         Raises UserError for what the model cannot do.
         """
         settings = self.settings(settings, **changes)
         if num_samples < 1:
-            raise UserError(f"num_samples: {num_samples} samples are asked for; expected at least 1")
+            raise UserError(f"num_samples: {num_samples}; expected at least 1")
         given = self.conditions(num_samples, class_label, condition, condition_mask)
         self._check(settings, conditioned=bool(given.kinds))
         if pairs and settings.solver.stochastic:
             raise UserError(
-                f'pairs: samples of the solver "{settings.solver.tag()}" do not follow from the noise that they start from; use '
+                f'pairs: samples of the stochastic solver "{settings.solver.tag()}" are not a function of their noise; use '
                 'an ODE solver such as "heun"'
             )
         if guide is not None:
@@ -159,26 +159,26 @@ class SamplingModel:
         *,
         of_rows: bool = False,
     ) -> Conditions:
-        """What `sample` makes of its arguments, of N rows; a label of the null class is NULL.
+        """Return the conditions that `sample` gives to N rows. Labels of the null class are NULL.
 
-        of_rows: they are of rows that are there, as in `log_likelihood`.
+        of_rows: the rows exist already, as in `log_likelihood`.
         """
-        asked = labels_of_rows if of_rows else asked_labels
-        labels = asked(class_label, count, self.class_names, conditioned=condition is not None)
-        told = Conditions(labels, *asked_condition(condition, mask, count, self.info.get("condition_shape")))
+        resolve = resolve_row_labels if of_rows else resolve_labels
+        labels = resolve(class_label, count, self.class_names, conditioned=condition is not None)
+        told = Conditions(labels, *resolve_condition(condition, mask, count, self.info.get("condition_shape")))
         null = labels is not None and bool((labels == NULL).any())
         missing = [kind for kind in self.condition_kinds if kind not in told.kinds or (kind == "label" and null)]
         if why := self._never_without(missing):
             if null:
-                raise UserError(f'class_label: "{null_name(self.class_names)}" is asked for, and {why} a row without its class; '
-                                "ask for a class")  # fmt: skip
+                raise UserError(f'class_label: "{null_name(self.class_names)}", but {why} a row without its class; '
+                                "choose a class")  # fmt: skip
             if isinstance(self.flow.cond_drop, dict):
                 name = {"label": "class_label"}.get(missing[0], missing[0])
-                raise UserError(f"{name}: none is given, and {why} a row without it; give one")
+                raise UserError(f"{name}: missing; {why} a row without it")
         return told
 
     def _never_without(self, missing: Sequence[str]) -> str:
-        """Words for why nothing is known of rows without those kinds of conditions; none where training met such rows."""
+        """Return why the model knows no rows without these conditions; "" if training had such rows."""
         cond_drop = self.flow.cond_drop
         if not missing or seen_without(missing, cond_drop, self.condition_kinds):
             return ""
@@ -188,14 +188,14 @@ class SamplingModel:
 
     @property
     def condition_kinds(self) -> tuple[str, ...]:
-        """What the data's rows were conditioned on, by the names that a recipe has for it."""
+        """The kinds of conditions that the data has, by their names in a recipe."""
         told = (("label", self.class_names), ("condition", self.info.get("condition_shape")))
         return tuple(kind for kind, there in told if there)
 
     def given_with(self, data: Dataset, rows: np.ndarray, what: str = "the rows") -> Conditions:
-        """Rows' own labels, by the names of their classes, and conditions, where the model and the data have them.
+        """Return the rows' labels, matched by class name, and conditions, if the model and the data have them.
 
-        Raises UserError for classes that the model does not know, of `what`.
+        Raises UserError for unknown classes. what: the rows' name in that message.
         """
         labels = None
         if self.class_names and data.class_label is not None:
@@ -203,12 +203,12 @@ class SamplingModel:
             names = [data.class_names[label] for label in data.class_label[rows]]
             if missing := sorted(set(names) - known.keys()):
                 raise UserError(f"{what} have classes that the model does not know: {listing(missing)}; it knows "
-                                f"{listing(self.class_names)}. Name another split or other data")  # fmt: skip
+                                f"{listing(self.class_names)}. Use another split or other data")  # fmt: skip
             labels = np.array([known[name] for name in names])
         return Conditions.of_arrays(labels, *(data.tokens(rows) if self.info.get("condition_shape") else ()))
 
     def _labels(self, labels: Tensor | None) -> tuple[np.ndarray | None, tuple[str, ...]]:
-        """Labels and class names as samples carry them: none of the null class alone, a class more of it beside others."""
+        """Return the labels and class names of samples: none for only the null class, an extra class if mixed with others."""
         if labels is None or (labels == NULL).all():
             return None, ()
         kept, names = labels.numpy(), self.class_names
@@ -217,15 +217,15 @@ class SamplingModel:
         return kept, names
 
     def _check_guide(self, settings: SampleSettings) -> None:
-        """Raise UserError where samples cannot be led by a function."""
+        """Raise UserError if samples cannot be guided by a function."""
         if not isinstance(self.objective.path, GaussianPath):
             raise UserError(
-                f"guide: on the path {type(self.objective.path).__name__} the velocity does not say what a function of the "
-                "samples would change; a model of a Gaussian path (linear, cosine, vp) can be guided by one"
+                f'guide: not supported on the path "{self.objective.path.tag()}"; only models of a Gaussian path (linear, '
+                "cosine, vp) can be guided by a function"
             )
         if settings.solver.averages:
             raise UserError(
-                f'guide: does not go with solver "{settings.solver.tag()}"; use an ODE solver such as "heun"'
+                f'guide: cannot be used with solver "{settings.solver.tag()}"; use an ODE solver such as "heun"'
             )
 
     def _check(self, settings: SampleSettings, *, conditioned: bool) -> None:
@@ -235,29 +235,28 @@ class SamplingModel:
             raise UserError(f'solver: {why}; use an ODE solver such as "midpoint"')
         if settings.solver.averages and settings.guidance.another:
             raise UserError(
-                f'guidance: "{settings.guidance.tag()}" does not go with solver "{solver}"; use an ODE solver such as "midpoint"'
+                f'guidance: "{settings.guidance.tag()}" cannot be used with solver "{solver}"; use an ODE solver, such '
+                'as "midpoint"'
             )
         if settings.guidance_scale == 1.0 or settings.guidance.another:
             return
         if not conditioned and self.info.get("condition_shape"):
             raise UserError(
-                f"guidance_scale: {settings.guidance_scale:g} guides by a condition, and none was given; give one (--condition), "
-                "or ask for 1, which is no guidance (-w 1)"
+                f"guidance_scale: {settings.guidance_scale:g} needs a condition, but none is given; give one (--condition), "
+                "or disable guidance with a scale of 1 (-w 1)"
             )
         if not conditioned:
             raise UserError(
-                "guidance_scale: this model has neither classes nor conditions, so there is nothing to guide by; "
-                "autoguidance by a weaker model would do"
+                "guidance_scale: this model has neither classes nor conditions to guide by; use a scale of 1, or autoguidance "
+                "with a weaker model"
             )
         if why := self._never_without(self.condition_kinds):
-            raise UserError(
-                f"guidance_scale: {why} a dropped condition to guide away from; only 1.0 can be asked of it"
-            )
+            raise UserError(f"guidance_scale: {why} dropped conditions to guide away from; use a scale of 1")
 
     def weak(self, settings: SampleSettings) -> Weak | None:
-        """The weaker model of autoguidance, opened once, on this one's device; None where another guidance is asked for.
+        """Return the weaker model of autoguidance, loaded once, on this model's device; None for other guidance.
 
-        Raises UserError where the two do not speak of the same x: shape, classes, conditions, path and normalizer must be alike.
+        Raises UserError unless both have the same shape, classes, conditions, path and normalizer.
         """
         if not isinstance(settings.guidance, Autoguidance):
             return None
@@ -282,12 +281,12 @@ class SamplingModel:
         }
         for what, of in alike.items():
             if of(self) != of(weak):
-                raise UserError(f"guidance.ckpt: {ckpt} has {what} {_short(of(weak))}, and the model to guide "
-                                f"{_short(of(self))}; autoguidance takes a weaker model of the same data")  # fmt: skip
+                raise UserError(f"guidance.ckpt: {ckpt} has {what} {_short(of(weak))}, but the model to guide has "
+                                f"{_short(of(self))}; autoguidance needs a weaker model of the same data")  # fmt: skip
         if not weak.normalizer.same_as(self.normalizer, self.shape):
             raise UserError(
-                f"guidance.ckpt: {ckpt} normalises its data otherwise than the model to guide "
-                f"({weak.normalizer.name} and {self.normalizer.name}, or other statistics); autoguidance takes a weaker model of "
+                f"guidance.ckpt: {ckpt} has another normalizer than the model to guide "
+                f"({weak.normalizer.name} and {self.normalizer.name}, or other statistics); autoguidance needs a weaker model of "
                 "the same data, split and data.normalizer: train it on the same rows, or start it from this one with --init-from"
             )
         return as_network(weak.model), weak.objective

@@ -1,12 +1,12 @@
-"""What a velocity loss can be held against: the best that a Gaussian can do on the same rows, noises and times.
+"""Gaussian baselines of the velocity loss: the best that a Gaussian can do on the same rows, noise and times.
 
-For data N(mu, S) and unit noise the best velocity E[dx_t/dt | x_t] is affine in x_t, along each axis of S by itself
+For data N(mu, S) and unit noise the best velocity E[dx_t/dt | x_t] is affine in x_t, independently along each axis of S
 (arXiv 2210.02747 in general; the Gaussian case by conditioning). With y = x1 - mu and noise z along an axis of variance
-lambda, what remains of the target is
+lambda, the remaining error of the target is
 
     W (sigma y - alpha lambda z) / (alpha^2 lambda + sigma^2),    W = alpha' sigma - alpha sigma',
 
-a form without cancellation at either end of the path. A network that stays above this has not learned the covariance.
+a form without cancellation at either end of the path. A network that does not beat this has not learned the covariance.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from flowkit.data.normalizers import Normalizer
 from flowkit.flow.paths import GaussianPath
 from flowkit.metrics.gaussian import fit_gaussian
 
-MAX_ROWS = 1 << 15  # fitted on: 32 a dimension of SONAR's; more would change the fourth digit and take longer
-MAX_DIMENSION = 2048  # of the full Gaussian: beyond it its decompositions take minutes
-VARIANCE_FLOOR = 1e-4  # of the mean variance
-BLOCK = 256  # neighbouring rows taken together: a memory map then reads few pages that nobody asked for
+MAX_ROWS = 1 << 15  # rows to fit on, 32 per dimension of SONAR; more would change the fourth digit and take longer
+MAX_DIMENSION = 2048  # limit of the full Gaussian, whose decompositions then take minutes
+VARIANCE_FLOOR = 1e-4  # relative to the mean variance
+BLOCK = 256  # consecutive rows read together, which suits the pages of a memory map
 CHUNK_BYTES = 1 << 26
 
 
 class GaussianBaseline:
     """A diagonal and a full Gaussian fitted to training rows as the model sees them, and their losses.
 
-    Both ignore classes and conditions, so a conditional model can be expected to beat them. The full covariance is
-    regularised (see `fit_gaussian`): on few rows the maximum likelihood would do worse than the diagonal on new ones.
+    Both ignore classes and conditions, so a conditional model should beat them. The full covariance is regularized (see
+    `fit_gaussian`): with few rows the maximum likelihood estimate would do worse on new rows than the diagonal.
     """
 
     def __init__(
         self, path: GaussianPath, mean: np.ndarray, variances: np.ndarray, covariance: np.ndarray | None,
         *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
     ):  # fmt: skip
-        """mean, variances: (D,); covariance: (D, D), or None to go without the full Gaussian."""
+        """mean, variances: (D,); covariance: (D, D), or None for no full Gaussian."""
         self.path = path
         put = lambda array: torch.from_numpy(np.ascontiguousarray(array)).to(device, dtype)  # noqa: E731
-        # A dimension that is constant in training may move elsewhere; a Gaussian that is sure of it pays without bound.
+        # A dimension that is constant in training may vary in validation, with an unbounded loss for zero variance.
         floor = max(VARIANCE_FLOOR * float(variances.mean()), float(np.finfo(np.float32).tiny))
         self.mean = put(mean)
         self._axes: dict[str, tuple[Tensor, Tensor | None]] = {"diagonal": (put(np.maximum(variances, floor)), None)}
@@ -56,10 +56,10 @@ class GaussianBaseline:
         cls, x: np.ndarray, rows: np.ndarray, normalizer: Normalizer, path: GaussianPath,
         *, max_rows: int = MAX_ROWS, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
     ) -> GaussianBaseline:  # fmt: skip
-        """Fit on `x[rows]` (training rows; x may be memory-mapped), normalised, in float64 and in chunks.
+        """Fit on `x[rows]` (training rows; x may be memory-mapped), normalized, in float64 and in chunks.
 
-        Of more than `max_rows` rows, blocks of neighbours spread evenly over all of them stand in. Rows are flattened; above
-        MAX_DIMENSION dimensions there is no full Gaussian.
+        With more than `max_rows` rows, uses evenly spread blocks of consecutive rows. Rows are flattened. Above MAX_DIMENSION
+        dimensions there is no full Gaussian.
         """
         used = spread_blocks(rows, max_rows)
 
@@ -74,11 +74,11 @@ class GaussianBaseline:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """("diagonal", "full"), or without the latter."""
+        """("diagonal", "full"), or only the first."""
         return tuple(self._axes)
 
     def losses(self, kind: str, x0: Tensor, x1: Tensor, t: Tensor) -> Tensor:
-        """Squared error of that Gaussian's best velocity, mean over the elements: x0, x1 (B, ...) normalised, t (B,) -> (B,)."""
+        """Return the squared error of that Gaussian's best velocity, mean over elements: x0, x1 (B, ...), t (B,) -> (B,)."""
         variance, axes = self._axes[kind]
         y, z = x1.flatten(1).to(self.mean) - self.mean, x0.flatten(1).to(self.mean)
         if axes is not None:
@@ -91,7 +91,7 @@ class GaussianBaseline:
 
 
 def spread_blocks(rows: np.ndarray, limit: int) -> np.ndarray:
-    """At most `limit` of `rows`, in blocks of neighbours at even distances; all of them where there are no more."""
+    """Return at most `limit` of `rows`, in evenly spread blocks of consecutive rows."""
     if len(rows) <= limit:
         return rows
     size = min(BLOCK, limit)
@@ -103,7 +103,7 @@ def spread_blocks(rows: np.ndarray, limit: int) -> np.ndarray:
 def gaussian_losses(
     baseline: GaussianBaseline, x0: Tensor, x1: Tensor, t: Tensor, batch_size: int = 1024
 ) -> dict[str, float]:
-    """{"diagonal": loss, "full": loss}, each the mean over rows and elements; "full" only where it was fitted."""
+    """Return {"diagonal": loss, "full": loss}, means over rows and elements; "full" only if it was fitted."""
     found = {}
     for kind in baseline.kinds:
         parts = [

@@ -1,4 +1,4 @@
-"""The rows of each update, for one process: kept on the device where the data fits, else read ahead from the memory map."""
+"""The rows of each update, for one process: kept on the device if they fit, else read ahead from the memory map."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import Normalizer
 from flowkit.rng import RowOrder
 
-RESIDENT_SHARE = 0.25  # of the device's free memory that data may take
-RESIDENT_CPU_BYTES = 1 << 30  # on the CPU a memory map is as good as a copy; a copy just saves the gather's page faults
+RESIDENT_SHARE = 0.25  # fraction of the device's free memory that data may use
+RESIDENT_CPU_BYTES = 1 << 30  # a copy only saves page faults on the CPU
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Layout:
         return (micro_step * self.world_size + self.rank) * self.micro
 
     def indices(self) -> np.ndarray:
-        """Indices in the global batch of this rank's rows, micro-step by micro-step."""
+        """Return the indices in the global batch of this rank's rows, by micro-step."""
         return np.concatenate([np.arange(self.micro) + self.start(m) for m in range(self.accumulation)])
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows on the device, normalised, x (b, ...), and their conditions."""
+    """Normalized rows on the device, x (b, ...), and their conditions."""
 
     x: Tensor
     conditions: Conditions
@@ -52,7 +52,7 @@ class Rows:
 
 
 class Batches:
-    """`of(update)` gives this rank's rows of that update, in the order of its micro-steps."""
+    """`of(update)` returns this rank's rows of that update, in the order of its micro-steps."""
 
     def __init__(
         self,
@@ -86,13 +86,13 @@ class Batches:
         return rows
 
     def global_rows(self, update: int) -> np.ndarray:
-        """Numbers of the data's rows that the update's global batch is of."""
+        """Return the data's row numbers of the update's global batch."""
         return self.train_rows[self.order.batch(update)]
 
     def window(self, first: int, updates: int) -> Rows:
-        """The global rows of those updates, normalised, in the order of the stream; for other threads than `of`'s.
+        """Return the global rows of those updates, normalized, in stream order. Safe to call from other threads than `of`.
 
-        They lie on the device if all rows do, else on the CPU.
+        They are on the device if all rows are, else on the CPU.
         """
         picked = np.concatenate([self.order.batch(first + u) for u in range(updates)])
         if self._all is None:
@@ -113,11 +113,11 @@ class Batches:
 def read_rows(
     data: Dataset, rows: np.ndarray, normalizer: Normalizer, device: torch.device, *, pinned: bool = False
 ) -> Rows:
-    """Copy `rows` to the device and normalise them there. `pinned`: by way of pinned memory, for copies beside training."""
+    """Copy `rows` to the device and normalize them there. pinned: copy through pinned memory, to overlap with training."""
 
     def move(tensor: Tensor) -> Tensor:
-        # From pageable memory a copy to the GPU waits for the device; from pinned memory it does not. Torch never gives
-        # pinned memory back to the system, so a whole data set does not go through it.
+        # Copies to a GPU wait for the device unless the memory is pinned. Torch never returns pinned memory to the system, so
+        # do not pin a whole data set.
         if pinned and device.type == "cuda":
             return tensor.pin_memory().to(device, non_blocking=True)
         return tensor.to(device)

@@ -1,4 +1,4 @@
-"""The loop. It knows rows, labels, conditions and a flow; what a row means is the domain's business."""
+"""The training loop. It knows rows, labels, conditions and a flow; what a row means is up to the domain."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from flowkit.training.session import Session
 from flowkit.training.step import flow_loss, one_update
 
 Emit = Callable[[Event], None]
-SPIKE = 5.0  # times the median mean loss of the last log steps
-LOOKS_BACK = 20  # log steps
+SPIKE = 5.0  # times the median of the mean losses of the last log steps
+LOOKS_BACK = 20  # in log steps
 
 
 def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) -> int:
-    """Train from `session.start_step` to the end, or until `asked` of any process is a reason to stop; then save.
+    """Train from `session.start_step` to the end, or until `asked` returns a reason to stop on any process; then save.
 
-    Returns GO_ON at the end, else the reason.
+    Return GO_ON at the end, else the reason.
     """
     recipe, accelerator = session.recipe, session.environment.accelerator
-    log_every, val_every, save_every, sample_every, snapshot_every = (  # so many updates; 0 is never
+    log_every, val_every, save_every, sample_every, snapshot_every = (  # in updates; 0 is never
         interval.steps(session.steps_per_epoch)
         for interval in (recipe.train.log_every, recipe.train.val_every, recipe.train.save_every,
                          recipe.sample.every, recipe.ema.snapshot_every)
@@ -44,7 +44,7 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
         meters.restore(session.meters, session.layout.rank, session.device)
     progress, saver, agreement = _Progress(session, watch), Saver(session, emit), session.environment.agreement
     emit(session.announce())
-    # A forward pass of a sharded model takes all ranks; of a whole one, the main rank draws alone.
+    # A sharded model needs all ranks for a forward pass; otherwise the main rank samples alone.
     sampler = Sampler(session) if sample_every and (session.is_main or session.sharded) else None
     if sampler is not None and sampler.notice:
         emit(Notice(sampler.notice))
@@ -70,7 +70,7 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
                 emit(Notice(spike))
             if recipe.train.max_skipped and streak >= recipe.train.max_skipped:
                 give_up(session, step, streak)
-        # A stop changes nothing but that it saves: which checkpoint is the best, a run that was never stopped says, too.
+        # A stop only adds a save. It must not validate, or the best checkpoint would depend on it.
         planned = _due(step, save_every, last)
         saving = planned or reason != GO_ON
         validating = bool(session.validator.count) and (planned or _due(step, val_every, last))
@@ -80,7 +80,7 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
             with watch.held(session.device):
                 if saving:
                     emit(Doing("saving"))
-                    saver.settle()  # first, for which is the best depends on it
+                    saver.settle()  # first: which checkpoint is the best depends on it
                 if validating:
                     emit(Doing("validating"))
                 validated = validate(session, step, saving=planned) if validating else None
@@ -108,12 +108,12 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
 
 
 def validate(session: Session, step: int, *, saving: bool) -> Validated:
-    """Validation loss of the EMA weights and of the raw ones; the best, if a checkpoint of it follows. A collective."""
+    """Return the validation losses of the EMA and raw weights, and whether this is the best checkpoint. A collective."""
     autocast = session.environment.accelerator.autocast
     raw = session.validator(session.model, autocast)
     smooth = raw if session.ema is None else session.validator(session.ema.module, autocast)
     best = saving and (session.best is None or smooth.loss < session.best[1])
-    # The other averages where they are saved, so that one knows which of them to take; elsewhere they would only cost.
+    # Validate the other averages only when they are saved.
     others = list(session.ema.by_label.items())[1:] if session.ema is not None and saving else []
     losses = {label: session.validator(other.module, autocast).loss for label, other in others}
     gaussian = session.validator.gaussian_losses if session.is_main else {}
@@ -126,9 +126,9 @@ def validate(session: Session, step: int, *, saving: bool) -> Validated:
 
 
 def _snapshot(session: Session, step: int) -> Notice | None:
-    """Keep the power-function averages as they are now; what is wrong where that cannot be done, for training goes on.
+    """Save the power-function averages. A failure returns a Notice and does not end training.
 
-    A collective where the model is sharded.
+    A collective if the model is sharded.
     """
     assert session.ema is not None
     averages = session.ema.power_tensors()
@@ -137,7 +137,7 @@ def _snapshot(session: Session, step: int) -> Notice | None:
     try:
         save_snapshot(session.run_dir, step, averages, session.ema.averaged, session.recipe.ema.snapshot_dtype)
     except UserError as error:
-        return Notice(f"{error}. Training goes on; the next is tried when it is due")
+        return Notice(f"{error}. Training continues; the next snapshot is saved when it is due")
     return None
 
 
@@ -146,7 +146,7 @@ def _due(step: int, every: int, last: bool) -> bool:
 
 
 def _discarded_backward(session: Session) -> None:
-    """DDP rebuilds its buckets after its first backward, which moves the last bit; so every start has one to throw away."""
+    """Run one backward pass and discard it. DDP rebuilds its buckets after the first one, which changes the last bits."""
     if session.layout.world_size == 1:
         return
     rows = session.batches.of(session.start_step).slice(0, session.layout.micro)
@@ -158,17 +158,17 @@ def _discarded_backward(session: Session) -> None:
 
 
 class _Progress:
-    """Turns the meters' means into a `Logged` event: epoch, rates, time left."""
+    """Turns the meters' means into a `Logged` event: epoch, speed, time left."""
 
     def __init__(self, session: Session, watch: Stopwatch):
         self.session, self.watch = session, watch
         self.skipped = session.skipped
         self.step, self.seconds = session.start_step, watch.seconds()
-        self.first = self.step + 1  # update of those that the last log step was about
+        self.first = self.step + 1  # first update since the last log step
         self.losses: deque[float] = deque(maxlen=LOOKS_BACK)
 
     def log(self, step: int, means: dict[str, float], summed: int) -> Logged:
-        """means: over the last `summed` updates, which were not all made since this process started."""
+        """means: over the last `summed` updates, some of which may be from before a resume."""
         session, seconds = self.session, self.watch.seconds()
         updates, passed = step - self.step, max(seconds - self.seconds, 1e-9)
         self.first, self.step, self.seconds = self.step + 1, step, seconds
@@ -186,12 +186,12 @@ class _Progress:
         )  # fmt: skip
 
     def spike(self, logged: Logged, peak: float) -> str:
-        """What to say where the largest loss of one update since the last log step stands out; "" where it does not."""
+        """Return a warning if the largest loss of one update since the last log step is unusual, else ""."""
         usual = statistics.median(self.losses) if self.losses else math.inf
         self.losses.append(logged.loss)
         if not peak > SPIKE * usual:
             return ""
         return (
-            f"loss spike: {peak:.4g} in one of the updates {self.first} to {logged.step}, beside {usual:.4g} (the median of the "
-            "log steps before); if spikes come back, lower optim.lr or optim.max_grad_norm"
+            f"loss spike: {peak:.4g} in one of the updates {self.first} to {logged.step}; the median of the log steps before is "
+            f"{usual:.4g}. If spikes recur, lower optim.lr or optim.max_grad_norm"
         )

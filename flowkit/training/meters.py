@@ -1,4 +1,4 @@
-"""Sums that stay on the device between log steps, and a clock that can be held while something else than training runs."""
+"""Sums that stay on the device between log steps, and a clock that is paused while something other than training runs."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ if TYPE_CHECKING:
 
 
 class Meters:
-    """Named sums of 0-d tensors. Adding reads nothing; `means` reads all of them at once, averaged over the processes."""
+    """Named sums of 0-d tensors. Adding does not sync; `means` reads all of them at once, averaged over the processes."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._updates = 0
-        self._streak: Tensor | None = None  # updates skipped in a row, up to now
-        self._peak: Tensor | None = None  # the largest loss of an update since the last log step
+        self._streak: Tensor | None = None  # consecutive updates skipped up to now
+        self._peak: Tensor | None = None  # largest loss of one update since the last log step
 
     def add(self, **values: Tensor) -> None:
-        """Add one update's (or micro-step's) values to their sums."""
+        """Add the values of one update or micro-step to their sums."""
         for name, value in values.items():
             value = value.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def update(self, skipped: Tensor, loss: Tensor) -> None:
-        """How many updates in a row were skipped, and the largest loss of one that was not; both stay on the device."""
+        """Update the number of consecutive skipped updates and the largest loss of the others, on the device."""
         loss = loss.detach().float().masked_fill(skipped.bool(), 0)
         self._streak = skipped if self._streak is None else (self._streak + skipped) * skipped
         self._peak = loss if self._peak is None else torch.maximum(self._peak, loss)
 
     def tick(self) -> None:
-        """One update has gone by: the number that `means` divides by."""
+        """Count one update, for `means` to divide by."""
         self._updates += 1
 
     def means(self) -> tuple[dict[str, float], int]:
-        """(means over the updates since the last call and over processes, how many updates those were).
+        """Return (means over the updates since the last call and over processes, number of those updates).
 
-        Among the means are "streak", updates skipped in a row up to now, and "peak", the largest loss, which are none.
-        The one place where the loop waits for the device.
+        Also contains "streak", the consecutive updates skipped up to now, and "peak", the largest loss, which are not means.
+        The only place where the loop waits for the device.
         """
         assert self._streak is not None and self._peak is not None
         extremes = torch.stack((self._streak, self._peak)).double()
@@ -57,9 +57,9 @@ class Meters:
         return means, updates
 
     def state(self) -> tuple[dict[str, Any], Tensor]:
-        """What a run that resumes between two log steps needs, as (names and counts, sums (processes, k)). A collective.
+        """Return what resuming between two log steps needs: (names and counts, sums (processes, k)). A collective.
 
-        The sums stay on the device; with them as lists, under "values", that is a `MeterState`.
+        The sums stay on the device; with them as lists under "values", this is a `MeterState`.
         """
         assert self._streak is not None
         peak = torch.zeros_like(self._streak) if self._peak is None else self._peak
@@ -71,7 +71,7 @@ class Meters:
         return {"names": list(self._sums), "updates": self._updates}, values
 
     def restore(self, state: MeterState, rank: int, device: torch.device) -> None:
-        """Go on from `state`: this process from its own sums, or from the mean where there were more or fewer of them."""
+        """Continue from `state`: with this process's sums, or with the mean if the number of processes changed."""
         values = torch.tensor(state.values, dtype=torch.float32, device=device)
         same = torch.distributed.is_initialized() and torch.distributed.get_world_size() == len(values)
         mine = values[rank] if same else values.mean(0)
@@ -81,7 +81,7 @@ class Meters:
 
 
 class Stopwatch:
-    """Seconds spent training: validation, sampling and saving stop it, so that rows per second mean what they say."""
+    """Seconds spent training, without validation, sampling and saving, for the rows per second."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
@@ -93,7 +93,7 @@ class Stopwatch:
     @contextlib.contextmanager
     def held(self, device: torch.device) -> Iterator[None]:
         if device.type == "cuda":
-            torch.cuda.synchronize(device)  # updates that the GPU has yet to finish are training, not what follows
+            torch.cuda.synchronize(device)  # updates still running on the GPU count as training
         start = time.perf_counter()
         try:
             yield
@@ -102,7 +102,7 @@ class Stopwatch:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Peak memory of the device's allocator, or this process's peak resident memory on the CPU."""
+    """Return the peak memory of the device's allocator, or of this process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource

@@ -1,4 +1,4 @@
-"""When update after update has gradients that are not finite: what is wrong is written down, and the run ends."""
+"""Stop a run whose gradients are not finite in many consecutive updates, and report the cause."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from flowkit.training.session import Session
 
 REPORT = "nonfinite.json"
-SHOWN = 1000  # rows and parameters that the report lists
+SHOWN = 1000  # number of rows and parameters listed in the report
 
 
 def give_up(session: Session, step: int, streak: int) -> None:
-    """Raise UserError after writing `nonfinite.json` into the run: which updates, which rows, which parameters.
+    """Write `nonfinite.json` into the run (which updates, rows, parameters) and raise UserError.
 
-    Called on every process after update `step` (from 1), the last of `streak` that were skipped. The weights are those before
-    the first of them, so that the last update made anew shows what went wrong.
+    Called on every process after update `step` (from 1), the last of `streak` skipped ones. The weights have not changed since
+    the first of them, so repeating the last update shows what went wrong.
     """
     rows, gradients = _bad_rows(session, step - 1), _bad_gradients(session, step - 1)
     weights = _not_finite(dict(session.model.named_parameters()))
@@ -36,23 +36,23 @@ def give_up(session: Session, step: int, streak: int) -> None:
         })  # fmt: skip
     where = f"rows {listing(map(str, rows), 5)}" if rows else "no single row of the batch (the gradients overflowed)"
     raise UserError(
-        f"{session.run_dir}: {streak} updates in a row, up to {step}, had gradients that are not finite, and were skipped. "
-        f"The loss is not finite for {where}; {len(gradients)} parameters have such gradients, {len(weights)} such weights: "
-        f'{path} names them. Checkpoints are as they were: lower optim.lr, use train.precision = "bf16" or "fp32", or mend '
-        "those rows, then continue with --resume --allow-changes"
+        f"{session.run_dir}: {streak} consecutive updates, up to {step}, had non-finite gradients and were skipped. "
+        f"The loss is not finite for {where}; {len(gradients)} parameters have non-finite gradients, {len(weights)} have "
+        f'non-finite values: see {path}. The checkpoints are not affected. Lower optim.lr, use train.precision = "bf16" or '
+        '"fp32", or fix those rows, then continue with --resume --allow-changes'
     )
 
 
 def _bad_rows(session: Session, update: int) -> list[int]:
-    """Rows of the data, sorted, whose own loss is not finite in that update: those of all processes."""
+    """Return the rows of the data, sorted, whose loss is not finite in that update, over all processes."""
     inputs, micro = UpdateInputs(session, update), session.layout.micro
     bad = torch.zeros(session.layout.batch_size, dtype=torch.int32, device=session.device)
     with torch.no_grad():
         for micro_step in range(session.layout.accumulation):
-            # By halves: the mean over some rows is finite where every one of them is.
+            # Bisect: the mean over some rows is finite if each one is.
             parts = [(0, micro)]
-            while summed(torch.tensor(len(parts), device=session.device)):  # any rank's
-                # A rank that is done goes along: of a sharded model, every forward pass takes all of them.
+            while summed(torch.tensor(len(parts), device=session.device)):  # on any rank
+                # A rank that is done continues: a forward pass of a sharded model needs all ranks.
                 searching = bool(parts)
                 start, stop = parts.pop() if searching else (0, 1)
                 if torch.isfinite(inputs.loss(micro_step, start, stop)[0]) or not searching:
@@ -67,7 +67,7 @@ def _bad_rows(session: Session, update: int) -> list[int]:
 
 
 def _bad_gradients(session: Session, update: int) -> list[str]:
-    """Parameters whose gradient is not finite in that update, by a backward pass that no step follows."""
+    """Return the parameters with non-finite gradients in that update, from a backward pass without a step."""
     accumulate(session, update)
     gradients = {name: value.grad for name, value in session.model.named_parameters() if value.grad is not None}
     bad = _not_finite(gradients)
@@ -76,6 +76,6 @@ def _bad_gradients(session: Session, update: int) -> list[str]:
 
 
 def _not_finite(tensors: dict[str, Tensor]) -> list[str]:
-    """The names of those that are not finite on any process: of a sharded tensor each has a part."""
+    """Return the names of tensors that are not finite on any process. With sharded tensors each process has a part."""
     bad = torch.stack([~torch.isfinite(part).all() for part in local_parts(list(tensors.values()))]).int()
     return [name for name, count in zip(tensors, summed(bad).tolist(), strict=True) if count]

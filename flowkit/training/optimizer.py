@@ -1,4 +1,4 @@
-"""AdamW with decay on matrices only, its step, and the learning rate as a function of the update."""
+"""AdamW with weight decay on matrices only, its step, and the learning rate schedule."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.AdamW:
-    """Weight decay falls on matrices: not on biases, norms, embeddings or positions (`model.no_weight_decay()` names those).
+    """Create AdamW with weight decay on matrices: not on biases, norms, embeddings or positions (`model.no_weight_decay()`).
 
-    Fused where the device has it: one kernel an update, and one that can skip itself (`found_inf`) without a host sync.
+    Fused if the device supports it: one kernel per update, which can skip itself (`found_inf`) without a host sync.
     """
     named = getattr(model, "no_weight_decay", set)
     groups = param_groups_weight_decay(model, recipe.optim.weight_decay, no_weight_decay_list=list(named()))
@@ -36,10 +36,10 @@ def make_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> to
 
 
 def step_optimizer(session: Session) -> tuple[Tensor, Tensor]:
-    """Clip and apply the gradients: (gradient norm before clipping, 1.0 where the update skipped itself), on the device.
+    """Clip and apply the gradients. Return (gradient norm before clipping, 1.0 if the update was skipped), on the device.
 
-    After DDP's reduction the norm is the same on every rank, so all of them skip together, and nobody asks the device. Where
-    the gradients are sharded, so are their squares' sums, and the norm is a reduction of its own.
+    After DDP's reduction the norm is the same on every rank, so all ranks skip together without a host sync. With sharded
+    gradients the norm is a reduction of its own.
     """
     optimizer, scaler = session.optimizer, session.environment.accelerator.scaler
     if scaler is not None:
@@ -49,7 +49,7 @@ def step_optimizer(session: Session) -> tuple[Tensor, Tensor]:
     if session.recipe.optim.max_grad_norm:
         torch.nn.utils.clip_grads_with_norm_(session.parameters, session.recipe.optim.max_grad_norm, norm)
     skipped = (~torch.isfinite(norm)).float()
-    # Fused AdamW leaves parameters and moments alone where found_inf is 1; it is the hook GradScaler itself uses.
+    # Fused AdamW does nothing if found_inf is 1; GradScaler uses the same hook.
     optimizer.found_inf = skipped  # type: ignore[attr-defined]
     optimizer.step()
     if scaler is not None:
@@ -59,9 +59,10 @@ def step_optimizer(session: Session) -> tuple[Tensor, Tensor]:
 
 
 def lr_schedule(recipe: Recipe, total_steps: int, steps_per_epoch: float) -> Callable[[int], float]:
-    """update (from 0) -> learning rate: a linear warm-up to `optim.lr`, then cosine (or constant) to `lr * min_lr_factor`.
+    """Return a function from update (from 0) to learning rate.
 
-    The first update already has a rate above zero and the last one the lowest.
+    A linear warm-up to `optim.lr`, then cosine (or constant) to `lr * min_lr_factor`. The first update has a learning rate
+    above zero, the last one the lowest.
     """
     optim = recipe.optim
     warmup = min(optim.warmup.steps(total_steps, steps_per_epoch), total_steps)

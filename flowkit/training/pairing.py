@@ -1,8 +1,8 @@
-"""Noise after the coupling: blocks of the run's stream are paired ahead of the step, in worker threads.
+"""Noise after the coupling: blocks of rows are paired in worker threads, ahead of training.
 
-A block is `coupling.block` consecutive places of the endless stream of rows. The updates that share a block, or the blocks
-that share an update, make a window; the permutation of each is a function of (seed, block) alone, so every process finds
-the same one, in the middle of a block as at its start, and nothing has to be sent or saved.
+A block is `coupling.block` consecutive positions of the endless stream of rows. The updates that share a block, or the
+blocks that share an update, form a window. The permutation of a block is a function of (seed, block) alone, so every
+process finds the same one at any point of a run, and nothing has to be sent or saved.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from flowkit.rng import key
 from flowkit.training.batches import Batches, Rows
 
 MOST_WORKERS = 4
-ROWS_AT_A_TIME = 4096  # of a block: the workers' cost matrices together are no larger than that of one so large
+ROWS_AT_A_TIME = 4096  # the workers' cost matrices together are no larger than that of a block of this size
 
 
 class Pairing:
-    """`noise(update)` is x0 (B, ...) of the global batch, such that place i goes with row i of that update.
+    """`noise(update)` is x0 (B, ...) of the global batch, where x0[i] is paired with row i of that update.
 
-    `draw(update)` gives x0 (B, ...) before the coupling, on the device; it is called from several threads. The workers are
-    threads, since what they wait in (scipy's solver, BLAS, copies) releases the interpreter's lock.
+    `draw(update)` returns x0 (B, ...) before the coupling, on the device; it is called from several threads. Threads are enough
+    for the workers, because scipy's solver, BLAS and copies release the interpreter's lock.
     """
 
     def __init__(
@@ -43,15 +43,17 @@ class Pairing:
         seed: int,
         ahead: int | None = None,
     ):
-        """ahead: how many windows are paired while one is in use, each by a worker; None for as many as the cores allow.
+        """ahead: number of windows to pair in advance, one worker each; None for as many as the cores allow.
 
-        Raises UserError for a coupling that the data does not fit.
+        Raises UserError for a coupling that does not fit the data.
         """
         self.coupling, self.batches, self.draw, self.seed = coupling, batches, draw, seed
         batch = batches.order.batch_size
         self.block = coupling.rows(batch)
         if self.block % batch and batch % self.block:
-            raise UserError(f"flow.coupling: a block of {self.block} and train.batch_size = {batch} do not divide")
+            raise UserError(
+                f"flow.coupling.block: {self.block} is not a multiple or a divisor of train.batch_size = {batch}"
+            )
         check_conditions(coupling, batches)
         self.updates = max(1, self.block // batch)  # in a window
         self._current: tuple[int, Tensor] | None = None
@@ -60,9 +62,9 @@ class Pairing:
         self._pool = None if not coupling.permutes else ThreadPoolExecutor(max(1, self.ahead), "pairing")
         self._stream = None
         if self._pool is not None and batches.device.type == "cuda":
-            draw(0)  # whatever it moves to the device at its first call is moved by the loop's stream
+            draw(0)  # let the loop's stream do the copies of the first call
             self._stream = torch.cuda.Stream(batches.device)
-            self._stream.wait_stream(torch.cuda.current_stream(batches.device))  # the resident rows have arrived
+            self._stream.wait_stream(torch.cuda.current_stream(batches.device))  # wait for the resident rows
 
     def noise(self, update: int) -> Tensor:
         if self._pool is None:
@@ -75,10 +77,10 @@ class Pairing:
 
     def _paired(self, window: int, pool: ThreadPoolExecutor) -> Tensor:
         if self._next and self._next[0][0] != window:
-            self._next.clear()  # not where the stream went on
+            self._next.clear()  # the updates are not consecutive
         if not self._next:
             self._next.append((window, pool.submit(self.permutation, window)))
-        noise = self._joined(window)  # made again, by this stream: the worker's copy belongs to another one
+        noise = self._joined(window)  # drawn again on this stream; the worker's copy belongs to another
         rows = self._next.popleft()[1].result()
         while len(self._next) < self.ahead:
             later = window + 1 + len(self._next)
@@ -86,11 +88,11 @@ class Pairing:
         return noise[rows.to(noise.device, non_blocking=True)]
 
     def permutation(self, window: int) -> Tensor:
-        """Rows (updates x B,) int64 of the window's joined noise, on the host (pinned beside a GPU)."""
+        """Return rows (updates x B,) int64 of the window's joined noise, on the host (pinned if there is a GPU)."""
         if self._stream is None:
             x0, rows = self._joined(window), self.batches.window(window * self.updates, self.updates)
         else:
-            # Copies by way of pinned memory and a stream of our own: the loop's stream never waits for them.
+            # Copy through pinned memory on a separate stream, so that the loop's stream never waits.
             with torch.cuda.stream(self._stream):
                 x0 = to_host(self._joined(window))
                 found = self.batches.window(window * self.updates, self.updates)
@@ -115,7 +117,7 @@ class Pairing:
 
 
 def workers(block: int) -> int:
-    """As many as this process has cores (those of a host are shared by its processes) and as their cost matrices leave room."""
+    """Return the number of workers: one per core of this process (processes share a host's cores), limited by memory."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     own = cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, min(own, MOST_WORKERS, ROWS_AT_A_TIME**2 // block**2))
@@ -124,11 +126,11 @@ def workers(block: int) -> int:
 def pairs_normalizer(
     data: Dataset, choice: Normalization, given: Normalizer | None, notices: list[str]
 ) -> Normalizer | None:
-    """The normalizer under which the data's rows and noise are pairs: another one's noise would be of other rows.
+    """Return the normalizer that the pairs' noise belongs to; with any other the noise would not match the rows.
 
-    It is in the data, or, of pairs written before that, in the checkpoint that they name, where that is at hand; None where
-    it must be fitted. choice: data.normalizer. given: that of a checkpoint which the run continues or starts from. notices
-    gets a line where the pairs' own is not known. Raises UserError where either is another one.
+    It is in the data, or for older pairs in the checkpoint that they name; None if it has to be fitted. choice:
+    data.normalizer. given: the normalizer of a checkpoint that the run continues or starts from. notices: gets a line if the
+    pairs' normalizer is unknown. Raises UserError if `choice` or `given` is another one.
     """
     shape = tuple(data.x.shape[1:])
     own = data.normalizer or _normalizer_of_source(data)
@@ -136,8 +138,8 @@ def pairs_normalizer(
     if own is None:
         if given is None and name != "none":
             notices.append(
-                "flow.coupling: these pairs do not say which normalizer their noise belongs to, and the checkpoint that they "
-                "came from is not at hand: it is fitted on them anew, which misplaces the noise; draw them again with "
+                "flow.coupling: these pairs do not contain the normalizer of their noise, and the checkpoint they came from was "
+                "not found. A new normalizer is fitted, which does not match the noise; draw the pairs again with "
                 "`flowkit sample --pairs`"
             )
         return given
@@ -146,19 +148,19 @@ def pairs_normalizer(
     another = name != own.name or (not isinstance(components, float) and (components or size) != kept)
     if not isinstance(choice, Auto) and another:
         raise UserError(
-            f"data.normalizer: {name!r} is asked for, and the noise of these pairs belongs to {own.name!r}, under which they "
-            f'were drawn ({kept} of {size} numbers a row); set data.normalizer = "auto", which takes that one'
+            f"data.normalizer: {name!r}, but these pairs were drawn with {own.name!r} ({kept} of {size} numbers per row); "
+            'set data.normalizer = "auto"'
         )
     if given is not None and not given.same_as(own, shape):
         raise UserError(
-            "flow.coupling: the checkpoint to go on from has another normalizer than the model which these pairs came from; "
+            "flow.coupling: the checkpoint has another normalizer than the model that these pairs came from; "
             "start from that model, or without --init-from"
         )
     return own
 
 
 def _normalizer_of_source(data: Dataset) -> Normalizer | None:
-    """Of the checkpoint that old pairs say they came from, where it is at hand and of such rows."""
+    """Return the normalizer of the checkpoint that older pairs came from, if it is found and fits."""
     from flowkit.checkpoint import find_checkpoint, read_model_json, read_normalizer
 
     try:
@@ -172,7 +174,7 @@ def _normalizer_of_source(data: Dataset) -> Normalizer | None:
 
 
 def pair_blocks(coupling: Coupling, block: int, x0: Tensor, rows: Rows, key_of: Callable[[int], int]) -> Tensor:
-    """Rows (N,) int64 such that x0[rows] goes with `rows`, block after block; the last one may be smaller. x0: (N, ...)."""
+    """Return rows (N,) int64 such that x0[rows] is paired with `rows`, block by block; the last may be smaller. x0: (N, ...)."""
     pieces = []
     for number, start in enumerate(range(0, len(x0), block)):
         part = rows.slice(start, start + block)
@@ -184,14 +186,15 @@ def pair_blocks(coupling: Coupling, block: int, x0: Tensor, rows: Rows, key_of: 
 
 
 def check_conditions(coupling: Coupling, batches: Batches) -> None:
+    """Raise UserError for a coupling that needs conditions the data lacks."""
     if coupling.conditional and not batches.data.condition_kinds:
         raise UserError(
-            f'flow.coupling: "{coupling.tag()}" transports within equal conditions, and the data has neither class labels nor '
+            f'flow.coupling: "{coupling.tag()}" pairs rows with equal conditions, but the data has neither class labels nor '
             'conditions; use "ot"'
         )
 
 
 def to_host(tensor: Tensor) -> Tensor:
-    """A copy in pinned memory, begun on the current stream; it is there when that stream was synchronised."""
+    """Start a copy to pinned memory on the current stream. It is complete once that stream is synchronized."""
     pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return pinned.copy_(tensor, non_blocking=True)

@@ -1,4 +1,4 @@
-"""The samples that a run draws of itself: shown in the terminal, measured, and kept in the run directory."""
+"""Samples drawn while training: shown in the terminal, measured, and kept in the run directory."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from flowkit.conditions import Conditions
 from flowkit.data.dataset import Dataset, write_dataset
 from flowkit.errors import UserError
 from flowkit.events import Notice, Sampled
-from flowkit.sampling.draw import carry_back
+from flowkit.sampling.draw import invert
 from flowkit.sampling.model import SamplingModel
 from flowkit.training.session import Session
 
 
 class Sampler:
-    """Draws `sample.num_samples` of the same noises every time. Made once a run: it may hold a decoder.
+    """Draws `sample.num_samples` samples from the same noise every time. Made once per run, since it may hold a decoder.
 
-    On the main rank; where the model is sharded on every rank, all drawing the same, and the main one measures and writes.
+    Runs on the main rank. With a sharded model all ranks draw the same samples, and the main rank measures and writes them.
     """
 
     def __init__(self, session: Session):
@@ -40,13 +40,13 @@ class Sampler:
             session.base,
         )
         self.settings = self.model.settings()
-        self.model.weak(self.settings)  # which may not be at hand
+        self.model.weak(self.settings)  # fail early if it is missing
         self.inverted = data.rows("validation")[: session.domain.inverted_rows]
 
     def __call__(self, step: int) -> Sampled | Notice | None:
-        """Draw, measure, and write them to `samples/step-NNNNNNNN/`; a Notice where that cannot be done. None on other ranks.
+        """Draw and measure samples, and write them to `samples/step-NNNNNNNN/`. Return None on other ranks.
 
-        An adaptive solver gives up on a field that is not yet smooth, a disk is full: training should not end for that.
+        A failure (an adaptive solver on a field that is not smooth yet, a full disk) returns a Notice and does not end training.
         """
         training = self.model.model.training
         try:
@@ -57,7 +57,7 @@ class Sampler:
             self.model.model.train(training)
 
     def _sampled(self, step: int) -> Sampled | None:
-        """The samples file comes last."""
+        """Draw and write the samples. The samples file is written last."""
         start = time.perf_counter()
         session = self.session
         self.model.model.eval()
@@ -79,18 +79,18 @@ class Sampler:
         )  # fmt: skip
 
     def _inversion(self) -> dict[str, float]:
-        """Validation rows carried back to noise and forth again, with their own conditions and no guidance."""
+        """Invert validation rows to noise and reconstruct them, with their own conditions and no guidance."""
         if not len(self.inverted):
             return {}
-        found, _ = carry_back(self.model, self.session.data, self.inverted, self.settings)
+        found, _ = invert(self.model, self.session.data, self.inverted, self.settings)
         return {"reconstruction_mse": found.mse, "inverted_variance": found.variance,
                 "inverted_dimensions": found.effective_dimensions}  # fmt: skip
 
 
 def _conditions(data: Dataset, count: int) -> Conditions:
-    """Labels (the classes take turns) and conditions (of held-out rows, where there are any) to draw the samples by.
+    """Return labels (each class in turn) and conditions (of held-out rows, if there are any) for the samples.
 
-    Where rows have both, both are those of the same rows, for a class does not go with any picture.
+    If rows have both, they come from the same rows.
     """
     if data.condition is None:
         if data.class_label is None:

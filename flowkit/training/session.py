@@ -1,4 +1,4 @@
-"""Everything a run is made of, built from a recipe: data, model, optimizer, EMA, draws, validation."""
+"""Everything that a run consists of, built from a recipe: data, model, optimizer, EMA, draws, validation."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Session:
     data: Dataset
     domain: Domain
     normalizer: Normalizer
-    flow: Flow  # the recipe's section, with nothing left to "auto"
+    flow: Flow  # the recipe's [flow] with "auto" resolved
     objective: FlowObjective
     base: Base
     pairing: Pairing
@@ -75,18 +75,18 @@ class Session:
     validator: Validator
     steps_per_epoch: float
     total_steps: int
-    source: str  # what the data is called in messages and sidecars
-    folders: tuple[Path, ...]  # where relative paths of the recipe are looked for first
-    given: nn.Module | None  # the user's own module; a copy of it is what is sharded
-    notices: tuple[str, ...]  # what the user should read once
+    source: str  # name of the data in messages and sidecars
+    folders: tuple[Path, ...]  # searched first for relative paths of the recipe
+    given: nn.Module | None  # the user's own module; sharding uses a copy of it
+    notices: tuple[str, ...]  # shown to the user once
     start_step: int = 0
-    best: tuple[int, float] | None = None  # step and validation loss of the best checkpoint saved so far
-    meters: MeterState | None = None  # of a resumed run, what it had summed since its last log step
-    skipped: int = 0  # updates, up to that log step
+    best: tuple[int, float] | None = None  # step and validation loss of the best checkpoint
+    meters: MeterState | None = None  # sums since the last log step, in a resumed run
+    skipped: int = 0  # number of updates skipped up to that log step
 
     @cached_property
     def parameters(self) -> list[nn.Parameter]:
-        """Those of the model, listed once: walking the modules at every update takes as long as a small layer."""
+        """The model's parameters, listed once: walking the modules at every update takes as long as a small layer."""
         return list(self.model.parameters())
 
     @property
@@ -103,14 +103,14 @@ class Session:
 
     @property
     def sampling_model(self) -> nn.Module:
-        """The weights that samples come from: the EMA's, unless the recipe asks for the raw ones or keeps no EMA."""
+        """The weights that samples come from: the EMA's, or the raw ones if the recipe says so or has no EMA."""
         return self.ema.module if self.ema is not None and self.recipe.sample.weights == "ema" else self.model
 
     @cached_property
     def networks(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-        """(x, t, conditions, span=None) -> output: the wrapped network, and the bare one.
+        """The wrapped network and the bare one, each (x, t, conditions, span=None) -> output.
 
-        The bare one runs under autocast as the wrapped one does; it is not compiled, for that has no forward mode.
+        The bare one runs under autocast too, but is not compiled, since compiled modules have no forward-mode differentiation.
         """
         return partial(call_model, self.wrapped), partial(call_model, self.model.forward)
 
@@ -138,7 +138,7 @@ class Session:
         return f"{type(self.given).__module__}.{type(self.given).__qualname__}"
 
     def sidecar(self, step: int, validation: dict[str, float] | None) -> dict[str, Any]:
-        """The content of model.json: all that `sample` and `inspect` need."""
+        """Return the content of model.json: all that `sample` and `inspect` need."""
         recipe, condition, normalizer = self.recipe.to_dict(), self.data.condition, self.normalizer.to_json()
         if self.normalizer.tensors():
             normalizer["file"] = NORMALIZER
@@ -168,16 +168,16 @@ def build(
     normalizer: Normalizer | None = None,
     folders: tuple[Path, ...] = (),
 ) -> Session:
-    """Build all parts for this process. `normalizer`: a checkpoint's own, when a run continues or starts from one.
+    """Build everything for this process. normalizer: a checkpoint's own, if a run continues or starts from one.
 
-    Raises UserError: a batch larger than the data or that does not divide; an architecture that does not fit the data.
+    Raises UserError for a batch that is larger than the data or does not divide, or an architecture that does not fit the data.
     """
     accelerator, layout = environment.accelerator, _layout(recipe, environment)
     device, domain = accelerator.device, get_domain(data.kind)
     train_rows = data.rows("train")
     if len(train_rows) < layout.batch_size:
         raise UserError(
-            f"train.batch_size: {layout.batch_size} rows, and {source} has {len(train_rows)} training rows; "
+            f"train.batch_size: {layout.batch_size}, but {source} has only {len(train_rows)} training rows; "
             f"set train.batch_size to at most {len(train_rows)}"
         )
     _check_guidance(recipe, data)
@@ -216,8 +216,8 @@ def build(
         ema = make_averages(model.to(device).train(), recipe)
     optimizer = make_optimizer(model, recipe, device)
     if recipe.train.compile:
-        model.compile()  # in place and before it is wrapped, so that its keys stay those of the plain model
-    if environment.sharded:  # what accelerate means by evaluation is autocast and nothing else
+        model.compile()  # in place, so that its keys keep their names
+    if environment.sharded:  # evaluation_mode only adds autocast
         wrapped = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
     else:
         wrapped = _wrap(accelerator, model)
@@ -252,17 +252,17 @@ def _check_shardable(recipe: Recipe) -> None:
     otherwise = "launch with accelerate_configs/multi_gpu.yaml"
     if recipe.flow.objective.averages:
         raise UserError(
-            f'flow.objective: "{recipe.flow.objective.tag()}" differentiates the network forwards, which FSDP\'s gathering of '
-            f"parameters does not take part in; {otherwise}"
+            f'flow.objective: "{recipe.flow.objective.tag()}" needs forward-mode differentiation, which FSDP does not '
+            f"support; {otherwise}"
         )
     if recipe.train.compile:
-        raise UserError(f"train.compile: is not done for a model that FSDP shards; set it to false, or {otherwise}")
+        raise UserError(f"train.compile: not supported with FSDP; set it to false, or {otherwise}")
 
 
 def _wrap(accelerator: Accelerator, model: nn.Module) -> nn.Module:
-    """The model as accelerate prepares it: under autocast, and in DDP where there are several processes."""
+    """Return the model as accelerate prepares it: with autocast, and DDP if there are several processes."""
     with warnings.catch_warnings():
-        # torch 2.15 renames this argument; the older torch that we also run on knows the old name only.
+        # torch 2.15 renames this argument; older versions only know the old name.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         return accelerator.prepare_model(model)
 
@@ -278,14 +278,14 @@ def _resolved_flow(recipe: Recipe) -> Flow:
 
 
 def describe_base(recipe: Recipe) -> dict[str, Any]:
-    """What t = 0 is, so that it can be drawn again without the recipe; generated rows are other ones than the data's."""
+    """Describe the distribution at t = 0, so that it can be drawn without the recipe. Its seed differs from the data's."""
     if recipe.flow.base == NORMAL:
         return {"source": NORMAL}
     return {"source": recipe.flow.base, "num_samples": recipe.data.num_samples, "seed": key(recipe.data.seed, "base")}
 
 
 def _check_guidance(recipe: Recipe, data: Dataset) -> None:
-    """Raise UserError for guidance that the data give nothing for, rather than train a model that cannot be sampled so."""
+    """Raise UserError for guidance that the data cannot support, instead of training a model that cannot use it."""
     kinds = data.condition_kinds
     if kinds and seen_without(kinds, recipe.flow.cond_drop, kinds):
         return
@@ -296,14 +296,13 @@ def _check_guidance(recipe: Recipe, data: Dataset) -> None:
     for name, value in asked.items():
         if value != 1 and kinds:
             raise UserError(
-                f"{name}: {value:g} leads away from rows without {' and '.join(kinds)}, and flow.cond_drop = "
+                f"{name}: {value:g} needs training rows without {' and '.join(kinds)}, but flow.cond_drop = "
                 f"{toml_value(recipe.flow.cond_drop)} never drops {'both' if len(kinds) > 1 else 'it'}; "
-                f"give flow.cond_drop a number for all, such as all = 0.1, or set {name} = 1.0"
+                f"set `all` in flow.cond_drop, such as all = 0.1, or set {name} = 1.0"
             )
         if value != 1:
             raise UserError(
-                f"{name}: {value:g} leads away from dropped conditions, and the data has neither class labels nor "
-                f"conditions; set {name} = 1.0"
+                f"{name}: {value:g} needs class labels or conditions, but the data has neither; set {name} = 1.0"
             )
 
 
@@ -324,9 +323,7 @@ def _aux_losses(
     found = {name: (weight, find("loss", name)) for name, weight in recipe.aux_loss.used.items()}
     for name, (_, loss) in found.items():
         if domain.name not in (kinds := getattr(loss, "kinds", (domain.name,))):
-            raise UserError(
-                f"aux_loss.{name}: is set, and it is a loss of {listing(kinds)} data; the rows are {domain.noun}"
-            )
+            raise UserError(f"aux_loss.{name}: only applies to {listing(kinds)} data, but the rows are {domain.noun}")
     for name in found:
         if not objective.path.converts(objective.prediction, "data"):
             raise UserError(

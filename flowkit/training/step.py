@@ -1,4 +1,4 @@
-"""One update: what is drawn for the global batch, this rank's micro-batches of it, their losses, and the optimizer's step."""
+"""One update: its random inputs for the global batch, this rank's micro-batches, their losses, and the optimizer step."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from flowkit.training.session import Session
 
 
 def one_update(session: Session, update: int, meters: Meters) -> Tensor:
-    """One optimizer update over the global batch: this rank's micro-steps, one reduction, clipping, AdamW.
+    """Run one optimizer update over the global batch: this rank's micro-steps, one reduction, clipping, AdamW.
 
-    Returns () 1.0 where it was skipped, on the device.
+    Return () 1.0 if it was skipped, on the device.
     """
     terms = accumulate(session, update)
     norm, skipped = step_optimizer(session)
-    # Means are those of the updates that were made: one overflow, usual in fp16, would hide all the others.
+    # Leave skipped updates out of the means: overflows are usual in fp16, and one would make the means NaN.
     left_out = skipped.bool()
     meters.add(**{name: value.masked_fill(left_out, 0) for name, value in {**terms, "grad_norm": norm}.items()})
     meters.add(skipped=skipped)
@@ -36,13 +36,13 @@ def one_update(session: Session, update: int, meters: Meters) -> Tensor:
 
 
 def accumulate(session: Session, update: int) -> dict[str, Tensor]:
-    """Gradients of the update's global batch, reduced over the processes. Returns this rank's mean losses, by their names."""
+    """Accumulate the gradients of the global batch, reduced over the processes. Return this rank's mean losses by name."""
     accumulation, means = session.layout.accumulation, {}
     inputs = UpdateInputs(session, update)
     for micro_step in range(accumulation):
         seed_modules(session.device, key(session.recipe.run.seed, "dropout", update, micro_step, session.layout.rank))
-        # Gradients are reduced once an update: with the last micro-step's. Those of a sharded model are with every
-        # micro-step's (it has no `no_sync`): whole gradients, kept until the last, would take the memory that it saves.
+        # Reduce gradients once per update, with the last micro-step. A sharded model reduces them with every micro-step:
+        # keeping whole gradients would take the memory that sharding saves.
         last = micro_step == accumulation - 1
         with nullcontext() if last else session.environment.accelerator.no_sync(session.wrapped):
             loss, terms = inputs.loss(micro_step)
@@ -54,7 +54,7 @@ def accumulate(session: Session, update: int) -> dict[str, Tensor]:
 
 
 class UpdateInputs:
-    """All that is drawn for one update, for the whole global batch, and this rank's micro-batches of it."""
+    """The random inputs of one update for the whole global batch, and the losses of this rank's micro-batches."""
 
     def __init__(self, session: Session, update: int):
         self.session = session
@@ -67,7 +67,7 @@ class UpdateInputs:
         self.dropped = draw_dropped(session, update)
 
     def loss(self, micro_step: int, start: int = 0, stop: int | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """`flow_loss` of rows `start` to `stop` of this rank's micro-batch; of all of it by default."""
+        """Return `flow_loss` for rows `start` to `stop` of this rank's micro-batch, by default all of it."""
         session, micro = self.session, self.session.layout.micro
         stop, first = micro if stop is None else stop, session.layout.start(micro_step)
         indices = slice(first + start, first + stop)
@@ -81,7 +81,7 @@ class UpdateInputs:
 
 @dataclass(frozen=True)
 class UpdateDraws:
-    """What an objective may draw for one update."""
+    """The random draws that an objective may use in one update."""
 
     session: Session
     update: int
@@ -95,7 +95,7 @@ class UpdateDraws:
 
 
 def _times(session: Session, update: int) -> Tensor:
-    """The times (B,) of the global batch."""
+    """Draw the times (B,) of the global batch."""
     shape = (session.layout.batch_size,)
     uniform = session.draws.uniform("times", update, shape)
     if session.recipe.flow.stratified:
@@ -104,11 +104,11 @@ def _times(session: Session, update: int) -> Tensor:
 
 
 def draw_dropped(session: Session, update: int) -> Tensor | None:
-    """Whose conditions are dropped, in the global batch: (B,) bool, None where there are none.
+    """Draw which conditions of the global batch are dropped: (B,) bool; None without conditions.
 
-    With labels and conditions, (B, 2) bool: each is dropped alone, too, or what one of them means would not be learned. All
-    of a row's are with probability `cond_drop`; else its label with that probability, and its condition with that
-    probability; or with those of a table. A module of one's own takes (B,), unless there is a table.
+    With both labels and conditions (B, 2) bool: each must also be dropped alone, for a model to learn what the other one means.
+    With probability `cond_drop` all conditions of a row are dropped; else its label with that probability and its condition
+    with that probability, or with those of a table. A user's own module takes (B,), unless `cond_drop` is a table.
     """
     cond_drop, kinds = session.recipe.flow.cond_drop, session.data.condition_kinds
     if not kinds:
@@ -125,7 +125,7 @@ def draw_dropped(session: Session, update: int) -> Tensor | None:
 def flow_loss(
     session: Session, rows: Rows, x0: Tensor, t: Tensor, eps: Tensor | None, spans: Spans | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """(mean loss to descend, detached terms to log) of one micro-batch: x0, eps (b, ...), t (b,)."""
+    """Return (mean loss to descend, detached terms to log) of one micro-batch: x0, eps (b, ...), t (b,)."""
     found = session.flow.objective.loss(
         Pairs(x0, rows.x, t, eps, rows.conditions, spans, *session.networks), session.objective
     )
@@ -133,7 +133,7 @@ def flow_loss(
     terms = {"loss": loss.detach() if found.shown is found.descended else found.shown.detach().mean()}
     if session.aux_losses:
         assert found.data is not None, "checked when the recipe was read"
-        # In the domain's own units, and weighted by t: near the noise the predicted sketch is a blur with no strokes.
+        # In the domain's units, and weighted by t: near the noise the predicted data is a blur.
         predicted = session.normalizer.denormalize(found.data())
         for name, (weight, measure) in session.aux_losses.items():
             values = measure(predicted)
@@ -143,10 +143,10 @@ def flow_loss(
 
 
 def backward(session: Session, loss: Tensor) -> None:
-    """Gradients of a finite loss; of any other NaN, so that every process learns of it with the gradients.
+    """Compute the gradients of a finite loss; of any other loss NaN, which tells every process about it.
 
-    A loss may overflow where its gradient, half as steep, does not. (accelerate's own `backward` would divide by its
-    accumulation steps once more, which takes as long as a small layer.)
+    A loss may overflow while its gradient does not. (accelerate's `backward` would divide by its accumulation steps once more,
+    which takes as long as a small layer.)
     """
     scaler, value = session.environment.accelerator.scaler, loss.detach()
     (loss if scaler is None else scaler.scale(loss)).backward(1 + (value - value))

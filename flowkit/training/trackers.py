@@ -1,4 +1,4 @@
-"""Listeners that keep what the loop says: `metrics.jsonl` always, and the trackers of accelerate that the recipe names."""
+"""Listeners that record a run: `metrics.jsonl` always, and the accelerate trackers that the recipe names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def metrics_of(event: Event) -> dict[str, Any] | None:
-    """The numbers of a log step, a validation or samples by their names in `metrics.jsonl`; None for other events."""
+    """Return the numbers of a log step, validation or samples by their names in `metrics.jsonl`; None for other events."""
     if isinstance(event, Logged):
         return {
             "step": event.step, "epoch": event.epoch, "loss": event.loss, "lr": event.lr, "grad_norm": event.grad_norm,
@@ -51,10 +51,10 @@ def metrics_of(event: Event) -> dict[str, Any] | None:
 
 
 class MetricsFile:
-    """Appends one JSON object per log step, validation or sampling. Resuming from step s drops the lines after it.
+    """Appends one JSON object per log step, validation or sampling. Resuming from step s drops the lines after s.
 
     Each line ends with `time` (local, ISO 8601) and `elapsed` (seconds of training in all sessions of the run).
-    Lines that a full disk or a folder that is gone does not take are kept, and written when it does again.
+    Lines that cannot be written (full disk, missing folder) are kept and written later.
     """
 
     def __init__(self, path: Path, start_step: int):
@@ -64,7 +64,7 @@ class MetricsFile:
         earlier = 0.0  # seconds of the sessions before this one
         if path.exists():
             if not path.is_file():
-                raise UserError(f"{path}: is no regular file; move it away, and this run's lines go on in a new one")
+                raise UserError(f"{path}: is not a regular file; move it away to let this run continue in a new file")
             with path.open("rb") as file, replacing(path) as partial, partial.open("wb") as kept:
                 while line := file.readline(MAX_LINE):
                     if _step(line) <= start_step:
@@ -77,22 +77,22 @@ class MetricsFile:
 
     @property
     def trouble(self) -> str | None:
-        """Why its last lines are not written yet, in a sentence; None where they are."""
+        """Return why its last lines are not written yet; None if they are."""
         if self._error is None:
             return None
-        return f"{self.path}: cannot be written ({self._error.strerror}); its lines are kept until it can be"
+        return f"{self.path}: cannot be written ({self._error.strerror}); its lines are kept and written later"
 
     def __call__(self, event: Event) -> None:
         metrics = metrics_of(event)
         if metrics is not None:
-            # JSON has no NaN: null says "not a number" to every reader.
+            # JSON has no NaN, so write null.
             clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
             clocks = {"time": now(), "elapsed": round(time.monotonic() - self._began, 3)}
             self._waiting.append(json.dumps({**clean, **clocks}) + "\n")
             self._write()
 
     def _write(self) -> None:
-        """Opened anew every time: a file that was removed would take lines that nobody can read."""
+        """Open the file anew each time, so that lines are not lost in a file that was deleted."""
         size = self.path.stat().st_size if self.path.exists() else 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ class MetricsFile:
         except OSError as error:
             self._error = error
             with contextlib.suppress(OSError):
-                os.truncate(self.path, size)  # part of a line may have found room
+                os.truncate(self.path, size)  # remove a line that was written in part
         else:
             self._error, self._waiting = None, []
 
@@ -115,13 +115,13 @@ class MetricsFile:
             self._write()
         if self._error is not None and error is None:
             raise UserError(
-                f"{self.path}: the last {len(self._waiting)} lines could not be written ({self._error.strerror}); the "
-                "checkpoints are whole. Free some space or mend the folder"
+                f"{self.path}: the last {len(self._waiting)} lines could not be written ({self._error.strerror}). The "
+                "checkpoints are not affected. Free some space or fix the folder"
             )
 
 
 def _step(line: bytes) -> float:
-    """The step of a metrics line; infinity for a line that a killed process left unfinished."""
+    """Return the step of a metrics line; infinity for an incomplete line."""
     try:
         return float(parse_json(line)["step"])
     except (ValueError, KeyError, TypeError):
@@ -135,36 +135,36 @@ def _elapsed(line: bytes, otherwise: float) -> float:
 
 
 def check_trackers(recipe: Recipe) -> None:
-    """Raise UserError for a tracker that is unknown or not installed; asked before anything of an earlier run is given up."""
+    """Raise UserError for a tracker that is unknown or not installed. Called before anything of an earlier run is replaced."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
     for name in recipe.track.names:
-        if name in names("tracker"):  # from outside, and imported when the recipe was read
+        if name in names("tracker"):  # a user's own, imported when the recipe was read
             continue
         if name not in LOGGER_TYPE_TO_CLASS:
             raise UserError(
                 f"track.to: {name!r} is unknown; known are {listing(sorted(LOGGER_TYPE_TO_CLASS))}"
                 f"{nearest(name, LOGGER_TYPE_TO_CLASS)}"
             )
-        # A mere folder called wandb, as its runs leave behind, is no installed package: accelerate looks for both.
+        # accelerate checks for more than a folder of that name, such as the wandb/ that runs leave behind.
         if name not in map(str, get_available_trackers()):
             raise UserError(
-                f"track.to: {name} is not installed; run `pip install {name.replace('_', '-')}`, or take it out"
+                f"track.to: {name} is not installed; run `pip install {name.replace('_', '-')}`, or remove it"
             )
 
 
 class Tracker:
-    """One of accelerate's trackers as a listener: numbers in groups (train/, val/, samples/), and the sheets of samples.
+    """One of accelerate's trackers as a listener: numbers in groups (train/, val/, samples/), and sample sheets.
 
-    The run's id there is kept in the run directory as `<name>_id`, so that a resume continues it.
+    The id of its run is kept in the run directory as `<name>_id`, so that a resumed run continues it.
     """
 
     def __init__(self, name: str, recipe: Recipe, run_dir: Path, start_step: int):
-        """Raises UserError where it cannot start: not logged in, no connection, a folder that cannot be written."""
+        """Raises UserError if it cannot start: not logged in, no connection, a folder that cannot be written."""
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         self.name, self._images = name, recipe.track.images
-        self.trouble: str | None = None  # why the last numbers did not arrive
+        self.trouble: str | None = None  # why the last numbers could not be sent
         kept = run_dir / f"{name}_id"
         run_id = _kept_id(kept) if start_step and kept.exists() else None
         tracker_class: Any = LOGGER_TYPE_TO_CLASS[name] if name in LOGGER_TYPE_TO_CLASS else find("tracker", name)
@@ -174,12 +174,12 @@ class Tracker:
             self._tracker.start()
         except Exception as error:  # each service has its own kinds
             remedy = "; run `wandb login`, or set WANDB_MODE=offline" if name == "wandb" else ""
-            raise UserError(f"track.to: {name} cannot start ({error}){remedy}, or take it out of [track]") from None
+            raise UserError(f"track.to: {name} cannot start ({error}){remedy}, or remove it from track.to") from None
         if name in IDS:
             kept.write_text(IDS[name](self._tracker.tracker) + "\n", "utf-8")
 
     def __call__(self, event: Event) -> None:
-        """Send numbers and pictures. What goes wrong is kept in `trouble`: a service that is gone must not end a run."""
+        """Send numbers and pictures. Errors are kept in `trouble`: an unreachable service must not end a run."""
         if not isinstance(event, RunStarted | Logged | Validated | Sampled):
             return
         try:
@@ -196,7 +196,7 @@ class Tracker:
             )
 
     def _describe(self, event: RunStarted) -> None:
-        if self.name == "tensorboard":  # its table of hyperparameters would be a second run beside this one
+        if self.name == "tensorboard":  # its table of hyperparameters would show up as a second run
             recipe = f"{event.num_parameters:,} parameters\n\n```toml\n{dump_toml(self._recipe)}```"
             self._tracker.log({"recipe": recipe}, step=event.start_step)
         else:
@@ -220,14 +220,14 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Also after a crash: a run that is not finished keeps its process hanging.
+        # Also after a crash: an unfinished run would keep the process hanging.
         if self.name == "wandb":
             self._tracker.tracker.finish(exit_code=int(error is not None))
         else:
             self._tracker.finish()
 
 
-# How a service tells the id by which a resume continues its run; the others continue by name or folder.
+# How to get the id of a service's run, to resume it. Other services resume by name or folder.
 IDS: dict[str, Callable[[Any], str]] = {
     "wandb": lambda run: run.id,
     "swanlab": lambda run: run.id,
@@ -238,10 +238,10 @@ IDS: dict[str, Callable[[Any], str]] = {
 
 
 def _arguments(name: str, recipe: Recipe, run_dir: Path, start_step: int, run_id: str | None) -> dict[str, Any]:
-    """What accelerate's tracker of that name is made with. run_id: of the run to continue; None for a new one."""
+    """Return the arguments of accelerate's tracker. run_id: id of the run to resume; None for a new one."""
     track, run = recipe.track, recipe.run.name
     match name:
-        case "tensorboard":  # purge_step hides what was logged beyond the step that a resumed run continues from
+        case "tensorboard":  # purge_step hides what was logged after the step that a run resumes from
             return {
                 "run_name": "tensorboard",
                 "logging_dir": run_dir,
@@ -250,7 +250,7 @@ def _arguments(name: str, recipe: Recipe, run_dir: Path, start_step: int, run_id
         case "wandb":
             import wandb
 
-            quiet = wandb.Settings(console="off")  # its capture of the console would fight with the live view
+            quiet = wandb.Settings(console="off")  # its console capture would break the live view
             return {"run_name": track.project, "name": run, "group": track.group, "tags": list(track.tags),
                     "dir": str(run_dir), "id": run_id, "resume": "allow", "settings": quiet}  # fmt: skip
         case "trackio":
@@ -270,7 +270,7 @@ def _arguments(name: str, recipe: Recipe, run_dir: Path, start_step: int, run_id
 
 
 def _grouped(event: Event, metrics: dict[str, Any]) -> dict[str, Any]:
-    """The numbers under the names that dashboards group by: `train/loss`, `val/loss`, `samples/nfe`."""
+    """Return the numbers under the names that dashboards group by: `train/loss`, `val/loss`, `samples/nfe`."""
     group = "train" if isinstance(event, Logged) else "val" if isinstance(event, Validated) else "samples"
     bins = {f"bin_{low:.1f}": loss for low, _, loss in metrics.pop("val_bins", [])}
     numbers = {name.removeprefix("val_"): value for name, value in metrics.items() if name != "step"}
@@ -278,7 +278,7 @@ def _grouped(event: Event, metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"optim.lr": 1e-4, ...}`: what every service can hold."""
+    """Flatten nested tables: `{"optim.lr": 1e-4, ...}`."""
     flat: dict[str, Any] = {}
     for name, value in table.items():
         if isinstance(value, Mapping):
@@ -289,8 +289,8 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _kept_id(path: Path) -> str:
-    """The id of the run that a resumed one continues at a service. Raises UserError for what cannot be one."""
+    """Read the id of a service's run. Raises UserError if it cannot be one."""
     found = read_bounded(path, 1000).strip()
     if not re.fullmatch(rb"[A-Za-z0-9_-]{1,128}", found):
-        raise UserError(f"{path}: holds no id of a run; remove it to start a new one there")
+        raise UserError(f"{path}: not the id of a run; remove the file to start a new run there")
     return found.decode()

@@ -1,4 +1,4 @@
-"""From a recipe to a finished run: start the processes' environment, build or restore everything, run the loop, leave."""
+"""From a recipe to a finished run: join the processes, build or restore everything, run the loop, clean up."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
 
 
 STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
-SMALL = 100_000  # parameters of a network that one thread trains sooner than two
-RESERVE = 120.0  # seconds of train.max_hours that are left for the last save; a tenth of a shorter time
+SMALL = 100_000  # parameters; a smaller network trains faster on one thread
+RESERVE = 120.0  # seconds of train.max_hours reserved for the last save, at most a tenth of it
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     run_dir: Path
     reason: str  # "done" | "already done" | "interrupted" | "out of time"
-    signal: int | None  # what interrupted it, here or elsewhere
+    signal: int | None  # what interrupted it, on any process
 
 
 def train(
@@ -61,12 +61,12 @@ def train(
     run_dir: Path | None = None,
     listeners: Callable[[], Sequence[Listener]] = tuple,
 ) -> Outcome:
-    """Train what the recipe describes, or the given module on the given rows. Called alike on every process.
+    """Train what the recipe describes, or the given module on the given rows. Called with the same arguments on every process.
 
-    resume: "auto" goes on where the run has a checkpoint, and starts it where it has none.
-    run_dir: the run's directory where that is not as the recipe says: it was moved, or this is another working directory.
-    `listeners` is called on the main process only, when the run is about to begin. Raises UserError before anything of an
-    earlier run is touched.
+    resume: "auto" resumes if the run has a checkpoint, and starts it otherwise.
+    run_dir: the run directory, if it is not the recipe's (the run was moved, or this is another working directory).
+    listeners: called on the main process only, just before the run begins. Raises UserError before anything of an earlier run
+    is touched.
     """
     end_with_launcher()
     if resume is True and init_from is not None:
@@ -87,14 +87,14 @@ def train(
             accelerator.wait_for_everyone()
         if auto:
             resume = bool(list_checkpoints(run_dir))
-            # What was killed before its first checkpoint has nothing to lose; what is no run is still refused.
+            # A run without a checkpoint has nothing to lose. A folder that is not a run is still refused.
             overwrite = overwrite or not resume
-            init_from = None if resume else init_from  # where it goes on, it began with those weights
+            init_from = None if resume else init_from  # a resumed run already began with those weights
         if accelerator.is_main_process or resume:
             start = open_run_dir(run_dir, resume=bool(resume), overwrite=overwrite)
         if recipe.model.arch == "custom" and model is None:
             raise UserError(
-                'model.arch: "custom" stands for a module given to flowkit.train(recipe, model=...) from Python'
+                'model.arch: "custom" needs a module, given to flowkit.train(recipe, model=...) from Python'
             )
         if accelerator.is_main_process:
             check_trackers(recipe)
@@ -110,7 +110,7 @@ def train(
             changes = recipe_changes(recipe, start)
             if changes and not allow_changes:
                 raise UserError(
-                    f"{run_dir}: the recipe is not the one that this run began with: {'; '.join(changes)}. Put that back, "
+                    f"{run_dir}: the recipe has changed since this run began: {'; '.join(changes)}. Undo the changes, "
                     "or resume anyway with --allow-changes"
                 )
         elif init_from is not None:
@@ -124,10 +124,10 @@ def train(
             return Outcome(run_dir, "already done", None)
         if resumed and session.start_step >= session.total_steps:
             raise UserError(
-                f"{run_dir}: has already trained {session.start_step} of {session.total_steps} updates; "
+                f"{run_dir}: this run has already trained {session.start_step} of {session.total_steps} updates; "
                 "raise train.steps or train.epochs to continue"
             )
-        # One rank clears and writes, when all have read what they start from (--init-from may lie in there).
+        # One rank clears and writes, after all have read what they start from: --init-from may be in there.
         accelerator.wait_for_everyone()
         with contextlib.ExitStack() as stack:
             begun = lambda: None  # noqa: E731
@@ -146,7 +146,7 @@ def train(
             deadline = _deadline(started, recipe.train.max_hours)
 
             def asked() -> int:
-                begun()  # an update is done
+                begun()  # the first update is done
                 return stop.number or (OUT_OF_TIME if time.monotonic() > deadline else GO_ON)
 
             with _threads(session):
@@ -176,16 +176,16 @@ def _threads(session: Session) -> Iterator[None]:
 
 
 def _deadline(started: float, max_hours: float | None) -> float:
-    """When to stop, on time.monotonic()'s clock, such that the last save is done before `max_hours` are over."""
+    """Return when to stop, on time.monotonic()'s clock, so that the last save is done within `max_hours`."""
     if max_hours is None:
         return math.inf
     return started + 3600 * max_hours - min(RESERVE, 360 * max_hours)
 
 
 def _release(session: Session) -> None:
-    """Take off what accelerate put into the module itself (autocast, its mark): the user's own may be trained again.
+    """Undo what accelerate did to the module (autocast, its mark), so that a user's own module can be trained again.
 
-    Where a copy of that was sharded, it gets the copy's weights. A collective then.
+    If a copy of it was sharded, load the copy's weights; then a collective.
     """
     session.environment.accelerator.unwrap_model(session.wrapped, keep_fp32_wrapper=False)
     session.model.__dict__.pop("_is_accelerate_prepared", None)
@@ -196,7 +196,7 @@ def _release(session: Session) -> None:
 
 @contextlib.contextmanager
 def _listening(session: Session, listeners: Callable[[], Sequence[Listener]]) -> Iterator[Callable[[Event], None]]:
-    """Yields `emit`: to metrics.jsonl, trackers and the caller's listeners on the main process, to nobody elsewhere."""
+    """Yield `emit`, which sends events to metrics.jsonl, trackers and listeners; on other processes to nobody."""
     if not session.is_main:
         yield lambda event: None
         return
@@ -207,7 +207,7 @@ def _listening(session: Session, listeners: Callable[[], Sequence[Listener]]) ->
             for name in session.recipe.track.names
         ]
         others = [stack.enter_context(listener) for listener in listeners()]
-        told: set[int] = set()  # of those that have trouble, until they have it no more
+        told: set[int] = set()  # listeners whose trouble was reported
 
         def emit(event: Event) -> None:
             for listener in (metrics, *trackers, *others):
@@ -229,7 +229,7 @@ class _Stop:
 
 @contextlib.contextmanager
 def _stop_signals(session: Session, emit: Callable[[Event], None]) -> Iterator[_Stop]:
-    """SIGINT, SIGTERM and SIGUSR1 ask for a stop at the next update's end; a second SIGINT leaves at once."""
+    """On SIGINT, SIGTERM and SIGUSR1, stop after the current update. A second SIGINT quits at once."""
     stop = _Stop()
 
     def ask(number: int, frame: Any) -> None:
@@ -237,13 +237,13 @@ def _stop_signals(session: Session, emit: Callable[[Event], None]) -> Iterator[_
             raise Interrupted(what_is_kept(session.run_dir))
         if not stop.number:
             again = "; Ctrl-C again quits at once" if number == signal.SIGINT else ""
-            said = Notice(f"{signal.Signals(number).name}: finishing this update, then saving{again}")
-            # From a thread: what the signal interrupted may hold the very locks that saying so takes.
+            said = Notice(f"{signal.Signals(number).name}: finishing this update, then saving a checkpoint{again}")
+            # From a thread: the interrupted code may hold the locks that emitting takes.
             threading.Thread(target=emit, args=(said,), daemon=True).start()
         stop.number = stop.number or number
 
     earlier = {}
-    with contextlib.suppress(ValueError):  # not the main thread: whoever runs us there keeps the signals
+    with contextlib.suppress(ValueError):  # not the main thread, where signals cannot be handled
         earlier = {number: signal.signal(number, ask) for number in STOPS}
     try:
         yield stop

@@ -1,4 +1,4 @@
-"""Validation on a fixed set of rows, noises and times, so that losses of different updates, runs and process counts compare."""
+"""Validation on fixed rows, noise and times, so that losses are comparable across updates, runs and process counts."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from flowkit.training.batches import Rows, read_rows
 from flowkit.training.pairing import pair_blocks
 
 BINS = 5  # equal bins of t
-# Where solvers ask for the velocity in 25 steps. Nearer to an end, the velocity error of a prediction of the data (or the
-# noise) is its own error over next to nothing: a few times would decide the mean.
+# The range that solvers use in 25 steps. Closer to the ends, converting a data (or noise) prediction to a velocity divides by
+# almost 0, and a few times would dominate the mean.
 FIRST, LAST = 0.02, 0.98
-MIN_EVALUATIONS = 1024  # a small validation split meets several noises and times a row, or its loss is all chance
-ONE_STEP_ROWS, FINE_STEPS = 256, 8  # of the comparison of MeanFlow's one step with the flow, and by the midpoint rule
+MIN_EVALUATIONS = 1024  # small validation splits use several noises and times per row, to reduce the variance
+ONE_STEP_ROWS, FINE_STEPS = 256, 8  # for MeanFlow's one-step error: rows, and midpoint steps of the reference
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class ValidationResult:
 
 
 class Validator:
-    """Velocity loss with every condition given, times stratified uniformly over [FIRST, LAST] whatever those of training.
+    """Velocity loss with all conditions given, and times stratified uniformly over [FIRST, LAST], however training draws them.
 
-    Always the squared error of the velocity, without a clip: so it compares among runs and predictions, and with a Gaussian's.
+    Always the squared error of the velocity, without a clip, so that runs, predictions and Gaussian baselines are comparable.
     """
 
     def __init__(
@@ -64,11 +64,10 @@ class Validator:
         world_size: int = 1,
         sharded: bool = False,
     ):
-        """The first `max_rows` validation rows, each met often enough to make MIN_EVALUATIONS, shared among the ranks.
+        """Use the first `max_rows` validation rows, repeated to make at least MIN_EVALUATIONS, shared among the ranks.
 
-        `block`: rows that the coupling pairs with one another. omega: the guidance that MeanFlow learns into its velocity.
-        `batch_size`: rows of a forward pass, in each process; fewer where they do not fit the memory, unless the model is
-        `sharded`.
+        block: rows that the coupling pairs with one another. omega: the guidance scale that MeanFlow learns.
+        batch_size: rows per forward pass and process; halved if memory runs out, unless the model is `sharded`.
         """
         rows = data.rows("validation")[:max_rows]
         self.count = len(rows) * -(-MIN_EVALUATIONS // max(1, len(rows)))
@@ -76,8 +75,8 @@ class Validator:
         self.device, self.sharded, self.omega = device, sharded, omega
         if not self.count:
             return
-        # As many on every rank, and so as many forward passes, which are collectives where the model is sharded: where the
-        # last few do not divide, some ranks take a row from the start once more, and leave it out of the sums.
+        # Every rank needs the same number of forward passes, which are collectives if the model is sharded. So some ranks
+        # repeat a row from the start, which is left out of the sums.
         indices = np.arange(rank, -(-self.count // world_size) * world_size, world_size)
         self.indices = torch.from_numpy(indices[indices < self.count]).to(device)
         indices %= self.count
@@ -89,21 +88,21 @@ class Validator:
         noise = base.draw(draws, "validation noise", 0, shape, met)
         coupled = not coupling.independent
         if coupling.permutes:
-            # As in training, or the loss would be another problem's; over all rows, so that no share of them matters.
+            # Couple as in training, over all rows, so that the result does not depend on the number of ranks.
             everything = read_rows(data, met, normalizer, device)
             paired = pair_blocks(coupling, block, noise, everything, lambda n: key(seed, "validation coupling", n))
             noise = noise[paired]
         eps = draws.normal("validation bridge", 0, shape) if objective.path.stochastic else None
-        # One time in each of `count` equal strata, in an order that does not follow the rows.
+        # One time in each of `count` equal strata, shuffled relative to the rows.
         strata = draws.uniform("validation strata", 0, (self.count,)).argsort()
         times = FIRST + (LAST - FIRST) * (strata + draws.uniform("validation times", 0, (self.count,))) / self.count
         mine = torch.from_numpy(indices).to(device)
         self.noise, self.times = noise[mine], times[mine]
-        self.bins = (times * BINS).long().clamp_(0, BINS - 1).cpu()  # of all indices
+        self.bins = (times * BINS).long().clamp_(0, BINS - 1).cpu()  # of all rows
         self.eps = None if eps is None else eps[mine]
 
         def baseline() -> dict[str, float]:
-            """On all the rows, whatever this rank's share of them is; {} where a Gaussian's best field is not known."""
+            """Return the baseline over all rows; {} if the best Gaussian field is not known in closed form."""
             if coupled or not isinstance(objective.path, GaussianPath) or not isinstance(base, NormalBase):
                 return {}
             fitted = GaussianBaseline.fit(data.x, data.rows("train"), normalizer, objective.path, device=device)
@@ -114,21 +113,21 @@ class Validator:
 
     @cached_property
     def gaussian_losses(self) -> dict[str, float]:
-        """The losses of the best "diagonal" and "full" Gaussian's field on the same rows, noises and times."""
+        """The losses of the best "diagonal" and "full" Gaussian fields on the same rows, noise and times."""
         return self._baseline()
 
     @torch.no_grad()
     def __call__(self, model: nn.Module, autocast: Callable[..., AbstractContextManager]) -> ValidationResult:
-        """Losses of `model` (unwrapped) over the rows of all ranks: the same on each, whatever the batches and ranks are.
+        """Return the losses of `model` (unwrapped) over the rows of all ranks, independent of batch size and number of ranks.
 
-        They are gathered row by row, and summed in float64 in the order of the rows.
+        Losses are gathered row by row and summed in float64, in row order.
         """
         training = model.training
         model.eval()
         mine = torch.empty(2, len(self.times), dtype=torch.float64, device=self.device)
         done = 0
         while done < len(mine[0]):
-            # The last batch goes back over some rows: passes of one shape round alike, and are compiled once.
+            # The last batch overlaps the one before: with one shape for all, rounding is the same and torch compiles once.
             start = min(done, len(mine[0]) - self.batch_size)
             part = slice(start, start + self.batch_size)
             try:
@@ -136,13 +135,13 @@ class Validator:
                 done = part.stop
             except torch.OutOfMemoryError:
                 if self.sharded or self.batch_size == 1:
-                    raise  # the other ranks are in the same forward pass
+                    raise  # the other ranks wait in the same forward pass
                 self.batch_size //= 2
         model.train(training)
         found = torch.zeros(2, self.count, dtype=torch.float64, device=self.device)
         found[:, self.indices] = mine[:, : len(self.indices)]
         if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(found)  # each place is one rank's: to the others' zeros nothing is added
+            torch.distributed.all_reduce(found)  # exact, since each entry is 0 on all ranks but one
         sums = torch.zeros(2, BINS, dtype=torch.float64).index_add_(1, self.bins, found.cpu())
         counts = self.bins.bincount(minlength=BINS)
         loss, zero = sums.tolist()
@@ -151,7 +150,7 @@ class Validator:
         return ValidationResult(sum(loss) / self.count, sum(zero) / self.count, bins)
 
     def _losses(self, model: nn.Module, autocast: Callable[..., AbstractContextManager], part: slice) -> Tensor:
-        """Of the model and of predicting zero, (2, b), for that part of this rank's rows."""
+        """Return the losses of the model and of predicting zero, (2, b), for that part of this rank's rows."""
         rows = self.rows.slice(part.start, part.stop)
         x0, t, eps = self.noise[part], self.times[part], None if self.eps is None else self.eps[part]
         x_t = self.objective.path.interpolate(x0, rows.x, t, eps)
@@ -163,16 +162,16 @@ class Validator:
         return torch.stack((self.objective.loss(output, x0, rows.x, t, eps), zero)).double()
 
     def _unguided(self, model: nn.Module, output: Tensor, x_t: Tensor, t: Tensor, rows: Rows) -> Tensor:
-        """The velocity v that the guided one, omega v + (1 - omega) v_null, says: the one that the pairs have."""
+        """Return the velocity v behind the guided one, omega v + (1 - omega) v_null."""
         null = call_model(model, x_t, t, rows.conditions.drop()).to(x_t.dtype)
         return (output.to(x_t.dtype) - (1 - self.omega) * null) / self.omega
 
     @torch.no_grad()
     def one_step_error(self, model: nn.Module, autocast: Callable[..., AbstractContextManager]) -> float:
-        """How far one step of a network of average velocities ends from where its velocity leads: a root mean square.
+        """Return the RMS distance between one step of average velocities and the end of the flow of its velocity.
 
-        Over the elements of the first ONE_STEP_ROWS rows as the model sees them, from the noises of validation and under their
-        conditions. The velocity, that over no span, is followed in FINE_STEPS steps. The same on all ranks.
+        Over the elements of the first ONE_STEP_ROWS rows as the model sees them, from the validation noise and with their
+        conditions. The velocity (the average over an empty span) is integrated in FINE_STEPS steps. The same on all ranks.
         """
         training = model.training
         model.eval()

@@ -1,4 +1,4 @@
-"""Rich views of plain dataclasses. Nothing here imports torch."""
+"""Terminal views of plain dataclasses, with Rich. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 def listener(console: Console | None = None) -> Listener:
-    """A live view on stderr where that is a terminal that can show it, plain lines otherwise."""
+    """Return a live view if stderr is a terminal that can show it, plain lines otherwise."""
     from flowkit.ui.plain import PlainListener
 
     if console is None:
-        if sys.stderr is None or not sys.stderr.isatty():  # the usual case of a log needs no Rich
+        if sys.stderr is None or not sys.stderr.isatty():  # the usual case of a log: no Rich
             return PlainListener()
         from rich.console import Console
 
         console = Console(stderr=True)
-    # FORCE_COLOR makes Rich call a log file a terminal: it may have colours, but it is no screen to repaint
+    # With FORCE_COLOR Rich takes a log file for a terminal. It may have colors, but it cannot be repainted.
     screen = console.file.isatty() and console.is_interactive and not console.legacy_windows
     if not screen or console.options.ascii_only:
         return PlainListener(console.file)

@@ -1,4 +1,4 @@
-"""The report of `flowkit doctor`: a line a finding, and under what is not well how to mend it."""
+"""The report of `flowkit doctor`: one line per finding, and how to fix each problem."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def show(report: Report, console: Console) -> None:
 
 
 class _Line:
-    """`ok       torch          2.9.1`, its text wrapped beside the name, and the mend on lines of its own."""
+    """`ok       torch          2.9.1`. The text wraps beside the name, and the fix has lines of its own."""
 
     def __init__(self, finding: Finding) -> None:
         self.finding = finding
@@ -58,9 +58,14 @@ class _Line:
 def _verdict(report: Report) -> Text:
     if report.problems:
         text = Text(plural(report.problems, "problem"), "bold red")
-        text.append(": mend what is marked so, or flowkit will not run as it should", "not bold default")
+        text.append(
+            ": flowkit will not run correctly until it is fixed"
+            if report.problems == 1
+            else ": flowkit will not run correctly until they are fixed",
+            "not bold default",
+        )
     else:
-        text = Text("nothing here keeps flowkit from running", "bold green")
+        text = Text("flowkit can run here", "bold green")
     if report.notes:
         text.append(f" · {plural(report.notes, 'note')}", "yellow")
     return text

@@ -16,11 +16,11 @@ from flowkit.metrics.resampling import Estimate
 from flowkit.ui.progress import stage_bar
 
 HEADINGS = {"gaussian": "Gaussian"}
-ONE_LINE = 118  # columns of terminal from which figure and interval stand side by side
+ONE_LINE = 118  # terminal width from which value and interval stand side by side
 
 
 def print_evaluation(evaluation: Evaluation, console: Console | None = None) -> None:
-    """The facts, the table and where the files are, on stdout."""
+    """Print the facts, the table and the paths of the files to stdout."""
     console = console or Console()
     console.print(Text(evaluation.title, style="bold"))
     facts = Table.grid(padding=(0, 2))
@@ -28,17 +28,17 @@ def print_evaluation(evaluation: Evaluation, console: Console | None = None) -> 
         facts.add_row(Text(name, style="cyan"), text)
     console.print(Padding(facts, (0, 0, 1, 2)))
     console.print(evaluation_table(evaluation, wide=console.width >= ONE_LINE))
-    brackets = "In brackets: 90% intervals. real: other real rows in the samples' place. "
+    brackets = "In brackets: 90% intervals. real: other real rows in place of the samples. "
     console.print(Text(brackets + evaluation.legend, style="dim"))
     for note in evaluation.notes:
         console.print(Text(f"note: {note}", style="yellow"))
-    console.print(Text(f"figures of protocol {evaluation.protocol}; written:", style="dim"))
+    console.print(Text(f"evaluation protocol {evaluation.protocol}; files:", style="dim"))
     for file in evaluation.files:
         console.print(f"  {file}", highlight=False, soft_wrap=True)
 
 
 def evaluation_table(evaluation: Evaluation, wide: bool) -> Table:
-    """A row a figure; where the terminal is not wide, intervals, units and what is good stand on a second line."""
+    """One row per figure. In a narrow terminal, intervals, units and what is good stand on a second line."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("", min_width=23)
     for column in evaluation.columns:
@@ -54,7 +54,7 @@ def evaluation_table(evaluation: Evaluation, wide: bool) -> Table:
             name = Text(f"  {figure.name}{unit if wide else ''}")
             if not wide:
                 name.append(f"\n  {figure.good}{unit}", "dim")
-            # Noise is far off; its interval would only take room.
+            # Noise is far off, so its interval says nothing.
             cells = [_cell(getattr(figure, one), figure, wide, one != "noise") for one in evaluation.columns]
             cells[0].stylize("bold", 0, cells[0].plain.find(" " if wide else "\n") % (len(cells[0]) + 1))
             table.add_row(name, *cells, *([figure.good] if wide else []))
@@ -73,11 +73,11 @@ def _cell(estimate: Estimate | None, figure: Figure, wide: bool, interval: bool)
 
 
 def _decimals(shown: Estimate) -> int:
-    """Three significant digits of the larger end."""
+    """The number of decimals that gives the larger end three significant digits."""
     largest = max(abs(shown.low), abs(shown.high), abs(shown.value))
     return 2 if largest < 10 else 1 if largest < 100 else 0
 
 
 def evaluation_progress() -> AbstractContextManager[Callable[[str, int, int], None]]:
-    """What `evaluate_*` tells its progress to: one bar on stderr."""
+    """One bar on stderr for the progress of `evaluate_*`."""
     return stage_bar("opening")

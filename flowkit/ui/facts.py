@@ -1,4 +1,4 @@
-"""Names and what they are, in two columns; and tables of settings in a line."""
+"""Names and their values in two columns, and tables of settings in one line."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Facts = list[tuple[str, RenderableType]]
 
 @dataclass(frozen=True)
 class FactsBlock:
-    """Two columns; the second wraps. (Rich's Table would double the time that `flowkit inspect` takes to draw.)"""
+    """Two columns, of which the second wraps. Rich's Table would take twice the time to draw."""
 
     facts: Facts
-    width: int = 12  # of the names, at least
+    width: int = 12  # least width of the names
     style: str = "dim"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         names = max([self.width, *(len(name) for name, _ in self.facts)]) + 2
         style = console.get_style(self.style)
         for name, shown in self.facts:
-            # a plain string would be read for markup such as [bold]
+            # Rich would read markup such as [bold] in a plain string
             text = Text(shown) if isinstance(shown, str) else shown
             lines = console.render_lines(text, options.update_width(max(1, options.max_width - names)), pad=False)
             for i, line in enumerate(lines):
@@ -37,7 +37,7 @@ class FactsBlock:
 
 @dataclass(frozen=True)
 class Settings:
-    """`name value · name value`, broken into lines between pairs only."""
+    """`name value · name value`, with line breaks only between pairs."""
 
     parts: list[Text]
 
@@ -54,7 +54,7 @@ class Settings:
 
 
 def settings(table: dict[str, Any], styles: Mapping[str, str] = MappingProxyType({}), otherwise: str = "") -> Settings:
-    """A table of settings, its own name first. `styles` of values by their keys."""
+    """Show a table of settings. `styles` are styles of values by key, `otherwise` that of the rest."""
     parts = []
     for key, setting in table.items():
         label = Text() if key == "name" and isinstance(setting, str) and len(table) > 1 else Text(f"{key} ", "dim")
@@ -63,7 +63,7 @@ def settings(table: dict[str, Any], styles: Mapping[str, str] = MappingProxyType
 
 
 def plain(setting: Any) -> str:
-    """A setting in a few words: tables by their name, long lists by their length."""
+    """Describe a setting briefly: a table by its name, a long list by its length."""
     match setting:
         case {"name": str(name), **rest}:
             return f"{name} ({_pairs(rest)})" if rest else name

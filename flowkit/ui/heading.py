@@ -1,4 +1,4 @@
-"""A line across the terminal with a title in it and a remark at its right end."""
+"""A line across the terminal, with a title at its left and a remark at its right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of prepared data or samples in a terminal: facts, classes as bars, a few rows drawn."""
+"""The report of prepared data or samples: facts, classes as bars, and pictures of a few rows."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _facts(report: dict[str, Any]) -> Facts:
     facts: Facts = [("rows", Text.assemble((f"{report['rows']:,}", "bold"), f" of {shape(report['shape'])}"))]
     if report["condition_shape"]:
         there = report["condition_tokens"]
-        padded = "" if there is None else f", {there:.3g} tokens there on average"
+        padded = "" if there is None else f", {there:.3g} tokens present on average"
         facts.append(("condition", f"{shape(report['condition_shape'])}{padded}"))
     if report["split"]:
         facts.append(("split", " · ".join(f"{count:,} {name}" for name, count in report["split"].items() if count)))
@@ -72,14 +72,14 @@ def _vectors(found: dict[str, Any], dimensions: int) -> Settings:
     return settings(
         {
             "norm": f"{value(found['norm_mean'])} ± {value(found['norm_std'])}",
-            "cosine of two": value(found["mean_cosine"]),
+            "mean pair cosine": value(found["mean_cosine"]),
             "near-constant": f"{len(flat)} of {dimensions:,} dimensions{which}",
         }
     )
 
 
 def _classes(counts: dict[str, int], width: int) -> Table:
-    """Name, count, bar; as many columns of them as fit."""
+    """Name, count and bar of each class, in as many columns as fit."""
     shown = list(counts.items())[:MOST_CLASSES]
     names = min(28, max(cell_len(name) for name, _ in shown))
     top, digits = max(1, *counts.values()), len(f"{max(counts.values()):,}")

@@ -1,4 +1,4 @@
-"""Reports of `flowkit inspect` as they look in a terminal."""
+"""Terminal views of the reports of `flowkit inspect`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flowkit.ui.heading import heading
 from flowkit.ui.parameter_tree import parameter_tree
 from flowkit.ui.quantities import NOTHING, shape, size, value
 from flowkit.ui.sparkline import chart, sparkline
-from flowkit.ui.wording import averaged
+from flowkit.ui.wording import averaged, plural
 
 
 def show(report: dict[str, Any], console: Console) -> None:
@@ -109,20 +109,20 @@ def _model_facts(model: dict[str, Any], report: dict[str, Any]) -> Facts:
 
 
 def _ema_of(model: dict[str, Any]) -> dict[str, Any]:
-    """Its settings, and how many updates each average stands for at this step."""
+    """The EMA settings, and how many updates each average covers at this step."""
     ema, step = model["ema"], model.get("step")
     if not isinstance(step, int):
         return ema
     decays = ema.get("decay") if isinstance(ema.get("decay"), list) else [ema.get("decay")]
     try:
         found = [averaged(decay_in_effect(ema, decay, step)) for decay in decays if decay]
-    except (ArithmeticError, LookupError, TypeError):  # a sidecar that is damaged, or another program's
+    except (ArithmeticError, LookupError, TypeError):  # a damaged sidecar, or one of another program
         return ema
     return {**ema, "averages": " and ".join(found)} if found else ema
 
 
 def _averages(model: dict[str, Any], files: dict[str, int]) -> dict[str, str]:
-    """The validation loss of each average that there is, by its label; samples are drawn from the first."""
+    """The validation loss of each stored average, by label. Sampling uses the first."""
     found = model.get("validation") or {}
     losses = dict(found.get("ema_losses") or {})
     labels = [label for label, name in average_files(model.get("ema")).items() if name in files]
@@ -181,7 +181,9 @@ def _metrics_facts(metrics: dict[str, Any]) -> Facts:
         shown = _against_zero(best["val_loss"], best.get("val_zero_loss"))
         facts.append(("best", shown.append_text(_at(best))))
     if metrics["unreadable_lines"]:
-        facts.append(("", Text(f"{metrics['unreadable_lines']} lines of metrics.jsonl cannot be read", "yellow")))
+        facts.append(
+            ("", Text(f"{plural(metrics['unreadable_lines'], 'line')} of metrics.jsonl cannot be read", "yellow"))
+        )
     return facts
 
 
@@ -224,7 +226,7 @@ def _checkpoints(checkpoints: list[dict[str, Any]]) -> Facts:
 
 
 def _snapshots(names: list[str]) -> Facts:
-    """Of the power-function averages, for `flowkit ema`."""
+    """Snapshots of the power-function averages, for `flowkit ema`."""
     if not names:
         return []
     first, last = (f"{int(name.removeprefix('step-')):,}" for name in (names[0], names[-1]))
@@ -246,11 +248,11 @@ def _recipe_facts(report: dict[str, Any]) -> Facts:
 
 
 def recipe_view(recipe: dict[str, Any], given: dict[str, list[str]] | None = None) -> RenderableType:
-    """One paragraph a section; with `given`, the keys that the file itself sets stand out."""
+    """One paragraph per section. With `given`, the keys that the file itself sets are bold."""
     facts: Facts = []
     for section, keys in recipe.items():
         if isinstance(keys, dict):
             own = {} if given is None else {key: "bold" for key in given.get(section, ())}
             facts.append((f"[{section}]", settings(keys, own, "" if given is None else "dim")))
     block = FactsBlock(facts, style="cyan")
-    return block if given is None else Group(block, Text("bold: set in this file; the rest are defaults", "dim"))
+    return block if given is None else Group(block, Text("bold: set in this file; all others are defaults", "dim"))

@@ -10,11 +10,11 @@ from rich.tree import Tree
 
 from flowkit.ui.quantities import shape
 
-INDENT = 4  # cells by which Rich's tree moves a level to the right
+INDENT = 4  # cells by which Rich's tree indents a level
 
 
 def parameter_tree(weights: dict[str, Any], what: str = "parameters") -> Tree:
-    """`weights` as `flowkit.inspect.weights.weights_report` gives them. The same module many times is one line, `0-7 × 8`."""
+    """Show `weights`, a report of `flowkit.inspect.weights.weights_report`. Repeated modules share a line: `0-7 × 8`."""
     rows = [weights["own_tensors"]] if weights["own_tensors"] else []
     modules = weights["modules"]
     names = max(

@@ -1,4 +1,4 @@
-"""How `flowkit prepare` shows itself on sentences: a bar for each stage, and a table of what became of them."""
+"""What `flowkit prepare` shows for sentences: a bar per stage, and a table of how many were kept and dropped."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from flowkit.text.prepare_report import Pair, TextReport
 
 SHOWN = 48  # characters of a sentence in an example
-COUNTED = {"encoding", "splitting"}  # stages whose steps are sentences; those of the others are bytes or pairs
+COUNTED = {"encoding", "splitting"}  # stages counted in sentences; the others are counted in bytes or pairs
 
 
 @contextlib.contextmanager
 def preparing_bar() -> Iterator[tuple[Callable[[str, int, int], None], Callable[[str], None]]]:
-    """Yields what `prepare` wants for `tell` and `notice`, both on stderr. The bar is silent where that is no terminal.
+    """Yields the arguments `tell` and `notice` of `prepare`, which write to stderr. Shows no bar if that is not a terminal.
 
-    Of a stage of unknown length, 0 of 0, it shows nothing.
+    A stage of unknown length (0 of 0) is not shown.
     """
     from rich.markup import escape
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -38,17 +38,19 @@ def preparing_bar() -> Iterator[tuple[Callable[[str, int, int], None], Callable[
                 progress.update(task, total=total, completed=done, description=said)
                 return
             stage = now
-            if not total:  # what loads, downloads or trains a codec has bars of its own
+            if not total:  # loading, downloading and training a codec have bars of their own
                 progress.stop()
                 return
             progress.start()
-            progress.reset(task, total=total, completed=done, description=said)  # its speed is not the last stage's
+            progress.reset(
+                task, total=total, completed=done, description=said
+            )  # its speed is independent of the last stage's
 
         yield tell, lambda text: progress.console.print(escape(text), highlight=False, soft_wrap=True)
 
 
 def summary(report: TextReport, width: int = 80) -> Group:
-    """What was read and left out, with an example each; what was written, and what to do with it."""
+    """What was read and dropped, with examples, what was written, and what to type next."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Group
     from rich.markup import escape
@@ -57,7 +59,7 @@ def summary(report: TextReport, width: int = 80) -> Group:
 
     table = Table(title=f"{escape(str(report.source))} ({report.format})", title_justify="left")
     table.box, table.pad_edge, table.padding = SIMPLE_HEAD, False, (0, 1, 0, 0)
-    fits = width >= 64  # in less, the examples have lines of their own
+    fits = width >= 64  # in a narrower terminal, the examples have lines of their own
     table.add_column("", no_wrap=fits, overflow="fold")
     table.add_column("vectors" if report.unit == "vectors" else "sentences", justify="right", no_wrap=True)
     if fits:
@@ -79,7 +81,9 @@ def summary(report: TextReport, width: int = 80) -> Group:
     if report.truncated:
         what = "sentence was" if report.truncated == 1 else "sentences were"
         hint = "" if report.sentences is not None else "; --split-sentences cuts paragraphs"
-        parts.append(Text(f"{report.truncated:,} {what} too long for the codec and lost the end{hint}", style="yellow"))
+        parts.append(
+            Text(f"{report.truncated:,} {what} too long for the codec and cut at the end{hint}", style="yellow")
+        )
     parts += [Text(remark, style="yellow") for remark in report.remarks]
     source = shlex.quote(str(report.paths[0]))
     parts.append(Text(f"next: flowkit train recipes/mlp_text.toml --set data.source={source}", style="dim"))
@@ -87,7 +91,7 @@ def summary(report: TextReport, width: int = 80) -> Group:
 
 
 def _steps(report: TextReport) -> Iterator[tuple[str, int, str]]:
-    """(what, how many, an example) from what was read to what is kept."""
+    """Yield (what, how many, an example), from what was read to what is kept."""
     yield "read" if report.unit == "vectors" else f"{report.unit} read", report.read, ""
     if report.empty:
         yield "empty", -report.empty, ""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def summary(report: PrepareReport, width: int = 80) -> Group:
-    """The table (a row a class, a total), why drawings were left out with an example each, and what was written."""
+    """A table with a row per class and a total, why drawings were dropped, and what was written."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Group
     from rich.markup import escape
@@ -22,7 +22,7 @@ def summary(report: PrepareReport, width: int = 80) -> Group:
     from rich.text import Text
 
     total = report.total
-    fits = width >= 64  # in less, the fit has a line below the table
+    fits = width >= 64  # in a narrower terminal, the fit has a line below the table
     table = Table(title=f"{escape(str(report.source))} ({report.format})", title_justify="left", show_footer=True)
     table.box, table.pad_edge, table.padding = SIMPLE_HEAD, False, (0, 1, 0, 0)
     table.add_column("class", footer="total", min_width=5, overflow="fold")

@@ -1,4 +1,4 @@
-"""Samples in as much room as there is: pictures with their titles in a grid, sentences in a list."""
+"""Samples in the space available: pictures with titles in a grid, sentences in a list."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from flowkit.domain import Preview
 from flowkit.ui.sentences_view import sentence_list
 
 GAP = 2  # cells between pictures
-BLANK = " \u2800"  # characters that show what is behind them
+BLANK = " \u2800"  # characters through which `behind` shows
 
 
 def preview_grid(previews: Sequence[Preview], width: int, height: int | None = None, caption: str = "") -> list[Text]:
-    """Lines of at most `width` cells, at most `height` of them. `caption`: what the previews' remarks are.
+    """Draw previews in at most `height` lines of at most `width` cells. `caption` says what their remarks mean.
 
     Previews of one line each are sentences, and are listed. Pictures stand side by side, each below its title. Only whole
     pictures are shown: the result is empty if not even one row of them fits. Pictures that come in several sizes are

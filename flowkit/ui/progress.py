@@ -1,4 +1,4 @@
-"""Progress bars on stderr for work whose length is known: sampling, measuring. Silent where stderr is no terminal."""
+"""Progress bars on stderr for work of known length: sampling, evaluation. Silent if stderr is not a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def passing(*columns: ProgressColumn) -> Progress:
-    """A Rich progress of these columns that leaves nothing behind, on stderr."""
+    """Return a Rich progress bar on stderr that is erased at the end."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -21,7 +21,7 @@ def passing(*columns: ProgressColumn) -> Progress:
 
 @contextlib.contextmanager
 def stage_bar(first: str, total: int | None = None) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for work in stages, `first` until told otherwise; yields what is told (stage, how much is done, of how much)."""
+    """Show a bar for work in stages, starting with `first`. Yields tell(stage, done, total)."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

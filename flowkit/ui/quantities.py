@@ -1,11 +1,11 @@
-"""Numbers as people read them, each in a width that hardly changes: losses, counts, times, sizes."""
+"""Numbers for people: losses, counts, times, sizes, each in a nearly constant width."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-NOTHING = "–"  # where a value will stand once there is one
+NOTHING = "–"  # in the place of a value that is not known yet
 
 
 def value(x: float | None) -> str:
@@ -30,7 +30,7 @@ def short_count(n: float) -> str:
 
 
 def rate(per_second: float) -> str:
-    """`21,400` or `3.2`: rows in a second."""
+    """`21,400` or `3.2`: rows per second."""
     if not math.isfinite(per_second):
         return NOTHING
     return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.1f}"

@@ -1,4 +1,4 @@
-"""Sentences in a terminal: samples as a list with their remarks, decoded rows as a table with a column a language."""
+"""Sentences in a terminal: samples as a list with remarks, decoded rows as a table with a column per language."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.text import Text
 from flowkit.domain import Preview
 
 GAP = "  "
-LEAST = 24  # cells that a sentence needs beside something else
+LEAST = 24  # cells that a sentence needs beside other columns
 MOST_TITLE, MOST_REMARK = 16, 28
 TITLE, REMARK, HEADER = "dim", "cyan", "bold cyan"
 Cells = list[Text]  # of a line
@@ -20,13 +20,13 @@ Body = Iterator[list[Cells]]  # the lines of each row
 
 
 def one_line(text: str) -> str:
-    """`text` fit for a line of a terminal: what would move the cursor or colour the screen becomes a space."""
+    """Make `text` safe for one terminal line: control characters and line breaks become spaces."""
     shown = "".join(" " if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char for char in text)
     return " ".join(shown.split())
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """`text` in lines of at most `width` cells (2 at least), broken between words; longer words are broken where they must.
+    """Wrap `text` to lines of at most `width` cells (at least 2), between words. Words longer than a line are split.
 
     Wide characters count two cells and combining ones none.
     """
@@ -45,7 +45,7 @@ def wrapped(text: str, width: int) -> list[str]:
 
 
 def cut(lines: Sequence[str], most: int, width: int) -> list[str]:
-    """The first `most` (at least one) of `lines`; the last of them ends in "…" where there were more."""
+    """The first `most` (at least one) of `lines`. If some are left out, the last one ends in "…"."""
     if len(lines) <= most:
         return list(lines)
     last = " ".join(lines[most - 1 : most + 1])
@@ -53,10 +53,10 @@ def cut(lines: Sequence[str], most: int, width: int) -> list[str]:
 
 
 def sentence_list(previews: Sequence[Preview], width: int, height: int | None = None, caption: str = "") -> list[Text]:
-    """Title, remark and sentence, a line each; in at most `height` lines of at most `width` cells.
+    """List title, remark and sentence, in at most `height` lines of at most `width` cells.
 
-    A sentence goes on in lines below itself where all have one and lines are left. Where the place is narrow, titles and
-    then remarks give way. `caption` says above the remarks what they are.
+    Every sentence gets a line. Lines that are left go to sentences that need more than one. In a narrow terminal titles
+    are dropped first, then remarks. `caption` is the heading of the remarks.
     """
     titles, remarks = (
         [one_line(preview.title) for preview in previews],
@@ -89,9 +89,9 @@ def sentence_list(previews: Sequence[Preview], width: int, height: int | None = 
 def sentence_table(
     columns: Mapping[str, Sequence[str]], width: int, remarks: Sequence[str] = (), remark: str = ""
 ) -> Iterator[Text]:
-    """Lines of at most `width` cells: the rows' numbers, a column of sentences for each name, and `remarks`, called `remark`.
+    """Yield lines of at most `width` cells: row numbers, `remarks` under the heading `remark`, and a column per name.
 
-    Where the columns would be too narrow to read, a row's sentences stand below each other, each with its name.
+    If the columns would be too narrow to read, a row's sentences stand below each other, each with its name.
     """
     rows = len(next(iter(columns.values())))
     digits = len(str(max(0, rows - 1)))
@@ -113,7 +113,7 @@ def sentence_table(
 
 
 def _beside(columns: Mapping[str, Sequence[str]], room: int) -> tuple[Cells, Body]:
-    """The header, and each row's sentences in columns beside each other."""
+    """The header, and each row's sentences in columns side by side."""
     longest = {name: max(cell_len(one_line(text)) for text in (name, *texts)) for name, texts in columns.items()}
     sizes = _shared(longest, room - len(GAP) * (len(columns) - 1))
 
@@ -140,7 +140,7 @@ def _below(columns: Mapping[str, Sequence[str]], room: int) -> tuple[Cells, Body
 
 
 def _fitted(sentences: Sequence[list[str]], height: int, room: int) -> list[list[str]]:
-    """A line for every sentence as long as there are any; what is left goes round, a line each, to those that go on."""
+    """Give each sentence one line, then hand out the remaining lines in turns to those that need more."""
     shown = list(sentences[: max(0, height)])
     most, spare = [1] * len(shown), height - len(shown)
     while spare > 0 and (waiting := [i for i, sentence in enumerate(shown) if len(sentence) > most[i]]):
@@ -151,7 +151,7 @@ def _fitted(sentences: Sequence[list[str]], height: int, room: int) -> list[list
 
 
 def _shared(longest: Mapping[str, int], room: int) -> dict[str, int]:
-    """Widths within `room`: what is short gets all it needs, and the others share the rest alike."""
+    """Share out `room`: short columns get what they need, and the others equal parts of the rest."""
     sizes: dict[str, int] = {}
     waiting = dict(longest)
     while waiting:
@@ -171,7 +171,7 @@ def _cell(text: str, size: int, style: str = "") -> Text:
 
 
 def _aside(text: str, size: int, style: str) -> Text:
-    """A title or remark in exactly `size` cells: numbers to the right, words to the left."""
+    """A title or remark in exactly `size` cells: numbers aligned right, words left."""
     text = text.rjust(size) if text[:1].isdigit() or text[:1] in "-+" else text
     return _cell(text, size, style)
 

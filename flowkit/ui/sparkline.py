@@ -1,4 +1,4 @@
-"""Small graphs made of characters: a sparkline of block elements, and a chart in braille (2 x 4 dots a cell)."""
+"""Small graphs made of characters: a sparkline of block elements, and a braille chart with 2 x 4 dots per cell."""
 
 from __future__ import annotations
 

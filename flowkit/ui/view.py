@@ -1,7 +1,7 @@
-"""How a run looks in a terminal: a pure function of its state and of the window's size, in Rich's texts.
+"""The lines of the live view: a pure function of the run's state and the terminal's size.
 
-Two layouts: roomy (figures beside a chart of the losses) and compact (80 x 24 holds it with a row of pictures).
-Everything has its place from the first moment on, so that nothing moves when values come in.
+Two layouts: roomy (numbers beside a chart of the losses) and compact (fits 80 x 24 with a row of pictures). Every value
+has its place from the start, so that nothing moves when values arrive. What does not fit is dropped whole, never cut.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flowkit.ui.wording import averaged, batch, plural
 
 LOSS, VALIDATION, GOOD, BAD, QUIET = "cyan", "magenta", "green", "yellow", "dim"
 ROOMY_WIDTH, ROOMY_HEIGHT = 104, 30
-FIGURES = 58  # width of the roomy layout's left column
+FIGURES = 58  # width of the left column of the roomy layout
 PROGRESS_LINE = 3  # index in `lines` of what changes with every step
 SHORTEST_BAR = 4
 AFTERWORD = 5  # rows below the last frame: the summary, what to type next, and the shell's prompt
@@ -176,7 +176,7 @@ def _baselines(state: RunState, short: bool = False) -> Text:
 
 
 def _bins(state: RunState, width: int) -> Text:
-    """The loss by time, a block a bin, from noise to data."""
+    """The loss by time, one block per bin, from noise to data."""
     bins = state.validated.bins if state.validated else ()
     if not bins or width < len(bins) + 13:
         return Text()
@@ -212,7 +212,7 @@ def _best(state: RunState) -> Text:
 
 
 def _chart(state: RunState, width: int, rows: int) -> list[Text]:
-    """The losses over the whole run, with the scale's ends at the left and the steps below."""
+    """The losses over the whole run, with the ends of the scale at the left and the steps below."""
     assert state.started
     label = 9
     losses, validations = list(state.losses.points), list(state.validations.points)
@@ -247,7 +247,7 @@ def _samples(state: RunState, width: int, height: int) -> list[Text]:
 
 
 def _path(path: Path) -> str:
-    """Relative to where one stands, if that is shorter."""
+    """Relative to the current folder, if that is shorter."""
     try:
         return min(str(path), os.path.relpath(path), key=len)
     except (OSError, ValueError):

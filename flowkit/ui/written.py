@@ -1,4 +1,4 @@
-"""What a command says when it has written samples: where they lie, how they were made, and a few of them shown."""
+"""What a command prints when it has written samples: where they are, how they were made, and a few of them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from flowkit.decode import Decoded
     from flowkit.text.decoding import DecodedSentences
 
-SHOWN = 8  # sentences, of those that went to a file
+SHOWN = 8  # sentences, if all of them are in a file
 
 
 def print_written(decoded: Decoded, noun: str, facts: str, preview: bool, also: tuple[Path, ...] = ()) -> None:
-    """Previews on stdout, then one line a fact. `also`: the samples file, where one was written, and their sentences."""
+    """Print previews, then one line per fact. `also`: further files, such as the samples file and its sentences."""
     from rich.console import Console
     from rich.text import Text
 
@@ -41,7 +41,7 @@ def print_written(decoded: Decoded, noun: str, facts: str, preview: bool, also: 
 
 
 def print_sentences(decoded: DecodedSentences, preview: bool) -> None:
-    """A table on stdout: of all of them, or of the first few where they went to a file; then what became of them."""
+    """Print a table of the sentences (of the first few if they are in a file), and where they were written."""
     from itertools import islice
 
     from rich.console import Console
@@ -64,9 +64,12 @@ def print_sentences(decoded: DecodedSentences, preview: bool) -> None:
     if decoded.replaced:
         console.print(Text(decoded.replaced, "dim"))
     if found.faithful is not None:
-        console.print(Text(f"{found.faithful:,} of {len(found):,} word for word as the data has them", "dim"))
+        console.print(Text(f"{found.faithful:,} of {len(found):,} word for word as in the data", "dim"))
     if found.cycle is not None:
         console.print(
-            Text(f"cycle: cosine of a vector and its sentence's, not centred; mean {found.cycle.mean():.3f}", "dim")
+            Text(
+                f"cycle: cosine of a vector and its sentence's, not centered; mean {found.cycle.mean():.3f}",
+                "dim",
+            )
         )
     console.print(Text(found.facts, "dim"))

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.published_tables --quick                    # minutes: one seed, 500 updates, 2,000 points
     python -m tests.benchmarks.published_tables --seeds 2 --updates 5000   # what published_tables.json holds at least
     python -m tests.benchmarks.published_tables --show                     # what was measured so far
-    python -m tests.benchmarks.published_tables --readme                   # the README's tables: what has the papers' protocol
+    python -m tests.benchmarks.published_tables --readme                   # the tables of README.md: by the papers' protocol
     python -m tests.benchmarks.published_tables --table A --rows I-CFM --seeds 5 --updates 20000
 
 A. [SF]2M (arXiv 2307.03672), table 2: W2 = root of the exact transport cost between 10,000 samples (100 Euler steps) and
@@ -246,7 +246,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one seed, 500 updates, 2,000 points, to a temporary file")
     parser.add_argument("--show", action="store_true", help="print what --out holds, and run nothing")
-    parser.add_argument("--readme", action="store_true", help="print the README's tables, and run nothing")
+    parser.add_argument(
+        "--readme", action="store_true", help="print the tables of tests/benchmarks/README.md, and run nothing"
+    )
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--updates", type=int, default=5000)
     parser.add_argument("--table", choices=["A", "B"])

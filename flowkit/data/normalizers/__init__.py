@@ -1,6 +1,6 @@
-"""Normalizers bring data to about zero mean and unit variance, as a flow from unit noise wants it, and back.
+"""Normalizers: invertible maps of the data to about zero mean and unit variance, as a flow from unit noise needs.
 
-Fitted once on the training rows alone; the statistics travel with the checkpoint.
+Fitted once, on the training rows only. The statistics are saved with the checkpoint.
 """
 
 from __future__ import annotations
@@ -19,5 +19,5 @@ __all__ = ["AffineNormalizer", "Auto", "Normalization", "Normalizer", "Whitening
 
 
 def normalizer_from_json(content: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> Normalizer:
-    """The normalizer whose `to_json()` and `tensors()` these are. Raises KeyError, TypeError, ValueError or UserError if not."""
+    """Restore a normalizer from `to_json()` and `tensors()`. Raises KeyError, TypeError, ValueError or UserError."""
     return find("normalizer", content["name"]).fitted.from_json(content, tensors)

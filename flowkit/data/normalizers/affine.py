@@ -1,4 +1,4 @@
-"""Normalizers that move and stretch each element for itself: x -> (x - shift) / scale."""
+"""Normalizers that shift and scale each element: x -> (x - shift) / scale."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from flowkit.data.normalizers.statistics import by_columns, moments
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Constant elements (SONAR has two that nearly are) would otherwise divide by zero and blow rounding up to unit variance.
-SCALE_FLOOR = 1e-2  # of the root mean square of all elements' scales
-# If more than MANY of the rows lie more than FAR scales from the median, they are not outliers.
+# Without a floor, (nearly) constant elements, of which SONAR has two, would divide by 0 and amplify rounding noise.
+SCALE_FLOOR = 1e-2  # relative to the root mean square of all scales
+# If more than a fraction MANY of the rows is more than FAR scales from the median, they are not outliers.
 FAR, MANY = 20.0, 1 / 8
-IQR_TO_STD = 0.7413  # the standard deviation of a Gaussian over its interquartile range
+IQR_TO_STD = 0.7413  # standard deviation of a Gaussian relative to its interquartile range
 
 
 @dataclass(frozen=True)
 class AffineNormalizer(Normalizer):
-    """`shift` and `scale` (float64) broadcast against a row: scalars for "global", x's shape for "zscore" and "robust"."""
+    """`shift` and `scale` (float64) broadcast to a row: scalars for "global", x's shape for "zscore" and "robust"."""
 
     name: str
     shift: np.ndarray
@@ -80,7 +80,7 @@ class Plain(Affine):
 
 
 class Global(Affine):
-    """One mean and one standard deviation over every element."""
+    """One mean and standard deviation for all elements."""
 
     def fit(self, x: np.ndarray, rows: np.ndarray) -> Normalizer:
         mean, variance = moments(x, rows)
@@ -89,7 +89,7 @@ class Global(Affine):
 
 
 class ZScore(Affine):
-    """The mean and the standard deviation of each element."""
+    """Mean and standard deviation of each element."""
 
     def fit(self, x: np.ndarray, rows: np.ndarray) -> Normalizer:
         mean, variance = moments(x, rows)
@@ -97,10 +97,10 @@ class ZScore(Affine):
 
 
 class Robust(Affine):
-    """The median and 0.7413 interquartile ranges of each element, which outliers do not move (arXiv 2412.08821).
+    """Median and 0.7413 interquartile ranges of each element, which are robust to outliers (arXiv 2412.08821).
 
-    The standard deviation where that range says nothing of an element, such as one that is mostly 0: where it is 0, or an eighth
-    of the rows lie 20 times as far out, which would be blown up by hundreds.
+    Uses the standard deviation if that range is meaningless, such as for an element that is mostly 0: if it is 0, or if an eighth
+    of the rows is 20 times as far out and would be scaled up by hundreds.
     """
 
     def fit(self, x: np.ndarray, rows: np.ndarray) -> Normalizer:

@@ -1,4 +1,4 @@
-"""What every normalizer offers."""
+"""Base classes of normalizers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-SAME = 1e-5  # two fits on the same rows agree to about 1e-10, on halves of them to 1e-2
-
-
-CHUNK_BYTES = 1 << 22  # of rows as they are stored, normalized at a time
+SAME = 1e-5  # fits on the same rows agree to about 1e-10, on halves of them to 1e-2
+CHUNK_BYTES = 1 << 22  # bytes of stored rows to normalize at a time
 
 
 class Normalizer(ABC):
-    """An invertible map of rows; its statistics are float64."""
+    """An invertible map of rows, with float64 statistics."""
 
     name: str
 
@@ -36,15 +34,15 @@ class Normalizer(ABC):
         """The inverse of `normalize`."""
 
     def normalize_rows(self, x: np.ndarray, rows: np.ndarray, move: Callable[[Tensor], Tensor]) -> Tensor:
-        """`normalize(x[rows])` on the device that `move` puts tensors on: x (N, ...) float32, rows (n,) -> (n, *self.shape(...)).
+        """Return `normalize(x[rows])` on the device that `move` moves to: x (N, ...) float32, rows (n,) -> (n, *self.shape(...)).
 
-        Many rows go through in chunks, and so take hardly more memory than the result. `normalize` of all of them at once
-        takes three to five times as much.
+        Works in chunks, and so needs little more memory than the result; `normalize` of all rows needs three to five times as
+        much.
         """
         import torch
 
         count = max(1, -(-len(rows) * x[:1].nbytes // CHUNK_BYTES))
-        # Chunks of about one size: a matrix product with a single row left over might round otherwise.
+        # Chunks of similar size: a product with a single leftover row might round differently.
         chunks = (self.normalize(move(torch.from_numpy(gather(x, part)))) for part in np.array_split(rows, count))
         first = next(chunks)
         if count == 1:
@@ -57,55 +55,55 @@ class Normalizer(ABC):
 
     @abstractmethod
     def fits(self, row_shape: tuple[int, ...]) -> bool:
-        """Whether it takes rows of that shape."""
+        """Whether it accepts rows of that shape."""
 
     def shape(self, row_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of a normalised row: the row's own, unless directions are left out."""
+        """Return the shape of a normalized row: the row's own, unless directions are dropped."""
         return row_shape
 
     @abstractmethod
     def log_det(self, row_shape: tuple[int, ...]) -> float:
-        """log |det| of d normalize(x) / dx for rows of that shape, in nats. Raises UserError where directions are left out."""
+        """Return log |det| of d normalize(x) / dx for that shape, in nats. Raises UserError if directions are dropped."""
 
     @abstractmethod
     def same_as(self, other: Normalizer, row_shape: tuple[int, ...]) -> bool:
-        """Whether both are one map of rows of that shape, to within SAME of a standard deviation."""
+        """Whether both are the same map for rows of that shape, within SAME standard deviations."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """What it is and its small statistics; the large ones are `tensors`."""
+        """Return its name and small statistics; the large ones are `tensors`."""
 
     @classmethod
     @abstractmethod
     def from_json(cls, content: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> Self:
-        """From `to_json()` and `tensors()`. Raises KeyError, TypeError or ValueError where they are not of one."""
+        """Restore it from `to_json()` and `tensors()`. Raises KeyError, TypeError or ValueError."""
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Statistics too large for JSON, to be kept in a tensor file; often none."""
+        """Return the statistics that are too large for JSON, for a tensor file; often none."""
         return {}
 
 
 class Normalization(Component):
-    """How a normalizer is fitted; `fitted` is the class of what comes of it, which has the component's name in its JSON."""
+    """How a normalizer is fitted. `fitted` is the resulting class, whose JSON has the component's name."""
 
     fitted: ClassVar[type[Normalizer]]
 
     @abstractmethod
     def fit(self, x: np.ndarray, rows: np.ndarray) -> Normalizer:
-        """Fit on `x[rows]`, the training rows: in chunks, so that memory-mapped x (N, ...) is never copied whole."""
+        """Fit on `x[rows]`, the training rows, in chunks: a memory-mapped x (N, ...) is never copied whole."""
 
 
 class Auto(Normalization):
-    """The domain's choice, or that of pairs; whoever knows the data resolves it."""
+    """The domain's default normalizer, or that of the pairs. Resolved once the data is known."""
 
     def fit(self, x: np.ndarray, rows: np.ndarray) -> Normalizer:
         raise AssertionError("resolved before anything is fitted")
 
 
 class OnDevices:
-    """The same arrays as tensors, kept by device and dtype.
+    """Arrays as tensors, cached by device and dtype.
 
-    A copy from the host waits for the device, and auxiliary losses come here every step.
+    Auxiliary losses need them at every step, and a copy from the host would sync with the device.
     """
 
     def __init__(self, *arrays: np.ndarray):
@@ -117,7 +115,7 @@ class OnDevices:
 
         found = self._kept.get((device, dtype))
         if found is None:
-            with torch.inference_mode(False):  # or a tensor made while sampling could not enter a graph when training
+            with torch.inference_mode(False):  # tensors made in inference mode cannot be used in training
                 found = tuple(torch.as_tensor(array).to(device, dtype) for array in self.arrays)
             self._kept[device, dtype] = found
         return found

@@ -1,4 +1,4 @@
-"""Statistics of many rows, in float64 and a bounded amount of memory."""
+"""Statistics of many rows, in float64 and bounded memory."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ import numpy as np
 
 from flowkit.data.arrays import forget_pages
 
-CHUNK_BYTES = 1 << 24  # of rows as they are stored
-QUARTILE_ROWS = 1 << 16  # 256 MB of 1024-d rows; the error of a median of so many is 0.5% of a standard deviation
-COLUMNS = 64  # whose quartiles are found at a time
+CHUNK_BYTES = 1 << 24  # bytes of stored rows per chunk
+QUARTILE_ROWS = 1 << 16  # 256 MB of 1024-d rows; the error of their median is 0.5% of a standard deviation
+COLUMNS = 64  # columns per quartile computation
 
 
 def moments(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance (divided by N) of every element: x (N, ...) -> two arrays (...)."""
+    """Return mean and variance (divided by N) of every element: x (N, ...) -> two arrays (...)."""
     mean, variance = _pooled(x, rows, lambda gaps: np.einsum("nd,nd->d", gaps, gaps))
     return mean.reshape(x.shape[1:]), variance.reshape(x.shape[1:])
 
 
 def covariance(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (D,) and covariance (D, D) (divided by N) of rows with D elements in all."""
+    """Return mean (D,) and covariance (D, D) (divided by N) of rows with D elements."""
     return _pooled(x, rows, lambda gaps: gaps.T @ gaps)
 
 
 def by_columns(
     x: np.ndarray, rows: np.ndarray, statistic: Callable[[np.ndarray], tuple[np.ndarray, ...]]
 ) -> list[np.ndarray]:
-    """`statistic` of every element, from blocks (n, C) float64 of its values in all rows, or in QUARTILE_ROWS of more, always
-    the same ones: arrays (...), as many as it returns arrays (C,).
+    """Apply `statistic` to every element, in blocks (n, C) float64 of its values in all rows, or in QUARTILE_ROWS fixed ones.
+
+    Return one array (...) for each array (C,) that it returns.
     """
     if len(rows) > QUARTILE_ROWS:
         rows = np.sort(np.random.default_rng(0).choice(rows, QUARTILE_ROWS, replace=False))
@@ -43,9 +44,9 @@ def by_columns(
 def _pooled(
     x: np.ndarray, rows: np.ndarray, square: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (D,) of the rows and mean of `square` (b, D) -> (...) of their gaps to it, summed over b.
+    """Return the mean (D,) of the rows, and the mean over b of `square` (b, D) -> (...) of their deviations.
 
-    Chan et al.'s pairwise update: sums of squares would cancel where the mean is large beside the deviation.
+    Uses Chan et al.'s pairwise update: sums of squares would cancel if the mean is large relative to the deviation.
     """
     size = int(np.prod(x.shape[1:]))
     count, mean = 0, np.zeros(size)
@@ -59,7 +60,7 @@ def _pooled(
 
 
 def _chunks(x: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """The rows as (b, D) float64, a chunk at a time."""
+    """Yield the rows as (b, D) float64 chunks."""
     step = max(1, CHUNK_BYTES // max(1, x[:1].nbytes))
     for start in range(0, len(rows), step):
         picked = rows[start : start + step]

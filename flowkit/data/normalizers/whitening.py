@@ -1,4 +1,4 @@
-"""Whitening: the principal components of the data, each brought to unit variance; the smallest may be left out."""
+"""Whitening: the principal components of the data, each scaled to unit variance. The smallest may be dropped."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from flowkit.settings import Says
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_DIM = 8192  # half a gigabyte of covariance
+MAX_DIM = 8192  # half a gigabyte for the covariance
 
 
 @dataclass(frozen=True)
 class WhiteningNormalizer(Normalizer):
-    """y = (x - mean) basis / scale, over flattened rows of D elements; k of D directions, the widest first.
+    """y = (x - mean) basis / scale, over flattened rows of D elements; k of D directions, by decreasing variance.
 
-    With all D directions it inverts exactly and rows keep their shape. With fewer, normalised rows are (k,), what lies
-    across them is lost, and `denormalize` lands on the subspace, where the two are each other's inverse.
+    With all D directions it inverts exactly and rows keep their shape. With fewer, normalized rows are (k,), the rest is lost,
+    and `denormalize` maps to the subspace, where both are inverse to each other.
     """
 
     row_shape: tuple[int, ...]
     mean: np.ndarray  # (D,)
     basis: np.ndarray  # (D, k), orthonormal columns
     scale: np.ndarray  # (k,)
-    variance: float = 1.0  # the share of the data's variance that lies in those directions
+    variance: float = 1.0  # fraction of the data's variance in those directions
     name: str = "whitening"
 
     @cached_property
@@ -52,7 +52,7 @@ class WhiteningNormalizer(Normalizer):
         return y.to(x.dtype).reshape(len(x), *self.row_shape)
 
     def _exact(self, x: Tensor) -> tuple[Tensor, ...]:
-        """In float64 where the device has it: a float32 product may be done in TF32 or, under autocast, in bf16."""
+        """Use float64 if available: float32 products may use TF32, or bf16 under autocast."""
         import torch
 
         return self._tensors.on(x.device, torch.float32 if x.device.type == "mps" else torch.float64)
@@ -67,9 +67,9 @@ class WhiteningNormalizer(Normalizer):
         if len(self.scale) < len(self.mean):
             raise UserError(
                 f"data.normalizer: whitening kept {len(self.scale)} of {len(self.mean)} directions, so the model has no density "
-                "over whole rows; a model trained with all components has one"
+                "over whole rows; train with all components"
             )
-        return -float(np.log(self.scale).sum())  # the basis is orthonormal
+        return -float(np.log(self.scale).sum())  # since the basis is orthonormal
 
     def same_as(self, other: Normalizer, row_shape: tuple[int, ...]) -> bool:
         if not isinstance(other, WhiteningNormalizer) or self.row_shape != other.row_shape:
@@ -92,7 +92,7 @@ class WhiteningNormalizer(Normalizer):
         }
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """float64: in float32 the basis would be orthonormal, and so the inverse exact, to seven digits only."""
+        """Return the statistics in float64: in float32 the basis would be orthonormal to seven digits only."""
         return {"mean": self.mean, "basis": self.basis, "scale": self.scale}
 
     @classmethod
@@ -112,44 +112,45 @@ class WhiteningNormalizer(Normalizer):
 
 def _directions_or_share(value: float) -> float:
     if value <= 0 or (isinstance(value, float) and value >= 1):
-        raise ValueError("neither a number of directions nor a share of the variance")
+        raise ValueError("neither a number of directions nor a fraction of the variance")
     return value
 
 
 Components = Annotated[
-    int | float, AfterValidator(_directions_or_share), Says("a whole number >= 1, or a share of the variance below 1")
+    int | float,
+    AfterValidator(_directions_or_share),
+    Says("a whole number >= 1, or a fraction of the variance below 1"),
 ]
 
 
 class Whitening(Normalization):
-    """Principal components, each brought to the variance 1.
+    """Principal components, each scaled to unit variance.
 
-    The floor bounds how far noise is blown up where the data is flat, and where there are too few rows to know how flat it is:
-    with fewer than about five rows a dimension, held-out rows come out wider than 1, and a floor of 0.1 or fewer components
-    serve better.
+    The floor limits how much noise is amplified in flat directions, or with too few rows to know how flat they are. With
+    fewer than about five rows per dimension, held-out rows have a variance above 1; use a floor of 0.1 or fewer components.
     """
 
     fitted: ClassVar[type[Normalizer]] = WhiteningNormalizer
     floor: float = Field(
-        default=0.01, gt=0, description="least variance of a direction, over the mean of all directions'"
+        default=0.01, gt=0, description="minimum variance of a direction, relative to the mean over all directions"
     )
     components: Components | None = Field(
-        default=None, description="directions to keep, the widest first, or the share of the variance to keep"
+        default=None, description="number of directions to keep, or fraction of the variance to keep"
     )
 
     def fit(self, x: np.ndarray, rows: np.ndarray) -> WhiteningNormalizer:
-        """Raises UserError for more components than elements, and for rows too wide for a covariance matrix."""
+        """Raises UserError for more components than elements, or rows too wide for a covariance matrix."""
         dim = math.prod(x.shape[1:])
         if dim > MAX_DIM:
-            raise UserError(f'data.normalizer: "whitening" takes a matrix of {dim} x {dim} for rows of {dim:,} numbers; '
-                            f'at most {MAX_DIM:,} can be whitened; use "zscore" or "robust"')  # fmt: skip
+            raise UserError(f'data.normalizer: "whitening" needs a {dim} x {dim} matrix for rows of {dim:,} numbers; '
+                            f'the limit is {MAX_DIM:,}; use "zscore" or "robust"')  # fmt: skip
         if isinstance(self.components, int) and self.components > dim:
-            raise UserError(f"data.normalizer.components: {self.components} are asked for, and rows have {dim} numbers; "
-                            f"ask for at most {dim}")  # fmt: skip
+            raise UserError(f"data.normalizer.components: {self.components}, but rows have only {dim} numbers; "
+                            f"use at most {dim}")  # fmt: skip
         mean, spread = covariance(x, rows)
         values, basis = np.linalg.eigh(spread)
         values, basis = np.maximum(values[::-1], 0.0), basis[:, ::-1]
-        basis = basis * np.sign(basis[np.abs(basis).argmax(axis=0), np.arange(dim)])  # else the signs are LAPACK's whim
+        basis = basis * np.sign(basis[np.abs(basis).argmax(axis=0), np.arange(dim)])  # make the signs deterministic
         total = values.sum()
         shares = np.cumsum(values) / total if total > 0 else np.ones(dim)
         count = dim if self.components is None else self.components

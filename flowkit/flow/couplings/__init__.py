@@ -1,4 +1,4 @@
-"""Couplings: which noise goes with which data. Only the noise is permuted, so that conditions stay with their data."""
+"""Couplings: which noise is paired with which data. Only the noise is permuted, so conditions stay with their data."""
 
 from flowkit.flow.couplings.coupling import Coupling, Independent
 

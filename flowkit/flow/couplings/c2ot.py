@@ -1,7 +1,7 @@
-"""Conditional optimal transport (C2OT, arXiv 2503.10636): transport that leaves a condition its own share of the noise.
+"""Conditional optimal transport (C2OT, arXiv 2503.10636): transport that keeps noise with its condition.
 
-Plain transport gives each class the noises nearest to it; a sampler draws from all of them, and meets noise that the
-class was never trained on. Here a noise belongs to the condition of the row that it was drawn for, and hardly leaves it.
+Plain transport gives each class the noise nearest to it, but a sampler draws from all noise, and so meets noise that the
+class was never trained on. Here noise belongs to the condition of the row it was drawn for, and rarely leaves it.
 """
 
 from __future__ import annotations
@@ -17,29 +17,31 @@ from flowkit.errors import UserError
 from flowkit.flow.couplings.assignment import assign
 from flowkit.flow.couplings.coupling import BlockCoupling, matrix, transport_cost
 
-RATIO = 0.05  # the paper's for its two-dimensional sets
+RATIO = 0.05  # as in the paper, for its two-dimensional data
 
 
 class ConditionalOptimalTransport(BlockCoupling):
-    """`weight`: of the condition's distance beside that of x; without it, labels are not crossed at all, and the weight
-    of a continuous condition is found such that a `ratio` of all pairs costs no more than the data's own noise does.
+    """`weight`: weight of the condition's distance relative to that of x. Without it labels are never mixed, and the weight
+    of a continuous condition is chosen so that a `ratio` of all pairs costs no more than the data's own noise.
     """
 
     conditional: ClassVar[bool] = True
     weight: float | None = Field(
-        default=None, ge=0, description="of a condition's distance beside x's; without it, labels are never crossed"
+        default=None,
+        ge=0,
+        description="weight of the condition's distance relative to x's; by default labels are never mixed",
     )
     ratio: float | None = Field(
         default=None, gt=0, le=1,
-        description="share of pairs that may cost less than a row's own noise: it finds the weight; without either, 0.05",
+        description="fraction of pairs allowed to cost less than a row's own noise; determines the weight; 0.05 by default",
     )  # fmt: skip
-    distance: Literal["squared", "cosine"] = Field(default="squared", description="between condition vectors")
+    distance: Literal["squared", "cosine"] = Field(default="squared", description="distance between condition vectors")
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
         if self.weight is not None and self.ratio is not None:
             raise ValueError(
-                f"weight = {self.weight:g} and ratio = {self.ratio:g} are both given; leave one of them out"
+                f"weight = {self.weight:g} and ratio = {self.ratio:g} are mutually exclusive; remove one of them"
             )
         return self
 
@@ -52,9 +54,9 @@ class ConditionalOptimalTransport(BlockCoupling):
         *,
         seed: int = 0,
     ) -> Tensor:
-        """rows (B,). Raises UserError where there is neither a label nor a condition."""
+        """Return rows (B,). Raises UserError without labels and conditions."""
         if class_label is None and condition is None:
-            raise UserError("coupling 'c2ot': needs class labels or conditions, and the data has none; use 'ot'")
+            raise UserError("coupling 'c2ot': needs class labels or conditions, but the data has none; use 'ot'")
         conditions = None if condition is None else _points(condition, self.distance)
         labels = None if class_label is None else class_label.cpu().numpy()
         if labels is None or self.weight is not None:
@@ -86,11 +88,12 @@ class ConditionalOptimalTransport(BlockCoupling):
 
 
 def weight_for(cost: np.ndarray, apart: np.ndarray, ratio: float) -> float:
-    """The w for which a `ratio` of the pairs (i, j), i != j, has cost_ij + w apart_ij <= cost_ii; (B, B) both, data by noise.
+    """Return the w for which a `ratio` of the pairs (i, j), i != j, has cost_ij + w apart_ij <= cost_ii.
 
-    A row's own noise is no such pair: in a block of twenty rows it alone would be the whole of a ratio of 0.05.
-    Each pair holds up to its own w = (cost_ii - cost_ij) / apart_ij, so the answer is a quantile of those: no search.
-    0 where fewer pairs than that hold at w = 0; where more hold for ever (equal conditions), the largest finite w.
+    cost, apart: (B, B), data by noise. A row's own noise is not counted: in a block of twenty rows it would already make up a
+    ratio of 0.05. Each pair satisfies this up to its own w = (cost_ii - cost_ij) / apart_ij, so the answer is a quantile of
+    those, without a search. 0 if too few pairs satisfy it at w = 0; the largest finite w if too many always do (equal
+    conditions).
     """
     gain = np.diagonal(cost)[:, None] - cost
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -106,7 +109,7 @@ def weight_for(cost: np.ndarray, apart: np.ndarray, ratio: float) -> float:
 
 
 def _points(condition: Tensor, distance: str) -> np.ndarray:
-    """(B, C) whose squared distances are the conditions' distances; the cosine's are those of unit vectors, halved."""
+    """Return points (B, C) whose squared distances are the conditions' distances; for cosine, unit vectors over sqrt(2)."""
     points = matrix(condition)
     if distance == "squared":
         return points - points.mean(axis=0)

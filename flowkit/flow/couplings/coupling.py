@@ -1,4 +1,4 @@
-"""What every coupling is: it says which noise goes with which data, and permutes only the noise."""
+"""The base class of couplings, which pair noise with data by permuting the noise."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from flowkit.components import Component
 
 Block = Annotated[
     int | None,
-    Field(ge=2, description="rows that are paired with one another, fewer or more than a batch; without it, a batch"),
+    Field(ge=2, description="number of rows paired among each other, more or fewer than a batch; by default one batch"),
 ]
 
 
 class Coupling(Component):
-    """Pairs within one block. Conditions stay with their data, since it is the noise alone that moves."""
+    """Pairs noise with data within one block. Only the noise is permuted, so conditions stay with their data."""
 
-    conditional: ClassVar[bool] = False  # needs class labels or condition vectors
-    independent: ClassVar[bool] = False  # noise and data are drawn independently of one another
+    conditional: ClassVar[bool] = False  # whether it needs class labels or condition vectors
+    independent: ClassVar[bool] = False  # whether noise and data are independent
     permutes: ClassVar[bool] = True
-    stored: ClassVar[bool] = False  # the noise is not drawn, but read beside the rows
+    stored: ClassVar[bool] = False  # whether the noise is read from the data instead of drawn
 
     def rows(self, batch_size: int) -> int:
-        """How many consecutive rows of the run's stream are paired with one another; by default those of an update."""
+        """Return how many consecutive rows of the run's stream are paired among each other; by default one batch."""
         return batch_size
 
     @abstractmethod
@@ -41,12 +41,12 @@ class Coupling(Component):
         seed: int = 0,
     ) -> Tensor:
         """x0, x1: (B, ...), class_label: (B,), condition: (B, ...) -> rows (B,) int64, a permutation on x0's device:
-        x1[i] is paired with x0[rows[i]]. `seed` is all that a random coupling draws from.
+        x1[i] is paired with x0[rows[i]]. `seed`: seeds all randomness.
         """
 
 
 class Independent(Coupling):
-    """Noise as it was drawn: plain flow matching (arXiv 2210.02747)."""
+    """Noise as drawn: plain flow matching (arXiv 2210.02747)."""
 
     independent: ClassVar[bool] = True
     permutes: ClassVar[bool] = False
@@ -60,15 +60,15 @@ class Independent(Coupling):
         *,
         seed: int = 0,
     ) -> Tensor:
-        """rows (B,): 0, 1, 2, ..."""
+        """Return rows (B,): 0, 1, 2, ..."""
         return torch.arange(len(x0), device=x0.device)
 
 
 class Paired(Independent):
-    """The noise that each row came from, kept with the data: reflow (arXiv 2209.03003). Nothing is permuted.
+    """The noise that each row came from, stored with the data: reflow (arXiv 2209.03003). Nothing is permuted.
 
-    It is read beside the rows, where `flowkit sample --pairs` wrote it. Trained on a model's own pairs a flow keeps both ends and
-    takes straighter ways, so that fewer steps do.
+    `flowkit sample --pairs` writes such data. Trained on a model's own pairs, a flow keeps both ends but takes straighter
+    trajectories, so that fewer steps are enough.
     """
 
     independent: ClassVar[bool] = False
@@ -76,7 +76,7 @@ class Paired(Independent):
 
 
 class BlockCoupling(Coupling):
-    """A coupling of as many rows as its setting says."""
+    """A coupling within blocks of a chosen number of rows."""
 
     block: Block = None
 
@@ -85,9 +85,9 @@ class BlockCoupling(Coupling):
 
 
 def transport_cost(x0: Tensor, x1: Tensor) -> np.ndarray:
-    """Squared distances (B, B) in float64, data by noise: [i, j] is |x1[i] - x0[j]|^2.
+    """Return squared distances (B, B) in float64, data by noise: [i, j] is |x1[i] - x0[j]|^2.
 
-    In float64, so that another number of BLAS threads cannot tip the choice between two pairings of nearly equal cost.
+    In float64, so that the number of BLAS threads cannot change the choice between two pairings of nearly equal cost.
     """
     noise, data = matrix(x0), matrix(x1)
     cost = data @ noise.T

@@ -1,4 +1,4 @@
-"""Entropic transport between two samples of equal size: potentials by Sinkhorn's iteration, stabilised in the log domain."""
+"""Entropic transport between two samples of equal size: potentials by Sinkhorn's iteration, stabilized in the log domain."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-FLOOR = -60.0  # log of the least kernel entry: what underflows or is denormal costs a hundred times more to multiply
-CHECKED = 20  # sweeps between two looks at the marginals
+FLOOR = -60.0  # log of the smallest kernel entry; denormal numbers are a hundred times slower to multiply
+CHECKED = 20  # sweeps between checks of the marginals
 
 
 def potentials(
     cost: np.ndarray, regularizations: Sequence[float], sweeps: int, tolerance: float = 0.0, relaxation: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(f (B,), g (B,)) with exp((f_i + g_j - cost_ij) / r) the plan of the last r, its rows and columns summing to 1.
+    """Return (f (B,), g (B,)) with exp((f_i + g_j - cost_ij) / r) the plan for the last r, with rows and columns that sum to 1.
 
-    cost: (B, B), float32 or float64, as the potentials will be. From large r to small, at most CHECKED sweeps each, the
-    last one `sweeps`, or until its rows sum to 1 within `tolerance`. The kernel is formed about the potentials of the r before
-    it (arXiv 1610.06519), so costs thousands of r large do not underflow: log-domain Sinkhorn at the price of a matrix product.
-    relaxation: in [1, 2), how far beyond Sinkhorn's own step each goes, in the potentials (arXiv 1711.01851). Above 1 nearly all
-    plans are approached sooner; that each of them is approached is proven for 1 alone.
+    cost: (B, B), float32 or float64, the dtype of the potentials. Goes from large to small r, with at most CHECKED sweeps each,
+    and for the last one `sweeps`, or until its rows sum to 1 within `tolerance`. The kernel is formed around the potentials of
+    the previous r (arXiv 1610.06519), so costs of thousands of r do not underflow: log-domain Sinkhorn at the price of a matrix
+    product. relaxation: in [1, 2), step length relative to Sinkhorn's, in the potentials (arXiv 1711.01851). Above 1 converges
+    faster for nearly all plans, but convergence is proven for 1 only.
     """
     g = cost.min(axis=0)
     f = (cost - g).min(axis=1)
@@ -34,7 +34,7 @@ def potentials(
                 v = _relaxed(v, 1 / (u @ kernel), relaxation)
             moved_f, moved_g = f + r * np.log(u), g + r * np.log(v)
             if not (np.isfinite(moved_f).all() and np.isfinite(moved_g).all()):
-                return f, g  # too steep for this precision: those of the larger r still stand
+                return f, g  # r is too small for this precision; keep the potentials of the previous r
             f, g = moved_f, moved_g
             done += CHECKED
             if last and tolerance and np.abs(u * (kernel @ v) - 1).max() < tolerance:
@@ -47,14 +47,14 @@ def _relaxed(before: np.ndarray, after: np.ndarray, relaxation: float) -> np.nda
 
 
 def log_plan(cost: np.ndarray, f: np.ndarray, g: np.ndarray, regularization: float) -> np.ndarray:
-    """Logarithm of the plan (B, B) of those potentials; its rows sum to 1 exactly, its columns as far as Sinkhorn came."""
+    """Return the log of the plan (B, B) of those potentials. Rows sum to 1 exactly, columns as far as Sinkhorn converged."""
     log = (f[:, None] + g - cost) / regularization
     top = log.max(axis=1, keepdims=True)
     return log - top - np.log(np.exp(log - top).sum(axis=1, keepdims=True))
 
 
 def annealed(start: float, end: float, factor: float = 4.0) -> list[float]:
-    """start, start / factor, ... down to end."""
+    """Return start, start / factor, ... down to end."""
     steps = [end]
     while steps[-1] * factor < start:
         steps.append(steps[-1] * factor)

@@ -10,7 +10,7 @@ from flowkit.flow.couplings.coupling import BlockCoupling, transport_cost
 
 
 class OptimalTransport(BlockCoupling):
-    """A permutation, not draws from a plan: those would use a third of a block's noises never and others twice."""
+    """A permutation, not draws from a plan, which would never use a third of a block's noise and use others twice."""
 
     def __call__(
         self,
@@ -21,5 +21,5 @@ class OptimalTransport(BlockCoupling):
         *,
         seed: int = 0,
     ) -> Tensor:
-        """rows (B,) of the least sum of |x1[i] - x0[rows[i]]|^2, whatever the conditions are."""
+        """Return rows (B,) with the least sum of |x1[i] - x0[rows[i]]|^2. Ignores conditions."""
         return torch.from_numpy(assign(transport_cost(x0, x1))).to(x0.device)

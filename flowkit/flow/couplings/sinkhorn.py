@@ -1,4 +1,4 @@
-"""Entropic transport (SB-CFM, arXiv 2307.03672): permutations drawn by the plan of a block, by log-domain Sinkhorn."""
+"""Entropic transport (SB-CFM, arXiv 2307.03672): permutations drawn from the plan of a block, by log-domain Sinkhorn."""
 
 from __future__ import annotations
 
@@ -14,34 +14,36 @@ from flowkit.flow.couplings.coupling import BlockCoupling, transport_cost
 from flowkit.flow.couplings.entropic import annealed, log_plan, potentials
 
 EPSILON = 0.05
-SWEEPS = 200  # the law of the permutation needs no converged plan: only the sampler's start does
+SWEEPS = 200  # the plan only needs to be a good start for the sampler
 TOLERANCE = 1e-3
 LEAST_ROUNDS = 64
-UNBALANCED = 0.1  # of a column of the plan, which should sum to 1
+UNBALANCED = 0.1  # largest accepted deviation of a column sum of the plan from 1
 
 
 class Sinkhorn(BlockCoupling):
-    """`epsilon`: the regularization relative to the block's mean cost; `regularization`: in the cost's own units.
+    """`epsilon`: regularization relative to the block's mean cost; `regularization`: in the units of the cost.
 
-    The bridge of constant sigma wants regularization = 2 sigma^2 (sigma in the path). A permutation is drawn from the law of
-    "each row draws its noise by the plan, given that every noise is drawn once". The plan's factors of rows and columns
-    cancel in it: its weights are exp(-total cost / regularization), the discrete Schroedinger bridge of two samples, whose
-    mean pairing tends to the plan as the block grows (arXiv 2011.08963). To 0 it is exact transport, to infinity a
-    uniformly random permutation. A draw of the plan's rows apart would use a third of the noises never.
+    A bridge of constant sigma needs regularization = 2 sigma^2 (sigma in the path). The permutation is drawn from the
+    distribution "each row draws its noise from the plan, given that every noise is drawn once". The plan's row and column
+    factors cancel: permutations have weight exp(-total cost / regularization), the discrete Schroedinger bridge of two samples,
+    whose mean pairing converges to the plan as the block grows (arXiv 2011.08963). Towards 0 it becomes exact transport, towards
+    infinity a uniformly random permutation. Independent draws per row would never use a third of the noise.
     """
 
     epsilon: float | None = Field(
-        default=None, gt=0, description="regularization relative to the mean squared distance; without either, 0.05"
+        default=None, gt=0, description="regularization relative to the mean squared distance; 0.05 by default"
     )
     regularization: float | None = Field(
-        default=None, gt=0, description="or in units of squared distance; a bridge of sigma wants 2 sigma^2"
+        default=None,
+        gt=0,
+        description="regularization in units of squared distance; use 2 sigma^2 for a bridge of sigma",
     )
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
         if self.epsilon is not None and self.regularization is not None:
             raise ValueError(
-                f"epsilon = {self.epsilon:g} and regularization = {self.regularization:g} are both given; leave one of them out"
+                f"epsilon = {self.epsilon:g} and regularization = {self.regularization:g} are mutually exclusive; remove one"
             )
         return self
 
@@ -54,7 +56,7 @@ class Sinkhorn(BlockCoupling):
         *,
         seed: int = 0,
     ) -> Tensor:
-        """rows (B,), drawn with a generator of `seed`."""
+        """Return rows (B,), drawn with a generator seeded by `seed`."""
         cost = transport_cost(x0, x1)
         mean = float(cost.mean())
         r = (
@@ -68,18 +70,17 @@ class Sinkhorn(BlockCoupling):
 
 
 def entropic_plan(cost: np.ndarray, regularization: float) -> np.ndarray:
-    """Logarithm (B, B) of the entropic plan, rows and columns summing to 1; cost: (B, B) float64."""
+    """Return the log (B, B) of the entropic plan, with rows and columns that sum to 1; cost: (B, B) float64."""
     f, g = potentials(cost, annealed(float(cost.std()), regularization), SWEEPS, TOLERANCE)
     return log_plan(cost, f, g, regularization)
 
 
 def draw_permutation(log: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """columns (B,) int64 with probability proportional to the product of exp(log[i, columns[i]]); log: (B, B), rows
-    summing to 1 as exponentials.
+    """Draw columns (B,) int64 with probability proportional to the product of exp(log[i, columns[i]]).
 
-    Begins with draws of the plan, of which those that clash are matched anew, and goes on with B rounds of a Gibbs sampler
-    (LEAST_ROUNDS at least): the rows are paired off at random, and each pair swaps its columns with the probability that
-    the law gives.
+    log: (B, B), whose exponentials sum to 1 in each row. Starts with draws from the plan, where rows with the same column are
+    reassigned, and continues with B rounds of a Gibbs sampler (at least LEAST_ROUNDS): rows are paired at random, and each pair
+    swaps its columns with the probability given by the distribution.
     """
     size = len(log)
     columns = _start(log, generator)
@@ -91,18 +92,19 @@ def draw_permutation(log: np.ndarray, generator: np.random.Generator) -> np.ndar
         a, b = pairs[:half], pairs[half : 2 * half]
         ca, cb = columns[a], columns[b]
         gain = flat[a * size + cb] + flat[b * size + ca] - flat[a * size + ca] - flat[b * size + cb]
-        # u < 1 / (1 + exp(-gain)), and no overflow
+        # u < 1 / (1 + exp(-gain)), without overflow
         swap = gain > -np.log(1 / generator.random(half).clip(1e-300) - 1 + 1e-300)
         columns[a], columns[b] = np.where(swap, cb, ca), np.where(swap, ca, cb)
     return columns
 
 
 def _start(log: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A permutation near the law: every row draws; of those that drew the same column a random one keeps it, the others
-    share the columns that are left in the likeliest way."""
+    """Return a permutation close to the distribution. Every row draws a column; one random row keeps it if several drew the
+    same, and the others share the remaining columns in the likeliest way.
+    """
     size, plan = len(log), np.exp(log)
     if np.abs(plan.sum(axis=0) - 1).max() > UNBALANCED:
-        return assign(-log)  # Sinkhorn did not get there: so little regularization is nearly none
+        return assign(-log)  # Sinkhorn did not converge: so little regularization is almost none
     cumulative = plan.cumsum(axis=1)
     drawn = (cumulative < generator.random((size, 1)) * cumulative[:, -1:]).sum(axis=1)
     order = generator.permutation(size)

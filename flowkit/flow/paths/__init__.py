@@ -1,4 +1,4 @@
-"""Probability paths: how a point moves from noise (t = 0) to data (t = 1)."""
+"""Probability paths from noise (t = 0) to data (t = 1)."""
 
 from flowkit.flow.paths.base import CLIP, QUANTITIES, Path, expand
 from flowkit.flow.paths.bridges import Bridge, ConstantBridge, SchrodingerBridge

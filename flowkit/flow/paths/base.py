@@ -1,4 +1,4 @@
-"""What a path is: how a point moves from noise (t = 0) to data (t = 1), and which of its quantities imply which others."""
+"""The base class of paths from noise (t = 0) to data (t = 1), and the conversions between their quantities."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 from flowkit.components import Component
 
 QUANTITIES = ("velocity", "data", "noise", "score")
-CLIP = 0.05  # coefficients that a conversion divides by are no smaller than this
+CLIP = 0.05  # lower limit of the coefficients that a conversion divides by
 
 
 def expand(t: Tensor, like: Tensor) -> Tensor:
-    """t (B,) as (B, 1, ..., 1), to multiply `like` (B, ...). Raises ValueError unless t has exactly one value a row.
+    """Reshape t (B,) to (B, 1, ..., 1), to multiply `like` (B, ...). Raises ValueError unless t has one value per row.
 
-    Needed because t (B,) against x (B, D) broadcasts along the wrong dimension, in silence, when B = D.
+    Without it, t (B,) times x (B, D) would silently broadcast along the wrong dimension if B = D.
     """
     if t.ndim != 1 or t.shape[0] != like.shape[0]:
-        raise ValueError(f"t has shape {tuple(t.shape)}; expected ({like.shape[0]},), one time a row of x")
+        raise ValueError(f"t has shape {tuple(t.shape)}; expected ({like.shape[0]},), one time per row of x")
     return t.view(-1, *(1,) * (like.ndim - 1))
 
 
@@ -31,20 +31,20 @@ class Path(Component):
 
     @abstractmethod
     def interpolate(self, x0: Tensor, x1: Tensor, t: Tensor, eps: Tensor | None = None) -> Tensor:
-        """x_t."""
+        """Return x_t."""
 
     @abstractmethod
     def velocity(self, x0: Tensor, x1: Tensor, t: Tensor, eps: Tensor | None = None) -> Tensor:
-        """d x_t / dt, the target of flow matching."""
+        """Return d x_t / dt, the target of flow matching."""
 
     def converts(self, source: str, to: str) -> bool:
-        """Whether `source` and x_t imply `to`; both are among QUANTITIES."""
+        """Whether `source` and x_t determine `to`; both are in QUANTITIES."""
         return source == to
 
     def convert(self, value: Tensor, x_t: Tensor, t: Tensor, source: str, to: str, clip: float = CLIP) -> Tensor:
-        """The `to` (B, ...) that `value`, a `source`, and x_t imply. Raises ValueError where they imply none."""
+        """Return the `to` (B, ...) determined by `value`, a `source`, and x_t. Raises ValueError if it is not determined."""
         if not self.converts(source, to):
-            raise ValueError(f"on the path {type(self).__name__} {source} and x_t do not imply the {to}")
+            raise ValueError(f'cannot convert {source} to {to} on the path "{self.tag()}"')
         return value
 
 

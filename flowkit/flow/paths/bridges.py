@@ -1,6 +1,6 @@
-"""Bridges `x_t = t x1 + (1 - t) x0 + gamma(t) eps`: a straight line with noise of its own, between any two distributions.
+"""Bridges `x_t = t x1 + (1 - t) x0 + gamma(t) eps`: a line plus noise, between any two distributions.
 
-Three unknowns meet in one x_t, so a velocity implies neither the data nor the noise, and there is no conversion
+x_t depends on three unknowns, so a velocity determines neither the data nor the noise, and there are no conversions
 (arXiv 2302.00482; Albergo et al., arXiv 2303.08797, for gamma).
 """
 
@@ -17,7 +17,7 @@ from flowkit.flow.paths.base import Path, expand
 
 
 class Bridge(Path):
-    """gamma and its derivative: t (B,) -> (B,), finite on all of [0, 1]. eps (B, ...) is a draw of unit normals."""
+    """gamma and its derivative map t (B,) to (B,) and are finite on [0, 1]. eps (B, ...) are unit normals."""
 
     stochastic: ClassVar[bool] = True
 
@@ -27,18 +27,18 @@ class Bridge(Path):
     def d_gamma(self, t: Tensor) -> Tensor: ...
 
     def interpolate(self, x0: Tensor, x1: Tensor, t: Tensor, eps: Tensor | None = None) -> Tensor:
-        """t x1 + (1 - t) x0 + gamma eps."""
+        """Return t x1 + (1 - t) x0 + gamma eps."""
         assert eps is not None, "a bridge needs its own noise"
         return torch.lerp(x0, x1, expand(t, x1)) + expand(self.gamma(t), x1) * eps
 
     def velocity(self, x0: Tensor, x1: Tensor, t: Tensor, eps: Tensor | None = None) -> Tensor:
-        """x1 - x0 + gamma' eps."""
+        """Return x1 - x0 + gamma' eps."""
         assert eps is not None, "a bridge needs its own noise"
         return x1 - x0 + expand(self.d_gamma(t), x1) * eps
 
 
 class ConstantBridge(Bridge):
-    """gamma = sigma, all the way: I-CFM, and OT-CFM where the coupling is optimal transport (arXiv 2302.00482)."""
+    """gamma = sigma: I-CFM, or OT-CFM with an optimal transport coupling (arXiv 2302.00482)."""
 
     sigma: float = Field(default=0.1, gt=0, description="standard deviation of the noise around the line")
 
@@ -50,13 +50,13 @@ class ConstantBridge(Bridge):
 
 
 class SchrodingerBridge(Bridge):
-    """gamma = sigma sqrt(t (1 - t)), a Brownian bridge: SB-CFM, where the coupling is entropic (arXiv 2302.00482).
+    """gamma = sigma sqrt(t (1 - t)), a Brownian bridge: SB-CFM with an entropic coupling (arXiv 2302.00482).
 
-    The coupling that belongs to it is `{name = "sinkhorn", regularization = 2 sigma^2}`. gamma' is without bound at both
-    ends: it is computed with t (1 - t) clipped at 1e-4.
+    Use it with the coupling `{name = "sinkhorn", regularization = 2 sigma^2}`. gamma' is unbounded at both ends, so it is
+    computed with t (1 - t) clipped at 1e-4.
     """
 
-    sigma: float = Field(default=1.0, gt=0, description="of the Brownian bridge, sigma sqrt(t (1 - t))")
+    sigma: float = Field(default=1.0, gt=0, description="sigma of the Brownian bridge, sigma sqrt(t (1 - t))")
 
     def gamma(self, t: Tensor) -> Tensor:
         return self.sigma * (t * (1 - t)).clamp_min(0.0).sqrt()

@@ -1,7 +1,7 @@
-"""Gaussian paths `x_t = alpha(t) x1 + sigma(t) x0`: four coefficients, from which every conversion follows.
+"""Gaussian paths `x_t = alpha(t) x1 + sigma(t) x0`: four coefficients, from which all conversions follow.
 
-Velocity, data (x1), noise (x0) and, where x0 is normal noise drawn independently of x1, the score are affine in each
-other at fixed x_t and t, so what holds of x0 and x1 holds of a network's expectations of them (Lipman et al.,
+At fixed x_t and t, the velocity, data (x1), noise (x0) and, if x0 is normal noise drawn independently of x1, the score are
+affine in each other. So conversions of x0 and x1 also apply to a network's expectations of them (Lipman et al.,
 arXiv 2210.02747; Albergo et al., arXiv 2303.08797). A new Gaussian path is one small class here.
 """
 
@@ -17,11 +17,11 @@ from torch import Tensor
 
 from flowkit.flow.paths.base import CLIP, QUANTITIES, Path, expand, ones
 
-ZERO = 1e-6  # coefficients below it are 0 but for rounding
+ZERO = 1e-6  # coefficients below it count as 0
 
 
 class GaussianPath(Path):
-    """Coefficients of t (B,) -> (B,), finite on all of [0, 1], and the conversions that follow."""
+    """Coefficients of t (B,) -> (B,), finite on [0, 1], and the conversions that follow from them."""
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor: ...
@@ -33,25 +33,25 @@ class GaussianPath(Path):
     def d_sigma(self, t: Tensor) -> Tensor: ...
     @abstractmethod
     def time(self, tau: Tensor) -> Tensor:
-        """The t at which alpha / (alpha + sigma) is tau."""
+        """Return the t at which alpha / (alpha + sigma) is tau."""
 
     def interpolate(self, x0: Tensor, x1: Tensor, t: Tensor, eps: Tensor | None = None) -> Tensor:
-        """x_t = alpha x1 + sigma x0."""
+        """Return x_t = alpha x1 + sigma x0."""
         return expand(self.alpha(t), x1) * x1 + expand(self.sigma(t), x1) * x0
 
     def velocity(self, x0: Tensor, x1: Tensor, t: Tensor, eps: Tensor | None = None) -> Tensor:
-        """alpha' x1 + sigma' x0."""
+        """Return alpha' x1 + sigma' x0."""
         return expand(self.d_alpha(t), x1) * x1 + expand(self.d_sigma(t), x1) * x0
 
     def converts(self, source: str, to: str) -> bool:
         return source in QUANTITIES and to in QUANTITIES
 
     def convert(self, value: Tensor, x_t: Tensor, t: Tensor, source: str, to: str, clip: float = CLIP) -> Tensor:
-        """Exact where sigma and alpha are at least `clip`; what is divided by them is shrunk where one of them is smaller.
+        """Convert between quantities. Exact if sigma and alpha are at least `clip`; otherwise the result of a division shrinks.
 
-        So near the data the noise that a data prediction implies is shrunk, and near the noise the data that a noise
-        prediction implies; the velocity still carries the mean to its place, which clipping all of it would not.
-        clip = 0 is exact everywhere but where sigma or alpha is 0: there what x_t says nothing of is taken to be 0.
+        So near the data, the noise implied by a data prediction shrinks, and near the noise, the data implied by a noise
+        prediction. The velocity still moves the mean correctly, which clipping all of it would not.
+        clip = 0 is exact unless sigma or alpha is 0: there, a quantity that x_t does not determine is 0.
         """
         if source == to:
             return value
@@ -59,9 +59,9 @@ class GaussianPath(Path):
         return expand(of_x, x_t) * x_t + expand(of_value, x_t) * value
 
     def affine(self, t: Tensor, source: str, to: str, clip: float = CLIP) -> tuple[Tensor, Tensor]:
-        """(a, b), each (B,): `to` = a x_t + b `source`. b is d to / d source: what a loss in one of them weighs in the other.
+        """Return (a, b), each (B,), such that `to` = a x_t + b `source`. b converts an error in one into an error in the other.
 
-        Raises ValueError for a quantity that is not among QUANTITIES.
+        Raises ValueError for a quantity that is not in QUANTITIES.
         """
         alpha, sigma, d_alpha, d_sigma = self.alpha(t), self.sigma(t), self.d_alpha(t), self.d_sigma(t)
         over_alpha, over_sigma = _inverse(alpha, clip), _inverse(sigma, clip)
@@ -87,7 +87,7 @@ class GaussianPath(Path):
                 return d_alpha * over_alpha, d_sigma - d_alpha * sigma * over_alpha
             case "noise", "data":
                 return over_alpha, -sigma * over_alpha
-        raise ValueError(f"{source!r} to {to!r}: both should be among {QUANTITIES}")
+        raise ValueError(f"{source!r} to {to!r}: expected two of {QUANTITIES}")
 
 
 def _inverse(coefficient: Tensor, clip: float) -> Tensor:
@@ -99,12 +99,10 @@ def _inverse(coefficient: Tensor, clip: float) -> Tensor:
 class Linear(GaussianPath):
     """x_t = t x1 + (1 - (1 - sigma_min) t) x0: rectified flow (arXiv 2209.03003), conditional OT (arXiv 2210.02747).
 
-    With sigma_min > 0 the path ends in a little noise around the data, as Lipman et al. have it.
+    With sigma_min > 0, a little noise remains at t = 1, as in Lipman et al.
     """
 
-    sigma_min: float = Field(
-        default=0.0, ge=0, lt=1, description="standard deviation of the noise that is left around the data at t = 1"
-    )
+    sigma_min: float = Field(default=0.0, ge=0, lt=1, description="standard deviation of the remaining noise at t = 1")
 
     def alpha(self, t: Tensor) -> Tensor:
         return t
@@ -123,16 +121,16 @@ class Linear(GaussianPath):
 
 
 class Cosine(GaussianPath):
-    """x_t = sin(pi t / 2) x1 + cos(pi t / 2) x0: the trigonometric, generalised variance-preserving (GVP) path.
+    """x_t = sin(pi t / 2) x1 + cos(pi t / 2) x0: the trigonometric, generalized variance-preserving (GVP) path.
 
-    arXiv 2303.08797, 2401.08740. Data of unit variance keep it all the way.
+    arXiv 2303.08797, 2401.08740. Data of unit variance has unit variance at every t.
     """
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.sin(t * (math.pi / 2))
 
     def sigma(self, t: Tensor) -> Tensor:
-        return torch.cos(t * (math.pi / 2)).clamp_min(0.0)  # a rounding below zero in fp32 at t = 1
+        return torch.cos(t * (math.pi / 2)).clamp_min(0.0)  # fp32 rounds to below 0 at t = 1
 
     def d_alpha(self, t: Tensor) -> Tensor:
         return math.pi / 2 * torch.cos(t * (math.pi / 2))
@@ -145,20 +143,20 @@ class Cosine(GaussianPath):
 
 
 class VariancePreserving(GaussianPath):
-    """The path of variance-preserving diffusion (arXiv 2011.13456), run from noise to data: alpha^2 + sigma^2 = 1.
+    """The path of variance-preserving diffusion (arXiv 2011.13456), from noise to data: alpha^2 + sigma^2 = 1.
 
-    log alpha = -(beta_max - beta_min) s^2 / 4 - beta_min s / 2 with s = 1 - t. alpha(0) is about 0.007, so x_0 is noise but
-    for a trace of the data. sigma' is without bound at t = 1: it is computed with sigma clipped at 0.01, which concerns
-    t > 0.999 at the default beta_min.
+    log alpha = -(beta_max - beta_min) s^2 / 4 - beta_min s / 2 with s = 1 - t. alpha(0) is about 0.007, so x_0 is noise with a
+    trace of data. sigma' is unbounded at t = 1, so it is computed with sigma clipped at 0.01, which affects t > 0.999 at the
+    default beta_min.
     """
 
-    beta_min: float = Field(default=0.1, gt=0, description="the noise's rate at the data")
-    beta_max: float = Field(default=20.0, gt=0, description="its rate at the noise")
+    beta_min: float = Field(default=0.1, gt=0, description="noise rate beta at the data")
+    beta_max: float = Field(default=20.0, gt=0, description="noise rate beta at the noise")
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
         if self.beta_min >= self.beta_max:
-            raise ValueError(f"beta_min = {self.beta_min:g} is not below beta_max = {self.beta_max:g}")
+            raise ValueError(f"beta_min = {self.beta_min:g} must be below beta_max = {self.beta_max:g}")
         return self
 
     def _log_alpha(self, t: Tensor) -> Tensor:
@@ -169,7 +167,7 @@ class VariancePreserving(GaussianPath):
         return self._log_alpha(t).exp()
 
     def sigma(self, t: Tensor) -> Tensor:
-        return (-torch.expm1(2 * self._log_alpha(t))).sqrt()  # 1 - alpha^2 would cancel near the data
+        return (-torch.expm1(2 * self._log_alpha(t))).sqrt()  # 1 - alpha^2 would lose precision near the data
 
     def d_alpha(self, t: Tensor) -> Tensor:
         return self.alpha(t) * 0.5 * ((self.beta_max - self.beta_min) * (1 - t) + self.beta_min)
@@ -178,7 +176,7 @@ class VariancePreserving(GaussianPath):
         return -self.alpha(t) * self.d_alpha(t) / self.sigma(t).clamp_min(0.01)
 
     def time(self, tau: Tensor) -> Tensor:
-        # -log alpha from sigma / alpha, then the root of the quadratic in s, in the form that does not cancel near s = 0.
+        # -log alpha from sigma / alpha, then the root of the quadratic in s, in the form that is stable near s = 0.
         cost = 0.5 * torch.log1p(((1 - tau) / tau).square())
         linear, slope = 0.5 * self.beta_min, self.beta_max - self.beta_min
         return 1 - 2 * cost / (linear + (linear**2 + slope * cost).sqrt())

@@ -1,4 +1,4 @@
-"""The spherical path: along great circles, for vectors whose norms hardly differ (normalised embeddings)."""
+"""The spherical path: along great circles, for vectors with nearly equal norms, such as normalized embeddings."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from torch import Tensor
 
 from flowkit.flow.paths.base import CLIP, Path, expand
 
-TINY = 1e-6  # norms and angles (radians) below it are treated as it
+TINY = 1e-6  # lower limit of norms and angles (radians)
 
 
 class Spherical(Path):
-    """The direction turns at a constant rate along the geodesic from x0 to x1, the norm changes linearly.
+    """The direction turns at a constant rate along the geodesic from x0 to x1; the norm changes linearly.
 
-    Flow matching with geodesics (arXiv 2302.03660) on a sphere, times the line of norms: noise in many dimensions has nearly
-    one norm, too. A row is one vector, whatever its shape. Opposite vectors have no single geodesic between them; within
-    1e-6 radians of that, one of the two directions is almost left out. Velocity implies the data by following the geodesic
-    to its end; nothing else converts, for a mean over geodesics is not a point of one, and there is no score.
+    Flow matching with geodesics (arXiv 2302.03660) on a sphere, times a line of norms. Noise in many dimensions has nearly
+    constant norm, too. A row is one vector, whatever its shape. Opposite vectors have no unique geodesic: within 1e-6 radians
+    of that, one of the two directions is almost ignored. The velocity determines the data, by following the geodesic to its
+    end. Nothing else converts, since a mean over geodesics is not on one of them, and there is no score.
     """
 
     def interpolate(self, x0: Tensor, x1: Tensor, t: Tensor, eps: Tensor | None = None) -> Tensor:
@@ -26,7 +26,7 @@ class Spherical(Path):
         return torch.lerp(norm0, norm1, t) * direction
 
     def velocity(self, x0: Tensor, x1: Tensor, t: Tensor, eps: Tensor | None = None) -> Tensor:
-        """norm' direction + norm direction'."""
+        """Return norm' direction + norm direction'."""
         unit0, unit1, norm0, norm1, angle, sine = _ends(x0, x1)
         t = expand(t, x1)
         direction = (torch.sin((1 - t) * angle) * unit0 + torch.sin(t * angle) * unit1) / sine
@@ -49,10 +49,10 @@ class Spherical(Path):
 
 
 def _ends(x0: Tensor, x1: Tensor) -> tuple[Tensor, ...]:
-    """Directions, norms, the angle between the directions and its sine, all to be multiplied with x (B, ...)."""
+    """Return directions, norms, the angle between the directions and its sine, shaped to multiply x (B, ...)."""
     norm0, norm1 = _norm(x0), _norm(x1)
     unit0, unit1 = x0 / norm0, x1 / norm1
-    # By the half-angle, since the arc cosine of the inner product loses half of its digits near its ends.
+    # Use the half-angle: the arc cosine of the inner product loses half of its digits near its ends.
     angle = 2 * torch.atan2(_norm(unit1 - unit0, 0.0), _norm(unit1 + unit0, 0.0))
     angle = angle.clamp(TINY, torch.pi - TINY)
     return unit0, unit1, norm0, norm1, angle, torch.sin(angle)

@@ -1,4 +1,4 @@
-"""Solvers of dx/dt = velocity(x, t), and of the SDE with its marginals. A new one is a `Solver` with `solve`."""
+"""Solvers of dx/dt = velocity(x, t), and of the SDE with the same marginals. A new one is a `Solver` with `solve`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flowkit.flow.solvers.fixed import RK4, Euler, Heun, Midpoint
 from flowkit.flow.solvers.problem import Integrated, Problem, Solver, Velocity
 from flowkit.flow.solvers.straight import solve_straight
 
-SAME = 1e-9  # times that are no further apart are one
+SAME = 1e-9  # times that differ by less are equal
 
 __all__ = ["RK4", "Dopri5", "Euler", "Heun", "Integrated", "Midpoint", "Problem", "Solver", "Velocity", "integrate"]
 
@@ -36,17 +36,17 @@ def integrate(
     noise: Callable[[int], Tensor] | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Integrated:
-    """Follow `velocity(x (B, ...), t (B,))` from x at t0 to t1 (t1 < t0 goes backward): (x at t1, NFE by row).
+    """Follow `velocity(x (B, ...), t (B,))` from x at t0 to t1 (backward if t1 < t0): (x at t1, NFE per row).
 
-    The state is fp32, or fp64 where x is. steps and grid are of solvers with fixed steps; "dopri5" chooses its own. path and
-    noise(step) -> (B, ...) unit normals are for "sde" alone. NFE counts network evaluations: the velocity's calls times its
-    `evaluations` (see `Velocity`). `on_step(steps done, x)` follows every step. straight: for velocities that come from
-    predictions of the data or the noise without a clip, on a Gaussian path and forward to t = 1: see `solve_straight`.
+    The state is fp32, or fp64 if x is. steps and grid: for solvers with fixed steps; "dopri5" chooses its own. path and
+    noise(step) -> (B, ...) unit normals: for "sde" only. NFE counts network evaluations: the velocity's calls times its
+    `evaluations` (see `Velocity`). `on_step(steps done, x)` is called after every step. straight: for velocities from unclipped
+    predictions of the data or noise, on a Gaussian path and forward to t = 1; see `solve_straight`.
 
-    Where the velocity jumps (`breaks`), the solver begins anew, and a step across is made two. Steps that begin where x stands
-    still (below `begins`) are left out, but for the last; "dopri5" begins there.
+    At jumps of the velocity (`breaks`) the solver restarts, and a step across one is split in two. Steps that start where x does
+    not move (below `begins`) are skipped, except the last; "dopri5" starts there.
 
-    Raises UserError for unknown names and settings, steps < 1, and as the solver says.
+    Raises UserError for unknown names and settings, steps < 1, and as the solver.
     """
     x = x if x.dtype == torch.float64 else x.float()
     method, edges = choose("solver", solver), grid_edges(grid, steps, t0, t1)
@@ -80,7 +80,7 @@ def integrate(
 
 
 def _pieces(edges: list[float], breaks: tuple[float, ...], begins: float, *, fixed: bool) -> list[list[float]]:
-    """The edges of each piece, in their order: the last of one is the first of the next."""
+    """Return the edges of each piece, in order. The last edge of a piece is the first of the next."""
     rising = sorted(edges)
     if not fixed:
         rising = [min(max(rising[0], begins), rising[-1]), rising[-1]]

@@ -1,6 +1,6 @@
-"""Dormand and Prince's adaptive method of order 5(4), with a time and a step size for each row.
+"""Dormand and Prince's adaptive method of order 5(4), with a time and step size per row.
 
-Error norms and initial steps as in Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, II.4.
+Error norms and initial steps follow Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, II.4.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ STAGES = (
         125 / 192,
         -2187 / 6784,
         11 / 84,
-    ),  # the solution itself: the last slope is the next first
+    ),  # the solution itself; the last slope is the first of the next step
 )
-# The fifth-order solution less the embedded fourth-order one.
+# The fifth-order solution minus the embedded fourth-order one.
 ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
 ORDER = 5
-SMALLEST = 1e-13  # step in t: what asks for less is not finite, or not continuous
-ROUNDINGS = 8  # rtol is at least so many units of the state's last place: below that, errors are rounding
+SMALLEST = 1e-13  # smallest step in t; smaller ones mean a velocity that is not finite or not continuous
+ROUNDINGS = 8  # lower limit of rtol, in units of the state's precision; smaller errors are rounding
 
 
 class _Rows(NamedTuple):
-    """The rows still under way: everything here is (b, ...); t and h, which is signed, are float64 where there is such."""
+    """The rows still being integrated: all fields are (b, ...). t and h, which is signed, are float64 if available."""
 
     x: Tensor
-    slope: Tensor  # at (x, t): the last stage of the step before
+    slope: Tensor  # at (x, t): the last stage of the previous step
     t: Tensor
     h: Tensor
-    place: Tensor  # of the row in the batch
+    place: Tensor  # index of the row in the batch
     nfe: Tensor  # so far
 
     def take(self, rows: Tensor) -> _Rows:
@@ -57,24 +57,23 @@ class _Rows(NamedTuple):
 
 
 class Dopri5(Solver):
-    """Each row keeps its own time and step size: in exact arithmetic, what becomes of it does not depend on its company.
+    """Each row has its own time and step size: in exact arithmetic, its result is independent of the rest of the batch.
 
-    What is left is the rounding of a network that multiplies matrices of another size. Where the tolerance resolves the field
-    it stays rounding. Where it does not (times embedded with frequencies of 1000 and steps of 0.02), it moves step sizes and
-    decisions, and answers differ by as much as they err: by a few 1e-3 at 1e-5, for the DiT of sentences.
+    In floating point, matrix products of another size round differently. If the tolerance resolves the field, only rounding
+    differs. Otherwise (times embedded with frequencies of 1000 and steps of 0.02) step sizes and decisions change, and results
+    differ by as much as their error: by a few 1e-3 at 1e-5, for the DiT of sentences.
 
-    A row that has arrived is evaluated no more. The estimated error of a step, a root mean square over the row's elements,
-    is kept below atol + rtol |x|; errors of steps add up, and on a field that is rough over a step the estimate is low
-    itself. In fp32, rtol is taken to be at least 1e-6. No gradients flow. Waits on the device once a step.
+    Finished rows are not evaluated any more. The estimated error of a step, an RMS over the row's elements, is kept below
+    atol + rtol |x|. Errors of steps add up, and the estimate is too low for fields that are rough within a step. In fp32, rtol is
+    at least 1e-6. No gradients. Syncs with the device once per step.
 
-    Raises UserError for a row that needs more than `max_steps` attempts, and for a velocity
-    that is not finite.
+    Raises UserError for a row that needs more than `max_steps` attempts, or a velocity that is not finite.
     """
 
     adaptive: ClassVar[bool] = True
     rtol: float = Field(default=1e-5, gt=0, description="relative tolerance")
     atol: float = Field(default=1e-5, gt=0, description="absolute tolerance")
-    max_steps: int = Field(default=1000, ge=1, description="attempted steps after which it gives up")
+    max_steps: int = Field(default=1000, ge=1, description="maximum number of attempted steps")
 
     @property
     def words(self) -> str:
@@ -89,7 +88,7 @@ class Dopri5(Solver):
         for attempt in range(1, self.max_steps + 1):
             rows, arrived = self._attempt(velocity, rows, start, end)
             stuck = ~arrived & (rows.h.abs() < SMALLEST)
-            some_arrived, some_stuck = torch.stack((arrived, stuck)).any(1).tolist()  # the one wait of a step
+            some_arrived, some_stuck = torch.stack((arrived, stuck)).any(1).tolist()  # the only sync of a step
             if some_stuck:
                 raise UserError(_no_way_on(rows.take(stuck.nonzero().squeeze(1)), len(whole)))
             if some_arrived:
@@ -103,13 +102,13 @@ class Dopri5(Solver):
             if not len(rows.t):
                 return Integrated(whole, nfe.cpu())
         raise UserError(
-            f"solver 'dopri5': {len(rows.t)} of {len(whole)} rows are not there after max_steps = {self.max_steps} attempts "
-            f"(the first is at t = {float(rows.t[0]):.4g} on its way from {start:g} to {end:g}); raise max_steps, rtol and "
+            f"solver 'dopri5': {len(rows.t)} of {len(whole)} rows are not done after max_steps = {self.max_steps} attempts "
+            f"(the first is at t = {float(rows.t[0]):.4g}, between {start:g} and {end:g}); raise max_steps, rtol and "
             "atol, or use a solver with fixed steps"
         )
 
     def _begin(self, problem: Problem, start: float, end: float) -> _Rows:
-        """The first slopes, and steps small enough for their size and change (Hairer's rule)."""
+        """Return the first slopes and initial steps (Hairer's rule)."""
         x, velocity = problem.x, problem.velocity
         t = torch.full((len(x),), start, dtype=_clock(x), device=x.device)
         slope = _call(velocity, x, t.to(x.dtype))
@@ -126,10 +125,10 @@ class Dopri5(Solver):
         return _Rows(x, slope, t, forth * h, torch.arange(len(x), device=x.device), nfe)
 
     def _attempt(self, velocity: Velocity, rows: _Rows, start: float, end: float) -> tuple[_Rows, Tensor]:
-        """One step tried by every row, taken where its error allows: the rows after it, and which have arrived (b,)."""
+        """Attempt one step for every row, accepted if its error allows. Return the rows, and which are done (b,)."""
         x, t, tableau = rows.x, rows.t, _tableau(rows.x)
         left = end - t
-        last = left / rows.h <= 1.01  # stretched a little, sooner than leave a sliver for another step
+        last = left / rows.h <= 1.01  # stretch the step a little rather than leave a tiny last one
         h = torch.where(last, left, rows.h)
         step, times = (
             expand(h, x).to(x.dtype),
@@ -142,9 +141,9 @@ class Dopri5(Solver):
             there = torch.addcmul(x, step, torch.mv(slopes[:i].T, weights).view_as(x))
             slopes[i] = _call(velocity, there, time).reshape(-1)
         gap = torch.mv(slopes.T, tableau.error).view_as(x).div_(self._tolerance(x, there))
-        error = (_rms(gap) * h.abs()).nan_to_num(math.inf, math.inf)  # what is not finite is too far
+        error = (_rms(gap) * h.abs()).nan_to_num(math.inf, math.inf)  # errors that are not finite are rejected
         good = error <= 1
-        factor = error.pow(-1 / ORDER).mul_(SAFETY).clamp_(SHRINK, GROW)  # below 1 where it is not good
+        factor = error.pow(-1 / ORDER).mul_(SAFETY).clamp_(SHRINK, GROW)  # below 1 for a rejected step
         moved = expand(good, x)
         after = _Rows(
             torch.where(moved, there, x), torch.where(moved, slopes[-1].view_as(x), rows.slope),
@@ -160,8 +159,8 @@ class Dopri5(Solver):
 
 def _no_way_on(rows: _Rows, count: int) -> str:
     finite = bool(rows.slope.isfinite().all())
-    why = "no step is small enough for its tolerance" if finite else "the velocity is not finite there"
-    return f"solver 'dopri5': {len(rows.t)} of {count} rows come to a stop (the first at t = {float(rows.t[0]):.4g}): {why}"
+    why = "no step is small enough for the tolerance" if finite else "the velocity is not finite there"
+    return f"solver 'dopri5': {len(rows.t)} of {count} rows are stuck (the first at t = {float(rows.t[0]):.4g}): {why}"
 
 
 def _call(velocity: Velocity, x: Tensor, t: Tensor) -> Tensor:
@@ -169,7 +168,7 @@ def _call(velocity: Velocity, x: Tensor, t: Tensor) -> Tensor:
 
 
 def _spent(velocity: Velocity, times: Tensor) -> Tensor:
-    """(b,) int64: what calling `velocity` at the times (calls, b) costs each row."""
+    """Return (b,) int64: the cost per row of calling `velocity` at the times (calls, b)."""
     count: int | Callable[[Tensor], Tensor] = getattr(velocity, "evaluations", 1)
     if callable(count):
         return torch.stack([count(t) for t in times]).sum(0)
@@ -178,7 +177,7 @@ def _spent(velocity: Velocity, times: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Scattered:
-    """A velocity that cannot be had for fewer rows than it was made for: the others are called at where they ended."""
+    """A velocity that cannot be evaluated for fewer rows: finished rows are evaluated where they ended."""
 
     velocity: Velocity
     index: Tensor
@@ -200,7 +199,7 @@ def _of_rows(velocity: Velocity, index: Tensor, whole: Tensor) -> Velocity:
 
 
 class _Tableau(NamedTuple):
-    """Of the stages after the first; nodes (6, 1) by the clock's precision, weights (i,) of stage i and error (7,) by x's."""
+    """The stages after the first: nodes (6, 1) in the clock's precision; weights (i,) of stage i and error (7,) in x's."""
 
     nodes: Tensor
     stages: list[Tensor]
@@ -211,7 +210,7 @@ _TABLEAUX: dict[tuple[torch.dtype, torch.device], _Tableau] = {}
 
 
 def _tableau(x: Tensor) -> _Tableau:
-    """Kept by dtype and device."""
+    """Return the tableau, cached by dtype and device."""
     where = (x.dtype, x.device)
     if where not in _TABLEAUX:
         with torch.inference_mode(False):

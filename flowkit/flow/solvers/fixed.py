@@ -1,4 +1,4 @@
-"""Explicit Runge-Kutta methods on a given grid. A method is its Butcher tableau."""
+"""Explicit Runge-Kutta methods on a given grid, each defined by its Butcher tableau."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Tableau:
 
 
 class RungeKutta(Solver):
-    """Gradients flow unless the caller turns them off. Nothing here waits on the device."""
+    """Differentiable unless the caller disables gradients. Never syncs with the device."""
 
     tableau: ClassVar[Tableau]
 
     def solve(self, problem: Problem) -> Integrated:
         x, tableau = problem.x, self.tableau
         table = torch.tensor(stage_times(tableau.nodes, problem.edges), dtype=x.dtype)
-        times = table.to(x.device)[..., None].expand(-1, -1, len(x)).contiguous()  # to the device once
+        times = table.to(x.device)[..., None].expand(-1, -1, len(x)).contiguous()  # one copy to the device
         for step, (a, b) in enumerate(pairwise(problem.edges)):
             slopes: list[Tensor] = []
             for row, t in zip(tableau.stages, times[step].unbind(0), strict=True):
@@ -62,8 +62,8 @@ class RK4(RungeKutta):
 
 
 def stage_times(nodes: tuple[float, ...], edges: list[float]) -> list[list[float]]:
-    """[step][stage], in double precision."""
-    # (1 - c) a + c b, because a + c (b - a) may miss b by a rounding and leave [0, 1].
+    """Return the times [step][stage], in double precision."""
+    # a + c (b - a) may exceed b by rounding.
     return [[(1 - c) * a + c * b for c in nodes] for a, b in pairwise(edges)]
 
 

@@ -1,4 +1,4 @@
-"""Sampling by average velocities (MeanFlow, arXiv 2505.13447): each step goes all the way to its end."""
+"""Sampling with average velocities (MeanFlow, arXiv 2505.13447): each step goes directly to its end."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from flowkit.flow.solvers.problem import Integrated, Problem, Solver, evaluation
 
 
 class MeanFlowSolver(Solver):
-    """x += (s - t) u(x, t, s): exact in any number of steps where u is. One evaluation a step, two under guidance.
+    """x += (s - t) u(x, t, s): exact in any number of steps if u is. One evaluation per step, two with guidance.
 
-    The velocity has `over(span)`, its average over that span. Raises UserError backwards, which no training covers.
+    The velocity has `over(span)`, its average over that span. Raises UserError backward, which is not trained.
     """
 
     averages: ClassVar[bool] = True
@@ -25,13 +25,13 @@ class MeanFlowSolver(Solver):
         over = getattr(velocity, "over", None)
         if over is None:
             raise UserError(
-                "solver: 'mean_flow' needs a network of average velocities; use 'midpoint' or another ODE solver"
+                "solver: 'mean_flow' needs a network that predicts average velocities; use 'midpoint' or another ODE solver"
             )
         nfe = torch.zeros(len(x), dtype=torch.int64)
         for step, (a, b) in enumerate(pairwise(problem.edges)):
             if b < a:
                 raise UserError(
-                    "solver: 'mean_flow' goes from noise to data only; use 'midpoint' or another ODE solver backwards"
+                    "solver: 'mean_flow' only goes from noise to data; use 'midpoint' or another ODE solver to go backward"
                 )
             t = torch.full((len(x),), a, dtype=x.dtype, device=x.device)
             x = torch.add(x, over(b - a)(x, t).to(x.dtype), alpha=b - a)

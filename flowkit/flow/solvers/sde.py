@@ -1,4 +1,4 @@
-"""Stochastic sampling from a velocity: Euler-Maruyama on the SDE that has the flow's marginals (SiT, arXiv 2401.08740)."""
+"""Stochastic sampling from a velocity: Euler-Maruyama on the SDE with the flow's marginals (SiT, arXiv 2401.08740)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from flowkit.flow.solvers.problem import Integrated, Problem, Solver, evaluation
 
 
 class SDE(Solver):
-    """dx = [v + (w / 2) s] dt + sqrt(w) dW from t = 0 to 1, s the score; any w(t) >= 0 has the same marginals.
+    """dx = [v + (w / 2) s] dt + sqrt(w) dW from t = 0 to 1, with the score s. Any w(t) >= 0 has the same marginals.
 
-    diffusion: "sigma" has w = 2 scale sigma(t), "constant" w = 2 scale. The last step is Tweedie's, x = E[x1 | x_t], since
-    the score has no bound where sigma is 0. scale = 0 is the ODE by Euler's method but for that step.
+    diffusion: "sigma" is w = 2 scale sigma(t), "constant" is w = 2 scale. The last step is Tweedie's, x = E[x1 | x_t], since
+    the score is unbounded where sigma is 0. scale = 0 is Euler's method for the ODE, except for that step.
 
     Raises UserError on a path without a score, and backward.
     """
@@ -27,20 +27,20 @@ class SDE(Solver):
     gaussian: ClassVar[bool] = True
     backward: ClassVar[bool] = False
     diffusion: Literal["sigma", "constant"] = Field(
-        default="sigma", description="how w in sqrt(w) dW goes with t: as sigma(t) does, or not at all"
+        default="sigma", description="dependence of w in sqrt(w) dW on t: proportional to sigma(t), or constant"
     )
-    scale: float = Field(default=1.0, ge=0, description="w is 2 scale times that; 0 is the ODE")
+    scale: float = Field(default=1.0, ge=0, description="noise scale: w is 2 scale sigma(t), or 2 scale; 0 is the ODE")
 
     def solve(self, problem: Problem) -> Integrated:
         path, edges, x = problem.path, problem.edges, problem.x
         if problem.noise is None:
-            raise UserError("solver 'sde': needs the noise of its steps, a function of the step")
+            raise UserError("solver 'sde': needs `noise`, a function of the step")
         if not isinstance(path, GaussianPath):
             name = "no path" if path is None else f"the path {type(path).__name__}"
-            raise UserError(f"solver 'sde': {name} has no score to be had from the velocity; use a Gaussian path (linear, "
+            raise UserError(f"solver 'sde': cannot convert the velocity to a score on {name}; use a Gaussian path (linear, "
                             "cosine, vp) or an ODE solver")  # fmt: skip
         if edges[0] > edges[-1]:
-            raise UserError("solver 'sde': runs from noise to data only; use an ODE solver to go back")
+            raise UserError("solver 'sde': only goes from noise to data; use an ODE solver to go backward")
         for step, (a, b) in enumerate(pairwise(edges)):
             t = torch.full((len(x),), a, dtype=x.dtype, device=x.device)
             v = problem.velocity(x, t).to(x.dtype)
@@ -55,11 +55,11 @@ class SDE(Solver):
         return Integrated(x, spent.expand(len(x)))
 
     def _half(self, path: GaussianPath, t: Tensor) -> Tensor:
-        """w / 2, (B,)."""
+        """Return w / 2, (B,)."""
         return self.scale * (path.sigma(t) if self.diffusion == "sigma" else torch.ones_like(t))
 
     def _drift(self, path: GaussianPath, v: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """v + (w / 2) s, with s = -E[x0 | x_t] / sigma, and so without a division where w is a multiple of sigma."""
+        """Return v + (w / 2) s, with s = -E[x0 | x_t] / sigma, without a division if w is proportional to sigma."""
         if self.diffusion == "sigma":
             return v - self.scale * path.convert(v, x, t, "velocity", "noise")
         return v + self.scale * path.convert(v, x, t, "velocity", "score", clip=1e-6)

@@ -1,11 +1,11 @@
-"""Sampling from networks that predict the data or the noise: exact steps, which need no clip and leave no noise behind.
+"""Sampling from networks that predict the data or the noise, with exact steps that need no clip and leave no noise.
 
-In z = x / (alpha + sigma), by tau = alpha / (alpha + sigma), every Gaussian path is the linear one: z = tau x1 + (1 - tau) x0,
-with the velocity x1 - x0. A step of Euler's there is exact as long as the predictions stay what they are; in x it reads
+With z = x / (alpha + sigma) and tau = alpha / (alpha + sigma), every Gaussian path becomes linear: z = tau x1 + (1 - tau) x0,
+with velocity x1 - x0. An Euler step there is exact if the predictions do not change; in x it reads
 x_s = (sigma_s / sigma_t) x + (alpha_s - alpha_t sigma_s / sigma_t) x1 (DDIM, arXiv 2010.02502; DPM-Solver, arXiv 2206.00927).
 
-Where sigma is 0 the noise cannot be told from x, so nothing is evaluated there: the last step is split into as many steps of
-Euler's as the method has stages, and the last of these ends in the predicted data (as EDM's does, arXiv 2206.00364).
+Where sigma is 0, x does not determine the noise, so nothing is evaluated there: the last step is split into as many Euler
+steps as the method has stages, and the last of these ends at the predicted data (as in EDM, arXiv 2206.00364).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from flowkit.flow.paths import GaussianPath, expand
 from flowkit.flow.solvers.fixed import Euler
 from flowkit.flow.solvers.problem import Integrated, Problem, Solver, Velocity, evaluations
 
-LAST = 1e-3  # length in t of the step that ends a solution by a solver that chooses its own
+LAST = 1e-3  # length in t of the last step of an adaptive solver
 
 
 @dataclass(frozen=True)
 class StraightVelocity:
-    """dz / dtau = E[x1 | x_t] - E[x0 | x_t] at z (B, ...), tau (B,), from the velocity of x by t."""
+    """dz / dtau = E[x1 | x_t] - E[x0 | x_t] at z (B, ...), tau (B,), from the velocity of x in t."""
 
     velocity: Velocity
     path: GaussianPath
@@ -40,13 +40,13 @@ class StraightVelocity:
 
 
 def solve_straight(solver: Solver, problem: Problem, *, to_end: bool = True) -> Integrated:
-    """As `solver.solve`, forward on a Gaussian path. "sde" is as it is: its last step is the predicted data already.
+    """Solve as `solver.solve`, forward on a Gaussian path. "sde" is unchanged: its last step already is the predicted data.
 
-    to_end: whether the problem ends at the data, where sigma may be 0, or is a piece before that.
+    to_end: whether the problem ends at the data, where sigma may be 0, or before.
     """
     path, edges, told = problem.path, problem.edges, problem.on_step
     assert isinstance(path, GaussianPath) and edges[0] < edges[-1]
-    if solver.adaptive and to_end and edges[0] >= edges[-1] - LAST:  # a piece that is no longer than that step
+    if solver.adaptive and to_end and edges[0] >= edges[-1] - LAST:  # shorter than the last step
         solver = Euler()
     if solver.adaptive and to_end:
         near, attempts = edges[-1] - LAST, 0

@@ -153,21 +153,27 @@ def _load(kept: cache.Kept, part: str, make: Callable[[], nn.Module]) -> nn.Modu
 def _progress(recipe: MiniRecipe) -> Iterator[Tell]:
     """Tells on stderr how far training is: a bar on a terminal, else a line at each quarter. Only who trains tells."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console, began = Console(stderr=True, soft_wrap=True, highlight=False, markup=False), time.monotonic()
-    console.print(f"Training the miniature SONAR, once; it is kept in {cache.folder_of(recipe)}")
+    # A terminal gets lines that wrap between words, a log whole ones.
+    console = Console(stderr=True, soft_wrap=not Console(stderr=True).is_terminal, highlight=False, markup=False)
+    began = time.monotonic()
+    console.print(
+        f"Training the miniature SONAR, once: {recipe.steps:,} updates. It is kept in {cache.folder_of(recipe)}. "
+        "If interrupted, it starts again from the beginning."
+    )
     if console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:.0f}%"),
-            TimeRemainingColumn(),
-        )
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("miniature SONAR", total=recipe.steps)
-            yield lambda what, done, total: bar.update(task, completed=done)
+            yield lambda what, done, total: bar.update(task, description=what, completed=done)
     else:
-        quarters = {recipe.steps * quarter // 4: 25 * quarter for quarter in (1, 2, 3)}
-        yield lambda what, done, total: console.print(f"  {quarters[done]}%") if done in quarters else None
+        quarters = {recipe.steps * quarter // 4: 4 / quarter - 1 for quarter in (1, 2, 3)}  # time left over time so far
+
+        def tell(what: str, done: int, total: int) -> None:
+            if done in quarters:
+                left = quarters[done] * (time.monotonic() - began)
+                console.print(f"  {what}: {done:,} of {total:,} updates, about {left:.0f} s left")
+
+        yield tell
     console.print(f"Trained the miniature SONAR in {time.monotonic() - began:.0f} s")

@@ -41,6 +41,7 @@ def train(recipe: MiniRecipe, tokenizer: Tokenizer, sentences: list[str], tell: 
         assert end is not None
         noises = torch.Generator().manual_seed(recipe.seed)
         batches = _batches(tokens, recipe.batch_size, np.random.default_rng(recipe.seed))
+        shown = ""
         for step in range(recipe.steps):
             loss = _loss(encoder, decoder, next(batches), end, recipe.noise, noises)
             optimizer.zero_grad()
@@ -48,7 +49,9 @@ def train(recipe: MiniRecipe, tokenizer: Tokenizer, sentences: list[str], tell: 
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
-            tell("miniature SONAR", step + 1, recipe.steps)
+            if step % 10 == 0:
+                shown = f"miniature SONAR, loss {loss.item():.3f}"
+            tell(shown, step + 1, recipe.steps)
         encoder.eval()
         decoder.eval()
         standardize(encoder, decoder, _encode(encoder, tokenizer, tokens[:4096]))

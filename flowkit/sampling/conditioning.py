@@ -1,4 +1,4 @@
-"""What samples are to be of: labels and condition vectors, from what a user says to what a model takes."""
+"""Labels and conditions of samples: from what a user asks for to what a model takes."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ from flowkit.errors import UserError, listing
 ClassLabel = str | int | Sequence[str | int] | np.ndarray | np.integer | Tensor | None
 
 
-def asked_labels(
+def resolve_labels(
     class_label: ClassLabel, count: int, class_names: tuple[str, ...], *, conditioned: bool
 ) -> Tensor | None:
-    """Labels (count,) int64, NULL for the null class; None where there are none to tell the model. conditioned: it is given a
-    condition besides, whose rows may all be of the null class or none.
+    """Return labels (count,) int64, NULL for the null class; None if the model gets no labels.
 
-    Spread evenly, classes side by side: 8 samples of 2 classes are 4 of one, then 4 of the other. Raises UserError for a class
-    that there is not.
+    conditioned: a condition is given too; the labels must then be all of the null class, or none. Labels are spread evenly,
+    class by class: 8 samples of 2 classes are 4 of one, then 4 of the other. Raises UserError for an unknown class.
     """
     if not class_names:
         if class_label is not None:
-            raise UserError(f"class_label: {class_label!r} is asked for, and this model knows no classes")
+            raise UserError(f"class_label: {class_label!r}, but this model has no classes")
         return None
     if class_label is None and conditioned:
         return None
@@ -38,31 +37,31 @@ def asked_labels(
     if conditioned and NULL in wanted:
         if set(wanted) != {NULL}:
             raise UserError(
-                f'class_label: "{null_name(class_names)}" beside other classes does not go with condition vectors; ask for '
-                "them apart"
+                f'class_label: "{null_name(class_names)}" cannot be mixed with other classes when a condition is given; sample '
+                "them separately"
             )
         return None
     return torch.tensor(wanted)[torch.arange(count) * len(wanted) // count]
 
 
-def labels_of_rows(
+def resolve_row_labels(
     class_label: ClassLabel, count: int, class_names: tuple[str, ...], *, conditioned: bool
 ) -> Tensor | None:
-    """As `asked_labels`, of rows that are there: one label for all, or each row's own; nothing is spread over them.
+    """Return the labels of existing rows, as `resolve_labels`: one label for all, or one per row. Nothing is spread.
 
-    Raises UserError besides where a model with classes is given neither a label nor a condition.
+    Also raises UserError if a model with classes gets neither a label nor a condition.
     """
     if class_names and not conditioned and (class_label is None or _is_all(class_label)):
         null = null_name(class_names)
         raise UserError(
-            "class_label: this model knows classes, and the density of a row depends on its class: give each row's label (a "
-            f'list or array of {count}), one class for all of them, or "{null}" for the density without a class'
+            "class_label: missing; the density of a row depends on its class: give each row's label (a list or array of "
+            f'{count}), one class for all rows, or "{null}" for the density without a class'
         )
     if class_names and class_label is not None and not isinstance(class_label, str | int | np.integer):
         wanted = _numbers(class_label, class_names)
         if len(wanted) not in (1, count):
-            raise UserError(f"class_label: {len(wanted)} labels for {count} rows; give one for all, or one a row")
-    return asked_labels(class_label, count, class_names, conditioned=conditioned)
+            raise UserError(f"class_label: {len(wanted)} labels for {count} rows; give one for all, or one per row")
+    return resolve_labels(class_label, count, class_names, conditioned=conditioned)
 
 
 def _is_all(class_label: ClassLabel) -> bool:
@@ -76,19 +75,20 @@ def _numbers(class_label: ClassLabel, class_names: tuple[str, ...]) -> list[int]
         return [class_number(class_label, class_names)]
     wanted = [class_number(one, class_names) for one in cast("Sequence[str | int]", class_label)]
     if not wanted:
-        raise UserError("class_label: an empty list; name at least one class")
+        raise UserError("class_label: empty list; give at least one class")
     return wanted
 
 
-def asked_condition(
+def resolve_condition(
     condition: np.ndarray | Tensor | None, mask: np.ndarray | Tensor | None, count: int, shape: Sequence[int] | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Condition vectors (count, *shape) float32 from one for all or one a sample; and which of their tokens are there, by a
-    mask for all or one a sample: (count, P) bool, None where all are. Raises UserError where they do not fit.
+    """Return condition vectors (count, *shape) float32, and which of their tokens exist: (count, P) bool, None for all.
+
+    Both may be given once for all or once per sample. Raises UserError if they do not fit.
     """
     if condition is None:
         if mask is not None:
-            raise UserError("condition_mask: says which tokens of a condition are there, and no condition is given")
+            raise UserError("condition_mask: needs a condition, but none is given")
         return None, None
     if not shape:
         raise UserError("condition: this model was trained without condition vectors")
@@ -101,13 +101,15 @@ def asked_condition(
         return features, None
     there, tokens = torch.as_tensor(mask), tuple(shape)[:-1]
     if there.dtype != torch.bool or len(tokens) != 1 or tuple(there.shape) not in (tokens, (count, *tokens)):
-        expected = f"{tokens} or {(count, *tokens)} bool" if tokens else "none, for this model's conditions are vectors"
+        expected = (
+            f"{tokens} or {(count, *tokens)} bool" if tokens else "none, since this model's conditions are vectors"
+        )
         raise UserError(f"condition_mask: is {there.dtype} of shape {tuple(there.shape)}; expected {expected}")
     return features, None if there.all() else there.expand(count, *tokens)
 
 
 def read_condition(path: Path) -> tuple[Tensor, Tensor | None]:
-    """The tensors "condition" and, where there is one, "condition_mask" of a .safetensors file. Raises UserError."""
+    """Read the tensors "condition" and optionally "condition_mask" of a .safetensors file. Raises UserError."""
     tensors = load_tensors(path)
     if "condition" not in tensors:
         raise UserError(f"{path}: has no tensor 'condition'; it has {listing(tensors) or 'none'}")
