@@ -455,6 +455,4 @@ def test_a_registered_domain_prepares_its_own_files(installed):
     assert done.exit_code == 0 and "2 waves" in done.output
     np.testing.assert_array_equal(read_dataset("set").x[1], [1, 1, 1, 1, -1, -1, -1, -1])
     refused = command("prepare", "a.wave", "--out", "set2", "--size", "8").exception
-    assert isinstance(refused, UserError) and "--size: is an option for sketches, and a.wave is read as waves" in str(
-        refused
-    )
+    assert isinstance(refused, UserError) and "--size: only for sketches, but a.wave holds waves" in str(refused)

@@ -119,7 +119,7 @@ def test_other_tensors_and_other_files(tmp_path):
         ("objects.npy", "holds pickled Python objects, which are not read because unpickling can run code"),
         ("none.npy", "no such file"),
         ("rows.csv", "no such file"),
-        (".", "known are"),
+        (".", "expected a file of vectors"),
     ):
         with pytest.raises(UserError, match=says):
             read_vectors(tmp_path / name)
