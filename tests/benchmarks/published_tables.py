@@ -3,7 +3,7 @@
     python -m tests.benchmarks.published_tables --quick                    # minutes: one seed, 500 updates, 2,000 points
     python -m tests.benchmarks.published_tables --seeds 2 --updates 5000   # what published_tables.json holds at least
     python -m tests.benchmarks.published_tables --show                     # what was measured so far
-    python -m tests.benchmarks.published_tables --readme                   # the tables in README.md here: what has the papers' protocol
+    python -m tests.benchmarks.published_tables --readme   # the tables in README.md here: what has the papers' protocol
     python -m tests.benchmarks.published_tables --table A --rows I-CFM --seeds 5 --updates 20000
 
 A. [SF]2M (arXiv 2307.03672), table 2: W2 = root of the exact transport cost between 10,000 samples (100 Euler steps) and
