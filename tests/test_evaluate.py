@@ -234,7 +234,7 @@ def test_table_and_files(folder, fresh):
         text = console.export_text()
         assert max(len(line.rstrip()) for line in text.splitlines() if str(folder) not in line) <= width
         assert (
-            all(word in text for word in ("1-NN", "50 is perfect", "Gaussian", "memorisation ratio"))
+            all(word in text for word in ("1-NN", "50 is perfect", "Gaussian", "memorization ratio"))
             and "…" not in text
         )
 

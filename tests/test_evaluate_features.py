@@ -5,7 +5,7 @@ import pytest
 
 from flowkit.data.dataset import read_dataset
 from flowkit.metrics.distances import chamfer_pairs, euclidean
-from flowkit.metrics.neighbours import knn_classify
+from flowkit.metrics.neighbors import knn_classify
 from flowkit.sketch.evaluation import PROTOCOL, NearestSketch
 from flowkit.sketch.features import (
     STROKE_FEATURES,
@@ -72,7 +72,7 @@ def test_stroke_features_by_hand():
     x = np.stack([line(0, 0, 0.6, 0.8), line(0.6, 0.8, 0.6, -0.2)])[None]
     found = dict(zip(STROKE_FEATURES, stroke_features(x)[0], strict=True))
     expected = {"mean length": 1.0, "deviation of length": 0.0, "mean straightness": 1.0, "mean turning": 0.0,
-                "mean centre x": 0.45, "mean centre y": 0.35, "mean |dx|": 0.3, "mean |dy|": 0.9, "mean slant": 0.24,
+                "mean center x": 0.45, "mean center y": 0.35, "mean |dx|": 0.3, "mean |dy|": 0.9, "mean slant": 0.24,
                 "mean gap to the next stroke": 0.0, "mean distance to the nearest other end": 0.0}  # fmt: skip
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)
     square = np.array([[[0, 0, 1, 0, 1, 1, 0, 1]]], np.float32)  # two right angles: half a turn

@@ -9,7 +9,7 @@ from scipy.spatial.distance import cdist
 from flowkit.metrics.distances import PointClouds, chamfer, chamfer_pairs, euclidean
 from flowkit.metrics.gaussian import sample_class_gaussians
 from flowkit.metrics.moments import bures, frechet, mmd2, rbf_kernel
-from flowkit.metrics.neighbours import knn_classify, kth_nearest, matching, one_nn_accuracy, prdc
+from flowkit.metrics.neighbors import knn_classify, kth_nearest, matching, one_nn_accuracy, prdc
 from flowkit.metrics.resampling import half_sampling
 
 

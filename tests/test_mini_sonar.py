@@ -308,7 +308,7 @@ def test_folding_changes_vectors_and_not_what_is_told(brief: MiniRecipe, tmp_pat
             return vectors, decoder(vectors[:, None], BatchLayout.of(vectors[:, None]), tokens, layout)
 
     vectors, logits = run()
-    networks.standardise(encoder, decoder, vectors)
+    networks.standardize(encoder, decoder, vectors)
     folded, same = run()
     assert torch.allclose(folded, (vectors - vectors.mean(0)) / vectors.var(0, unbiased=False).mean().sqrt(), atol=1e-4)
     assert torch.allclose(same, logits, atol=1e-3) and not torch.allclose(folded, vectors, atol=1e-2)

@@ -20,12 +20,12 @@ from flowkit.data.dataset import Dataset, write_dataset
 from flowkit.domain import Preview, builtin_sets, get_domain
 from flowkit.errors import UserError
 from flowkit.inspect.dataset import pictures
-from flowkit.metrics.distances import normalised_path_energy, path_energy, wasserstein2
+from flowkit.metrics.distances import normalized_path_energy, path_energy, wasserstein2
 from flowkit.models import create_model
 from flowkit.models.residual_mlp import ResidualMLP
 from flowkit.points.distributions import CLASS_NAMES, NAMES, draw
 from flowkit.points.plot import LEFT, PALETTE, SIDE, TOP, ticks
-from flowkit.points.scatter import colour_at, write_scatter, write_trajectories
+from flowkit.points.scatter import color_at, write_scatter, write_trajectories
 from flowkit.points.window import window_of
 from flowkit.ui.previews import preview_grid
 
@@ -177,11 +177,11 @@ def test_path_energy_of_a_straight_flow_is_the_squared_distance():
     x0 = torch.randn(500, 2, dtype=torch.float64)
     energy = path_energy(lambda x, t: torch.full_like(x, 3.0), x0)
     assert energy == pytest.approx(18.0)
-    assert normalised_path_energy(energy, wasserstein2(x0.numpy(), x0.numpy() + 3)) == pytest.approx(0, abs=1e-9)
+    assert normalized_path_energy(energy, wasserstein2(x0.numpy(), x0.numpy() + 3)) == pytest.approx(0, abs=1e-9)
     # x -> x (1 + t): v = x / (1 + t), constant along each path; the displacement is x0.
     energy = path_energy(lambda x, t: x / (1 + t[:, None]), x0)
     assert energy == pytest.approx(float(x0.square().sum(1).mean()))
-    assert normalised_path_energy(20.0, 4.0) == pytest.approx(0.25)
+    assert normalized_path_energy(20.0, 4.0) == pytest.approx(0.25)
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -212,7 +212,7 @@ def test_trajectories_run_from_their_starts_to_their_ends(tmp_path: Path):
         right, down = window.place(((1 - t) * start + t * end)[:1])[0] * SIDE
         row, column = round(TOP + down), round(LEFT + right)  # the middle of the line is a pixel away at most
         near = shown[row - 1 : row + 2, column - 1 : column + 2]
-        assert np.abs(near - colour_at(t)).max(axis=2).min() < 50
+        assert np.abs(near - color_at(t)).max(axis=2).min() < 50
     with pytest.raises(ValueError, match="states"):
         write_trajectories(start, path)
 
@@ -277,7 +277,7 @@ def test_points_of_other_dimensions_are_checked_and_described():
     domain = get_domain("points")
     domain.check(Dataset("points", np.zeros((4, 1), np.float32)), "here")
     for shape in ((4,), (4, 0), (4, 2, 2)):
-        with pytest.raises(UserError, match="points are"):
+        with pytest.raises(UserError, match="expected \\(N, D\\)"):
             domain.check(Dataset("points", np.zeros(shape, np.float32)), "here")
     (preview,) = domain.preview(Dataset("points", np.ones((4, 3), np.float32)))
     assert "+1.000" in preview.lines[0]

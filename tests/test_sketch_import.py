@@ -168,7 +168,7 @@ def test_controlsketch_is_read_without_pickle(tmp_path: Path) -> None:
     report, data = run(write(tmp_path / "s", dict(files)), tmp_path)
     assert len(data) == 1 and not touched.exists()
     assert set(report.classes[0].left_out) == {
-        "holds pickled Python objects, which are refused; save plain arrays",
+        "holds pickled Python objects, which are not read; save plain arrays",
         "holds no text under its key 'svg_32s'",
         "is not a readable .npz",
     }
@@ -288,11 +288,9 @@ def test_sources_that_hold_nothing(tmp_path: Path) -> None:
     refused(write(tmp_path / "a", {"x.txt": "hi"}), tmp_path, r"no sketches that flowkit can read \(1 .txt\)")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", tmp_path, "it is empty")
-    refused(write(tmp_path / "b", {"x.svg": "", "y.ndjson": ""}), tmp_path, "1 .svg file and 1 .ndjson file; point")
-    refused(
-        write(tmp_path / "c", {"x.svg": "", "y.svg": "hm"}), tmp_path, "no sketch could be kept of 2 read .*is empty"
-    )
-    refused(write(tmp_path / "d", {"x.ndjson": ""}), tmp_path, "no sketch could be kept of 0")
+    refused(write(tmp_path / "b", {"x.svg": "", "y.ndjson": ""}), tmp_path, "1 .svg file and 1 .ndjson file; name")
+    refused(write(tmp_path / "c", {"x.svg": "", "y.svg": "hm"}), tmp_path, "no sketch of 2 could be kept .*is empty")
+    refused(write(tmp_path / "d", {"x.ndjson": ""}), tmp_path, "no sketch of 0 could be kept")
     refused(write(tmp_path / "e", {"x.npz": "hm"}), tmp_path, "not a readable .npz")
     np.savez(tmp_path / "f.npz", weights=np.zeros(5))
     refused(tmp_path / "f.npz", tmp_path, r"f.npz holds weights \(5,\) float64")
@@ -303,13 +301,13 @@ def test_sources_that_hold_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("member", ["../x.svg", "a/../../x.svg", "/etc/x.svg", "..\\x.svg", "C:\\x.svg"])
 def test_zips_that_leave_their_folder(tmp_path: Path, member: str) -> None:
     source = zipped(tmp_path / "a.zip", {"cat/1.svg": SVG.format(1), member: SVG.format(1)})
-    refused(source, tmp_path, "points outside of the archive")
+    refused(source, tmp_path, "points outside the archive")
 
 
 def test_zips_that_are_broken_or_bombs(tmp_path: Path) -> None:
     whole = zipped(tmp_path / "a.zip", {"cat/1.svg": SVG.format(1)}).read_bytes()
-    refused(write(tmp_path, {"b.zip": whole[:-30]}) / "b.zip", tmp_path, "not a complete zip")
-    refused(write(tmp_path, {"c.zip": "hello"}) / "c.zip", tmp_path, "not a complete zip")
+    refused(write(tmp_path, {"b.zip": whole[:-30]}) / "b.zip", tmp_path, "truncated or corrupt zip")
+    refused(write(tmp_path, {"c.zip": "hello"}) / "c.zip", tmp_path, "truncated or corrupt zip")
     damaged = bytearray(whole)
     damaged[45:60] = b"\0" * 15
     refused(write(tmp_path, {"d.zip": bytes(damaged)}) / "d.zip", tmp_path, "cannot be read")

@@ -12,7 +12,7 @@ from PIL import Image
 from flowkit.errors import UserError
 from flowkit.sketch.domain import braille
 from flowkit.sketch.doodles import generate_doodles
-from flowkit.sketch.raster import contact_sheet, ink_grid, rasterise, trace
+from flowkit.sketch.raster import contact_sheet, ink_grid, rasterize, trace
 from flowkit.sketch.svg_write import svg, write_svg
 
 
@@ -46,7 +46,7 @@ def test_svg_has_one_path_a_stroke_that_reads_back(doodles):
 
 def test_svg_escapes_titles_and_leaves_out_what_is_not_finite():
     sketch = np.concatenate([straight(-0.5, 0, 0.5, 0), np.full((1, 8), np.nan, np.float32)])
-    text = svg(sketch, title='<a & "b">\x00\x1b\ud800', colour='"red"')
+    text = svg(sketch, title='<a & "b">\x00\x1b\ud800', color='"red"')
     root = ET.fromstring(text)
     assert root[0].text == '<a & "b">'
     assert text.count("<path") == 1 and "nan" not in text
@@ -71,43 +71,43 @@ def test_write_svg_to_a_place_that_cannot_be_written(tmp_path, doodles):
 
 
 @pytest.mark.parametrize(("size", "least"), [(256, 0.93), (512, 0.96)])
-def test_rasterise_matches_resvg(doodles, size, least):
+def test_rasterize_matches_resvg(doodles, size, least):
     for sketch in doodles:
-        ours, theirs = rasterise(sketch, size), by_resvg(svg(sketch, size=size))
+        ours, theirs = rasterize(sketch, size), by_resvg(svg(sketch, size=size))
         a, b = 255.0 - ours, 255.0 - theirs
         assert np.abs(a - b).mean() < 1.0
         assert np.minimum(a, b).sum() / np.maximum(a, b).sum() > least
 
 
-def test_rasterise_of_straight_lines_is_resvg_to_a_grey_level_or_two():
+def test_rasterize_of_straight_lines_is_resvg_to_a_gray_level_or_two():
     sketch = np.concatenate([straight(-0.5, -0.5, 0.5, -0.5), straight(0, 0, 0, 0.7)])
-    ours, theirs = (a.astype(int) for a in (rasterise(sketch, 512), by_resvg(svg(sketch))))
+    ours, theirs = (a.astype(int) for a in (rasterize(sketch, 512), by_resvg(svg(sketch))))
     assert np.abs(ours - theirs).max() <= 40  # the round caps
     assert (np.abs(ours - theirs) > 3).sum() < 60
 
 
-def test_rasterise_has_the_area_of_a_capsule():
+def test_rasterize_has_the_area_of_a_capsule():
     width, length = 0.1, 1.0
     heights = np.linspace(0.013, 0.015, 9)  # the mean over places between the pixels
     ink = (
-        np.mean([(255.0 - rasterise(straight(-0.5, y, 0.5, y), 400, stroke_width=width)).sum() for y in heights]) / 255
+        np.mean([(255.0 - rasterize(straight(-0.5, y, 0.5, y), 400, stroke_width=width)).sum() for y in heights]) / 255
     )
     assert ink == pytest.approx((length * width + np.pi * (width / 2) ** 2) * 200**2, rel=0.005)
 
 
-def test_rasterise_a_dot_is_a_disc():
-    picture = 255.0 - rasterise(np.zeros((1, 8)), 200, stroke_width=0.4)
+def test_rasterize_a_dot_is_a_disc():
+    picture = 255.0 - rasterize(np.zeros((1, 8)), 200, stroke_width=0.4)
     assert picture.sum() / 255 == pytest.approx(np.pi * 20**2, rel=0.01)
     np.testing.assert_array_equal(picture, picture.T)
 
 
-def test_rasterise_cuts_what_leaves_the_canvas_and_survives_anything():
-    across = rasterise(straight(-9, 0, 9, 0), 64)
+def test_rasterize_cuts_what_leaves_the_canvas_and_survives_anything():
+    across = rasterize(straight(-9, 0, 9, 0), 64)
     assert (across[31:33] < 255).all() and (across[:30] == 255).all()
     wild = np.array([[np.nan] * 8, [np.inf] * 8, [1e30] * 8, [-1e6] * 4 + [1e6] * 4], np.float32)
-    assert rasterise(wild, 32).shape == (32, 32)
-    assert (rasterise(wild[:3], 32) == 255).all()
-    assert (rasterise(np.zeros((0, 8)), 32) == 255).all()
+    assert rasterize(wild, 32).shape == (32, 32)
+    assert (rasterize(wild[:3], 32) == 255).all()
+    assert (rasterize(np.zeros((0, 8)), 32) == 255).all()
 
 
 def test_trace_leaves_no_gap():

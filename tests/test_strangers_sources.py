@@ -402,7 +402,7 @@ def test_vectors(place):
 
 def test_a_torch_file_that_would_run_something_is_refused(tmp_path):
     torch.save(Runs(), tmp_path / "a.pt")
-    with pytest.raises(UserError, match="may run code"):
+    with pytest.raises(UserError, match="could run code"):
         read_vectors(tmp_path / "a.pt")
 
 

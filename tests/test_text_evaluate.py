@@ -325,7 +325,7 @@ def test_sampled_sentences_are_written_beside_their_nearest(folder, toy):
 
 
 def test_without_the_codec_vectors_are_still_measured(folder):
-    for arguments, says in (({}, "no codec that flowkit knows"), ({"decode": False}, "left out")):
+    for arguments, says in (({}, "the unknown codec"), ({"decode": False}, "left out")):
         found = evaluate(folder, "fresh", ToyCodec().encode(unread(250)), **arguments)
         assert says in found.notes[0] and "frechet" in found.to_json()["figures"]
         assert not {"cycle", "frechet_cycle", "distinct_1", "new"} & set(found.to_json()["figures"])

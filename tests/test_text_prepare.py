@@ -261,8 +261,8 @@ def test_exact_duplicates_of_texts_and_of_vectors():
         ("a.jsonl", b'"one"\n3\n', r"line 2: is a number, not a JSON object"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', r"line 1: 'text' holds half of a surrogate pair"),
         ("a.jsonl", b'{"text": "one"}\n{"text": " "}\n', r"line 2 is empty"),
-        ("a.csv", b"PK\x03\x04" + b"x" * 60, r"a\.csv: is not a complete zip file"),
-        ("a.npy", b"nonsense", r"a\.npy: not a whole \.npy"),
+        ("a.csv", b"PK\x03\x04" + b"x" * 60, r"a\.csv: truncated or corrupt zip file"),
+        ("a.npy", b"nonsense", r"a\.npy: truncated or corrupt \.npy"),
     ],
 )  # fmt: skip
 def test_a_bad_source_is_named_with_its_line_and_leaves_nothing(tmp_path, name, content, message):
@@ -287,8 +287,8 @@ def test_empty_lines_are_left_out_when_that_is_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"near_duplicates": 1.0}, r"--near-duplicates 1: expected a cosine below 1"),
-        ({"split": (0.8, 0.1)}, r"--split 0\.8,0\.1: expected three fractions that add up to 1"),
+        ({"near_duplicates": 1.0}, r"--near-duplicates 1: expected a cosine from 0"),
+        ({"split": (0.8, 0.1)}, r"--split 0\.8,0\.1: expected three fractions that sum to 1"),
         ({"split": (0.8, 0.3, -0.1)}, r"--split 0\.8,0\.3,-0\.1: expected"),
         ({"split": (0.0, 0.5, 0.5)}, r"--split 0,0\.5,0\.5: expected"),
         ({"lang": "English"}, r"'English' is no language of the codec 'bag'.*did you mean 'eng_Latn'"),
@@ -375,18 +375,18 @@ def test_a_vector_of_an_empty_line_goes_with_it(tmp_path):
 def test_imports_that_do_not_fit(tmp_path, monkeypatch):
     x = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
     source = save_vectors(tmp_path / "v.npy", x)
-    with pytest.raises(UserError, match=r"t\.txt: has 5 lines, and .*v\.npy 6 vectors"):
+    with pytest.raises(UserError, match=r"t\.txt: has 5 lines, but .*v\.npy has 6 vectors"):
         prepare(source, tmp_path / "set", texts=write(tmp_path / "t.txt", sentences(5)))
-    with pytest.raises(UserError, match=r"vectors have 8 dimensions, and those of the codec 'bag' have 24"):
+    with pytest.raises(UserError, match=r"vectors have 8 dimensions, but the codec 'bag' has 24"):
         prepare(source, tmp_path / "set", codec=BagOfWords())
     monkeypatch.setattr("flowkit.text.prepare.why_not_at_hand", lambda described: "its weights are not here")
-    with pytest.raises(UserError, match=r"vectors have 8 dimensions, and those of the codec 'sonar' have 1024"):
+    with pytest.raises(UserError, match=r"vectors have 8 dimensions, but the codec 'sonar' has 1024"):
         prepare(source, tmp_path / "set", codec="sonar")
     with pytest.raises(UserError, match=r"--split-sentences: .*holds vectors"):
         prepare(source, tmp_path / "set", settings=Settings(split_sentences=True))
-    with pytest.raises(UserError, match=r"--texts: .*holds sentences itself"):
+    with pytest.raises(UserError, match=r"--texts: requires a file of vectors, and .* holds sentences"):
         prepare(tmp_path / "t.txt", tmp_path / "set", codec="sonar", texts=tmp_path / "t.txt")
-    with pytest.raises(UserError, match=r"--codec: .*name what encodes them: sonar or mini-sonar"):
+    with pytest.raises(UserError, match=r"--codec is required to encode .*: sonar or mini-sonar"):
         prepare(tmp_path / "t.txt", tmp_path / "set")
     x[2, 3] = x[4, 0] = np.nan
     with pytest.raises(UserError, match=r"2 of 6 rows of 'vectors' contain NaN or infinity: 2, 4"):
@@ -398,7 +398,10 @@ def test_vectors_far_from_sonars_scale_get_a_remark(tmp_path, monkeypatch):
     x = np.random.default_rng(0).standard_normal((8, 1024)).astype(np.float32)
     told: list[str] = []
     report = prepare(save_vectors(tmp_path / "v.npy", x), tmp_path / "set", codec="sonar", notice=told.append)
-    assert re.search(r"a mean norm of 3[12]\.\d, SONAR's about 0\.2", report.remarks[0]) and "not here" in told[0]
+    assert (
+        re.search(r"the mean norm of these vectors is 3[12]\.\d, and SONAR vectors have about 0\.2", report.remarks[0])
+        and "not here" in told[0]
+    )
     assert read_dataset(tmp_path / "set").info["codec"] == {"name": "sonar", "dimension": 1024}
     assert not prepare(save_vectors(tmp_path / "v.npy", x / 160), tmp_path / "small", codec="sonar").remarks
 
@@ -428,15 +431,13 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(tmp_path, monkeypatch):
     told: list[str] = []
     with pytest.raises(KeyboardInterrupt):
         prepare(source, tmp_path / "set", codec=Fails(3, KeyboardInterrupt), notice=told.append)
-    assert re.search(
-        r"stopped: 30 sentences are encoded and kept in .*\.set\.partial; the same command goes on", told[0]
-    )
+    assert re.search(r"interrupted: 30 encoded sentences are kept in .*\.set\.partial; rerun the same command", told[0])
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith("set")] == []
     with (tmp_path / ".set.partial/vectors.f32").open("ab") as file:
         file.write(b"half a row of a shard that was cut short")
     rest = BagOfWords()
     prepare(source, tmp_path / "set", codec=rest, notice=told.append)
-    assert rest.encoded == lines[30:] and "30 of 45 sentences were encoded before" in told[1]
+    assert rest.encoded == lines[30:] and "30 of 45 sentences are already encoded" in told[1]
     assert (tmp_path / "set.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
     assert (tmp_path / "set.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert not list(tmp_path.glob(".*"))
@@ -445,10 +446,10 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"codec": BagOfWords(revision=2)}, "other codec"),
-        ({"lines": sentences(45, seed=1)}, "other sentences"),
-        ({"settings": Settings(lang="fra_Latn")}, "other language"),
-        ({"settings": Settings(dtype="bf16")}, "other dtype"),
+        ({"codec": BagOfWords(revision=2)}, "codec changed"),
+        ({"lines": sentences(45, seed=1)}, "sentences changed"),
+        ({"settings": Settings(lang="fra_Latn")}, "language changed"),
+        ({"settings": Settings(dtype="bf16")}, "dtype changed"),
     ],
 )
 def test_what_was_encoded_of_something_else_is_not_used(tmp_path, monkeypatch, change, what):
@@ -460,7 +461,7 @@ def test_what_was_encoded_of_something_else_is_not_used(tmp_path, monkeypatch, c
     write(source, change.get("lines") or sentences(45))
     prepare(source, tmp_path / "set", codec=codec, settings=change.get("settings"), notice=told.append)
     data = read_dataset(tmp_path / "set")
-    assert len(codec.encoded) == 45 and f"{what}; encoding starts anew" in told[0]
+    assert len(codec.encoded) == 45 and f"{what}" in told[0]
     np.testing.assert_array_equal(data.x, codec.encode(list(data.texts)))
 
 
@@ -504,7 +505,7 @@ def test_a_full_disk_says_what_is_kept(tmp_path, monkeypatch):
 
     monkeypatch.setattr(encoding.Scratch, "append", full)
     with pytest.raises(
-        UserError, match=r"No space left on device\); 20 of 45 sentences are encoded and kept: make room"
+        UserError, match=r"No space left on device\); 20 of 45 encoded sentences are kept. Free some space"
     ):
         prepare(write(tmp_path / "mine.txt", sentences(45)), tmp_path / "set", codec=BagOfWords())
 
@@ -588,7 +589,7 @@ def test_control_c_says_how_to_go_on(tmp_path):
     out, err = process.communicate()
     assert process.returncode == 130 and out == "" and "Traceback" not in err
     assert re.fullmatch(
-        r"stopped: \d+ sentences are encoded and kept in \.set\.partial; the same command goes on from there\n", err
+        r"interrupted: \d+ encoded sentences are kept in \.set\.partial; rerun the same command to resume\n", err
     )
 
 
@@ -622,9 +623,9 @@ def test_the_command_and_its_summary(tmp_path, monkeypatch):
         (("a.txt", "--codec", "sonar", "--size", "8", "--over", "fit"), r"--size, --over: only for sketches, but a\.txt"),
         (("a.svg", "--codec", "sonar"), r"--codec: only for sentences, but a\.svg holds sketches. Leave out --codec"),
         (("a.png",), r"a\.png: cannot be read: it is a PNG image; trace it.* sentences from \.txt, \.jsonl"),
-        (("a.txt",), r"--codec: a\.txt holds sentences; name what encodes them"),
+        (("a.txt",), r"--codec is required to encode the sentences in a\.txt"),
         (("a.txt", "--codec", "mini-sonar", "--encoder", "x.pt"), r"--encoder: replaces a part of SONAR; requires"),
-        (("a.txt", "--codec", "sonor"), r"codec: 'sonor' is unknown.*did you mean 'sonar'"),
+        (("a.txt", "--codec", "sonor"), r"codec: unknown codec 'sonor'.*did you mean 'sonar'"),
         (("a.txt", "--codec", "sonar", "--split", "a,b"), r"--split a,b: expected three fractions"),
         (("missing.txt", "--codec", "sonar"), r"missing\.txt: no such file"),
     ],

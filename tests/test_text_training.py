@@ -163,7 +163,7 @@ def test_vectors_of_another_dimension_than_their_codecs_are_refused(recipe, chan
     data = vectors(**change)
     if says is None:
         data.x = data.x[:, None]
-        says = "a vector a sentence"
+        says = "one vector per sentence"
     with pytest.raises(UserError, match=says):
         trained(recipe, data)
 

@@ -1,4 +1,4 @@
-"""Which rows are compared with which, so that every figure has a yard-stick of the same kind, number and classes."""
+"""Which rows are compared with which. Every metric gets a real-data baseline with the same number of rows per class."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from flowkit.registry import domain_name
 from flowkit.rng import key
 
 DEFAULT_ROWS = 1000  # on each side
-LEAST_ROWS = 20  # below this the figures are noise
-ENOUGH_HELD_OUT = 500  # so many held-out rows are a reference by themselves
-MOST_TRAIN_ROWS = 20_000  # looked at when a nearest training row is sought
+LEAST_ROWS = 20  # fewer give meaningless figures
+ENOUGH_HELD_OUT = 500  # held-out rows that suffice as the reference
+MOST_TRAIN_ROWS = 20_000  # searched for the nearest training row
 
 
 @dataclass(frozen=True)
 class Sides:
-    """Row numbers of the real data. `reference` and `real` share no row and have the same number of each class."""
+    """Row indices of the real data. `reference` and `real` are disjoint and have the same number of rows per class."""
 
     reference: np.ndarray  # what everything is compared with
-    real: np.ndarray  # the yard-stick: real rows in the place of samples
-    train: np.ndarray  # what the model learned from, or might have
-    held_out: np.ndarray  # rows it did not learn from; empty where there are none
+    real: np.ndarray  # the real-data baseline: measured like samples
+    train: np.ndarray  # rows that the model was trained on
+    held_out: np.ndarray  # rows that it was not trained on; may be empty
     split: str  # "validation" | "test" | "all"
-    words: dict[str, str]  # in words: which rows `reference` and `real` are
+    words: dict[str, str]  # descriptions of `reference` and `real`
 
 
 @dataclass(frozen=True)
 class Comparison:
     data: Dataset
     sides: Sides
-    samples: Dataset  # as many of each class as the reference; labelled with the classes of `data`
+    samples: Dataset  # as many per class as in the reference; with the class numbers of `data`
     gaussian: np.ndarray  # (N, ...) draws from a Gaussian per class, fitted on the training rows
 
     @property
-    def labelled(self) -> bool:
+    def labeled(self) -> bool:
         return self.data.class_label is not None and self.samples.class_label is not None
 
 
@@ -45,21 +45,20 @@ def choose_sides(
     data: Dataset, split: str | None = None, limit: int = DEFAULT_ROWS, samples: Dataset | None = None,
     preferred: tuple[str, ...] = ("validation",),
 ) -> Sides:  # fmt: skip
-    """The same sides for the same data and arguments; no seed has a part in it.
+    """Choose the rows to compare. Deterministic: the same data and arguments give the same rows.
 
-    split: "validation" or "test" compares with those rows, and the yard-stick is as many training rows; "all" halves
-    the training and validation rows, since few held-out rows say nothing. None: the first of the `preferred` splits that
-    has 500 rows, else "all".
-    limit: rows on a side, classes in proportion. samples: those there are, if they are drawn already (and matched by
-    `match_samples`): no side has more of a class than they. Raises UserError for an unknown or empty split and for too
-    few rows.
+    split: "validation" or "test" uses those rows as the reference and equally many training rows as the baseline. "all"
+    divides the training and validation rows in two, for data with few held-out rows. None takes the first of `preferred`
+    with 500 rows, or else "all". limit: maximum number of rows per side; classes keep their proportions. samples: existing
+    samples, matched by `match_samples`; no side gets more rows of a class than they have. Raises UserError for an unknown
+    or empty split and for too few rows.
     """
     if limit < LEAST_ROWS:
-        raise UserError(f"num_samples: {limit} rows on each side say nothing; ask for at least {LEAST_ROWS}")
+        raise UserError(f"num_samples: {limit} rows are too few for meaningful figures; expected at least {LEAST_ROWS}")
     train, validation = data.rows("train"), data.rows("validation")
     split = split or default_split(data, preferred)
     if split not in ("all", "validation", "test"):
-        raise UserError(f"split: {split!r} is none of 'validation', 'test' and 'all'")
+        raise UserError(f"split: unknown split {split!r}; expected 'validation', 'test' or 'all'")
     candidates = np.sort(np.concatenate([train, validation])) if split == "all" else data.rows(split)
     if not len(candidates):
         held = ", ".join(f"{name} {len(data.rows(name)):,}" for name in SPLITS)
@@ -73,8 +72,7 @@ def choose_sides(
         of_samples = "" if samples is None else f" and {len(samples):,} samples"
         raise UserError(
             f"too few rows to compare: {len(candidates):,} real rows ({split}){of_samples} leave {counts.sum()} on a "
-            f"side once the classes match; at least {LEAST_ROWS} are needed. Give more samples, more data, or the split "
-            "'all'"
+            f"side after matching classes; at least {LEAST_ROWS} are needed. Use more samples, more data, or --split all"
         )
     reference, real = [], []
     for label, count in enumerate(counts):
@@ -107,14 +105,14 @@ def choose_sides(
 
 
 def default_split(data: Dataset, preferred: tuple[str, ...] = ("validation",)) -> str:
-    """The first of the `preferred` splits that has 500 rows, else "all"."""
+    """Return the first of the `preferred` splits with 500 rows, or else "all"."""
     return next((name for name in preferred if len(data.rows(name)) >= ENOUGH_HELD_OUT), "all")
 
 
 def match_samples(samples: Dataset, data: Dataset) -> Dataset:
-    """`samples` with the class numbers of `data`, matched by name, and without labels where one of them has none.
+    """Return `samples` with the class numbers of `data`, matched by name; without labels if either side has none.
 
-    Raises UserError: another kind or shape of row, not finite, a class that the data does not have.
+    Raises UserError for another kind or shape of rows, values that are not finite, or a class that the data lacks.
     """
     if samples.kind != data.kind or samples.x.shape[1:] != data.x.shape[1:]:
         kinds = domain_name(samples.kind), domain_name(data.kind)
@@ -142,7 +140,7 @@ def match_samples(samples: Dataset, data: Dataset) -> Dataset:
 
 
 def without_null(samples: Dataset, data: Dataset) -> tuple[Dataset, int]:
-    """The samples but for those of the null class beside labelled ones, and how many those were: `data` has no such rows."""
+    """Return the samples without those of the null class, and how many were left out. Data has no rows of the null class."""
     if samples.class_label is None or data.class_label is None:
         return samples, 0
     null = [number for number, name in enumerate(samples.class_names) if name in NULL_NAMES]
@@ -153,7 +151,7 @@ def without_null(samples: Dataset, data: Dataset) -> tuple[Dataset, int]:
 
 
 def pick_samples(samples: Dataset, wanted: np.ndarray) -> Dataset:
-    """The first samples of each class, in the order of `wanted` (N,) class labels: row i is of class wanted[i]."""
+    """Return the first samples of each class so that row i has the class wanted[i]; wanted: (N,)."""
     if samples.class_label is None:
         return samples.take(np.arange(len(wanted)))
     rows = np.empty(len(wanted), np.int64)
@@ -166,7 +164,7 @@ def pick_samples(samples: Dataset, wanted: np.ndarray) -> Dataset:
 def _counts(
     labels: np.ndarray, candidates: np.ndarray, partners: np.ndarray | None, limit: int, samples: Dataset | None
 ) -> np.ndarray:
-    """Rows of each class that both sides (and the samples) can have, cut in proportion to `limit` in all."""
+    """Rows per class that both sides (and the samples) can provide, scaled down to `limit` in total."""
     size = int(labels.max(initial=0)) + 1
     counts = np.bincount(labels[candidates], minlength=size)
     counts = counts // 2 if partners is None else np.minimum(counts, np.bincount(labels[partners], minlength=size))

@@ -123,6 +123,6 @@ def path_energy(velocity: Callable[[Tensor, Tensor], Tensor], x0: Tensor, steps:
     return float(total)
 
 
-def normalised_path_energy(energy: float, w2: float) -> float:
+def normalized_path_energy(energy: float, w2: float) -> float:
     """|energy - w2^2| / w2^2: 0 is optimal transport (arXiv 2307.03672). w2: between the two true distributions."""
     return abs(energy - w2**2) / w2**2

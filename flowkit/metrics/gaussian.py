@@ -39,11 +39,11 @@ def fit_gaussian(chunks: Callable[[], Iterable[np.ndarray]], *, full: bool = Tru
     full = full and count >= 2 * FOLDS
     second, counts, seen = np.zeros((folds, *2 * mean.shape)) if full else np.empty(0), np.zeros(folds), 0
     for rows in chunks():
-        centred = rows - mean
-        squares += np.square(centred).sum(axis=0)
+        centered = rows - mean
+        squares += np.square(centered).sum(axis=0)
         # Row i is in fold i mod FOLDS: rows may come sorted, and every fold should have some of each kind.
         for fold in range(folds if full else 0):
-            part = centred[(fold - seen) % folds :: folds]
+            part = centered[(fold - seen) % folds :: folds]
             second[fold] += part.T @ part
             counts[fold] += len(part)
         seen += len(rows)
@@ -85,7 +85,7 @@ def sample_class_gaussians(x: np.ndarray, labels: np.ndarray, wanted: np.ndarray
     for label in np.unique(wanted):
         places, rows = np.flatnonzero(wanted == label), flat[labels == label]
         mean = rows.mean(axis=0)
-        # With C the centred rows, z C / sqrt(n) for unit noise z has their covariance: no (D, D) matrix is decomposed.
+        # With C the centered rows, z C / sqrt(n) for unit noise z has their covariance: no (D, D) matrix is decomposed.
         noise = rng.standard_normal((len(places), len(rows))) / np.sqrt(len(rows))
         out[places] = mean + noise @ (rows - mean)
     return out.reshape(len(wanted), *x.shape[1:]).astype(np.float32)

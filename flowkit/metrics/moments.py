@@ -17,7 +17,7 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
 def frechet_few(a: np.ndarray, b: np.ndarray) -> float:
     """The same distance by way of the rows' inner products: faster where there are fewer rows than dimensions.
 
-    With A and B the centred rows over the roots of N - 1 and M - 1, tr (S_a^1/2 S_b S_a^1/2)^1/2 is the sum of the singular
+    With A and B the centered rows over the roots of N - 1 and M - 1, tr (S_a^1/2 S_b S_a^1/2)^1/2 is the sum of the singular
     values of A B^T, an (N, M) matrix. They come as roots of eigenvalues: exact to about 1e-6 of the largest.
     """
     gap = a.mean(axis=0) - b.mean(axis=0)

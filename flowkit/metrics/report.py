@@ -1,4 +1,4 @@
-"""What an evaluation found, as plain data: the UI draws it, `--json` prints it."""
+"""The results of an evaluation as plain data: shown by the UI, printed by `--json`."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ COLUMNS = ("samples", "real", "gaussian", "noise")
 
 @dataclass(frozen=True)
 class Figure:
-    """One metric: of the samples, of real rows in their place, of draws from a Gaussian per class, of noise where asked."""
+    """One metric, measured on samples, on real rows, on draws from a Gaussian per class, and optionally on noise."""
 
-    key: str  # "one_nn_chamfer": the same from version to version
+    key: str  # "one_nn_chamfer"; stable across versions
     name: str  # "1-NN accuracy"
-    about: str  # what it is computed on, and how: one sentence
-    group: str  # the heading that it stands under
-    good: str  # which way is good: "50 is perfect", "lower is better", "like real"
+    about: str  # what it is computed on and how, in one sentence
+    group: str  # heading in the table
+    good: str  # which direction is better: "50 is perfect", "lower is better", "like real"
     samples: Estimate | None
     real: Estimate | None
     gaussian: Estimate | None
-    unit: str = ""  # of what is shown: "%", "10⁻³"
-    scale: float = 1.0  # what is shown is the figure times this
-    noise: Estimate | None = None  # of shapeless draws; most domains have no use for them
+    unit: str = ""  # as shown: "%", "10⁻³"
+    scale: float = 1.0  # the figure is shown multiplied by this
+    noise: Estimate | None = None  # of isotropic draws; None for most domains
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    protocol: str  # which features, metrics and counts; figures compare under one protocol only
+    protocol: str  # identifies features, metrics and counts; compare results of one protocol only
     title: str  # "runs/kanji at step 5,000"
-    facts: dict[str, str]  # which rows and samples were used, a line each
+    facts: dict[str, str]  # which rows and samples were used, one line each
     figures: tuple[Figure, ...]
-    legend: str = ""  # what the figures' groups look at, in a few words
+    legend: str = ""  # what the groups of figures measure
     notes: tuple[str, ...] = ()
-    settings: dict[str, Any] = field(default_factory=dict)  # the same for programs
+    settings: dict[str, Any] = field(default_factory=dict)  # machine-readable form of the facts
     files: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Those of COLUMNS that have figures; the first three always stand."""
+        """The COLUMNS that have figures; the first three are always shown."""
         return COLUMNS if any(figure.noise is not None for figure in self.figures) else COLUMNS[:3]
 
     def to_json(self) -> dict[str, Any]:
-        """Figures in their own units (shares are 0 to 1), by key."""
+        """Return a JSON-able dict with figures by key, unscaled (fractions from 0 to 1)."""
         figures = {
             figure.key: {
                 "name": figure.name,

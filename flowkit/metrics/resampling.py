@@ -1,4 +1,4 @@
-"""Intervals for figures that nearest neighbours are part of."""
+"""Intervals for figures that nearest neighbors are part of."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def half_sampling(
 ) -> list[Estimate]:
     """The figures of `statistic` on all rows, with intervals from random halves of each set.
 
-    The usual bootstrap draws with replacement: every row that comes twice is its own nearest neighbour at distance 0,
+    The usual bootstrap draws with replacement: every row that comes twice is its own nearest neighbor at distance 0,
     and 1-NN accuracy, coverage and precision are then about something else. A half drawn *without* replacement has
     no twins, and the spread of a mean over such halves is exactly that of the mean over all rows (half the rows, and
     half the population left: the two factors cancel), as in the delete-half jackknife (Shao and Wu, 1989; Politis and

@@ -17,7 +17,7 @@ import numpy as np
 
 from flowkit.errors import UserError, listing, nearest
 
-LABELLED, CONDITIONED = "-labelled", "-conditioned"
+LABELED, CONDITIONED = "-labelled", "-conditioned"
 DIRECTIONS = ("east", "north-east", "north", "north-west", "west", "south-west", "south", "south-east")
 SQUARES = ("a1", "a3", "b2", "b4", "c1", "c3", "d2", "d4")  # as on a chess board
 CLASS_NAMES: dict[str, tuple[str, ...]] = {
@@ -27,7 +27,7 @@ CLASS_NAMES: dict[str, tuple[str, ...]] = {
     "checkerboard": SQUARES,
     "spirals": ("first", "second"),
 }
-NAMES = tuple(name + what for name in CLASS_NAMES for what in ("", LABELLED, CONDITIONED))
+NAMES = tuple(name + what for name in CLASS_NAMES for what in ("", LABELED, CONDITIONED))
 
 Drawn = tuple[np.ndarray, np.ndarray]  # points (n, 2) float64 and their classes (n,) int64
 
@@ -40,23 +40,23 @@ def draw(name: str, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.nd
     """
     if name not in NAMES:
         raise UserError(f"there are no built-in points {name!r}; there are {listing(NAMES)}{nearest(name, NAMES)}")
-    kind = name.removesuffix(LABELLED).removesuffix(CONDITIONED)
+    kind = name.removesuffix(LABELED).removesuffix(CONDITIONED)
     x, label = _DRAW[kind](n, rng)
     order = rng.permutation(n)
     x = x[order].astype(np.float32)
-    return x, label[order] if name.endswith(LABELLED) else None, x[:, :1].copy() if name.endswith(CONDITIONED) else None
+    return x, label[order] if name.endswith(LABELED) else None, x[:, :1].copy() if name.endswith(CONDITIONED) else None
 
 
 def class_names(name: str) -> tuple[str, ...]:
     """What the labels of `draw(name, ...)` mean; empty where it gives none."""
-    return CLASS_NAMES[name.removesuffix(LABELLED)] if name.endswith(LABELLED) else ()
+    return CLASS_NAMES[name.removesuffix(LABELED)] if name.endswith(LABELED) else ()
 
 
 def _eight_gaussians(n: int, rng: np.random.Generator) -> Drawn:
     label = rng.integers(8, size=n)
     angle = label * (np.pi / 4)
-    centre = 5 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    return centre + 0.1**0.25 * rng.standard_normal((n, 2)), label
+    center = 5 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return center + 0.1**0.25 * rng.standard_normal((n, 2)), label
 
 
 def _moons(n: int, rng: np.random.Generator) -> Drawn:

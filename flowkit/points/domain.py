@@ -1,4 +1,4 @@
-"""The domain of points: what the trainer, the sampler and the inspector need to know of two-dimensional toy data."""
+"""The domain of points: everything that is particular to low-dimensional toy data."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from flowkit.metrics.comparison import Comparison
     from flowkit.points.evaluation import PointsEvaluator
 
-ROWS = 18  # lines of text, each of twice as many characters: that looks square
-LEAST, MOST = 6, 30  # lines where the place decides
-BEHIND = 2000  # points of the data that are drawn in 18 lines: more would fill its every cell
+ROWS = 18  # lines of a picture, each twice as many characters wide, which looks square
+LEAST, MOST = 6, 30  # lines of the smallest and tallest picture
+BEHIND = 2000  # data points drawn in 18 lines; more would fill every cell
 
 
 class PointsDomain(Domain):
-    """Points (D,) of a space of few dimensions; pictures are drawn of those in the plane."""
+    """Points (D,) in few dimensions. 2-D points are drawn as pictures."""
 
     kind = "points"
     noun = "points"
     builtin = NAMES
-    default_normalizer = "none"  # the published tables are in raw units
+    default_normalizer = "none"  # published tables use raw units
     inverted_rows = 256
     together = True
 
     def generate(self, name: str, num_samples: int, seed: int) -> Dataset:
-        """A built-in data set. Raises UserError for a name that is not in `builtin`."""
+        """Return a built-in data set. Raises UserError for a name that is not in `builtin`."""
         x, label, condition = draw(name, num_samples, np.random.default_rng(key(seed, "points")))
         return Dataset(self.kind, x, label, condition, None, class_names(name), {"source": name, "seed": seed})
 
@@ -45,11 +45,11 @@ class PointsDomain(Domain):
         """Raise UserError unless `data.x` is (N, D) with D >= 1."""
         if data.x.ndim != 2 or data.x.shape[1] < 1:
             raise UserError(
-                f"{where}: x has shape {tuple(data.x.shape)}; points are (N, D): a row of coordinates a point"
+                f"{where}: x has shape {tuple(data.x.shape)}; expected (N, D): one row of D coordinates per point"
             )
 
     def preview(self, rows: Dataset) -> list[Preview]:
-        """One picture of all the points."""
+        """Return one picture of all points."""
         return _preview(rows.x, None)
 
     def compares(self, source: str, inherited: dict[str, Any]) -> bool:
@@ -88,7 +88,7 @@ class PointsPresenter:
     def __call__(
         self, samples: Dataset, out: Path, *, shown: Sequence[int] = (), tell: Tell | None = None
     ) -> Presented:
-        """`scatter.png`, where the points are in the plane; one preview of them all, whichever rows are `shown`."""
+        """Write `scatter.png` if the points are 2-D. The preview shows all points, whichever rows are `shown`."""
         x, files = samples.x, []
         if x.shape[1] == 2 and len(x):
             from flowkit.points.scatter import write_scatter
@@ -109,9 +109,9 @@ def _preview(x: np.ndarray, data: np.ndarray | None) -> list[Preview]:
 
 
 def picture(points: np.ndarray, data: np.ndarray | None = None, title: str = "") -> Preview:
-    """points (N, 2) as one picture, data (M, 2) behind them in the same window, which is the data's where there is any.
+    """Draw points (N, 2) over data (M, 2), within the window of the data if there is any.
 
-    Of 18 lines, and of 6 to 30 in `sizes`.
+    The picture has 18 lines; `sizes` holds it with 6 to 30 lines.
     """
     window = window_of(points if data is None else data)
     away = int(len(points) - window.inside(points).sum())
@@ -128,7 +128,7 @@ def picture(points: np.ndarray, data: np.ndarray | None = None, title: str = "")
 
 
 def statistics(points: np.ndarray) -> Preview:
-    """What can be said of points (N, D) that are not in a plane."""
+    """Return mean and standard deviation of points (N, D), for points that cannot be drawn."""
     rows = points[np.isfinite(points).all(axis=1)].astype(np.float64)
     shown = ("mean", rows.mean(axis=0)), ("std", rows.std(axis=0))
     lines = [f"{name:<5}" + " ".join(f"{value:+.3f}" for value in values[:8]) for name, values in shown if len(rows)]

@@ -1,4 +1,4 @@
-"""What is measured on points. `PROTOCOL` names the metrics and counts: figures compare under one name only."""
+"""Metrics of points. `PROTOCOL` identifies metrics and counts: compare results of one protocol only."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from flowkit.domain import Tell
 from flowkit.flow.couplings.assignment import assign
 from flowkit.metrics.comparison import Comparison
 from flowkit.metrics.distances import euclidean, squared_distances
-from flowkit.metrics.neighbours import knn_classify
+from flowkit.metrics.neighbors import knn_classify
 from flowkit.metrics.report import Figure
 from flowkit.metrics.resampling import Estimate, half_sampling
 
 PROTOCOL = "points-1"
-NEIGHBOURS = 5
-REPEATS = 20  # of an interval: each is an assignment
-LEGEND = "Transport: exact assignment to as many reference points, in the data's own units. 'Real' is what perfect samples reach."
+NEIGHBORS = 5
+REPEATS = 20  # per interval; each solves an assignment problem
+LEGEND = (
+    "Transport: exact assignment to equally many reference points, in data units. Perfect samples score like 'real'."
+)
 
 Column = dict[str, Estimate | None]
 
@@ -30,11 +32,11 @@ class PointsEvaluator:
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
         self.notes: tuple[str, ...] = (
-            () if comparison.data.x.shape[1] == 2 else ("no picture: the points are not in a plane",)
+            () if comparison.data.x.shape[1] == 2 else ("no scatter plot: the points are not 2-D",)
         )
 
     def figures(self, tell: Tell) -> list[Figure]:
-        """All metrics of samples, real rows and Gaussian draws. `tell` is told what is being measured."""
+        """Compute all metrics for samples, real rows and Gaussian draws. `tell` receives progress."""
         data, sides = self.comparison.data, self.comparison.sides
         columns: dict[str, Column] = {}
         for name, x in (
@@ -50,11 +52,11 @@ class PointsEvaluator:
                 key, **text, samples=columns["samples"][key], real=columns["real"][key], gaussian=columns["gaussian"][key]
             )
             for key, text in FIGURES.items()
-            if self.comparison.labelled or key not in BY_CLASS
+            if self.comparison.labeled or key not in BY_CLASS
         ]  # fmt: skip
 
     def write(self, out: Path) -> list[Path]:
-        """`scatter.png`: the samples over the reference, where they are in a plane."""
+        """Write `scatter.png`, samples over reference, if the points are 2-D."""
         from flowkit.points.scatter import write_scatter
 
         comparison = self.comparison
@@ -67,7 +69,7 @@ class PointsEvaluator:
         return [path]
 
     def _column(self, x: np.ndarray) -> Column:
-        """x (N, D) against the reference, row by row of the same class where there are classes."""
+        """Compare x (N, D) with the reference, whose row i has the class of row i of x."""
         data, rows = self.comparison.data, self.comparison.sides.reference
         reference = np.asarray(data.x[rows], np.float64)
         cost = squared_distances(reference, x)
@@ -77,7 +79,7 @@ class PointsEvaluator:
             "w2": _estimate(lambda ref, oth: _transport(cost[ref][:, oth]), sizes),
             "energy": half_sampling(lambda ref, oth: _energy(*apart, ref, oth), sizes, smooth=True)[0],
         }
-        if self.comparison.labelled:
+        if self.comparison.labeled:
             labels = np.asarray(data.class_label)[rows]
             strata = [np.flatnonzero(labels == label) for label in np.unique(labels)]
             column["w2_class"] = _estimate(
@@ -86,7 +88,7 @@ class PointsEvaluator:
             sides = self.comparison.sides
             voting = np.setdiff1d(sides.train, np.concatenate([sides.real, sides.reference]))
             distances = euclidean(x, np.asarray(data.x[voting], np.float64))
-            voted = knn_classify(distances, np.asarray(data.class_label)[voting], NEIGHBOURS)
+            voted = knn_classify(distances, np.asarray(data.class_label)[voting], NEIGHBORS)
             right = voted == labels
             column["class_fidelity"] = half_sampling(
                 lambda some: float(right[some].mean()), (len(right),), bounds=(0.0, 1.0)
@@ -103,7 +105,7 @@ def _transport(cost: np.ndarray) -> float:
 
 
 def _by_class(cost: np.ndarray, strata: list[np.ndarray], some: tuple[np.ndarray, ...]) -> float:
-    """The root of the mean of the classes' squared distances, by their number of rows. `some`: of each class's rows, twice."""
+    """Root of the mean squared distance within classes, weighted by their rows. some: rows of each class, for both sides."""
     total, count = 0.0, 0
     for own, ref, oth in zip(strata, some[: len(strata)], some[len(strata) :], strict=True):
         part = cost[own[ref]][:, own[oth]]
@@ -112,7 +114,7 @@ def _by_class(cost: np.ndarray, strata: list[np.ndarray], some: tuple[np.ndarray
 
 
 def _energy(within: np.ndarray, between: np.ndarray, own: np.ndarray, ref: np.ndarray, oth: np.ndarray) -> float:
-    """2 E|X - Y| - E|X - X'| - E|Y - Y'| over different rows: unbiased, so that it may fall below 0 (Szekely, 2013)."""
+    """2 E|X - Y| - E|X - X'| - E|Y - Y'| over distinct rows. Unbiased, so it can be negative (Szekely, 2013)."""
     apart = lambda matrix, rows: matrix[rows][:, rows].sum() / (len(rows) * max(len(rows) - 1, 1))  # noqa: E731
     return float(2 * between[ref][:, oth].mean() - apart(within, ref) - apart(own, oth))
 
@@ -121,18 +123,18 @@ BY_CLASS = ("w2_class", "class_fidelity")
 FIGURES: dict[str, dict[str, Any]] = {
     "w2": {
         "group": "Transport", "name": "2-Wasserstein", "good": "lower is better",
-        "about": "root of the mean squared distance under the exact assignment of samples to the reference",
+        "about": "root mean squared distance under the optimal assignment of samples to reference points",
     },
     "w2_class": {
-        "group": "Transport", "name": "the same by class", "good": "lower is better",
-        "about": "the same, each sample assigned to a reference point of its own class",
+        "group": "Transport", "name": "2-Wasserstein by class", "good": "lower is better",
+        "about": "as above, with each sample assigned to a reference point of its own class",
     },
     "energy": {
         "group": "Transport", "name": "energy distance", "good": "0 is perfect", "unit": "10⁻³", "scale": 1e3,
-        "about": "2 E|X - Y| - E|X - X'| - E|Y - Y'| with Euclidean distances, unbiased",
+        "about": "2 E|X - Y| - E|X - X'| - E|Y - Y'| with Euclidean distances; unbiased",
     },
     "class_fidelity": {
         "group": "Class", "name": "named by 5-NN", "good": "like real", "unit": "%", "scale": 100.0,
-        "about": "the 5 nearest training points have the class that was asked for",
+        "about": "fraction assigned to the requested class by the 5 nearest training points",
     },
 }  # fmt: skip

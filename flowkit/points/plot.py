@@ -16,12 +16,12 @@ from flowkit.points.window import Window
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 SCALE = 3  # drawn so many times as large, for smooth edges
 SIDE, LEFT, TOP, RIGHT, BOTTOM = 600, 56, 24, 24, 72  # of the frame and the room around it, in pixels
-PAPER, FRAME, TEXT, GREY = (255, 255, 255), (120, 120, 120), (70, 70, 70), (205, 205, 210)
-# Eight that are told apart by the colour-blind too (Okabe and Ito, 2008), the yellow darkened for white paper.
-PALETTE: tuple[Colour, ...] = (
+PAPER, FRAME, TEXT, GRAY = (255, 255, 255), (120, 120, 120), (70, 70, 70), (205, 205, 210)
+# Eight that are told apart by the color-blind too (Okabe and Ito, 2008), the yellow darkened for white paper.
+PALETTE: tuple[Color, ...] = (
     (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0), (90, 90, 90), (178, 160, 0),
 )  # fmt: skip
 
@@ -33,11 +33,11 @@ class Plot:
         from PIL import Image, ImageDraw
 
         self.window = window
-        self._legend: list[tuple[Colour, str]] = []
+        self._legend: list[tuple[Color, str]] = []
         self._inside = Image.new("RGB", (SIDE * SCALE, SIDE * SCALE), PAPER)
         self._draw = ImageDraw.Draw(self._inside)
 
-    def dots(self, points: np.ndarray, colour: Colour, radius: float, alpha: float = 1.0) -> None:
+    def dots(self, points: np.ndarray, color: Color, radius: float, alpha: float = 1.0) -> None:
         """Discs of `radius` pixels at points (N, 2). Where `alpha` is below 1, what is under them all shows through."""
         from PIL import Image, ImageDraw
 
@@ -46,19 +46,19 @@ class Plot:
         draw, reach, shade = ImageDraw.Draw(mask), radius * SCALE, round(255 * alpha)
         for x, y in self._pixels(points).tolist():
             draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=shade)
-        self._inside.paste(colour, mask=mask)
+        self._inside.paste(color, mask=mask)
 
-    def line(self, points: np.ndarray, colours: Sequence[Colour], width: float) -> None:
-        """A polyline through points (T, 2), T - 1 pieces of `width` pixels, each in its colour."""
+    def line(self, points: np.ndarray, colors: Sequence[Color], width: float) -> None:
+        """A polyline through points (T, 2), T - 1 pieces of `width` pixels, each in its color."""
         if not np.isfinite(points).all():
             return
         pixels = [tuple(place) for place in self._pixels(points).tolist()]
-        for start, stop, colour in zip(pixels, pixels[1:], colours, strict=False):
-            self._draw.line((start, stop), fill=colour, width=round(width * SCALE))
+        for start, stop, color in zip(pixels, pixels[1:], colors, strict=False):
+            self._draw.line((start, stop), fill=color, width=round(width * SCALE))
 
-    def legend(self, colour: Colour, text: str) -> None:
-        """Name a colour below the plot."""
-        self._legend.append((colour, text))
+    def legend(self, color: Color, text: str) -> None:
+        """Name a color below the plot."""
+        self._legend.append((color, text))
 
     def save(self, path: Path | str) -> Path:
         """Write the PNG. Raises UserError where that cannot be done."""
@@ -101,8 +101,8 @@ class Plot:
 
     def _draw_legend(self, draw: ImageDraw.ImageDraw) -> None:
         at, y, radius = LEFT * SCALE, SCALE * (TOP + SIDE + BOTTOM - 22), 5 * SCALE
-        for colour, text in self._legend:
-            draw.ellipse((at, y - radius, at + 2 * radius, y + radius), fill=colour)
+        for color, text in self._legend:
+            draw.ellipse((at, y - radius, at + 2 * radius, y + radius), fill=color)
             draw.text((at + 3 * radius, y), text, fill=TEXT, font=self._font, anchor="lm")
             at += 3 * radius + round(self._font.getlength(text)) + 4 * radius
 

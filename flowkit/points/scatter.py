@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flowkit.points.plot import GREY, PALETTE, Colour, Plot
+from flowkit.points.plot import GRAY, PALETTE, Color, Plot
 from flowkit.points.window import around, window_of
 
 MOST = 5000  # points of either kind that are drawn
@@ -24,14 +24,14 @@ def write_scatter(
     class_label: np.ndarray | None = None,
     class_names: Sequence[str] = (),
 ) -> Path:
-    """A PNG of samples (N, 2), by class where labelled (N,), over data (M, 2) in grey; the window is the data's.
+    """A PNG of samples (N, 2), by class where labeled (N,), over data (M, 2) in gray; the window is the data's.
 
-    Classes beyond the palette's eight take its colours again, and are not named. Raises UserError where it cannot write.
+    Classes beyond the palette's eight take its colors again, and are not named. Raises UserError where it cannot write.
     """
     plot = Plot(window_of(samples if data is None else data))
     if data is not None:
-        plot.dots(data[:MOST], GREY, 1.6)
-        plot.legend(GREY, "data")
+        plot.dots(data[:MOST], GRAY, 1.6)
+        plot.legend(GRAY, "data")
     shown = samples[:MOST]
     radius = 2.6 if len(shown) <= 2000 else 1.8
     if class_label is None:
@@ -39,15 +39,15 @@ def write_scatter(
         plot.legend(PALETTE[0], f"{len(samples):,} samples")
         return plot.save(path)
     for label in np.unique(class_label).tolist():
-        colour = PALETTE[label % len(PALETTE)]
-        plot.dots(shown[class_label[:MOST] == label], colour, radius, alpha=0.8)
+        color = PALETTE[label % len(PALETTE)]
+        plot.dots(shown[class_label[:MOST] == label], color, radius, alpha=0.8)
         if len(class_names) <= len(PALETTE):
-            plot.legend(colour, str(class_names[label]))
+            plot.legend(color, str(class_names[label]))
     return plot.save(path)
 
 
 def write_trajectories(states: np.ndarray, path: Path | str, data: np.ndarray | None = None) -> Path:
-    """A PNG of at most 64 of the trajectories states (T, N, 2), T >= 2, coloured by time, over data (M, 2) in grey.
+    """A PNG of at most 64 of the trajectories states (T, N, 2), T >= 2, colored by time, over data (M, 2) in gray.
 
     Raises ValueError for another shape, and UserError where the file cannot be written.
     """
@@ -58,21 +58,21 @@ def write_trajectories(states: np.ndarray, path: Path | str, data: np.ndarray | 
     shown = [states.reshape(-1, 2)] if data is None else [states.reshape(-1, 2), data[:MOST]]
     plot = Plot(around(*map(window_of, shown)))
     if data is not None:
-        plot.dots(data[:MOST], GREY, 1.6)
-    colours = [colour_at((step + 0.5) / (len(states) - 1)) for step in range(len(states) - 1)]
+        plot.dots(data[:MOST], GRAY, 1.6)
+    colors = [color_at((step + 0.5) / (len(states) - 1)) for step in range(len(states) - 1)]
     for row in range(states.shape[1]):
-        plot.line(states[:, row], colours, 1.4)
-    plot.dots(states[0], colour_at(0.0), 2.6)
-    plot.dots(states[-1], colour_at(1.0), 3.2)
-    plot.legend(colour_at(0.0), "start (t = 0)")
-    plot.legend(colour_at(1.0), "end (t = 1)")
+        plot.line(states[:, row], colors, 1.4)
+    plot.dots(states[0], color_at(0.0), 2.6)
+    plot.dots(states[-1], color_at(1.0), 3.2)
+    plot.legend(color_at(0.0), "start (t = 0)")
+    plot.legend(color_at(1.0), "end (t = 1)")
     if data is not None:
-        plot.legend(GREY, "data")
+        plot.legend(GRAY, "data")
     return plot.save(path)
 
 
-def colour_at(t: float) -> Colour:
-    """The colour of a time in [0, 1]."""
+def color_at(t: float) -> Color:
+    """The color of a time in [0, 1]."""
     place = np.linspace(0, 1, len(STOPS))
     red, green, blue = (round(float(np.interp(t, place, STOPS[:, channel]))) for channel in range(3))
     return red, green, blue

@@ -115,7 +115,7 @@ def _nearer(control: np.ndarray, z: np.ndarray, u: np.ndarray) -> tuple[np.ndarr
     dot = lambda a, b: a.real * b.real + a.imag * b.imag  # noqa: E731
     speed = dot(velocity, velocity)
     slope = speed + dot(gap, acceleration)
-    slope = np.where(slope > 0.1 * speed, slope, speed)  # beyond the centre of curvature Newton would run away
+    slope = np.where(slope > 0.1 * speed, slope, speed)  # beyond the center of curvature Newton would run away
     moved = np.clip(u - dot(gap, velocity) / np.maximum(slope, 1e-12), 0, 1)
     moved[:, 0], moved[:, -1] = 0, 1
     # Samples stay in their order along the curve; else a fit could fold back and still come near all of them.

@@ -32,7 +32,7 @@ class Budgeted:
 def to_size(strokes: Sequence[np.ndarray], size: int, *, fit: bool = True) -> Budgeted:
     """Strokes, each a chain of cubics (n, 8) in canvas units, as exactly `size` cubics.
 
-    Fewer: the longest are split, the curve stays the same. More: with `fit` neighbouring cubics of a stroke are
+    Fewer: the longest are split, the curve stays the same. More: with `fit` neighboring cubics of a stroke are
     merged into fitted ones, always those that lose least; with `over="leave_out"` the sketch is refused.
     Raises Unreadable when there is nothing to draw, or when more than `size` strokes or cubics cannot be reduced.
     """
@@ -128,7 +128,7 @@ class _Ink:
 
 
 def _merge(strokes: Sequence[np.ndarray], size: int) -> tuple[np.ndarray, float]:
-    """Chains of cubics, more than `size` in all, as (size, 8) and the error: the cheapest neighbours are merged first."""
+    """Chains of cubics, more than `size` in all, as (size, 8) and the error: the cheapest neighbors are merged first."""
     ink = _Ink(strokes)
     pieces = [pair for joints in ink.joints for pair in pairwise(joints.tolist())]
     cubics = dict(zip(pieces, np.concatenate(strokes), strict=True))  # by where they start and stop

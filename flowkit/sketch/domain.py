@@ -1,4 +1,4 @@
-"""The sketch domain: what the trainer, the sampler and the inspector need to know of Bezier sketches."""
+"""The sketch domain: everything that is particular to sketches of Bezier strokes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flowkit.sketch.prepare import PrepareReport
     from flowkit.sources.files import Files
 
-MAX_COORDINATE = 10.0  # five canvases away: not a drawing that leaves the canvas, but other units
+MAX_COORDINATE = 10.0  # beyond this the numbers are in other units than the canvas
 
 
 class SketchDomain(Domain):
@@ -38,10 +38,10 @@ class SketchDomain(Domain):
     measures_memorization = True
 
     def generate(self, name: str, num_samples: int, seed: int) -> Dataset:
-        """A built-in data set. Raises UserError for a name that is not in `builtin`."""
+        """Return a built-in data set. Raises UserError for a name that is not in `builtin`."""
         if name not in self.builtin:
             hint = nearest(name, self.builtin)
-            raise UserError(f"there is no built-in set of sketches {name!r}; there is {listing(self.builtin)}{hint}")
+            raise UserError(f"unknown built-in data set of sketches {name!r}; expected {listing(self.builtin)}{hint}")
         from flowkit.sketch.doodles import generate_doodles
 
         return generate_doodles(num_samples, seed)
@@ -67,22 +67,22 @@ class SketchDomain(Domain):
         """Raise UserError unless `data.x` is (N, S, 8) with S >= 1 and in canvas units."""
         if data.x.ndim != 3 or data.x.shape[1] < 1 or data.x.shape[2] != 8:
             raise UserError(
-                f"{where}: x has shape {tuple(data.x.shape)}; sketches are (N, S, 8): S strokes, at least one, of the "
-                "8 numbers x0 y0 x1 y1 x2 y2 x3 y3"
+                f"{where}: x has shape {tuple(data.x.shape)}; expected (N, S, 8): N sketches of S >= 1 strokes, each with "
+                "the 8 numbers x0 y0 x1 y1 x2 y2 x3 y3"
             )
         largest = max((max(-float(row.min()), float(row.max())) for row in _chunks(data.x)), default=0.0)
         if largest > MAX_COORDINATE:
             raise UserError(
-                f"{where}: coordinates reach {largest:.4g}; canvas units are expected, where the picture spans -1 to 1. "
-                "Pixels of a picture `size` wide become canvas units by p / size * 2 - 1"
+                f"{where}: coordinates reach {largest:.4g}; expected canvas units, in which the picture spans -1 to 1. "
+                "Convert pixels of a picture of width `size` by p / size * 2 - 1"
             )
 
     def model_args(self, data: Dataset, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Raises UserError where a normalizer left no strokes."""
+        """Raises UserError if the normalizer does not keep strokes apart."""
         if len(shape) != 2:
             raise UserError(
-                "data.normalizer.components: what whitening leaves of sketches, when it leaves directions out, are no "
-                "strokes for a network to attend to; leave components out"
+                "data.normalizer.components: dropping components mixes the strokes of a sketch, and the network needs separate "
+                "strokes; remove this key"
             )
         return super().model_args(data, shape)
 
@@ -112,7 +112,7 @@ class SketchPresenter:
     def __call__(
         self, samples: Dataset, out: Path, *, shown: Sequence[int] = (), tell: Tell | None = None
     ) -> Presented:
-        """One SVG a sketch, `000-cat.svg` onwards, and all of them in `sheet.png`. Raises UserError if it cannot."""
+        """Write one SVG per sketch (`000-cat.svg`, ...) and a contact sheet, `sheet.png`. Raises UserError if it cannot."""
         titles, x = samples.titles(), samples.x
         digits = max(3, len(str(len(x) - 1)))
         paths = []
@@ -120,7 +120,7 @@ class SketchPresenter:
             paths.append(Path(out) / f"{number:0{digits}d}-{safe_name(title)}.svg")
             write_svg(paths[-1], sketch, title)
         if paths:
-            contact_sheet(x, titles, Path(out) / "sheet.png", tell=tell)  # by far the larger part of the time
+            contact_sheet(x, titles, Path(out) / "sheet.png", tell=tell)  # takes most of the time
             paths.append(Path(out) / "sheet.png")
         previews = SketchDomain().preview(samples.take(np.asarray(shown, np.int64))) if len(shown) else []
         return Presented(tuple(paths), tuple(previews))
@@ -131,7 +131,7 @@ def _chunks(x: np.ndarray, rows: int = 1 << 16):
 
 
 def safe_name(title: str) -> str:
-    """`title` as part of a file name on any system: letters, marks and digits of any script, dashes; at most 40."""
+    """Return `title` as part of a file name for any system: letters, marks and digits of any script, and dashes; up to 40."""
     letters = (
         c if unicodedata.category(c)[0] in "LMN" or c == "_" else "-" for c in unicodedata.normalize("NFC", title)
     )
@@ -140,9 +140,9 @@ def safe_name(title: str) -> str:
 
 
 def braille(sketch: np.ndarray, columns: int = 24, rows: int = 12) -> tuple[str, ...]:
-    """`sketch` (S, 8) as `rows` lines of `columns` characters; the canvas fills them (2 columns to a row look square).
+    """Draw `sketch` (S, 8) as `rows` lines of `columns` characters. 2 columns per row look square.
 
-    Lines are one dot thin. What lies off the canvas is left out.
+    Lines are one dot wide. Anything outside the canvas is not drawn.
     """
     wide, high = 2 * columns, 4 * rows
     points, owner = trace(sketch, spacing=0.5 / max(wide, high))
@@ -155,7 +155,7 @@ def braille(sketch: np.ndarray, columns: int = 24, rows: int = 12) -> tuple[str,
 
 
 def _thin(dots: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """Drop repeats, and the inner dot of every right-angled step, so that a slanting line is a chain of diagonals."""
+    """Drop repeated dots, and the corner of every right-angled step, so that slanting lines are chains of diagonals."""
     keep = np.ones(len(dots), bool)
     keep[1:] = (np.diff(dots, axis=0) != 0).any(axis=1) | (np.diff(owner) != 0)
     dots, owner = dots[keep], owner[keep]

@@ -1,4 +1,4 @@
-"""What is measured on sketches. `PROTOCOL` names the features, metrics and counts: figures compare under one name only."""
+"""Metrics of sketches. `PROTOCOL` identifies features, metrics and counts: compare results of one protocol only."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from flowkit.domain import Tell
 from flowkit.metrics.comparison import Comparison
 from flowkit.metrics.distances import PointClouds, chamfer, chamfer_pairs, euclidean
 from flowkit.metrics.moments import frechet, mmd2, rbf_kernel
-from flowkit.metrics.neighbours import knn_classify, matching, one_nn_accuracy, prdc
+from flowkit.metrics.neighbors import knn_classify, matching, one_nn_accuracy, prdc
 from flowkit.metrics.report import Figure
 from flowkit.metrics.resampling import Estimate, half_sampling
 from flowkit.sketch.features import blurred_grid, class_grid, ink_points, stroke_features
 from flowkit.sketch.validity import degenerate, duplicate, on_canvas
 
 PROTOCOL = "sketch-1"
-NEIGHBOURS = 5
-NEW_ROWS = 1000  # training rows that stand in for held-out ones where there are none
+NEIGHBORS = 5
+NEW_ROWS = 1000  # training rows to use if no rows are held out
 LEGEND = (
-    "Shape: Chamfer distance of 128 points along the ink. Strokes: means and deviations of 11 stroke statistics. "
-    "Ink: 28 x 28 blurred grid, 5 neighbours. Class: 14 x 14 grid. A memorisation ratio well below 1 means copies."
+    "Shape: Chamfer distance of 128 points along the ink. Strokes: mean and standard deviation of 11 stroke statistics. "
+    "Ink: blurred 28 x 28 grid, 5 neighbors. Class: 14 x 14 grid. A memorization ratio well below 1 means that training "
+    "sketches were copied."
 )
 
 Column = dict[str, Estimate | None]
-CANDIDATES = 32  # nearest on the blurred ink grid; among them the Chamfer distance decides
+CANDIDATES = 32  # candidates from the blurred ink grid, among which the Chamfer distance decides
 _AT_ONCE = 128
 
 
 @dataclass
 class _Described:
-    """Sketches (N, S, 8) and what the metrics see of them, each worked out once."""
+    """Sketches (N, S, 8) and their features, each computed once."""
 
     x: np.ndarray
 
@@ -52,7 +53,7 @@ class _Described:
 
 
 class SketchEvaluator:
-    """Measures one comparison. Raises nothing: what cannot be compared was refused when the comparison was made."""
+    """Measures one comparison. Raises nothing: `Comparison` holds comparable rows only."""
 
     protocol = PROTOCOL
     legend = LEGEND
@@ -62,7 +63,7 @@ class SketchEvaluator:
         self.comparison = comparison
         data, sides = comparison.data, comparison.sides
         self._nearest = NearestSketch(data.x[sides.train])
-        # Every real row there is names classes; the median distance of new rows to training rows is what 1.0 means.
+        # All real rows vote on classes. A memorization ratio of 1 is the median distance of held-out rows to training rows.
         self._voters = np.unique(np.concatenate([sides.train, sides.held_out, sides.reference, sides.real]))
         if len(sides.held_out):
             self._usual, _ = self._nearest(data.x[sides.held_out])
@@ -71,7 +72,7 @@ class SketchEvaluator:
             self._usual, _ = self._nearest(data.x[sides.train[own]], own)
 
     def figures(self, tell: Tell) -> list[Figure]:
-        """All metrics of samples, real rows and Gaussian draws. `tell` is told what is being worked on."""
+        """Compute all metrics for samples, real rows and Gaussian draws. `tell` receives progress."""
         data, sides = self.comparison.data, self.comparison.sides
         reference = _Described(np.asarray(data.x[sides.reference]))
         columns: dict[str, Column] = {}
@@ -84,8 +85,8 @@ class SketchEvaluator:
             tell(f"measuring {what}", len(columns), 3)
             columns[name] = {
                 **_distribution(reference, _Described(np.asarray(x))),
-                "class_fidelity": self._fidelity(name, x) if self.comparison.labelled else None,
-                "memorisation": self._memorisation(self._usual if name == "real" else self._distances(name)[0]),
+                "class_fidelity": self._fidelity(name, x) if self.comparison.labeled else None,
+                "memorisation": self._memorization(self._usual if name == "real" else self._distances(name)[0]),
                 **_validity(np.asarray(x)),
             }
         return [
@@ -100,7 +101,7 @@ class SketchEvaluator:
         ]
 
     def write(self, out: Path) -> list[Path]:
-        """`nearest.png`: samples, each with the nearest training sketch at its right, some of every class, then the nearest."""
+        """Write `nearest.png`: samples next to their nearest training sketch; first some of every class, then the nearest."""
         from flowkit.sketch.raster import contact_sheet
 
         data, samples = self.comparison.data, self.comparison.samples
@@ -124,7 +125,7 @@ class SketchEvaluator:
     def _distances(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         return self._nearest(self.comparison.samples.x if name == "samples" else self.comparison.gaussian)
 
-    def _memorisation(self, distances: np.ndarray) -> Estimate:
+    def _memorization(self, distances: np.ndarray) -> Estimate:
         ratio = lambda a, b: float(np.median(distances[a]) / max(np.median(self._usual[b]), 1e-9))  # noqa: E731
         return half_sampling(ratio, (len(distances), len(self._usual)), bounds=(0.0, np.inf))[0]
 
@@ -138,7 +139,7 @@ class SketchEvaluator:
         distances = euclidean(class_grid(x), self._voting)
         if name == "real":
             distances[np.arange(len(rows)), np.searchsorted(self._voters, rows)] = np.inf
-        right = knn_classify(distances, labels[self._voters], NEIGHBOURS) == labels[rows]
+        right = knn_classify(distances, labels[self._voters], NEIGHBORS) == labels[rows]
         return half_sampling(lambda some: float(right[some].mean()), (len(right),), bounds=(0.0, 1.0))[0]
 
 
@@ -159,7 +160,7 @@ def _distribution(reference: _Described, other: _Described) -> Column:
         return frechet(reference.strokes[ref], other.strokes[oth]), mmd2(*_submatrices(kernels, ref, oth))
 
     def manifolds(ref: np.ndarray, oth: np.ndarray) -> tuple[float, ...]:
-        return prdc(*_submatrices(grids, ref, oth), k=NEIGHBOURS)
+        return prdc(*_submatrices(grids, ref, oth), k=NEIGHBORS)
 
     keys = ("one_nn_chamfer", "coverage_chamfer", "mmd_chamfer", "frechet_strokes", "kernel_mmd_strokes",
             "precision_ink", "recall_ink", "density_ink", "coverage_ink")  # fmt: skip
@@ -210,87 +211,84 @@ def _class_name(names: tuple[str, ...], labels: np.ndarray | None, row: int) -> 
     return str(row) if labels is None else names[labels[row]]
 
 
-_CHAMFER = "Chamfer distance of 128 points at equal steps along the ink"
-_STROKES = "mean and deviation over a sketch's strokes of 11 statistics (flowkit.sketch.features.STROKE_STATISTICS)"
-_INK = "28 x 28 ink grid blurred by one cell; balls reach to the 5th neighbour"
+_CHAMFER = "Chamfer distance of 128 points, evenly spaced along the ink"
+_STROKES = "mean and standard deviation of 11 statistics over the strokes of a sketch (flowkit.sketch.features.STROKE_STATISTICS)"
+_INK = "28 x 28 ink grid, blurred by one cell; balls extend to the 5th nearest neighbor"
 _PERCENT, _THOUSANDTHS = {"unit": "%", "scale": 100.0}, {"unit": "10⁻³", "scale": 1e3}
 FIGURES: dict[str, dict[str, Any]] = {
     "one_nn_chamfer": {
         "group": "Shape", "name": "1-NN accuracy", "good": "50 is perfect", **_PERCENT,
-        "about": f"leave-one-out nearest neighbour tells samples from the reference (with few rows a class real ones fall below "
-        f"50 too: one's own class has one other fewer); {_CHAMFER}",
+        "about": f"accuracy of a leave-one-out nearest-neighbor classifier of samples against the reference (with few rows per "
+        f"class, real rows score below 50 too, because leaving one out makes its class smaller); {_CHAMFER}",
     },
     "coverage_chamfer": {
         "group": "Shape", "name": "coverage", "good": "higher is better", **_PERCENT,
-        "about": f"reference sketches that are some sample's nearest; {_CHAMFER}",
+        "about": f"fraction of reference sketches that are the nearest of some sample; {_CHAMFER}",
     },
     "mmd_chamfer": {
         "group": "Shape", "name": "matching distance", "good": "lower is better", **_THOUSANDTHS,
-        "about": f"minimum matching distance, the mean from a reference sketch to the nearest sample; {_CHAMFER}, squared",
+        "about": f"minimum matching distance: mean distance of reference sketches to the nearest sample; {_CHAMFER}, squared",
     },
     "frechet_strokes": {
         "group": "Strokes", "name": "Fréchet distance", "good": "lower is better", **_THOUSANDTHS,
-        "about": f"squared, of the Gaussians with the same moments; {_STROKES}",
+        "about": f"squared, between the Gaussians with the same moments; {_STROKES}",
     },
     "kernel_mmd_strokes": {
         "group": "Strokes", "name": "RBF-MMD²", "good": "0 is perfect", **_THOUSANDTHS,
-        "about": f"unbiased, bandwidth the reference's median distance; {_STROKES}",
+        "about": f"unbiased; the bandwidth is the median distance within the reference; {_STROKES}",
     },
     "precision_ink": {
         "group": "Ink", "name": "precision", "good": "higher is better", **_PERCENT,
-        "about": f"samples within a reference sketch's ball; {_INK}",
+        "about": f"fraction of samples within the ball of a reference sketch; {_INK}",
     },
     "recall_ink": {
         "group": "Ink", "name": "recall", "good": "higher is better", **_PERCENT,
-        "about": f"reference sketches within a sample's ball; {_INK}",
+        "about": f"fraction of reference sketches within the ball of a sample; {_INK}",
     },
     "density_ink": {
         "group": "Ink", "name": "density", "good": "1 is perfect",
-        "about": f"reference balls that a sample lies in, over 5; {_INK}",
+        "about": f"mean number of reference balls that a sample lies in, divided by 5; {_INK}",
     },
     "coverage_ink": {
         "group": "Ink", "name": "coverage", "good": "higher is better", **_PERCENT,
-        "about": f"reference sketches with a sample in their ball; {_INK}",
+        "about": f"fraction of reference sketches with a sample in their ball; {_INK}",
     },
     "class_fidelity": {
         "group": "Class", "name": "named by 5-NN", "good": "higher is better", **_PERCENT,
-        "about": "the 5 nearest of all real sketches, on a 14 x 14 grid of touched cells, have the class; a real one does "
-        "not vote for itself",
+        "about": "fraction assigned to their own class by the 5 nearest real sketches on a 14 x 14 grid of touched cells; a real "
+        "sketch does not vote for itself",
     },
     "memorisation": {
-        "group": "Copying", "name": "memorisation ratio", "good": "1 is perfect",
-        "about": "median distance to the nearest training sketch, over that of held-out sketches (where there are none: of "
-        "training sketches to each other); well below 1 are copies",
+        "group": "Copying", "name": "memorization ratio", "good": "1 is perfect",
+        "about": "median distance to the nearest training sketch, divided by that of held-out sketches (or of training sketches "
+        "to each other if none are held out); well below 1 means copies",
     },
     "on_canvas": {
         "group": "Validity", "name": "strokes on canvas", "good": "like real", **_PERCENT,
-        "about": "the curve stays within 0.01 of [-1, 1]",
+        "about": "fraction of strokes whose curve stays within 0.01 of [-1, 1]",
     },
     "degenerate": {
         "group": "Validity", "name": "degenerate strokes", "good": "like real", **_PERCENT,
-        "about": "no two control points are 0.05 apart",
+        "about": "fraction of strokes whose control points all lie within 0.05 of each other",
     },
     "duplicate": {
         "group": "Validity", "name": "duplicate strokes", "good": "like real", **_PERCENT,
-        "about": "all control points are within 0.05 of another stroke's",
+        "about": "fraction of strokes whose control points all lie within 0.05 of those of another stroke",
     },
 }  # fmt: skip
 
 
 class NearestSketch:
-    """Finds the nearest of some sketches `x`, (N, S, 8): whether a model draws anew or from memory.
-
-    What it needs of them is worked out once.
-    """
+    """Finds the nearest of the sketches `x`, (N, S, 8), to detect copies. Their features are computed once."""
 
     def __init__(self, x: np.ndarray) -> None:
         self.grid, self.points = _describe(x)
 
     def __call__(self, x: np.ndarray, own: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """x: (M, S, 8) -> distances (M,) and which of the N is nearest (M,).
+        """Return distances (M,) and indices (M,) of the nearest of the N sketches for x (M, S, 8).
 
-        The distance is the root of the Chamfer distance of 128 points along the ink, in canvas units. own: (M,) which
-        of the N a row of x itself is, if it is one: that one does not count.
+        The distance is the square root of the Chamfer distance of 128 points along the ink, in canvas units. own: (M,)
+        index of each row of x among the N sketches; a row is not compared with itself.
         """
         grid, points = _describe(x)
         distance, nearest = np.empty(len(x)), np.empty(len(x), np.int64)

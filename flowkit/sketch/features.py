@@ -41,7 +41,7 @@ def ink_points(x: np.ndarray, num_points: int = NUM_POINTS) -> np.ndarray:
 
 
 STROKE_STATISTICS = (
-    "length", "chord", "straightness", "turning", "centre x", "centre y", "|dx|", "|dy|", "slant",
+    "length", "chord", "straightness", "turning", "center x", "center y", "|dx|", "|dy|", "slant",
     "gap to the next stroke", "distance to the nearest other end",
 )  # fmt: skip
 STROKE_FEATURES = tuple(f"{how} {what}" for how in ("mean", "deviation of") for what in STROKE_STATISTICS)
@@ -65,7 +65,7 @@ def _stroke_features(x: np.ndarray) -> np.ndarray:
     start, end = control[:, :, 0], control[:, :, 3]
     chord = end - start
     chord_length = np.linalg.norm(chord, axis=-1)
-    centre = polyline.mean(axis=2)
+    center = polyline.mean(axis=2)
     gap = np.zeros_like(length)
     gap[:, :-1] = np.linalg.norm(start[:, 1:] - end[:, :-1], axis=-1)
     statistics = np.stack(
@@ -74,8 +74,8 @@ def _stroke_features(x: np.ndarray) -> np.ndarray:
             chord_length,
             chord_length / np.maximum(length, 1e-6),
             _turning(control),
-            centre[..., 0],
-            centre[..., 1],
+            center[..., 0],
+            center[..., 1],
             np.abs(chord[..., 0]),
             np.abs(chord[..., 1]),
             chord[..., 0] * chord[..., 1] / np.maximum(chord_length**2, 1e-6),

@@ -1,4 +1,4 @@
-"""Sketches from files to one prepared data set: read, bring to S cubics each, write, and say what became of every one."""
+"""Prepare sketches from files as one data set: read them, convert each to S cubics, write them, and report all losses."""
 
 from __future__ import annotations
 
@@ -29,15 +29,17 @@ OVER = ("fit", "leave-out")
 
 @dataclass
 class ClassReport:
-    """What became of the drawings of one class; read = kept + left out, and fitted are among those kept."""
+    """Counts for one class: read = kept + left out; fitted drawings are among those kept."""
 
     name: str
     read: int = 0
     kept: int = 0
-    errors: list[float] = field(default_factory=list)  # of those fitted: Hausdorff distance, canvas units
+    errors: list[float] = field(default_factory=list)  # of fitted drawings: Hausdorff distance in canvas units
     left_out: Counter[str] = field(default_factory=Counter)  # reason -> how many
-    dots: int = 0  # strokes without length, dropped from drawings that were kept
-    remarks: Counter[str] = field(default_factory=Counter)  # what was read otherwise than written -> drawings kept
+    dots: int = 0  # strokes of length 0 that were dropped from kept drawings
+    remarks: Counter[str] = field(
+        default_factory=Counter
+    )  # what was read differently than written -> number of kept drawings
 
     @property
     def fitted(self) -> int:
@@ -50,14 +52,14 @@ class PrepareReport:
     format: str  # "svg" | "controlsketch" | "quickdraw" | "stroke3"
     paths: tuple[Path, ...]  # .safetensors and .json
     shape: tuple[int, ...]
-    splits: dict[str, int]  # rows by split; empty where the source was not split
+    splits: dict[str, int]  # rows by split; empty if the source has no splits
     classes: tuple[ClassReport, ...]
     examples: dict[str, str]  # reason -> the first drawing left out for it
-    notes: tuple[str, ...] = ()  # what was not read, or read as something else than it may look like
+    notes: tuple[str, ...] = ()  # what was not read, and doubtful choices
 
     @property
     def trainable(self) -> bool:
-        """Whether a row is left to train on."""
+        """Whether there are training rows."""
         return not self.splits or self.splits["train"] > 0
 
     @property
@@ -66,7 +68,7 @@ class PrepareReport:
 
 
 def summed(reports: Iterable[ClassReport]) -> ClassReport:
-    """One report of all classes together."""
+    """Return the sum of all reports."""
     total = ClassReport("total")
     for report in reports:
         total.read += report.read
@@ -90,30 +92,26 @@ def prepare(
     overwrite: bool = False,
     tell: Tell | None = None,
 ) -> PrepareReport:
-    """Read every sketch of `source` and write x (N, size, 8), canvas [-1, 1], with class labels (and splits) to `out`.
+    """Read all sketches of `source` and write x (N, size, 8) on the canvas [-1, 1], with class labels and splits, to `out`.
 
-    `over` says what to do with a sketch of more than `size` cubics: "fit" or "leave-out". `max_per_class` keeps the
-    first so many of a class (and of a split).
-    `recognized_only` leaves out what Quick, Draw! did not recognize.
-    Rows are shuffled by `seed`, so that the first k are a fair subset.
-    `tell` receives progress in bytes. Nothing is written before everything is read.
-    Raises UserError: no such source, no known format, nothing left to keep (NothingLeft), `out` exists or cannot be written.
+    over: "fit" or "leave-out" sketches of more than `size` cubics. max_per_class: keep only the first ones of each class and
+    split. recognized_only: leave out drawings that Quick, Draw! did not recognize. Rows are shuffled by `seed`, so that the
+    first k are a random subset. tell: receives progress in bytes. Writes nothing before everything is read. Raises UserError
+    for a missing source, an unknown format, and an `out` that exists or cannot be written to; NothingLeft if no sketch is kept.
     """
     source = Path(source)
     over = over.replace("_", "-")
     if over not in OVER:
         raise UserError(f"over = {over!r}: expected {' or '.join(map(repr, OVER))}{nearest(over, OVER)}")
     if size < 1:
-        raise UserError(f"size = {size}: expected at least 1 cubic a sketch")
+        raise UserError(f"size = {size}: expected at least 1 cubic per sketch")
     paths = free_target(out, overwrite=overwrite, sources=[source], example="sketches")
     tally = _Tally(size, over, max_per_class)
     with open_files(source) as files:
         name, read = detect(source, files)
         if recognized_only:
             if name != "quickdraw":
-                raise UserError(
-                    f"--recognized-only: {source} holds {name}, and only Quick, Draw! says what was recognized"
-                )
+                raise UserError(f"--recognized-only: requires Quick, Draw! data, and {source} holds {name}")
             read = partial(quickdraw.read, recognized_only=True)
         total = sum(entry.size for entry in files.entries)
         for item in read(files):
@@ -130,16 +128,16 @@ def prepare(
 
 
 class _Tally:
-    """Collects rows and counts while the source is read."""
+    """Collects rows and counts while reading."""
 
     def __init__(self, size: int, over: str, max_per_class: int | None) -> None:
         self.size, self.over, self.max_per_class = size, over, max_per_class
         self.rows: list[np.ndarray] = []
-        self.places: list[tuple[str, str]] = []  # (class, split) of each row
+        self.places: list[tuple[str, str]] = []  # (class, split) per row
         self.by_class: dict[str, ClassReport] = {}
         self.examples: dict[str, str] = {}
         self.kept: Counter[tuple[str, str]] = Counter()
-        self.alike: dict[bytes, list[str]] = {}  # digest of a row -> the splits of all rows that are equal to it
+        self.alike: dict[bytes, list[str]] = {}  # digest of a row -> splits of all rows with that content
 
     def add(self, item: Item) -> None:
         report = self.by_class.setdefault(item.class_name, ClassReport(item.class_name))
@@ -151,10 +149,8 @@ class _Tally:
             if self.max_per_class is not None and self.kept[place] >= self.max_per_class:
                 raise Unreadable(f"beyond the first {self.max_per_class:,} of its class")
             found = to_size(item.strokes, self.size, fit=self.over == "fit")
-            if (
-                farthest := float(np.abs(found.x).max())
-            ) > MAX_COORDINATE:  # which training would refuse, with all others
-                raise Unreadable("has coordinates far outside of its canvas", f"{farthest:.3g} times its half side")
+            if (farthest := float(np.abs(found.x).max())) > MAX_COORDINATE:  # training would refuse the whole data set
+                raise Unreadable("has coordinates far outside its canvas", f"{farthest:.3g} times its half side")
         except Unreadable as problem:
             report.left_out[problem.reason] += 1
             self.examples.setdefault(
@@ -178,9 +174,7 @@ class _Tally:
         if not self.rows:
             counts = summed(self.by_class.values()).left_out
             why = "; ".join(f"{n:,}: {reason}, e.g. {self.examples[reason]}" for reason, n in counts.most_common(5))
-            raise NothingLeft(
-                f"{source}: no sketch could be kept of {counts.total():,} read ({why}); nothing was written"
-            )
+            raise NothingLeft(f"{source}: no sketch of {counts.total():,} could be kept ({why}); nothing was written")
         names = self._class_names()
         numbers = {name: number for number, name in enumerate(names)}
         order = np.random.default_rng(seed).permutation(len(self.rows))
@@ -191,19 +185,19 @@ class _Tally:
         return Dataset("sketch", np.stack([self.rows[i] for i in order]), labels[order], split=split, class_names=names)
 
     def duplicates(self) -> list[str]:
-        """What to say of drawings that are equal to others."""
+        """Notes on exact duplicates."""
         again = [splits for splits in self.alike.values() if len(splits) > 1]
         if not again:
             return []
         count, across = sum(len(splits) - 1 for splits in again), sum(len(set(splits)) > 1 for splits in again)
         are = "drawing is an exact copy of another" if count == 1 else "drawings are exact copies of others"
-        said = f"{count:,} {are}, and kept"
+        said = f"{count:,} {are} and kept"
         return [
             said + (f"; {across:,} {'stands' if across == 1 else 'stand'} in more than one split" if across else "")
         ]
 
     def _class_names(self) -> tuple[str, ...]:
-        """Alphabetical; those that occur in training first, so that a model's class numbers do not hang on the test set."""
+        """Sorted, with training classes first, so that class numbers do not depend on the test set."""
         trained = {name for name, split in self.places if split in ("", "train")}
         return tuple(sorted({name for name, _ in self.places}, key=lambda name: (name not in trained, name)))
 
@@ -211,7 +205,7 @@ class _Tally:
         return tuple(sorted(self.by_class.values(), key=lambda report: report.name))
 
     def summary(self, size: int, over: str, seed: int) -> dict[str, Any]:
-        """For the sidecar: how the rows came to be."""
+        """What the sidecar stores about the preparation."""
         total = summed(self.by_class.values())
         errors, left_out = total.errors, total.left_out
         fit = {"sketches": len(errors), "error_median": median(errors or [0.0]), "error_max": max(errors, default=0.0)}

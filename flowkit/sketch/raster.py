@@ -1,4 +1,4 @@
-"""Sketches as pixels: a supersampled rasteriser, contact sheets, and the ink grid that k-nearest neighbours look at."""
+"""Sketches as pixels: a supersampled rasterizer, contact sheets, and the ink grid that k-nearest neighbors look at."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flowkit.domain import Tell
 
 MAX_POINTS = 20_000  # on one stroke: a diverged model draws strokes of any length
-PAGE, PAPER, INK, LABEL = 244, 255, 20, 80  # grey levels of a contact sheet
+PAGE, PAPER, INK, LABEL = 244, 255, 20, 80  # gray levels of a contact sheet
 
 
 def bernstein(t: np.ndarray) -> np.ndarray:
@@ -28,7 +28,7 @@ def bernstein(t: np.ndarray) -> np.ndarray:
 
 
 def trace(sketch: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray]:
-    """Points along every stroke of `sketch` (S, 8), neighbours at most `spacing` canvas units apart.
+    """Points along every stroke of `sketch` (S, 8), neighbors at most `spacing` canvas units apart.
 
     Returns points (M, 2), in drawing order, and the stroke (M,) that each lies on. Strokes that are not finite have none.
     """
@@ -43,8 +43,8 @@ def trace(sketch: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray]:
     return np.einsum("mk,mkd->md", bernstein(t), strokes[owner]), owner
 
 
-def rasterise(sketch: np.ndarray, size: int = 512, *, stroke_width: float = STROKE_WIDTH) -> np.ndarray:
-    """`sketch` (S, 8) as a grey picture (size, size) uint8, black on white, round caps and joins.
+def rasterize(sketch: np.ndarray, size: int = 512, *, stroke_width: float = STROKE_WIDTH) -> np.ndarray:
+    """`sketch` (S, 8) as a gray picture (size, size) uint8, black on white, round caps and joins.
 
     `stroke_width` is in canvas units; what lies off the canvas is cut. Discs are stamped along the strokes on a finer
     grid, so caps and joins are round by construction.
@@ -53,7 +53,7 @@ def rasterise(sketch: np.ndarray, size: int = 512, *, stroke_width: float = STRO
     supersample = int(np.clip(np.ceil(4 / radius), 4, 12)) if radius > 0 else 4
     fine, radius = size * supersample, radius * supersample
     points, _ = trace(sketch, spacing=0.25 * max(radius, 0.5) * 2 / fine)
-    x, y = ((points + 1) * (fine / 2) - 0.5).T  # the centres of the fine pixels are at the integers
+    x, y = ((points + 1) * (fine / 2) - 0.5).T  # the centers of the fine pixels are at the integers
     near = (x > -radius) & (x < fine + radius) & (y > -radius) & (y < fine + radius)
     x, y = x[near, None], y[near, None]
     # Each disc is a span of pixels a row: +1 where a span begins, -1 after its end, and ink is where the sum is not 0.
@@ -92,7 +92,7 @@ def _ink_rows(x: np.ndarray, size: int, weights: np.ndarray) -> np.ndarray:
     line = np.einsum("pk,nskd->nspd", weights, x.reshape(n, -1, 4, 2), optimize=True)
     length = np.linalg.norm(np.diff(line, axis=2), axis=-1) * (size / 2)
     at = (line[:, :, 1:] + line[:, :, :-1]) / 2
-    at = ((at + 1) * (size / 2) - 0.5).clip(-2, size + 0.5)  # cell centres at the integers
+    at = ((at + 1) * (size / 2) - 0.5).clip(-2, size + 0.5)  # cell centers at the integers
     low = np.floor(at).astype(np.int64)
     frac = at - low
     side = size + 4  # a margin of 2 cells catches what lies off the canvas
@@ -146,8 +146,8 @@ def sheet_image(
     draw = ImageDraw.Draw(page)
     for number, (sketch, title) in enumerate(zip(x, titles, strict=True)):
         left, top = gap + number % columns * wide, gap + number // columns * high
-        grey = rasterise(sketch, cell, stroke_width=max(STROKE_WIDTH, 3.2 / cell)).astype(np.float32) / 255
-        page.paste(Image.fromarray((INK + (PAPER - INK) * grey).astype(np.uint8)), (left, top))
+        gray = rasterize(sketch, cell, stroke_width=max(STROKE_WIDTH, 3.2 / cell)).astype(np.float32) / 255
+        page.paste(Image.fromarray((INK + (PAPER - INK) * gray).astype(np.uint8)), (left, top))
         draw.text((left + cell / 2, top + cell + label / 2), fitted[title], fill=LABEL, font=font, anchor="mm")
         if tell is not None:
             tell("rendering sketches", number + 1, len(x))

@@ -159,8 +159,8 @@ class _Pen:
             return
         if reach > 1:  # too small to span the ends: scaled up
             rx, ry, start, reach = rx * reach, ry * reach, start / reach, 1.0
-        centre = 1j * start * math.sqrt(max(0.0, 1 / (reach * reach) - 1)) * (1 if large == sweep else -1)
-        first, last = cmath.phase(start - centre), cmath.phase(-start - centre)
+        center = 1j * start * math.sqrt(max(0.0, 1 / (reach * reach) - 1)) * (1 if large == sweep else -1)
+        first, last = cmath.phase(start - center), cmath.phase(-start - center)
         angle = last - first
         if sweep and angle <= 0:
             angle += 2 * math.pi
@@ -171,7 +171,7 @@ class _Pen:
         middle = (self.at + to) / 2
 
         def place(z: complex) -> complex:
-            z += centre
+            z += center
             return middle + complex(z.real * rx, z.imag * ry) * turn
 
         for i in range(pieces):
@@ -277,8 +277,8 @@ def _transform(name: str, n: list[float]) -> Affine | None:
         return _transform(name[:-1], [n[0], rest] if name[-1] == "X" else [rest, n[0]])
     if name == "rotate" and count in (1, 3):
         turn = cmath.rect(1, math.radians(n[0]))
-        centre = complex(n[1], n[2]) if count == 3 else 0j
-        return turn, turn * 1j, centre - turn * centre
+        center = complex(n[1], n[2]) if count == 3 else 0j
+        return turn, turn * 1j, center - turn * center
     if name == "skewX" and count == 1:
         return 1 + 0j, complex(math.tan(math.radians(n[0])), 1), 0j
     if name == "skewY" and count == 1:

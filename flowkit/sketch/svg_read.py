@@ -72,7 +72,7 @@ def read_svg(data: bytes, causes: Counter[str] | None = None, *, cut: bool = Tru
     except (ArithmeticError, ValueError) as error:  # the sine of infinity, the length of 1e308 + 1e308i
         if isinstance(error, Unreadable):
             raise
-        raise Unreadable("holds numbers beyond all bounds", str(error)) from None
+        raise Unreadable("holds numbers that are too large", str(error)) from None
     if causes is not None:
         causes.update(+reader.causes)
     return found
@@ -128,20 +128,20 @@ class _Reader:
             return []
         flat = np.array([c for subpath in self.subpaths for c in subpath])
         if not np.isfinite(flat).all():
-            raise Unreadable("holds coordinates that are not finite")
+            raise Unreadable("has coordinates that are not finite")
         ends = np.cumsum([len(subpath) for subpath in self.subpaths])[:-1]
         if self.canvas is None:
             fitted = fit_canvas([part.view(np.float64).reshape(-1, 2) for part in np.split(flat, ends)])
             return [part.reshape(-1, 8) for part in fitted]
         x, y, width, height = self.canvas
-        half, centre = max(width, height) / 2, complex(x + width / 2, y + height / 2)
+        half, center = max(width, height) / 2, complex(x + width / 2, y + height / 2)
         with np.errstate(all="ignore"):
-            placed = np.split(((flat - centre).view(np.float64) / half).view(np.complex128), ends)
+            placed = np.split(((flat - center).view(np.float64) / half).view(np.complex128), ends)
         w, h = width / 2 / half, height / 2 / half
         inside = [p for p in placed if not (cut and (_beside(p.real, w + BLEED) or _beside(p.imag, h + BLEED)))]
         far = max((float(np.abs(part.view(np.float64)).max()) for part in inside), default=0.0)
         if not far <= FARTHEST:  # NaN, of a canvas too small to divide by, is not below either
-            raise Unreadable("has coordinates far outside of its canvas", f"{far:.3g} times its half side")
+            raise Unreadable("has coordinates far outside its canvas", f"{far:.3g} times its half side")
         out: list[np.ndarray] = []
         frame = Region([box_shape(-w, -h, 2 * w, 2 * h)])
         for leaves, group in groupby(inside, lambda part: cut and not _held(part, w + BLEED, h + BLEED)):

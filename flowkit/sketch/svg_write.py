@@ -21,7 +21,7 @@ def svg(
     *,
     size: int = 512,
     stroke_width: float = STROKE_WIDTH,
-    colour: str = "black",
+    color: str = "black",
     background: str | None = "white",
     title: str = "",
 ) -> str:
@@ -39,7 +39,7 @@ def svg(
     if background is not None:
         lines.append(f'<rect width="{size}" height="{size}" fill={quoteattr(background)}/>')
     lines.append(
-        f'<g fill="none" stroke={quoteattr(colour)} stroke-width="{stroke_width * size / 2:.4g}" '
+        f'<g fill="none" stroke={quoteattr(color)} stroke-width="{stroke_width * size / 2:.4g}" '
         'stroke-linecap="round" stroke-linejoin="round">'
     )
     lines += ["<path d={}/>".format('"M{:.10g} {:.10g}C{:.10g} {:.10g} {:.10g} {:.10g} {:.10g} {:.10g}"'.format(*stroke))

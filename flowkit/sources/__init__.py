@@ -1,1 +1,1 @@
-"""Other people's files: folders, zips, gzip, and what each file is by its content. No domain and no torch here."""
+"""Reading untrusted files: folders, zips, gzip, and file types by content. Independent of domains and torch."""

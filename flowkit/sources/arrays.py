@@ -1,4 +1,4 @@
-"""Arrays of strangers' .npz and .npy files: bounded, and never unpickled; and what an array of some shape holds."""
+"""Read arrays from untrusted .npz and .npy files, bounded and without unpickling, and tell what they hold."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BROKEN = (*BROKEN_ZIP, KeyError, TypeError, SyntaxError, MemoryError, Recursion
 
 
 class Arrays:
-    """The arrays of an .npz by their keys, or the one of an .npy by the file's name."""
+    """The arrays of an .npz by key, or the array of an .npy by file name."""
 
     def __init__(self, members: Mapping[str, Callable[[], AbstractContextManager[IO[bytes]]]], limit: int) -> None:
         self._members, self._limit = members, limit
@@ -37,7 +37,7 @@ class Arrays:
 
     @contextmanager
     def open(self, key: str) -> Iterator[IO[bytes]]:
-        """A member's bytes. Whatever goes wrong in reading them is Unreadable."""
+        """Open the bytes of a member. Any error while reading becomes Unreadable."""
         try:
             with self._members[key]() as stream:
                 yield stream
@@ -62,10 +62,10 @@ class Arrays:
             return self.header(stream)
 
     def array(self, key: str, limit: int | None = None) -> np.ndarray:
-        """A plain array of at most `limit` bytes. Raises Unreadable for one of Python objects, which only pickle could read."""
+        """Return a plain array of at most `limit` bytes. Raises Unreadable for pickled Python objects."""
         shape, dtype = self.about(key)
         if dtype.hasobject:
-            raise Unreadable("holds pickled Python objects, which are refused; save plain arrays", key)
+            raise Unreadable("holds pickled Python objects, which are not read; save plain arrays", key)
         limit = limit or self._limit
         if math.prod(shape) * dtype.itemsize > limit:
             raise Unreadable(f"holds an array of more than {limit // 1_000_000} MB", key)
@@ -73,7 +73,7 @@ class Arrays:
             return np.lib.format.read_array(stream, allow_pickle=False)
 
     def objects(self, key: str) -> list[np.ndarray | None]:
-        """The arrays of numbers in a pickled array of arrays, None for what is none; nothing is unpickled."""
+        """Return the numeric arrays of a pickled array of arrays (None for other elements) without unpickling."""
         with self.open(key) as stream:
             self.header(stream)
             try:
@@ -86,7 +86,7 @@ class Arrays:
 
 @contextmanager
 def open_arrays(files: Files, entry: Entry, limit: int = MAX_NPZ) -> Iterator[Arrays]:
-    """Raises Unreadable where the file is neither .npz nor .npy. `limit`: bytes of an array, and of what is compressed."""
+    """Open an .npz or .npy file; raises Unreadable for others. limit: bytes per array, and of compressed files."""
     kind = files.kind(entry)
     if kind == "npy":
         yield Arrays({entry.stem: lambda: files.open(entry)}, limit)
@@ -117,7 +117,7 @@ def _member(archive: zipfile.ZipFile, name: str, limit: int) -> Callable[[], IO[
 
 
 def hold(arrays: Arrays) -> str:
-    """What arrays hold, by their keys, shapes and types: "controlsketch", "strokes", "vectors", "texts", or "" for none.
+    """Return what arrays hold, by key, shape and type: "controlsketch", "strokes", "vectors", "texts", or "" for neither.
 
     Strokes: rows (n, 3) of dx, dy, pen-lift or (n, 5) with three pen states; (N, n, 3) or (N, n, 5); or arrays of such arrays.
     """
@@ -129,7 +129,7 @@ def hold(arrays: Arrays) -> str:
             found = _holds(arrays, key)
         except Unreadable:
             if split_of(key):
-                return "strokes"  # whose reader says what is wrong
+                return "strokes"  # the stroke reader reports the error
             raise
         if found:
             break
@@ -163,7 +163,7 @@ def _ends_in_pens(rows: np.ndarray) -> bool:
 
 
 def found_in(files: Files) -> tuple[str, str]:
-    """What the first file of arrays holds, as `hold` says it or "unreadable", and what is in it; ("", "") if there is none."""
+    """Return what the first file of arrays holds (see `hold`, or "unreadable") and a description; ("", "") if there is none."""
     for entry in files.of_kind("npz", "npy")[:1]:
         try:
             with open_arrays(files, entry) as arrays:
@@ -209,12 +209,12 @@ def described(arrays: Arrays) -> str:
             )
         if shape[1:] in ((784,), (28, 28)):
             return (
-                f"{key} {shape} {dtype}: pictures of 28 x 28 pixels, such as Quick, Draw!'s bitmaps, and no strokes. "
-                "Take the same drawings as .ndjson (the simplified files of Quick, Draw!) or as sketch-rnn's .npz"
+                f"{key} {shape} {dtype}: pictures of 28 x 28 pixels (such as the bitmaps of Quick, Draw!), not strokes. "
+                "Use the same drawings as .ndjson (simplified files of Quick, Draw!) or as .npz of sketch-rnn"
             )
         if len(shape) == 3 and shape[2] == 8 and dtype.kind == "f":
             return (
-                f"{key} {shape} {dtype}: what a prepared data set holds, drawings of {shape[1]} cubics. Write it as one: "
+                f"{key} {shape} {dtype}: prepared drawings of {shape[1]} cubics each. Save them as a data set: "
                 'python -c "import numpy as np; from flowkit.data.dataset import Dataset, write_dataset; '
                 f"write_dataset('data/mine', Dataset('sketch', np.load('FILE').astype('float32')))\""
             )

@@ -1,6 +1,6 @@
-"""A folder, a zip or one file as a list of entries that are read one by one; nothing is ever extracted to disk.
+"""A folder, zip or file as a list of entries to read one by one. Nothing is extracted to disk.
 
-gzip is undone wherever it is met, whatever the suffix says.
+gzip is decompressed wherever it occurs, whatever the suffix.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ class Files:
         self, name: str, entries: Sequence[Entry], archive: zipfile.ZipFile | None = None, folder: bool = False
     ) -> None:
         self.folder = folder  # whether the source is a folder
-        self.name = name  # of the folder or file, without suffix: the class of what lies in no folder
+        self.name = name  # of the folder or file, without suffix; the class of files outside class folders
         self.entries = sorted(entries, key=lambda entry: entry.parts)
         self.consumed = 0  # bytes, for progress; importers add to it
-        self.notes: list[str] = []  # what was passed over or read as something else, a sentence each
+        self.notes: list[str] = []  # what was skipped and doubtful choices, one sentence each
         self._archive = archive
         self._kinds: dict[Entry, str] = {}
 
     def kind(self, entry: Entry) -> str:
-        """What it is by its content, see `kinds.kind_of`; by its suffix where it cannot be read."""
+        """The kind of an entry by content (see `kinds.kind_of`), or by suffix if it cannot be read."""
         if entry not in self._kinds:
             try:
                 with self.open(entry) as stream:
@@ -76,7 +76,7 @@ class Files:
         return self.entries[0] if len(self.entries) == 1 and not self.folder else None
 
     def of_kind(self, *kinds: str) -> list[Entry]:
-        """The entries of these kinds. One whose content is foreign counts as what its suffix says, so that it is not lost."""
+        """The entries of these kinds. Entries of unreadable kinds count as what their suffix says, so that they are reported."""
         return [
             entry
             for entry in self.entries
@@ -84,12 +84,12 @@ class Files:
         ]
 
     def foreign(self, entry: Entry) -> Unreadable | None:
-        """Why an entry cannot be what its suffix says."""
+        """The error for an entry whose content contradicts its suffix."""
         kind = self.kind(entry)
         return Unreadable(f"is {FOREIGN[kind].name} by its content") if kind in FOREIGN else None
 
     def note_unread(self, read: Sequence[Entry]) -> None:
-        """Count what is not among `read`, by suffix."""
+        """Add notes on entries that are not among `read`, counted by suffix."""
         taken = set(read)
         counts = Counter(entry.suffix for entry in self.entries if entry not in taken)
         for suffix, count in counts.most_common():
@@ -99,7 +99,7 @@ class Files:
 
     @contextmanager
     def open(self, entry: Entry) -> Iterator[IO[bytes]]:
-        """The bytes of one entry, decompressed where it is gzip. Raises Unreadable where the disk or the zip gives none."""
+        """Open the bytes of an entry, decompressing gzip. Raises Unreadable if it cannot be read."""
         with ExitStack() as stack:
             try:
                 stream = stack.enter_context(self._raw(entry))
@@ -122,7 +122,7 @@ class Files:
         return self._archive.open(entry.key)
 
     def read(self, entry: Entry, limit: int) -> bytes:
-        """All bytes of one entry, at most `limit` whatever the zip's directory says. Raises Unreadable."""
+        """Return all bytes of an entry. Raises Unreadable if there are more than `limit`."""
         with self.open(entry) as stream:
             try:
                 data = stream.read(limit + 1)
@@ -134,7 +134,7 @@ class Files:
 
 
 class _Inflated(io.RawIOBase):
-    """A gzip stream that ends with an error where it grows beyond reason."""
+    """A gzip stream that raises an error if it expands too much."""
 
     def __init__(self, stream: IO[bytes], size: int) -> None:
         self._stream, self._left = gzip.GzipFile(fileobj=stream), max(MAX_INFLATED, MAX_RATIO * size)
@@ -153,7 +153,7 @@ class _Inflated(io.RawIOBase):
 
 @contextmanager
 def open_files(source: Path) -> Iterator[Files]:
-    """A folder, a zip or a single file. Raises UserError: nothing there, no zip, members that would leave the folder."""
+    """Open a folder, zip or single file. Raises UserError if it is missing, broken, or has members outside its folder."""
     if source.is_dir():
         notes: list[str] = []
         files = Files(_as_text(source.resolve().name), list(_walk(source, notes)), folder=True)
@@ -168,7 +168,7 @@ def open_files(source: Path) -> Iterator[Files]:
     except OSError as error:
         raise UserError(f"{source}: cannot be read ({error.strerror})") from None
     if not source.is_file():
-        raise UserError(f"{source}: is no regular file; expected a folder, a .zip or a file")
+        raise UserError(f"{source}: is not a regular file; expected a folder, a .zip or a file")
     if kind_of(head, source.suffix.lower()) != "zip":
         entry = Entry((_as_text(source.name),), source.stat().st_size, source)
         yield Files(entry.stem, [entry])
@@ -178,7 +178,7 @@ def open_files(source: Path) -> Iterator[Files]:
             check_directory(file, MAX_DIRECTORY)
         archive = zipfile.ZipFile(source)
     except BROKEN_ZIP as error:
-        raise UserError(f"{source}: is not a complete zip file ({error}); download or pack it again") from None
+        raise UserError(f"{source}: truncated or corrupt zip file ({error}); download or pack it again") from None
     with archive:
         notes = []
         files = Files(_as_text(source.stem), list(_members(source, archive, notes)), archive)
@@ -201,7 +201,7 @@ def check_directory(file: IO[bytes], limit: int) -> None:
     if tail[max(0, at - 20) : at].startswith(b"PK\6\7"):  # a zip64, whose own record stands before that pointer to it
         claimed = int.from_bytes(tail[max(0, at - 36) : max(0, at - 28)], "little")
     if min(claimed, size) > limit:
-        raise ValueError(f"its directory is larger than {limit // 1_000_000} MB; unpack it, and name the folder")
+        raise ValueError(f"its directory is larger than {limit // 1_000_000} MB; unpack it and name the folder")
 
 
 def _walk(folder: Path, notes: list[str]) -> Iterator[Entry]:
@@ -240,7 +240,7 @@ def _walk(folder: Path, notes: list[str]) -> Iterator[Entry]:
                 passed["link points to nothing", "links point to nothing"] += 1
             else:
                 passed[
-                    "entry is no regular file and was not read", "entries are no regular files and were not read"
+                    "entry is not a regular file and was not read", "entries are not regular files and were not read"
                 ] += 1
     passed["link was followed", "links were followed"] += links
     notes += _counted(passed)
@@ -262,8 +262,8 @@ def _members(source: Path, archive: zipfile.ZipFile, notes: list[str]) -> Iterat
         parts = PurePosixPath(name.replace("\\", "/")).parts
         if not parts or ".." in parts or parts[0].startswith("/") or ":" in parts[0]:
             raise UserError(
-                f"{source}: its member {name!r} points outside of the archive; such a zip is not read. "
-                f"Pack the files again, with paths relative to one folder"
+                f"{source}: its member {name!r} points outside the archive, so the zip is not read. "
+                f"Pack the files again with paths relative to one folder"
             )
         if any(map(_ignored, parts)):
             hidden += not info.is_dir()

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes. Its suffix decides only where the content does not say."""
+"""The kind of a file, by its first bytes. The suffix decides only if the content is ambiguous."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 from typing import NamedTuple
 
-HEAD = 4096  # bytes that are looked at
+HEAD = 4096  # bytes that are examined
 
 SKETCHES = ("svg", "quickdraw")  # arrays (npz, npy) are decided by their shapes
 SENTENCES = ("txt", "jsonl", "json", "csv", "tsv", "parquet")
@@ -22,7 +22,7 @@ BY_SUFFIX = {
 
 
 class Foreign(NamedTuple):
-    """A kind of file that flowkit does not read: what to call it, and the command that converts FILE."""
+    """A kind of file that flowkit does not read: its name, and the command that converts FILE."""
 
     name: str
     command: str
@@ -37,7 +37,7 @@ def _python(code: str) -> str:
 
 
 FOREIGN = {
-    "gzip": Foreign("a gzip file inside of a gzip file", "unpack it: gunzip FILE"),
+    "gzip": Foreign("a gzip file inside a gzip file", "unpack it: gunzip FILE"),
     "bzip2": Foreign("a bzip2 file", "unpack it: bunzip2 -k FILE"),
     "xz": Foreign("an xz file", "unpack it: unxz -k FILE"),
     "zstd": Foreign("a Zstandard file", "unpack it: unzstd FILE"),
@@ -50,7 +50,7 @@ FOREIGN = {
         "an Arrow file", _python("import pandas; pandas.read_feather('FILE').to_parquet('table.parquet')")
     ),
     "arrow stream": Foreign(
-        "an Arrow stream, as Hugging Face's datasets keeps it",
+        "an Arrow stream of Hugging Face datasets",
         _python("import datasets; datasets.Dataset.from_file('FILE').to_parquet('table.parquet')"),
     ),
     "orc": Foreign("an ORC file", _python("import pandas; pandas.read_orc('FILE').to_parquet('table.parquet')")),
@@ -69,7 +69,7 @@ FOREIGN = {
         "a MATLAB file", _python("import scipy.io, numpy; numpy.save('vectors.npy', scipy.io.loadmat('FILE')['name'])")
     ),
     "pickle": Foreign(
-        "a pickle, which is not read because that may run code",
+        "a pickle, which is not read because unpickling can run code",
         "if you trust it, "
         + _python(
             "import pickle, numpy; f = pickle.load(open('FILE', 'rb')); numpy.save('vectors.npy', numpy.asarray(f, 'float32'))"
@@ -77,14 +77,14 @@ FOREIGN = {
     ),
     "tfrecord": Foreign("a TFRecord file", "use the .ndjson or .npz version of the data set"),
     "quickdraw table": Foreign(
-        "a table of Quick, Draw! drawings, as Kaggle has it",
+        "a table of Quick, Draw! drawings from Kaggle",
         _python("import pandas; pandas.read_csv('FILE').to_json('drawings.ndjson', orient='records', lines=True)"),
     ),
     "pdf": Foreign(
         "a PDF document", "convert it: pdftocairo -svg FILE drawing.svg (drawings), or pdftotext FILE (text)"
     ),
     "postscript": Foreign("a PostScript document", "convert it: inkscape FILE --export-filename=drawing.svg"),
-    "html": Foreign("an HTML page", "save the SVG inside of it as a file of its own, or the text as a .txt"),
+    "html": Foreign("an HTML page", "save the SVG in it as a separate file, or the text as a .txt"),
     **{name.lower(): Foreign(f"a {name} image", _TRACE) for name in ("PNG", "JPEG", "GIF", "WebP", "BMP", "TIFF")},
 }
 KNOWN = (

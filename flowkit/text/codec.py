@@ -1,4 +1,4 @@
-"""A codec turns sentences into vectors and vectors into sentences. SONAR is one, its miniature another."""
+"""Codecs encode sentences to vectors and decode vectors to sentences: SONAR and its miniature."""
 
 from __future__ import annotations
 
@@ -18,35 +18,33 @@ ENGLISH = "eng_Latn"
 
 @dataclass(frozen=True)
 class Decoding:
-    """How vectors become text. Raises UserError for what no decoder could do."""
+    """How to decode vectors to text. Raises UserError for values out of range."""
 
     lang: str = ENGLISH
     beam_size: int = 5
-    top_p: float | None = None  # nucleus sampling with this mass, in place of beams
+    top_p: float | None = None  # nucleus sampling with this probability mass instead of beam search
     seed: int = 0  # of nucleus sampling
-    block_ngrams: int = 0  # no n-gram of this length twice in a sentence; 0 is off. 3 helps vectors off the manifold
-    max_seq_len: int = 128  # tokens; without it a vector would count as a source of 1,024 tokens and decode up to 512
+    block_ngrams: int = 0  # never repeat an n-gram of this length; 0 is off. 3 helps for sampled vectors
+    max_seq_len: int = 128  # tokens; the decoder's own default depends on D
 
     def __post_init__(self) -> None:
         if self.beam_size < 1:
             raise UserError(f"beam_size: {self.beam_size}; expected 1 (greedy) or more")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError(f"top_p: {self.top_p}; expected a mass above 0 and up to 1")
-        if (
-            self.block_ngrams < 0 or self.block_ngrams == 1
-        ):  # one: the end is a token too, and has stood at the beginning
-            raise UserError(f"block_ngrams: {self.block_ngrams}; expected 0 (off) or 2 and more")
+            raise UserError(f"top_p: {self.top_p}; expected 0 < top_p <= 1")
+        if self.block_ngrams < 0 or self.block_ngrams == 1:  # 1 would block the end token, which also starts a sentence
+            raise UserError(f"block_ngrams: {self.block_ngrams}; expected 0 (off), or 2 or more")
         if self.max_seq_len < 4:
             raise UserError(
-                f"max_seq_len: {self.max_seq_len}; expected 4 or more, of which the language takes two, the end one"
+                f"max_seq_len: {self.max_seq_len}; expected 4 or more (the language takes 2 tokens and the end 1)"
             )
 
 
-BLOCKED = 3  # n-grams that no sampled vector's sentence repeats: off the manifold a decoder may fall into a loop
+BLOCKED = 3  # length of n-grams that are not repeated in sampled sentences; off the data manifold the decoder may loop
 
 
 class Codec(Protocol):
-    """Vectors (N, D) float32 for N sentences, in their order, and back."""
+    """Converts N sentences to vectors (N, D) float32 and back, in order."""
 
     name: str  # "sonar" | "mini-sonar"
     dimension: int  # D
@@ -80,9 +78,9 @@ CODECS = ("sonar", "mini-sonar")
 
 
 def open_codec(identity: Mapping[str, Any] | str, *, device: str = "auto", dtype: str = "fp32") -> Codec:
-    """The codec of that name, or the one that a sidecar's "codec" describes; it may download or train what it lacks.
+    """Open a codec by its name, or by the "codec" of a sidecar. Downloads or trains what is missing.
 
-    dtype: "fp32", "fp16" or "bf16". Raises UserError, with how to mend it: unknown name, missing packages or weights.
+    dtype: "fp32", "fp16" or "bf16". Raises UserError for an unknown name and for missing packages or weights.
     """
     described = {"name": identity} if isinstance(identity, str) else dict(identity)
     name = described.get("name")
@@ -98,9 +96,9 @@ def open_codec(identity: Mapping[str, Any] | str, *, device: str = "auto", dtype
 
 
 def languages_of(identity: Mapping[str, Any] | str) -> tuple[str, ...]:
-    """The languages of a codec that is not opened: this downloads, trains and loads nothing.
+    """Return the languages of a codec without opening it. Downloads, trains and loads nothing.
 
-    Raises UserError: unknown name, missing packages, a file of SONAR's that is not there.
+    Raises UserError for an unknown name, missing packages, and missing files of SONAR.
     """
     described = {"name": identity} if isinstance(identity, str) else dict(identity)
     name = described.get("name")
@@ -121,11 +119,11 @@ def languages_of(identity: Mapping[str, Any] | str) -> tuple[str, ...]:
 
 
 def unknown_codec(name: Any) -> UserError:
-    return UserError(f"codec: {name!r} is unknown; known are {listing(CODECS)}{nearest(str(name), CODECS)}")
+    return UserError(f"codec: unknown codec {name!r}; expected {listing(CODECS)}{nearest(str(name), CODECS)}")
 
 
 def why_not_at_hand(identity: Mapping[str, Any] | str) -> str | None:
-    """None where `open_codec` would need no download and no training; else the reason, as part of a sentence."""
+    """Return None if `open_codec` would download and train nothing; otherwise the reason, as part of a sentence."""
     described = {"name": identity} if isinstance(identity, str) else dict(identity)
     name = described.get("name")
     if name == "sonar":
@@ -136,4 +134,4 @@ def why_not_at_hand(identity: Mapping[str, Any] | str) -> str | None:
         from flowkit.text.mini.codec import why_mini_not_at_hand
 
         return why_mini_not_at_hand(described)
-    return f"the data was made by {name!r}, which is no codec that flowkit knows" if name else "its codec is not known"
+    return f"the data was made by the unknown codec {name!r}" if name else "its codec is not known"

@@ -1,4 +1,4 @@
-"""One file of rows on its way to sentences, and which of its columns the sentences are."""
+"""The state of reading one file, and which of its columns holds the sentences."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ USUAL = (
     "caption",
     "phrase",
     "word",
-)  # names of the column, best first
+)  # usual names of the column, best first
 
 
 class Row(NamedTuple):
@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
 @dataclass
 class Reading:
-    """How one file is read, and what is found out on the way."""
+    """How one file is read, and notes made while reading it."""
 
     files: Files
     entry: Entry
@@ -45,14 +45,15 @@ class Reading:
 
 
 def choose_column(reading: Reading, columns: dict[str, list[Any]], texts: dict[str, list[Any]]) -> str:
-    """Which column the sentences are: the one asked for, one with a usual name, or the only one of text. Noted.
+    """Return the column of the sentences: the one asked for, one with a usual name, or the only one of text. Adds a note.
 
-    columns: some values of each, of which `texts` can be sentences. Raises UserError with the columns where it is not clear.
+    columns: some values of each column; texts: the columns that can be sentences. Raises UserError, showing the columns, if
+    the choice is ambiguous.
     """
     column = _asked(reading, columns, texts) if reading.column is not None else _evident(texts)
     if column is None:
         raise reading.error(
-            None, f"which column holds the sentences is not clear; name it with --column. {_shown(columns)}"
+            None, f"cannot tell which column holds the sentences; name it with --column. {_shown(columns)}"
         )
     if len(columns) > 1 or column not in USUAL[:1]:
         others = listing((name for name in columns if name != column), 8)
@@ -89,7 +90,7 @@ def _flat(values: Sequence[Any]) -> list[Any]:
 
 
 def _shown(columns: dict[str, list[Any]]) -> str:
-    """Its columns: 'id' (17), 'eng' (A cat.), ..."""
+    """Columns with an example each: 'id' (17), 'eng' (A cat.), ..."""
 
     def example(values: list[Any]) -> str:
         text = " ".join(str(next((value for value in values if value not in (None, "")), "empty")).split())
@@ -99,6 +100,6 @@ def _shown(columns: dict[str, list[Any]]) -> str:
 
 
 def is_prose(values: Sequence[Any]) -> bool:
-    """Whether most of the values are several words, or long."""
+    """Whether most values are long or have several words."""
     texts = [value for value in values if isinstance(value, str) and value.strip()]
     return bool(texts) and 2 * sum(len(text.split()) > 1 or len(text) > 40 for text in texts) > len(texts)

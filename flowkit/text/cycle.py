@@ -1,4 +1,4 @@
-"""What vectors have in common with the vectors of sentences: the cycle through a codec, and the nearest rows."""
+"""How close vectors are to vectors of real sentences: the cycle through a codec, and the nearest rows."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 26
 
 
-def cosines(a: np.ndarray, b: np.ndarray, centre: np.ndarray | None = None) -> np.ndarray:
-    """Cosine of each row of a to the same row of b, both (N, D), after `centre` (D,) is taken off -> (N,). 0 for no length."""
-    return np.einsum("nd,nd->n", unit(a, centre), unit(b, centre))
+def cosines(a: np.ndarray, b: np.ndarray, center: np.ndarray | None = None) -> np.ndarray:
+    """Return row-wise cosines (N,) of a and b, both (N, D), minus `center` (D,). 0 for rows of length 0."""
+    return np.einsum("nd,nd->n", unit(a, center), unit(b, center))
 
 
-def unit(x: np.ndarray, centre: np.ndarray | None = None) -> np.ndarray:
-    """Rows (N, D) less `centre`, of length 1, in float32; those of no length stay zero."""
-    moved = np.asarray(x, np.float32) if centre is None else (x - centre).astype(np.float32)
+def unit(x: np.ndarray, center: np.ndarray | None = None) -> np.ndarray:
+    """Return rows (N, D) minus `center`, scaled to length 1, in float32. Rows of length 0 stay zero."""
+    moved = np.asarray(x, np.float32) if center is None else (x - center).astype(np.float32)
     return moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
 
@@ -33,28 +33,26 @@ def decode_and_encode(
     return texts, codec.encode(texts, lang=lang)
 
 
-def cycle_cosines(codec: Codec, vectors: np.ndarray, centre: np.ndarray, *, lang: str = ENGLISH) -> np.ndarray:
-    """Centred cosine of z to encode(decode(z)): vectors (N, D), centre (D,) the training rows' mean -> (N,).
+def cycle_cosines(codec: Codec, vectors: np.ndarray, center: np.ndarray, *, lang: str = ENGLISH) -> np.ndarray:
+    """Return centered cosines (N,) of vectors z (N, D) and encode(decode(z)); center (D,): mean of the training rows.
 
-    Near 1 where z is the vector of a sentence. A decoder is a language model too, and writes fluent sentences for
-    noise; but those sentences have vectors of their own, far from the noise. Not centred, what all sentences share
-    would hide that.
+    Near 1 if z is the vector of a sentence. The decoder writes fluent sentences even for noise, but the vectors of those
+    sentences are far from the noise. Without centering, the component that all sentences share would hide this.
     """
-    return cosines(vectors, decode_and_encode(codec, vectors, lang=lang)[1], centre)
+    return cosines(vectors, decode_and_encode(codec, vectors, lang=lang)[1], center)
 
 
 def nearest_rows(
     queries: np.ndarray, x: np.ndarray, rows: np.ndarray, *, own: np.ndarray | None = None,
     tell: Tell | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """The nearest of `x[rows]` by plain cosine: queries (M, D) -> (cosines (M,), which row of x (M,) int64).
+    """Find the nearest of `x[rows]` by cosine for queries (M, D): returns cosines (M,) and row indices of x (M,) int64.
 
-    x may be memory-mapped; it is read once, a chunk at a time, and the chunk's cosines stay within CHUNK_BYTES. own:
-    (M,) the row of x that a query is itself, which does not count; -1 for none. progress: how many rows are done.
-    Raises ValueError where there is no row.
+    x may be memory-mapped; it is read once, in chunks whose cosines fit in CHUNK_BYTES. own: (M,) index of each query in x,
+    which is not compared with itself; -1 for none. tell: receives progress. Raises ValueError if there are no rows.
     """
     if not len(rows):
-        raise ValueError("there are no rows to be near to")
+        raise ValueError("no rows to compare with")
     directions = unit(queries).T
     best, found = np.full(len(queries), -np.inf, np.float32), np.full(len(queries), -1, np.int64)
     step = max(1, CHUNK_BYTES // max(4 * len(queries), x[:1].nbytes))

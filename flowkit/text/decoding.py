@@ -1,4 +1,4 @@
-"""Vectors of a file into sentences: which codec, which languages, what is asked of it, and where they are written."""
+"""Decode the vectors of a file to sentences: options, choice of codec and languages, and output files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TextOptions:
     block_ngrams: int | None = None
     max_seq_len: int | None = None
     codec: str | None = None
-    encoder: str | None = None  # parts of SONAR of one's own
+    encoder: str | None = None  # replacements for parts of SONAR
     decoder: str | None = None
     tokenizer: str | None = None
     dtype: str | None = None
@@ -66,14 +66,14 @@ class TextOptions:
 
 @dataclass(frozen=True)
 class Sentences:
-    """Decoded rows, in their order."""
+    """Decoded rows, in order."""
 
     by_lang: Mapping[str, Sequence[str]]
-    texts: Sequence[str] | None  # that prepared vectors were made from
+    texts: Sequence[str] | None  # original sentences of prepared vectors
     classes: Sequence[str] | None
-    cycle: np.ndarray | None  # (N,) cosine between a vector and the encoding of what it was decoded to
+    cycle: np.ndarray | None  # (N,) cosine between a vector and the encoding of its sentence
     facts: str  # "mini-sonar, beam 5"
-    faithful: int | None = None  # rows that say `texts` again, word for word, in the language of the data
+    faithful: int | None = None  # rows that were decoded to their original sentence, word for word
 
     def __len__(self) -> int:
         return len(next(iter(self.by_lang.values())))
@@ -112,33 +112,33 @@ def write_file(sentences: Sentences, out: Path) -> DecodedSentences:
 
 
 def codec_of(data: Dataset, where: str, options: TextOptions) -> Codec:
-    """The codec that made the vectors, opened: the sidecar's, else the one that is named.
+    """Open the codec that made the vectors: the one in the sidecar, or else the one in the options.
 
-    It may be downloaded or trained. Raises UserError: none is known, another than the sidecar's, or of another dimension.
+    May download or train it. Raises UserError if none is known, or if it contradicts the sidecar or the dimension.
     """
     described: Any = data.info.get("codec")
     described = dict(described) if isinstance(described, Mapping) else {"name": described}
     own, named = described.get("name"), options.codec
     if named is not None and own not in (None, named):
-        raise UserError(f"{where}: its vectors were made by {own!r}; leave --codec {named} out")
+        raise UserError(f"--codec {named}: contradicts {where}, whose vectors were made by {own!r}; leave it out")
     if named is None and not isinstance(own, str):
-        raise UserError(f"{where}: does not say which codec made its vectors; name it with --codec")
+        raise UserError(f"{where}: does not name the codec of its vectors; name it with --codec")
     parts = {name: part for name in ("encoder", "decoder", "tokenizer") if (part := getattr(options, name)) is not None}
     if parts and (named or own) != "sonar":
-        raise UserError(f"--{next(iter(parts))} is of sonar, and {where} is decoded by {named or own}")
+        raise UserError(f"--{next(iter(parts))} requires the codec sonar, and {where} is decoded by {named or own}")
     described = (described if own is not None else {"name": named}) | parts
     _check_languages(data, options, languages_of(described), str(described["name"]))
     codec = open_codec(described, device=options.device or "auto", dtype=options.dtype or "fp32")
     if data.x.shape[1] != codec.dimension:
         raise UserError(
-            f"{where}: its vectors have {data.x.shape[1]} dimensions, and those of {codec.name!r} have {codec.dimension}; "
-            "they were made by another codec: name it with --codec, or decode another file"
+            f"{where}: its vectors have {data.x.shape[1]} dimensions, but the codec {codec.name!r} has {codec.dimension}; "
+            "name the codec that made them with --codec"
         )
     return codec
 
 
 def languages(data: Dataset, options: TextOptions, codec: Codec) -> tuple[str, ...]:
-    """Those asked for, else that of the data, else English. Raises UserError for one that the codec does not know."""
+    """Return the languages of the options, or else of the data, or else English. Raises UserError for unknown ones."""
     return _check_languages(data, options, codec.languages, codec.name)
 
 
@@ -151,7 +151,7 @@ def _check_languages(data: Dataset, options: TextOptions, known: Sequence[str], 
 
 
 def decode_rows(codec: Codec, data: Dataset, langs: Sequence[str], options: TextOptions, tell: Tell) -> Sentences:
-    """Every row in every language. `tell`: what is being done, how many rows are done, of how many."""
+    """Decode all rows to every language. `tell` receives progress."""
     x = np.asarray(data.x)
     sampled = data.info.get("source") == "samples"
     if sampled and options.block_ngrams is None:
@@ -171,7 +171,7 @@ def decode_rows(codec: Codec, data: Dataset, langs: Sequence[str], options: Text
         back = codec.encode(by_lang[langs[0]], lang=langs[0], tell=tell)
         norms = np.linalg.norm(x, axis=1) * np.linalg.norm(back, axis=1)
         cycle = np.einsum("nd,nd->n", x, back) / np.maximum(norms, 1e-12)
-    texts = None if sampled else data.texts  # those of samples were decoded, like ours
+    texts = None if sampled else data.texts  # the texts of samples are decoded ones themselves
     faithful = None
     if texts is not None and (lang := data.info.get("lang", ENGLISH)) in by_lang:
         faithful = sum(one.split() == own.split() for one, own in zip(by_lang[lang], texts, strict=True))
@@ -182,22 +182,22 @@ def decode_rows(codec: Codec, data: Dataset, langs: Sequence[str], options: Text
 
 
 def check_file(out: Path, own: Path) -> None:
-    """Raise UserError unless sentences can be written to `out`; `own` is the file of the data's own sentences."""
+    """Raise UserError unless sentences can be written to `out`; `own` is the file with the sentences of the data."""
     if out.suffix not in SUFFIXES:
         raise UserError(
-            f"--out {out}: sentences are written as {' or '.join(SUFFIXES)}{nearest(out.suffix, SUFFIXES)} "
-            "(without --out they are shown as a table)"
+            f"--out {out}: expected a {' or '.join(SUFFIXES)} file{nearest(out.suffix, SUFFIXES)} "
+            "(without --out the sentences are shown as a table)"
         )
     if out.is_dir():
         raise UserError(f"--out {out}: is a folder; name a file in it, such as {out / 'sentences.jsonl'}")
     if own.is_file() and out.resolve() == own.resolve():
-        raise UserError(f"--out {out}: holds the sentences of the data itself; write to another name")
+        raise UserError(f"--out {out}: is the file with the sentences of the data; choose another name")
 
 
 def write_sentences(sentences: Sentences, out: Path) -> tuple[Path, ...]:
-    """.jsonl: an object a row, as `json_lines` has them. .txt: a sentence a line, and a file a language (`out.fra_Latn.txt`).
+    """Write .jsonl with one object per row (see `json_lines`), or .txt with one sentence per line and one file per language.
 
-    Returns the paths. Raises UserError where one cannot be written.
+    Returns the paths. Raises UserError if one cannot be written.
     """
     if out.suffix == ".jsonl":
         contents = {out: json_lines(sentences)}
@@ -214,8 +214,10 @@ def write_sentences(sentences: Sentences, out: Path) -> tuple[Path, ...]:
 
 
 def json_lines(sentences: Sentences) -> list[str]:
-    """{"row": 0, "class": "news", "eng_Latn": "...", "fra_Latn": "...", "text": "...", "cycle": 0.98}: the row's number in
-    the file, its class where it has one, a key a language, the sentence that a prepared vector was made from, the cosine."""
+    """Return lines such as {"row": 0, "class": "news", "eng_Latn": "...", "fra_Latn": "...", "text": "...", "cycle": 0.98}.
+
+    "class", "text" (the original sentence of a prepared vector) and "cycle" are left out if unknown.
+    """
     lines = []
     for row in range(len(sentences)):
         line: dict[str, Any] = {"row": row}

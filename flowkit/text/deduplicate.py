@@ -1,4 +1,4 @@
-"""What is there twice: equal sentences, and vectors that point almost the same way."""
+"""Find duplicates: equal sentences, and vectors in almost the same direction."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ SLACK = 1e-4  # of a bound, for the rounding of single precision
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Of N rows, which are left, and for each of the others the row that stands for it."""
+    """Which of N rows are kept, and for each removed row the one that is kept instead."""
 
-    partner: np.ndarray  # (N,) int64, -1 for a row that is left
-    cosine: np.ndarray  # (N,) float32, to the partner; 1 for a row that is left
+    partner: np.ndarray  # (N,) int64, -1 for rows that are kept
+    cosine: np.ndarray  # (N,) float32, to the partner; 1 for rows that are kept
 
     @property
     def kept(self) -> np.ndarray:
@@ -39,14 +39,14 @@ class Duplicates:
 
 
 def exact_duplicates(keys: Iterable[Hashable]) -> Duplicates:
-    """Of rows with equal keys the first is left."""
+    """Keep the first of all rows with equal keys."""
     first: dict[Hashable, int] = {}
     owner = np.fromiter((first.setdefault(key, row) for row, key in enumerate(keys)), np.int64)
     return Duplicates(np.where(owner == np.arange(len(owner)), -1, owner), np.ones(len(owner), np.float32))
 
 
 def row_keys(x: np.ndarray) -> Iterator[bytes]:
-    """A key for each row of x (N, D), equal where the rows are equal bit for bit."""
+    """Yield a key for each row of x (N, D), equal for bitwise equal rows."""
     return (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in x)
 
 
@@ -58,13 +58,13 @@ def near_duplicates(
     device: str = "auto",
     tell: Tell | None = None,
 ) -> Duplicates:
-    """Of x[rows] (N, D), drop each row whose cosine to a row before it that is left is above `threshold`.
+    """Remove each row of x[rows] (N, D) whose cosine to an earlier kept row is above `threshold`.
 
-    So no two rows that are left have a cosine above it. Every pair is compared, in blocks: memory grows with N, not with
-    its square. What makes that quick is the Cauchy-Schwarz bound in an orthonormal basis of few directions,
-    cos(a, b) <= <Pa, Pb> + |a - Pa| |b - Pb|, which rules almost every pair out; the others are compared in full.
+    No two kept rows have a cosine above it. All pairs are compared in blocks, so memory grows linearly with N. The
+    Cauchy-Schwarz bound in an orthonormal basis of few directions, cos(a, b) <= <Pa, Pb> + |a - Pa| |b - Pb|, rules out
+    almost all pairs cheaply; the rest are compared in full.
 
-    `x` may be a memory map. A row of zeros resembles none. tell: receives the pairs decided, and their total.
+    `x` may be a memory map. Rows of zeros have no duplicates. tell: receives the pairs decided, and their total.
     """
     import torch
 

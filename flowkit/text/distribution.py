@@ -7,10 +7,10 @@ import numpy as np
 from flowkit.metrics import resampling
 from flowkit.metrics.distances import euclidean
 from flowkit.metrics.moments import frechet, frechet_few, mmd2, rbf_kernel
-from flowkit.metrics.neighbours import prdc
+from flowkit.metrics.neighbors import prdc
 from flowkit.metrics.resampling import Estimate, half_sampling
 
-NEIGHBOURS = 5
+NEIGHBORS = 5
 FRECHET_REPEATS = 50  # an eigendecomposition each
 
 Column = dict[str, Estimate | None]
@@ -20,16 +20,16 @@ class Reference:
     """The rows that everything is compared with. Lengths are in units of `spread`."""
 
     def __init__(self, x: np.ndarray, spread: float | None = None) -> None:
-        """x: (N, D), more than 2 NEIGHBOURS rows; spread: by default the root of their total variance."""
+        """x: (N, D), more than 2 NEIGHBORS rows; spread: by default the root of their total variance."""
         rows = np.asarray(x, np.float64)
-        self.centre = rows.mean(axis=0)
+        self.center = rows.mean(axis=0)
         self.spread = spread or float(np.sqrt(rows.var(axis=0, ddof=1).sum())) or 1.0
         self.rows = self.scaled(rows)
         self.within = euclidean(self.rows, self.rows)
         self.bandwidth = float(np.median(self.within[np.triu_indices(len(rows), 1)])) or 1.0
 
     def scaled(self, x: np.ndarray) -> np.ndarray:
-        return (np.asarray(x, np.float64) - self.centre) / self.spread
+        return (np.asarray(x, np.float64) - self.center) / self.spread
 
     def frechet(self, x: np.ndarray) -> Estimate:
         """Squared Fréchet distance over the reference's total variance: x (M, D). All rows at its mean would score 1."""
@@ -48,7 +48,7 @@ class Reference:
         distances = self.within, euclidean(self.rows, rows), euclidean(rows, rows)
         kernels = [rbf_kernel(matrix, self.bandwidth) for matrix in distances]
         kernel = half_sampling(lambda ref, oth: mmd2(*_parts(kernels, ref, oth)), sizes, smooth=True)[0]
-        shares = half_sampling(lambda ref, oth: prdc(*_parts(distances, ref, oth), k=NEIGHBOURS), sizes)
+        shares = half_sampling(lambda ref, oth: prdc(*_parts(distances, ref, oth), k=NEIGHBORS), sizes)
         keys = ("precision", "recall", "density", "coverage")
         return {
             "frechet": self.frechet(x),

@@ -1,4 +1,4 @@
-"""The domain of sentence embeddings: what the trainer, the sampler and the inspector need to know of text."""
+"""The text domain: everything that is particular to sentences and their vectors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NEAR_CONSTANT = 0.1
 
 
 class TextDomain(Domain):
-    """Sentence vectors (D,), in the units of the codec that made them: 1024 numbers for SONAR, 256 for its miniature."""
+    """Sentence vectors (D,) in the units of their codec: D is 1024 for SONAR and 256 for its miniature."""
 
     kind = STORED_KINDS["text"]
     noun = "sentences"
@@ -38,10 +38,10 @@ class TextDomain(Domain):
     measures_memorization = True
 
     def generate(self, name: str, num_samples: int, seed: int) -> Dataset:
-        """Built-in sentences, encoded by the miniature SONAR, which is trained at its first use."""
+        """Return built-in sentences, encoded by the miniature SONAR. Trains it on first use."""
         if name not in self.builtin:
             hint = nearest(name, self.builtin)
-            raise UserError(f"there is no built-in set of sentences {name!r}; there is {listing(self.builtin)}{hint}")
+            raise UserError(f"unknown built-in data set of sentences {name!r}; expected {listing(self.builtin)}{hint}")
         return generate_sentences(num_samples, seed)
 
     def prepares(self, source: Path, files: Files) -> bool:
@@ -111,22 +111,22 @@ class TextDomain(Domain):
         return source not in self.builtin or not why_not_at_hand(inherited.get("codec") or {})
 
     def check(self, data: Dataset, where: str) -> None:
-        """Raise UserError unless `data.x` is (N, D), of the dimension that its codec says."""
+        """Raise UserError unless `data.x` is (N, D) with the dimension of its codec."""
         if data.x.ndim != 2 or data.x.shape[1] < 1:
-            raise UserError(f"{where}: x has shape {tuple(data.x.shape)}; embeddings are (N, D): a vector a sentence")
+            raise UserError(f"{where}: x has shape {tuple(data.x.shape)}; expected (N, D): one vector per sentence")
         codec = data.info.get("codec")
         codec = codec if isinstance(codec, dict) else {}
         dimension = codec.get("dimension")
         if isinstance(dimension, int) and dimension != data.x.shape[1]:
             raise UserError(
-                f"{where}: its vectors have {data.x.shape[1]} dimensions, and those of its codec {codec.get('name')!r} "
-                f"have {dimension}; prepare the data again, or name the codec that made it"
+                f"{where}: its vectors have {data.x.shape[1]} dimensions, but its codec {codec.get('name')!r} has "
+                f"{dimension}; prepare the data again with the codec that made the vectors"
             )
 
     def preview(self, rows: Dataset) -> list[Preview]:
-        """The sentences themselves where they are at hand, else the vectors' norms."""
+        """Return the sentences with the norms of their vectors; only the norms if there are no sentences."""
         norms = np.linalg.norm(rows.x, axis=1)
-        texts = rows.texts if rows.texts is not None else ["(a vector without its sentence)"] * len(rows)
+        texts = rows.texts if rows.texts is not None else ["(vector without a sentence)"] * len(rows)
         return [
             Preview(title, (text,), f"norm {norm:.3g}")
             for title, text, norm in zip(rows.titles(), texts, norms, strict=True)
@@ -138,7 +138,7 @@ class TextDomain(Domain):
         return TextPresenter(data, decode=decode, device=device)
 
     def inherited(self, data: Dataset) -> dict[str, Any]:
-        """The codec and the language, which samples share with the rows that the model was trained on."""
+        """Return codec and language, which samples share with the training rows."""
         return {name: data.info[name] for name in ("codec", "lang") if name in data.info}
 
     def evaluator(self, comparison: Comparison, *, decode: bool = True, device: str = "auto") -> TextEvaluator:
@@ -148,10 +148,10 @@ class TextDomain(Domain):
 
 
 def generate_sentences(num_samples: int, seed: int) -> Dataset:
-    """The data set "sentences": distinct ones of the miniature's grammar, with their vectors (N, D), split 80/10/10.
+    """Return the data set "sentences": distinct sentences of the built-in grammar with vectors (N, D), split 80/10/10.
 
-    The same for the same arguments. The miniature is trained where it is not at hand, and the vectors are kept beside it.
-    Raises UserError as `open_codec` does, and for a number of sentences that the grammar does not have.
+    The same arguments give the same data. Trains the miniature SONAR if the cache has none, and caches the vectors next to
+    it. Raises UserError as `open_codec` does, and if the grammar has too few sentences.
     """
     from flowkit.text.codec import ENGLISH, open_codec
     from flowkit.text.mini import cache, grammar
@@ -170,7 +170,7 @@ def generate_sentences(num_samples: int, seed: int) -> Dataset:
 
 
 def _split(count: int, seed: int) -> np.ndarray:
-    """Each row's part: 0 training, 1 validation, 2 test."""
+    """The split of each row: 0 training, 1 validation, 2 test."""
     from flowkit.text.prepare import split_sizes
 
     split = np.repeat(np.arange(3, dtype=np.uint8), split_sizes(count, FRACTIONS))
@@ -178,7 +178,7 @@ def _split(count: int, seed: int) -> np.ndarray:
 
 
 def _kept(path: Path, info: dict[str, object]) -> Dataset | None:
-    """What an earlier call wrote, if it is whole and of this very miniature."""
+    """The data that an earlier call wrote, if it is complete and made by the same miniature."""
     try:
         data = read_dataset(path)
     except UserError:

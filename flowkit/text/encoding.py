@@ -1,4 +1,4 @@
-"""Sentences to vectors in shards that stay on the disk, so that encoding which is stopped goes on where it was."""
+"""Encode sentences in shards that are kept on disk, so that interrupted encoding can resume."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from flowkit.domain import Tell
 from flowkit.errors import UserError
 from flowkit.text.codec import Codec
 
-SHARD = 2048  # sentences: what is lost at most when the process is killed
+SHARD = 2048  # sentences; at most this many are lost if the process is killed
 
 
 class Scratch:
-    """The hidden folder beside the data set to be where its vectors gather: `vectors.f32`, and `encoding.json` about them.
+    """A hidden folder next to the future data set that collects its vectors in `vectors.f32`, described by `encoding.json`.
 
-    Vectors are only ever appended. The JSON, replaced as a whole after each shard is on the disk, says how many count:
-    whatever a killed process left behind those is cut off.
+    Vectors are only appended. The JSON is replaced after each shard is on disk and says how many vectors are valid; anything
+    that a killed process left beyond them is cut off.
     """
 
     def __init__(self, out: Path) -> None:
@@ -37,9 +37,9 @@ class Scratch:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """The folder for this process alone, until it is removed or the block ends; an empty one does not stay.
+        """Create and lock the folder for this process until the block ends. An empty folder is removed.
 
-        Raises UserError where another process works in it, or it cannot be made.
+        Raises UserError if another process uses it, or it cannot be created.
         """
         import fcntl
 
@@ -47,7 +47,7 @@ class Scratch:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.folder / "lock").open("w")
         except OSError as error:
-            raise UserError(f"{self.folder}: cannot be written ({error.strerror}); choose another --out") from None
+            raise UserError(f"{self.folder}: cannot be written to ({error.strerror}); choose another --out") from None
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -58,40 +58,40 @@ class Scratch:
             for suffix in (".safetensors", ".jsonl", ".json"):
                 name = self._out.with_suffix(suffix).name
                 for stale in self._out.parent.glob(f".{glob.escape(name)}.*.partial"):
-                    stale.unlink(missing_ok=True)  # half a file, of a process that was killed while it wrote
+                    stale.unlink(missing_ok=True)  # a partial file of a killed process
             try:
                 yield
             finally:
-                if not self._about.exists():  # nothing worth keeping
+                if not self._about.exists():  # nothing to keep
                     self.remove()
 
     def encoded(self) -> int:
-        """How many sentences the folder holds."""
+        """The number of sentences that the folder holds."""
         return int(read_json(self._about)["done"]) if self._about.exists() else 0
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def resume(self, described: dict[str, Any], row_bytes: int) -> tuple[dict[str, Any], str]:
-        """(what the JSON says of vectors so described, "done": 0 where there are none; what to tell the user)."""
+        """Return the JSON for vectors so described ("done": 0 if there are none), and a notice for the user."""
         if not self._about.exists():
             return {**described, "done": 0, "truncated": 0}, ""
         try:
             found = read_json(self._about)
             changed = [name for name, value in described.items() if found.get(name) != value]
-            told = f"what was encoded before had other {' and '.join(changed)}; encoding starts anew" if changed else ""
+            told = f"the earlier vectors are not reused, because the {' and '.join(changed)} changed" if changed else ""
             done = min(int(found["done"]), self._vectors.stat().st_size // row_bytes)
             truncated = int(found["truncated"])
         except (UserError, OSError, KeyError, TypeError, ValueError):
             done, truncated = 0, 0
-            told = f"what was encoded before cannot be read ({self._about}); encoding starts anew"
+            told = f"the earlier vectors are not reused, because {self._about} cannot be read"
         if told:
-            self._about.unlink()  # before its vectors are overwritten: it must never speak of others than it describes
+            self._about.unlink()  # before its vectors are overwritten, so that it never describes others
             done, truncated = 0, 0
         return {**described, "done": done, "truncated": truncated}, told
 
     def append(self, vectors: np.ndarray, about: dict[str, Any]) -> None:
-        """Put `vectors` behind the first `about["done"]` rows, and count them."""
+        """Append `vectors` after the first `about["done"]` rows, and count them."""
         with self._vectors.open("r+b" if self._vectors.exists() else "w+b") as file:
             file.truncate(about["done"] * vectors[0].nbytes)
             file.seek(0, os.SEEK_END)
@@ -102,7 +102,7 @@ class Scratch:
         write_json(self._about, about)
 
     def rows(self, count: int, dimension: int) -> np.ndarray:
-        """The first `count` vectors, memory-mapped."""
+        """Return the first `count` vectors, memory-mapped."""
         return np.memmap(self._vectors, "<f4", mode="r", shape=(count, dimension))
 
 
@@ -116,16 +116,16 @@ def encode(
     tell: Tell | None = None,
     notice: Callable[[str], object] | None = None,
 ) -> tuple[np.ndarray, int]:
-    """(vectors (N, D) float32, memory-mapped in `scratch`; how many sentences were too long and lost their end).
+    """Return vectors (N, D) float32, memory-mapped in `scratch`, and the number of truncated sentences.
 
-    Goes on where an earlier call with the same texts, codec, language and dtype was stopped; what another call left is
-    thrown away, and `notice` told so. Call it while `scratch.locked()`. Raises UserError where the disk is full.
+    Resumes an interrupted call with the same texts, codec, language and dtype. Anything else in `scratch` is discarded, with
+    a `notice`. Call it inside `scratch.locked()`. Raises UserError if the disk is full.
     """
     described = {"sentences": _digest(texts), "codec": codec.identity(), "language": lang, "dtype": dtype}
-    described = json.loads(json.dumps(described))  # as it comes back from the file
+    described = json.loads(json.dumps(described))  # as the file will hold it
     about, told = scratch.resume(described, row_bytes=4 * codec.dimension)
     if about["done"]:
-        told = f"{about['done']:,} of {len(texts):,} sentences were encoded before; going on from there"
+        told = f"{about['done']:,} of {len(texts):,} sentences are already encoded; resuming"
     if told and notice is not None:
         notice(told)
     before = getattr(codec, "truncated", 0) - about["truncated"]
@@ -144,9 +144,9 @@ def encode(
             about["truncated"] = getattr(codec, "truncated", 0) - before
             scratch.append(vectors, about)
     except OSError as error:
-        kept = f"{about['done']:,} of {len(texts):,} sentences are encoded and kept"
+        kept = f"{about['done']:,} of {len(texts):,} encoded sentences are kept"
         raise UserError(
-            f"{scratch.folder}: cannot be written ({error.strerror}); {kept}: make room, and give the same command again"
+            f"{scratch.folder}: cannot be written to ({error.strerror}); {kept}. Free some space, and rerun to resume"
         ) from None
     return scratch.rows(len(texts), codec.dimension), about["truncated"]
 
@@ -154,5 +154,5 @@ def encode(
 def _digest(texts: Sequence[str]) -> str:
     found = hashlib.blake2b(digest_size=16)
     for text in texts:
-        found.update(text.encode() + b"\n")  # no text holds a line feed
+        found.update(text.encode() + b"\n")  # texts have no line feeds
     return found.hexdigest()

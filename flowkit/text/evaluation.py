@@ -1,4 +1,4 @@
-"""What is measured on sentence vectors. `PROTOCOL` names features, metrics and counts: figures compare under one name only."""
+"""Metrics of sentence vectors. `PROTOCOL` identifies features, metrics and counts: compare results of one protocol only."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from flowkit.text.diversity import share, variety
 from flowkit.text.figures import FIGURES, LEGEND, LEGEND_OF_SPEECH
 
 PROTOCOL = "embedding-1"
-DECODED = 500  # rows of each column that go round the cycle, spread over all of them
-OWN_ROWS = 1000  # training rows that stand in for held-out ones where there are none
+DECODED = 500  # rows of each column that are decoded and encoded again, evenly spread
+OWN_ROWS = 1000  # training rows to use if no rows are held out
 WORDS = {"samples": "samples", "real": "real vectors", "gaussian": "Gaussian draws", "noise": "noise",
          "reference": "the reference"}  # fmt: skip
 SHOWN, NEAREST = 40, 20  # rows of samples.md
@@ -32,7 +32,7 @@ SHOWN, NEAREST = 40, 20  # rows of samples.md
 
 @dataclass(frozen=True)
 class Spoken:
-    """What `rows` (n,) of a column say: their texts, the texts' vectors (n, D), and how near those are to the rows (n,)."""
+    """Decoded `rows` (n,) of a column: their texts, the vectors of the texts (n, D), and the cosines to the rows (n,)."""
 
     rows: np.ndarray
     texts: list[str]
@@ -49,9 +49,9 @@ class Near:
 
 
 class TextEvaluator:
-    """Measures one comparison of vectors (N, D); what they say, too, where their codec is at hand (`notes` say if not).
+    """Measures vectors (N, D), and the sentences that they decode to if the codec is available (else `notes` say why not).
 
-    Raises UserError for samples of another codec than the data's.
+    Raises UserError if the samples belong to another codec than the data.
     """
 
     protocol = PROTOCOL
@@ -59,29 +59,29 @@ class TextEvaluator:
     def __init__(
         self, comparison: Comparison, *, decode: bool = True, device: str = "auto", codec: Codec | None = None
     ) -> None:
-        """codec: one that is open already; by default the data's own, where it needs no download and no training."""
+        """codec: an open codec; by default the one of the data, unless it would have to be downloaded or trained."""
         self.comparison = comparison
         data, sides, samples = comparison.data, comparison.sides, comparison.samples
         _same_codec(samples.info, data.info)
         self.lang = data.info.get("lang") or ENGLISH
         reason = None if codec else _why_not(data.info.get("codec"), decode)
         self.codec = codec or (None if reason else open_codec(data.info["codec"], device=device))
-        self.notes = (f"what the vectors say was not measured: {reason}",) if reason else ()
+        self.notes = (f"the sentences were not measured: {reason}",) if reason else ()
         self.legend = LEGEND + (LEGEND_OF_SPEECH if self.codec else "")
         fitted = np.asarray(data.x[sides.train], np.float64)
-        self.centre = fitted.mean(axis=0)
+        self.center = fitted.mean(axis=0)
         noise = np.random.default_rng(0).standard_normal(comparison.gaussian.shape)
         self.x: dict[str, np.ndarray] = {
             "samples": np.asarray(samples.x),
             "real": np.asarray(data.x[sides.real]),
             "gaussian": comparison.gaussian,
-            "noise": (self.centre + np.sqrt(fitted.var(axis=0).mean()) * noise).astype(np.float32),
+            "noise": (self.center + np.sqrt(fitted.var(axis=0).mean()) * noise).astype(np.float32),
             "reference": np.asarray(data.x[sides.reference]),
         }
         self._tell: Tell = lambda what, done, total: None
 
     def figures(self, tell: Tell) -> list[Figure]:
-        """All metrics of samples, real rows, Gaussian draws and noise. `tell` is told what is being worked on."""
+        """Compute all metrics for samples, real rows, Gaussian draws and noise. `tell` receives progress."""
         self._tell = tell
         reference = Reference(self.x["reference"])
         columns: dict[str, Column] = {}
@@ -103,7 +103,7 @@ class TextEvaluator:
         ]
 
     def write(self, out: Path) -> list[Path]:
-        """`samples.md`: samples, each with its nearest training sentence; some as they come, then the nearest."""
+        """Write `samples.md`: samples with the nearest training sentence of each; some uncurated ones, then the nearest."""
         spoken, near = self.spoken.get("samples"), self.near["samples"]
         rows = np.arange(len(near.rows)) if spoken is None else spoken.rows
         path = out / "samples.md"
@@ -115,7 +115,7 @@ class TextEvaluator:
 
     @cached_property
     def near(self) -> dict[str, Near]:
-        """By column; "real" are held-out rows, or training rows without themselves. One pass over the training rows."""
+        """By column. "real" holds held-out rows, or training rows compared with the others. One pass over the training rows."""
         data, sides = self.comparison.data, self.comparison.sides
         real, train = sides.held_out if len(sides.held_out) else sides.train[:OWN_ROWS], data.rows("train")
         parts = {name: data.x[real] if name == "real" else self.x[name] for name in COLUMNS}
@@ -129,7 +129,7 @@ class TextEvaluator:
         }
 
     def _near_held_out(self) -> dict[str, np.ndarray]:
-        """By column, cosines to the nearest held-out row; empty where there are too few of those."""
+        """Cosines to the nearest held-out row, by column; empty if there are too few held-out rows."""
         x, rows = self.comparison.data.x, self.comparison.sides.held_out
         if len(rows) < 2:
             return {}
@@ -138,7 +138,7 @@ class TextEvaluator:
 
     @cached_property
     def spoken(self) -> dict[str, Spoken]:
-        """By column, and of the reference; empty without a codec."""
+        """Decoded rows by column, and of the reference; empty without a codec."""
         if self.codec is None:
             return {}
         chosen = {name: _spread(len(x), DECODED) for name, x in self.x.items()}
@@ -149,12 +149,12 @@ class TextEvaluator:
                 self.codec, x, lang=self.lang,
                 tell=lambda _, some, __: self._tell(f"decoding {WORDS[name]}", told + some, total),  # noqa: B023
             )  # fmt: skip
-            spoken[name] = Spoken(rows, texts, again, cosines(x, again, self.centre))
+            spoken[name] = Spoken(rows, texts, again, cosines(x, again, self.center))
             done += len(rows)
         return spoken
 
     def _speech(self, name: str, said: Reference) -> Column:
-        """Cycle and sentences of a column; for "real" the cycle of the reference and the sentences as they were written."""
+        """Cycle and sentence metrics of a column. "real" uses the cycle of the reference and the original sentences."""
         sides, spoken, texts = self.comparison.sides, self.spoken[name], self.spoken[name].texts
         if name == "real":
             texts = self._texts(sides.real[spoken.rows]) or texts
@@ -170,13 +170,13 @@ class TextEvaluator:
         if not self._seen:
             return None
         if name == "real" and self.comparison.sides.split == "all":
-            return None  # the reference is made of training rows
+            return None  # the reference consists of training rows
         texts = self._written if name == "real" else self.spoken[name].texts
         return share([not self._seen[_key(text)] for text in texts])
 
     @cached_property
     def _written(self) -> list[str]:
-        """The reference's own sentences, of the rows that are decoded."""
+        """The original sentences of those reference rows that are decoded."""
         return self._texts(self.comparison.sides.reference[self.spoken["reference"].rows])
 
     @cached_property
@@ -249,8 +249,8 @@ def _same_codec(samples: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     ours, theirs = ((info.get("codec") or {}).get("name") for info in (samples, data))
     if None not in (ours, theirs) and ours != theirs:
         raise UserError(
-            f"the samples are vectors of the codec {ours!r} and the real data of {theirs!r}; their spaces have nothing to do "
-            "with each other. Give the data that the model was trained on"
+            f"the samples were made with the codec {ours!r} and the real data with {theirs!r}, so their vectors are not "
+            "comparable. Name the data that the model was trained on"
         )
 
 
@@ -278,7 +278,7 @@ def write_samples_page(
 
     content = [
         "# Samples and their nearest training sentences", "",
-        "cycle: the centred cosine of the vector to that of the sentence it decodes to; cosine: to the nearest training row.",
+        "cycle: centered cosine of the vector and the vector of its decoded sentence. cosine: to the nearest training row.",
         "", f"## {len(first)} of them, as they come", "", *table(first.tolist()), "",
     ]  # fmt: skip
     if left:

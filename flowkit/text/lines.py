@@ -1,4 +1,4 @@
-"""Lines of text from bytes: UTF-8 or marked UTF-16, any line ends, bounded. What is neither is an error with its place."""
+"""Lines of text from bytes: UTF-8, or UTF-16 with a byte-order mark, with any line ends and bounded length."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import IO
 from flowkit.errors import Unreadable, UserError
 from flowkit.sources.files import BROKEN_ZIP
 
-MAX_LINE = 10_000_000  # bytes; a file without ends of lines must not fill the memory
+MAX_LINE = 10_000_000  # bytes; a file without line ends must not fill the memory
 _CHUNK = 1 << 16
-_TOLD_EVERY = 1 << 14  # lines between two words on the progress
+_TOLD_EVERY = 1 << 14  # lines between two reports of progress
 _UTF16 = {codecs.BOM_UTF16_LE: ("utf-16-le", b"\n\0", b"\r\0"), codecs.BOM_UTF16_BE: ("utf-16-be", b"\0\n", b"\0\r")}
 
 
 def text_lines(stream: IO[bytes], where: str, tell_bytes: Callable[[int], object]) -> Iterator[tuple[int, str]]:
-    """(number from 1, text with its end) of each line. `progress` is told of bytes. Raises UserError.
+    """Yield (number from 1, text with its line end) of each line. tell_bytes: receives the bytes read. Raises UserError.
 
-    Lines end with a line feed. Where the beginning of the file has none, they end with a carriage return, as on old Macs.
+    Lines end with a line feed, or with a carriage return (old Macs) if the beginning of the file has no line feed.
     """
     try:
         start = stream.read(_CHUNK)
@@ -44,7 +44,7 @@ def text_lines(stream: IO[bytes], where: str, tell_bytes: Callable[[int], object
 
 
 def _split(rest: bytes, stream: IO[bytes], end: bytes, width: int, where: str) -> Iterator[bytes]:
-    """Pieces up to and with each `end`, whose place in the file is a multiple of its width."""
+    """Pieces up to and including each `end`, at file offsets that are multiples of its width."""
     number = 1
     pattern = re.compile(re.escape(end))
     more = True
@@ -61,7 +61,7 @@ def _split(rest: bytes, stream: IO[bytes], end: bytes, width: int, where: str) -
         rest = rest[at:]
         if len(rest) > MAX_LINE:
             raise UserError(
-                f"{where}: line {number:,}: is longer than {MAX_LINE // 1_000_000} MB; expected a sentence a line"
+                f"{where}: line {number:,}: is longer than {MAX_LINE // 1_000_000} MB; expected one sentence per line"
             )
         chunk = stream.read(max(_CHUNK, len(rest)))
         more = bool(chunk)
@@ -77,7 +77,9 @@ def _decoded(raw: bytes, encoding: str, number: int, where: str) -> str:
     if encoding == "utf-8" and b"\x00" in raw:
         order = "be" if raw[:1] == b"\0" else "le"
         mend = f"convert it: iconv -f utf-16{order} -t utf-8 {where} > utf8.txt"
-        raise UserError(f"{place}: is not UTF-8 (it looks like UTF-16 without its mark, or is no text at all); {mend}")
+        raise UserError(
+            f"{place}: is not UTF-8 (it looks like UTF-16 without a byte-order mark, or is not text); {mend}"
+        )
     try:
         return raw.decode(encoding)
     except UnicodeDecodeError as error:

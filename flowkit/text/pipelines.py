@@ -1,8 +1,8 @@
-"""One codec around sonar-space's two pipelines: the real SONAR and its miniature both speak through it.
+"""A codec on the two pipelines of sonar-space, used by SONAR and by its miniature.
 
-The pipelines' `predict` is taken apart into the pieces that it is made of, because as a whole it sets the process-wide
-matmul precision while it runs (decoding beside a training step would change that step's numbers), tokenises anew,
-draws from the global generator when it samples, and hides a full GPU behind an exception of its data pipeline.
+The parts of the pipelines are called instead of their `predict`, which sets the process-wide matmul precision while it
+runs (this would change the results of a concurrent training step), tokenizes again, samples from the global generator, and
+hides out-of-memory errors of the GPU behind an exception of its data pipeline.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ FIRST_LOOK = 1024  # of 256,000 probabilities: sorting them all at each step wou
 class PipelineCodec:
     """A `Codec` (flowkit.text.codec) of a SONAR encoder, decoder and tokenizer.
 
-    load_encoder and load_decoder return the models when they are first needed, so that who only encodes needs no decoder.
-    dimension: D of the vectors. identity: what `identity()` gives back. dtype: "fp32", "fp16" or "bf16".
-    `truncated` counts the sentences that were longer than `max_source_len` tokens and lost their end.
+    load_encoder and load_decoder return the models on first use, so that encoding does not need the decoder.
+    dimension: D of the vectors. identity: returned by `identity()`. dtype: "fp32", "fp16" or "bf16".
+    `truncated` counts the sentences that were cut to `max_source_len` tokens.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class PipelineCodec:
         return dict(self._identity)
 
     def encode(self, texts: Sequence[str], *, lang: str = ENGLISH, tell: Tell | None = None) -> np.ndarray:
-        """texts (N) -> vectors (N, D) float32, in order. Sentences that are too long lose their end, with a warning.
+        """Encode texts (N) to vectors (N, D) float32, in order. Truncates sentences that are too long, with a warning.
 
         Sentences of similar length share a batch, because all are padded to the longest. `tell` receives progress.
-        Raises UserError: unknown language, a text that is no valid Unicode, numbers that overflow in half precision.
+        Raises UserError for an unknown language, invalid Unicode, and overflow in half precision.
         """
         self._check_language(lang)
         vectors = np.empty((len(texts), self.dimension), np.float32)
@@ -94,8 +94,8 @@ class PipelineCodec:
         if cut:
             self.truncated += len(cut)
             warnings.warn(
-                f"{len(cut)} of {len(texts)} sentences have more than {self._source_limit} tokens and lost what is beyond "
-                f"(rows {listing(map(str, cut), 10)}); split them into sentences",
+                f"{len(cut)} of {len(texts)} sentences have more than {self._source_limit} tokens and were truncated "
+                f"(rows {listing(map(str, cut), 10)}); split long texts into sentences",
                 stacklevel=2,
             )
         return vectors
@@ -108,10 +108,10 @@ class PipelineCodec:
         batch_size: int | None = None,
         tell: Tell | None = None,
     ) -> list[str]:
-        """vectors (N, D) -> texts (N), in order. A row's text depends on its vector, its number and `how`, not on the batch.
+        """Decode vectors (N, D) to texts (N), in order. A text depends on its vector, row number and `how`, not on the batch.
 
-        Touches no global random state, so that it may run beside training. Raises UserError: unknown language, vectors of
-        another dimension, NaN (the rows are named).
+        Does not use global random state, so it can run during training. Raises UserError for an unknown language, vectors
+        of another dimension, and NaN (naming the rows).
         """
         how = how or Decoding()
         self._check_language(how.lang)
@@ -157,7 +157,7 @@ class PipelineCodec:
                 done(len(batch))
                 continue
             if len(batch) == 1:
-                raise UserError(f"codec: not even one sentence fits the memory of {self.device}; use --device cpu")
+                raise UserError(f"codec: out of memory on {self.device} even for one sentence; use --device cpu")
             torch.cuda.empty_cache()
             self._share /= 2
             pending = [half for whole in (*pending, batch) for half in _halves(whole)]
@@ -193,7 +193,7 @@ class PipelineCodec:
         try:
             return encoders[lang](text)
         except TypeError:  # the C++ binding's word for a string that UTF-8 cannot hold
-            raise UserError(f"texts: row {row} is no valid Unicode ({text[:40]!a}); expected a sentence") from None
+            raise UserError(f"texts: row {row} is not valid Unicode ({text[:40]!a}); expected a sentence") from None
 
     @torch.inference_mode()
     def _embed(self, tokens: Sequence[Tensor]) -> np.ndarray:
@@ -267,9 +267,9 @@ def pick_dtype(dtype: str) -> torch.dtype:
 
 
 def batches_of_tokens(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Rows in batches of like length, longest first, whose padded size (rows x longest) stays within `budget` tokens.
+    """Yield batches of rows of similar length, longest first, with a padded size of at most `budget` tokens.
 
-    A sentence that is longer than the budget stands alone.
+    A sentence longer than the budget gets its own batch.
     """
     batch: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
@@ -304,7 +304,7 @@ def _check_finite(vectors: np.ndarray, what: str, mend: str) -> None:
 class KeyedNucleus:
     """The next token, drawn from the smallest set of likeliest tokens with a mass above p: a fairseq2 `Sampler`.
 
-    Nucleus sampling (arXiv 1904.09751), its draws keyed by the row, so that a batch's make-up changes no sentence.
+    Nucleus sampling (arXiv 1904.09751) with draws keyed by the row, so that a text does not depend on the batch.
 
     uniforms: (B, S) on [0, 1): one for each row and step. fairseq2 drops a row after its end token; so does this.
     """

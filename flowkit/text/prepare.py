@@ -1,4 +1,4 @@
-"""Sentences, or vectors that somebody made of them, to one prepared data set, with an account of what became of them."""
+"""Prepare sentences, or existing vectors of sentences, as one data set, and report what became of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SONAR_DIMENSION = 1024  # of Meta's release
 SONAR_NORMS = (
     0.08,
     0.6,
-)  # sentences have about 0.2 to 0.3, normalized vectors 1; far from the first the decoder garbles
+)  # sentences have about 0.2 to 0.3, normalized vectors 1; the decoder fails far from the former
 DTYPES = ("fp32", "fp16", "bf16")
 Named = Codec | Mapping[str, Any] | str
 
@@ -40,7 +40,7 @@ Named = Codec | Mapping[str, Any] | str
 @dataclass(frozen=True)
 class Settings:
     lang: str = ENGLISH
-    column: str | None = None  # of the sentences in a table, or their key; found where it is evident
+    column: str | None = None  # of the sentences in a table, or their key; None detects it
     split_sentences: bool = False  # each line is a paragraph
     skip_empty: bool = False
     near_duplicates: float = NEAR  # 0 keeps them
@@ -69,7 +69,7 @@ def settings_of(options: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Rows:
-    """What there is to choose from: rows of x, their sentences (a text a row) and numbers (of the line, or the vector)."""
+    """Candidates: rows of x with their sentences (one text per row) and numbers (of the line or vector)."""
 
     x: np.ndarray  # (M, D) float32
     rows: np.ndarray  # (N,) of x
@@ -81,7 +81,7 @@ class _Rows:
     truncated: int = 0
 
     def pair(self, duplicates: Duplicates) -> Pair | None:
-        """The least alike of those that count as alike."""
+        """The pair of near-duplicates with the lowest cosine."""
         if not len(duplicates.removed):
             return None
         row = int(duplicates.removed[duplicates.cosine[duplicates.removed].argmin()])
@@ -99,15 +99,16 @@ def prepare(
     tell: Tell | None = None,
     notice: Callable[[str], object] | None = None,
 ) -> TextReport:
-    """Write x (N, D) of the sentences in `source` (a file, folder or zip), or of the vectors in it (one file), to `out`.
+    """Write the data set `out` with vectors x (N, D) of the sentences in `source`, or from the file of vectors `source`.
 
-    codec: what encodes the sentences, or has made the vectors, whose sentences `texts` holds, a line a row. Of sentences
-    that are equal the first is kept, and of vectors with a cosine above `near_duplicates`. Rows are shuffled by `seed`
-    and split, so that no two rows across splits are nearer than that, and the first k training rows are a fair subset.
-    Sentences are encoded in shards: stopped, even killed, the same call goes on. `tell` is told of progress, `notice` what
-    the user should know.
+    codec: encodes the sentences (a file, folder or zip), or the codec that made the vectors. texts: the sentences of a
+    file of vectors, one line per row. Exact duplicates are removed, and so are vectors with a cosine above
+    `near_duplicates` to an earlier one. Rows are shuffled by `seed` and split, so that no two rows of different splits are
+    near-duplicates, and the first k training rows are a random subset. Sentences are encoded in shards: after an
+    interruption, the same call resumes. tell: receives progress. notice: receives what the user should know.
 
-    Raises UserError: no such source, a line that is no sentence, counts that differ, a codec that does not fit, `out` exists.
+    Raises UserError for a missing source, a line that is not a sentence, counts that differ, a codec that does not fit, and
+    if `out` exists.
     """
     source, texts, how = Path(source), None if texts is None else Path(texts), settings or Settings()
     tell, notice = tell or (lambda stage, done, total: None), notice or (lambda text: None)
@@ -133,8 +134,8 @@ def prepare(
             return report
     except KeyboardInterrupt as stop:
         done = scratch.encoded()
-        kept = f"{done:,} sentences are encoded and kept in {scratch.folder}; the same command goes on from there"
-        notice(f"stopped: {kept if done else 'nothing was written'}")
+        kept = f"{done:,} encoded sentences are kept in {scratch.folder}; rerun the same command to resume"
+        notice(f"interrupted: {kept if done else 'nothing was written'}")
         raise Interrupted(str(stop)) from None  # with what the notice has not said
 
 
@@ -152,13 +153,13 @@ def _holds_vectors(source: Path) -> bool:
 
 
 def _check(source: Path, imported: bool, codec: Named | None, texts: Path | None, how: Settings) -> None:
-    """All that can be said before anything is read, downloaded, trained or loaded."""
+    """Raise UserError for bad options before anything is read, downloaded, trained or loaded."""
     if imported and how.split_sentences:
-        raise UserError(f"--split-sentences: {source} holds vectors, one a sentence already; leave it out")
+        raise UserError(f"--split-sentences: does not apply to vectors, and {source} holds vectors; leave it out")
     if not imported and texts is not None:
-        raise UserError(f"--texts: {source} holds sentences itself; --texts goes with a file of vectors")
+        raise UserError(f"--texts: requires a file of vectors, and {source} holds sentences; leave it out")
     if not imported and codec is None:
-        raise UserError(f"--codec: {source} holds sentences; name what encodes them: {' or '.join(CODECS)}")
+        raise UserError(f"--codec is required to encode the sentences in {source}: {' or '.join(CODECS)}")
     if codec is not None and not isinstance(codec, str | Mapping):
         _check_language(how.lang, codec.languages, codec.name)
     elif codec is not None:
@@ -171,18 +172,18 @@ def _check(source: Path, imported: bool, codec: Named | None, texts: Path | None
             except UserError:
                 if not imported:
                     raise
-                known = (how.lang,)  # vectors are prepared where their codec is not: then by the form of its codes
+                known = (how.lang,)  # vectors need no codec on this machine: check the form of the code
                 if not re.fullmatch("[a-z]{3}_[A-Z][a-z]{3}", how.lang):
                     raise UserError(
-                        f"lang: {how.lang!r} is no code of a language; expected ISO 639-3 and a script, as in {ENGLISH}"
+                        f"lang: {how.lang!r} is not a language code; expected ISO 639-3 and a script, such as {ENGLISH}"
                     ) from None
             _check_language(how.lang, known, name)
     if how.dtype not in DTYPES:
         raise UserError(f"--dtype {how.dtype}: expected {listing(DTYPES)}{nearest(how.dtype, DTYPES)}")
     if how.split_sentences and find_spec("sentencex") is None:
-        raise UserError("--split-sentences needs the package sentencex: pip install sentencex")
+        raise UserError("--split-sentences requires the package sentencex: pip install sentencex")
     if not 0 <= how.near_duplicates < 1:
-        raise UserError(f"--near-duplicates {how.near_duplicates:g}: expected a cosine below 1, or 0 to keep them")
+        raise UserError(f"--near-duplicates {how.near_duplicates:g}: expected a cosine from 0 (keep all) to below 1")
     fractions = how.split
     if (
         len(fractions) != 3
@@ -191,7 +192,7 @@ def _check(source: Path, imported: bool, codec: Named | None, texts: Path | None
         or not math.isclose(sum(fractions), 1, abs_tol=1e-6)
     ):
         given = ",".join(f"{fraction:g}" for fraction in fractions)
-        raise UserError(f"--split {given}: expected three fractions that add up to 1, such as 0.8,0.1,0.1")
+        raise UserError(f"--split {given}: expected three fractions that sum to 1, such as 0.8,0.1,0.1")
 
 
 def _check_language(lang: str, known: Sequence[str], codec: str) -> None:
@@ -228,14 +229,14 @@ def _import(
     if lines is not None and lines.read != len(x):
         rows, vectors = lines.unit[: -1 if lines.read == 1 else None], "vector" if len(x) == 1 else "vectors"
         raise UserError(
-            f"{texts}: has {lines.read:,} {rows}, and {source} {len(x):,} {vectors}; expected as many of both"
+            f"{texts}: has {lines.read:,} {rows}, but {source} has {len(x):,} {vectors}; expected one sentence per vector"
         )
     identity = None if codec is None else _identity(codec, how, notice)
     dimension = (identity or {}).get("dimension")
     if dimension is not None and dimension != x.shape[1]:
         assert identity is not None
         raise UserError(
-            f"{source}: its vectors have {x.shape[1]} dimensions, and those of the codec {identity.get('name')!r} have "
+            f"{source}: its vectors have {x.shape[1]} dimensions, but the codec {identity.get('name')!r} has "
             f"{dimension}; name the codec that made them"
         )
     rows = np.arange(len(x)) if lines is None else lines.numbers - 1
@@ -247,14 +248,14 @@ def _import(
 
 
 def _identity(codec: Named, how: Settings, notice: Callable[[str], object]) -> dict[str, Any]:
-    """The codec's own words for itself; of SONAR without its weights, what was given, since nothing is encoded here."""
+    """Identity of the codec. If SONAR is not available, it is what was given, because nothing has to be encoded."""
     if not isinstance(codec, str | Mapping):
         return codec.identity()
     described = {"name": codec} if isinstance(codec, str) else dict(codec)
     missing = why_not_at_hand(described) if described.get("name") == "sonar" else None
     if missing is None:
         return _open(described, how).identity()
-    notice(f"the samples cannot be decoded on this machine yet: {missing}")
+    notice(f"samples cannot be decoded on this machine yet: {missing}")
     return described if len(described) > 1 else {**described, "dimension": SONAR_DIMENSION}
 
 
@@ -266,7 +267,7 @@ def _near_duplicates(chosen: _Rows, how: Settings, tell: Tell) -> Duplicates:
 
 
 def _dataset(chosen: _Rows, near: Duplicates, how: Settings) -> tuple[Dataset, np.ndarray]:
-    """(all rows; which of them are written, in this order: shuffled, the training rows before the others)."""
+    """All rows, and the indices to write, in order: shuffled, training rows first."""
     kept = near.kept[np.random.default_rng(how.seed).permutation(len(near.kept))]
     order, split = chosen.rows[kept], np.zeros(len(chosen.x), np.uint8)
     sizes = split_sizes(len(order), how.split)
@@ -280,7 +281,7 @@ def _dataset(chosen: _Rows, near: Duplicates, how: Settings) -> tuple[Dataset, n
 
 
 def split_sizes(count: int, fractions: Sequence[float]) -> tuple[int, int, int]:
-    """Rows of training, validation and test: at least one of each that is wanted, where there are three."""
+    """Return the numbers of training, validation and test rows: at least one of each that is asked for, given three rows."""
     held_out = [max(round(count * part), 1 if part and count >= 3 else 0) for part in fractions[1:]]
     validation, test = held_out
     return count - validation - test, validation, test
@@ -311,7 +312,7 @@ def _info(source: Path, chosen: _Rows, near: Duplicates, how: Settings) -> dict[
 
 
 def _format(source: Path) -> str:
-    """ "txt", "jsonl", "npy", ... by its content; "folder" or "zip" where it may hold several."""
+    """ "txt", "jsonl", "npy", ... by content, or "folder" or "zip"."""
     if source.is_dir():
         return "folder"
     with open_files(source) as files:
@@ -334,13 +335,13 @@ def _report(
     remarks = [] if lines is None else list(lines.notes)
     if (chosen.codec or {}).get("name") == "sonar" and not SONAR_NORMS[0] < measured.norm < SONAR_NORMS[1]:
         remarks.append(
-            f"these vectors have a mean norm of {measured.norm:.3g}, SONAR's about 0.2. If they were normalised, undo that, "
-            "or their samples will not decode"
+            f"the mean norm of these vectors is {measured.norm:.3g}, and SONAR vectors have about 0.2. If they were normalized, "
+            "undo that first; otherwise their samples cannot be decoded"
         )
     if chosen.codec is None:
         remarks.append("without --codec, samples cannot be decoded to sentences")
     if not how.near_duplicates:
-        remarks.append("near-duplicates were kept: a validation row may have a near-copy among the training rows")
+        remarks.append("near-duplicates were kept, so validation rows may be near-copies of training rows")
     return TextReport(
         source=source,
         format=_format(source),

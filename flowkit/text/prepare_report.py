@@ -1,4 +1,4 @@
-"""What `prepare` says of sentences when it is done. Torch-free, for the view and the sidecar."""
+"""The report of `prepare` on sentences. Torch-free."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ CHUNK = 1 << 14  # rows
 
 @dataclass(frozen=True)
 class Pair:
-    """A row that was left out, and the one that stands for it: sentences where they are at hand, and lines or rows."""
+    """A row that was removed and its duplicate that was kept: sentences if known, and line or row numbers."""
 
     texts: tuple[str, str] | None
     numbers: tuple[int, int]
-    cosine: float | None = None  # None: they are equal
+    cosine: float | None = None  # None: exact duplicates
 
 
 @dataclass(frozen=True)
 class Removed:
     count: int
-    pair: Pair | None = None  # of near-duplicates, those with the lowest cosine
+    pair: Pair | None = None  # an example; for near-duplicates, the pair with the lowest cosine
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of the training rows."""
+    """Statistics of the training rows."""
 
     norm: float
     norm_std: float
@@ -38,24 +38,24 @@ class Statistics:
 class TextReport:
     source: Path
     format: str  # "txt", "jsonl", "npy", "safetensors", "pt"
-    paths: tuple[Path, ...]  # .safetensors, .json, and .jsonl where there are sentences
+    paths: tuple[Path, ...]  # .safetensors, .json, and .jsonl if there are sentences
     shape: tuple[int, int]
     splits: dict[str, int]
     read: int  # lines, or vectors
     unit: str  # "lines" | "vectors"
-    sentences: int | None  # what the lines were split into; None where they were not
+    sentences: int | None  # after splitting lines into sentences; None if they were not split
     empty: int
     exact: Removed
     near: Removed
-    threshold: float  # cosine; 0 where near-duplicates were kept
-    truncated: int  # sentences with more tokens than the codec takes
+    threshold: float  # cosine; 0 if near-duplicates were kept
+    truncated: int  # sentences that exceed the maximum number of tokens
     statistics: Statistics
     codec: str | None
     remarks: tuple[str, ...] = ()
 
 
 def statistics(x: np.ndarray, rows: np.ndarray) -> Statistics:
-    """Of x[rows] (N, D), a piece at a time."""
+    """Return statistics of x[rows] (N, D), computed in chunks."""
     count = norms = squared_norms = total = 0.0
     for start in range(0, len(rows), CHUNK):
         piece = x[rows[start : start + CHUNK]].astype(np.float64)

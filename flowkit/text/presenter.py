@@ -1,4 +1,4 @@
-"""Sampled vectors made fit to look at: decoded where the codec is at hand, and held against real vectors either way."""
+"""Present sampled vectors: decode them if the codec is available, and compare them with real vectors in any case."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from flowkit.errors import UserError
 from flowkit.text.codec import BLOCKED, ENGLISH, Codec, Decoding, open_codec, why_not_at_hand
 from flowkit.text.cycle import cosines, decode_and_encode, nearest_rows
 
-NEIGHBOURS = 50_000  # training rows compared with, evenly spread: at 1,024 dimensions they take 200 MB
-YARDSTICK_ROWS = 32  # of real vectors, Gaussian draws and noise that go round the cycle once, to compare with
-MAX_TOKENS = 64  # of a sentence in a run's own samples: vectors that are no sentence's may ramble
+NEIGHBORS = 50_000  # training rows to compare with, evenly spread; with 1,024 dimensions they take 200 MB
+BASELINE_ROWS = 32  # real vectors, Gaussian draws and noise that are decoded and encoded once as baselines
+MAX_TOKENS = 64  # per sentence of a run's own samples; early in training the decoder may ramble
 
 
 class TextPresenter:
-    """`data`: what the model was trained on, for nearest sentences and yard-sticks; None to decode only."""
+    """data: the training data, for nearest sentences and baselines; None only decodes."""
 
     def __init__(self, data: Dataset | None, *, decode: bool, device: str):
         self.data, self.notice = data, ""
         self._decode, self._device = decode, device
         self._codec: Codec | None = None
         if data is not None:
-            # Opened now and not at the first samples: a missing decoder is better known before the training than during it.
+            # Opened now, so that a missing decoder is reported before training and not during it.
             self._codec_of(data)
 
     def __call__(
         self, samples: Dataset, out: Path, *, shown: Sequence[int] = (), tell: Tell | None = None
     ) -> Presented:
-        """Decode all samples; writes nothing itself, for sentences go beside their vectors (`samples.jsonl`)."""
+        """Decode all samples. Writes no files: sentences are stored next to their vectors (`samples.jsonl`)."""
         codec = self._codec_of(self.data or samples)
         lang = samples.info.get("lang", ENGLISH)
         figures: dict[str, float] = {}
@@ -45,8 +45,8 @@ class TextPresenter:
             how = Decoding(lang=lang, max_seq_len=MAX_TOKENS, block_ngrams=BLOCKED)
             texts = codec.decode(samples.x, how, tell=tell)
             again = codec.encode(texts, lang=lang)
-            figures["cycle"] = float(np.median(cosines(samples.x, again, self._centre)))
-            figures |= self._cycle_yardsticks
+            figures["cycle"] = float(np.median(cosines(samples.x, again, self._center)))
+            figures |= self._cycle_baselines
         if self.data is None:
             notes = [f"norm {norm:.3g}" for norm in np.linalg.norm(samples.x, axis=1)]
             lines, caption = texts or ["(not decoded)"] * len(samples), ""
@@ -57,14 +57,14 @@ class TextPresenter:
                 new, _ = nearest_rows(samples.x, self._held_out, np.arange(len(self._held_out)))
                 figures["nearest_held_out"] = float(np.median(new))
             notes, caption = [f"{cosine:.2f}" for cosine in near], "cosine to the nearest training sentence"
-            lines = texts or self._neighbours(samples, self._train_rows[rows])
+            lines = texts or self._neighbors(samples, self._train_rows[rows])
         previews = tuple(Preview(str(row), (lines[row],), notes[row]) for row in shown)
         return Presented(
             previews=previews, texts=None if texts is None else tuple(texts), figures=figures, caption=caption
         )
 
     def _codec_of(self, data: Dataset) -> Codec | None:
-        """The codec that made `data`, if it is at hand; `notice` says why it is not."""
+        """The codec that made `data`, or None, with the reason in `notice`."""
         if not self._decode:
             return None
         identity = data.info.get("codec") or {}
@@ -75,11 +75,11 @@ class TextPresenter:
             except UserError as error:
                 reason = str(error)
             if reason:
-                self.notice = f"sentences are not decoded: {reason}. `flowkit decode` decodes samples later"
+                self.notice = f"sentences are not decoded: {reason}. `flowkit decode` can decode the samples later"
         return self._codec
 
-    def _neighbours(self, samples: Dataset, rows: np.ndarray) -> list[str]:
-        """What can be said of a sample that is not decoded: its norm, and the training sentence (row of data) next to it."""
+    def _neighbors(self, samples: Dataset, rows: np.ndarray) -> list[str]:
+        """Text for samples that are not decoded: the norm, and the nearest training sentence (row of data)."""
         assert self.data is not None
         known = self.data.texts
         near = [f"row {row}" if known is None else known[int(row)] for row in rows]
@@ -90,7 +90,7 @@ class TextPresenter:
     def _train_rows(self) -> np.ndarray:
         assert self.data is not None
         rows = self.data.rows("train")
-        return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), NEIGHBOURS)).astype(np.int64))]
+        return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), NEIGHBORS)).astype(np.int64))]
 
     @cached_property
     def _train(self) -> np.ndarray:
@@ -99,27 +99,27 @@ class TextPresenter:
 
     @cached_property
     def _held_out(self) -> np.ndarray:
-        """Test rows, or validation rows where there are none: as many as a hold-out of that size can honestly say."""
+        """Test rows, or validation rows if there are none."""
         assert self.data is not None
         rows = self.data.rows("test") if len(self.data.rows("test")) else self.data.rows("validation")
-        return gather(self.data.x, rows[:NEIGHBOURS])
+        return gather(self.data.x, rows[:NEIGHBORS])
 
     @cached_property
-    def _centre(self) -> np.ndarray:
+    def _center(self) -> np.ndarray:
         return self._train.mean(axis=0)
 
     @cached_property
-    def _cycle_yardsticks(self) -> dict[str, float]:
-        """The cycle of held-out vectors, of a full Gaussian's draws and of noise with the training rows' overall variance."""
+    def _cycle_baselines(self) -> dict[str, float]:
+        """The cycle cosine of held-out vectors, of draws from a full Gaussian, and of noise with the overall variance."""
         assert self.data is not None and self._codec is not None
         generator = np.random.default_rng(0)
-        centred = self._train - self._centre
-        mix = generator.standard_normal((YARDSTICK_ROWS, len(centred))) / np.sqrt(len(centred))
-        noise = generator.standard_normal((YARDSTICK_ROWS, centred.shape[1])) * np.sqrt(centred.var(axis=0).mean())
+        centered = self._train - self._center
+        mix = generator.standard_normal((BASELINE_ROWS, len(centered))) / np.sqrt(len(centered))
+        noise = generator.standard_normal((BASELINE_ROWS, centered.shape[1])) * np.sqrt(centered.var(axis=0).mean())
         kinds = {
-            "cycle_held_out": self._held_out[:YARDSTICK_ROWS],
-            "cycle_gaussian": self._centre + mix @ centred,  # its covariance is that of the rows
-            "cycle_noise": self._centre + noise,
+            "cycle_held_out": self._held_out[:BASELINE_ROWS],
+            "cycle_gaussian": self._center + mix @ centered,  # with the covariance of the rows
+            "cycle_noise": self._center + noise,
         }
         lang = self.data.info.get("lang", ENGLISH)
         found = {}
@@ -127,5 +127,5 @@ class TextPresenter:
             if len(vectors):
                 vectors = vectors.astype(np.float32)
                 again = decode_and_encode(self._codec, vectors, lang=lang)[1]
-                found[name] = float(np.median(cosines(vectors, again, self._centre)))
+                found[name] = float(np.median(cosines(vectors, again, self._center)))
         return found

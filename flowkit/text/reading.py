@@ -1,6 +1,6 @@
-"""Sentences from files and folders of them: what the rows are made of is found in `tables`, what is a sentence here.
+"""Read sentences from files, folders and zips. `tables` reads rows; here rows become sentences.
 
-What is not a sentence is an error that names its line; what is read as something else than it may look like is noted.
+A row that is not a sentence is an error that names its line. Doubtful choices are recorded as notes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from flowkit.text.columns import Reading
 from flowkit.text.tables import read_rows
 
 SUFFIXES = tuple(suffix for suffix, kind in BY_SUFFIX.items() if kind in SENTENCES)
-# Not whitespace to Python, and nothing to encode: zero-width characters, the byte-order mark, the soft hyphen.
+# Invisible characters that Python does not strip: zero-width ones, the byte-order mark, the soft hyphen.
 INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad "
-MAX_MARKS = 1_000  # combining characters in a row: to put n of them in order takes n * n steps
-_BREAKS = re.compile("[\r\v\f\x1c-\x1f\x85\u2028\u2029]")  # what may have been meant as an end of a line
-# sentencex knows the languages that have rules of their own by ISO 639-1; it finds the relatives of others itself.
+MAX_MARKS = 1_000  # consecutive combining characters; normalizing n of them takes n * n steps
+_BREAKS = re.compile("[\r\v\f\x1c-\x1f\x85\u2028\u2029]")  # characters that may be meant as line ends
+# sentencex names languages with their own rules by ISO 639-1, and falls back to related ones for others.
 _TWO_LETTERS = {
     "amh": "am", "arb": "ar", "bul": "bg", "ben": "bn", "cat": "ca", "dan": "da", "deu": "de", "ell": "el", "eng": "en",
     "spa": "es", "fin": "fi", "fra": "fr", "guj": "gu", "hin": "hi", "hye": "hy", "ita": "it", "jpn": "ja", "kan": "kn",
@@ -38,10 +38,10 @@ _TWO_LETTERS = {
 @dataclass
 class Sentences:
     texts: list[str]
-    numbers: np.ndarray  # (N,) int64: of the row (of a file of lines the line) of each text, from 1, through all files
+    numbers: np.ndarray  # (N,) int64: line or row number of each text, from 1, counted through all files
     read: int  # rows
-    empty: tuple[int, ...] = ()  # numbers of the rows that were left out because nothing stands in them
-    notes: tuple[str, ...] = ()  # which column was read, what was not, what became a space
+    empty: tuple[int, ...] = ()  # numbers of the empty rows that were left out
+    notes: tuple[str, ...] = ()  # which column was read, what was not read, what became a space
     unit: str = "lines"  # what `numbers` count: "lines" of one file, or "rows" of a table or of several files
 
     def __len__(self) -> int:
@@ -55,12 +55,11 @@ def read_sentences(
     skip_empty: bool = False,
     tell: Tell | None = None,
 ) -> Sentences:
-    """The sentences of a file, folder or zip, in their order, each in Unicode's NFC and with single spaces for whitespace.
+    """Return the sentences of a file, folder or zip in order, normalized to NFC with single spaces for whitespace.
 
-    Read are lines of text, JSON lines, JSON arrays, CSV, TSV and parquet, also compressed by gzip. `column`: the name, or the
-    number from 1, of the column of sentences in a table, or their key. `progress` is told how many bytes are read, of how many.
-    Raises UserError: no such file, no UTF-8, a row that is no text, a column that is not clear, and rows with nothing in them,
-    unless `skip_empty` leaves those out.
+    Reads lines of text, JSON lines, JSON arrays, CSV, TSV and parquet, also gzipped. column: name of the column or JSON key
+    of the sentences, or column number from 1. tell: receives progress in bytes. Raises UserError for a missing file, other
+    encodings than UTF-8, rows that are not text, an ambiguous column, and empty rows unless `skip_empty` drops them.
     """
     path = Path(path)
     texts: list[str] = []
@@ -92,7 +91,7 @@ def read_sentences(
                 nulls = nulls or row.text is None
                 if not text.isascii() and len(text) > MAX_MARKS and _longest_run_of_marks(text) > MAX_MARKS:
                     raise reading.error(
-                        row.line, f"has more than {MAX_MARKS:,} combining characters in a row; it is no text"
+                        row.line, f"has more than {MAX_MARKS:,} consecutive combining characters, so it is not text"
                     )
                 text = text.rstrip("\r\n")
                 became["tabs"] += "\t" in text
@@ -119,7 +118,7 @@ def read_sentences(
         more = [""] * max(0, len(empty) - len(broken))
         raise UserError(
             f"{path}: {what} {listing([*broken, *more], 10)} {are} empty{' or null' * nulls}; expected a "
-            f"sentence in each of the {count:,} {unit}. Remove the empty ones, or leave them out with --skip-empty"
+            f"sentence in each of the {count:,} {unit}. Remove the empty ones, or skip them with --skip-empty"
         )
     if not texts:
         kind = NothingLeft if count else UserError
@@ -139,9 +138,9 @@ def read_sentences(
 
 
 def text_entries(path: Path, files: Files) -> list[Entry]:
-    """The files of a source that sentences are read from. Raises UserError where there are none.
+    """Return the files of a source with sentences. Raises UserError if there are none.
 
-    In a folder, texts of unknown suffix (README, notes.md) are read only where there is nothing else, and all are of one kind.
+    Text files of unknown suffix (README, notes.md) are read only if the source has nothing else.
     """
     known = files.of_kind(*SENTENCES)
     if known:
@@ -157,12 +156,12 @@ def text_entries(path: Path, files: Files) -> list[Entry]:
     suffixes = Counter(entry.suffix or "without suffix" for entry in files.entries)
     held = ", ".join(f"{count:,} {suffix}" for suffix, count in suffixes.most_common(5)) or "it is empty"
     raise UserError(
-        f"{path}: holds no sentences that flowkit can read ({held}); expected {listing(SUFFIXES)}, also .gz of them"
+        f"{path}: holds no sentences that flowkit can read ({held}); expected {listing(SUFFIXES)}, optionally gzipped"
     )
 
 
 def _split_like(entries: list[Entry]) -> list[str]:
-    """What to say of files that are split already: they are put together, and split anew."""
+    """Notes on files that are named like splits: they are joined and split again."""
     named = sorted({entry.name for entry in entries if split_of(entry.stem) or any(map(split_of, entry.parts[:-1]))})
     if len(entries) < 2 or not named:
         return []
@@ -178,14 +177,14 @@ def _longest_run_of_marks(text: str) -> int:
 
 
 def split_sentences(paragraphs: Sentences, lang: str, tell: Tell | None = None) -> Sentences:
-    """Each text cut into its sentences by the rules of sentencex (Wikimedia's, made for some 300 languages).
+    """Split each text into sentences with sentencex (Wikimedia, some 300 languages).
 
-    `numbers` still says in which line each stands. Raises UserError where sentencex is not installed.
+    `numbers` keeps the line of each sentence. Raises UserError if sentencex is not installed.
     """
     try:
         from sentencex import segment  # type: ignore[reportAttributeAccessIssue]
     except ImportError:
-        raise UserError("--split-sentences needs the package sentencex: pip install sentencex") from None
+        raise UserError("--split-sentences requires the package sentencex: pip install sentencex") from None
     code = lang.split("_")[0]
     code = _TWO_LETTERS.get(code, code)
     texts: list[str] = []

@@ -54,8 +54,8 @@ def dimension_of(encoder: Card, decoder: Card, tokenizer: Tokenizer, tokenizer_n
     made, taken = encoding.embedding_dim or encoding.model_dim, decoding.input_dim or decoding.model_dim
     if made != taken:
         raise UserError(
-            f"codec: encoder {encoder.name!r} makes vectors of {made} dimensions and decoder {decoder.name!r} takes {taken}; "
-            "name two that belong together"
+            f"codec: encoder {encoder.name!r} makes vectors of {made} dimensions, but decoder {decoder.name!r} takes {taken}; "
+            "name an encoder and a decoder that belong together"
         )
     for role, size in (("encoder", encoding.vocab_info.size), ("decoder", decoding.vocab_info.size)):
         if size != tokenizer.vocab_info.size:
@@ -83,8 +83,8 @@ def _user_errors(role: str, card: Card, field: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise Interrupted(
-            f"{role}: {place} is not loaded; files that were downloaded whole are kept in {cache_folder()}, and the same "
-            "command downloads the others"
+            f"{role}: {place} was not loaded. Complete downloads are kept in {cache_folder()}; rerun the same "
+            "command to download the others"
         ) from None
     except AssetDownloadError as error:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Rows of files that sentences come from: lines, JSON, CSV, TSV, parquet."""
+"""Read rows from lines, JSON, CSV, TSV and parquet."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SAMPLE = 64  # rows that decide about a table
 
 
 def read_rows(reading: Reading) -> Iterator[Row]:
-    """The rows of a file of one of the kinds in `kinds.SENTENCES`, or of plain text. Raises UserError."""
+    """Yield the rows of a file of a kind in `kinds.SENTENCES`, or of plain text. Raises UserError."""
     kind = reading.files.kind(reading.entry)
     if why := refusal(kind, reading.where):
         raise reading.error(None, f"is not read: {why}")
@@ -31,7 +31,9 @@ def read_rows(reading: Reading) -> Iterator[Row]:
     if kind == "txt" or kind not in readers:  # as plain text, of unknown suffix, or empty
         kind = "tsv" if _has_columns(reading) else "txt"
     if reading.column is not None and kind == "txt":
-        raise reading.error(None, f"--column {reading.column}: it has no columns, a line is a sentence; leave it out")
+        raise reading.error(
+            None, f"--column {reading.column}: the file has no columns (one sentence per line); leave it out"
+        )
     yield from readers[kind](reading)
 
 
@@ -40,7 +42,7 @@ def read_rows(reading: Reading) -> Iterator[Row]:
 
 @contextmanager
 def _opened(reading: Reading) -> Iterator[Iterator[tuple[int, str]]]:
-    """(number, text with its line end) of each line."""
+    """Yields (number, text with its line end) for each line."""
     with reading.files.open(reading.entry) as stream:
         yield text_lines(stream, reading.where, reading.tell_bytes)
 
@@ -52,7 +54,7 @@ def _lines(reading: Reading) -> Iterator[Row]:
 
 
 def _has_columns(reading: Reading) -> bool:
-    """Whether each of the first lines of a text has the same number of tabs: it is a table then, whatever its name."""
+    """Whether the first lines have equally many tabs each; such a text is a table, whatever its name."""
     with _opened(reading) as lines:
         tabs = [line.count("\t") for _, line in islice(lines, SAMPLE) if line.strip()]
     return len(tabs) > 1 and min(tabs) == max(tabs) > 0
@@ -105,7 +107,7 @@ def _decoded(raw: bytes) -> str:
 
 
 def _json_table(reading: Reading, found: dict[str, Any]) -> Any:
-    """The array inside of an object: rows under one key, or a column a key."""
+    """The array inside an object: rows under one key, or one column per key."""
     lists = {key: value for key, value in found.items() if isinstance(value, list) and value}
     if len(lists) == len(found) and len({len(value) for value in lists.values()}) == 1 and len(lists) > 1:
         return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
@@ -123,7 +125,7 @@ def _json_table(reading: Reading, found: dict[str, Any]) -> Any:
 
 
 def _json_column(reading: Reading, sample: Sequence[Any]) -> str:
-    """The key of the sentences, by the first objects; any name where there are none."""
+    """The key of the sentences, chosen from the first objects."""
     objects = [_flattened(one) for one in sample if isinstance(one, dict)]
     if not objects:
         return "text"
@@ -135,7 +137,7 @@ def _json_column(reading: Reading, sample: Sequence[Any]) -> str:
 
 
 def _flattened(record: dict[str, Any]) -> dict[str, Any]:
-    """With `translation.en` for what is nested."""
+    """Flatten nested objects: `translation.en`."""
     out: dict[str, Any] = {}
     for key, value in record.items():
         out.update({f"{key}.{inner}": one for inner, one in value.items()} if isinstance(value, dict) else {key: value})
@@ -166,7 +168,7 @@ def _whole(reading: Reading, text: str, column: str, number: int) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:  # JSON may escape half of a surrogate pair
-        raise reading.error(number, f"{column!r} holds half of a surrogate pair, which is no character") from None
+        raise reading.error(number, f"{column!r} holds half of a surrogate pair, which is not a character") from None
     return text
 
 
@@ -208,7 +210,7 @@ def _csv(reading: Reading) -> Iterator[Row]:
             numbers = listing(str(number) for number, name in enumerate(first, 1) if name == names[at])
             raise reading.error(
                 sample[0][0],
-                f"several columns are named {names[at]!r}; name one by its number ({numbers}) with --column",
+                f"several columns are named {names[at]!r}; use a column number ({numbers}) with --column",
             )
         reading.notes.append("its first row is a header" if header else "it has no header; columns are counted from 1")
         for number, (line, cells) in enumerate(chain(sample[header:], records), 1):
@@ -219,7 +221,7 @@ def _csv(reading: Reading) -> Iterator[Row]:
                 raise reading.error(
                     line,
                     f"has {len(cells)} {'column' if len(cells) == 1 else 'columns'}, and the first row {width}; {known} inside "
-                    "of a text needs quotes around the text. If a line is a sentence, rename the file to .txt",
+                    "text requires quotes around the text. If every line is a sentence, rename the file to .txt",
                 )
             yield Row(number, line, cells[at])
     finally:
@@ -227,7 +229,7 @@ def _csv(reading: Reading) -> Iterator[Row]:
 
 
 def _records(reading: Reading, delimiter: str, quoting: int) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells) of each record."""
+    """Yield (line, cells) of each record."""
     with _opened(reading) as lines:
         text = (line for number, line in lines if number > 1 or not _SEPARATOR.match(line))
         reader = csv.reader(text, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[reportArgumentType]
@@ -244,9 +246,9 @@ def _records(reading: Reading, delimiter: str, quoting: int) -> Iterator[tuple[i
 
 
 def _dialect(reading: Reading) -> tuple[str, int]:
-    """The delimiter with which the first rows have the most columns, the same number each; and whether quotes mean something.
+    """Return the delimiter that gives the first rows the most columns, equally many each, and whether quotes count.
 
-    Tables with tabs are written with and without quotes: there they do where the whole file agrees with it.
+    Some tables with tabs use quotes and some do not: quotes count there if the whole file is consistent with them.
     """
     tabs_first = reading.files.kind(reading.entry) != "csv"
     with _opened(reading) as lines:
@@ -264,7 +266,7 @@ def _dialect(reading: Reading) -> tuple[str, int]:
 
 
 def _width(sample: list[str], delimiter: str) -> int:
-    """How many columns all rows of the sample have, 0 where they differ. The last row may be cut off."""
+    """The number of columns of all sample rows, or 0 if they differ. The last row may be cut off."""
     widths: list[int] = []
     try:
         for cells in csv.reader(sample, delimiter=delimiter):
@@ -285,7 +287,7 @@ def _quotes_hold(reading: Reading) -> bool:
 
 
 def _is_header(rows: Sequence[Sequence[str]], asked: str | None) -> bool:
-    """Whether the first row names columns: names are short and differ, and what stands below looks otherwise."""
+    """Whether the first row is a header: its cells are short and distinct, and look unlike those below."""
     first = [cell.strip() for cell in rows[0]]  # without a name is an index, as pandas writes it
     if asked is not None and asked in first:
         return True
@@ -325,7 +327,7 @@ def _parquet(reading: Reading) -> Iterator[Row]:
         import pyarrow.types as types
     except ImportError:
         raise reading.error(
-            None, f"reading parquet needs pyarrow: pip install 'flowkit[parquet]'. {_CONVERT.format(reading.where)}"
+            None, f"reading parquet requires pyarrow: pip install 'flowkit[parquet]'. {_CONVERT.format(reading.where)}"
         ) from None
 
     def is_text(kind: Any) -> bool:
@@ -364,5 +366,5 @@ def _parquet(reading: Reading) -> Iterator[Row]:
             raise
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise reading.error(
-            None, f"not a whole parquet file ({why}); write it again. {_CONVERT.format(reading.where)}"
+            None, f"truncated or corrupt parquet file ({why}); write it again. {_CONVERT.format(reading.where)}"
         ) from None

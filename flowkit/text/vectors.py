@@ -1,4 +1,4 @@
-"""Vectors from other people's files: .npy, .npz, .safetensors, or a .pt of tensors. Torch is imported for a .pt alone."""
+"""Read vectors from .npy, .npz, .safetensors and .pt files of tensors. Imports torch for .pt only."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ MAX_ARRAY = 32_000_000_000  # bytes of an array that has to be decompressed
 
 
 def read_vectors(path: Path | str) -> np.ndarray:
-    """The rows (N, D) float32 of a tensor file, in its order: memory-mapped where they lie in it as float32.
+    """Return the rows (N, D) float32 of a tensor file, memory-mapped if they are stored as float32.
 
-    What the file is, its content decides. One of several tensors is asked for "x", else for its only matrix. A .pt is read with
-    `weights_only=True`, which runs no code of its author. Raises UserError: another kind of file, one that is not whole,
-    anything but one matrix of floats with a row at least, NaN or infinity (their rows are named).
+    The file type is detected by content. Of several tensors, "x" is read, or else the only matrix. A .pt is read with
+    `weights_only=True`, which runs no code. Raises UserError for another file type, a truncated file, anything but one
+    matrix of floats with at least one row, and for NaN or infinity (naming the rows).
     """
     path = Path(path)
     if path.is_dir():
-        raise UserError(f"{path}: is a folder; expected a file of vectors, known are {listing(SUFFIXES)}")
+        raise UserError(f"{path}: is a folder; expected a file of vectors: {listing(SUFFIXES)}")
     with open_files(path) as files:
         entry, kind = files.entries[0] if len(files.entries) == 1 else None, ""
         if entry is not None:
             kind = files.kind(entry)
         if entry is None or entry.key != path or kind not in (*ARRAYS, *TENSORS):
             why = refusal(kind, str(path))
-            why = f"is not read: {why}" if why else "is no kind of file that vectors are read from"
-            raise UserError(f"{path}: {why}; known are {listing(SUFFIXES)}")
+            why = f"is not read: {why}" if why else "is not a file of vectors"
+            raise UserError(f"{path}: {why}; expected {listing(SUFFIXES)}")
         if kind in ARRAYS:
             rows = _arrays(path, files, entry)
         elif _is_gzip(path):
@@ -45,12 +45,10 @@ def read_vectors(path: Path | str) -> np.ndarray:
         else:
             rows = _safetensors(path) if kind == "safetensors" else _torch_save(path)
     if rows.ndim != 2 or not rows.size:
-        raise UserError(
-            f"{path}: has shape {rows.shape}; expected (N, D): a vector of D numbers for each of N sentences"
-        )
+        raise UserError(f"{path}: has shape {rows.shape}; expected (N, D): one vector of D numbers per sentence")
     if rows.dtype.kind != "f":
-        raise UserError(f"{path}: holds {rows.dtype} numbers; vectors are floating-point")
-    with np.errstate(over="ignore"):  # what is too large for float32 is infinite then, and named as such
+        raise UserError(f"{path}: holds {rows.dtype} values; expected floating-point numbers")
+    with np.errstate(over="ignore"):  # values too large for float32 become infinite and are reported below
         rows = rows.astype(np.float32, copy=False)
     check_finite(path, "vectors", rows)
     return rows
@@ -80,15 +78,15 @@ def _arrays(path: Path, files: Files, entry: Entry) -> np.ndarray:
             return arrays.array(key)
     except Unreadable as error:
         kind = files.kind(entry)
-        raise UserError(f"{path}: not a whole .{kind} of numbers: {error}; copy or write it again") from None
-    except MemoryError:
         raise UserError(
-            f"{path}: its array is larger than the memory; save it as .npy, which is read in place"
+            f"{path}: truncated or corrupt .{kind} file ({error.detail or error}); copy or write it again"
         ) from None
+    except MemoryError:
+        raise UserError(f"{path}: the array does not fit in memory; save it as .npy, which is memory-mapped") from None
 
 
 def _stacked(path: Path, arrays: Arrays, key: str) -> np.ndarray:
-    """An array of vectors as Python objects, which is read without unpickling where they are arrays of one length."""
+    """Read an object array whose elements are vectors of one length, without unpickling."""
     command = (
         f"if you trust it, convert it: python -c \"import numpy as np; np.save('vectors.npy', "
         f"np.stack(np.load('{path}', allow_pickle=True)).astype('float32'))\""
@@ -97,7 +95,7 @@ def _stacked(path: Path, arrays: Arrays, key: str) -> np.ndarray:
         found = arrays.objects(key)
     except Unreadable:
         raise UserError(
-            f"{path}: holds pickled Python objects, which are not read since that may run code; {command}"
+            f"{path}: holds pickled Python objects, which are not read because unpickling can run code; {command}"
         ) from None
     lengths = {-1 if one is None or one.ndim != 1 else len(one) for one in found}
     if lengths == {-1} or len(lengths) != 1:
@@ -106,7 +104,7 @@ def _stacked(path: Path, arrays: Arrays, key: str) -> np.ndarray:
             if len(lengths) > 1 and -1 not in lengths
             else "Python objects other than vectors"
         )
-        raise UserError(f"{path}: holds {what}; expected one array (N, D), a vector of D numbers for each of N sentences. "
+        raise UserError(f"{path}: holds {what}; expected one array (N, D): one vector of D numbers per sentence. "
                         f"If they can be stacked, {command}")  # fmt: skip
     return np.stack([np.asarray(one, np.float64) for one in found])
 
@@ -114,12 +112,10 @@ def _stacked(path: Path, arrays: Arrays, key: str) -> np.ndarray:
 def _npy(path: Path) -> np.ndarray:
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (
-        Exception
-    ) as error:  # a header made to break its reader raises anything: TokenError, OverflowError, BadZipFile
-        raise UserError(f"{path}: not a whole .npy array of numbers ({error}); copy or write it again") from None
-    if not isinstance(found, np.ndarray):  # a .npz under another name
-        raise UserError(f"{path}: holds several arrays, or none; expected a .npy of one")
+    except Exception as error:  # malicious headers can raise anything: TokenError, OverflowError, BadZipFile
+        raise UserError(f"{path}: truncated or corrupt .npy file ({error}); copy or write it again") from None
+    if not isinstance(found, np.ndarray):  # a .npz with another suffix
+        raise UserError(f"{path}: expected a .npy file with one array")
     return found
 
 
@@ -140,16 +136,14 @@ def _torch_save(path: Path) -> np.ndarray:
 
     try:
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # a stream made to break its reader can raise anything; whatever it raises, it is refused
-        if type(error).__name__ == "UnpicklingError":  # torch's own message advises to turn the guard off
+    except Exception as error:  # malicious files can raise anything; the file is refused in any case
+        if type(error).__name__ == "UnpicklingError":  # torch's own message suggests weights_only=False
             raise UserError(
-                f"{path}: holds other Python objects than tensors (or is no file of torch.save), and is not read, since that "
-                "may run code; save the bare tensor: torch.save(vectors, ...)"
+                f"{path}: cannot be read safely: it holds Python objects other than tensors, or is not a file of torch.save. "
+                "Reading it could run code; save the bare tensor: torch.save(vectors, ...)"
             ) from None
         why = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{path}: not a whole file of torch.save ({why}); copy or write it again") from None
+        raise UserError(f"{path}: truncated or corrupt file of torch.save ({why}); copy or write it again") from None
     if isinstance(found, Mapping):
         tensors = {str(name): tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
         found = tensors[_matrix(path, {name: tuple(tensor.shape) for name, tensor in tensors.items()})]
@@ -160,19 +154,19 @@ def _torch_save(path: Path) -> np.ndarray:
         raise UserError(
             f"{path}: holds {found.dtype} on {found.device}; expected a plain tensor of floating-point numbers"
         )
-    # Strides of zero make a tensor of any size out of one number.
+    # With strides of zero, one number is a tensor of any size.
     if found.untyped_storage().nbytes() < found.numel() * found.element_size():
-        raise UserError(f"{path}: claims {found.numel():,} numbers and holds fewer; save a contiguous tensor")
+        raise UserError(f"{path}: its tensor of {found.numel():,} numbers stores fewer; save a contiguous tensor")
     # Numpy has neither bfloat16 nor the eight-bit floats.
     found = found.detach()
     return (found if found.dtype in (torch.float16, torch.float32, torch.float64) else found.float()).numpy()
 
 
 def _matrix(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """Which of several tensors the vectors are."""
+    """The name of the tensor that holds the vectors."""
     matrices = [name for name, shape in shapes.items() if len(shape) == 2]
     if "x" in shapes or len(matrices) == 1:
         return "x" if "x" in shapes else matrices[0]
     held = listing(f"{name} {shape}" for name, shape in shapes.items()) or "nothing"
     wrong = "holds no matrix" if not matrices else f"holds {len(matrices)} matrices and none is called 'x'"
-    raise UserError(f"{path}: {wrong} ({held}); expected one tensor (N, D), a row for each sentence")
+    raise UserError(f"{path}: {wrong} ({held}); expected one tensor (N, D), with one row per sentence")

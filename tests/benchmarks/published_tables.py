@@ -3,7 +3,7 @@
     python -m tests.benchmarks.published_tables --quick                    # minutes: one seed, 500 updates, 2,000 points
     python -m tests.benchmarks.published_tables --seeds 2 --updates 5000   # what published_tables.json holds at least
     python -m tests.benchmarks.published_tables --show                     # what was measured so far
-    python -m tests.benchmarks.published_tables --readme   # the tables in README.md here: what has the papers' protocol
+    python -m tests.benchmarks.published_tables --readme                   # the tables of README.md: by the papers' protocol
     python -m tests.benchmarks.published_tables --table A --rows I-CFM --seeds 5 --updates 20000
 
 A. [SF]2M (arXiv 2307.03672), table 2: W2 = root of the exact transport cost between 10,000 samples (100 Euler steps) and
@@ -157,7 +157,7 @@ def measure(cell: Cell, seed: int, updates: int, points: int, between: float | N
             end = integrate(velocity, start_points, solver="euler", steps=100).x
             energy = distances.path_energy(velocity, start_points, steps=100)
             between = between or distances.wasserstein2(x0, x1)  # of the two distributions, by their test points
-            return {"W2": distances.wasserstein2(end.numpy(), x1), "NPE": distances.normalised_path_energy(energy, between),
+            return {"W2": distances.wasserstein2(end.numpy(), x1), "NPE": distances.normalized_path_energy(energy, between),
                     "path energy": energy, "W2(q0, q1)": between, "seconds": seconds}  # fmt: skip
         one = integrate(velocity, start_points, solver="euler", steps=1).x
         adaptive = integrate(velocity, start_points, solver={"name": "dopri5", "rtol": 1e-4, "atol": 1e-4})

@@ -28,7 +28,7 @@ EDGE = 0.97  # no control point lies further out
 
 
 def generate_doodles(num_samples: int, seed: int, num_strokes: int = 32) -> Dataset:
-    """`num_samples` labelled doodles (N, num_strokes, 8), as many of each class as can be, in random order.
+    """`num_samples` labeled doodles (N, num_strokes, 8), as many of each class as can be, in random order.
 
     The same arguments give the same data. Raises UserError for a number of samples below 1, or fewer strokes than the
     richest class needs.

@@ -217,15 +217,15 @@ def butterfly(pen: Pen) -> None:
 
 def snail(pen: Pen) -> None:
     shell, floor = pen.between(0.38, 0.46), 0.48
-    centre = -0.2 + 1j * (floor - 0.02 - shell)
+    center = -0.2 + 1j * (floor - 0.02 - shell)
     turn, tight = pen.between(60, 90), pen.between(0.18, 0.23)
-    coil = [polar(centre, shell * (1 - (1 - tight) * (i / 10) ** 0.85), turn + 72 * i) for i in range(11)]
+    coil = [polar(center, shell * (1 - (1 - tight) * (i / 10) ** 0.85), turn + 72 * i) for i in range(11)]
     spiral = pen.draw(curve(*coil))
     head = 0.52 + 1j * pen.between(-0.24, -0.08)
     tail = -0.78 + 1j * floor
     size = pen.between(0.12, 0.15)
-    foot = pen.draw(bow(tail, polar(centre, shell * 1.02, 142), 0.08))
-    chest = polar(centre, shell * 1.02, 36)
+    foot = pen.draw(bow(tail, polar(center, shell * 1.02, 142), 0.08))
+    chest = polar(center, shell * 1.02, 36)
     pen.draw(
         bezier(
             chest,

@@ -50,7 +50,7 @@ def curve(*points: Point, closed: bool = False) -> np.ndarray:
     return np.stack([a, a + (b - before) / 6, b - (after - a) / 6, b], axis=-1)
 
 
-def arc(centre: Point, rx: Batch, ry: Batch, start: Batch, stop: Batch, pieces: int, tilt: Batch = 0.0) -> np.ndarray:
+def arc(center: Point, rx: Batch, ry: Batch, start: Batch, stop: Batch, pieces: int, tilt: Batch = 0.0) -> np.ndarray:
     """Part of an ellipse, from angle `start` to `stop`, the whole turned by `tilt` (degrees)."""
     start, step = np.radians(start), np.radians(np.subtract(stop, start)) / pieces
     handle = 4 / 3 * np.tan(step / 4)
@@ -61,24 +61,24 @@ def arc(centre: Point, rx: Batch, ry: Batch, start: Batch, stop: Batch, pieces: 
         along = (-rx * np.sin(angle) + 1j * ry * np.cos(angle)) * handle
         points += [on - along, on, on + along]
     turn = np.exp(1j * np.radians(tilt))
-    return bezier(*[centre + turn * point for point in points[1:-1]])
+    return bezier(*[center + turn * point for point in points[1:-1]])
 
 
 def ellipse(
-    centre: Point, rx: Batch, ry: Batch, pieces: int = 4, start: Batch = -90.0, tilt: Batch = 0.0
+    center: Point, rx: Batch, ry: Batch, pieces: int = 4, start: Batch = -90.0, tilt: Batch = 0.0
 ) -> np.ndarray:
-    return arc(centre, rx, ry, start, np.add(start, 360.0), pieces, tilt)
+    return arc(center, rx, ry, start, np.add(start, 360.0), pieces, tilt)
 
 
-def drop(centre: Point, radius: Batch) -> np.ndarray:
+def drop(center: Point, radius: Batch) -> np.ndarray:
     """A small loop with its point up: one cubic that returns to its start."""
-    top, side, low = centre - 1j * radius * 1.1, radius * 3.4, radius * 2.9
+    top, side, low = center - 1j * radius * 1.1, radius * 3.4, radius * 2.9
     return bezier(top, top + side + 1j * low, top - side + 1j * low, top)
 
 
-def dot(centre: Point, radius: Batch) -> np.ndarray:
+def dot(center: Point, radius: Batch) -> np.ndarray:
     """A dot of the pen: a loop so small that the line fills it."""
-    return drop(centre, radius * 0.5)
+    return drop(center, radius * 0.5)
 
 
 def box(left: Batch, top: Batch, right: Batch, bottom: Batch) -> np.ndarray:
@@ -88,8 +88,8 @@ def box(left: Batch, top: Batch, right: Batch, bottom: Batch) -> np.ndarray:
     return line(a, b, c, d, a)
 
 
-def polar(centre: Point, radius: Batch, angle: Batch) -> Point:
-    return centre + radius * np.exp(1j * np.radians(angle))
+def polar(center: Point, radius: Batch, angle: Batch) -> Point:
+    return center + radius * np.exp(1j * np.radians(angle))
 
 
 def join(*paths: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Which importer reads a source."""
+"""Choose the importer for a source."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WRITTEN = {"svg": ".svg", "quickdraw": ".ndjson", "arrays": ".npz"}
 
 
 def detect(source: Path, files: Files) -> tuple[str, Callable[[Files], Iterator[Item]]]:
-    """The format's name and its reader. Raises UserError where there is none, or more than one."""
+    """Return the name of the format and its reader. Raises UserError if there is none, or more than one."""
     counts = {
         "svg": len(files.of_kind("svg")),
         "quickdraw": len(files.of_kind("quickdraw")),
@@ -30,7 +30,7 @@ def detect(source: Path, files: Files) -> tuple[str, Callable[[Files], Iterator[
     found = [kind for kind, count in counts.items() if count]
     where = f"{source}/{files.entries[0].name}" if source.is_dir() and files.entries else str(source)
     if len(files.entries) == 1 and (why := refusal(files.kind(files.entries[0]), where)):
-        raise UserError(f"{where}: is not read: {why}")
+        raise UserError(f"{where}: cannot be read: {why}")
     if not found:
         suffixes = Counter(entry.suffix for entry in files.entries)
         what = (
@@ -43,14 +43,14 @@ def detect(source: Path, files: Files) -> tuple[str, Callable[[Files], Iterator[
         what = " and ".join(
             f"{counts[kind]:,} {_WRITTEN[kind]} {'file' if counts[kind] == 1 else 'files'}" for kind in found
         )
-        raise UserError(f"{source}: holds {what}; point to a folder that holds one kind")
+        raise UserError(f"{source}: holds {what}; name a folder with one kind of file")
     if found == ["svg"]:
         return "svg", svg.read
     return ("quickdraw", quickdraw.read) if found == ["quickdraw"] else _arrays_kind(source, files)
 
 
 def _arrays_kind(source: Path, files: Files) -> tuple[str, Callable[[Files], Iterator[Item]]]:
-    """By the first file of arrays that can be read."""
+    """Decided by the first readable file of arrays."""
     problem = ""
     for entry in files.of_kind(*ARRAYS)[:20]:
         try:

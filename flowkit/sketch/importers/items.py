@@ -1,4 +1,4 @@
-"""What every importer yields: sketches of any number of cubics in canvas units, or why one could not be read."""
+"""What importers yield: a sketch of any number of cubics in canvas units, or the reason why it could not be read."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Item:
 
 
 def fit_canvas(polylines: list[np.ndarray]) -> list[np.ndarray]:
-    """Polylines (n, 2) of any unit, moved and scaled: bounding box centred on the canvas, MARGIN left at its longer side.
+    """Move and scale polylines (n, 2) so that their bounding box is centered on the canvas, with MARGIN on its longer side.
 
-    Raises Unreadable when they have no extent or are not finite.
+    Raises Unreadable if they have no extent or are not finite.
     """
     if not polylines:
         raise Unreadable("has no strokes")
@@ -33,13 +33,13 @@ def fit_canvas(polylines: list[np.ndarray]) -> list[np.ndarray]:
         raise Unreadable(f"has more than {MAX_POINTS:,} points")
     every = np.concatenate(polylines)
     if not np.isfinite(every).all():
-        raise Unreadable("holds coordinates that are not finite")
+        raise Unreadable("has coordinates that are not finite")
     low, high = every.min(axis=0), every.max(axis=0)
     with np.errstate(over="ignore"):
         extent = float((high - low).max())
     if not extent > 0:
         raise Unreadable("has no strokes")
     if not 1e-150 < extent < 1e150:  # whose squares, and inverses, are still numbers
-        raise Unreadable("holds coordinates beyond all bounds")
-    centre, scale = (low + high) / 2, 2 * (1 - MARGIN) / extent
-    return [(line - centre) * scale for line in polylines]
+        raise Unreadable("has coordinates that are too large")
+    center, scale = (low + high) / 2, 2 * (1 - MARGIN) / extent
+    return [(line - center) * scale for line in polylines]

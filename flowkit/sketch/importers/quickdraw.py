@@ -24,11 +24,10 @@ MAX_ARRAY = 1_000_000_000  # bytes of a file that is one JSON array
 
 
 def read(files: Files, *, recognized_only: bool = False) -> Iterator[Item]:
-    """One sketch a line, or an element of a JSON array; its `word` is its class. Each drawing is centered, with a margin.
+    """Yield one sketch per line, or per element of a JSON array. Its class is its `word`. Drawings are centered with a margin.
 
-    Drawings are published aligned to the top left corner with a longer side of 255, so one scale fits all of them;
-    raw ones, in the pixels of somebody's screen, come out at the same size. Splits come from folders (train/cat.ndjson),
-    or from the files' own names where all of them say one (`train` and `test`, as .ndjson).
+    All drawings are scaled to the same size, whether simplified (longer side 255) or raw (pixels of some screen). Splits
+    come from folders (train/cat.ndjson), or from file names if all files are named like splits.
     """
     entries = files.of_kind("quickdraw")
     files.note_unread(entries)
@@ -64,7 +63,7 @@ def read(files: Files, *, recognized_only: bool = False) -> Iterator[Item]:
     if unrecognized and not recognized_only:
         are = "drawing was" if unrecognized == 1 else "drawings were"
         files.notes.append(
-            f"{unrecognized:,} {are} not recognized by the game, and kept; --recognized-only leaves them out"
+            f"{unrecognized:,} {are} not recognized by the game, but kept; --recognized-only leaves them out"
         )
 
 
@@ -104,7 +103,7 @@ def _elements(files: Files, entry: Entry) -> Iterator[tuple[str, Any]]:
         raise Unreadable("is not valid JSON", str(error)) from None
     for number, record in enumerate(found, 1):
         yield f"{entry.name} element {number}", record
-    files.notes.append(f"{entry.name}: one JSON array, where the format has one object a line; its elements were read")
+    files.notes.append(f"{entry.name}: one JSON array instead of one object per line; its elements were read")
     files.consumed += entry.size
 
 

@@ -20,9 +20,9 @@ from flowkit.sources.splits import places, split_of
 
 
 def read(files: Files) -> Iterator[Item]:
-    """One sketch an array, in the splits of the file's keys or of its folder. Each is centered, with a margin.
+    """Yield one sketch per array, in the splits of the keys or the folder. Drawings are centered with a margin.
 
-    A file is a class, by its name; files named train, valid and test are splits of one class.
+    Each file is a class, named after the file; files named train, valid and test are splits of one class.
     """
     entries = files.of_kind("npz", "npy")
     files.note_unread(entries)
@@ -31,7 +31,9 @@ def read(files: Files) -> Iterator[Item]:
         files.notes += found.notes[:1]  # what is said of classes is not so here
     by_name = not splits_by_folder and all(split_of(entry.stem) for entry in entries)
     if by_name and len(entries) > 1:
-        files.notes.append("files " + ", ".join(entry.name for entry in entries) + ": splits, by their names")
+        files.notes.append(
+            "files " + ", ".join(entry.name for entry in entries) + ": read as splits, because of their names"
+        )
     for entry, (split, folder) in zip(entries, found.of, strict=True):
         class_name = entry.stem.removeprefix("sketchrnn_").removesuffix(".full")
         if by_name:
@@ -44,7 +46,7 @@ def read(files: Files) -> Iterator[Item]:
                 keys = [key for key, (shape, dtype) in about.items() if dtype.hasobject or len(shape) in (2, 3)]
                 others = listing([key for key in about if key not in keys], 4)
                 if others and keys:  # labels, scales
-                    files.notes.append(f"{entry.name}: not read, since they hold no drawings: {others}")
+                    files.notes.append(f"{entry.name}: not read, because they hold no drawings: {others}")
                 several = [key for key in keys if not split_of(key)]
                 if len(several) > 1:
                     files.notes.append(

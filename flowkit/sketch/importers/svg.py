@@ -1,4 +1,4 @@
-"""SVG files, compressed or not, in class folders, flat, or in a zip of either."""
+"""SVG files, optionally gzipped, in class folders or in one folder or zip."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flowkit.sources.splits import places
 
 
 def read(files: Files) -> Iterator[Item]:
-    """One sketch a file; its folder is its class. The SVG's own canvas becomes [-1, 1] x [-1, 1]."""
+    """Yield one sketch per file; its folder is its class. The canvas of the SVG becomes [-1, 1] x [-1, 1]."""
     entries = files.of_kind("svg")
     files.note_unread(entries)
     found = places(entries, files.name)

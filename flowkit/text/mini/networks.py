@@ -97,7 +97,7 @@ def make_decoder(recipe: MiniRecipe, vocabulary: VocabularyInfo) -> nn.Module:
 
 
 @torch.no_grad()
-def standardise(encoder: Any, decoder: Any, vectors: Tensor) -> None:
+def standardize(encoder: Any, decoder: Any, vectors: Tensor) -> None:
     """Change both weights so that vectors (N, D) come out as (vectors - mean) / scale, and decode as before.
 
     A mean over tokens commutes with an affine map, so that the encoder's last norm can carry it; the decoder reads the

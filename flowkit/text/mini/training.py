@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from flowkit.domain import Tell
 from flowkit.text.codec import ENGLISH
-from flowkit.text.mini.networks import make_decoder, make_encoder, standardise
+from flowkit.text.mini.networks import make_decoder, make_encoder, standardize
 from flowkit.text.mini.recipe import MiniRecipe
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def train(recipe: MiniRecipe, tokenizer: Tokenizer, sentences: list[str], tell: 
         torch.manual_seed(recipe.seed)
         encoder = make_encoder(recipe, tokenizer.vocab_info)
         decoder = make_decoder(recipe, tokenizer.vocab_info)
-        tokens = _tokenise(tokenizer, sentences)
+        tokens = _tokenize(tokenizer, sentences)
         parameters = [*encoder.parameters(), *decoder.parameters()]
         optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, betas=(0.9, 0.98), fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _lr_factor(step, recipe.steps))
@@ -54,7 +54,7 @@ def train(recipe: MiniRecipe, tokenizer: Tokenizer, sentences: list[str], tell: 
             tell(shown, step + 1, recipe.steps)
         encoder.eval()
         decoder.eval()
-        standardise(encoder, decoder, _encode(encoder, tokenizer, tokens[:4096]))
+        standardize(encoder, decoder, _encode(encoder, tokenizer, tokens[:4096]))
     return encoder, decoder
 
 
@@ -62,7 +62,7 @@ def _lr_factor(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARMUP, (steps - step) / (DECAY * steps))
 
 
-def _tokenise(tokenizer: Tokenizer, sentences: list[str]) -> list[Tensor]:
+def _tokenize(tokenizer: Tokenizer, sentences: list[str]) -> list[Tensor]:
     encode = tokenizer.create_encoder(lang=ENGLISH, mode="source")
     return [encode(sentence) for sentence in sentences]
 

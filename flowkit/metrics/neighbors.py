@@ -1,4 +1,4 @@
-"""What nearest neighbours say about two sets of rows. All of it works on distance matrices."""
+"""What nearest neighbors say about two sets of rows. All of it works on distance matrices."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def matching(between: np.ndarray) -> tuple[float, float]:
 
 
 def prdc(real: np.ndarray, between: np.ndarray, fake: np.ndarray, k: int = 5) -> tuple[float, float, float, float]:
-    """Precision, recall (1904.06991), density and coverage (2002.09797) with balls to the k-th nearest neighbour.
+    """Precision, recall (1904.06991), density and coverage (2002.09797) with balls to the k-th nearest neighbor.
 
     real: (N, N), between: (N real, M fake), fake: (M, M) distances. All are 0 to 1 but density, which may exceed 1.
     """
@@ -62,7 +62,7 @@ def prdc(real: np.ndarray, between: np.ndarray, fake: np.ndarray, k: int = 5) ->
 def knn_classify(distances: np.ndarray, labels: np.ndarray, k: int = 5) -> np.ndarray:
     """The class that most of the k nearest rows have; of classes with equal votes, the one whose row is nearest.
 
-    distances: (Q, N) from queries to labelled rows; labels: (N,) -> (Q,).
+    distances: (Q, N) from queries to labeled rows; labels: (N,) -> (Q,).
     """
     k = min(k, len(labels))
     nearest = np.argpartition(distances, k - 1, axis=1)[:, :k]
