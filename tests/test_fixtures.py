@@ -204,7 +204,9 @@ def test_a_run_of_earlier_numerics_is_resumed_only_where_that_is_asked_for(tmp_p
     steps = RESUMED[name]["steps"] if name in RESUMED else expected("interrupted")["losses"][-1]["step"]
     recipe = run_recipe(run, [f"run.dir={tmp_path}", f"train.steps={steps}"])
     own = {"model": windows_module(), "data": windows_rows()} if name == "custom" else {}
-    with pytest.raises(UserError, match=r"another version of flowkit.*(init_from|--init-from).*(allow_changes|--allow-changes)"):
+    with pytest.raises(
+        UserError, match=r"another version of flowkit.*(init_from|--init-from).*(allow_changes|--allow-changes)"
+    ):
         flowkit.train(recipe, resume=True, **own)
     assert {name: crc for name, crc in sums(run).items() if name != ".lock"} == before
     if name == "points-reflow":  # the first version fitted a normalizer on the pairs, under which they are none
