@@ -9,7 +9,7 @@ import typer
 
 from flowkit.cli.options import count
 from flowkit.domain import get_domain
-from flowkit.errors import Interrupted, UserError
+from flowkit.errors import UserError
 
 if TYPE_CHECKING:
     from flowkit.domain import Domain
@@ -153,11 +153,8 @@ def _run(domain: Domain, source: Path, out: Path, **options: Any) -> None:
 
     from flowkit.ui import prepare_text_view, prepare_view
 
-    try:
-        with prepare_text_view.preparing_bar() as (tell, notice):
-            report = domain.prepare(source, out, tell=tell, notice=notice, **options)
-    except KeyboardInterrupt as stop:
-        raise Interrupted(str(stop)) from None  # what is kept, and how to resume, has been said
+    with prepare_text_view.preparing_bar() as (tell, notice):
+        report = domain.prepare(source, out, tell=tell, notice=notice, **options)
     console = Console(highlight=False)
     summaries = {"sketch": prepare_view.summary, "text": prepare_text_view.summary}
     console.print(summaries[domain.name](report, console.width) if domain.name in summaries else report)

@@ -15,7 +15,7 @@ import numpy as np
 from flowkit.data.dataset import SPLITS, Dataset, write_dataset
 from flowkit.data.target import free_target
 from flowkit.domain import Tell
-from flowkit.errors import UserError, listing, nearest
+from flowkit.errors import Interrupted, UserError, listing, nearest
 from flowkit.sources.files import open_files
 from flowkit.sources.kinds import ARRAYS, TENSORS
 from flowkit.text.codec import CODECS, ENGLISH, Codec, languages_of, open_codec, unknown_codec, why_not_at_hand
@@ -132,11 +132,11 @@ def prepare(
             report = _finish(source, paths, _encode(lines, opened, how, scratch, tell, notice), how, tell)
             scratch.remove()
             return report
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         done = scratch.encoded()
         kept = f"{done:,} encoded sentences are kept in {scratch.folder}; rerun the same command to resume"
         notice(f"interrupted: {kept if done else 'nothing was written'}")
-        raise
+        raise Interrupted(str(stop)) from None  # with what the notice has not said
 
 
 def _finish(source: Path, paths: tuple[Path, ...], chosen: _Rows, how: Settings, tell: Tell) -> TextReport:
