@@ -237,7 +237,7 @@ def source(name: str) -> list[str]:
         (source("doodle"), ["'doodle' is neither a built-in data set", "did you mean 'doodles'"]),
         (source("nan"), ["2 of 96 rows of 'x' contain NaN or infinity: 3, 9"]),
         (source("flat"), ["x has shape (96, 48)", "(N, S, 8)"]),
-        (source("pixels"), ["canvas units are expected"]),
+        (source("pixels"), ["expected canvas units"]),
         (source("few"), ["train.batch_size: 16, but", "9 training rows"]),
         (source("labels"), ["class_label of row 0 is 7; expected 0 to 2"]),
         (source("cut"), ["cut.safetensors: not a valid safetensors file"]),
