@@ -289,6 +289,7 @@ def test_the_start_says_in_a_terminal_what_takes_long(flowkit, folder, monkeypat
     err = io.StringIO()
     err.isatty = lambda: terminal  # type: ignore[method-assign]
     monkeypatch.setattr(sys, "stderr", err)
+    monkeypatch.setenv("NO_COLOR", "1")
     status, _, _ = flowkit(
         "train", "recipe.toml", "--set", "run.name=said", "--set", "train.steps=1", "--overwrite", *more
     )

@@ -364,9 +364,9 @@ def test_masks_that_do_not_fit_are_refused(tiny, told):
     for bad in (
         told["condition_mask"].astype(np.float32), told["condition_mask"][:, :3], told["condition_mask"][..., None]
     ):  # fmt: skip
-        with pytest.raises(UserError, match=r"condition_mask must be \(N, P\) bool"):
+        with pytest.raises(UserError, match=r"condition_mask: expected bool of shape \(N, P\)"):
             flowkit.train(tiny, data=told | {"condition_mask": bad})
-    with pytest.raises(UserError, match=r"condition_mask must be \(N, P\) bool.*condition is none"):
+    with pytest.raises(UserError, match=r"condition_mask: expected bool of shape \(N, P\)"):
         flowkit.train(tiny, data={name: value for name, value in told.items() if name != "condition"})
     shape, mask = (4, 5), torch.ones(4, dtype=torch.bool)
     tokens = torch.zeros(2, 4, 5)

@@ -469,7 +469,7 @@ def test_learns_two_classes(network):
         ("bezier_sketch_dit", dict(embed_dim=100, num_heads=8), "use num_heads 4, 5, 10, or embed_dim 96"),
         ("bezier_sketch_transformer", dict(num_heads=7), "embed_dim 256 is not divisible by num_heads 7"),
         ("bezier_sketch_transformer", dict(embed_dim=0), "embed_dim: expected a whole number >= 1, found 0"),
-        ("bezier_sketch_transformer", dict(num_layers=2.0), "num_layers: expected a whole number from 1 to 1000, found 2.0"),
+        ("bezier_sketch_transformer", dict(num_layers=2.5), "num_layers: expected a whole number from 1 to 1000, found 2.5"),
         ("bezier_sketch_transformer", dict(num_classes=-1), "num_classes: expected a whole number >= 0, found -1"),
         ("bezier_sketch_transformer", dict(clip_dim="wide"), 'clip_dim: expected a whole number >= 0, found "wide"'),
         ("bezier_sketch_transformer", dict(dropout=1.0), "dropout: expected a number >= 0 and < 1, found 1.0"),

@@ -272,7 +272,7 @@ def test_directions_of_sketches_are_no_strokes():
 
     data = Dataset("sketch", np.zeros((2, 5, 8), np.float32))
     assert SketchDomain().model_args(data, (5, 8))["num_strokes"] == 5
-    with pytest.raises(UserError, match="leave components out"):
+    with pytest.raises(UserError, match="remove this key"):
         SketchDomain().model_args(data, (30,))
 
 

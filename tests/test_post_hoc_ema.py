@@ -132,7 +132,7 @@ def test_the_command_writes_what_sampling_takes(run):
     done = CliRunner().invoke(app, ["ema", str(run), "--sigma-rel", "0.08"])
     assert done.exit_code == 0, done.output
     path = run / "ema" / "sigma-rel-0.08-step-00000160.safetensors"
-    assert "sigma_rel 0.08 at step 160, of 64 snapshots" in done.output
+    assert "sigma_rel 0.08 at step 160, from 64 snapshots" in done.output
     model = flowkit.load(path, model=network())
     assert model.info["step"] == 160 and model.info["ema"]["sigma_rel"] == 0.08
     assert model.sample(3).x.shape == (3, 2)

@@ -181,7 +181,7 @@ def test_resume_is_bit_equal(tiny, rows, tmp_path, change):
 def test_resume_refuses_another_recipe_unless_allowed(tiny, rows, tmp_path):
     flowkit.train(tiny, data=rows)
     longer = ["train.log_every=1", "sample.num_samples=2", "train.micro_batch_size=8", "train.steps=10"]
-    with pytest.raises(UserError, match=r"run\.seed: 0 -> 4; optim\.lr: 0\.001 -> 0\.01.*--allow-changes"):
+    with pytest.raises(UserError, match=r"run\.seed: 0 -> 4; optim\.lr: 0\.001 -> 0\.01.*allow_changes=True"):
         flowkit.train(tiny, data=rows, resume=True, overrides=[*longer, "optim.lr=0.01", "run.seed=4"])
     flowkit.train(tiny, data=rows, resume=True, overrides=longer)
     assert list_checkpoints(tmp_path / "runs" / "tiny")[-1].name == "step-00000010"
@@ -193,7 +193,7 @@ def test_resume_refuses_another_recipe_unless_allowed(tiny, rows, tmp_path):
 def test_a_run_that_exists_is_not_touched_unasked(tiny, rows, tmp_path):
     flowkit.train(tiny, data=rows)
     before = weights(tmp_path / "runs" / "tiny")
-    with pytest.raises(UserError, match=r"--resume.*--overwrite.*run\.name=tiny-2"):
+    with pytest.raises(UserError, match=r"resume=True.*overwrite=True.*run\.name=tiny-2"):
         flowkit.train(tiny, data=rows)
     with pytest.raises(UserError, match="mutually exclusive"):
         flowkit.train(tiny, data=rows, resume=True, overwrite=True)
@@ -208,7 +208,7 @@ def test_a_run_that_exists_is_not_touched_unasked(tiny, rows, tmp_path):
     (tmp_path / "runs" / "thesis" / "chapter.tex").touch()
     with pytest.raises(UserError, match="is not a run"):
         flowkit.train(tiny, data=rows, overwrite=True, overrides=["run.name=thesis"])
-    with pytest.raises(UserError, match=r"--init-from are mutually exclusive"):
+    with pytest.raises(UserError, match=r"init_from are mutually exclusive"):
         flowkit.train(tiny, data=rows, resume=True, init_from=tmp_path / "runs" / "tiny")
     with pytest.raises(UserError, match="has no checkpoint to resume from"):
         flowkit.train(tiny, data=rows, resume=True, overrides=["run.name=new"])
@@ -327,7 +327,9 @@ def test_a_run_of_skipped_updates_ends_and_names_the_rows(tiny, rows, tmp_path, 
     tiny["train"].update(
         steps=9, log_every=2, max_skipped=3, batch_size=count, micro_batch_size=count // 2, save_every=1
     )
-    with pytest.raises(UserError, match=r"4 consecutive updates, up to 4.*not finite for rows 5;.*--resume") as error:
+    with pytest.raises(
+        UserError, match=r"4 consecutive updates, up to 4.*not finite for rows 5;.*resume=True"
+    ) as error:
         flowkit.train(tiny, data=rows)
     assert "nonfinite.json" in str(error.value)
     report = json.loads((tmp_path / "runs" / "tiny" / "nonfinite.json").read_text())
@@ -522,13 +524,13 @@ def test_ones_own_module_is_left_as_it_was_but_for_its_weights(tiny):
 
 def test_python_data_is_checked(tiny):
     for data, says in [
-        ({"y": 1}, "expected x, class_label"),
+        ({"y": 1}, "expected x, and optionally class_label"),
         ({"x": np.zeros((4, 2)), "class_label": np.zeros(3, int)}, "class_label has 3 rows and x has 4"),
         ({"x": np.full((4, 2), np.nan)}, "holds NaN"),
-        ({"x": np.zeros((4, 2)), "class_label": np.array([0, 1, 2, -1])}, "whole numbers from 0"),
+        ({"x": np.zeros((4, 2)), "class_label": np.array([0, 1, 2, -1])}, "expected integers >= 0"),
         ({"x": np.zeros((4, 2)), "class_label": np.arange(4), "class_names": ["a"]}, "goes up to 3"),
-        ({"x": np.zeros((4, 2)), "kind": "sketch"}, r"sketches are \(N, S, 8\)"),
-        ({"x": np.zeros((4, 2))}, "does not fit array data"),
+        ({"x": np.zeros((4, 2)), "kind": "sketch"}, r"expected \(N, S, 8\)"),
+        ({"x": np.zeros((4, 2))}, "requires|does not fit array data"),
     ]:
         with pytest.raises(UserError, match=says):
             flowkit.train({**tiny, "train": {"steps": 1, "batch_size": 1}}, data=data)

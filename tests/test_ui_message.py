@@ -27,7 +27,7 @@ def test_lines_break_between_words_and_never_in_a_command(text, width):
 def test_a_terminal_gets_color_and_a_log_one_plain_line(monkeypatch, capsys):
     say("error", KEPT, 31)
     assert capsys.readouterr().err == f"error: {KEPT}\n"
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((60, 20)))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *fallback, **named: os.terminal_size((60, 20)))
     monkeypatch.setenv("TERM", "xterm")
     for no_color in (False, True):
         terminal = Terminal(width=60, height=20)

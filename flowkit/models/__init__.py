@@ -35,7 +35,7 @@ def create_model(arch: str, **args: Any) -> nn.Module:
         raise UserError(f"{arch}: attend_conditions needs data with conditions; set model.attend_conditions = false")
     for parts, number, total, size in settings.undivided():
         raise UserError(f"{arch}: {_not_divisible(total, size, parts, number)}")
-    return network(**args)
+    return network(**{name: getattr(settings, name) for name in args})
 
 
 def _not_divisible(total: str, size: int, parts: str, number: int) -> str:
