@@ -101,7 +101,7 @@ def _flow(parts: Sequence[Text], width: int, gap: str = "   ") -> list[Text]:
         if drawn and drawn[-1].cell_len + len(gap) + part.cell_len <= width:
             drawn[-1].append(gap, QUIET).append_text(part)
         else:
-            drawn.append(part.copy())
+            drawn.append(Text.assemble(part))  # not a copy: its style would be that of the whole line
     return drawn or [Text()]
 
 

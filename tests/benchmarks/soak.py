@@ -73,7 +73,7 @@ MODELS = {
     "sketches": 'arch = "bezier_sketch_dit"\nembed_dim = 16\nnum_layers = 2\nnum_heads = 2\ndropout = DROPOUT',
     "vectors": 'arch = "dit"\nhidden_dim = 16\nnum_layers = 2\nnum_heads = 2\ndropout = DROPOUT',
 }
-CLOCKS = ("rows_per_second", "memory_bytes")
+CLOCKS = ("rows_per_second", "memory_bytes", "time", "elapsed")  # all that an interruption may change in metrics.jsonl
 DAMAGED = re.compile(r"error: .*step-\d+|notice .*step-\d+\S* is not usable", re.S)
 
 
