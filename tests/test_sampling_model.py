@@ -146,7 +146,9 @@ def test_a_run_previews_what_its_checkpoint_draws(tiny, rows, tmp_path, given):
 def test_progress_moves_with_every_step_of_the_solver(runs, changes, told):
     """Forty samples are one batch: counted by batches, the bar would stand at 0 until the end."""
     found = []
-    flowkit.load(runs / "small").sample(30, batch_size=20, progress=lambda done, total: found.append((done, total)), **changes)
+    flowkit.load(runs / "small").sample(
+        30, batch_size=20, progress=lambda done, total: found.append((done, total)), **changes
+    )
     assert found == [(done, 30) for done in told]
 
 
