@@ -96,7 +96,7 @@ class Conditions:
         """One number per row, (B,), for batch size and device."""
         if self.class_label is not None:
             return self.class_label
-        assert self.tokens is not None, "there are no conditions"
+        assert self.tokens is not None, "no condition is given"
         return self.tokens.flatten(1)[:, 0]
 
 

@@ -105,8 +105,8 @@ def _open(path: Path, options: DecodeOptions | None) -> tuple[Dataset, Path]:
     if bare:
         if kind is None:
             raise UserError(
-                f"{tensors}: there is no {sidecar.name} next to it that describes it. If its rows are sentence vectors, name "
-                "the codec that made them with --codec"
+                f"{tensors}: {sidecar.name}, which describes it, is missing. If its rows are sentence vectors, name the codec "
+                "that made them with --codec"
             )
         return get_domain(kind).read(tensors), tensors
     data = read_dataset(path)

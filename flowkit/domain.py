@@ -73,7 +73,7 @@ class Domain:
         options: the command's options that only this domain has, without those that were not given. tell: receives
         progress. notice: receives what the user should know meanwhile.
         """
-        raise UserError(f"{source}: there is no importer for {self.noun}")
+        raise UserError(f"{source}: flowkit cannot read {self.noun} from files")
 
     def generate(self, name: str, num_samples: int, seed: int) -> Dataset:
         """Return the built-in data set `name` with `num_samples` rows; the same arguments give the same rows."""

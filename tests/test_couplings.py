@@ -10,6 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment, linprog
 
 from flowkit.components import choose, names
+from flowkit.conditions import Conditions
 from flowkit.errors import UserError
 from flowkit.flow.couplings.assignment import assign
 from flowkit.flow.couplings.c2ot import weight_for
@@ -41,9 +42,9 @@ def distance(x0: torch.Tensor, x1: torch.Tensor, rows: torch.Tensor) -> float:
 def test_every_coupling_is_a_permutation_and_the_same_twice(name, shape):
     x0, x1 = torch.randn(shape), torch.randn(shape)
     labels = torch.arange(shape[0]) % 3
-    rows = choose("coupling", name)(x0, x1, labels, seed=5)
+    rows = choose("coupling", name)(x0, x1, Conditions(labels), seed=5)
     assert rows.dtype == torch.int64 and torch.equal(rows.sort().values, torch.arange(shape[0]))
-    assert torch.equal(rows, choose("coupling", name)(x0, x1, labels, seed=5))
+    assert torch.equal(rows, choose("coupling", name)(x0, x1, Conditions(labels), seed=5))
 
 
 def test_independent_leaves_the_noise_where_it_is():
@@ -100,7 +101,7 @@ def spread_given_labels(name: str, blocks_: int = 12, **settings) -> float:
     sums, counts = torch.zeros(8, 2), torch.zeros(8)
     for seed in range(blocks_):
         x0, x1, labels = blocks(128, 2, seed)
-        paired = x0[choose("coupling", {"name": name, **settings})(x0, x1, labels, seed=seed)]
+        paired = x0[choose("coupling", {"name": name, **settings})(x0, x1, Conditions(labels), seed=seed)]
         sums.index_add_(0, labels, paired)
         counts.index_add_(0, labels, torch.ones(128))
     return (sums.square().sum(1) / counts).sum().item() / 16
@@ -115,7 +116,7 @@ def test_labels_keep_their_share_of_the_noise_by_conditional_transport_only():
 
 def test_conditional_transport_never_crosses_labels_and_is_exact_in_each():
     x0, x1, labels = blocks(200, 2)
-    rows = choose("coupling", "c2ot")(x0, x1, labels)
+    rows = choose("coupling", "c2ot")(x0, x1, Conditions(labels))
     assert torch.equal(labels[rows], labels)
     cost = torch.cdist(x1.double(), x0.double()).square()
     cost[labels[:, None] != labels] = 1e6
@@ -127,11 +128,15 @@ def test_a_weight_goes_from_plain_transport_to_the_classes_own():
     x0, x1, labels = blocks(150, 2)
 
     def crossed(w):
-        return (labels[choose("coupling", {"name": "c2ot", "weight": w})(x0, x1, labels)] != labels).sum().item()
+        return (
+            (labels[choose("coupling", {"name": "c2ot", "weight": w})(x0, x1, Conditions(labels))] != labels)
+            .sum()
+            .item()
+        )
 
-    plain, own = choose("coupling", "ot")(x0, x1), choose("coupling", "c2ot")(x0, x1, labels)
-    assert torch.equal(choose("coupling", {"name": "c2ot", "weight": 0})(x0, x1, labels), plain)
-    assert torch.equal(choose("coupling", {"name": "c2ot", "weight": 1e6})(x0, x1, labels), own)
+    plain, own = choose("coupling", "ot")(x0, x1), choose("coupling", "c2ot")(x0, x1, Conditions(labels))
+    assert torch.equal(choose("coupling", {"name": "c2ot", "weight": 0})(x0, x1, Conditions(labels)), plain)
+    assert torch.equal(choose("coupling", {"name": "c2ot", "weight": 1e6})(x0, x1, Conditions(labels)), own)
     assert crossed(0) > crossed(5) > crossed(1e6) == 0
 
 
@@ -139,7 +144,7 @@ def test_few_rows_of_a_class_are_transported_by_their_conditions_too():
     """Ten rows a class: at a ratio of 0.05 the rows' own noises, counted as pairs, would leave no room for any other."""
     x0, x1, _ = blocks(20, 2)
     labels = torch.arange(20) % 2
-    rows = choose("coupling", "c2ot")(x0, x1, labels, x1[:, :1])
+    rows = choose("coupling", "c2ot")(x0, x1, Conditions(labels, x1[:, :1]))
     assert not torch.equal(rows, torch.arange(20))
 
 
@@ -160,8 +165,11 @@ def test_a_ratio_beyond_all_pairs_is_plain_transport_and_a_small_one_stays_near_
     condition = x1[:, :1]
     moved = lambda rows: (condition[rows] - condition).abs().mean().item()  # noqa: E731
     plain = choose("coupling", "ot")(x0, x1)
-    assert torch.equal(choose("coupling", {"name": "c2ot", "ratio": 1.0})(x0, x1, None, condition), plain)
-    far, near = (moved(choose("coupling", {"name": "c2ot", "ratio": r})(x0, x1, None, condition)) for r in (0.2, 0.02))
+    assert torch.equal(choose("coupling", {"name": "c2ot", "ratio": 1.0})(x0, x1, Conditions(tokens=condition)), plain)
+    far, near = (
+        moved(choose("coupling", {"name": "c2ot", "ratio": r})(x0, x1, Conditions(tokens=condition)))
+        for r in (0.2, 0.02)
+    )
     assert near < 0.5 * far < 0.5 * moved(plain)
 
 
@@ -169,7 +177,11 @@ def test_the_cosine_looks_at_directions_only():
     x0, x1, _ = blocks(60, 2)
     condition = torch.randn(60, 5)
     scaled = condition * torch.rand(60, 1).add(0.1)
-    by = lambda c: choose("coupling", {"name": "c2ot", "weight": 3.0, "distance": "cosine"})(x0, x1, None, c)  # noqa: E731
+    cosines = choose("coupling", {"name": "c2ot", "weight": 3.0, "distance": "cosine"})
+
+    def by(c):
+        return cosines(x0, x1, Conditions(tokens=c))
+
     assert torch.equal(by(condition), by(scaled))
     cosine = 1 - torch.nn.functional.cosine_similarity(condition[:, None].double(), condition.double(), dim=2)
     cost = torch.cdist(x1.double(), x0.double()).square() + 3 * cosine

@@ -92,7 +92,7 @@ class AdamsBashforth(Solver):
 class Reversed(Coupling):
     """Every row with the noise of the row that is as far from the other end."""
 
-    def __call__(self, x0, x1, class_label=None, condition=None, *, seed=0):
+    def __call__(self, x0, x1, given=None, *, seed=0):
         return torch.arange(len(x0), device=x0.device).flip(0)
 
 

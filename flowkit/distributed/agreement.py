@@ -27,8 +27,8 @@ class Agreement:
 
     Exchanges one number per process and update between the hosts, while the next update is already being enqueued.
 
-    Uses its own gloo group: on GPUs the run's group would queue it behind all pending work. The answer is that of the previous
-    update, so nobody waits for it. It is the same everywhere, so all processes stop at the same update.
+    Uses its own gloo group: on GPUs the run's group would queue it behind all pending work. An update reads
+    the answer of the previous one, so no process waits. All read the same answer, so all stop at the same update.
     """
 
     def __init__(self, timeout: timedelta) -> None:

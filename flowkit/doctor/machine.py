@@ -16,7 +16,7 @@ PYTHON = (3, 11)
 SMALL_DISK, NO_DISK = 10 * GB, 1 * GB
 SMALL_SHM = 256_000_000
 FEW_FILES = 1024
-UNLIMITED = 1 << 60  # cgroups v1 report at least this much if there is no limit
+UNLIMITED = 1 << 60  # cgroups v1 report this or more for unlimited memory
 
 
 def look_at_machine(runs: Path) -> list[Finding]:
@@ -133,13 +133,13 @@ def _cgroup_values(second: str, first: str) -> list[str]:
 
 
 def _memory_limit() -> int | None:
-    """Return the bytes that the container may use; None if there is no limit."""
+    """Return the memory limit of the container in bytes, or None without one."""
     limits = [int(value) for value in _cgroup_values("memory.max", "memory/memory.limit_in_bytes") if value.isdecimal()]
     return min((limit for limit in limits if limit < UNLIMITED), default=None)
 
 
 def _cpu_share() -> float | None:
-    """Return the cores that the container may use; None if there is no limit."""
+    """Return the limit of the container in cores, or None without one."""
     shares = []
     for value in _cgroup_values("cpu.max", "cpu/cpu.cfs_quota_us"):
         quota, _, period = value.partition(" ")

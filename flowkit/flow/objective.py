@@ -13,7 +13,7 @@ from flowkit.components import Component
 from flowkit.conditions import Conditions
 from flowkit.errors import UserError, listing, nearest
 from flowkit.flow.error import Error, Squared
-from flowkit.flow.paths import CLIP, GaussianPath, Path, expand
+from flowkit.flow.paths import CLIP, GaussianPath, Path, expand, gaussian_paths
 from flowkit.flow.weights import UniformWeights, Weights
 
 PREDICTIONS = ("velocity", "data", "noise")
@@ -122,21 +122,8 @@ class FlowObjective:
                 )
         if not self.clip >= 0:
             raise UserError(f"clip: {self.clip}; expected a number >= 0")
-        if not self.path.converts(self.prediction, "velocity"):
-            raise UserError(
-                f'flow.prediction: cannot convert "{self.prediction}" to a velocity on the path "{self.path.tag()}"; '
-                'use "velocity", or a Gaussian path (linear, cosine, vp)'
-            )
-        if self.loss_space != self.prediction and not isinstance(self.path, GaussianPath):
-            raise UserError(
-                f"flow.loss.space: cannot convert a {self.prediction} error to a {self.loss_space} error on the path "
-                f'"{self.path.tag()}"; use "{self.prediction}", or a Gaussian path (linear, cosine, vp)'
-            )
-        if self.weights.gaussian and not isinstance(self.path, GaussianPath):
-            raise UserError(
-                f'flow.loss.weights: "{self.weights.tag()}" needs a signal-to-noise ratio, and the path '
-                f'"{self.path.tag()}" has none; use "uniform" or "bins", or a Gaussian path (linear, cosine, vp)'
-            )
+        for key, problem in needs_gaussian(self.path, self.prediction, self.loss_space, self.weights):
+            raise UserError(f"{key}: {problem}")
 
     @property
     def exact(self) -> FlowObjective:
@@ -172,3 +159,21 @@ class FlowObjective:
     def to_data(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Return the predicted x1 (B, ...) from the output at x_t, t (B,). Raises ValueError if it cannot be converted."""
         return self.path.convert(output.to(x_t.dtype), x_t, t, self.prediction, "data", self.clip)
+
+
+def needs_gaussian(path: Path, prediction: str, loss_space: str, weights: Weights) -> list[tuple[str, str]]:
+    """Return (recipe key, what is wrong and how to fix it) for every choice that this path does not allow."""
+    if isinstance(path, GaussianPath):
+        return []
+    found, name, instead = [], path.tag(), f"or {gaussian_paths()}"
+    if not path.converts(prediction, "velocity"):
+        found.append(("flow.prediction", f'cannot convert "{prediction}" to a velocity on the path "{name}"; '
+                                         f'use "velocity", {instead}'))  # fmt: skip
+    known = "velocity" if found else prediction
+    if loss_space != known:
+        found.append(("flow.loss.space", f'cannot convert a {known} error to a {loss_space} error on the path "{name}"; '
+                                         f'use "{known}", {instead}'))  # fmt: skip
+    if weights.gaussian:
+        found.append(("flow.loss.weights", f'"{weights.tag()}" needs a signal-to-noise ratio, and the path "{name}" has '
+                                           f'none; use "uniform" or "bins", {instead}'))  # fmt: skip
+    return found

@@ -99,21 +99,10 @@ def _sampling(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def _flow(recipe: Recipe) -> list[tuple[str, str]]:
-    flow, path = recipe.flow, recipe.flow.path
-    if path.converts("data", "noise"):
-        return []
-    found: list[tuple[str, str]] = []
-    name, instead = path.tag(), "or a Gaussian path (linear, cosine, vp)"
-    if flow.prediction in ("data", "noise"):
-        found.append(("flow.prediction", f'cannot convert "{flow.prediction}" to a velocity on the path "{name}"; '
-                                         f'use "velocity", {instead}'))  # fmt: skip
-    if flow.loss.space != "velocity":
-        found.append(("flow.loss.space", f'cannot convert a velocity error to a {flow.loss.space} error on the path '
-                                         f'"{name}"; use "velocity", {instead}'))  # fmt: skip
-    if flow.loss.weights.gaussian:
-        found.append(("flow.loss.weights", f'"{flow.loss.weights.tag()}" needs a signal-to-noise ratio, and the path '
-                                           f'"{name}" has none; use "uniform" or "bins", {instead}'))  # fmt: skip
-    return found
+    from flowkit.flow.objective import needs_gaussian
+
+    flow = recipe.flow
+    return needs_gaussian(flow.path, flow.prediction, flow.loss.space, flow.loss.weights)
 
 
 def _mean_flow(recipe: Recipe) -> list[tuple[str, str]]:

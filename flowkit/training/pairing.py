@@ -178,9 +178,7 @@ def pair_blocks(coupling: Coupling, block: int, x0: Tensor, rows: Rows, key_of: 
     pieces = []
     for number, start in enumerate(range(0, len(x0), block)):
         part = rows.slice(start, start + block)
-        told = part.conditions
-        tokens = told.tokens if told.tokens is None or told.mask is None else told.tokens * told.mask[..., None]
-        mine = coupling(x0[start : start + block], part.x, told.class_label, tokens, seed=key_of(number))
+        mine = coupling(x0[start : start + block], part.x, part.conditions, seed=key_of(number))
         pieces.append(mine + start)
     return torch.cat(pieces)
 

@@ -29,6 +29,7 @@ from flowkit.errors import UserError, listing
 from flowkit.events import RunStarted
 from flowkit.flow.mean_flow import check_takes_span
 from flowkit.flow.objective import FlowObjective
+from flowkit.flow.paths import gaussian_paths
 from flowkit.models import create_model
 from flowkit.models.calls import call_model, check_takes_mask
 from flowkit.recipe import check_batch
@@ -328,6 +329,6 @@ def _aux_losses(
         if not objective.path.converts(objective.prediction, "data"):
             raise UserError(
                 f"aux_loss.{name}: needs predicted data, which a prediction of the {objective.prediction} does not imply on "
-                "this path; use another path (linear, cosine, vp), or leave it out"
+                f"this path; use {gaussian_paths()}, or leave it out"
             )
     return found

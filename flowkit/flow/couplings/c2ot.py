@@ -13,6 +13,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from flowkit.conditions import NOTHING, Conditions
 from flowkit.errors import UserError
 from flowkit.flow.couplings.assignment import assign
 from flowkit.flow.couplings.coupling import BlockCoupling, matrix, transport_cost
@@ -45,20 +46,12 @@ class ConditionalOptimalTransport(BlockCoupling):
             )
         return self
 
-    def __call__(
-        self,
-        x0: Tensor,
-        x1: Tensor,
-        class_label: Tensor | None = None,
-        condition: Tensor | None = None,
-        *,
-        seed: int = 0,
-    ) -> Tensor:
+    def __call__(self, x0: Tensor, x1: Tensor, given: Conditions = NOTHING, *, seed: int = 0) -> Tensor:
         """Return rows (B,). Raises UserError without labels and conditions."""
-        if class_label is None and condition is None:
+        if not given.kinds:
             raise UserError("coupling 'c2ot': needs class labels or conditions, but the data has none; use 'ot'")
-        conditions = None if condition is None else _points(condition, self.distance)
-        labels = None if class_label is None else class_label.cpu().numpy()
+        conditions = None if given.tokens is None else _points(given, self.distance)
+        labels = None if given.class_label is None else given.class_label.cpu().numpy()
         if labels is None or self.weight is not None:
             cost = transport_cost(x0, x1)
             rows = assign(cost + self._penalty(cost, labels, conditions))
@@ -108,9 +101,10 @@ def weight_for(cost: np.ndarray, apart: np.ndarray, ratio: float) -> float:
     return max(0.0, float(found))
 
 
-def _points(condition: Tensor, distance: str) -> np.ndarray:
+def _points(given: Conditions, distance: str) -> np.ndarray:
     """Return points (B, C) whose squared distances are the conditions' distances; for cosine, unit vectors over sqrt(2)."""
-    points = matrix(condition)
+    assert given.tokens is not None
+    points = matrix(given.tokens if given.mask is None else given.tokens * given.mask[..., None])  # padding counts as 0
     if distance == "squared":
         return points - points.mean(axis=0)
     norms = np.linalg.norm(points, axis=1, keepdims=True)

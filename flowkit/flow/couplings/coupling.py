@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from flowkit.components import Component
+from flowkit.conditions import NOTHING, Conditions
 
 Block = Annotated[
     int | None,
@@ -31,17 +32,9 @@ class Coupling(Component):
         return batch_size
 
     @abstractmethod
-    def __call__(
-        self,
-        x0: Tensor,
-        x1: Tensor,
-        class_label: Tensor | None = None,
-        condition: Tensor | None = None,
-        *,
-        seed: int = 0,
-    ) -> Tensor:
-        """x0, x1: (B, ...), class_label: (B,), condition: (B, ...) -> rows (B,) int64, a permutation on x0's device:
-        x1[i] is paired with x0[rows[i]]. `seed`: seeds all randomness.
+    def __call__(self, x0: Tensor, x1: Tensor, given: Conditions = NOTHING, *, seed: int = 0) -> Tensor:
+        """x0, x1: (B, ...), given: of x1's rows -> rows (B,) int64, a permutation on x0's device: x1[i] is paired with
+        x0[rows[i]]. `seed`: seeds all randomness.
         """
 
 
@@ -51,15 +44,7 @@ class Independent(Coupling):
     independent: ClassVar[bool] = True
     permutes: ClassVar[bool] = False
 
-    def __call__(
-        self,
-        x0: Tensor,
-        x1: Tensor,
-        class_label: Tensor | None = None,
-        condition: Tensor | None = None,
-        *,
-        seed: int = 0,
-    ) -> Tensor:
+    def __call__(self, x0: Tensor, x1: Tensor, given: Conditions = NOTHING, *, seed: int = 0) -> Tensor:
         """Return rows (B,): 0, 1, 2, ..."""
         return torch.arange(len(x0), device=x0.device)
 

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from flowkit.conditions import NOTHING, Conditions
 from flowkit.flow.couplings.assignment import assign
 from flowkit.flow.couplings.coupling import BlockCoupling, transport_cost
 from flowkit.flow.couplings.entropic import annealed, log_plan, potentials
@@ -47,15 +48,7 @@ class Sinkhorn(BlockCoupling):
             )
         return self
 
-    def __call__(
-        self,
-        x0: Tensor,
-        x1: Tensor,
-        class_label: Tensor | None = None,
-        condition: Tensor | None = None,
-        *,
-        seed: int = 0,
-    ) -> Tensor:
+    def __call__(self, x0: Tensor, x1: Tensor, given: Conditions = NOTHING, *, seed: int = 0) -> Tensor:
         """Return rows (B,), drawn with a generator seeded by `seed`."""
         cost = transport_cost(x0, x1)
         mean = float(cost.mean())

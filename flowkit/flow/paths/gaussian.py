@@ -15,7 +15,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from flowkit.components import find
 from flowkit.flow.paths.base import CLIP, QUANTITIES, Path, expand, ones
+from flowkit.registry import BUILT_IN
 
 ZERO = 1e-6  # coefficients below it count as 0
 
@@ -180,3 +182,8 @@ class VariancePreserving(GaussianPath):
         cost = 0.5 * torch.log1p(((1 - tau) / tau).square())
         linear, slope = 0.5 * self.beta_min, self.beta_max - self.beta_min
         return 1 - 2 * cost / (linear + (linear**2 + slope * cost).sqrt())
+
+
+def gaussian_paths() -> str:
+    """Return "a Gaussian path (linear, cosine, vp)", with the names of all built-in ones, for messages."""
+    return f"a Gaussian path ({', '.join(name for name in BUILT_IN['path'] if issubclass(find('path', name), GaussianPath))})"
