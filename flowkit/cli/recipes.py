@@ -19,6 +19,8 @@ def recipes() -> None:
       flowkit recipes
       flowkit train quickstart
       flowkit new quickstart
+
+    List every recipe key: flowkit train --keys
     """
     from rich.console import Console
     from rich.table import Table
@@ -42,7 +44,7 @@ def new(
         typer.Argument(help="The name of a recipe, as `flowkit recipes` lists it.", metavar="NAME", show_default=False),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="The file to write; default: NAME.toml in this folder.", show_default=False)
+        Path | None, typer.Option(help="The file to write. Default: NAME.toml in this folder.", show_default=False)
     ] = None,
 ) -> None:
     """Copy a recipe that comes with flowkit, to edit it. Never replaces a file.
@@ -51,6 +53,8 @@ def new(
 
       flowkit new quickstart
       flowkit new dit_sketch --out experiments/wide.toml
+
+    List the recipes: flowkit recipes
     """
     from flowkit.packaged import packaged_recipe
 
