@@ -102,7 +102,8 @@ def _flow(recipe: Recipe) -> list[tuple[str, str]]:
     from flowkit.flow.objective import needs_gaussian
 
     flow = recipe.flow
-    return needs_gaussian(flow.path, flow.prediction, flow.loss.space, flow.loss.weights)
+    prediction = "velocity" if flow.prediction == "auto" else flow.prediction
+    return needs_gaussian(flow.path, prediction, flow.loss.space, flow.loss.weights)
 
 
 def _mean_flow(recipe: Recipe) -> list[tuple[str, str]]:
