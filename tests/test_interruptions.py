@@ -18,8 +18,8 @@ import pytest
 
 import flowkit
 from flowkit.checkpoint import list_checkpoints, saving
-from flowkit.checkpoint.publish import save_checkpoint
 from flowkit.checkpoint.run_dir import RunLock
+from flowkit.checkpoint.saving import save_checkpoint
 from flowkit.data.dataset import Dataset
 from flowkit.errors import UserError
 from flowkit.events import Event, Finished, Notice, Stepped

@@ -100,7 +100,7 @@ def test_the_first_signal_is_acknowledged_before_the_update_ends(tmp_path, numbe
 @pytest.mark.parametrize(
     ("place", "step"),
     [("flowkit.training.loop.validate", 0), ("flowkit.training.preview.Sampler.__call__", 0),
-     ("flowkit.training.loop.one_update", 0), ("flowkit.checkpoint.saving.Saver.start", 0),
+     ("flowkit.training.loop.one_update", 0), ("flowkit.checkpoint.background.Saver.start", 0),
      ("flowkit.training.loop.validate", 4)],
 )  # fmt: skip
 def test_a_second_one_leaves_from_any_stage_and_says_what_is_kept(tmp_path, monkeypatch, place, step):

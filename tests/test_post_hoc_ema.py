@@ -11,7 +11,7 @@ from scipy.integrate import quad
 from typer.testing import CliRunner
 
 import flowkit
-from flowkit.checkpoint import publish
+from flowkit.checkpoint import saving
 from flowkit.cli import app
 from flowkit.ema.post_hoc import reconstruct_ema
 from flowkit.ema.power import WIDEST, Profile, inner_products, power_gamma, solve
@@ -166,12 +166,12 @@ def test_what_cannot_be_made_is_said(run, tmp_path):
 def test_a_snapshot_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch, fails_at):
     def save(value):
         tensors = {"w": torch.full((3,), value)}
-        return publish.save_snapshot(tmp_path, 7, {"power-0.05": tensors, "power-0.1": tensors}, ["w"], "fp32")
+        return saving.save_snapshot(tmp_path, 7, {"power-0.05": tensors, "power-0.1": tensors}, ["w"], "fp32")
 
     def held():
         return {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
 
-    written, original = [], publish.save_file
+    written, original = [], saving.save_file
     path = save(1.0)
     files = held()
     assert save(2.0) == path and held() == files and bool((load_file(path / "power-0.1.safetensors")["w"] == 2).all())
@@ -183,7 +183,7 @@ def test_a_snapshot_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch, fails
             raise SafetensorError("I/O error: No space left on device (os error 28)")
         original(tensors, path)
 
-    monkeypatch.setattr(publish, "save_file", failing)
+    monkeypatch.setattr(saving, "save_file", failing)
     with pytest.raises(UserError, match=r"step-00000007: the snapshot cannot be written \(.*No space.*untouched"):
         save(3.0)
     assert held() == files and bool((load_file(path / "power-0.05.safetensors")["w"] == 2).all())

@@ -70,7 +70,7 @@ import torch
 from accelerate.state import AcceleratorState
 import flowkit
 from flowkit.training import loop, step, validation
-from flowkit.checkpoint.publish import _optimizer_tensors
+from flowkit.checkpoint.saving import _optimizer_tensors
 from flowkit.training.meters import Meters
 from flowkit.distributed.sharding import full_tensors
 from tests.test_sharding import FSDP, Blocks, recipe, rows

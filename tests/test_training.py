@@ -243,7 +243,7 @@ def test_the_best_is_one_that_was_saved(tiny, rows, tmp_path, recorder):
 
 
 def test_a_save_that_fails_loses_no_earlier_checkpoint(tiny, rows, tmp_path, recorder, monkeypatch):
-    from flowkit.checkpoint import publish
+    from flowkit.checkpoint import saving
 
     written = []
 
@@ -252,10 +252,10 @@ def test_a_save_that_fails_loses_no_earlier_checkpoint(tiny, rows, tmp_path, rec
         if len(written) == 5:  # the second file of the second checkpoint
             path.write_bytes(b"half")
             raise SafetensorError("I/O error: No space left on device (os error 28)")  # what a full disk is to it
-        publish_save(tensors, path)
+        original(tensors, path)
 
-    publish_save = publish.save_file
-    monkeypatch.setattr(publish, "save_file", failing)
+    original = saving.save_file
+    monkeypatch.setattr(saving, "save_file", failing)
     tiny["train"].update(save_every=2, keep_last=0)
     flowkit.train(tiny, data=rows, listeners=lambda: [recorder])  # it goes on
     (notice,) = recorder.of(Notice)

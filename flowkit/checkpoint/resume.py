@@ -13,7 +13,7 @@ from flowkit.checkpoint import (
     read_normalizer,
     read_weights,
 )
-from flowkit.checkpoint.publish import load_optimizer
+from flowkit.checkpoint.saving import load_optimizer
 from flowkit.checkpoint.state import read_resume_state
 from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import Normalizer

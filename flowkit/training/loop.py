@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import torch
 
-from flowkit.checkpoint.publish import save_snapshot
+from flowkit.checkpoint.background import Saver
 from flowkit.checkpoint.run_dir import write_end
-from flowkit.checkpoint.saving import Saver
+from flowkit.checkpoint.saving import save_snapshot
 from flowkit.distributed.agreement import GO_ON, reason_words
 from flowkit.errors import UserError
 from flowkit.events import Doing, Event, Finished, Logged, Notice, Stepped, Validated

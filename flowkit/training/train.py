@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from flowkit.checkpoint import METRICS, find_checkpoint, folders_of, list_checkpoints, verify_weights
-from flowkit.checkpoint.publish import drop_later_snapshots
 from flowkit.checkpoint.resume import check_numerics, checkpoint_normalizer, recipe_changes, restore
 from flowkit.checkpoint.run_dir import HANDOVER, RunLock, beginning, open_run_dir, what_is_kept
+from flowkit.checkpoint.saving import drop_later_snapshots
 from flowkit.data.dataset import Dataset
 from flowkit.data_source import open_data, with_split
 from flowkit.distributed import environment as environments

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from flowkit.checkpoint.publish import contents
-from flowkit.checkpoint.saving import Saver
+from flowkit.checkpoint.background import Saver
+from flowkit.checkpoint.saving import contents
 from flowkit.data_source import open_data
 from flowkit.distributed import environment as environments
 from flowkit.distributed.agreement import GO_ON
