@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flowkit.data.dataset import Dataset
+    from flowkit.data.normalizers import Normalization
     from flowkit.metrics.comparison import Comparison
     from flowkit.metrics.report import Figure
     from flowkit.sources.files import Files
@@ -93,6 +94,17 @@ class Domain:
         sizes = dict(zip(self.sizes, shape, strict=True)) if len(self.sizes) == len(shape) else {}
         classes = len(data.class_names) if data.class_label is not None else 0
         return {**sizes, "shape": list(shape), "num_classes": classes, "clip_dim": width, "condition_dim": width}
+
+    def normalization(self, choice: Normalization, row_shape: tuple[int, ...]) -> Normalization:
+        """Return the normalization for rows of that shape: `choice`, or the default for "auto". Raises UserError if unfit."""
+        from flowkit.components import choose
+        from flowkit.data.normalizers import Auto
+
+        return choose("normalizer", self.default_normalizer) if isinstance(choice, Auto) else choice
+
+    def finish(self, x: np.ndarray) -> np.ndarray:
+        """Return sampled rows x (N, ...), in the domain's units, as a data set has them: what is discrete is rounded."""
+        return x
 
     def statistics(self, x: np.ndarray) -> dict[str, Any] | None:
         """Return what `inspect` reports under "vectors" for rows x (N, ...), or None."""

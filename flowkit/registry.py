@@ -65,6 +65,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "zscore": "flowkit.data.normalizers.affine:ZScore",
         "robust": "flowkit.data.normalizers.affine:Robust",
         "whitening": "flowkit.data.normalizers.whitening:Whitening",
+        "strokes": "flowkit.sketch.normalizer:Strokes",
     },
     "arch": {
         "bezier_sketch_dit": "flowkit.models.bezier_sketch_dit:BezierSketchDiT",

@@ -36,9 +36,18 @@ def prepare(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing data set of the same name.")
     ] = False,
-    size: Annotated[int | None, _of(SKETCHES, "Number of cubic strokes per sketch. Default: 32.", min=1)] = None,
+    cubics: Annotated[
+        int | None, _of(SKETCHES, "Maximum number of cubics per sketch. Pen strokes are kept. Default: 32.", min=1)
+    ] = None,
+    exactly: Annotated[
+        int | None, _of(SKETCHES, "Cut sketches into exactly this many cubics, without pen strokes.", min=1)
+    ] = None,
+    simplify: Annotated[
+        float | None,
+        _of(SKETCHES, "Use fewer cubics, as long as lines move by less than this. The canvas is 2 wide.", min=0),
+    ] = None,
     over: Annotated[
-        str | None, _of(SKETCHES, "What to do with sketches that have more: fit (the default) or leave-out.")
+        str | None, _of(SKETCHES, "What to do with sketches that have more cubics: fit (the default) or leave-out.")
     ] = None,
     max_per_class: Annotated[
         int | None, count("Keep at most this many per class, the first ones.", panel=SKETCHES)
@@ -93,8 +102,9 @@ def prepare(
 
     [bold]Sketches[/bold]: folders are classes. SOURCE/cat/12.svg is a cat.
     Folders with names such as train, valid or test are splits: SOURCE/train/cat/12.svg.
-    If a sketch has fewer cubics than --size, its longest ones are split, without loss.
-    If it has more, it is fitted, and the fit error is reported.
+    Pen strokes stay whole: an SVG path or a Quick, Draw! stroke is a chain of cubics.
+    If a sketch has more than --cubics, it is fitted, and the fit error is reported.
+    --simplify 0.01 often halves the number of cubics. The drawing looks the same, and models learn faster.
 
     [bold]Sentences[/bold]: one per line or row. --codec encodes them.
     Near-duplicates are removed. The rest is shuffled and split.
@@ -103,7 +113,8 @@ def prepare(
     [bold]Examples[/bold]
 
       flowkit prepare drawings/ --out data/drawings
-      flowkit prepare kanji.zip --out data/kanji --over leave-out
+      flowkit prepare kanji.zip --out data/kanji --simplify 0.01
+      flowkit prepare ControlSketch/ --out data/control --exactly 32
       flowkit prepare quickdraw/ --out data/quickdraw --max-per-class 1k
       flowkit prepare cat.ndjson.gz --out data/cat --recognized-only
       flowkit prepare sketchrnn_cat.npz --out data/cat
@@ -119,7 +130,10 @@ def prepare(
       2  bad input
     """
     options: dict[str, dict[str, Any]] = {
-        "sketch": {"size": size, "over": over, "max_per_class": max_per_class, "recognized_only": recognized_only or None},
+        "sketch": {
+            "cubics": cubics, "exactly": exactly, "simplify": simplify, "over": over, "max_per_class": max_per_class,
+            "recognized_only": recognized_only or None,
+        },
         "text": {
             "codec": codec, "lang": lang, "texts": texts, "column": column, "split_sentences": split_sentences or None,
             "skip_empty": skip_empty or None, "near_duplicates": near_duplicates, "split": split, "encoder": encoder,

@@ -166,7 +166,7 @@ def draw_samples(
                 straight=model.straight, noise=step_noise(seed, indices, model.latent_shape, numerics),
                 on_step=on_step,
             )  # fmt: skip
-            done.append(normalizer.denormalize(x).float().cpu().numpy())
+            done.append(model.domain.finish(normalizer.denormalize(x).float().cpu().numpy()))
             noises.append(noise.numpy())
             spent.append(nfe)
             if progress is not None:

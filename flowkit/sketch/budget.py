@@ -11,6 +11,7 @@ import numpy as np
 
 from flowkit.errors import Unreadable
 from flowkit.sketch import bezier
+from flowkit.sketch.strokes import as_row
 
 _DENSE = 16  # points a cubic when a curve is treated as a polyline
 _SAMPLES = 33  # points a piece that a fit sees
@@ -23,18 +24,23 @@ MAX_INK = 200.0  # canvas units: a hundred lines across the canvas
 
 @dataclass(frozen=True)
 class Budgeted:
-    x: np.ndarray  # (S, 8) float32, in drawing order
+    x: np.ndarray  # (S, 8 or 10) float32, in drawing order
     fitted: bool  # False: the same curves, split or as they were
     error: float = 0.0  # canvas units: Hausdorff distance to the original stroke, the largest of all; 0 unless fitted
     dots: int = 0  # strokes without length that were dropped
 
 
-def to_size(strokes: Sequence[np.ndarray], size: int, *, fit: bool = True) -> Budgeted:
-    """Strokes, each a chain of cubics (n, 8) in canvas units, as exactly `size` cubics.
+def to_size(
+    strokes: Sequence[np.ndarray], size: int, *, fit: bool = True, exactly: bool = False, tolerance: float = 0.0
+) -> Budgeted:
+    """Return pen strokes, each a chain of cubics (n, 8) in canvas units, as one row of `size` cubics.
 
-    Fewer: the longest are split, the curve stays the same. More: with `fit` neighboring cubics of a stroke are
-    merged into fitted ones, always those that lose least; with `over="leave_out"` the sketch is refused.
-    Raises Unreadable when there is nothing to draw, or when more than `size` strokes or cubics cannot be reduced.
+    By default the row (size, 10) has at most `size` cubics and keeps the pen strokes. With `exactly` it is (size, 8): if there
+    are fewer, the longest are split, and the curve stays the same. If there are more, `fit` merges neighboring cubics of a
+    stroke into fitted ones, the cheapest first; without `fit` the sketch is refused. tolerance: merge further as long as
+    the error stays below, in canvas units.
+
+    Raises Unreadable if there is nothing to draw, or more than `size` strokes or cubics cannot be reduced.
     """
     strokes = [stroke for stroke in strokes if len(stroke)]
     drawn = [kept for stroke in strokes if len(kept := _without_points(stroke))]
@@ -42,19 +48,23 @@ def to_size(strokes: Sequence[np.ndarray], size: int, *, fit: bool = True) -> Bu
     if not drawn:
         raise Unreadable("has no strokes")
     count = sum(map(len, drawn))
-    if count <= size:
-        return Budgeted(_split_longest(np.concatenate(drawn), size).astype(np.float32), False, dots=dots)
-    if not fit:
+    packed = lambda drawn: (  # noqa: E731
+        _split_longest(np.concatenate(drawn), size).astype(np.float32) if exactly else as_row(drawn, size)
+    )
+    if count <= size and not tolerance:
+        return Budgeted(packed(drawn), False, dots=dots)
+    if count > size and not fit:
         raise Unreadable(f"has more than {size} cubics", str(count))
-    drawn = _joined(drawn)
+    if count > size:
+        drawn = _joined(drawn)
     if len(drawn) > size:
         raise Unreadable(f"has more than {size} separate strokes", str(len(drawn)))
     legs = np.diff(np.concatenate(drawn).reshape(-1, 4, 2), axis=1)
     ink = float(np.linalg.norm(legs, axis=-1).sum())
     if count > MAX_FITTED or not ink <= MAX_INK:
         raise Unreadable("is too long a scribble to be fitted", f"{count:,} cubics, {ink:.3g} canvas units of ink")
-    fitted, error = _merge(drawn, size)
-    return Budgeted(fitted.astype(np.float32), True, error, dots)
+    merged, error = _merge(drawn, size, tolerance)
+    return Budgeted(packed(merged), sum(map(len, merged)) < count, error, dots)
 
 
 def _without_points(stroke: np.ndarray) -> np.ndarray:
@@ -127,14 +137,17 @@ class _Ink:
         return max(bezier.gap(old, new), bezier.gap(new, old))
 
 
-def _merge(strokes: Sequence[np.ndarray], size: int) -> tuple[np.ndarray, float]:
-    """Chains of cubics, more than `size` in all, as (size, 8) and the error: the cheapest neighbors are merged first."""
+def _merge(strokes: Sequence[np.ndarray], size: int, tolerance: float = 0.0) -> tuple[list[np.ndarray], float]:
+    """Return chains of at most `size` cubics in all, and the error. The cheapest neighbors are merged first.
+
+    Merging goes on as long as the next one costs less than `tolerance`.
+    """
     ink = _Ink(strokes)
     pieces = [pair for joints in ink.joints for pair in pairwise(joints.tolist())]
     cubics = dict(zip(pieces, np.concatenate(strokes), strict=True))  # by where they start and stop
     costs: dict[tuple[int, int], float] = {}
     untouched = set(pieces)
-    while len(pieces) > size:
+    while len(pieces) > size or tolerance > 0:
         left = [i for i in range(len(pieces) - 1) if pieces[i][1] == pieces[i + 1][0]]
         merged = [(pieces[i][0], pieces[i + 1][1]) for i in left]
         if new := [piece for piece in merged if piece not in costs]:
@@ -142,14 +155,19 @@ def _merge(strokes: Sequence[np.ndarray], size: int) -> tuple[np.ndarray, float]
             cubics.update(zip(new, fits, strict=True))
             costs.update(zip(new, errors.tolist(), strict=True))
         # Half of what is still to go in one round, for speed; the last and dearest merges are chosen one by one.
-        chosen = _cheapest(left, [costs[piece] for piece in merged], (len(pieces) - size + 1) // 2)
+        prices = [costs[piece] for piece in merged]
+        limit, cheap = (len(pieces) - size + 1) // 2, sum(price < tolerance for price in prices)
+        if max(limit, cheap) < 1:
+            break
+        chosen = _cheapest(left, prices, max(limit, (cheap + 1) // 2))
         for k in sorted(chosen, reverse=True):
             pieces[left[k] : left[k] + 2] = [merged[k]]
     if fitted := [piece for piece in pieces if piece not in untouched]:
         fits, _ = bezier.fit(ink.samples(fitted), iterations=20)  # those that stay are worth the time
         cubics.update(zip(fitted, fits, strict=True))
     error = max((ink.error(piece, cubics[piece]) for piece in fitted), default=0.0)
-    return np.stack([cubics[piece] for piece in pieces]), error
+    starts = [i for i in range(1, len(pieces)) if pieces[i - 1][1] != pieces[i][0]]
+    return np.split(np.stack([cubics[piece] for piece in pieces]), starts), error
 
 
 def _cheapest(left: list[int], costs: list[float], limit: int) -> list[int]:

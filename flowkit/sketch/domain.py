@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowkit.braille import braille_lines
+from flowkit.components import choose
 from flowkit.data.dataset import Dataset
+from flowkit.data.normalizers import Auto, Normalization
+from flowkit.data.normalizers.affine import Plain
 from flowkit.domain import Domain, Presented, Preview, Tell
 from flowkit.errors import UserError, listing, nearest
+from flowkit.sketch.normalizer import Strokes
 from flowkit.sketch.raster import contact_sheet, trace
+from flowkit.sketch.strokes import EXISTS, tidy
 from flowkit.sketch.svg_write import write_svg
 from flowkit.sources.arrays import found_in
 from flowkit.sources.kinds import SKETCHES
@@ -28,7 +33,10 @@ MAX_COORDINATE = 10.0  # beyond this the numbers are in other units than the can
 
 
 class SketchDomain(Domain):
-    """Sketches (S, 8): S cubic Bezier strokes [x0 y0 x1 y1 x2 y2 x3 y3] on the canvas [-1, 1] x [-1, 1], y down."""
+    """Sketches of S cubic Bezier curves [x0 y0 x1 y1 x2 y2 x3 y3] on the canvas [-1, 1] x [-1, 1], y down.
+
+    Rows are (S, 8), where each cubic is a stroke of its own, or (S, 10) with pen strokes: see `flowkit.sketch.strokes`.
+    """
 
     kind = "sketch"
     noun = "sketches"
@@ -64,11 +72,16 @@ class SketchDomain(Domain):
         return prepare(source, out, seed=seed, overwrite=overwrite, tell=tell, **options)
 
     def check(self, data: Dataset, where: str) -> None:
-        """Raise UserError unless `data.x` is (N, S, 8) with S >= 1 and in canvas units."""
-        if data.x.ndim != 3 or data.x.shape[1] < 1 or data.x.shape[2] != 8:
+        """Raise UserError unless `data.x` is (N, S, 8 or 10) with S >= 1 and in canvas units, with signs of -1 and 1."""
+        if data.x.ndim != 3 or data.x.shape[1] < 1 or data.x.shape[2] not in (8, 10):
             raise UserError(
-                f"{where}: x has shape {tuple(data.x.shape)}; expected (N, S, 8): N sketches of S >= 1 strokes, each with "
-                "the 8 numbers x0 y0 x1 y1 x2 y2 x3 y3"
+                f"{where}: x has shape {tuple(data.x.shape)}; expected (N, S, 8) or (N, S, 10): N sketches of S >= 1 cubics, "
+                "each with the 8 numbers x0 y0 x1 y1 x2 y2 x3 y3, and for pen strokes two signs: exists, continues"
+            )
+        if any((np.abs(part[..., EXISTS:]) != 1).any() for part in _chunks(data.x)):
+            raise UserError(
+                f"{where}: the last two numbers of each cubic must be 1 or -1: whether it exists, and whether it continues the "
+                "one before"
             )
         largest = max((max(-float(row.min()), float(row.max())) for row in _chunks(data.x)), default=0.0)
         if largest > MAX_COORDINATE:
@@ -85,6 +98,21 @@ class SketchDomain(Domain):
                 "strokes; remove this key"
             )
         return super().model_args(data, shape)
+
+    def normalization(self, choice: Normalization, row_shape: tuple[int, ...]) -> Normalization:
+        """Raises UserError for a normalizer that would mix coordinates and signs."""
+        if row_shape[-1] == EXISTS:
+            return super().normalization(choice, row_shape)
+        choice = choose("normalizer", "strokes") if isinstance(choice, Auto) else choice
+        if not isinstance(choice, Strokes | Plain):
+            raise UserError(
+                f'data.normalizer: "{choice.tag()}" would scale or mix the signs of pen strokes with their coordinates; use '
+                '"strokes" or "none", or prepare the drawings without pen strokes (--exactly 32)'
+            )
+        return choice
+
+    def finish(self, x: np.ndarray) -> np.ndarray:
+        return tidy(x) if x.shape[-1] > EXISTS else x
 
     def preview(self, rows: Dataset) -> list[Preview]:
         """Sketches as braille pictures of 24 x 12 characters, and in smaller sizes."""

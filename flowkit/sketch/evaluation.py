@@ -16,10 +16,11 @@ from flowkit.metrics.moments import frechet, mmd2, rbf_kernel
 from flowkit.metrics.neighbors import knn_classify, matching, one_nn_accuracy, prdc
 from flowkit.metrics.report import Figure
 from flowkit.metrics.resampling import Estimate, half_sampling
-from flowkit.sketch.features import blurred_grid, class_grid, ink_points, stroke_features
+from flowkit.sketch.features import COUNTS, blurred_grid, class_grid, counts, ink_points, stroke_features
+from flowkit.sketch.strokes import EXISTS, tidy
 from flowkit.sketch.validity import degenerate, duplicate, on_canvas
 
-PROTOCOL = "sketch-1"
+PROTOCOL = "sketch-2"
 NEIGHBORS = 5
 NEW_ROWS = 1000  # training rows to use if no rows are held out
 LEGEND = (
@@ -29,6 +30,7 @@ LEGEND = (
 )
 
 Column = dict[str, Estimate | None]
+COMPONENTS = 40  # principal components of the ink grids, for the Fréchet distance
 CANDIDATES = 32  # candidates from the blurred ink grid, among which the Chamfer distance decides
 _AT_ONCE = 128
 
@@ -51,6 +53,10 @@ class _Described:
     def grid(self) -> np.ndarray:
         return blurred_grid(self.x)
 
+    @cached_property
+    def counts(self) -> np.ndarray:
+        return counts(self.x)
+
 
 class SketchEvaluator:
     """Measures one comparison. Raises nothing: `Comparison` holds comparable rows only."""
@@ -62,6 +68,8 @@ class SketchEvaluator:
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
         data, sides = comparison.data, comparison.sides
+        gaussian = comparison.gaussian
+        self.gaussian = tidy(gaussian) if gaussian.shape[-1] > EXISTS else gaussian
         self._nearest = NearestSketch(data.x[sides.train])
         # All real rows vote on classes. A memorization ratio of 1 is the median distance of held-out rows to training rows.
         self._voters = np.unique(np.concatenate([sides.train, sides.held_out, sides.reference, sides.real]))
@@ -79,7 +87,7 @@ class SketchEvaluator:
         for name, x in (
             ("samples", self.comparison.samples.x),
             ("real", data.x[sides.real]),
-            ("gaussian", self.comparison.gaussian),
+            ("gaussian", self.gaussian),
         ):
             what = {"samples": "samples", "real": "real sketches", "gaussian": "Gaussian draws"}[name]
             tell(f"measuring {what}", len(columns), 3)
@@ -123,7 +131,7 @@ class SketchEvaluator:
 
     @cache  # noqa: B019 - an evaluator lives as long as its evaluation
     def _distances(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        return self._nearest(self.comparison.samples.x if name == "samples" else self.comparison.gaussian)
+        return self._nearest(self.comparison.samples.x if name == "samples" else self.gaussian)
 
     def _memorization(self, distances: np.ndarray) -> Estimate:
         ratio = lambda a, b: float(np.median(distances[a]) / max(np.median(self._usual[b]), 1e-9))  # noqa: E731
@@ -159,17 +167,48 @@ def _distribution(reference: _Described, other: _Described) -> Column:
     def strokes(ref: np.ndarray, oth: np.ndarray) -> tuple[float, float]:
         return frechet(reference.strokes[ref], other.strokes[oth]), mmd2(*_submatrices(kernels, ref, oth))
 
+    center, basis = _principal(reference.grid)
+    inks = [(grid - center) @ basis for grid in (reference.grid, other.grid)]
+
+    def inked(ref: np.ndarray, oth: np.ndarray) -> float:
+        return frechet(inks[0][ref], inks[1][oth])
+
     def manifolds(ref: np.ndarray, oth: np.ndarray) -> tuple[float, ...]:
         return prdc(*_submatrices(grids, ref, oth), k=NEIGHBORS)
 
     keys = ("one_nn_chamfer", "coverage_chamfer", "mmd_chamfer", "frechet_strokes", "kernel_mmd_strokes",
-            "precision_ink", "recall_ink", "density_ink", "coverage_ink")  # fmt: skip
+            "frechet_ink", "precision_ink", "recall_ink", "density_ink", "coverage_ink")  # fmt: skip
     found = [
         *half_sampling(shapes, sizes),
         *half_sampling(strokes, sizes, smooth=True),
+        *half_sampling(inked, sizes, smooth=True),
         *half_sampling(manifolds, sizes),
     ]
-    return {key: _clipped(key, estimate) for key, estimate in zip(keys, found, strict=True)}
+    column = {key: _clipped(key, estimate) for key, estimate in zip(keys, found, strict=True)}
+    return {**column, **_counted(reference, other)}
+
+
+def _principal(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean (D,) of grids (N, D), and their principal components (D, k), scaled so that all variance together is 1."""
+    center = grid.mean(axis=0, dtype=np.float64)
+    _, scales, components = np.linalg.svd(grid - center, full_matrices=False)
+    scales, components = scales[:COMPONENTS], components[:COMPONENTS]
+    return center, components.T / np.sqrt((scales**2).sum() / max(len(grid) - 1, 1) or 1.0)
+
+
+def _counted(reference: _Described, other: _Described) -> dict[str, Estimate]:
+    """Means of the counts, and how far their distributions are from the reference's (1-Wasserstein)."""
+    from scipy.stats import wasserstein_distance
+
+    sizes = (len(reference.x), len(other.x))
+
+    def distances(ref: np.ndarray, oth: np.ndarray) -> list[float]:
+        return [wasserstein_distance(a, b) for a, b in zip(reference.counts[ref].T, other.counts[oth].T, strict=True)]
+
+    means = half_sampling(lambda rows: other.counts[rows].mean(axis=0), (len(other.x),), bounds=(0.0, np.inf))
+    apart = half_sampling(distances, sizes, bounds=(0.0, np.inf))
+    return {**dict(zip(COUNTS, means, strict=True)),
+            **{f"{key}_distance": one for key, one in zip(COUNTS, apart, strict=True)}}  # fmt: skip
 
 
 def _three(a, b):
@@ -237,6 +276,11 @@ FIGURES: dict[str, dict[str, Any]] = {
         "group": "Strokes", "name": "RBF-MMD²", "good": "0 is perfect", **_THOUSANDTHS,
         "about": f"unbiased; the bandwidth is the median distance within the reference; {_STROKES}",
     },
+    "frechet_ink": {
+        "group": "Ink", "name": "Fréchet distance", "good": "lower is better",
+        "about": f"squared, between the Gaussians with the same moments, of the reference's first {COMPONENTS} principal "
+        f"components, whose variances add up to 1; {_INK.split(';')[0]}",
+    },
     "precision_ink": {
         "group": "Ink", "name": "precision", "good": "higher is better", **_PERCENT,
         "about": f"fraction of samples within the ball of a reference sketch; {_INK}",
@@ -252,6 +296,17 @@ FIGURES: dict[str, dict[str, Any]] = {
     "coverage_ink": {
         "group": "Ink", "name": "coverage", "good": "higher is better", **_PERCENT,
         "about": f"fraction of reference sketches with a sample in their ball; {_INK}",
+    },
+    **{
+        key: {"group": "Counts", "name": name, "good": "like real", "about": f"mean over the sketches; {about}"}
+        for key, (name, about) in COUNTS.items()
+    },
+    **{
+        f"{key}_distance": {
+            "group": "Counts", "name": f"{name}, distance", "good": "lower is better",
+            "about": f"1-Wasserstein distance to the reference's distribution; {about}",
+        }
+        for key, (name, about) in COUNTS.items()
     },
     "class_fidelity": {
         "group": "Class", "name": "named by 5-NN", "good": "higher is better", **_PERCENT,

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from flowkit.sketch.raster import bernstein, ink_grid
+from flowkit.sketch.raster import bernstein, ink_grid, short_lines, touched_cells
+from flowkit.sketch.strokes import continues, exists
+from flowkit.sketch.svg_write import STROKE_WIDTH
 
 NUM_POINTS = 128
 BLURRED_SIZE, BLUR = 28, 1.0
@@ -21,22 +23,27 @@ def curve(x: np.ndarray, t: np.ndarray) -> np.ndarray:
 
 
 def ink_points(x: np.ndarray, num_points: int = NUM_POINTS) -> np.ndarray:
-    """x: (N, S, 8) -> (N, num_points, 2): points at equal steps of length along all the ink of a sketch.
+    """x: (N, S, 8 or 10) -> (N, num_points, 2): points at equal steps of length along all the ink of a sketch.
 
-    Where a stroke was cut in two, or which way it was drawn, makes no difference but for where the first step falls.
+    Where a stroke is cut, or which way it is drawn, makes no difference, except for where the first step falls.
     """
-    polyline = curve(np.asarray(x, np.float64), np.linspace(0.0, 1.0, _SEGMENTS + 1))  # (N, S, T + 1, 2)
-    starts, chords = polyline[:, :, :-1], np.diff(polyline, axis=2)
-    starts, chords = (a.reshape(len(x), -1, 2) for a in (starts, chords))
-    length = np.linalg.norm(chords, axis=-1) + 1e-9  # so that a sketch of mere dots has points too
-    end = np.cumsum(length, axis=1)
+    lines, owner, sketch = short_lines(x, 0.02)
+    row = sketch[owner]
+    length = np.linalg.norm(lines[:, 1] - lines[:, 0], axis=-1) + 1e-9  # so that a sketch of mere dots has points too
+    end = np.cumsum(length)
+    last = np.searchsorted(row, np.arange(len(x)), "right") - 1
     steps = (np.arange(num_points) + 0.5) / num_points
-    points = np.empty((len(x), num_points, 2))
-    for row in range(len(x)):
-        at = steps * end[row, -1]
-        chord = np.searchsorted(end[row], at)
-        share = 1.0 - (end[row, chord] - at) / length[row, chord]
-        points[row] = starts[row, chord] + share[:, None] * chords[row, chord]
+    points = np.zeros((len(x), num_points, 2))
+    before = 0.0
+    for number in range(len(x)):
+        if last[number] < 0 or row[last[number]] != number:
+            continue  # nothing was drawn
+        total = end[last[number]]
+        at = before + steps * (total - before)
+        before = total
+        piece = np.searchsorted(end, at)
+        share = (1.0 - (end[piece] - at) / length[piece])[:, None]
+        points[number] = lines[piece, 0] + share * (lines[piece, 1] - lines[piece, 0])
     return points
 
 
@@ -47,73 +54,118 @@ STROKE_STATISTICS = (
 STROKE_FEATURES = tuple(f"{how} {what}" for how in ("mean", "deviation of") for what in STROKE_STATISTICS)
 
 
-def stroke_features(x: np.ndarray, rows_at_once: int = 512) -> np.ndarray:
-    """x: (N, S, 8) -> (N, 22) float64: mean and standard deviation over the strokes of STROKE_STATISTICS.
+def pen_lines(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The pen strokes of sketches x (N, S, 8 or 10), each as 17 points at equal steps of its length.
 
-    Lengths and places are in canvas units, straightness is chord over length, turning the turns of the control polygon
-    in half circles, slant the product of dx and dy over the squared chord: all of about the same size, so that no
-    scale has to be learned from data. Drawing a stroke backwards changes the gaps alone.
+    Returns the points (K, 17, 2) float64, and the sketch of each pen stroke (K,). In rows without pen strokes, cubics make one
+    if the gap between them is smaller than the line is wide. So cutting a line changes nothing.
     """
-    parts = [_stroke_features(np.asarray(x[i : i + rows_at_once], np.float64)) for i in range(0, len(x), rows_at_once)]
+    lines, owner, sketch = short_lines(x, 0.02)
+    x = np.asarray(x)
+    there = exists(x) & np.isfinite(x[..., :8]).all(axis=-1)
+    if x.shape[-1] > 8:
+        joined = continues(x)[there]
+    else:
+        curves = x[there]
+        joined = np.zeros(len(curves), bool)
+        joined[1:] = (np.linalg.norm(curves[1:, :2] - curves[:-1, 6:8], axis=1) < STROKE_WIDTH) & (np.diff(sketch) == 0)
+    pen = np.cumsum(~joined) - 1
+    count = int(pen[-1]) + 1 if len(pen) else 0
+    length = np.linalg.norm(lines[:, 1] - lines[:, 0], axis=1)
+    of = pen[owner]
+    total = np.bincount(of, length, count)
+    # One axis of lengths for all: pen stroke k takes (base_k, base_k + total_k), with a gap before the next one.
+    base = np.cumsum(total + 1.0) - total
+    end = np.cumsum(length) + (of + 1.0)
+    at = base[:, None] + total[:, None] * (np.arange(_SEGMENTS + 1) / _SEGMENTS)
+    piece = np.searchsorted(end, at.clip(max=np.nextafter((base + total), -np.inf)[:, None]))
+    piece = piece.clip(np.searchsorted(of, np.arange(count))[:, None], np.searchsorted(of, np.arange(count), "right")[:, None] - 1)
+    share = (1 - (end[piece] - at) / np.maximum(length[piece], 1e-12)).clip(0, 1)
+    points = lines[piece, 0] + share[..., None] * (lines[piece, 1] - lines[piece, 0])
+    return points, sketch[np.flatnonzero(~joined)]
+
+
+def stroke_features(x: np.ndarray, rows_at_once: int = 512) -> np.ndarray:
+    """x: (N, S, 8 or 10) -> (N, 22) float64: mean and standard deviation over the pen strokes of STROKE_STATISTICS.
+
+    Lengths and positions are in canvas units, straightness is chord over length, turning is the sum of all turns in half
+    circles, slant is the product of dx and dy over the squared chord. All are of about the same size, so that no scale has to be
+    learned from data. Drawing a stroke backwards changes only the gaps.
+    """
+    parts = [_stroke_features(x[i : i + rows_at_once]) for i in range(0, len(x), rows_at_once)]
     return np.concatenate(parts) if parts else np.empty((0, len(STROKE_FEATURES)))
 
 
 def _stroke_features(x: np.ndarray) -> np.ndarray:
-    control = x.reshape(*x.shape[:2], 4, 2)
-    polyline = curve(x, np.linspace(0.0, 1.0, _SEGMENTS + 1))
-    length = np.linalg.norm(np.diff(polyline, axis=2), axis=-1).sum(axis=-1)
-    start, end = control[:, :, 0], control[:, :, 3]
+    points, sketch = pen_lines(x)
+    steps = np.diff(points, axis=1)
+    length = np.linalg.norm(steps, axis=-1).sum(axis=-1)
+    start, end = points[:, 0], points[:, -1]
     chord = end - start
     chord_length = np.linalg.norm(chord, axis=-1)
-    center = polyline.mean(axis=2)
+    center = points.mean(axis=1)
+    a, b = steps[:, :-1], steps[:, 1:]
+    turning = np.abs(np.arctan2(a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0], (a * b).sum(-1))).sum(axis=-1) / np.pi
+    follows = np.diff(sketch, append=-1) == 0
     gap = np.zeros_like(length)
-    gap[:, :-1] = np.linalg.norm(start[:, 1:] - end[:, :-1], axis=-1)
+    gap[:-1][follows[:-1]] = np.linalg.norm(start[1:] - end[:-1], axis=-1)[follows[:-1]]
     statistics = np.stack(
         [
             length,
             chord_length,
             chord_length / np.maximum(length, 1e-6),
-            _turning(control),
-            center[..., 0],
-            center[..., 1],
-            np.abs(chord[..., 0]),
-            np.abs(chord[..., 1]),
-            chord[..., 0] * chord[..., 1] / np.maximum(chord_length**2, 1e-6),
+            turning,
+            *center.T,
+            *np.abs(chord).T,
+            chord[:, 0] * chord[:, 1] / np.maximum(chord_length**2, 1e-6),
             gap,
-            _nearest_other_end(start, end),
+            _nearest_other_end(start, end, sketch),
         ],
         axis=-1,
     )
-    return np.concatenate([statistics.mean(axis=1), statistics.std(axis=1)], axis=-1)
+    count = np.bincount(sketch, minlength=len(x))[:, None]
+    sums = lambda values: np.stack([np.bincount(sketch, column, len(x)) for column in values.T], axis=1)  # noqa: E731
+    mean = sums(statistics) / np.maximum(count, 1)
+    deviation = np.sqrt(sums((statistics - mean[sketch]) ** 2) / np.maximum(count, 1))
+    return np.concatenate([mean, deviation], axis=1)
 
 
-def _turning(control: np.ndarray) -> np.ndarray:
-    legs = np.diff(control, axis=2)  # (N, S, 3, 2)
-    a, b = legs[:, :, :-1], legs[:, :, 1:]
-    cross = a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
-    return np.abs(np.arctan2(cross, (a * b).sum(-1))).sum(axis=-1) / np.pi
+def _nearest_other_end(start: np.ndarray, end: np.ndarray, sketch: np.ndarray) -> np.ndarray:
+    """start, end (K, 2) -> (K,): distance from the better joined end of a pen stroke to an end of another one; 0 if there is none."""
+    nearest = np.zeros(len(start))
+    for own in np.split(np.arange(len(sketch)), np.flatnonzero(np.diff(sketch)) + 1):
+        if len(own) < 2:
+            continue
+        ends = np.stack([start[own], end[own]], axis=1)  # (k, 2, 2)
+        gaps = np.linalg.norm(ends[:, None, :, None] - ends[None, :, None, :], axis=-1).min(axis=(2, 3))
+        np.fill_diagonal(gaps, np.inf)
+        nearest[own] = gaps.min(axis=1)
+    return nearest
 
 
-def _nearest_other_end(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """(N, S, 2) twice -> (N, S): how far a stroke's better joined end is from another stroke's end."""
-    strokes = start.shape[1]
-    if strokes < 2:
-        return np.zeros(start.shape[:2])
-    ends = np.stack([start, end], axis=2)  # (N, S, 2, 2)
-    gaps = np.linalg.norm(ends[:, :, None, :, None] - ends[:, None, :, None, :], axis=-1).min(axis=(3, 4))
-    gaps[:, np.arange(strokes), np.arange(strokes)] = np.inf
-    return gaps.min(axis=2)
+PIECES_GRID = 64
+COUNTS = {
+    "cubics": ("cubics", "Bezier curves"),
+    "pen_strokes": ("pen strokes", "chains of cubics"),
+    "ink_length": ("length of ink", "in canvas units, where the canvas is 2 wide"),
+    "pieces": ("pieces of ink", f"connected cells of a {PIECES_GRID} x {PIECES_GRID} grid, also by their corners"),
+}
+
+
+def counts(x: np.ndarray) -> np.ndarray:
+    """x: (N, S, 8 or 10) -> (N, 4) float64: COUNTS of each sketch."""
+    from scipy.ndimage import label
+
+    lines, owner, sketch = short_lines(x, 0.02)
+    length = np.bincount(sketch[owner], np.linalg.norm(lines[:, 1] - lines[:, 0], axis=1), len(x))
+    pen = np.bincount(pen_lines(x)[1], minlength=len(x))
+    pieces = [label(cells, np.ones((3, 3)))[1] for cells in touched_cells(x, PIECES_GRID)]  # pyright: ignore[reportGeneralTypeIssues]
+    return np.stack([np.bincount(sketch, minlength=len(x)), pen, length, pieces], axis=1).astype(np.float64)
 
 
 def class_grid(x: np.ndarray) -> np.ndarray:
-    """x: (N, S, 8) -> (N, 196) float32, 0 or 1: the cells of a 14 x 14 grid that ink touches, at 10 points a stroke."""
-    points = curve(np.asarray(x, np.float32), np.linspace(0.0, 1.0, 10)).reshape(len(x), -1, 2)
-    cell = np.floor((points + 1) * (CLASS_GRID / 2))
-    row, point = np.nonzero(((cell >= 0) & (cell < CLASS_GRID)).all(axis=-1))
-    column, line = cell[row, point].astype(np.int64).T
-    grid = np.zeros((len(x), CLASS_GRID**2), np.float32)
-    grid[row, line * CLASS_GRID + column] = 1.0
-    return grid
+    """x: (N, S, 8 or 10) -> (N, 196) float32, 0 or 1: the cells of a 14 x 14 grid that ink touches."""
+    return touched_cells(x, CLASS_GRID).reshape(len(x), -1).astype(np.float32)
 
 
 def blurred_grid(x: np.ndarray) -> np.ndarray:

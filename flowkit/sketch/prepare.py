@@ -1,9 +1,9 @@
-"""Prepare sketches from files as one data set: read them, convert each to S cubics, write them, and report all losses."""
+"""Prepare sketches from files as one data set: read them, fit each into a row of cubics, write them, report all losses."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
@@ -22,9 +22,12 @@ from flowkit.sketch.domain import MAX_COORDINATE
 from flowkit.sketch.importers import quickdraw
 from flowkit.sketch.importers.detect import detect
 from flowkit.sketch.importers.items import Item
+from flowkit.sketch.strokes import exists
 from flowkit.sources.files import open_files
 
 OVER = ("fit", "leave-out")
+CUBICS = 32  # in a row, unless asked otherwise
+MAX_SIMPLIFY = 0.2  # canvas units
 
 
 @dataclass
@@ -84,7 +87,9 @@ def prepare(
     source: Path | str,
     out: Path | str,
     *,
-    size: int = 32,
+    cubics: int | None = None,
+    exactly: int | None = None,
+    simplify: float = 0.0,
     over: str = "fit",
     max_per_class: int | None = None,
     recognized_only: bool = False,
@@ -92,9 +97,13 @@ def prepare(
     overwrite: bool = False,
     tell: Tell | None = None,
 ) -> PrepareReport:
-    """Read all sketches of `source` and write x (N, size, 8) on the canvas [-1, 1], with class labels and splits, to `out`.
+    """Read all sketches of `source` and write x on the canvas [-1, 1], with class labels and splits, to `out`.
 
-    over: "fit" or "leave-out" sketches of more than `size` cubics. max_per_class: keep only the first ones of each class and
+    x is (N, S, 10) with the pen strokes of the files (see `flowkit.sketch.strokes`). S is the largest number of cubics that a
+    sketch has, at most `cubics`, by default 32. exactly: write x (N, exactly, 8) instead, without pen strokes; sketches with
+    fewer cubics are cut into more. simplify: merge the cubics of a stroke as long as it moves by less, in canvas units.
+
+    over: "fit" or "leave-out" sketches of more cubics. max_per_class: keep only the first ones of each class and
     split. recognized_only: leave out drawings that Quick, Draw! did not recognize. Rows are shuffled by `seed`, so that the
     first k are a random subset. tell: receives progress in bytes. Writes nothing before everything is read. Raises UserError
     for a missing source, an unknown format, and an `out` that exists or cannot be written to; NothingLeft if no sketch is kept.
@@ -103,10 +112,16 @@ def prepare(
     over = over.replace("_", "-")
     if over not in OVER:
         raise UserError(f"over = {over!r}: expected {' or '.join(map(repr, OVER))}{nearest(over, OVER)}")
-    if size < 1:
-        raise UserError(f"size = {size}: expected at least 1 cubic per sketch")
+    if cubics is not None and exactly is not None:
+        raise UserError("cubics and exactly (--cubics and --exactly) are mutually exclusive")
+    size = exactly or (CUBICS if cubics is None else cubics)
+    if size < 1 or (exactly is not None and exactly < 1):
+        raise UserError(f"{size if exactly is None else exactly} cubics: expected at least 1 per sketch")
+    if not 0 <= simplify <= MAX_SIMPLIFY:
+        raise UserError(f"simplify = {simplify}: expected a distance from 0 to {MAX_SIMPLIFY}, where the canvas is 2 wide")
     paths = free_target(out, overwrite=overwrite, sources=[source], example="sketches")
-    tally = _Tally(size, over, max_per_class)
+    fit = partial(to_size, size=size, fit=over == "fit", exactly=exactly is not None, tolerance=simplify)
+    tally = _Tally(fit, max_per_class)
     with open_files(source) as files:
         name, read = detect(source, files)
         if recognized_only:
@@ -120,7 +135,8 @@ def prepare(
                 tell("reading", min(files.consumed, total), total)
     data = tally.dataset(source, seed)
     notes = (*files.notes, *tally.duplicates())
-    prepared = {**tally.summary(size, over, seed), "notes": list(notes)}
+    asked = {"cubics": size} if exactly is None else {"exactly": exactly}
+    prepared = {**asked, "simplify": simplify, "over": over, "seed": seed, **tally.summary(), "notes": list(notes)}
     data.info = {"source": {"name": source.resolve().name, "format": name}, "prepared": prepared}
     write_dataset(paths[0], data)
     splits = {} if data.split is None else {key: len(data.rows(key)) for key in SPLITS}
@@ -130,8 +146,8 @@ def prepare(
 class _Tally:
     """Collects rows and counts while reading."""
 
-    def __init__(self, size: int, over: str, max_per_class: int | None) -> None:
-        self.size, self.over, self.max_per_class = size, over, max_per_class
+    def __init__(self, fit: Callable[[Sequence[np.ndarray]], Budgeted], max_per_class: int | None) -> None:
+        self.fit, self.max_per_class = fit, max_per_class
         self.rows: list[np.ndarray] = []
         self.places: list[tuple[str, str]] = []  # (class, split) per row
         self.by_class: dict[str, ClassReport] = {}
@@ -148,7 +164,7 @@ class _Tally:
                 raise item.problem or Unreadable("has no strokes")
             if self.max_per_class is not None and self.kept[place] >= self.max_per_class:
                 raise Unreadable(f"beyond the first {self.max_per_class:,} of its class")
-            found = to_size(item.strokes, self.size, fit=self.over == "fit")
+            found = self.fit(item.strokes)
             if (farthest := float(np.abs(found.x).max())) > MAX_COORDINATE:  # training would refuse the whole data set
                 raise Unreadable("has coordinates far outside its canvas", f"{farthest:.3g} times its half side")
         except Unreadable as problem:
@@ -182,7 +198,8 @@ class _Tally:
         split = None
         if any(split_name for _, split_name in self.places):
             split = np.array([SPLITS[split_name or "train"] for _, split_name in self.places], np.uint8)[order]
-        return Dataset("sketch", np.stack([self.rows[i] for i in order]), labels[order], split=split, class_names=names)
+        longest = max(int(exists(row).sum()) for row in self.rows)
+        return Dataset("sketch", np.stack([self.rows[i][:longest] for i in order]), labels[order], split=split, class_names=names)
 
     def duplicates(self) -> list[str]:
         """Notes on exact duplicates."""
@@ -204,15 +221,12 @@ class _Tally:
     def reports(self) -> tuple[ClassReport, ...]:
         return tuple(sorted(self.by_class.values(), key=lambda report: report.name))
 
-    def summary(self, size: int, over: str, seed: int) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """What the sidecar stores about the preparation."""
         total = summed(self.by_class.values())
         errors, left_out = total.errors, total.left_out
         fit = {"sketches": len(errors), "error_median": median(errors or [0.0]), "error_max": max(errors, default=0.0)}
         return {
-            "size": size,
-            "over": over,
-            "seed": seed,
             "fitted": {**fit, "error_unit": "Hausdorff distance on the canvas [-1, 1]"},
             "left_out": dict(left_out.most_common()),
             "remarks": dict(total.remarks.most_common()),

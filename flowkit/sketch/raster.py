@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowkit.data.files import replacing
+from flowkit.sketch.strokes import cubics, exists
 from flowkit.sketch.svg_write import STROKE_WIDTH
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def trace(sketch: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray]:
 
     Returns points (M, 2), in drawing order, and the stroke (M,) that each lies on. Strokes that are not finite have none.
     """
-    strokes = np.asarray(sketch, np.float64).reshape(-1, 4, 2)
+    strokes = cubics(np.asarray(sketch, np.float64)).reshape(-1, 4, 2)
     strokes = strokes[np.isfinite(strokes).all(axis=(1, 2))]
     # A cubic's speed is at most 3 times its longest leg, so this many steps are never longer than `spacing`.
     legs = np.abs(np.diff(strokes, axis=1)).sum(axis=2).max(axis=1, initial=0.0)
@@ -74,35 +75,63 @@ def rasterize(sketch: np.ndarray, size: int = 512, *, stroke_width: float = STRO
     return np.round(255 - count * (255 / supersample**2)).astype(np.uint8)
 
 
-def ink_grid(x: np.ndarray, size: int = 14, *, chords: int = 16, chunk: int = 2048) -> np.ndarray:
-    """How much ink lies where: `x` (N, S, 8) to (N, size * size) float32, the length of line in cell widths.
+def short_lines(x: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All cubics of the sketches x (N, S, 8 or 10) as lines no longer than about `spacing`, in canvas units, in drawing order.
 
-    Every stroke counts as `chords` short lines, each shared out between the four cells nearest to its middle; what
-    lies off the canvas is dropped. Splitting a stroke, or drawing it backwards, changes nothing. Rows are not scaled to
-    unit length, since how much is drawn tells classes apart.
+    Returns the points where they start and end (M, 2, 2), the cubic that each belongs to (M,), and the sketch of each cubic (K,).
+    Cubics count in the order in which they stand in x. Those that are absent or not finite have none.
     """
-    x = np.nan_to_num(np.asarray(x, np.float32), nan=9, posinf=9, neginf=-9).clip(-9, 9)  # 9 is well off the canvas
-    weights = bernstein(np.linspace(0, 1, chords + 1, dtype=np.float32))
-    return np.concatenate([_ink_rows(x[i : i + chunk], size, weights) for i in range(0, len(x), chunk)] or
-                          [np.zeros((0, size * size), np.float32)])  # fmt: skip
+    x = np.asarray(x)
+    there = exists(x) & np.isfinite(x[..., :8]).all(axis=-1)
+    curves = x[there][:, :8].astype(np.float64).clip(-9, 9).reshape(-1, 4, 2)  # 9 is well off the canvas
+    # No arc is longer than its control polygon. Its points lie at equal steps of the parameter, so they are denser than asked.
+    bound = np.linalg.norm(np.diff(curves, axis=1), axis=2).sum(axis=1)
+    counts = np.clip(np.ceil(bound / spacing), 4, MAX_POINTS).astype(int) + 1
+    owner = np.repeat(np.arange(len(curves)), counts)
+    step = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    points = np.einsum("mk,mkd->md", bernstein(step / (counts[owner] - 1)), curves[owner])
+    inner = owner[1:] == owner[:-1]
+    return np.stack([points[:-1][inner], points[1:][inner]], axis=1), owner[1:][inner], np.nonzero(there)[0]
 
 
-def _ink_rows(x: np.ndarray, size: int, weights: np.ndarray) -> np.ndarray:
+def ink_grid(x: np.ndarray, size: int = 14, *, chunk: int = 512) -> np.ndarray:
+    """How much ink lies where: x (N, S, 8 or 10) to (N, size * size) float32, the length of line in cell widths.
+
+    Lines of half a cell are shared out between the four cells nearest to their middle. What lies off the canvas is dropped.
+    Where a stroke is cut, or which way it is drawn, changes nothing. Rows are not scaled to unit length, since the amount of
+    ink tells classes apart.
+    """
+    found = [_ink_rows(x[i : i + chunk], size) for i in range(0, len(x), chunk)]
+    return np.concatenate(found or [np.zeros((0, size * size), np.float32)])
+
+
+def _ink_rows(x: np.ndarray, size: int) -> np.ndarray:
     n = len(x)
-    line = np.einsum("pk,nskd->nspd", weights, x.reshape(n, -1, 4, 2), optimize=True)
-    length = np.linalg.norm(np.diff(line, axis=2), axis=-1) * (size / 2)
-    at = (line[:, :, 1:] + line[:, :, :-1]) / 2
-    at = ((at + 1) * (size / 2) - 0.5).clip(-2, size + 0.5)  # cell centers at the integers
+    lines, owner, sketch = short_lines(x, 1 / size)
+    length = np.linalg.norm(lines[:, 1] - lines[:, 0], axis=-1) * (size / 2)
+    at = ((lines.mean(axis=1) + 1) * (size / 2) - 0.5).clip(-2, size + 0.5)  # cell centers at the integers
     low = np.floor(at).astype(np.int64)
     frac = at - low
     side = size + 4  # a margin of 2 cells catches what lies off the canvas
-    grid = np.zeros(n * side * side, np.float32)
-    base = (np.arange(n) * side * side)[:, None, None] + (low[..., 1] + 2) * side + low[..., 0] + 2
+    grid = np.zeros(n * side * side)
+    base = sketch[owner] * side * side + (low[:, 1] + 2) * side + low[:, 0] + 2
     for dy in (0, 1):
         for dx in (0, 1):
-            share = np.abs(1 - dy - frac[..., 1]) * np.abs(1 - dx - frac[..., 0]) * length
-            grid += np.bincount((base + dy * side + dx).ravel(), share.ravel(), len(grid)).astype(np.float32)
-    return grid.reshape(n, side, side)[:, 2:-2, 2:-2].reshape(n, -1)
+            share = np.abs(1 - dy - frac[:, 1]) * np.abs(1 - dx - frac[:, 0]) * length
+            grid += np.bincount(base + dy * side + dx, share, len(grid))
+    return grid.reshape(n, side, side)[:, 2:-2, 2:-2].reshape(n, -1).astype(np.float32)
+
+
+def touched_cells(x: np.ndarray, size: int, *, chunk: int = 512) -> np.ndarray:
+    """x: (N, S, 8 or 10) -> (N, size, size) bool: the cells of the canvas that ink touches, to a quarter of a cell."""
+    grid = np.zeros((len(x), size, size), bool)
+    for first in range(0, len(x), chunk):
+        lines, owner, sketch = short_lines(x[first : first + chunk], 0.5 / size)
+        row, points = np.repeat(sketch[owner], 2), lines.reshape(-1, 2)
+        cell = np.floor((points + 1) * (size / 2)).astype(np.int64)
+        inside = ((cell >= 0) & (cell < size)).all(axis=1)
+        grid[first + row[inside], cell[inside, 1], cell[inside, 0]] = True
+    return grid
 
 
 def contact_sheet(

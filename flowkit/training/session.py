@@ -16,10 +16,10 @@ from torch import Tensor, nn
 import flowkit
 from flowkit.checkpoint import NORMALIZER
 from flowkit.checkpoint.state import MeterState
-from flowkit.components import choose, find, settings_of
+from flowkit.components import find, settings_of
 from flowkit.data.base import NORMAL, Base, StoredBase
 from flowkit.data.dataset import Dataset
-from flowkit.data.normalizers import Auto, Normalizer
+from flowkit.data.normalizers import Normalizer
 from flowkit.data_source import open_base
 from flowkit.distributed.environment import Environment
 from flowkit.distributed.sharding import same_everywhere, shard
@@ -188,8 +188,7 @@ def build(
     if coupling.stored and data.noise is not None:
         normalizer = pairs_normalizer(data, choice, normalizer, notices)
     if normalizer is None:
-        choice = choose("normalizer", domain.default_normalizer) if isinstance(choice, Auto) else choice
-        normalizer = choice.fit(data.x, train_rows)
+        normalizer = domain.normalization(choice, data.x.shape[1:]).fit(data.x, train_rows)
     assert normalizer is not None
     given = model
     model_args: dict[str, Any] = {}
