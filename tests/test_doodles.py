@@ -67,7 +67,7 @@ def test_other_numbers_of_strokes_draw_the_same_lines(num_strokes):
     for name in ("house", "cat", "sun"):
         few, many = (draw_class(name, np.random.default_rng(5), 4, n) for n in (32, num_strokes))
         assert many.shape == (4, num_strokes, 8)
-        np.testing.assert_allclose(ink_grid(few, chords=64), ink_grid(many, chords=64), atol=0.05)
+        np.testing.assert_allclose(ink_grid(few), ink_grid(many), atol=0.05)
 
 
 def test_too_few_strokes_or_samples_are_refused():

@@ -11,11 +11,13 @@ from flowkit.sketch.features import (
     STROKE_FEATURES,
     blurred_grid,
     class_grid,
+    counts,
     curve,
     ink_points,
     stroke_features,
 )
 from flowkit.sketch.prepare import prepare
+from flowkit.sketch.strokes import as_row
 from flowkit.sketch.validity import degenerate, duplicate, on_canvas
 
 
@@ -69,14 +71,39 @@ def test_points_of_mere_dots():
 
 
 def test_stroke_features_by_hand():
-    x = np.stack([line(0, 0, 0.6, 0.8), line(0.6, 0.8, 0.6, -0.2)])[None]
+    x = np.stack([line(0, 0, 0.6, 0.8), line(0.6, 0.7, 0.6, -0.3)])[None]  # two lines, the second .1 from the first
     found = dict(zip(STROKE_FEATURES, stroke_features(x)[0], strict=True))
     expected = {"mean length": 1.0, "deviation of length": 0.0, "mean straightness": 1.0, "mean turning": 0.0,
-                "mean center x": 0.45, "mean center y": 0.35, "mean |dx|": 0.3, "mean |dy|": 0.9, "mean slant": 0.24,
-                "mean gap to the next stroke": 0.0, "mean distance to the nearest other end": 0.0}  # fmt: skip
+                "mean center x": 0.45, "mean center y": 0.3, "mean |dx|": 0.3, "mean |dy|": 0.9, "mean slant": 0.24,
+                "mean gap to the next stroke": 0.05, "mean distance to the nearest other end": 0.1}  # fmt: skip
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)
-    square = np.array([[[0, 0, 1, 0, 1, 1, 0, 1]]], np.float32)  # two right angles: half a turn
-    assert stroke_features(square)[0][STROKE_FEATURES.index("mean turning")] == pytest.approx(1.0)
+    bow = np.array([[[0, 0, 1, 0, 1, 1, 0, 1]]], np.float32)  # it comes back in the opposite direction: half a turn
+    assert stroke_features(bow)[0][STROKE_FEATURES.index("mean turning")] == pytest.approx(1.0, abs=0.07)
+
+
+def test_stroke_features_are_of_pen_strokes_wherever_they_are_cut():
+    x = sketches()
+    rows = np.stack([as_row(cubics[:, None], 5) for cubics in x])
+    pieces = np.stack([as_row(np.split(cubics, 5), 10) for cubics in cut(x)])  # each pen stroke is two cubics
+    np.testing.assert_allclose(stroke_features(pieces), stroke_features(rows), atol=0.02)
+    np.testing.assert_allclose(stroke_features(x), stroke_features(rows), atol=1e-6)
+    np.testing.assert_allclose(stroke_features(cut(x)), stroke_features(rows), atol=0.02)  # joined where the ends meet
+    assert counts(pieces)[:, 0].tolist() == [10] * 6 and counts(pieces)[:, 1].tolist() == [5] * 6
+
+
+def test_absent_cubics_change_nothing():
+    x = sketches()
+    rows = np.stack([as_row(cubics[:, None], 5) for cubics in x])
+    padded = np.stack([as_row(cubics[:, None], 9) for cubics in x])
+    for feature in (ink_points, stroke_features, class_grid, blurred_grid, counts, on_canvas, degenerate, duplicate):
+        np.testing.assert_array_equal(feature(rows), feature(padded))
+        np.testing.assert_array_equal(feature(x), feature(rows))
+
+
+def test_pieces_are_what_hangs_together():
+    cross = [line(-0.5, 0, 0.5, 0), line(0, -0.5, 0, 0.5)]
+    apart = [line(-0.5, 0, 0.5, 0), line(-0.5, 0.2, 0.5, 0.2)]
+    assert counts(np.stack([np.stack(cross), np.stack(apart)]))[:, 3].tolist() == [1, 2]
 
 
 def test_stroke_features_of_a_drawing_drawn_backwards_differ_in_gaps_alone():
@@ -90,7 +117,7 @@ def test_stroke_features_of_a_drawing_drawn_backwards_differ_in_gaps_alone():
 def test_class_grid_marks_touched_cells():
     x = np.stack([line(-0.99, -0.99, 0.99, -0.99), line(3, 3, 4, 4)])[None]  # along the top; off the canvas
     grid = class_grid(x)[0].reshape(14, 14)
-    assert grid[0].sum() == 10 and not grid[1:].any() and grid[0, 0] == grid[0, 13] == 1
+    assert grid[0].sum() == 14 and not grid[1:].any()
     assert set(np.unique(class_grid(sketches()))) == {0.0, 1.0}
 
 
@@ -131,11 +158,11 @@ def test_nearest_sketch_is_that_of_a_full_search():
 def test_features_are_those_of_the_protocol():
     """Figures compare under one protocol only: whoever changes a feature changes PROTOCOL, then these numbers."""
     x = sketches(3, 32)
-    assert PROTOCOL == "sketch-1"
-    assert ink_points(x).sum() == pytest.approx(23.58786, abs=1e-3)
-    assert stroke_features(x).sum() == pytest.approx(20.02577, abs=1e-3)
-    assert class_grid(x).sum() == 248
-    assert blurred_grid(x).sum() == pytest.approx(525.158, abs=1e-2)
+    assert PROTOCOL == "sketch-2"
+    assert ink_points(x).sum() == pytest.approx(23.58083, abs=1e-3)
+    assert stroke_features(x).sum() == pytest.approx(18.84135, abs=1e-3)
+    assert class_grid(x).sum() == 255
+    assert blurred_grid(x).sum() == pytest.approx(525.459, abs=1e-2)
 
 
 def test_curves_are_cubics():
@@ -152,4 +179,4 @@ def test_neighbours_name_the_class_of_real_characters(shared_data, tmp_path):
     distances = euclidean(grid, grid)
     np.fill_diagonal(distances, np.inf)
     assert np.bincount(labels).max() / len(labels) == pytest.approx(0.171, abs=0.001)
-    assert (knn_classify(distances, labels) == labels).mean() == pytest.approx(0.867, abs=0.01)
+    assert (knn_classify(distances, labels) == labels).mean() == pytest.approx(0.857, abs=0.005)

@@ -454,5 +454,5 @@ def test_a_registered_domain_prepares_its_own_files(installed):
     done = command("prepare", "a.wave", "--out", "set")
     assert done.exit_code == 0 and "2 waves" in done.output
     np.testing.assert_array_equal(read_dataset("set").x[1], [1, 1, 1, 1, -1, -1, -1, -1])
-    refused = command("prepare", "a.wave", "--out", "set2", "--size", "8").exception
-    assert isinstance(refused, UserError) and "--size: only for sketches, but a.wave holds waves" in str(refused)
+    refused = command("prepare", "a.wave", "--out", "set2", "--exactly", "8").exception
+    assert isinstance(refused, UserError) and "--exactly: only for sketches, but a.wave holds waves" in str(refused)

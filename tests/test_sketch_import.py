@@ -18,8 +18,10 @@ from typer.testing import CliRunner
 from flowkit.data.dataset import Dataset, read_dataset
 from flowkit.errors import UserError
 from flowkit.sketch import bezier
+from flowkit.sketch.features import blurred_grid
 from flowkit.sketch.importers import quickdraw
 from flowkit.sketch.prepare import PrepareReport, prepare
+from flowkit.sketch.strokes import exists
 from flowkit.sources.files import open_files
 from tests.conftest import SHARED
 
@@ -65,7 +67,7 @@ def test_folders_are_classes(tmp_path: Path) -> None:
         "drawings/README.md": "",
     }
     for source in (write(tmp_path / "folder", files | litter), zipped(tmp_path / "a.zip", files | litter)):
-        report, data = run(source, tmp_path, size=4, overwrite=True)
+        report, data = run(source, tmp_path, exactly=4, overwrite=True)
         assert names_of(data) == ["cat"] * 3 + ["dog"] * 2
         assert report.shape == data.x.shape == (5, 4, 8) and data.split is None
         assert data.info["source"]["name"] == source.name and data.info["source"]["format"] == "svg"
@@ -147,7 +149,7 @@ def test_controlsketch(tmp_path: Path) -> None:
     assert b"e-05" in controlsketch_svg(points[0]).encode()
     for split in ("val", "validation"):
         renamed = {name.replace("val/", split + "/"): content for name, content in files.items()}
-        report, data = run(write(tmp_path / split, dict(renamed)), tmp_path, overwrite=True)
+        report, data = run(write(tmp_path / split, dict(renamed)), tmp_path, exactly=32, overwrite=True)
         assert report.splits == {"train": 2, "validation": 2, "test": 2} and report.total.errors == []
         assert data.class_names == ("angel", "cat", "apple", "bird")  # those trained on come first
         assert data.class_label is not None and data.split is not None
@@ -201,7 +203,7 @@ def test_quickdraw(tmp_path: Path) -> None:
         '{"drawing": [[[0, 1], [2, 3]], [], {}]}',
         "[" * 100_000,
     ]
-    report, data = run(write(tmp_path / "qd", {"cat.ndjson": "\n".join(lines)}), tmp_path, size=3)
+    report, data = run(write(tmp_path / "qd", {"cat.ndjson": "\n".join(lines)}), tmp_path, exactly=3)
     assert names_of(data) == ["cat", "the eiffel tower"]
     expected = np.array([[-0.9, -0.9 / 2.55], [0.9, -0.9 / 2.55], [0.9, 0.9 / 2.55]])
     np.testing.assert_allclose(data.x[0, :2, :2], expected[:2], atol=1e-6)
@@ -241,7 +243,7 @@ def test_stroke3_as_published(tmp_path: Path, protocol: int) -> None:
     np.lib.format.write_array_header_1_0(header, {"descr": "|O", "fortran_order": False, "shape": (2,)})
     member = header.getvalue() + pickle.dumps(objects([stroke3(LINES)] * 2), protocol)
     source = zipped(tmp_path / "sketchrnn_cat.npz", {"train.npy": member, "valid.npy": member, "test.npy": member})
-    report, data = run(source, tmp_path, size=3)
+    report, data = run(source, tmp_path, exactly=3)
     assert report.splits == {"train": 2, "validation": 2, "test": 2} and names_of(data) == ["cat"] * 6
     check_stroke3(data)
 
@@ -251,7 +253,7 @@ def test_stroke3_as_numpy_writes_it_now(tmp_path: Path) -> None:
         tmp_path / "dog.npz",
         train=objects([stroke3(LINES), stroke3(LINES).astype(">f4"), np.asfortranarray(stroke3(LINES))]),
     )
-    report, data = run(tmp_path / "dog.npz", tmp_path, size=3)
+    report, data = run(tmp_path / "dog.npz", tmp_path, exactly=3)
     assert report.splits["train"] == 3 and names_of(data) == ["dog"] * 3
     np.testing.assert_allclose(data.x, np.broadcast_to(data.x[:1], data.x.shape), atol=1e-6)
     check_stroke3(data)
@@ -259,7 +261,7 @@ def test_stroke3_as_numpy_writes_it_now(tmp_path: Path) -> None:
 
 def test_stroke3_of_plain_arrays(tmp_path: Path) -> None:
     np.savez(tmp_path / "dog.npz", a=stroke3(LINES), b=stroke3(LINES), c=np.zeros((3, 3)), d=np.zeros((4, 2)))
-    report, data = run(tmp_path / "dog.npz", tmp_path, size=3)
+    report, data = run(tmp_path / "dog.npz", tmp_path, exactly=3)
     assert data.split is None and len(data) == 2
     assert report.classes[0].left_out == {"has no strokes": 1, "is not an array of rows dx, dy, pen-lift": 1}
     check_stroke3(data)
@@ -295,7 +297,10 @@ def test_sources_that_hold_nothing(tmp_path: Path) -> None:
     np.savez(tmp_path / "f.npz", weights=np.zeros(5))
     refused(tmp_path / "f.npz", tmp_path, r"f.npz holds weights \(5,\) float64")
     refused(tmp_path / "a", tmp_path, "expected 'fit' or 'leave-out'", over="drop")
-    refused(tmp_path / "a", tmp_path, "at least 1 cubic", size=0)
+    refused(tmp_path / "a", tmp_path, "at least 1 per sketch", exactly=0)
+    refused(tmp_path / "a", tmp_path, "at least 1 per sketch", cubics=0)
+    refused(tmp_path / "a", tmp_path, "mutually exclusive", cubics=8, exactly=8)
+    refused(tmp_path / "a", tmp_path, "expected a distance from 0 to 0.2", simplify=-0.1)
 
 
 @pytest.mark.parametrize("member", ["../x.svg", "a/../../x.svg", "/etc/x.svg", "..\\x.svg", "C:\\x.svg"])
@@ -344,7 +349,7 @@ def test_any_npz_or_ndjson_is_read_or_refused(tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.getbasetemp() / "fuzz"
     source = write(folder, {name: bytes(content)}) / name
     try:
-        report = prepare(source, folder / "out", overwrite=True, size=8)
+        report = prepare(source, folder / "out", overwrite=True, exactly=8)
     except UserError:
         return
     assert np.isfinite(read_dataset(report.paths[0]).x).all()
@@ -378,7 +383,7 @@ def test_the_command(tmp_path: Path) -> None:
         "[red]dog/1.svg": f'<svg viewBox="0 0 10 10"><path d="{long}"/></svg>',
     }
     source = write(tmp_path / "s", dict(files))
-    result = CliRunner().invoke(app, ["prepare", str(source), "--out", str(tmp_path / "data/x"), "--size", "16"])
+    result = CliRunner().invoke(app, ["prepare", str(source), "--out", str(tmp_path / "data/x"), "--exactly", "16"])
     assert result.exit_code == 0, result.output
     for piece in ("cat", "[red]dog", "total", "is not valid XML", "cat/2.svg", "2 x 16 x 8 in 2 classes"):
         assert piece in " ".join(result.output.split())
@@ -386,7 +391,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert len(read_dataset(tmp_path / "data/x")) == 2
     result = CliRunner().invoke(app, ["prepare", str(source), "--out", str(tmp_path / "data/x")])
     assert isinstance(result.exception, UserError) and "--overwrite" in str(result.exception)
-    options = ["--over", "leave-out", "--size", "16", "--overwrite"]
+    options = ["--over", "leave-out", "--exactly", "16", "--overwrite"]
     result = CliRunner().invoke(app, ["prepare", str(source), "--out", str(tmp_path / "data/x"), *options])
     assert "has more than 16 cubics" in result.output and len(read_dataset(tmp_path / "data/x")) == 1
 
@@ -405,11 +410,14 @@ def test_preparing_imports_no_torch() -> None:
 @real
 def test_real_characters_lose_nothing(tmp_path: Path) -> None:
     report, data = run(SHARED / "kanjivg-left-components.zip", tmp_path)
-    assert data.x.shape == (1304, 32, 8) and len(data.class_names) == 15
+    assert data.x.shape == (1304, 32, 10) and len(data.class_names) == 15
     assert report.total.errors == [] and all(one.read == one.kept for one in report.classes)
     assert data.class_counts()["water"] == 223
-    lengths = bezier.arc_length(np.asarray(data.x, float))
+    lengths = bezier.arc_length(np.asarray(data.x[exists(data.x)][:, :8], float))
     assert lengths.min() > 1e-4 and np.abs(data.x).max() < 1.05
+    cut = run(SHARED / "kanjivg-left-components.zip", tmp_path, exactly=32, overwrite=True)[1]
+    assert cut.x.shape == (1304, 32, 8)
+    np.testing.assert_allclose(blurred_grid(cut.x), blurred_grid(data.x), atol=0.05)  # cells of about 1
 
 
 @real
@@ -432,7 +440,7 @@ def test_real_drawings_overlay_their_originals(tmp_path: Path) -> None:
             original = bezier.points(
                 np.concatenate([bezier.from_lines(line) for line in lines]), np.linspace(0, 1, 200)
             )
-            found = to_size(item.strokes, 32)
+            found = to_size(item.strokes, 32, exactly=True)
             drawn = bezier.points(found.x.astype(float), np.linspace(0, 1, 200)).reshape(-1, 2)
             original = original.reshape(-1, 2)
             apart = max(cKDTree(drawn).query(original)[0].max(), cKDTree(original).query(drawn)[0].max())

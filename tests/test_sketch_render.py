@@ -159,7 +159,7 @@ def test_ink_grid_does_not_see_direction_order_or_splits(doodles):
     top = (inner[0] + inner[1]) / 2
     halves = [np.stack([p[:, :, 0], mid[0], inner[0], top], 2), np.stack([top, inner[1], mid[2], p[:, :, 3]], 2)]
     split = np.concatenate(halves, axis=1).reshape(5, 64, 8)
-    np.testing.assert_allclose(ink_grid(x, chords=32), ink_grid(split, chords=16), atol=1e-4)
+    np.testing.assert_allclose(ink_grid(x), ink_grid(split), atol=0.05)
 
 
 def test_ink_grid_drops_what_is_off_the_canvas_or_not_finite():

@@ -62,7 +62,7 @@ def made(source: Path, out: Path) -> bool:
     """Prepared without anything but the two files; and what was prepared is finite."""
 
     def action() -> None:
-        read_dataset(prepare(source, out / "data", size=16, overwrite=True).paths[0])
+        read_dataset(prepare(source, out / "data", exactly=16, overwrite=True).paths[0])
 
     done = read(action, out)
     assert not out.exists() or {path.name for path in out.iterdir()} <= {"data.safetensors", "data.json"}

@@ -620,7 +620,7 @@ def test_the_command_and_its_summary(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("a.txt", "--codec", "sonar", "--size", "8", "--over", "fit"), r"--size, --over: only for sketches, but a\.txt"),
+        (("a.txt", "--codec", "sonar", "--exactly", "8", "--over", "fit"), r"--exactly, --over: only for sketches, but a\.txt"),
         (("a.svg", "--codec", "sonar"), r"--codec: only for sentences, but a\.svg holds sketches. Leave out --codec"),
         (("a.png",), r"a\.png: cannot be read: it is a PNG image; trace it.* sentences from \.txt, \.jsonl"),
         (("a.txt",), r"--codec is required to encode the sentences in a\.txt"),

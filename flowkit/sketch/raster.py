@@ -97,7 +97,7 @@ def short_lines(x: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray, 
 def ink_grid(x: np.ndarray, size: int = 14, *, chunk: int = 512) -> np.ndarray:
     """How much ink lies where: x (N, S, 8 or 10) to (N, size * size) float32, the length of line in cell widths.
 
-    Lines of half a cell are shared out between the four cells nearest to their middle. What lies off the canvas is dropped.
+    Lines of at most a quarter of a cell are shared out between the four cells nearest to their middle. What lies off the canvas is dropped.
     Where a stroke is cut, or which way it is drawn, changes nothing. Rows are not scaled to unit length, since the amount of
     ink tells classes apart.
     """
@@ -107,7 +107,7 @@ def ink_grid(x: np.ndarray, size: int = 14, *, chunk: int = 512) -> np.ndarray:
 
 def _ink_rows(x: np.ndarray, size: int) -> np.ndarray:
     n = len(x)
-    lines, owner, sketch = short_lines(x, 1 / size)
+    lines, owner, sketch = short_lines(x, 0.5 / size)
     length = np.linalg.norm(lines[:, 1] - lines[:, 0], axis=-1) * (size / 2)
     at = ((lines.mean(axis=1) + 1) * (size / 2) - 0.5).clip(-2, size + 0.5)  # cell centers at the integers
     low = np.floor(at).astype(np.int64)
@@ -123,7 +123,7 @@ def _ink_rows(x: np.ndarray, size: int) -> np.ndarray:
 
 
 def touched_cells(x: np.ndarray, size: int, *, chunk: int = 512) -> np.ndarray:
-    """x: (N, S, 8 or 10) -> (N, size, size) bool: the cells of the canvas that ink touches, to a quarter of a cell."""
+    """x: (N, S, 8 or 10) -> (N, size, size) bool: the cells of the canvas that ink touches, seen every quarter of a cell."""
     grid = np.zeros((len(x), size, size), bool)
     for first in range(0, len(x), chunk):
         lines, owner, sketch = short_lines(x[first : first + chunk], 0.5 / size)
