@@ -1,6 +1,6 @@
-"""What the evaluation sees of a sketch: three fixed, named descriptions. Torch-free.
+"""Features of sketches for evaluation. Does not import torch.
 
-Changing any of them changes every figure: give `flowkit.sketch.evaluation.PROTOCOL` a new number with it.
+Changing any of them changes every metric. If you do, increase the number in `flowkit.sketch.evaluation.PROTOCOL`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from flowkit.sketch.raster import bernstein, ink_grid
 NUM_POINTS = 128
 BLURRED_SIZE, BLUR = 28, 1.0
 CLASS_GRID = 14
-_SEGMENTS = 16  # a stroke's chords when its length is measured
+_SEGMENTS = 16  # chords per stroke for measuring its length
 
 
 def curve(x: np.ndarray, t: np.ndarray) -> np.ndarray:
@@ -21,14 +21,14 @@ def curve(x: np.ndarray, t: np.ndarray) -> np.ndarray:
 
 
 def ink_points(x: np.ndarray, num_points: int = NUM_POINTS) -> np.ndarray:
-    """x: (N, S, 8) -> (N, num_points, 2): points at equal steps of length along all the ink of a sketch.
+    """x: (N, S, 8) -> (N, num_points, 2): points evenly spaced by length along all the ink of a sketch.
 
-    Where a stroke was cut in two, or which way it was drawn, makes no difference but for where the first step falls.
+    Splitting or reversing a stroke changes only the offset of the points along the ink.
     """
     polyline = curve(np.asarray(x, np.float64), np.linspace(0.0, 1.0, _SEGMENTS + 1))  # (N, S, T + 1, 2)
     starts, chords = polyline[:, :, :-1], np.diff(polyline, axis=2)
     starts, chords = (a.reshape(len(x), -1, 2) for a in (starts, chords))
-    length = np.linalg.norm(chords, axis=-1) + 1e-9  # so that a sketch of mere dots has points too
+    length = np.linalg.norm(chords, axis=-1) + 1e-9  # avoids division by zero in a sketch that consists of dots
     end = np.cumsum(length, axis=1)
     steps = (np.arange(num_points) + 0.5) / num_points
     points = np.empty((len(x), num_points, 2))
@@ -50,9 +50,9 @@ STROKE_FEATURES = tuple(f"{how} {what}" for how in ("mean", "deviation of") for 
 def stroke_features(x: np.ndarray, rows_at_once: int = 512) -> np.ndarray:
     """x: (N, S, 8) -> (N, 22) float64: mean and standard deviation over the strokes of STROKE_STATISTICS.
 
-    Lengths and places are in canvas units, straightness is chord over length, turning the turns of the control polygon
-    in half circles, slant the product of dx and dy over the squared chord: all of about the same size, so that no
-    scale has to be learned from data. Drawing a stroke backwards changes the gaps alone.
+    Lengths and positions are in canvas units. Straightness is chord / length. Turning is the total angle of the control
+    polygon in units of pi. Slant is dx * dy / chord². All have a similar scale, so none has to be estimated from data.
+    Reversing a stroke changes only the gaps.
     """
     parts = [_stroke_features(np.asarray(x[i : i + rows_at_once], np.float64)) for i in range(0, len(x), rows_at_once)]
     return np.concatenate(parts) if parts else np.empty((0, len(STROKE_FEATURES)))
@@ -95,7 +95,7 @@ def _turning(control: np.ndarray) -> np.ndarray:
 
 
 def _nearest_other_end(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """(N, S, 2) twice -> (N, S): how far a stroke's better joined end is from another stroke's end."""
+    """(N, S, 2) twice -> (N, S): the distance from either end of a stroke to the nearest end of another stroke."""
     strokes = start.shape[1]
     if strokes < 2:
         return np.zeros(start.shape[:2])
@@ -106,7 +106,7 @@ def _nearest_other_end(start: np.ndarray, end: np.ndarray) -> np.ndarray:
 
 
 def class_grid(x: np.ndarray) -> np.ndarray:
-    """x: (N, S, 8) -> (N, 196) float32, 0 or 1: the cells of a 14 x 14 grid that ink touches, at 10 points a stroke."""
+    """x: (N, S, 8) -> (N, 196) float32, 0 or 1: the cells of a 14 x 14 grid that ink touches, at 10 points per stroke."""
     points = curve(np.asarray(x, np.float32), np.linspace(0.0, 1.0, 10)).reshape(len(x), -1, 2)
     cell = np.floor((points + 1) * (CLASS_GRID / 2))
     row, point = np.nonzero(((cell >= 0) & (cell < CLASS_GRID)).all(axis=-1))

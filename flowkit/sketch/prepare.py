@@ -92,7 +92,7 @@ def prepare(
     overwrite: bool = False,
     tell: Tell | None = None,
 ) -> PrepareReport:
-    """Read all sketches of `source` and write x (N, size, 8) on the canvas [-1, 1], with class labels and splits, to `out`.
+    """Read all sketches of `source` and write them to `out`: x (N, size, 8) on the canvas [-1, 1], class labels and splits.
 
     over: "fit" or "leave-out" sketches of more than `size` cubics. max_per_class: keep only the first ones of each class and
     split. recognized_only: leave out drawings that Quick, Draw! did not recognize. Rows are shuffled by `seed`, so that the
@@ -150,7 +150,7 @@ class _Tally:
                 raise Unreadable(f"beyond the first {self.max_per_class:,} of its class")
             found = to_size(item.strokes, self.size, fit=self.over == "fit")
             if (farthest := float(np.abs(found.x).max())) > MAX_COORDINATE:  # training would refuse the whole data set
-                raise Unreadable("has coordinates far outside its canvas", f"{farthest:.3g} times its half side")
+                raise Unreadable("has coordinates far outside its canvas", f"{farthest:.3g} times half its longer side")
         except Unreadable as problem:
             report.left_out[problem.reason] += 1
             self.examples.setdefault(
@@ -191,13 +191,11 @@ class _Tally:
             return []
         count, across = sum(len(splits) - 1 for splits in again), sum(len(set(splits)) > 1 for splits in again)
         are = "drawing is an exact copy of another" if count == 1 else "drawings are exact copies of others"
-        said = f"{count:,} {are} and kept"
-        return [
-            said + (f"; {across:,} {'stands' if across == 1 else 'stand'} in more than one split" if across else "")
-        ]
+        in_splits = f"; {across:,} {'is' if across == 1 else 'are'} in more than one split" if across else ""
+        return [f"{count:,} {are} and kept{in_splits}"]
 
     def _class_names(self) -> tuple[str, ...]:
-        """Sorted, with training classes first, so that class numbers do not depend on the test set."""
+        """Sort, with training classes first, so that class numbers do not depend on the test set."""
         trained = {name for name, split in self.places if split in ("", "train")}
         return tuple(sorted({name for name, _ in self.places}, key=lambda name: (name not in trained, name)))
 

@@ -1,4 +1,4 @@
-"""A sketch as an SVG document: string formatting, one `<path>` a stroke."""
+"""Write a sketch as an SVG document with one `<path>` per stroke."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from flowkit.data.files import replacing
 
-STROKE_WIDTH = 0.022  # in canvas units (the canvas is 2 wide); 5.6 px of 512
+STROKE_WIDTH = 0.022  # canvas units (the canvas is 2 wide): 5.6 px of 512
 
-# What XML 1.0 cannot hold even escaped: titles come from the folder names of strangers.
+# Characters that XML 1.0 cannot contain even escaped. Titles come from folder names, which may contain any of them.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -25,10 +25,10 @@ def svg(
     background: str | None = "white",
     title: str = "",
 ) -> str:
-    """The SVG text of `sketch` (S, 8), canvas [-1, 1] mapped to `size` x `size` user units.
+    """Return `sketch` (S, 8) as SVG text. The canvas [-1, 1] is mapped to `size` x `size` user units.
 
-    `stroke_width` is in canvas units. `background=None` leaves the picture transparent. Strokes that are not finite
-    are left out (a renderer would refuse the whole file).
+    stroke_width: in canvas units. background: None for a transparent picture. Strokes that are not finite are left out,
+    because a renderer would refuse the whole file.
     """
     sketch = np.asarray(sketch, np.float64).reshape(-1, 8)
     sketch = sketch[np.isfinite(sketch).all(axis=1)]
@@ -48,6 +48,6 @@ def svg(
 
 
 def write_svg(path: Path | str, sketch: np.ndarray, title: str = "") -> None:
-    """Write `sketch` (S, 8) to `path`, whole or not at all. Raises UserError where it cannot be written."""
+    """Write `sketch` (S, 8) to `path` atomically. Raises UserError if it cannot be written."""
     with replacing(Path(path)) as partial:
         partial.write_text(svg(sketch, title=title), "utf-8")

@@ -1,4 +1,4 @@
-"""What makes a sketch one that a person might have drawn, as far as simple geometry can tell."""
+"""Geometric validity of sketches: strokes off the canvas, degenerate strokes and duplicate strokes."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import numpy as np
 
 from flowkit.sketch.features import curve
 
-TOLERANCE = 0.01  # canvas units by which a stroke may leave the canvas and still be on it
-DEGENERATE = DUPLICATE = 0.05  # canvas units; the first is the threshold of the degenerate loss too
+TOLERANCE = 0.01  # canvas units by which a stroke on the canvas may exceed [-1, 1]
+DEGENERATE = DUPLICATE = 0.05  # canvas units; DEGENERATE is also the threshold of the degenerate loss
 
 
 def on_canvas(x: np.ndarray) -> np.ndarray:
-    """x: (N, S, 8) -> (N,) the share of strokes that stay on the canvas, give or take TOLERANCE."""
+    """x: (N, S, 8) -> (N,) the fraction of strokes that stay on the canvas, within TOLERANCE."""
     reach = np.abs(curve(x, np.linspace(0.0, 1.0, 17))).max(axis=(2, 3))
     return (reach <= 1.0 + TOLERANCE).mean(axis=1)
 
 
 def degenerate(x: np.ndarray) -> np.ndarray:
-    """x: (N, S, 8) -> (N,) the share of strokes no two of whose control points are DEGENERATE apart."""
+    """x: (N, S, 8) -> (N,) the fraction of strokes whose control points all lie within DEGENERATE of each other."""
     control = x.reshape(*x.shape[:2], 4, 2)
     largest = np.linalg.norm(control[:, :, :, None] - control[:, :, None], axis=-1).max(axis=(2, 3))
     return (largest < DEGENERATE).mean(axis=1)
 
 
 def duplicate(x: np.ndarray, rows_at_once: int = 128) -> np.ndarray:
-    """x: (N, S, 8) -> (N,) the share of strokes that have a twin in the sketch.
+    """x: (N, S, 8) -> (N,) the fraction of strokes that have a duplicate in the sketch.
 
-    Twins are strokes all of whose control points are less than DUPLICATE apart, drawn the same way or backwards.
+    Two strokes are duplicates if all corresponding control points lie within DUPLICATE, in either drawing direction.
     """
     strokes = np.arange(x.shape[1])
     shares = [np.empty(0)]
