@@ -171,7 +171,7 @@ def test_controlsketch_is_read_without_pickle(tmp_path: Path) -> None:
     assert len(data) == 1 and not touched.exists()
     assert set(report.classes[0].left_out) == {
         "holds pickled Python objects, which are not read; save plain arrays",
-        "holds no text under its key 'svg_32s'",
+        "has no text in key 'svg_32s'",
         "is not a readable .npz",
     }
 

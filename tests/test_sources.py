@@ -110,7 +110,7 @@ def test_drawings_without_a_word(tmp_path: Path) -> None:
     lines = [json.dumps({"word": word, "drawing": [[[0, n], [1, 8]]]}) for n, word in enumerate(words, 3)]
     report, data = run(write(tmp_path, {"bird.ndjson": "\n".join(lines)}) / "bird.ndjson")
     assert sorted(names_of(data)) == ["bird"] * 3 + ["owl"]
-    assert "3 drawings name no word and have the file's name as class" in report.notes
+    assert "3 drawings have no 'word': their class is the file's name" in report.notes
 
 
 def test_splits_of_drawings_by_the_line(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_followed_links_and_copies_are_said(tmp_path: Path) -> None:
     (source / "train/b").symlink_to(elsewhere)
     report, data = run(source)
     assert data.class_names == ("a", "b") and "1 link was followed" in report.notes
-    assert "2 drawings are exact copies of others and kept; 1 stands in more than one split" in report.notes
+    assert "2 drawings are exact copies of others and kept; 1 is in more than one split" in report.notes
 
 
 def test_classes_that_differ_in_case_only(tmp_path: Path) -> None:

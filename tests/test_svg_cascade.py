@@ -464,7 +464,7 @@ def test_dots_are_strokes_without_length() -> None:
 def test_lines_without_any_paint_are_read_where_there_is_nothing_else() -> None:
     causes: Counter[str] = Counter()
     assert len(read_svg(svg('<path d="M5 5L40 40M50 50C60 50 70 90 80 80"/>').encode(), causes)) == 2
-    assert causes["lines without any paint are read all the same"] == 1
+    assert causes["lines without fill or stroke are read as strokes"] == 1
     assert strokes('<path d="M5 5L40 40"/>' + RING) == 1
 
 
@@ -474,14 +474,14 @@ CAUSES = {
     "HTML in a foreignObject is not read": '<foreignObject width="9" height="9"><p xmlns="http://x.test/">a</p></foreignObject>',
     "filters are not applied": '<filter id="f"/><g filter="url(#f)">" + BOX.format("") + "</g>',
     "markers (arrowheads) are not drawn": '<marker id="m"/><path d="M5 5H40" stroke="red" marker-end="url(#m)"/>',
-    "dashed lines are read as whole ones": '<path d="M5 5H40" stroke="red" stroke-dasharray="2 1"/>',
+    "dashed lines are read as solid lines": '<path d="M5 5H40" stroke="red" stroke-dasharray="2 1"/>',
     "animations are not played": '<rect width="9" height="9" opacity="0"><animate attributeName="opacity"/></rect>',
-    "masks that are no plain shapes are not applied": '<mask id="m"><text>a</text></mask>'
+    "masks that are not plain shapes are not applied": '<mask id="m"><text>a</text></mask>'
     '<rect width="9" height="9" mask="url(#m)"/>',
-    "clip paths that are no plain shapes are not applied": '<rect width="9" height="9" style="clip-path:circle(3px)"/>',
-    "references that lead nowhere, or to other files, are not followed": '<use href="other.svg#a"/>',
-    "a <use> of itself draws nothing": '<use id="a" href="#a"/>',
-    "ink outside of the canvas is left out": '<rect x="200" width="9" height="9"/>',
+    "clip paths that are not plain shapes are not applied": '<rect width="9" height="9" style="clip-path:circle(3px)"/>',
+    "references to missing elements or other files are not followed": '<use href="other.svg#a"/>',
+    "a <use> that refers to itself is not drawn": '<use id="a" href="#a"/>',
+    "ink outside the canvas is left out": '<rect x="200" width="9" height="9"/>',
     "style sheets in other files are not read": "<style>@import url(a.css);</style>",
     "style rules in @supports are not interpreted": "<style>@supports (fill: red){rect{fill:red}}</style>",
     "style selectors are not interpreted": "<style>rect:nth-child(2n){fill:none}</style>",
@@ -505,7 +505,7 @@ def test_prepare_says_what_was_read_otherwise(tmp_path: Path) -> None:
         (tmp_path / "cat" / f"{name}.svg").write_text(svg(RING + inside))
     (tmp_path / "cat" / "c.svg").write_text(svg("<text>nothing else</text>"))
     report = prepare(tmp_path / "cat", tmp_path / "out")
-    lost = "references that lead nowhere, or to other files, are not followed"
+    lost = "references to missing elements or other files are not followed"
     assert report.total.remarks == {"text is not read": 2, lost: 1}
     assert report.total.left_out == {"has no strokes": 1} and "text is not read" in report.examples["has no strokes"]
     sidecar = json.loads((tmp_path / "out.json").read_text())

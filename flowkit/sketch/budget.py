@@ -1,4 +1,4 @@
-"""From any number of cubics to exactly S of them: lossless splitting when there are fewer, fitting when there are more."""
+"""Convert any number of cubics to exactly S: split losslessly if there are fewer, fit if there are more."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from flowkit.errors import Unreadable
 from flowkit.sketch import bezier
 from flowkit.sketch.strokes import as_row
 
-_DENSE = 16  # points a cubic when a curve is treated as a polyline
-_SAMPLES = 33  # points a piece that a fit sees
-_FINE = 0.008  # canvas units between the points that errors are measured at
+_DENSE = 16  # points per cubic of a polyline approximation
+_SAMPLES = 33  # points per piece for fitting
+_FINE = 0.008  # canvas units between the points at which errors are measured
 _TOUCHING = 1e-6  # canvas units
-# Beyond these a drawing would take minutes to fit; a page full of handwriting has a tenth of either.
+# Larger drawings would take minutes to fit. A page of handwriting has a tenth of either limit.
 MAX_FITTED = 10_000  # cubics
-MAX_INK = 200.0  # canvas units: a hundred lines across the canvas
+MAX_INK = 200.0  # canvas units: 100 lines across the canvas
 
 
 @dataclass(frozen=True)
@@ -62,19 +62,19 @@ def to_size(
     legs = np.diff(np.concatenate(drawn).reshape(-1, 4, 2), axis=1)
     ink = float(np.linalg.norm(legs, axis=-1).sum())
     if count > MAX_FITTED or not ink <= MAX_INK:
-        raise Unreadable("is too long a scribble to be fitted", f"{count:,} cubics, {ink:.3g} canvas units of ink")
+        raise Unreadable("is too complex to be fitted", f"{count:,} cubics, {ink:.3g} canvas units of ink")
     merged, error = _merge(drawn, size, tolerance)
     return Budgeted(packed(merged), sum(map(len, merged)) < count, error, dots)
 
 
 def _without_points(stroke: np.ndarray) -> np.ndarray:
-    """Without the cubics that do not leave their starting point: they draw nothing and would teach degenerate strokes."""
+    """Drop cubics of length 0. They draw nothing, and a model would learn to produce degenerate strokes."""
     reach = np.abs(stroke.reshape(-1, 4, 2) - stroke[:, None, :2]).max(axis=(1, 2))
     return stroke[reach > _TOUCHING]
 
 
 def _joined(strokes: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Strokes that begin where the one before ended become one: some writers start a new path at every segment."""
+    """Join each stroke to the previous one if it starts at its end. Some programs write every segment as a path."""
     out: list[np.ndarray] = []
     for stroke in strokes:
         if out and np.abs(out[-1][-1, 6:] - stroke[0, :2]).max() <= _TOUCHING:
@@ -85,7 +85,7 @@ def _joined(strokes: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def _split_longest(cubics: np.ndarray, size: int) -> np.ndarray:
-    """Cubics (n, 8), n < size, as (size, 8) in the same order: each further piece goes to where pieces are longest."""
+    """Split cubics (n, 8), n < size, to (size, 8) in the same order. The cubic with the longest pieces is split next."""
     lengths = bezier.arc_length(cubics)
     pieces = [1] * len(cubics)
     longest = [(-length, i) for i, length in enumerate(lengths.tolist())]
@@ -99,12 +99,12 @@ def _split_longest(cubics: np.ndarray, size: int) -> np.ndarray:
 
 
 class _Ink:
-    """The strokes as one dense polyline over a common axis of arc length, with a gap of 1 on the axis between strokes."""
+    """All strokes as one dense polyline, parametrized by arc length. Strokes are separated by a gap of 1 on that axis."""
 
     def __init__(self, strokes: Sequence[np.ndarray]) -> None:
         t = np.linspace(0, 1, _DENSE + 1)
         self.points = np.empty((sum(len(s) * _DENSE + 1 for s in strokes), 2))
-        self.joints: list[np.ndarray] = []  # of each stroke: indices (n + 1,) into points where its cubics meet
+        self.joints: list[np.ndarray] = []  # per stroke: indices (n + 1,) into `points` at which its cubics meet
         at = 0
         for stroke in strokes:
             dense = bezier.points(stroke, t)
@@ -118,18 +118,18 @@ class _Ink:
         self.along = np.concatenate([[0.0], np.cumsum(step)])
 
     def samples(self, pieces: Sequence[tuple[int, int]]) -> np.ndarray:
-        """Points (B, M, 2) spaced evenly over each piece, given by the indices where it starts and stops."""
+        """Return points (B, M, 2) spaced evenly along each piece. A piece is a pair of start and stop index."""
         begin, end = self.along[np.array(pieces)].T
         s = begin[:, None] + (end - begin)[:, None] * np.linspace(0, 1, _SAMPLES)
-        # Rounding must not carry the last sample over the gap into the next stroke.
+        # Rounding must not move the last sample across the gap into the next stroke.
         return self.at(np.minimum(s, end[:, None]))
 
     def at(self, s: np.ndarray) -> np.ndarray:
-        """Points (..., 2) at places s (...) on the axis."""
+        """Return the points (..., 2) at arc lengths s (...)."""
         return np.stack([np.interp(s, self.along, self.points[:, axis]) for axis in (0, 1)], axis=-1)
 
     def error(self, piece: tuple[int, int], cubic: np.ndarray) -> float:
-        """Hausdorff distance between a piece and the cubic that stands for it, to half of _FINE."""
+        """Return the Hausdorff distance between a piece and its fitted cubic, accurate to half of _FINE."""
         vertices = self.along[piece[0] : piece[1] + 1]
         old = self.at(np.union1d(vertices, np.arange(vertices[0], vertices[-1], _FINE)))
         reach = np.linalg.norm(np.diff(cubic.reshape(4, 2), axis=0), axis=1).sum()
@@ -144,7 +144,7 @@ def _merge(strokes: Sequence[np.ndarray], size: int, tolerance: float = 0.0) -> 
     """
     ink = _Ink(strokes)
     pieces = [pair for joints in ink.joints for pair in pairwise(joints.tolist())]
-    cubics = dict(zip(pieces, np.concatenate(strokes), strict=True))  # by where they start and stop
+    cubics = dict(zip(pieces, np.concatenate(strokes), strict=True))  # by start and stop index
     costs: dict[tuple[int, int], float] = {}
     untouched = set(pieces)
     while len(pieces) > size or tolerance > 0:
@@ -163,7 +163,7 @@ def _merge(strokes: Sequence[np.ndarray], size: int, tolerance: float = 0.0) -> 
         for k in sorted(chosen, reverse=True):
             pieces[left[k] : left[k] + 2] = [merged[k]]
     if fitted := [piece for piece in pieces if piece not in untouched]:
-        fits, _ = bezier.fit(ink.samples(fitted), iterations=20)  # those that stay are worth the time
+        fits, _ = bezier.fit(ink.samples(fitted), iterations=20)  # final fits get more iterations
         cubics.update(zip(fitted, fits, strict=True))
     error = max((ink.error(piece, cubics[piece]) for piece in fitted), default=0.0)
     starts = [i for i in range(1, len(pieces)) if pieces[i - 1][1] != pieces[i][0]]
@@ -171,7 +171,7 @@ def _merge(strokes: Sequence[np.ndarray], size: int, tolerance: float = 0.0) -> 
 
 
 def _cheapest(left: list[int], costs: list[float], limit: int) -> list[int]:
-    """Up to `limit` positions in `left`, cheapest first, of which no two share a piece."""
+    """Return up to `limit` positions in `left`, cheapest first, such that no two share a piece."""
     taken: set[int] = set()
     chosen: list[int] = []
     for k in np.argsort(costs, kind="stable").tolist():

@@ -1,4 +1,4 @@
-"""The sketch domain: everything that is particular to sketches of Bezier strokes."""
+"""The sketch domain: everything specific to sketches of Bezier strokes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from flowkit.sketch.prepare import PrepareReport
     from flowkit.sources.files import Files
 
-MAX_COORDINATE = 10.0  # beyond this the numbers are in other units than the canvas
+MAX_COORDINATE = 10.0  # larger numbers are not in canvas units
 
 
 class SketchDomain(Domain):
@@ -55,7 +55,7 @@ class SketchDomain(Domain):
         return generate_doodles(num_samples, seed)
 
     def prepares(self, source: Path, files: Files) -> bool:
-        """Whether there are drawings among the files, or arrays that may be drawings."""
+        """Return whether there are drawings among the files, or arrays that may be drawings."""
         if any(files.kind(entry) in SKETCHES for entry in files.entries):
             return True
         held, _ = found_in(files)
@@ -94,8 +94,8 @@ class SketchDomain(Domain):
         """Raises UserError if the normalizer does not keep strokes apart."""
         if len(shape) != 2:
             raise UserError(
-                "data.normalizer.components: dropping components mixes the strokes of a sketch, and the network needs separate "
-                "strokes; remove this key"
+                "data.normalizer.components: cannot be used with sketches, because dropping components mixes their strokes; "
+                "remove this key"
             )
         return super().model_args(data, shape)
 
@@ -159,7 +159,7 @@ def _chunks(x: np.ndarray, rows: int = 1 << 16):
 
 
 def safe_name(title: str) -> str:
-    """Return `title` as part of a file name for any system: letters, marks and digits of any script, and dashes; up to 40."""
+    """Return `title` as part of a portable file name: letters, marks and digits of any script, and dashes; up to 40."""
     letters = (
         c if unicodedata.category(c)[0] in "LMN" or c == "_" else "-" for c in unicodedata.normalize("NFC", title)
     )
@@ -183,7 +183,7 @@ def braille(sketch: np.ndarray, columns: int = 24, rows: int = 12) -> tuple[str,
 
 
 def _thin(dots: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """Drop repeated dots, and the corner of every right-angled step, so that slanting lines are chains of diagonals."""
+    """Drop repeated dots, and the corner of every right-angled step, so that slanted lines are chains of diagonals."""
     keep = np.ones(len(dots), bool)
     keep[1:] = (np.diff(dots, axis=0) != 0).any(axis=1) | (np.diff(owner) != 0)
     dots, owner = dots[keep], owner[keep]

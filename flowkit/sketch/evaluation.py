@@ -217,12 +217,12 @@ def _three(a, b):
 
 def _submatrices(matrices: list[np.ndarray], ref: np.ndarray, oth: np.ndarray) -> tuple[np.ndarray, ...]:
     within, between, own = matrices
-    # Rows, then columns: twice as fast as np.ix_ at once, and this is most of what an evaluation does.
+    # Rows, then columns: twice as fast as np.ix_ at once, and most of an evaluation is spent here.
     return within[ref][:, ref], between[ref][:, oth], own[oth][:, oth]
 
 
 def _clipped(key: str, estimate: Estimate) -> Estimate:
-    """Intervals end where the figure's range ends; the unbiased kernel figure alone may be below 0."""
+    """Clip an interval to the range of its figure. Only the unbiased kernel figure may be below 0."""
     low = -np.inf if key.startswith("kernel") else 0.0
     high = 1.0 if FIGURES[key].get("unit") == "%" else np.inf
     return Estimate(estimate.value, max(estimate.low, low), min(estimate.high, high))
@@ -235,7 +235,7 @@ def _validity(x: np.ndarray) -> Column:
 
 
 def spread(labels: np.ndarray | None, count: int, wanted: int) -> list[int]:
-    """Rows that show every class in turn: the first of each, then the second of each."""
+    """Choose `wanted` rows with all classes equally represented: the first of each class, then the second of each, ..."""
     if labels is None:
         return list(range(min(count, wanted)))
     turn = np.empty(count, np.int64)

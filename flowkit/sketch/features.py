@@ -1,6 +1,6 @@
-"""What the evaluation sees of a sketch: three fixed, named descriptions. Torch-free.
+"""Features of sketches for evaluation. Does not import torch.
 
-Changing any of them changes every figure: give `flowkit.sketch.evaluation.PROTOCOL` a new number with it.
+Changing any of them changes every metric. If you do, increase the number in `flowkit.sketch.evaluation.PROTOCOL`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from flowkit.sketch.svg_write import STROKE_WIDTH
 NUM_POINTS = 128
 BLURRED_SIZE, BLUR = 28, 1.0
 CLASS_GRID = 14
-_SEGMENTS = 16  # a stroke's chords when its length is measured
+_SEGMENTS = 16  # chords per stroke for measuring its length
 
 
 def curve(x: np.ndarray, t: np.ndarray) -> np.ndarray:
@@ -25,7 +25,7 @@ def curve(x: np.ndarray, t: np.ndarray) -> np.ndarray:
 def ink_points(x: np.ndarray, num_points: int = NUM_POINTS) -> np.ndarray:
     """x: (N, S, 8 or 10) -> (N, num_points, 2): points at equal steps of length along all the ink of a sketch.
 
-    Where a stroke is cut, or which way it is drawn, makes no difference, except for where the first step falls.
+    Splitting or reversing a stroke changes only the offset of the points along the ink.
     """
     lines, owner, sketch = short_lines(x, 0.02)
     row = sketch[owner]
@@ -55,10 +55,10 @@ STROKE_FEATURES = tuple(f"{how} {what}" for how in ("mean", "deviation of") for 
 
 
 def pen_lines(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pen strokes of sketches x (N, S, 8 or 10), each as 17 points at equal steps of its length.
+    """Return the pen strokes of sketches x (N, S, 8 or 10) as 17 points each, evenly spaced by length.
 
-    Returns the points (K, 17, 2) float64, and the sketch of each pen stroke (K,). In rows without pen strokes, cubics make one
-    if the gap between them is smaller than the line is wide. So cutting a line changes nothing.
+    Returns the points (K, 17, 2) float64, and the sketch of each pen stroke (K,). In rows without pen strokes, a cubic that
+    starts within a line width of the end of the one before continues it, so splitting a line does not change the result.
     """
     lines, owner, sketch = short_lines(x, 0.02)
     x = np.asarray(x)
@@ -79,7 +79,8 @@ def pen_lines(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     end = np.cumsum(length) + (of + 1.0)
     at = base[:, None] + total[:, None] * (np.arange(_SEGMENTS + 1) / _SEGMENTS)
     piece = np.searchsorted(end, at.clip(max=np.nextafter((base + total), -np.inf)[:, None]))
-    piece = piece.clip(np.searchsorted(of, np.arange(count))[:, None], np.searchsorted(of, np.arange(count), "right")[:, None] - 1)
+    first, last = (np.searchsorted(of, np.arange(count), side)[:, None] for side in ("left", "right"))
+    piece = piece.clip(first, last - 1)  # rounding must not carry a point over into the next stroke
     share = (1 - (end[piece] - at) / np.maximum(length[piece], 1e-12)).clip(0, 1)
     points = lines[piece, 0] + share[..., None] * (lines[piece, 1] - lines[piece, 0])
     return points, sketch[np.flatnonzero(~joined)]
@@ -88,9 +89,9 @@ def pen_lines(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def stroke_features(x: np.ndarray, rows_at_once: int = 512) -> np.ndarray:
     """x: (N, S, 8 or 10) -> (N, 22) float64: mean and standard deviation over the pen strokes of STROKE_STATISTICS.
 
-    Lengths and positions are in canvas units, straightness is chord over length, turning is the sum of all turns in half
-    circles, slant is the product of dx and dy over the squared chord. All are of about the same size, so that no scale has to be
-    learned from data. Drawing a stroke backwards changes only the gaps.
+    Lengths and positions are in canvas units. Straightness is chord / length. Turning is the total angle in units of pi. Slant
+    is dx * dy / chord². All have a similar scale, so none has to be estimated from data. Reversing a stroke changes only the
+    gaps.
     """
     parts = [_stroke_features(x[i : i + rows_at_once]) for i in range(0, len(x), rows_at_once)]
     return np.concatenate(parts) if parts else np.empty((0, len(STROKE_FEATURES)))
@@ -131,7 +132,7 @@ def _stroke_features(x: np.ndarray) -> np.ndarray:
 
 
 def _nearest_other_end(start: np.ndarray, end: np.ndarray, sketch: np.ndarray) -> np.ndarray:
-    """start, end (K, 2) -> (K,): distance from the better joined end of a pen stroke to an end of another one; 0 if there is none."""
+    """start, end (K, 2) -> (K,): the distance from either end of a pen stroke to the nearest end of another one, or 0."""
     nearest = np.zeros(len(start))
     for own in np.split(np.arange(len(sketch)), np.flatnonzero(np.diff(sketch)) + 1):
         if len(own) < 2:

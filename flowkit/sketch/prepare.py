@@ -118,7 +118,9 @@ def prepare(
     if size < 1 or (exactly is not None and exactly < 1):
         raise UserError(f"{size if exactly is None else exactly} cubics: expected at least 1 per sketch")
     if not 0 <= simplify <= MAX_SIMPLIFY:
-        raise UserError(f"simplify = {simplify}: expected a distance from 0 to {MAX_SIMPLIFY}, where the canvas is 2 wide")
+        raise UserError(
+            f"simplify = {simplify}: expected a distance from 0 to {MAX_SIMPLIFY}, where the canvas is 2 wide"
+        )
     paths = free_target(out, overwrite=overwrite, sources=[source], example="sketches")
     fit = partial(to_size, size=size, fit=over == "fit", exactly=exactly is not None, tolerance=simplify)
     tally = _Tally(fit, max_per_class)
@@ -166,7 +168,7 @@ class _Tally:
                 raise Unreadable(f"beyond the first {self.max_per_class:,} of its class")
             found = self.fit(item.strokes)
             if (farthest := float(np.abs(found.x).max())) > MAX_COORDINATE:  # training would refuse the whole data set
-                raise Unreadable("has coordinates far outside its canvas", f"{farthest:.3g} times its half side")
+                raise Unreadable("has coordinates far outside its canvas", f"{farthest:.3g} times half its longer side")
         except Unreadable as problem:
             report.left_out[problem.reason] += 1
             self.examples.setdefault(
@@ -199,7 +201,9 @@ class _Tally:
         if any(split_name for _, split_name in self.places):
             split = np.array([SPLITS[split_name or "train"] for _, split_name in self.places], np.uint8)[order]
         longest = max(int(exists(row).sum()) for row in self.rows)
-        return Dataset("sketch", np.stack([self.rows[i][:longest] for i in order]), labels[order], split=split, class_names=names)
+        return Dataset(
+            "sketch", np.stack([self.rows[i][:longest] for i in order]), labels[order], split=split, class_names=names
+        )
 
     def duplicates(self) -> list[str]:
         """Notes on exact duplicates."""
@@ -208,13 +212,11 @@ class _Tally:
             return []
         count, across = sum(len(splits) - 1 for splits in again), sum(len(set(splits)) > 1 for splits in again)
         are = "drawing is an exact copy of another" if count == 1 else "drawings are exact copies of others"
-        said = f"{count:,} {are} and kept"
-        return [
-            said + (f"; {across:,} {'stands' if across == 1 else 'stand'} in more than one split" if across else "")
-        ]
+        in_splits = f"; {across:,} {'is' if across == 1 else 'are'} in more than one split" if across else ""
+        return [f"{count:,} {are} and kept{in_splits}"]
 
     def _class_names(self) -> tuple[str, ...]:
-        """Sorted, with training classes first, so that class numbers do not depend on the test set."""
+        """Sort, with training classes first, so that class numbers do not depend on the test set."""
         trained = {name for name, split in self.places if split in ("", "train")}
         return tuple(sorted({name for name, _ in self.places}, key=lambda name: (name not in trained, name)))
 

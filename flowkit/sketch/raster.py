@@ -1,4 +1,4 @@
-"""Sketches as pixels: a supersampled rasterizer, contact sheets, and the ink grid that k-nearest neighbors look at."""
+"""Sketches as pixels: a supersampled rasterizer, contact sheets, and the ink grid for nearest-neighbor metrics."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ if TYPE_CHECKING:
 
     from flowkit.domain import Tell
 
-MAX_POINTS = 20_000  # on one stroke: a diverged model draws strokes of any length
+MAX_POINTS = 20_000  # per stroke; strokes of a diverged model can have any length
 PAGE, PAPER, INK, LABEL = 244, 255, 20, 80  # gray levels of a contact sheet
 
 
 def bernstein(t: np.ndarray) -> np.ndarray:
-    """The weights (..., 4) of a cubic's control points at parameters `t` (...)."""
+    """Return the weights (..., 4) of a cubic's control points at parameters `t` (...)."""
     s = 1 - t
     return np.stack([s * s * s, 3 * s * s * t, 3 * s * t * t, t * t * t], axis=-1)
 
 
 def trace(sketch: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray]:
-    """Points along every stroke of `sketch` (S, 8), neighbors at most `spacing` canvas units apart.
+    """Return points along every stroke of `sketch` (S, 8), with at most `spacing` canvas units between neighbors.
 
-    Returns points (M, 2), in drawing order, and the stroke (M,) that each lies on. Strokes that are not finite have none.
+    Returns points (M, 2) in drawing order, and the index (M,) of each point's stroke. Strokes that are not finite are
+    skipped.
     """
     strokes = cubics(np.asarray(sketch, np.float64)).reshape(-1, 4, 2)
     strokes = strokes[np.isfinite(strokes).all(axis=(1, 2))]
-    # A cubic's speed is at most 3 times its longest leg, so this many steps are never longer than `spacing`.
+    # The speed of a cubic is at most 3 times its longest leg, so with this many steps none is longer than `spacing`.
     legs = np.abs(np.diff(strokes, axis=1)).sum(axis=2).max(axis=1, initial=0.0)
     counts = np.clip(np.ceil(3 * legs / spacing), 1, MAX_POINTS).astype(int) + 1
     owner = np.repeat(np.arange(len(strokes)), counts)
@@ -45,10 +46,10 @@ def trace(sketch: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rasterize(sketch: np.ndarray, size: int = 512, *, stroke_width: float = STROKE_WIDTH) -> np.ndarray:
-    """`sketch` (S, 8) as a gray picture (size, size) uint8, black on white, round caps and joins.
+    """Rasterize `sketch` (S, 8) to a gray picture (size, size) uint8, black on white, with round caps and joins.
 
-    `stroke_width` is in canvas units; what lies off the canvas is cut. Discs are stamped along the strokes on a finer
-    grid, so caps and joins are round by construction.
+    stroke_width: in canvas units. Ink outside the canvas is cut off. Discs are stamped along the strokes on a finer grid,
+    so caps and joins are round by construction.
     """
     radius = stroke_width * size / 4  # pixels: the canvas is 2 wide, the radius half the width
     supersample = int(np.clip(np.ceil(4 / radius), 4, 12)) if radius > 0 else 4
@@ -57,7 +58,7 @@ def rasterize(sketch: np.ndarray, size: int = 512, *, stroke_width: float = STRO
     x, y = ((points + 1) * (fine / 2) - 0.5).T  # the centers of the fine pixels are at the integers
     near = (x > -radius) & (x < fine + radius) & (y > -radius) & (y < fine + radius)
     x, y = x[near, None], y[near, None]
-    # Each disc is a span of pixels a row: +1 where a span begins, -1 after its end, and ink is where the sum is not 0.
+    # In each row a disc is a span of pixels: +1 at its start, -1 after its end. Ink is where the running sum is not 0.
     rows = np.round(y) + np.arange(-np.ceil(radius), np.ceil(radius) + 1)
     half2 = radius * radius - (rows - y) ** 2
     half = np.sqrt(np.maximum(half2, 0))
@@ -69,17 +70,17 @@ def rasterize(sketch: np.ndarray, size: int = 512, *, stroke_width: float = STRO
     np.add.at(spans.reshape(-1), row + start[drawn].astype(np.int64), one)
     np.add.at(spans.reshape(-1), row + stop[drawn].astype(np.int64), -one)
     ink = np.cumsum(spans, axis=1, dtype=np.int32)[:, :-1] > 0
-    # Rows first: far faster than both axes at once.
+    # Summing rows first is much faster than both axes at once.
     count = ink.reshape(size, supersample, fine).sum(axis=1, dtype=np.uint16)
     count = count.reshape(size, size, supersample).sum(axis=2)
     return np.round(255 - count * (255 / supersample**2)).astype(np.uint8)
 
 
 def short_lines(x: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All cubics of the sketches x (N, S, 8 or 10) as lines no longer than about `spacing`, in canvas units, in drawing order.
+    """Approximate the cubics of sketches x (N, S, 8 or 10) by segments of at most about `spacing` canvas units.
 
-    Returns the points where they start and end (M, 2, 2), the cubic that each belongs to (M,), and the sketch of each cubic (K,).
-    Cubics count in the order in which they stand in x. Those that are absent or not finite have none.
+    Returns their ends (M, 2, 2), the cubic of each segment (M,), and the sketch of each cubic (K,), in drawing order. Only
+    cubics that exist and are finite are counted.
     """
     x = np.asarray(x)
     there = exists(x) & np.isfinite(x[..., :8]).all(axis=-1)
@@ -95,11 +96,11 @@ def short_lines(x: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray, 
 
 
 def ink_grid(x: np.ndarray, size: int = 14, *, chunk: int = 512) -> np.ndarray:
-    """How much ink lies where: x (N, S, 8 or 10) to (N, size * size) float32, the length of line in cell widths.
+    """Return the ink of x (N, S, 8 or 10) on a grid: (N, size * size) float32, the line length per cell in cell widths.
 
-    Lines of at most a quarter of a cell are shared out between the four cells nearest to their middle. What lies off the canvas is dropped.
-    Where a stroke is cut, or which way it is drawn, changes nothing. Rows are not scaled to unit length, since the amount of
-    ink tells classes apart.
+    Segments of at most a quarter of a cell are distributed bilinearly over the four cells nearest to their midpoint. Ink outside
+    the canvas is dropped. Splitting or reversing a stroke does not change the result. Rows are not normalized, because the
+    amount of ink distinguishes classes.
     """
     found = [_ink_rows(x[i : i + chunk], size) for i in range(0, len(x), chunk)]
     return np.concatenate(found or [np.zeros((0, size * size), np.float32)])
@@ -143,10 +144,10 @@ def contact_sheet(
     cell: int | None = None,
     tell: Tell | None = None,
 ) -> None:
-    """A PNG of all sketches `x` (N, S, 8), N >= 1, with its title under each. Raises UserError where it cannot be written.
+    """Write a PNG of all sketches `x` (N, S, 8), N >= 1, each with its title below.
 
-    `cell` is the width of one picture in pixels: 176, or 112 from a hundred sketches on. `tell` receives
-    progress.
+    cell: width of one picture in pixels. Defaults to 176, or 112 for 100 or more sketches. tell: receives progress. Raises
+    UserError if the file cannot be written.
     """
     sheet = sheet_image(x, titles, columns, cell, tell)
     with replacing(Path(path)) as partial:
@@ -160,7 +161,7 @@ def sheet_image(
     cell: int | None = None,
     tell: Tell | None = None,
 ) -> Image:
-    """The picture that `contact_sheet` writes, as a PIL image of mode L."""
+    """Return the picture that `contact_sheet` writes, as a PIL image of mode L."""
     from PIL import Image, ImageDraw, ImageFont
 
     assert len(x) == len(titles) and len(x) > 0, (len(x), len(titles))
@@ -184,14 +185,14 @@ def sheet_image(
 
 
 def _columns(count: int) -> int:
-    """A little wider than high, and without a ragged last row where a near divisor allows it."""
+    """Return a number of columns for a sheet slightly wider than high, with a full last row if a close divisor exists."""
     ideal = (1.4 * count) ** 0.5
     whole = [c for c in range(1, count + 1) if count % c == 0 and 0.7 * ideal <= c <= 1.5 * ideal]
     return min(whole, key=lambda c: abs(c - ideal)) if whole else max(1, round(ideal))
 
 
 def _fit(text: str, font: FreeTypeFont | ImageFont, width: int) -> str:
-    """`text` on one line, cut with an ellipsis to `width` pixels."""
+    """Return `text` on one line, truncated with an ellipsis to `width` pixels."""
     text = " ".join(text.encode("utf-8", "replace").decode().split())
     if font.getlength(text) <= width:
         return text

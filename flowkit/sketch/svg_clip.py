@@ -1,7 +1,7 @@
-"""Cutting curves at the edge of a region: clip paths, simple masks, and the frames of viewports.
+"""Cut curves at the edge of a region: a clip path, a simple mask or the frame of a viewport.
 
-All in numpy with points as complex numbers. Edges are followed as polylines, so that a cut is about 1e-3 of a curve's
-size away from where it should be.
+Points are complex numbers in numpy arrays. Edges are approximated by polylines. Cuts are accurate to about 1e-3 of a
+curve's size.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from flowkit.sketch.svg_path import Cubic, line
 
-STEPS = 32  # pieces of line for a curve
-MAX_PAIRS = 40_000_000  # of pieces of line that are compared, in a drawing
+STEPS = 32  # line segments per curve
+MAX_PAIRS = 40_000_000  # pairs of line segments compared per drawing
 _AT_ONCE = 1 << 20
 
 Subpaths = list[list[Cubic]]
@@ -28,7 +28,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """A filled outline that adds to a region, or (of a mask) takes away from it."""
+    """A filled outline. It is added to a region, or subtracted from it (masks only)."""
 
     subpaths: Subpaths
     evenodd: bool = False
@@ -36,17 +36,17 @@ class Shape:
 
     @cached_property
     def outline(self) -> Points:
-        """Pieces of line (m, 2)."""
+        """Line segments (m, 2)."""
         return _segments(self.subpaths)
 
     @cached_property
     def coarse(self) -> float:
-        """How far the outline may be from the curves."""
+        """Upper bound of the distance between the outline and the curves."""
         return _deviation(self.subpaths)
 
     @cached_property
     def frame(self) -> tuple[complex, complex] | None:
-        """Two corners, where it is an upright rectangle, as most clip paths and all viewports are."""
+        """Two opposite corners if the shape is an upright rectangle, else None. Most clip paths and all viewports are."""
         if not self.adds or len(self.subpaths) != 1 or not 3 <= len(self.subpaths[0]) <= 5:
             return None
         corners = {cubic[0] for cubic in self.subpaths[0]} | {cubic[3] for cubic in self.subpaths[0]}
@@ -60,19 +60,19 @@ class Region:
 
 
 class TooComplex(Exception):
-    """More pieces than MAX_PAIRS allows to compare."""
+    """Raised if more than MAX_PAIRS pairs of line segments would be compared."""
 
 
 class Cutter:
-    """Cuts the subpaths of one drawing; counts what that costs."""
+    """Cuts the subpaths of one drawing and counts the segment pairs compared."""
 
     def __init__(self) -> None:
         self.pairs = 0
 
     def cut(self, subpaths: Subpaths, region: Region, *, area: str = "", slack: float = 0.0) -> Subpaths:
-        """The parts of the subpaths inside the region, for a filled shape with the region's edge in its inside.
+        """Return the parts of the subpaths inside the region. For a filled shape, add the region's edge inside the shape.
 
-        `area` is "" for lines and "nonzero" or "evenodd" for filled shapes. Parts within `slack` of the edge stay.
+        area: "" for lines, "nonzero" or "evenodd" for filled shapes. Parts within `slack` of the edge are kept.
         Raises TooComplex.
         """
         shapes = [shape for shape in region.shapes if shape.subpaths]
@@ -96,7 +96,7 @@ class Cutter:
             return found
 
         cubics, starts = _joined(subpaths)
-        # Most shapes of a large drawing lie beside the region.
+        # Skip shapes that do not overlap the region: in a large drawing, most do not.
         x = np.minimum.reduceat(cubics.real.min(1), starts), np.maximum.reduceat(cubics.real.max(1), starts)
         y = np.minimum.reduceat(cubics.imag.min(1), starts), np.maximum.reduceat(cubics.imag.max(1), starts)
         meets = (x[0] <= high.real) & (low.real <= x[1]) & (y[0] <= high.imag) & (low.imag <= y[1])
@@ -119,7 +119,7 @@ class Cutter:
         return out
 
     def _edges(self, shapes, outlines, own, evenodd, inside, slack) -> Subpaths:
-        """The parts of the region's edge that lie inside a filled shape whose outline is `own`."""
+        """Return the parts of the region's edge that lie inside a filled shape. own: outline of the shape."""
         out: Subpaths = []
         for k, shape in enumerate(shapes):
             against = np.concatenate([own, *(o for i, o in enumerate(outlines) if i != k)])
@@ -142,7 +142,7 @@ class Cutter:
         return out
 
     def _split(self, cubics: Points, edge: Points) -> tuple[Points, NDArray[np.int64]]:
-        """Cubics (n, 4) cut where they cross the segments (m, 2): pieces (k, 4), and the cubic that each is of."""
+        """Cut cubics (n, 4) where they cross segments (m, 2). Return pieces (k, 4) and the cubic index (k,) of each."""
         straight = _straight(cubics)
         numbers, places = [], []
         for steps, chosen in ((1, np.flatnonzero(straight)), (STEPS, np.flatnonzero(~straight))):
@@ -169,7 +169,7 @@ class Cutter:
         return np.array(pieces), np.array(origins)
 
     def _crossings(self, a0: Points, a1: Points, edge: Points) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Which segments a0-a1 cross the edge's, and how far along."""
+        """Return the indices of the segments a0-a1 that cross the edge, and the position of each crossing in [0, 1]."""
         self._count(len(a0) * len(edge))
         which, where = [np.zeros(0, np.int64)], [np.zeros(0)]
         rows = max(1, _AT_ONCE // len(edge))
@@ -187,7 +187,7 @@ class Cutter:
         return np.concatenate(which), np.concatenate(where)
 
     def _within(self, points: Points, outline: Points, evenodd: bool) -> Flags:
-        """By the winding number of the outline's segments (m, 2) around each point."""
+        """Return whether each point is inside, by the winding number of the outline's segments (m, 2)."""
         self._count(len(points) * len(outline))
         turns = np.empty(len(points), np.int64)
         rows = max(1, _AT_ONCE // len(outline))
@@ -218,7 +218,7 @@ class Cutter:
 
 
 def covers(subpaths: Subpaths, box: tuple[float, float, float, float]) -> bool:
-    """Whether one filled outline covers a box (x, y, width, height)."""
+    """Return whether a single filled outline covers a box (x, y, width, height)."""
     drawn = [subpath for subpath in subpaths if subpath]
     if len(drawn) != 1 or len(drawn[0]) > 64:
         return False
@@ -233,9 +233,9 @@ def covers(subpaths: Subpaths, box: tuple[float, float, float, float]) -> bool:
 
 
 def has_area(subpath: list[Cubic]) -> bool:
-    """Whether a filled outline has any width across its longest extent."""
+    """Return whether a filled outline has an area, rather than being a straight line."""
     points = np.array(subpath).ravel()
-    with np.errstate(all="ignore"):  # what is beyond all bounds is refused later
+    with np.errstate(all="ignore"):  # coordinates that overflow are refused later
         points = points - points[0]
         far = points[np.abs(points).argmax()]
         reach = abs(far)
@@ -248,7 +248,7 @@ def box_shape(x: float, y: float, width: float, height: float) -> Shape:
 
 
 def _held(subpaths: Subpaths, low: complex, high: complex, slack: float) -> bool:
-    """Whether all control points lie in an upright rectangle."""
+    """Return whether all control points lie in an upright rectangle."""
     points: Points = np.array([cubic for subpath in subpaths for cubic in subpath])
     x, y = points.real, points.imag
     return bool(
@@ -268,7 +268,7 @@ def _at(cubics: Points, t: np.ndarray | float) -> Points:
 
 
 def _halves(p: Points, t: float) -> tuple[Points, Points]:
-    """de Casteljau's construction."""
+    """Split a cubic at t, by de Casteljau's algorithm."""
     a, b, c = p[0] + t * (p[1] - p[0]), p[1] + t * (p[2] - p[1]), p[2] + t * (p[3] - p[2])
     d, e = a + t * (b - a), b + t * (c - b)
     middle = d + t * (e - d)
@@ -276,20 +276,20 @@ def _halves(p: Points, t: float) -> tuple[Points, Points]:
 
 
 def _joined(subpaths: Subpaths) -> tuple[Points, NDArray[np.int64]]:
-    """All cubics (n, 4), and where each subpath starts."""
+    """Return all cubics (n, 4) and the index of the first cubic of each subpath."""
     starts = np.cumsum([0, *map(len, subpaths[:-1])])
     return np.array([cubic for subpath in subpaths for cubic in subpath]), starts
 
 
 def _straight(cubics: Points) -> Flags:
-    """Which are lines at constant speed, as path data's lines are read."""
+    """Return which cubics are lines at constant speed. Lines in path data are read as such."""
     p0, p1, p2, p3 = cubics.T
     step = p3 - p0
     return np.abs(p1 - p0 - step / 3) + np.abs(p2 - p0 - step * (2 / 3)) <= 1e-9 * np.abs(step)
 
 
 def _segments(subpaths: Subpaths) -> Points:
-    """Closed outlines as pieces of line (m, 2), in any order."""
+    """Return closed outlines as line segments (m, 2), in no particular order."""
     cubics, starts = _joined(subpaths)
     straight = _straight(cubics)
     flat = _at(cubics[~straight][:, None], np.linspace(0, 1, STEPS + 1))
@@ -299,7 +299,7 @@ def _segments(subpaths: Subpaths) -> Points:
 
 
 def _deviation(subpaths: Subpaths) -> float:
-    """How far curves may be from the pieces of line that stand for them: by their second derivative."""
+    """Return an upper bound of the distance between the curves and their segments, from their second derivative."""
     p0, p1, p2, p3 = _joined(subpaths)[0].T
     return float(0.75 / STEPS**2 * np.maximum(np.abs(p0 - 2 * p1 + p2), np.abs(p1 - 2 * p2 + p3)).max())
 
@@ -310,7 +310,7 @@ def _bounds(points: Points) -> tuple[complex, complex]:
 
 
 def _chains(cubics: Points, keep: Flags) -> Subpaths:
-    """Kept pieces in a row as subpaths; a closed one that was cut begins where it comes back inside."""
+    """Join consecutive kept pieces to subpaths. A closed subpath that was cut starts where it enters the region again."""
     pieces: list[Cubic] = [tuple(piece) for piece in cubics.tolist()]
     groups = [
         (key, [pieces[i] for i, _ in group]) for key, group in groupby(enumerate(keep.tolist()), key=lambda one: one[1])

@@ -1,6 +1,6 @@
-"""The part of CSS that drawings use: style sheets, selectors and the cascade. Nothing is fetched.
+"""The part of CSS that drawings use: style sheets, selectors and the cascade. No file is fetched.
 
-What is not interpreted (at-rules, pseudo-classes that a still picture has a use for) is counted by cause.
+Rules that matter but are not interpreted (some at-rules and pseudo-classes) are counted by cause.
 Source: CSS Syntax 3, Selectors 4, CSS Cascade 4.
 """
 
@@ -15,8 +15,8 @@ from flowkit.errors import Unreadable
 from flowkit.sketch.svg_document import Node
 
 MAX_RULES = 20_000  # selectors
-MAX_VARIABLES = 1_000  # for one element
-MAX_TRIES = 300_000  # selectors that are compared with elements, weighed by what that takes
+MAX_VARIABLES = 1_000  # per element
+MAX_TRIES = 300_000  # comparisons of a selector with an element, weighted by their cost
 
 _COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)
 _MARK = re.compile(r""""(?:[^"\\]|\\.)*+"?|'(?:[^'\\]|\\.)*+'?|\\.|[{};()\[\],]""", re.DOTALL)
@@ -29,7 +29,7 @@ _PART = re.compile(
     re.DOTALL,
 )
 _COMBINATOR = re.compile(r"\s*([>+~])\s*|\s+")
-# What is only true of a page that somebody looks at or acts on is never true of a still drawing.
+# Pseudo-classes that depend on user interaction never match in a static drawing.
 _NEVER = {"hover", "active", "focus", "focus-within", "focus-visible", "visited", "target", "checked", "disabled"}
 _MATTERS = re.compile(r"\b(display|visibility|opacity|fill|stroke|color|transform|clip-path|mask)\b", re.IGNORECASE)
 _APPLIES = re.compile(r"(only\s+)?(all|screen)|\(\s*prefers-color-scheme\s*:\s*light\s*\)|", re.IGNORECASE)
@@ -51,7 +51,7 @@ Test = Callable[[Node], bool]
 class _Rule:
     compounds: tuple[tuple[Test, ...], ...]  # from left to right
     combinators: tuple[str, ...]  # between them: " ", ">", "+" or "~"
-    rank: tuple[int, int, int, int]  # ids, classes, elements; and where it stands
+    rank: tuple[int, int, int, int]  # specificity (ids, classes, elements) and position in the source
     declarations: list[tuple[str, str, bool]]  # name, value, important
 
 
@@ -63,7 +63,7 @@ class Cascade:
     ) -> None:
         self.causes: Counter[str] = Counter()
         self._attributes, self._properties, self._valid = properties, properties | css_only, valid
-        self._rules: dict[str, list[_Rule]] = {}  # by what their last compound asks for: "#id", ".class", "tag" or "*"
+        self._rules: dict[str, list[_Rule]] = {}  # by the key of the last compound: "#id", ".class", "tag" or "*"
         self._count = self._tries = 0
         for sheet in sheets:
             self._read(_COMMENT.sub(" ", sheet).replace("<!--", " ").replace("-->", " "), depth=0)
@@ -87,7 +87,7 @@ class Cascade:
                 self._read(block, depth + 1)
                 return
             if all(re.search(r"prefers-color-scheme\s*:\s*dark|\bprint\b", query) for query in queries):
-                return  # for another occasion: a drawing is read as on a white screen
+                return  # does not apply: drawings are read as on a white screen
         if name == "layer" and block is not None and depth < 8:
             self._read(block, depth + 1)
         elif name == "import":
@@ -110,7 +110,10 @@ class Cascade:
         self._rules.setdefault(key, []).append(rule)
 
     def declared(self, node: Node) -> dict[str, str]:
-        """The winning declarations for one element: attributes, then rules, then its own style; important ones last."""
+        """Return the winning declarations of an element.
+
+        In increasing precedence: attributes, rules, inline style, important declarations.
+        """
         if node.declared is not None:
             return node.declared
         attributes = node.attributes
@@ -129,7 +132,7 @@ class Cascade:
                 _COMMENT.sub(" ", attributes["style"]) if "/*" in attributes["style"] else attributes["style"]
             )
             found += [((imp, 1), name, value) for name, value, imp in own]
-        found.reverse()  # of equals the last wins, and sorting keeps their order
+        found.reverse()  # the last of equal declarations wins; sorting is stable
         node.declared = out = {}
         variables = 0
         found.sort(key=lambda one: one[0], reverse=True)
@@ -146,7 +149,7 @@ class Cascade:
         return out
 
     def _matches(self, rule: _Rule, node: Node) -> bool:
-        """From right to left; every way up the tree is tried, within a limit."""
+        """Match compounds from right to left, trying all ancestors. Raises Unreadable beyond MAX_TRIES comparisons."""
         waiting = [(len(rule.compounds) - 1, node)]
         while waiting:
             at, here = waiting.pop()
@@ -172,7 +175,10 @@ class Cascade:
 
 
 def _statements(css: str) -> Iterator[tuple[str, str | None]]:
-    """Each (prelude, block) at the top level; the block of `@import ...;` is None. What is open at the end is closed."""
+    """Yield (prelude, block) of every top-level statement. The block of `@import ...;` is None.
+
+    A block that is still open at the end of the text is closed.
+    """
     depth = start = opened = 0
     for match in _MARK.finditer(css):
         mark = match[0]
@@ -193,7 +199,7 @@ def _statements(css: str) -> Iterator[tuple[str, str | None]]:
 
 
 def _split(text: str, at: str) -> list[str]:
-    """`text` cut at a mark, but for marks in strings and brackets."""
+    """Split `text` at a character, except inside strings and brackets."""
     if not any(c in text for c in "\"'([{\\"):
         return text.split(at)
     out, depth, start = [], 0, 0
@@ -221,7 +227,10 @@ def _declarations(block: str) -> Iterator[tuple[str, str, bool]]:
 
 
 def _selector(text: str) -> tuple[list[tuple[Test, ...]], list[str], str, tuple[int, int, int]]:
-    """Raises ValueError for what is not interpreted, LookupError for what matches no element of a still drawing."""
+    """Parse a selector. Return its compounds, combinators, lookup key and specificity.
+
+    Raises ValueError if it is not supported, LookupError if it cannot match in a static drawing.
+    """
     compounds: list[tuple[Test, ...]] = []
     combinators: list[str] = []
     at, ids, classes, tags, key = 0, 0, 0, 0, "*"
@@ -250,7 +259,7 @@ def _selector(text: str) -> tuple[list[tuple[Test, ...]], list[str], str, tuple[
 
 
 def _part(match: re.Match[str]) -> tuple[Test, str, tuple[int, int, int]]:
-    """One simple selector: its test, the key to find it by, and what it counts as."""
+    """Return the test, the lookup key and the specificity of a simple selector."""
     if tag := match["tag"]:
         tag = _plain(tag.rpartition("|")[2])
         return (lambda node: True, "", (0, 0, 0)) if tag == "*" else (lambda node: node.tag == tag, tag, (0, 0, 1))
@@ -298,7 +307,7 @@ def _attribute(match: re.Match[str]) -> Test:
 
 
 def _plain(name: str) -> str:
-    """A name without its escapes."""
+    """Return a name with its escapes resolved."""
     if "\\" not in name:
         return name
     name = re.sub(r"\\([0-9a-fA-F]{1,6})\s?", lambda m: chr(min(int(m[1], 16), 0xFFFD)), name)

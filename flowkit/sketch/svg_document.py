@@ -1,7 +1,7 @@
-"""The bytes of an SVG file as a tree of elements. Bounded: no file is fetched, and entities expand to plain text only.
+"""Parse the bytes of an SVG file into a tree of elements. No file is fetched, and entities expand to plain text only.
 
-expat is used directly and without its name spaces: KanjiVG binds its prefix only inside its DOCTYPE, and copies of
-such files that lost it are not well-formed with name spaces, yet every stroke in them is plain to read.
+expat is used directly, without namespace processing. KanjiVG declares its prefix in the DOCTYPE only. Copies that lost
+the DOCTYPE are not well-formed with namespaces, although every stroke in them can be read.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from flowkit.errors import Unreadable
 
 MAX_ELEMENTS = 200_000
 MAX_DEPTH = 100
-MAX_TEXT = 5_000_000  # characters that entities expand to, and of style sheets
-MAX_ATTRIBUTES = 30_000_000  # characters of attributes, those that a DTD adds to every element counted each time
-MAX_ENTITY = 2_000  # characters of one entity
+MAX_TEXT = 5_000_000  # characters of expanded entities; also of style sheets
+MAX_ATTRIBUTES = 30_000_000  # characters of attributes, including defaults that a DTD adds to every element
+MAX_ENTITY = 2_000  # characters per entity
 MAX_ENTITIES = 1_000
-MAX_SPACES = 1_000  # name spaces
+MAX_SPACES = 1_000  # namespaces
 SVG_SPACE = "http://www.w3.org/2000/svg"
 
 _DECLARATION = re.compile(r"<\?xml\s[^>]{0,300}?\?>", re.IGNORECASE)
@@ -38,12 +38,12 @@ _MARKS = (
 
 @dataclass(eq=False, slots=True)
 class Node:
-    tag: str  # without the prefix of SVG's own name space; with it for every other
+    tag: str  # without prefix for elements of the SVG namespace, with prefix for all others
     attributes: dict[str, str]
     parent: Node | None = None
     children: list[Node] = field(default_factory=list)
-    text: bool = False  # whether it, or an element in it, holds characters other than blanks
-    declared: dict[str, str] | None = None  # what style says of it, once it was asked for
+    text: bool = False  # whether it or a descendant contains text other than whitespace
+    declared: dict[str, str] | None = None  # cached style declarations; None until computed
 
 
 @dataclass
@@ -55,19 +55,22 @@ class Document:
 
 
 def parse(data: bytes) -> Document:
-    """Raises Unreadable: not XML, not SVG, entities other than plain text, too many or too deeply nested elements."""
+    """Parse an SVG document.
+
+    Raises Unreadable: not XML, not SVG, entities other than plain text, or elements too many or too deeply nested.
+    """
     text = _decoded(data)
     if declaration := _DECLARATION.match(text):
         text = text[declaration.end() :]
     builder = _Builder(text)
-    # The encoding is ours from here on, whatever the declaration said.
+    # The text is already decoded, so this overrides the encoding of the declaration.
     parser = expat.ParserCreate("utf-8")
     parser.buffer_text = True
     parser.StartElementHandler, parser.EndElementHandler = builder.start, builder.end
     parser.CharacterDataHandler = builder.characters
     parser.ProcessingInstructionHandler = builder.instruction
     parser.EntityDeclHandler = builder.entity
-    # expat never fetches a file by itself.
+    # expat itself never fetches external entities.
     parser.UnparsedEntityDeclHandler = parser.ExternalEntityRefHandler = _refuse_entity
     try:
         parser.Parse(text.encode("utf-8", "replace"), True)
@@ -84,13 +87,13 @@ def parse(data: bytes) -> Document:
 
 
 def fits(node: Node) -> bool:
-    """Whether an element's conditions hold (SVG 2, 5.10): for a reader of English who knows no extensions."""
+    """Return whether an element's conditional attributes hold (SVG 2, 5.10), for English and without extensions."""
     a = node.attributes
     if a.get("requiredExtensions") is not None:
         return False
     if (languages := a.get("systemLanguage")) is not None:
         return any(one.strip().lower().partition("-")[0] == "en" for one in languages.split(","))
-    # SVG 2 has dropped the names of features; of those of SVG 1, HTML inside is what is not known here.
+    # SVG 2 dropped feature strings. Of those of SVG 1, all but Extensibility (embedded HTML) are supported.
     features = a.get("requiredFeatures")
     return features is None or all(
         re.match(r"http://www\.w3\.org/(TR/SVG|Graphics/SVG/feature)|org\.w3c\.", one)
@@ -100,9 +103,9 @@ def fits(node: Node) -> bool:
 
 
 def _decoded(data: bytes) -> str:
-    """The text by its byte order mark, or else by its declaration, or else as UTF-8.
+    """Decode by the byte order mark, else by the XML declaration, else as UTF-8.
 
-    Bytes that the encoding does not have are replaced: they stand in names and titles, never in coordinates.
+    Invalid bytes are replaced. They occur in names and titles, never in coordinates.
     """
     data = data.lstrip(b" \t\r\n")  # templates leave blank lines before the declaration
     name = next((encoding for mark, encoding in _MARKS if data.startswith(mark)), None)
@@ -110,7 +113,7 @@ def _decoded(data: bytes) -> str:
         declared = _ENCODING.match(data)
         name = declared[1].decode("ascii") if declared else "utf-8"
         if declared and re.match(r"utf-?(16|32)|ucs-?[24]|unicode$", name.lower()):
-            name = "utf-8"  # the declaration could not be read as bytes if this were true
+            name = "utf-8"  # a declaration that is readable as ASCII bytes cannot be in UTF-16 or UTF-32
     try:
         name = codecs.lookup(name).name
         if not _TEXT_ENCODING.fullmatch(name):
@@ -130,14 +133,14 @@ def _refuse_entity(*_: Any) -> NoReturn:
 
 
 class _Builder:
-    """What expat calls."""
+    """Handlers for expat."""
 
     def __init__(self, text: str) -> None:
         self.source = text
         self.top = Node("", {})
         self.stack = [self.top]
-        self.spaces: list[dict[str, str]] = [{}]  # prefix -> name space, for each open element
-        self.own = ""  # the root's name space, or its prefix where that is bound to none
+        self.spaces: list[dict[str, str]] = [{}]  # prefix -> namespace, for each open element
+        self.own = ""  # namespace of the root, or its prefix if that is undeclared
         self.ids: dict[str, Node] = {}
         self.sheets: list[list[str]] = []
         self.linked = self.count = self.characters_read = self.attributes_read = self.entities = self.expanded = 0
@@ -190,9 +193,9 @@ class _Builder:
         self.linked += target == "xml-stylesheet"
 
     def entity(self, name: str, parameter: bool, value: str | None, *_: Any) -> None:
-        """Illustrator and CorelDRAW declare name spaces and styles as entities; nothing else needs them."""
+        """Accept short entities of plain text. Illustrator and CorelDRAW declare namespaces and styles as entities."""
         if not parameter and name in ("lt", "gt", "amp", "apos", "quot"):
-            return  # XML has these anyway
+            return  # predefined in XML
         self.entities += 1
         if parameter or value is None or len(value) > MAX_ENTITY or "<" in value or "&" in value:
             _refuse_entity()

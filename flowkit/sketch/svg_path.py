@@ -1,7 +1,7 @@
-"""SVG path data, basic shapes and transforms, all as cubics (SVG 2, chapters 8 to 10).
+"""SVG path data, basic shapes and transforms, converted to cubics (SVG 2, chapters 8 to 10).
 
-Read here rather than with a library because a data set has millions of paths, and because SVG says what to draw of
-broken path data (all before the error), which libraries refuse.
+This does not use a library for two reasons. A data set has millions of paths, so speed matters. And SVG requires broken
+path data to be drawn up to the error, which libraries refuse.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Cubic = tuple[complex, complex, complex, complex]  # control points x + iy
 Affine = tuple[complex, complex, complex]  # p -> a p.x + b p.y + c
 IDENTITY: Affine = (1 + 0j, 1j, 0j)
 
-# Atomic: digits that could be shared out among numbers in many ways would otherwise all be tried.
+# Atomic group: prevents catastrophic backtracking on long runs of digits.
 _NUMBER = re.compile(r"(?>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", re.ASCII)
 _NEXT = re.compile(rf"[\s,]*({_NUMBER.pattern})", re.ASCII)
 _ARC = re.compile(
@@ -35,9 +35,9 @@ _TRANSFORM = re.compile(r"(?<![A-Za-z])([A-Za-z]++)\s*+\(([^()]*+)\)")
 
 
 def path_cubics(d: str, limit: int = 1_000_000) -> list[list[Cubic]]:
-    """The subpaths of path data. What stands before an error is drawn, as SVG asks; lines become straight cubics.
+    """Return the subpaths of path data. Lines become straight cubics. Everything before an error is kept, as in SVG.
 
-    Reading ends where there are more than `limit` cubics.
+    Stops once there are more than `limit` cubics.
     """
     pen = _Pen()
     for match in _COMMAND.finditer(d):
@@ -54,7 +54,7 @@ def path_cubics(d: str, limit: int = 1_000_000) -> list[list[Cubic]]:
         for i in range(0, len(numbers) - takes + 1, takes):
             if pen.count > limit:
                 return [subpath for subpath in pen.subpaths if subpath]
-            # Pairs after the first of a move are lines.
+            # Further coordinate pairs of a move are lines.
             name = command if i == 0 or command not in "Mm" else ("L" if command == "M" else "l")
             pen.draw(name, numbers[i : i + takes])
         if not whole or not numbers or len(numbers) % takes:
@@ -63,7 +63,7 @@ def path_cubics(d: str, limit: int = 1_000_000) -> list[list[Cubic]]:
 
 
 def _numbers(text: str) -> tuple[list[float], bool]:
-    """The numbers of an argument list, and whether they are all that it holds."""
+    """Return the numbers of an argument list, and whether it contains nothing else."""
     found = _NUMBER.findall(text)
     if sum(map(len, found)) == len(text.translate(_SEPARATORS)):
         return [float(number) for number in found], True
@@ -76,7 +76,7 @@ def _numbers(text: str) -> tuple[list[float], bool]:
 
 
 def _arc_numbers(text: str) -> tuple[list[float], bool]:
-    """As _numbers for arcs, whose two flags may stand without a separator: `a1 1 0 01.5.5`."""
+    """Like `_numbers`, for arcs. Their two flags need no separator: `a1 1 0 01.5.5`."""
     text = text.strip(" \t\r\n\f,")
     out: list[float] = []
     at = 0
@@ -87,13 +87,13 @@ def _arc_numbers(text: str) -> tuple[list[float], bool]:
 
 
 class _Pen:
-    """The state that path commands share: where the pen is, where the subpath began, the last control point."""
+    """State shared by path commands: current point, start of the subpath, last control point."""
 
     def __init__(self) -> None:
         self.subpaths: list[list[Cubic]] = [[]]
         self.started = False
         self.at = self.start = 0j
-        self.control: complex | None = None  # of the command before, where S and T reflect it
+        self.control: complex | None = None  # of the previous command; S and T reflect it
         self.before = ""
         self.count = 0
 
@@ -139,11 +139,11 @@ class _Pen:
     def close(self) -> None:
         if self.at != self.start or self.before == "M":  # `M x y Z` is a dot
             self.line(self.start)
-        self.subpaths.append([])  # what follows without a move begins a new subpath, at the same point
+        self.subpaths.append([])  # a command other than a move starts a new subpath at the same point
         self.control, self.before = None, "Z"
 
     def arc(self, rx: float, ry: float, degrees: float, large: bool, sweep: bool, to: complex) -> None:
-        """An elliptical arc by SVG's implementation notes (B.2), a cubic for each quarter: 3e-4 of the radius off."""
+        """Add an elliptical arc, one cubic per quarter turn: accurate to 3e-4 of the radius (SVG 2, appendix B.2)."""
         if to == self.at:
             return
         rx, ry = abs(rx), abs(ry)
@@ -157,7 +157,7 @@ class _Pen:
         if not reach:
             self.line(to)
             return
-        if reach > 1:  # too small to span the ends: scaled up
+        if reach > 1:  # radii too small to reach both ends: scale them up
             rx, ry, start, reach = rx * reach, ry * reach, start / reach, 1.0
         center = 1j * start * math.sqrt(max(0.0, 1 / (reach * reach) - 1)) * (1 if large == sweep else -1)
         first, last = cmath.phase(start - center), cmath.phase(-start - center)
@@ -181,13 +181,13 @@ class _Pen:
 
 
 def line(start: complex, end: complex) -> Cubic:
-    """A straight cubic at constant speed."""
+    """Return a straight cubic at constant speed."""
     step = end - start
     return start, start + step / 3, start + step * (2 / 3), end
 
 
 def length(text: str | None, whole: float, default: float = 0.0, em: float = 16.0) -> float:
-    """A length in user units at 96 dpi; a percentage is of `whole`. What cannot be read is `default`, as in browsers."""
+    """Convert a length to user units at 96 dpi. Percentages refer to `whole`. Invalid text gives `default`."""
     match = _LENGTH.fullmatch(text or "")
     if not match:
         return default
@@ -200,7 +200,7 @@ def length(text: str | None, whole: float, default: float = 0.0, em: float = 16.
 
 
 def shape_path(tag: str, a: Mapping[str, str], width: float, height: float, em: float = 16.0) -> str:
-    """The path data that SVG defines a basic shape to be; percentages are of a viewport `width` x `height`."""
+    """Return the path data equivalent to a basic shape. Percentages refer to a viewport of `width` x `height`."""
     measure = partial(length, em=em)
     diagonal = math.hypot(width, height) / math.sqrt(2)
     x, y = measure(a.get("x"), width), measure(a.get("y"), height)
@@ -239,7 +239,7 @@ def shape_path(tag: str, a: Mapping[str, str], width: float, height: float, em: 
 
 
 def compose(outer: Affine, inner: Affine) -> Affine:
-    """The map that applies `inner` first."""
+    """Compose two affine maps. `inner` is applied first."""
     linear = lambda z: outer[0] * z.real + outer[1] * z.imag  # noqa: E731
     return linear(inner[0]), linear(inner[1]), linear(inner[2]) + outer[2]
 
@@ -251,7 +251,7 @@ def mapped(cubic: Cubic, affine: Affine) -> Cubic:
 
 
 def parse_transform(text: str) -> Affine:
-    """A `transform`, of an attribute or in CSS (px, deg); one that cannot be read counts as absent, as in browsers."""
+    """Parse a `transform`, as an attribute or in CSS (px, deg). Return the identity if it is invalid, as browsers do."""
     total = IDENTITY
     if "px" in text or "deg" in text:
         text = _CSS_UNIT.sub("", text)

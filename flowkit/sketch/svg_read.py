@@ -1,4 +1,4 @@
-"""SVG files from strangers, read as cubics on the canvas: the ink that a renderer would show. Bounded in all it does."""
+"""Read the visible ink of an SVG file as cubics on the canvas. Safe for untrusted files: size and work are limited."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from flowkit.sketch.svg_viewport import Box, canvas_of, place_viewport, view_box
 MAX_BYTES = 10_000_000
 MAX_CUBICS = 20_000
 MAX_PATH = 3_000_000  # characters of one path
-MAX_TEXT = 5_000_000  # characters of attributes that are read, the same ones again where <use> repeats them
-FARTHEST = 100.0  # canvas units; beyond it a coordinate is taken for a mistake
-BLEED = 0.01  # canvas units that ink may leave the canvas by before it is cut
-_NO_SIZE = (0.0, 0.0, 100.0, 100.0)  # what percentages are of where no size is named
-# All others (defs, symbol, clipPath, ...) are not drawn where they stand.
+MAX_TEXT = 5_000_000  # characters of attributes that are read; each <use> of an element counts again
+FARTHEST = 100.0  # canvas units; coordinates beyond it are treated as errors
+BLEED = 0.01  # canvas units by which ink may extend beyond the canvas before it is cut
+_NO_SIZE = (0.0, 0.0, 100.0, 100.0)  # reference box for percentages if the document has no size
+# All other containers (defs, symbol, clipPath, ...) are not rendered in place.
 _CONTAINERS = {"svg", "g", "a", "switch"}
 _IGNORED = {
     "text": "text is not read",
@@ -53,13 +53,13 @@ _IGNORED = {
 
 
 def read_svg(data: bytes, causes: Counter[str] | None = None, *, cut: bool = True) -> list[np.ndarray]:
-    """The strokes of an SVG document: each subpath as cubics (n, 8) float64, canvas units, in drawing order.
+    """Return the strokes of an SVG document: each subpath as cubics (n, 8) float64, canvas units, in drawing order.
 
-    The picture that the document makes (its viewBox, or else width and height) becomes the canvas [-1, 1] x [-1, 1],
-    aspect kept, centered; a document with no size is fitted to its bounding box. Lines give their center, filled
-    shapes without a line their outline; what is not seen gives nothing. Ink outside of the canvas is cut off with `cut`.
-    `causes` counts what the file asks for beyond what is read. Raises Unreadable (a UserError): not XML, not SVG,
-    entities that are no plain text, too large, or coordinates off all bounds.
+    The viewBox (or else width and height) is mapped to the canvas [-1, 1] x [-1, 1], centered and with its aspect ratio
+    kept. A document without a size is fitted to its bounding box. Stroked shapes give their center line, filled shapes
+    without a stroke their outline, invisible shapes nothing. causes: receives counts of what was not interpreted.
+    cut: whether to cut off ink outside the canvas. Raises Unreadable (a UserError): not XML, not SVG, entities other than
+    plain text, too large, or coordinates out of range.
     """
     if len(data) > MAX_BYTES:
         raise Unreadable(f"is larger than {MAX_BYTES // 1_000_000} MB", f"{len(data):,} bytes")
@@ -80,18 +80,18 @@ def read_svg(data: bytes, causes: Counter[str] | None = None, *, cut: bool = Tru
 
 @dataclass(frozen=True)
 class _State:
-    """What an element takes from those around it."""
+    """What an element inherits from its ancestors."""
 
     affine: Affine
     style: Style
     size: Size  # of the viewport
-    regions: tuple[Region, ...] = ()  # all of which cut it, in the root's user units
+    regions: tuple[Region, ...] = ()  # the element is cut by all of these; in the root's user units
     depth: int = 0
-    used: tuple[Node, ...] = ()  # what <use> has brought here
+    used: tuple[Node, ...] = ()  # targets of the enclosing <use> elements
 
 
 class _Reader:
-    """Walks the tree and collects subpaths in the units of the picture."""
+    """Walks the tree and collects subpaths in the root's user units."""
 
     def __init__(self, document: Document) -> None:
         self.root, self.ids = document.root, document.ids
@@ -102,9 +102,9 @@ class _Reader:
         if document.linked:
             self.causes["style sheets in other files are not read"] += document.linked
         self.subpaths: Subpaths = []
-        self.written: Subpaths = []  # the same, with shapes that name no paint as the lines that they are written as
-        self.painted = False  # whether any ink is more than such lines
-        self.open: set[Node] = set()  # what is being drawn, with all that is around it
+        self.written: Subpaths = []  # the same, but shapes without fill or stroke attributes are kept as lines
+        self.painted = False  # whether there is any ink apart from such lines
+        self.open: set[Node] = set()  # the element being drawn and its ancestors
         self.canvas: Box | None = None
         self.slack = 0.0
         self.cubics = self.moves = self.visited = self.text = 0
@@ -119,8 +119,8 @@ class _Reader:
         state = _State(affine, Style(), box[2:])
         self.enter([self.root], state)
         if not self.painted and self.written:
-            # Renderers see areas without any width here; whoever wrote only lines, and no paint at all, means lines.
-            self.causes["lines without any paint are read all the same"] += 1
+            # A renderer fills these by default and shows nothing. A file with only bare lines is meant as a line drawing.
+            self.causes["lines without fill or stroke are read as strokes"] += 1
             self.subpaths = self.written
 
     def on_canvas(self, cut: bool) -> list[np.ndarray]:
@@ -141,7 +141,7 @@ class _Reader:
         inside = [p for p in placed if not (cut and (_beside(p.real, w + BLEED) or _beside(p.imag, h + BLEED)))]
         far = max((float(np.abs(part.view(np.float64)).max()) for part in inside), default=0.0)
         if not far <= FARTHEST:  # NaN, of a canvas too small to divide by, is not below either
-            raise Unreadable("has coordinates far outside its canvas", f"{far:.3g} times its half side")
+            raise Unreadable("has coordinates far outside its canvas", f"{far:.3g} times half its longer side")
         out: list[np.ndarray] = []
         frame = Region([box_shape(-w, -h, 2 * w, 2 * h)])
         for leaves, group in groupby(inside, lambda part: cut and not _held(part, w + BLEED, h + BLEED)):
@@ -151,7 +151,7 @@ class _Reader:
             else:
                 out += group
         if len(out) < len(placed):
-            self.causes["ink outside of the canvas is left out"] += 1
+            self.causes["ink outside the canvas is left out"] += 1
         return [part.view(np.float64).reshape(-1, 8) for part in out]
 
     def enter(self, nodes: list[Node], state: _State) -> None:
@@ -202,7 +202,7 @@ class _Reader:
             self.enter(node.children, replace(state, depth=state.depth + 1))
 
     def note(self, style: Style) -> None:
-        """Count what an element's style asks for and does not get."""
+        """Count style properties of an element that are not interpreted."""
         if reference(style.own.get("filter", "")) in self.ids:
             self.causes["filters are not applied"] += 1
         if any(style.own.get(name, "none").lower() not in ("none", "initial", "unset") for name in UNREAD):
@@ -226,30 +226,30 @@ class _Reader:
         return affine
 
     def cut_by(self, state: _State, extent: Callable[[], Box | None]) -> _State:
-        """The state with the regions of its element's own clip path and mask."""
+        """Add the regions of the element's own clip path and mask to the state."""
         if "clip-path" not in state.style.own and "mask" not in state.style.own:
             return state
         found, failed = self.regions.of(state.style, state.affine, state.size, extent)
         for cause in failed:
-            self.causes[f"{cause} that are no plain shapes are not applied"] += 1
+            self.causes[f"{cause} that are not plain shapes are not applied"] += 1
         return replace(state, regions=(*state.regions, *found))
 
     def use(self, node: Node, state: _State) -> None:
         name = href(node)
         target = self.ids.get(name or "")
         if target is None:
-            self.causes["references that lead nowhere, or to other files, are not followed"] += 1
+            self.causes["references to missing elements or other files are not followed"] += 1
             return
         above: Node | None = node
         while above is not None and above is not target:
             above = above.parent
         if above is not None or target in state.used or target in self.open:
-            self.causes["a <use> of itself draws nothing"] += 1
+            self.causes["a <use> that refers to itself is not drawn"] += 1
             return
         style = replace(state.style, context=(state.style["fill"], state.style["stroke"]))
         a = self.geometry(node, style)
         at = complex(*(length(a.get(k), w, 0.0, style.em) for k, w in zip("xy", state.size, strict=True)))
-        # x and y move the <use> itself, so that its clip path moves along.
+        # x and y translate the <use> element itself, including its clip path.
         state = self.cut_by(replace(state, affine=compose(state.affine, (1 + 0j, 1j, at))), lambda: None)
         state = replace(state, style=style, used=(*state.used, target), depth=state.depth + 1)
         if target.tag not in ("symbol", "svg"):
@@ -266,7 +266,7 @@ class _Reader:
             self.enter(target.children, replace(placed, depth=state.depth + 1))
 
     def viewport(self, node: Node, a: dict[str, str], state: _State) -> _State | None:
-        """Inside a nested <svg>, or a <symbol> placed by <use>; None where its size is zero."""
+        """Return the state inside a nested <svg>, or a <symbol> placed by <use>. None if its size is zero."""
         em, (whole_x, whole_y) = state.style.em, state.size
         x, y = length(a.get("x"), whole_x, 0.0, em), length(a.get("y"), whole_y, 0.0, em)
         width, height = length(a.get("width"), whole_x, whole_x, em), length(a.get("height"), whole_y, whole_y, em)
@@ -287,14 +287,14 @@ class _Reader:
         )
 
     def geometry(self, node: Node, style: Style) -> dict[str, str]:
-        """An element's attributes, with what CSS says of its place and size."""
+        """Return the attributes of an element, with its CSS geometry properties applied."""
         css = {name: value for name, value in style.own.items() if name in GEOMETRY}
         if css.get("d", "").startswith("path("):
             css["d"] = css["d"][5:].strip("() \"'")
         return {**node.attributes, **css} if css else node.attributes
 
     def outlines(self, node: Node, style: Style, size: Size) -> Subpaths:
-        """The subpaths of a shape in its own units, counted."""
+        """Return the subpaths of a shape in its own units. Raises Unreadable beyond MAX_PATH and MAX_CUBICS."""
         a = self.geometry(node, style)
         d = a.get("d", "") if node.tag == "path" else shape_path(node.tag, a, *size, style.em)
         if len(d) > MAX_PATH:
@@ -324,7 +324,7 @@ class _Reader:
         if kind == "stroke" and style["stroke-dasharray"].lower() != "none":
             lengths = [_arc_length(subpath) for subpath in subpaths]
             dashed = dashes(style, lengths, diagonal, length(node.attributes.get("pathLength"), 0.0))
-            self.causes["dashed lines are read as whole ones"] += dashed == "dashed"
+            self.causes["dashed lines are read as solid lines"] += dashed == "dashed"
             if dashed == "hidden":
                 bare = replace(style, inherited={**style.inherited, "stroke": "none"})
                 kind = styles.ink(bare, diagonal, flat=False, fillable=node.tag != "line")
@@ -350,7 +350,7 @@ class _Reader:
         self.written += subpaths if written is None else written
 
     def placed(self, subpaths: Subpaths, state: _State, area: str) -> Subpaths:
-        """In the units of the picture, cut by all regions around; `area` is the fill rule of a filled shape."""
+        """Transform to the root's user units and cut by all regions. area: fill rule of a filled shape, else ""."""
         if state.affine != IDENTITY:
             subpaths = [[mapped(cubic, state.affine) for cubic in subpath] for subpath in subpaths]
         for region in state.regions:
@@ -358,9 +358,9 @@ class _Reader:
         return subpaths
 
     def limited(self, subpaths: Subpaths, region: Region, area: str, slack: float) -> Subpaths:
-        """The part inside a region, or all of it where that would take too long to find."""
+        """Return the part inside a region, or everything if computing it would take too long."""
         if not all(cmath.isfinite(p) for subpath in subpaths for cubic in subpath for p in cubic):
-            return subpaths  # to be refused
+            return subpaths  # refused later
         try:
             return self.cutter.cut(subpaths, region, area=area, slack=slack)
         except TooComplex:
@@ -381,13 +381,13 @@ def _drawn(node: Node) -> bool:
 
 
 def _closed(subpath: list[Cubic]) -> list[Cubic]:
-    """A filled outline is closed, whether or not the path says so."""
+    """Close a filled outline, as filling does."""
     start, end = subpath[0][0], subpath[-1][3]
     return subpath if abs(end - start) <= 1e-9 * abs(start) else [*subpath, line(end, start)]
 
 
 def _extent(subpaths: Subpaths) -> Box | None:
-    """The box around all control points; None where they are not finite."""
+    """Return the bounding box of all control points. None if they are not finite."""
     points: Points = np.array([cubic for subpath in subpaths for cubic in subpath])
     if not np.isfinite(points).all():
         return None

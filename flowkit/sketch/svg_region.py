@@ -1,4 +1,4 @@
-"""The regions that clip paths and masks leave visible, where they are made of plain shapes (SVG 2; CSS Masking 1)."""
+"""Visible regions of clip paths and masks that consist of plain shapes (SVG 2; CSS Masking 1)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from flowkit.sketch.svg_style import UNSEEN, Style, Styles, href, lightness, ref
 from flowkit.sketch.svg_viewport import Box
 
 SHAPES = {"path", "line", "polyline", "polygon", "rect", "circle", "ellipse"}
-MAX_SHAPES = 1_000  # of one region
-MAX_MADE = 50_000  # elements and curves of all regions of a document, as often as each is placed anew
-DARK, LIGHT = 0.02, 0.05  # of a mask: what is darker hides, what is lighter shows
+MAX_SHAPES = 1_000  # per region
+MAX_MADE = 50_000  # elements and curves of all regions of a document, counted once per placement
+DARK, LIGHT = 0.02, 0.05  # luminance in a mask: shapes up to DARK hide, shapes from LIGHT on show
 
-Size = tuple[float, float]  # of the viewport that percentages refer to
+Size = tuple[float, float]  # viewport that percentages refer to
 Outlines = Callable[[Node, Style, Size], Subpaths]
 
 
@@ -25,7 +25,7 @@ class _NotSimple(Exception):
 
 
 class Regions:
-    """Of one document; each is made once for each place that it is used at."""
+    """Regions of one document, cached by element and placement."""
 
     def __init__(self, styles: Styles, outlines: Outlines) -> None:
         self._styles, self._outlines = styles, outlines
@@ -36,9 +36,10 @@ class Regions:
     def of(
         self, style: Style, affine: Affine, size: Size, extent: Callable[[], Box | None]
     ) -> tuple[list[Region], list[str]]:
-        """What an element's own clip path and mask leave visible, and which of the two are not simple enough.
+        """Return the regions of an element's own clip path and mask, and the names of those that are too complex.
 
-        `extent` is the element's own box, for regions in units of it. What is not there counts as none, as in browsers.
+        extent: returns the element's bounding box, for regions in units of it. A reference to a missing element counts as
+        none, as in browsers.
         """
         found: list[Region] = []
         failed: list[str] = []
@@ -49,7 +50,7 @@ class Regions:
                 if node is not None and node.tag == tag:
                     found += self._region(node, affine, size, extent, 0)
                 elif value.lower() != "none" and not value.lower().startswith("url("):
-                    raise _NotSimple  # one of CSS's own shapes
+                    raise _NotSimple  # a CSS basic shape
             except _NotSimple:
                 failed.append(cause)
         return found, failed
@@ -95,7 +96,7 @@ class Regions:
         return [*frame, *self._known[known]]
 
     def _frame(self, node: Node, affine: Affine, size: Size, extent: Callable[[], Box | None]) -> list[Region]:
-        """The rectangle beyond which a mask hides everything; none where it holds all of what it masks."""
+        """Return the rectangle outside which a mask hides everything. Empty if it contains the whole masked element."""
         whole, of_box = size, node.attributes.get("maskUnits", "").strip() != "userSpaceOnUse"
         if of_box:
             whole = (1.0, 1.0)
@@ -115,7 +116,7 @@ class Regions:
 
 @dataclass
 class _Shapes:
-    """Collects the shapes of one clip path or mask. Raises _NotSimple for what is none, or none that shows or hides."""
+    """Collects the shapes of a clip path or mask. Raises _NotSimple unless each is a plain shape that shows or hides."""
 
     styles: Styles
     regions: Regions
@@ -131,7 +132,7 @@ class _Shapes:
                 raise _NotSimple
             style = self.styles.of(node, outer)
             if not style.displayed or (node.tag in ("g", "a") and not self.masking):
-                continue  # a clip path has no groups, and renderers pass over them
+                continue  # groups are not allowed in a clip path; renderers skip them
             if node.tag in ("text", "image", "svg", "switch", "foreignObject"):
                 raise _NotSimple
             if node.tag not in SHAPES and node.tag not in ("use", "g", "a"):

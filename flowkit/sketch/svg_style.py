@@ -1,4 +1,4 @@
-"""Whether the ink of an SVG element is seen, and as what: presentation attributes and CSS come together here.
+"""Decide whether an SVG element is visible, and whether as a stroke or a filled area, from attributes and CSS.
 
 Sources: SVG 2, chapters 6 (styling), 11.4 (visibility) and 13 (painting); CSS Color 4.
 """
@@ -15,7 +15,7 @@ from flowkit.sketch.svg_css import MAX_VARIABLES, Cascade
 from flowkit.sketch.svg_document import Document, Node
 from flowkit.sketch.svg_path import length
 
-UNSEEN = 1 / 510  # an opacity that rounds to 0 of 255
+UNSEEN = 1 / 510  # opacities below this round to 0 in 8 bits
 
 _INHERITED = {
     "fill": "black", "stroke": "none", "color": "black", "visibility": "visible", "fill-opacity": "1",
@@ -27,8 +27,10 @@ PROPERTIES = frozenset(
     {*_INHERITED, "display", "opacity", "clip-path", "mask", "filter", "overflow", "transform", "transform-origin",
      "font-size", "stop-color", "stop-opacity", "mask-type"}
 )  # fmt: skip
-GEOMETRY = frozenset({"x", "y", "width", "height", "cx", "cy", "r", "rx", "ry", "d"})  # SVG 2 takes these from CSS, too
-UNREAD = frozenset({"offset-path", "translate", "rotate", "scale", "transform-box"})  # counted where they are set
+GEOMETRY = frozenset(
+    {"x", "y", "width", "height", "cx", "cy", "r", "rx", "ry", "d"}
+)  # in SVG 2 these can be set in CSS, too
+UNREAD = frozenset({"offset-path", "translate", "rotate", "scale", "transform-box"})  # counted but not interpreted
 ANIMATED = frozenset({"animation", "animation-name"})
 _KEYWORDS = {
     "visibility": {"visible", "hidden", "collapse"},
@@ -55,7 +57,7 @@ _VAR = re.compile(r"var\(\s*(--[^\s,()]+)\s*(?:,\s*([^()]*(?:\([^()]*\)[^()]*)*+
 
 
 def valid(name: str, value: str) -> bool:
-    """Whether CSS takes the declaration; what it does not take leaves the one before in force."""
+    """Return whether a CSS declaration is valid. An invalid one is ignored, so that an earlier one applies."""
     low = value.lower()
     if not value or low in _WIDE or "var(" in low:
         return bool(value)
@@ -82,15 +84,15 @@ def valid(name: str, value: str) -> bool:
 
 @dataclass(frozen=True)
 class Style:
-    """What children inherit, as it was declared; opacity is the product of all groups around."""
+    """Computed style of an element. Opacity is the product over the element and all ancestors."""
 
     inherited: dict[str, str] = field(default_factory=lambda: dict(_INHERITED))
     custom: dict[str, str] = field(default_factory=dict)  # CSS variables
     opacity: float = 1.0
     em: float = 16.0
-    context: tuple[str, str] = ("none", "none")  # fill and stroke of the <use> around, for context-fill and -stroke
-    painted: bool = False  # whether anything was said of fill or stroke at all
-    own: dict[str, str] = field(default_factory=dict)  # declarations that are not inherited, of this element
+    context: tuple[str, str] = ("none", "none")  # fill and stroke of the enclosing <use>, for context-fill and -stroke
+    painted: bool = False  # whether fill or stroke is set on the element or an ancestor
+    own: dict[str, str] = field(default_factory=dict)  # the element's declarations of non-inherited properties
 
     def __getitem__(self, name: str) -> str:
         return self.inherited[name]
@@ -105,12 +107,12 @@ class Style:
 
 
 class Styles:
-    """Styles of a document's elements, and what its paint servers paint."""
+    """Styles of a document's elements, and the opacity of its gradients and patterns."""
 
     def __init__(self, document: Document) -> None:
         self.ids = document.ids
         self.cascade = Cascade(document.sheets, PROPERTIES, GEOMETRY | UNREAD | ANIMATED, valid)
-        self._servers: dict[str, tuple[float, bool]] = {}  # opacity, and whether it is in units of the shape's box
+        self._servers: dict[str, tuple[float, bool]] = {}  # opacity, and whether it is in objectBoundingBox units
 
     def of(self, node: Node, parent: Style) -> Style:
         declared = self.cascade.declared(node)
@@ -125,7 +127,7 @@ class Styles:
             if "var(" in value.lower():
                 value = _substituted(value, custom)
                 if not valid(name, value):
-                    value = "unset"  # as CSS says of what turns out invalid too late
+                    value = "unset"  # invalid at computed-value time (CSS Variables)
             low = value.lower()
             if name in _INHERITED:
                 if low == "initial":
@@ -146,7 +148,7 @@ class Styles:
         return Style(inherited, custom, opacity, em, parent.context, painted, own)
 
     def where_defined(self, node: Node) -> Style:
-        """The style of what is drawn elsewhere than it stands: a paint server, a clip path, a mask."""
+        """Return the style of an element by its place in the document: for gradients, patterns, clip paths, masks."""
         chain: list[Node] = []
         at: Node | None = node
         while at is not None and at.parent is not None:
@@ -158,10 +160,10 @@ class Styles:
         return replace(style, opacity=1.0)
 
     def ink(self, style: Style, diagonal: float, *, flat: bool, fillable: bool) -> str:
-        """How a shape is seen: "stroke" where its line is painted, else "fill" for its area, else "".
+        """Return "stroke" if the shape's stroke is visible, else "fill" if its fill is, else "".
 
-        `diagonal` is what a percentage of stroke-width refers to; `flat` shapes have no width or no height, which
-        leaves gradients of the shape's own box without an effect; a <line> is not `fillable`.
+        diagonal: reference length for a percentage in stroke-width. flat: whether the shape has no width or no height;
+        gradients in objectBoundingBox units do not paint such shapes. fillable: False for <line>.
         """
         if not style.displayed or not style.visible:
             return ""
@@ -178,7 +180,7 @@ class Styles:
         return self.alpha(style["fill"], style) * _opacity(style["fill-opacity"]) * style.opacity
 
     def alpha(self, paint: str, style: Style, flat: bool = False, depth: int = 0) -> float:
-        """How opaque a paint is, 0 to 1."""
+        """Return the opacity of a paint, 0 to 1."""
         low = paint.lower()
         if low in ("none", "transparent") or depth > 4:
             return 0.0
@@ -188,13 +190,13 @@ class Styles:
             return self.alpha(style.context[low == "context-stroke"], style, flat, depth + 1)
         if url := _URL.fullmatch(paint):
             found = self._server(reference(paint) or "", flat)
-            if found is None:  # what is not there falls back
+            if found is None:  # use the fallback
                 return self.alpha(url[4], style, flat, depth + 1) if url[4] else 0.0
             return found
         return color_alpha(low)
 
     def _server(self, name: str, flat: bool) -> float | None:
-        """The largest opacity of a gradient or pattern; None where the name stands for neither, or paints nothing here."""
+        """Return the largest opacity of a gradient or pattern. None if there is none with this name or it paints nothing."""
         node = self.ids.get(name)
         if node is None or node.tag not in ("linearGradient", "radialGradient", "pattern"):
             return None
@@ -207,7 +209,7 @@ class Styles:
         pattern = node.tag == "pattern"
         units, content = "", None
         at: Node | None = node
-        for _ in range(20):  # what one leaves out, the one that it refers to says; more than that is a circle
+        for _ in range(20):  # follow href for attributes that are missing; a longer chain is a cycle
             if at is None:
                 break
             units = units or at.attributes.get("patternUnits" if pattern else "gradientUnits", "").strip()
@@ -228,7 +230,7 @@ class Styles:
 
 
 def color_alpha(color: str) -> float:
-    """The opacity of a color in lower case; 1 for what has none."""
+    """Return the opacity of a color in lower case. 1 if it has no alpha."""
     if color in ("none", "transparent"):
         return 0.0
     if color.startswith("#"):
@@ -247,7 +249,7 @@ def color_alpha(color: str) -> float:
 
 
 def lightness(paint: str) -> float | None:
-    """How light a plain color is, 0 to 1, as masks weigh it; None for gradients and whatever else is no plain color."""
+    """Return the luminance of a plain color as masks use it, 0 to 1. None for gradients and other paints."""
     try:
         r, g, b = ImageColor.getrgb(paint.lower())[:3]
     except ValueError:
@@ -256,14 +258,14 @@ def lightness(paint: str) -> float | None:
 
 
 def reference(value: str) -> str | None:
-    """The id in url(#id); None for what refers to nothing in this document."""
+    """Return the id in url(#id). None if the value does not refer to this document."""
     match = _URL.fullmatch(value)
     target = (match[1] or match[2] or match[3] or "") if match else ""
     return target[1:] if target.startswith("#") else None
 
 
 def href(node: Node) -> str | None:
-    """The id that an element's href, of whatever prefix, refers to."""
+    """Return the id that an element's href refers to. The href may have any prefix."""
     plain = node.attributes.get("href")
     value = plain if plain is not None else next((v for k, v in node.attributes.items() if k.endswith(":href")), "")
     value = value.strip()
@@ -272,7 +274,7 @@ def href(node: Node) -> str | None:
 
 def _substituted(value: str, custom: dict[str, str]) -> str:
     value = value[:1000]
-    for _ in range(8):  # variables of variables; more than that is a circle
+    for _ in range(8):  # variables may refer to variables; deeper nesting is a cycle
         new = _VAR.sub(lambda match: custom.get(match[1], match[2] or "").strip(), value, count=4)[:1000]
         if new == value:
             break
@@ -293,8 +295,10 @@ def _font_size(text: str, parent: float) -> float:
 
 
 def dashes(style: Style, lengths: list[float], diagonal: float, path_length: float) -> str:
-    """Whether subpaths of these lengths are drawn "solid", "dashed", or "hidden" in the gaps, as before an animation
-    that draws them. `path_length` is the author's own measure of all of them together, or 0.
+    """Return whether subpaths of these lengths are drawn "solid", "dashed", or "hidden".
+
+    Hidden subpaths lie in a gap of the dash pattern, as before a line-drawing animation. path_length: the pathLength
+    attribute, the author's value for the total length, or 0.
     """
     if style["stroke-dasharray"].lower() == "none":
         return "solid"
@@ -306,7 +310,7 @@ def dashes(style: Style, lengths: list[float], diagonal: float, path_length: flo
     scale = sum(lengths) / path_length if path_length > 0 else 1.0
     start = length(style["stroke-dashoffset"], diagonal, 0.0, style.em) % period
     i = 0
-    while start >= pattern[i]:  # every subpath begins in this dash or gap
+    while start >= pattern[i]:  # find the dash or gap in which every subpath starts
         start -= pattern[i]
         i = (i + 1) % len(pattern)
     left = (pattern[i] - start) * scale

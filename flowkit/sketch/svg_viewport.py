@@ -1,4 +1,4 @@
-"""Where an SVG viewport lies: viewBox, width, height and preserveAspectRatio (SVG 2, chapter 8)."""
+"""Position and scale of an SVG viewport: viewBox, width, height and preserveAspectRatio (SVG 2, chapter 8)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def view_box(attributes: Mapping[str, str]) -> Box | None:
 
 
 def canvas_of(a: Mapping[str, str], em: float) -> tuple[Box | None, Affine]:
-    """The picture that a root <svg> makes, and how its user units lie in it; None where it names no size.
+    """Return the canvas of a root <svg> and the map from user units to it. The canvas is None without a size.
 
-    Where width and height have the proportions of the viewBox, or are not both given, the viewBox is the picture.
+    The canvas is the viewBox if width and height have its proportions or are not both given.
     """
     box = view_box(a)
     width, height = (
@@ -42,7 +42,7 @@ def canvas_of(a: Mapping[str, str], em: float) -> tuple[Box | None, Affine]:
 
 
 def place_viewport(box: Box, aspect: str, into: Box) -> Affine:
-    """A viewBox into a rectangle, as preserveAspectRatio asks."""
+    """Return the map from a viewBox to a rectangle. aspect: the preserveAspectRatio attribute."""
     x, y, width, height = into
     sx, sy = width / box[2], height / box[3]
     if "none" not in aspect:

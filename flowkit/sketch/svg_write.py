@@ -11,9 +11,9 @@ import numpy as np
 from flowkit.data.files import replacing
 from flowkit.sketch.strokes import pen_strokes
 
-STROKE_WIDTH = 0.022  # in canvas units (the canvas is 2 wide); 5.6 px of 512
+STROKE_WIDTH = 0.022  # canvas units (the canvas is 2 wide): 5.6 px of 512
 
-# What XML 1.0 cannot hold even escaped: titles come from the folder names of strangers.
+# Characters that XML 1.0 cannot contain even escaped. Titles come from folder names, which may contain any of them.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -28,8 +28,8 @@ def svg(
 ) -> str:
     """The SVG text of `sketch` (S, 8 or 10), canvas [-1, 1] mapped to `size` x `size` user units.
 
-    `stroke_width` is in canvas units. `background=None` leaves the picture transparent. Strokes that are not finite
-    are left out (a renderer would refuse the whole file).
+    stroke_width: in canvas units. background: None for a transparent picture. Strokes that are not finite are left out,
+    because a renderer would refuse the whole file.
     """
     lines = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{size}" height="{size}" viewBox="0 0 {size} {size}">']
     if title:

@@ -1,4 +1,4 @@
-"""What makes a sketch one that a person might have drawn, as far as simple geometry can tell."""
+"""Geometric validity of sketches: strokes off the canvas, degenerate strokes and duplicate strokes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import numpy as np
 from flowkit.sketch.features import curve
 from flowkit.sketch.strokes import exists
 
-TOLERANCE = 0.01  # canvas units by which a stroke may leave the canvas and still be on it
-DEGENERATE = DUPLICATE = 0.05  # canvas units; the first is the threshold of the degenerate loss too
+TOLERANCE = 0.01  # canvas units by which a stroke on the canvas may exceed [-1, 1]
+DEGENERATE = DUPLICATE = 0.05  # canvas units; DEGENERATE is also the threshold of the degenerate loss
 
 
 def on_canvas(x: np.ndarray) -> np.ndarray:
@@ -27,7 +27,7 @@ def degenerate(x: np.ndarray) -> np.ndarray:
 def duplicate(x: np.ndarray, rows_at_once: int = 128) -> np.ndarray:
     """x: (N, S, 8 or 10) -> (N,) the fraction of cubics that have a twin in the sketch.
 
-    Twins are strokes all of whose control points are less than DUPLICATE apart, drawn the same way or backwards.
+    Two strokes are duplicates if all corresponding control points lie within DUPLICATE, in either drawing direction.
     """
     strokes = np.arange(x.shape[1])
     shares = [np.empty(0)]

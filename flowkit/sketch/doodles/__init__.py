@@ -1,7 +1,7 @@
-"""Doodles: line drawings made from a seed, so that a first model can be trained without any file.
+"""Doodles: procedurally generated line drawings, for training a first model without any data file.
 
-Every class is a function that draws a batch at once with a `Pen`: contour first, then details, each part always in the
-same slots. Where a part is absent its slots hold pieces of another line, so every stroke is a real one.
+Every class is a function that draws a batch with a `Pen`: contour first, then details, each part always in the same
+slots. If an optional part is absent, its slots hold pieces of another line, so there are no empty strokes.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from flowkit.sketch.doodles.vehicles import VEHICLES
 DRAWINGS: dict[str, Callable[[Pen], None]] = dict(
     sorted({**ANIMALS, **SEA_ANIMALS, **PLANTS, **THINGS, **VEHICLES}.items())
 )
-FLIPPED = {"bird", "car", "cat", "fish", "sailboat", "snail", "whale"}  # that look left as well as right
-EDGE = 0.97  # no control point lies further out
+FLIPPED = {"bird", "car", "cat", "fish", "sailboat", "snail", "whale"}  # mirrored at random
+EDGE = 0.97  # largest absolute coordinate of a control point
 
 
 def generate_doodles(num_samples: int, seed: int, num_strokes: int = 32) -> Dataset:
-    """`num_samples` labeled doodles (N, num_strokes, 8), as many of each class as can be, in random order.
+    """Return `num_samples` labeled doodles (N, num_strokes, 8), with balanced classes, in random order.
 
-    The same arguments give the same data. Raises UserError for a number of samples below 1, or fewer strokes than the
-    richest class needs.
+    The same arguments give the same data. Raises UserError if `num_samples` is below 1, or if `num_strokes` is too small
+    for the class with the most strokes.
     """
     least = max(len(_slots(name, None).owner) for name in DRAWINGS)
     if num_strokes < least:
-        raise UserError(f"doodles have at least {least} strokes, not {num_strokes}; ask for {least} or more")
+        raise UserError(f"num_strokes = {num_strokes}: expected at least {least} strokes for doodles")
     if num_samples < 1:
-        raise UserError(f"{num_samples} doodles were asked for; expected at least 1")
+        raise UserError(f"num_samples = {num_samples}: expected at least 1")
     names = tuple(DRAWINGS)
     rng = np.random.default_rng([abs(seed), len(names)])
     labels = rng.permutation(np.arange(num_samples) % len(names))
@@ -51,7 +51,7 @@ def generate_doodles(num_samples: int, seed: int, num_strokes: int = 32) -> Data
 
 
 def draw_class(name: str, rng: np.random.Generator, count: int, num_strokes: int) -> np.ndarray:
-    """`count` doodles of one class, (count, num_strokes, 8) float32."""
+    """Return `count` doodles of one class, (count, num_strokes, 8) float32."""
     pen = Pen(rng, count)
     DRAWINGS[name](pen)
     sketch = fill(_slots(name, num_strokes), *pen.strokes())
@@ -61,19 +61,19 @@ def draw_class(name: str, rng: np.random.Generator, count: int, num_strokes: int
 
 @lru_cache
 def _slots(name: str, num_strokes: int | None) -> Slots:
-    """The slots of a class, from drawings that are always the same ones. None: as many as it has cubics."""
+    """Return the slots of a class, computed from a fixed set of drawings. num_strokes: None for one slot per cubic."""
     pen = Pen(np.random.default_rng(0), 64)
     DRAWINGS[name](pen)
     return allot(pen.parts, num_strokes or sum(part.path.shape[1] for part in pen.parts))
 
 
 def _pose(pen: Pen, sketch: np.ndarray, flip: bool) -> np.ndarray:
-    """Bend, stretch, lean, turn, flip, size and place each drawing (B, S, 4) as a whole; it stays on the canvas."""
+    """Apply a random warp, stretch, shear, rotation, flip, scale and shift to each drawing (B, S, 4), on the canvas."""
 
     def each(values: np.ndarray) -> np.ndarray:
         return values[:, None, None]
 
-    for _ in range(2):  # a slow warp: the paper was not quite flat
+    for _ in range(2):  # a smooth warp
         turn = np.exp(1j * pen.between(0, 2 * np.pi))
         push = np.exp(1j * pen.between(0, 2 * np.pi)) * pen.between(0.0, 0.022)
         phase, pace = pen.between(0, 2 * np.pi), pen.between(2.0, 4.5)
@@ -89,7 +89,7 @@ def _pose(pen: Pen, sketch: np.ndarray, flip: bool) -> np.ndarray:
 
 
 def _keep_inside(sketch: np.ndarray) -> np.ndarray:
-    """Move, and where that is not enough shrink, drawings that would leave the canvas."""
+    """Move drawings that extend beyond the canvas, and shrink them if necessary."""
     axes = []
     for p in (np.real(sketch), np.imag(sketch)):
         low, high = p.min(axis=(1, 2)), p.max(axis=(1, 2))

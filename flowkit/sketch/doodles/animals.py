@@ -1,4 +1,4 @@
-"""Doodles of animals of the land and the air. All but the butterfly look to the right; half of them are turned round."""
+"""Doodles of land animals, birds and insects. All but the butterfly face right; `generate_doodles` flips half of them."""
 
 from __future__ import annotations
 

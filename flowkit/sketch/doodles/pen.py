@@ -1,7 +1,7 @@
-"""A pen that draws one doodle many times over: every number is a batch, every point a complex number x + iy.
+"""Draws a batch of variations of one doodle. Numbers are batches, points are complex numbers x + iy.
 
-Paths are arrays (B, k, 4) of k cubics' control points (B = 1 where nothing varies). y points down, so angles in
-degrees turn clockwise on the page: 0 is right, 90 down, -90 up.
+Paths are arrays (B, k, 4): the control points of k cubics. B is 1 if nothing varies. y points down, so angles (in
+degrees) increase clockwise: 0 is right, 90 down, -90 up.
 """
 
 from __future__ import annotations
@@ -12,35 +12,35 @@ from itertools import pairwise
 
 import numpy as np
 
-Batch = np.ndarray | float  # (B,) numbers, or one for all
-Point = np.ndarray | complex  # (B,) points, or one for all
+Batch = np.ndarray | float  # (B,) numbers, or one number for all
+Point = np.ndarray | complex  # (B,) points, or one point for all
 
 
 def bezier(*points: Point) -> np.ndarray:
-    """The path with these 1 + 3k control points."""
+    """Return the path with these 1 + 3k control points."""
     p = np.stack(np.broadcast_arrays(*[np.atleast_1d(np.asarray(point, complex)) for point in points]), axis=-1)
     return np.stack([p[:, i : i + 4] for i in range(0, p.shape[1] - 1, 3)], axis=1)
 
 
 def line(*points: Point) -> np.ndarray:
-    """Straight from point to point."""
+    """Return straight lines from point to point."""
     return join(*[bow(a, b, 0.0) for a, b in pairwise(points)])
 
 
 def bow(a: Point, b: Point, bulge: Batch) -> np.ndarray:
-    """One arc from a to b, `bulge` chord lengths to the right of the way there (going right: downwards)."""
+    """Return an arc from a to b. bulge: height in chord lengths, to the right of the direction of travel."""
     out = 1j * (b - a) * bulge * 4 / 3
     return bezier(a, a + (b - a) * 0.25 + out, b - (b - a) * 0.25 + out, b)
 
 
 def wave(a: Point, b: Point, swing: Batch) -> np.ndarray:
-    """One S from a to b, first to the right of the way by about `swing` chord lengths, then to the left."""
+    """Return an S-curve from a to b, first to the right of the direction of travel by about `swing` chord lengths."""
     out = 1j * (b - a) * swing * 3
     return bezier(a, a + (b - a) / 3 + out, b - (b - a) / 3 - out, b)
 
 
 def curve(*points: Point, closed: bool = False) -> np.ndarray:
-    """A smooth way through all points (Catmull-Rom)."""
+    """Return a smooth path through all points (Catmull-Rom)."""
     p = np.stack(np.broadcast_arrays(*[np.atleast_1d(np.asarray(point, complex)) for point in points]), axis=-1)
     if closed:
         p = np.concatenate([p[:, -1:], p, p[:, :2]], axis=1)
@@ -51,7 +51,7 @@ def curve(*points: Point, closed: bool = False) -> np.ndarray:
 
 
 def arc(center: Point, rx: Batch, ry: Batch, start: Batch, stop: Batch, pieces: int, tilt: Batch = 0.0) -> np.ndarray:
-    """Part of an ellipse, from angle `start` to `stop`, the whole turned by `tilt` (degrees)."""
+    """Return an elliptical arc from angle `start` to `stop`, rotated by `tilt` (all in degrees)."""
     start, step = np.radians(start), np.radians(np.subtract(stop, start)) / pieces
     handle = 4 / 3 * np.tan(step / 4)
     points: list[Point] = []
@@ -71,13 +71,13 @@ def ellipse(
 
 
 def drop(center: Point, radius: Batch) -> np.ndarray:
-    """A small loop with its point up: one cubic that returns to its start."""
+    """Return a small teardrop with its tip up: one cubic that returns to its start."""
     top, side, low = center - 1j * radius * 1.1, radius * 3.4, radius * 2.9
     return bezier(top, top + side + 1j * low, top - side + 1j * low, top)
 
 
 def dot(center: Point, radius: Batch) -> np.ndarray:
-    """A dot of the pen: a loop so small that the line fills it."""
+    """Return a dot: a loop so small that the line fills it."""
     return drop(center, radius * 0.5)
 
 
@@ -93,7 +93,7 @@ def polar(center: Point, radius: Batch, angle: Batch) -> Point:
 
 
 def join(*paths: np.ndarray) -> np.ndarray:
-    """One path of several that meet end to start."""
+    """Join paths that meet end to start."""
     count = max(len(path) for path in paths)
     return np.concatenate([np.broadcast_to(path, (count, *path.shape[1:])) for path in paths], axis=1)
 
@@ -102,7 +102,7 @@ def join(*paths: np.ndarray) -> np.ndarray:
 class Part:
     path: np.ndarray  # (B, k, 4)
     present: np.ndarray  # (B,) bool
-    spare: int  # the part whose strokes are split where this one is absent
+    spare: int  # index of the part whose strokes are split to fill the slots of this one if it is absent
 
 
 class Pen:
@@ -111,39 +111,42 @@ class Pen:
     def __init__(self, rng: np.random.Generator, count: int) -> None:
         self.rng, self.count = rng, count
         self.parts: list[Part] = []
-        # One hand a drawing: from careful to careless.
+        # How carefully each drawing is drawn.
         self.tremor = self.between(0.15, 1.0)
         self.haste = self.between(0.0, 1.0) * self.chance(0.6)
 
     def between(self, low: Batch, high: Batch) -> np.ndarray:
-        """A number (B,) for every drawing."""
+        """Return a uniform random number per drawing, (B,)."""
         return low + np.subtract(high, low) * self.rng.random(self.count)
 
     def chance(self, p: Batch) -> np.ndarray:
-        """Whether (B,), for every drawing."""
+        """Return True with probability p per drawing, (B,)."""
         return self.rng.random(self.count) < p
 
     def choice(self, *values: float) -> np.ndarray:
-        """One of `values` (B,), for every drawing."""
+        """Return one of `values` at random per drawing, (B,)."""
         return np.asarray(values)[self.rng.integers(len(values), size=self.count)]
 
     def draw(self, path: np.ndarray, when: np.ndarray | bool = True, spare: int = 0) -> int:
-        """Add a part that is there `when` (B,); its number. Its strokes go to part `spare`, always there, otherwise."""
+        """Add a part and return its number. when: (B,) whether it is present.
+
+        spare: number of a part that is always present; its strokes fill the slots of this one if it is absent.
+        """
         path = np.broadcast_to(path, (self.count, *path.shape[1:]))
         self.parts.append(Part(self._shake(path), np.broadcast_to(when, self.count), spare))
         return len(self.parts) - 1
 
     def _normal(self, k: int) -> np.ndarray:
-        """(B, k) complex numbers of unit deviation a coordinate, none beyond 2.5."""
+        """Return (B, k) complex normal numbers with unit variance per coordinate, clipped to 2.5."""
         shape = (2, self.count, k)
         x, y = self.rng.standard_normal(shape).clip(-2.5, 2.5)
         return x + 1j * y
 
     def _shake(self, path: np.ndarray) -> np.ndarray:
-        """The same path by a human hand: joints wander, lines bow, ends overshoot, closed shapes do not quite close."""
+        """Make a path look hand-drawn: move joints, bend lines, overshoot ends, leave closed shapes slightly open."""
         k = path.shape[1]
         steps = path[:, :, 3] - path[:, :, 0]
-        # A small part is drawn with smaller movements.
+        # Small parts are perturbed less.
         reach = np.abs(path - path[:, :1, :1]).max(axis=(1, 2))[:, None]
         scale = self.tremor[:, None] * 0.011 * np.clip(reach / 0.4, 0.3, 1.0)
         joints = self._normal(k + 1) * scale
@@ -168,17 +171,17 @@ class Pen:
         return moved
 
     def strokes(self) -> tuple[np.ndarray, np.ndarray]:
-        """All parts' cubics (B, K, 4) and whether each is there (B, K)."""
+        """Return the cubics (B, K, 4) of all parts, and whether each is present (B, K)."""
         present = [np.repeat(part.present[:, None], part.path.shape[1], axis=1) for part in self.parts]
         return np.concatenate([part.path for part in self.parts], axis=1), np.concatenate(present, axis=1)
 
 
 @dataclass(frozen=True)
 class Slots:
-    """Which of the S slots of a sketch hold what. The same for every drawing of a class, so that slots have a meaning.
+    """Assignment of cubics to the S slots of a sketch. It is the same for every drawing of a class.
 
-    owner: (S,) the cubic that a slot shows a piece of; piece: (S,) which of its pieces, of `pieces` (S,);
-    host: (S,) the slot that takes in this one where its own cubic is absent.
+    owner: (S,) the cubic of which a slot holds a piece. piece: (S,) index of the piece, among `pieces` (S,).
+    host: (S,) the slot whose cubic this slot shares if its own is absent.
     """
 
     owner: np.ndarray
@@ -188,7 +191,7 @@ class Slots:
 
 
 def allot(parts: Sequence[Part], num_strokes: int) -> Slots:
-    """Share `num_strokes` slots out among the parts' cubics, the longest (on average) being split into more pieces."""
+    """Distribute `num_strokes` slots over the cubics of all parts. Cubics that are longer on average get more slots."""
     sizes = np.array([part.path.shape[1] for part in parts])
     length = np.concatenate([np.abs(np.diff(part.path, axis=2)).sum(axis=2).mean(axis=0) for part in parts])
     part_of = np.repeat(np.arange(len(parts)), sizes)
@@ -198,12 +201,12 @@ def allot(parts: Sequence[Part], num_strokes: int) -> Slots:
         count[np.argmax(np.where(always, length, 0.5 * length) / count)] += 1
     owner = np.repeat(np.arange(len(length)), count)
     piece = np.arange(num_strokes) - np.repeat(np.cumsum(count) - count, count)
-    # Every slot that can fall empty has one host, always a piece of the same stroke: the least burdened of its spare.
+    # Every slot that can be empty has a fixed host: the slot of the spare part with the longest piece per guest.
     guests = np.zeros(num_strokes, int)
     host = np.arange(num_strokes)
     for slot in np.flatnonzero(~always[owner]):
         spare = parts[int(part_of[owner[slot]])].spare
-        assert always[part_of == spare].all(), f"part {spare} must always be there: it stands in for an absent one"
+        assert always[part_of == spare].all(), f"part {spare} is the spare of an optional part, so it must be present"
         burden = np.where(part_of[owner] == spare, (length / count)[owner] / (1 + guests), -1.0)
         host[slot] = np.argmax(burden)
         guests[host[slot]] += 1
@@ -211,9 +214,9 @@ def allot(parts: Sequence[Part], num_strokes: int) -> Slots:
 
 
 def fill(slots: Slots, cubics: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """The sketch (B, S, 4): every slot its piece of its cubic, or a piece of its host's where its own is absent.
+    """Return the sketch (B, S, 4). A slot holds a piece of its own cubic, or of its host's if its own is absent.
 
-    cubics: (B, K, 4) and present: (B, K), as `Pen.strokes` gives them.
+    cubics: (B, K, 4) and present: (B, K), as returned by `Pen.strokes`.
     """
     here = present[:, slots.owner]  # (B, S)
     rank, count = np.zeros(here.shape, int), np.ones(here.shape, int)
@@ -221,7 +224,7 @@ def fill(slots: Slots, cubics: np.ndarray, present: np.ndarray) -> np.ndarray:
         host, away = slots.host[slot], ~here[:, slot]
         rank[away, slot] = count[away, host]
         count[away, host] += 1
-    shown = np.where(here, np.arange(here.shape[1]), slots.host)  # the slot whose stretch of line this one shares
+    shown = np.where(here, np.arange(here.shape[1]), slots.host)  # the slot whose cubic this one shares
     pieces = slots.pieces[shown] * np.take_along_axis(count, shown, axis=1)
     first = slots.piece[shown] * np.take_along_axis(count, shown, axis=1) + rank
     chosen = np.take_along_axis(cubics, slots.owner[shown][:, :, None], axis=1)
@@ -229,7 +232,7 @@ def fill(slots: Slots, cubics: np.ndarray, present: np.ndarray) -> np.ndarray:
 
 
 def segment(cubics: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    """The stretch of each cubic (..., 4) between parameters `start` and `stop` (...), as a cubic: its blossom."""
+    """Return the part of each cubic (..., 4) between parameters `start` and `stop` (...), by its blossom."""
     a, b, c, d = np.moveaxis(cubics, -1, 0)
 
     def at(r: np.ndarray, s: np.ndarray, t: np.ndarray) -> np.ndarray:

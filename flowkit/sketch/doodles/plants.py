@@ -1,4 +1,4 @@
-"""Doodles of what grows, and of what it grows under."""
+"""Doodles of plants and the sky."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Doodles of animals of the sea. They look to the right; `generate_doodles` turns half of them round."""
+"""Doodles of sea animals. They face right; `generate_doodles` flips half of those in `FLIPPED`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Doodles of made things. Coordinates are those of the canvas before the drawing is turned, sized and placed."""
+"""Doodles of objects. Coordinates are canvas units before the random pose is applied."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def snowman(pen: Pen) -> None:
     low = 0.76 - big
     chest, gap = low - (big + mid) * 0.92, (mid + small) * 0.92
     head = chest - gap
-    # Each ball hides the top of the one below it: the angle from up to where two circles cross.
+    # Each ball hides the top of the one below it. This is the angle from the top to where the two circles cross.
     cover = np.degrees(np.arccos((big**2 + (low - chest) ** 2 - mid**2) / (2 * big * (low - chest))))
     base = pen.draw(arc(1j * low, big, big, -90 + cover, 270 - cover, 4))
     cover = np.degrees(np.arccos((mid**2 + gap**2 - small**2) / (2 * mid * gap)))

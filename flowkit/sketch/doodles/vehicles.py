@@ -1,4 +1,4 @@
-"""Doodles of what carries people."""
+"""Doodles of vehicles."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from flowkit.sources.splits import places
 
 
 def read(files: Files) -> Iterator[Item]:
-    """One sketch a file, in its split. A point p of the 512 px canvas becomes p / 512 * 2 - 1.
+    """Yield one sketch per file, in its split. A point p of the 512 px canvas becomes p / 512 * 2 - 1.
 
-    The strokes stay in their order: contour first, then by attention.
+    The order of the strokes is kept: contour first, then by attention.
     """
     entries = files.of_kind("npz", "npy")
     files.note_unread(entries)
@@ -24,7 +24,7 @@ def read(files: Files) -> Iterator[Item]:
     for entry, (split, class_name) in zip(entries, found.of, strict=True):
         try:
             with open_arrays(files, entry) as arrays:
-                # Uncut: a stroke is one cubic here, and stays one where it leaves the canvas and comes back.
+                # Not cut at the canvas: each stroke is one cubic and must remain one.
                 strokes = read_svg(_svg_text(arrays).encode("utf-8", "replace"), cut=False)
             yield Item(class_name, entry.name, strokes, split=split)
         except Unreadable as problem:
@@ -36,8 +36,8 @@ def _svg_text(arrays: Arrays) -> str:
     key = next((key for key in arrays.keys if key.startswith(CONTROLSKETCH)), None)
     if key is None:
         raise Unreadable("has no key 'svg_32s'", "it has " + ", ".join(arrays.keys[:8]))
-    text = arrays.array(key, limit=4 * MAX_BYTES)  # numpy takes four bytes for a character
+    text = arrays.array(key, limit=4 * MAX_BYTES)  # numpy stores four bytes per character
     if text.ndim or text.dtype.kind not in "US":
-        raise Unreadable("holds no text under its key 'svg_32s'", f"{text.dtype} of shape {text.shape}")
+        raise Unreadable("has no text in key 'svg_32s'", f"{text.dtype} of shape {text.shape}")
     found = text.item()
     return found if isinstance(found, str) else found.decode("utf-8", "replace")

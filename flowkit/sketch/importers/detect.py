@@ -50,7 +50,7 @@ def detect(source: Path, files: Files) -> tuple[str, Callable[[Files], Iterator[
 
 
 def _arrays_kind(source: Path, files: Files) -> tuple[str, Callable[[Files], Iterator[Item]]]:
-    """Decided by the first readable file of arrays."""
+    """Decide by the first readable file of arrays."""
     problem = ""
     for entry in files.of_kind(*ARRAYS)[:20]:
         try:

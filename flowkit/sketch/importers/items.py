@@ -1,4 +1,4 @@
-"""What importers yield: a sketch of any number of cubics in canvas units, or the reason why it could not be read."""
+"""The items that importers yield: a sketch of any number of cubics in canvas units, or the reason it was not read."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import numpy as np
 
 from flowkit.errors import Unreadable
 
-MAX_POINTS = 100_000  # of a drawing; beyond it a file is no drawing
-MARGIN = 0.1  # canvas units left free around drawings that come without a canvas of their own
+MAX_POINTS = 100_000  # per drawing
+MARGIN = 0.1  # canvas units left free around drawings from formats without a canvas
 
 
 @dataclass(frozen=True)
 class Item:
     class_name: str
     where: str  # for messages: "cat/12.svg", "cat.ndjson line 7"
-    strokes: list[np.ndarray] | None  # each (n, 8) float64, canvas units; None when it could not be read
+    strokes: list[np.ndarray] | None  # each (n, 8) float64, canvas units; None if it could not be read
     problem: Unreadable | None = None
-    split: str = ""  # "train" | "validation" | "test" where the source was split
-    remarks: tuple[str, ...] = ()  # what the file asks for and the reader does otherwise, in words
+    split: str = ""  # "train" | "validation" | "test"; empty if the source has no splits
+    remarks: tuple[str, ...] = ()  # what was read differently than written
 
 
 def fit_canvas(polylines: list[np.ndarray]) -> list[np.ndarray]:
@@ -39,7 +39,7 @@ def fit_canvas(polylines: list[np.ndarray]) -> list[np.ndarray]:
         extent = float((high - low).max())
     if not extent > 0:
         raise Unreadable("has no strokes")
-    if not 1e-150 < extent < 1e150:  # whose squares, and inverses, are still numbers
+    if not 1e-150 < extent < 1e150:  # so that squares and inverses do not overflow
         raise Unreadable("has coordinates that are too large")
     center, scale = (low + high) / 2, 2 * (1 - MARGIN) / extent
     return [(line - center) * scale for line in polylines]

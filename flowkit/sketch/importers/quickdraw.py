@@ -1,5 +1,6 @@
-"""Quick, Draw! ndjson, simplified or raw: one JSON object a line, or an array of them, with
-`word` and `drawing` = strokes [[x...], [y...]].
+"""Quick, Draw! ndjson, simplified or raw: one JSON object per line, or one JSON array of them.
+
+Each object has `word`, and `drawing`: a list of strokes [[x...], [y...]].
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ def read(files: Files, *, recognized_only: bool = False) -> Iterator[Item]:
     found = places(entries, files.name)
     splits = [split for split, _ in found.of]
     if any(splits):
-        files.notes += found.notes[:1]  # what is said of classes is not so here
+        files.notes += found.notes[:1]  # the notes on classes do not apply: the word is the class
     elif len(entries) > 1 and all(split_of(entry.stem) for entry in entries):
         splits = [split_of(entry.stem) for entry in entries]
-        files.notes.append(f"files {listing(entry.name for entry in entries)}: splits, by their names")
+        files.notes.append(f"files {listing(entry.name for entry in entries)}: read as splits, because of their names")
     unrecognized = nameless = 0
     for entry, split in zip(entries, splits, strict=True):
         for where, line in _records(files, entry):
@@ -48,7 +49,7 @@ def read(files: Files, *, recognized_only: bool = False) -> Iterator[Item]:
                 record = _record(line)
                 nameless += not (isinstance(record.get("word"), str) and record["word"])
                 if isinstance(record.get("word"), str):
-                    word = record["word"].encode("utf-8", "replace").decode("utf-8")  # JSON may escape half characters
+                    word = record["word"].encode("utf-8", "replace").decode("utf-8")  # JSON may contain lone surrogates
                 passed = str(record.get("recognized")).lower() != "false"
                 unrecognized += not passed
                 if recognized_only and not passed:
@@ -58,8 +59,8 @@ def read(files: Files, *, recognized_only: bool = False) -> Iterator[Item]:
                 problem = error
             yield Item(word or entry.stem, where, strokes, problem, split)
     if nameless:
-        name = "drawing names no word and has" if nameless == 1 else "drawings name no word and have"
-        files.notes.append(f"{nameless:,} {name} the file's name as class")
+        name = "drawing has no 'word': its" if nameless == 1 else "drawings have no 'word': their"
+        files.notes.append(f"{nameless:,} {name} class is the file's name")
     if unrecognized and not recognized_only:
         are = "drawing was" if unrecognized == 1 else "drawings were"
         files.notes.append(
@@ -68,7 +69,7 @@ def read(files: Files, *, recognized_only: bool = False) -> Iterator[Item]:
 
 
 def _records(files: Files, entry: Entry) -> Iterator[tuple[str, Any]]:
-    """(where it stands, a line's bytes or an element of the array). Unreadable in its place for what cannot be read."""
+    """Yield (location, the bytes of a line or an element of the array), with an Unreadable for what cannot be read."""
     try:
         if problem := files.foreign(entry):
             raise problem
@@ -110,7 +111,7 @@ def _elements(files: Files, entry: Entry) -> Iterator[tuple[str, Any]]:
 def _record(line: Any) -> dict:
     try:
         record = json.loads(line) if isinstance(line, bytes) else line
-        if isinstance(record, dict) and isinstance(record.get("drawing"), str):  # as tables hold it
+        if isinstance(record, dict) and isinstance(record.get("drawing"), str):  # as in tables
             record["drawing"] = json.loads(record["drawing"])
     except (ValueError, RecursionError) as error:
         raise Unreadable("is not valid JSON", str(error)) from None
@@ -123,7 +124,7 @@ def _polylines(record: dict) -> list[np.ndarray]:
     out = []
     for stroke in record["drawing"]:
         try:
-            xs, ys = (np.asarray(axis, np.float64) for axis in stroke[:2])  # raw drawings carry times as well
+            xs, ys = (np.asarray(axis, np.float64) for axis in stroke[:2])  # raw drawings also have times
         except (TypeError, ValueError, KeyError, OverflowError):
             raise Unreadable("has a stroke that is not [[x...], [y...]]") from None
         if xs.ndim != 1 or xs.shape != ys.shape:

@@ -1,8 +1,8 @@
 """sketch-rnn's strokes in .npz and .npy files (arXiv 1704.03477): rows dx, dy, pen-lift, or stroke-5 with three pen states.
 
-The published files hold arrays of Python objects under `train`, `valid` and `test`, which numpy reads only by
-unpickling. That is never done here: `object_arrays` reads them as data, so nothing of the file's author can run.
-Drawings of equal lengths make one array (N, n, 3), as numpy builds it by itself.
+The published files hold arrays of Python objects under `train`, `valid` and `test`, which numpy can only read by
+unpickling. `object_arrays` reads them without unpickling, so no code from the file can run. Drawings of equal length may
+also be one array (N, n, 3).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def read(files: Files) -> Iterator[Item]:
     files.note_unread(entries)
     found = places(entries, files.name)
     if splits_by_folder := any(split for split, _ in found.of):
-        files.notes += found.notes[:1]  # what is said of classes is not so here
+        files.notes += found.notes[:1]  # the notes on classes do not apply: the file name is the class
     by_name = not splits_by_folder and all(split_of(entry.stem) for entry in entries)
     if by_name and len(entries) > 1:
         files.notes.append(
@@ -79,10 +79,13 @@ def _read_key(arrays: Arrays, key: str, class_name: str, entry: Entry, split: st
 
 
 def _polylines(drawing: np.ndarray | None) -> list[np.ndarray]:
-    """Offsets (n, 3) or (n, 5) as polylines (m, 2): the pen lifts after a row whose third number (of five: fourth) is 1."""
+    """Convert offsets (n, 3) or (n, 5) to polylines (m, 2).
+
+    The pen is lifted after each row whose third number (fourth of five) is 1.
+    """
     if drawing is None or drawing.ndim != 2 or drawing.shape[1] not in (3, 5) or drawing.dtype.kind not in "iuf":
         raise Unreadable("is not an array of rows dx, dy, pen-lift")
-    if drawing.shape[1] == 5:  # dx, dy, pen down, pen up, end: what follows the end is padding
+    if drawing.shape[1] == 5:  # dx, dy, pen down, pen up, end; rows from the end on are padding
         ends = np.flatnonzero(drawing[:, 4] > 0.5)
         drawing = drawing[: ends[0] if len(ends) else None, [0, 1, 3]]
     drawn = np.flatnonzero((drawing != 0).any(axis=1))
