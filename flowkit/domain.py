@@ -102,6 +102,10 @@ class Domain:
 
         return choose("normalizer", self.default_normalizer) if isinstance(choice, Auto) else choice
 
+    def no_density(self, row_shape: tuple[int, ...]) -> str | None:
+        """Return why rows of that shape have no density; None if they have one."""
+        return None
+
     def finish(self, x: np.ndarray) -> np.ndarray:
         """Return sampled rows x (N, ...), in the domain's units, as a data set has them: what is discrete is rounded."""
         return x

@@ -76,6 +76,8 @@ def of_rows(
     rows = torch.as_tensor(x)
     if tuple(rows.shape[1:]) != model.shape or not len(rows):
         raise UserError(f"x: has shape {tuple(rows.shape)}; expected (N, {', '.join(map(str, model.shape))}) with rows")
+    if why := model.domain.no_density(model.shape):
+        raise UserError(f"likelihood: {why}")
     log_det = _log_det(model)
     given = model.conditions(len(rows), class_label, condition, condition_mask, of_rows=True)
     batch_size = batch_size or BATCH_SIZES.get(model.device.type, 64)

@@ -40,7 +40,7 @@ class SketchDomain(Domain):
 
     kind = "sketch"
     noun = "sketches"
-    builtin = ("doodles",)
+    builtin = ("doodles", "pen_doodles")
     sizes = ("num_strokes", "stroke_dim")
     default_normalizer = "global"
     measures_memorization = True
@@ -52,7 +52,7 @@ class SketchDomain(Domain):
             raise UserError(f"unknown built-in data set of sketches {name!r}; expected {listing(self.builtin)}{hint}")
         from flowkit.sketch.doodles import generate_doodles
 
-        return generate_doodles(num_samples, seed)
+        return generate_doodles(num_samples, seed, 32 if name == "doodles" else None)
 
     def prepares(self, source: Path, files: Files) -> bool:
         """Return whether there are drawings among the files, or arrays that may be drawings."""
@@ -110,6 +110,11 @@ class SketchDomain(Domain):
                 '"strokes" or "none", or prepare the drawings without pen strokes (--exactly 32)'
             )
         return choice
+
+    def no_density(self, row_shape: tuple[int, ...]) -> str | None:
+        if row_shape[-1] == EXISTS:
+            return None
+        return "the signs of pen strokes are discrete, so rows have no density; train on drawings cut with `prepare --exactly 32`"
 
     def finish(self, x: np.ndarray) -> np.ndarray:
         return tidy(x) if x.shape[-1] > EXISTS else x

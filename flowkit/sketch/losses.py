@@ -1,4 +1,4 @@
-"""Auxiliary losses on a predicted sketch: x (B, S, 8) on the canvas [-1, 1] -> (B,), the mean over its strokes.
+"""Auxiliary losses on a predicted sketch: x (B, S, 8 or 10) on the canvas [-1, 1] -> (B,), the mean over its cubics.
 
 Gradients are finite everywhere, including at straight lines, zero-length chords and strokes that are a single point.
 """
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flowkit.domain import auxiliary_loss
+from flowkit.sketch.strokes import EXISTS
 from flowkit.sketch.validity import DEGENERATE
 
 
@@ -24,7 +25,7 @@ def smoothness(x: Tensor) -> Tensor:
         length_squared = chord.square().sum(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
         place = (((inner - start) * chord).sum(-1, keepdim=True) / length_squared).clamp(0, 1)
     # vector_norm's gradient at 0 is 0, where sqrt's is infinite.
-    return torch.linalg.vector_norm(inner - start - place * chord, dim=-1).mean((-2, -1))
+    return _mean(torch.linalg.vector_norm(inner - start - place * chord, dim=-1).mean(-1), x)
 
 
 @auxiliary_loss("sketch")
@@ -32,7 +33,7 @@ def bending(x: Tensor) -> Tensor:
     """The mean squared second difference of the control points. 0 where they are straight and evenly spaced."""
     points = _control_points(x)
     second = points[..., :2, :] - 2 * points[..., 1:3, :] + points[..., 2:, :]
-    return second.square().sum(-1).mean((-2, -1))
+    return _mean(second.square().sum(-1).mean(-1), x)
 
 
 @auxiliary_loss("sketch")
@@ -41,8 +42,16 @@ def degenerate(x: Tensor) -> Tensor:
     points = _control_points(x)
     between = torch.linalg.vector_norm(points[..., :, None, :] - points[..., None, :, :], dim=-1)
     extent = between.amax((-2, -1))
-    return torch.relu(DEGENERATE - extent).square().mean(-1)
+    return _mean(torch.relu(DEGENERATE - extent).square(), x)
 
 
 def _control_points(x: Tensor) -> Tensor:
-    return x.unflatten(-1, (4, 2))
+    return x[..., :EXISTS].unflatten(-1, (4, 2))
+
+
+def _mean(values: Tensor, x: Tensor) -> Tensor:
+    """The mean (B,) of values (B, S) over the cubics that exist."""
+    if x.shape[-1] == EXISTS:
+        return values.mean(-1)
+    there = (x[..., EXISTS] > 0).to(values.dtype)
+    return (values * there).sum(-1) / there.sum(-1).clamp_min(1)

@@ -19,6 +19,7 @@ from flowkit.sketch.doodles.plants import PLANTS
 from flowkit.sketch.doodles.sea_animals import SEA_ANIMALS
 from flowkit.sketch.doodles.things import THINGS
 from flowkit.sketch.doodles.vehicles import VEHICLES
+from flowkit.sketch.strokes import CONTINUES, EXISTS, tidy
 
 DRAWINGS: dict[str, Callable[[Pen], None]] = dict(
     sorted({**ANIMALS, **SEA_ANIMALS, **PLANTS, **THINGS, **VEHICLES}.items())
@@ -27,26 +28,36 @@ FLIPPED = {"bird", "car", "cat", "fish", "sailboat", "snail", "whale"}  # mirror
 EDGE = 0.97  # largest absolute coordinate of a control point
 
 
-def generate_doodles(num_samples: int, seed: int, num_strokes: int = 32) -> Dataset:
-    """Return `num_samples` labeled doodles (N, num_strokes, 8), with balanced classes, in random order.
+def generate_doodles(num_samples: int, seed: int, num_strokes: int | None = 32) -> Dataset:
+    """Return `num_samples` labeled doodles, with balanced classes, in random order: (N, num_strokes, 8).
 
-    The same arguments give the same data. Raises UserError if `num_samples` is below 1, or if `num_strokes` is too small
-    for the class with the most strokes.
+    num_strokes: the number of cubics that every doodle is cut into. None keeps their pen strokes, as rows (N, 32, 10); see
+    `flowkit.sketch.strokes`. The same arguments give the same data. Raises UserError if `num_samples` is below 1, or if
+    `num_strokes` is too small for the class with the most strokes.
     """
     least = max(len(_slots(name, None).owner) for name in DRAWINGS)
-    if num_strokes < least:
+    if num_strokes is not None and num_strokes < least:
         raise UserError(f"num_strokes = {num_strokes}: expected at least {least} strokes for doodles")
     if num_samples < 1:
         raise UserError(f"num_samples = {num_samples}: expected at least 1")
     names = tuple(DRAWINGS)
     rng = np.random.default_rng([abs(seed), len(names)])
     labels = rng.permutation(np.arange(num_samples) % len(names))
-    x = np.empty((num_samples, num_strokes, 8), np.float32)
+    x = np.empty((num_samples, num_strokes or least, 8 if num_strokes else 10), np.float32)
     for number, name in enumerate(names):
         rows = np.flatnonzero(labels == number)
         if len(rows):
-            x[rows] = draw_class(name, np.random.default_rng([abs(seed), number]), len(rows), num_strokes)
-    info = {"source": "doodles", "seed": seed, "num_strokes": num_strokes}
+            rng = np.random.default_rng([abs(seed), number])
+            drawn = (
+                draw_class(name, rng, len(rows), num_strokes)
+                if num_strokes
+                else draw_strokes(name, rng, len(rows), least)
+            )
+            x[rows] = drawn
+    if num_strokes is None:
+        info = {"source": "pen_doodles", "seed": seed}
+    else:
+        info = {"source": "doodles", "seed": seed, "num_strokes": num_strokes}
     return Dataset("sketch", x, labels.astype(np.int64), class_names=names, info=info)
 
 
@@ -57,6 +68,24 @@ def draw_class(name: str, rng: np.random.Generator, count: int, num_strokes: int
     sketch = fill(_slots(name, num_strokes), *pen.strokes())
     sketch = _pose(pen, sketch, flip=name in FLIPPED)
     return np.stack([np.real(sketch), np.imag(sketch)], axis=-1).reshape(count, num_strokes, 8).astype(np.float32)
+
+
+def draw_strokes(name: str, rng: np.random.Generator, count: int, size: int) -> np.ndarray:
+    """Return `count` doodles of one class with their pen strokes, (count, size, 10) float32."""
+    pen = Pen(rng, count)
+    DRAWINGS[name](pen)
+    cubics, present = pen.strokes()
+    # While the drawing is posed, absent cubics stand where a present one does, so that they do not change its extent.
+    some = present.argmax(axis=1)
+    posed = np.where(present[..., None], cubics, cubics[np.arange(count), some][:, None])
+    posed = _pose(pen, posed, flip=name in FLIPPED)
+    x = np.zeros((count, size, 10), np.float32)
+    x[:, : posed.shape[1], :EXISTS] = np.stack([np.real(posed), np.imag(posed)], axis=-1).reshape(count, -1, EXISTS)
+    x[..., EXISTS:] = -1
+    x[:, : posed.shape[1], EXISTS] = np.where(present, 1, -1)
+    starts = np.cumsum([0, *(part.path.shape[1] for part in pen.parts)])[:-1]
+    x[:, : posed.shape[1], CONTINUES] = np.where(np.isin(np.arange(posed.shape[1]), starts), -1, 1)
+    return tidy(x)
 
 
 @lru_cache
