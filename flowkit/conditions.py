@@ -1,9 +1,10 @@
-"""Conditions: what a network is given besides x and t. A class label, condition tokens, and which of them are dropped."""
+"""Conditions: what a network is given besides x and t: a class label, condition tokens, which of them are dropped, and
+which tokens of x are given."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ class Conditions:
     tokens: Tensor | None = None  # (B, C), or P of them (B, P, C), float
     mask: Tensor | None = None  # (B, P) bool: True for tokens, False for padding; None: no padding
     dropped: Tensor | None = None  # (B,) or (B, 2) bool
+    given: Tensor | None = None  # (B, S) bool: tokens of x that are clean, for the network to complete; never dropped
 
     @classmethod
     def of_arrays(cls, *arrays: np.ndarray | None) -> Conditions:
@@ -61,9 +63,9 @@ class Conditions:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Conditions:
         """Apply `change` to each tensor."""
-        if self.class_label is None and self.tokens is None:  # the most common case
+        if self.class_label is None and self.tokens is None and self.given is None:  # the most common case
             return self
-        tensors = (self.class_label, self.tokens, self.mask, self.dropped)
+        tensors = (self.class_label, self.tokens, self.mask, self.dropped, self.given)
         return Conditions(*(None if tensor is None else change(tensor) for tensor in tensors))
 
     def drop(self, rows: Tensor | None = None) -> Conditions:
@@ -75,13 +77,13 @@ class Conditions:
         elif self.dropped is not None:
             same = rows.ndim == self.dropped.ndim
             rows = rows | self.dropped if same else _by_kind(rows) | _by_kind(self.dropped)
-        return Conditions(self.class_label, self.tokens, self.mask, rows)
+        return replace(self, dropped=rows)
 
     def doubled(self) -> Conditions:
         """Return conditions of 2B rows: as they are, then dropped, to evaluate a network with and without in one call."""
         dropped = torch.zeros_like(self._one, dtype=torch.bool) if self.dropped is None else self.dropped
         told = self.map(lambda tensor: torch.cat((tensor, tensor)))
-        return Conditions(told.class_label, told.tokens, told.mask, torch.cat((dropped, torch.ones_like(dropped))))
+        return replace(told, dropped=torch.cat((dropped, torch.ones_like(dropped))))
 
     def nothing(self) -> Tensor:
         """Return (B,) bool: the rows whose conditions are all dropped."""

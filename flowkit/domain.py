@@ -43,6 +43,9 @@ class Domain:
     compared_with: tuple[str, ...] = ("validation",)  # splits to compare samples with: the first that has enough rows
     together: bool = False  # whether a preview shows all rows in one picture, instead of one row each
     inverted_rows: int = 0  # validation rows that training maps to noise and back whenever it draws samples
+    has_parts: bool = (
+        False  # whether rows are tokens (S, D) with `parts`, so that some can be given and the others completed
+    )
     measures_memorization: bool = False  # whether the evaluator reports a memorization ratio
 
     @property
@@ -102,12 +105,22 @@ class Domain:
 
         return choose("normalizer", self.default_normalizer) if isinstance(choice, Auto) else choice
 
+    def parts(self, x: Tensor) -> Tensor:
+        """Return the part that each token of normalized rows x (B, S, D) belongs to: (B, S) int64, -1 for absent tokens.
+
+        `flow.given` shows or hides parts as a whole. Only called if `has_parts`.
+        """
+        raise NotImplementedError
+
     def no_density(self, row_shape: tuple[int, ...]) -> str | None:
         """Return why rows of that shape have no density; None if they have one."""
         return None
 
-    def finish(self, x: np.ndarray) -> np.ndarray:
-        """Return sampled rows x (N, ...), in the domain's units, as a data set has them: what is discrete is rounded."""
+    def finish(self, x: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
+        """Return sampled rows x (N, ...), in the domain's units, as a data set has them: what is discrete is rounded.
+
+        given: (N, S) bool, tokens that were given and stay as they are.
+        """
         return x
 
     def statistics(self, x: np.ndarray) -> dict[str, Any] | None:

@@ -281,7 +281,7 @@ def guided(
     label = conditions.class_label
     if label is not None and bool((label < 0).any()):
         assert conditions.tokens is None, "with a condition, the null class is no label"
-        conditions = Conditions(label.clamp_min(0)).drop(label < 0)
+        conditions = replace(conditions, class_label=label.clamp_min(0)).drop(label < 0)
     strong = NetworkVelocity(model, objective, conditions)
     other = None if weak is None else NetworkVelocity(*weak, conditions)
     unconditional = not conditions.kinds or (conditions.dropped is not None and bool(conditions.nothing().all()))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from flowkit.components import Component
@@ -90,9 +91,16 @@ class FlowMatching(Objective):
 
     def loss(self, pairs: Pairs, scored: FlowObjective) -> Losses:
         x_t = scored.path.interpolate(pairs.x0, pairs.x1, pairs.t, pairs.eps)
+        given = pairs.conditions.given
+        if given is None:
+            output = pairs.network(x_t, pairs.t, pairs.conditions)
+            losses = scored.loss(output, pairs.x0, pairs.x1, pairs.t, pairs.eps)
+            return Losses(losses, losses, lambda: scored.to_data(output, x_t, pairs.t))
+        known = given.view(*given.shape, *(1,) * (x_t.ndim - 2))  # for x (B, S, ...)
+        x_t = torch.where(known, pairs.x1, x_t)
         output = pairs.network(x_t, pairs.t, pairs.conditions)
-        losses = scored.loss(output, pairs.x0, pairs.x1, pairs.t, pairs.eps)
-        return Losses(losses, losses, lambda: scored.to_data(output, x_t, pairs.t))
+        losses = scored.loss(output, pairs.x0, pairs.x1, pairs.t, pairs.eps, ~given)
+        return Losses(losses, losses, lambda: torch.where(known, pairs.x1, scored.to_data(output, x_t, pairs.t)))
 
 
 @dataclass(frozen=True)
@@ -136,8 +144,18 @@ class FlowObjective:
             return self.path.velocity(x0, x1, t, eps)
         return x1 if self.prediction == "data" else x0
 
-    def loss(self, output: Tensor, x0: Tensor, x1: Tensor, t: Tensor, eps: Tensor | None = None) -> Tensor:
+    def loss(
+        self,
+        output: Tensor,
+        x0: Tensor,
+        x1: Tensor,
+        t: Tensor,
+        eps: Tensor | None = None,
+        counted: Tensor | None = None,
+    ) -> Tensor:
         """Return the weighted error per sample: output, x0, x1, eps (B, ...), t (B,) -> (B,).
+
+        counted: (B, S) bool, the tokens whose error counts; None for all.
 
         The target is converted like the output, so it stays the minimizer when a division is clipped: at fixed x_t all quantities
         are affine in each other, so an error in one is an error in another times a factor that depends on t.
@@ -147,7 +165,7 @@ class FlowObjective:
             assert isinstance(self.path, GaussianPath)
             clip = 0.0 if self.weights.gaussian else self.clip
             error = expand(self.path.affine(t, self.prediction, self.loss_space, clip)[1], x1) * error
-        losses = self.error(error)
+        losses = self.error(error) if counted is None else self.error(error, counted)
         if isinstance(self.weights, UniformWeights):
             return losses
         return self.weights(t, self.path, self.loss_space) * losses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from flowkit.models.layers import (
     Conditioned,
     CrossAttention,
     SwiGLU,
+    given_mark,
     learned,
     linear,
     modulate,
@@ -38,12 +40,14 @@ class BezierSketchDiT(Conditioned):
         num_classes: CountOrNone = 0,
         clip_dim: CountOrNone = 0,
         two_times: bool = False,
+        completes: bool = False,
         attend_conditions: Annotated[
             bool, Field(description="attend to the condition tokens, in addition to their mean")
         ] = False,
     ):
         super().__init__()
         self.stroke_in = linear(stroke_dim, embed_dim)
+        self.given = nn.Parameter(torch.zeros(embed_dim)) if completes else None  # added to strokes that are given
         self.position = learned(num_strokes, embed_dim, std=POSITION_STD)  # the order of strokes has meaning
         self.embed_conditions(embed_dim, num_classes, clip_dim, two_times, attend_conditions)
         self.blocks = nn.ModuleList(
@@ -61,17 +65,19 @@ class BezierSketchDiT(Conditioned):
         cfg_mask: Tensor | None = None,
         span: Tensor | None = None,
         condition_mask: Tensor | None = None,
+        given: Tensor | None = None,
     ) -> Tensor:
         """x (B, S, 8), t (B,) in [0, 1], class_label (B,) int64, clip_features (B, C) or (B, P, C) -> (B, S, 8).
 
         cfg_mask (B,) bool: True drops a row's conditions; (B, 2): its label, its condition. Missing conditions count as dropped.
         span (B,): length of the interval that starts at t, for networks built with two_times; 0 by default.
         condition_mask (B, P) bool: True for tokens, False for padding. A row without tokens counts as dropped.
+        given (B, S) bool, for networks built with `completes`: strokes of x that are clean, to be completed by the others.
         """
         assert x.shape[1] == len(self.position), f"x has {x.shape[1]} strokes; expected {len(self.position)}"
         condition, memory = self.conditions(x, t, class_label, clip_features, cfg_mask, span, condition_mask)
         condition = F.silu(condition)
-        h = self.stroke_in(x) + self.position
+        h = self.stroke_in(x) + self.position + given_mark(self.given, given)
         for block in self.blocks:
             h = block(h, condition, memory)
         shift, scale = self.out_modulation(condition)[:, None].chunk(2, dim=-1)

@@ -87,6 +87,14 @@ class ClassEmbedding(nn.Module):
         return self.table(class_label)
 
 
+def given_mark(mark: nn.Parameter | None, given: Tensor | None) -> Tensor | float:
+    """Return what to add to the tokens of x (B, S, D): the mark (D,) where `given` (B, S), and 0 elsewhere."""
+    if given is None:
+        return 0.0
+    assert mark is not None, "the network was built without `completes`"
+    return given[..., None] * mark
+
+
 def token_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
     """Return the mean (B, D) over tokens (B, P, D) where mask (B, P) is True; 0 for rows without tokens."""
     if mask is None:
@@ -173,7 +181,7 @@ class Conditioned(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of parameters without weight decay, besides biases and norms."""
-        return {"position", "null_features", "class_embedding.table.weight"}
+        return {"position", "null_features", "class_embedding.table.weight", "given"}
 
     def conditions(
         self,

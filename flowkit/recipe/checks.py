@@ -121,6 +121,8 @@ def _mean_flow(recipe: Recipe) -> list[tuple[str, str]]:
         if name not in (plain, "auto"):
             found.append((f"flow.{key}", f'"{name}" cannot be used with flow.objective = "{objective}", '
                                          f'which has its own loss; use "{plain}"'))  # fmt: skip
+    if flow.completes:
+        found.append(("flow.given", f'cannot be used with flow.objective = "{objective}"; use "flow_matching"'))
     for name in recipe.aux_loss.used:
         found.append((f"aux_loss.{name}", f'needs predicted data, which flow.objective = "{objective}" does not '
                                              f"provide; set aux_loss.{name} = 0"))  # fmt: skip

@@ -11,6 +11,7 @@ from flowkit.components import Choose
 from flowkit.data.base import NORMAL
 from flowkit.flow.couplings import Coupling, Independent
 from flowkit.flow.error import Error, Squared
+from flowkit.flow.given import Shares, rates
 from flowkit.flow.objective import FlowMatching, FlowObjective, Objective
 from flowkit.flow.paths import Linear, Path
 from flowkit.flow.solvers import Solver
@@ -87,6 +88,17 @@ class Flow(Section):
         description="probability of dropping all conditions of a row, and of dropping each one alone if there are two; or by "
         "name: {all = 0.1, label = 0.2}",
     )
+
+    given: Shares = Field(
+        default=0.0,
+        description="probability that a row is shown a part of itself, to learn completion; half of these a beginning and half "
+        "a random subset, or by name: {prefix = 0.3, subset = 0.2}",
+    )
+
+    @property
+    def completes(self) -> bool:
+        """Whether the network is trained to complete rows."""
+        return any(rates(self.given))
 
     @property
     def scored(self) -> FlowObjective:

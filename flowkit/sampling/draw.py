@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from flowkit.conditions import NOTHING, Conditions
 from flowkit.data.normalizers import Normalizer
+from flowkit.flow.given import Held, over_tokens, resampled
 from flowkit.flow.guidance import GradientGuidance, Network, guided
 from flowkit.flow.inversion import Inversion, inversion_figures, reconstruct, zero_field_figures
 from flowkit.flow.objective import FlowObjective
@@ -30,6 +31,65 @@ BATCH_SIZES = {"cpu": 64, "cuda": 1024}
 Weak = tuple[Network, FlowObjective]  # the weaker model of autoguidance
 Step = Callable[[int, Tensor], None]  # a listener for (steps done, x)
 Guide = Callable[[Tensor], Tensor]  # x (B, ...) in the domain's units -> (B,)
+
+
+@dataclass(frozen=True)
+class Given:
+    """Rows to complete, in the domain's units: rows (S, ...) for all samples, or (N, S, ...); tokens (S,) or (N, S) bool."""
+
+    rows: np.ndarray
+    tokens: np.ndarray
+
+
+@dataclass(frozen=True)
+class Completion:
+    """rows (N, S, ...) and their given tokens (N, S) bool. resample: None for a model that was trained to complete."""
+
+    rows: np.ndarray
+    tokens: np.ndarray
+    resample: int | None
+
+    def to_info(self) -> dict[str, Any]:
+        """Return what samples say about it: the given tokens, once if they are the same for all."""
+        same = (self.tokens == self.tokens[:1]).all()
+        shown = [np.flatnonzero(row).tolist() for row in (self.tokens[:1] if same else self.tokens)]
+        info: dict[str, Any] = {"given": shown[0] if same else shown}
+        return info if self.resample is None else {**info, "resample": self.resample}
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where samples start, instead of noise from the seed.
+
+    rows: (N, ...) in the domain's units, which noise moves to time t; strength = 1 - t: 0 keeps the rows, 1 forgets them.
+    noise: (N, *latent_shape), as the model sees it, to start from at t = 0. Give one of the two.
+    """
+
+    rows: np.ndarray | None = None
+    strength: float = 0.5
+    noise: np.ndarray | None = None
+
+    def to_info(self) -> dict[str, Any]:
+        return {"strength": self.strength} if self.rows is not None else {}
+
+    @property
+    def t0(self) -> float:
+        return 0.0 if self.rows is None else 1.0 - self.strength
+
+
+def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+    """Interpolate on a sphere between noises a and b (D...), at `share` (T,) from 0 to 1: (T, D...).
+
+    Norms are interpolated too. So every step is as likely under normal noise as its ends are.
+    """
+    long, short = a.flatten().norm(), b.flatten().norm()
+    cosine = (a.flatten() @ b.flatten() / (long * short).clamp_min(1e-12)).clamp(-1, 1)
+    angle = torch.arccos(cosine)
+    share = share.view(-1, *(1,) * a.ndim)
+    if float(angle) < 1e-4:
+        return torch.lerp(a[None], b[None], share)
+    ways = torch.sin((1 - share) * angle) * a / long + torch.sin(share * angle) * b / short
+    return ways / torch.sin(angle) * torch.lerp(long, short, share)
 
 
 @dataclass(frozen=True)
@@ -127,6 +187,8 @@ def draw_samples(
     seed: int = 0,
     guide: Guide | None = None,
     guide_scale: float = 1.0,
+    completion: Completion | None = None,
+    start: Start | None = None,
     batch_size: int | None = None,
     keep_states: int = 0,
     progress: Progress | None = None,
@@ -147,12 +209,21 @@ def draw_samples(
     with torch.inference_mode() if guide is None else torch.no_grad():
         for first in range(0, num_samples, batch_size):
             indices = range(first, min(first + batch_size, num_samples))
-            velocity = velocity_of(model, given, slice(first, indices.stop), settings)
+            told = given
+            if completion is not None and completion.resample is None:
+                told = replace(given, given=torch.from_numpy(np.array(completion.tokens)))
+            velocity = velocity_of(model, told, slice(first, indices.stop), settings)
             if guide is not None:
                 assert isinstance(path, GaussianPath), "checked by the caller"
                 velocity = GradientGuidance(velocity, lambda x: guide(normalizer.denormalize(x)), path, guide_scale)
             noise = base.sample(seed, indices, model.latent_shape)
+            if start is not None and start.noise is not None:
+                noise = torch.from_numpy(np.ascontiguousarray(start.noise[first : indices.stop], np.float32))
             x = noise.to(model.device, torch.float64 if settings.state == "fp64" else torch.float32)
+            if start is not None and start.rows is not None:
+                t0 = torch.full((len(x),), start.t0, dtype=x.dtype, device=x.device)
+                x = path.interpolate(x, _normalized(model, start.rows[first : indices.stop]).to(x), t0)
+            held = None if completion is None else _held(model, completion, velocity, x, first)
             keep = states.begin(indices, x)
 
             def on_step(step: int, x: Tensor, keep: Step | None = keep, indices: range = indices) -> None:
@@ -161,12 +232,23 @@ def draw_samples(
                 if progress is not None and not settings.solver.adaptive:
                     progress(indices.start + len(indices) * min(step, settings.steps) // settings.steps, num_samples)
 
-            x, nfe = integrate(
-                velocity, x, solver=settings.solver, steps=settings.steps, grid=settings.grid, path=path,
-                straight=model.straight, noise=step_noise(seed, indices, model.latent_shape, numerics),
-                on_step=on_step,
-            )  # fmt: skip
-            done.append(model.domain.finish(normalizer.denormalize(x).float().cpu().numpy()))
+            how: dict[str, Any] = {
+                "solver": settings.solver, "steps": settings.steps, "grid": settings.grid, "path": path,
+                "straight": model.straight, "noise": step_noise(seed, indices, model.latent_shape, numerics),
+                "on_step": on_step,
+            }  # fmt: skip
+            if held is not None and completion is not None and (completion.resample or 1) > 1:
+                assert completion.resample is not None
+                x, nfe = resampled(held, x, times=completion.resample, **{**how, "straight": False})
+            else:
+                x, nfe = integrate(held or velocity, x, t0=0.0 if start is None else start.t0, **how)
+            found = normalizer.denormalize(x).float().cpu().numpy()
+            if completion is None:
+                done.append(model.domain.finish(found))
+            else:
+                rows, tokens = completion.rows[first : indices.stop], completion.tokens[first : indices.stop]
+                given_back = np.where(tokens.reshape(*tokens.shape, *(1,) * (rows.ndim - 2)), rows, found)
+                done.append(model.domain.finish(given_back, tokens))
             noises.append(noise.numpy())
             spent.append(nfe)
             if progress is not None:
@@ -175,6 +257,23 @@ def draw_samples(
     mean, most = nfe.double().mean().item(), int(nfe.max())
     nfe = most if mean == most else round(mean, 2)
     return Drawn(np.concatenate(done), np.concatenate(noises), nfe, most, states.stacked())
+
+
+def _normalized(model: SamplingModel, rows: np.ndarray) -> Tensor:
+    """Return rows (N, ...) in the domain's units as the model sees them, on its device."""
+    return model.normalizer.normalize(torch.from_numpy(np.array(rows, np.float32)).to(model.device))
+
+
+def _held(model: SamplingModel, completion: Completion, velocity: Velocity, noise: Tensor, first: int) -> Held:
+    """Return the velocity that completes the rows from `first` on. Without training, given tokens come from `noise`."""
+    part = slice(first, first + len(noise))
+    known = _normalized(model, completion.rows[part]).to(noise)
+    given = over_tokens(torch.from_numpy(np.array(completion.tokens[part])).to(noise.device), known)
+    if completion.resample is None:
+        return Held(velocity, known, given)
+    path = model.objective.path
+    assert isinstance(path, GaussianPath), "checked by the caller"
+    return Held(velocity, known, given, path, noise)
 
 
 def invert(

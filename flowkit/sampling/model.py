@@ -18,17 +18,19 @@ from flowkit.domain import Domain, get_domain
 from flowkit.errors import UserError, listing
 from flowkit.flow.guidance import Autoguidance
 from flowkit.flow.paths import GaussianPath
+from flowkit.flow.solvers import integrate
 from flowkit.progress import Progress
 from flowkit.recipe.flow import Flow, seen_without
 from flowkit.recipe.sample import SampleSettings
 from flowkit.sampling.conditioning import ClassLabel, resolve_condition, resolve_labels, resolve_row_labels
-from flowkit.sampling.draw import Guide, Weak, as_network, draw_samples
+from flowkit.sampling.draw import Completion, Given, Guide, Start, Weak, as_network, draw_samples, velocity_of
 from flowkit.sampling.likelihood import of_rows
 from flowkit.settings import toml_value
 
 if TYPE_CHECKING:
     from flowkit.data.normalizers import Normalizer
 
+RESAMPLE = 8  # how often the training-free completion takes each step
 KEPT_STATES = 64  # samples whose trajectories can be kept
 
 
@@ -95,6 +97,9 @@ class SamplingModel:
         settings: SampleSettings | None = None,
         guide: Guide | None = None,
         guide_scale: float = 1.0,
+        given: Given | None = None,
+        resample: int | None = None,
+        start: Start | None = None,
         batch_size: int | None = None,
         pairs: bool = False,
         on_states: Callable[[np.ndarray], object] | None = None,
@@ -113,6 +118,9 @@ class SamplingModel:
         guide: a differentiable f(x (B, ...)) -> (B,) in the domain's units; the samples then approximate
         p(x) exp(guide_scale f(x)) (see `flowkit.flow.guidance.GradientGuidance`). pairs: also return `.noise`, the noise that
         each sample came from as the model saw it (float32, (N, *latent_shape)), and `.normalizer`, for reflow (arXiv 2209.03003).
+        given: rows to complete, and which of their tokens are given (see `Given`); these come back unchanged. resample: for a
+        model that was not trained with `flow.given`, how often each step is repeated; default 8. start: rows to vary, or noise to
+        start from, instead of noise from the seed (see `Start`).
         on_states: called with 64 evenly spread samples after each step, from the noise on: float32 (T, 64, ...) in the
         domain's units.
 
@@ -121,8 +129,9 @@ class SamplingModel:
         settings = self.settings(settings, **changes)
         if num_samples < 1:
             raise UserError(f"num_samples: {num_samples}; expected at least 1")
-        given = self.conditions(num_samples, class_label, condition, condition_mask)
-        self._check(settings, conditioned=bool(given.kinds))
+        told = self.conditions(num_samples, class_label, condition, condition_mask)
+        self._check(settings, conditioned=bool(told.kinds))
+        completion = None if given is None else self.completion(given, num_samples, settings, resample)
         if pairs and settings.solver.stochastic:
             raise UserError(
                 f'pairs: samples of the stochastic solver "{settings.solver.tag()}" are not a function of their noise; use '
@@ -131,22 +140,67 @@ class SamplingModel:
         if guide is not None:
             self._check_guide(settings)
         drawn = draw_samples(
-            self, num_samples, settings, given, seed=seed, guide=guide, guide_scale=guide_scale, batch_size=batch_size,
-            keep_states=0 if on_states is None else KEPT_STATES, progress=progress,
+            self, num_samples, settings, told, seed=seed, guide=guide, guide_scale=guide_scale, completion=completion,
+            start=start, batch_size=batch_size, keep_states=0 if on_states is None else KEPT_STATES, progress=progress,
         )  # fmt: skip
         if on_states is not None:
             assert drawn.states is not None
             on_states(drawn.states)
         made = {
             "source": "samples", **self.made_by, "seed": seed, **settings.to_info(), **drawn.cost(),
-            **({} if guide is None else {"guide_scale": guide_scale}), **(self.info.get("inherited") or {}),
+            **({} if guide is None else {"guide_scale": guide_scale}), **({} if completion is None else completion.to_info()),
+            **({} if start is None else start.to_info()), **(self.info.get("inherited") or {}),
         }  # fmt: skip
-        kept, names = self._labels(given.class_label)
-        _, tokens, mask = given.arrays()
+        kept, names = self._labels(told.class_label)
+        _, tokens, mask = told.arrays()
         return Dataset(
             self.info["kind"], drawn.x, kept, tokens, None, names, made, condition_mask=mask,
             noise=drawn.noise if pairs else None, normalizer=self.normalizer if pairs else None,
         )  # fmt: skip
+
+    def completion(self, given: Given, count: int, settings: SampleSettings, resample: int | None = None) -> Completion:
+        """Return how to complete `count` rows. Raises UserError if this model cannot, or for rows that do not fit."""
+        if not self.domain.has_parts:
+            raise UserError(f"given: {self.domain.noun} cannot be completed, because their rows have no parts")
+        rows, tokens = np.asarray(given.rows, np.float32), np.asarray(given.tokens, bool)
+        if rows.shape not in (self.shape, (count, *self.shape)) or tokens.shape not in (
+            self.shape[:1], (count, *self.shape[:1])
+        ):  # fmt: skip
+            raise UserError(
+                f"given: rows have shape {rows.shape} and tokens {tokens.shape}; expected {self.shape} and {self.shape[:1]}, or "
+                f"{(count, *self.shape)} and {(count, *self.shape[:1])}"
+            )
+        rows, tokens = np.broadcast_to(rows, (count, *self.shape)), np.broadcast_to(tokens, (count, *self.shape[:1]))
+        if self.flow.completes:
+            if resample is not None:
+                raise UserError(
+                    "resample: this model was trained to complete (flow.given), which needs no resampling; remove it"
+                )
+            return Completion(rows, tokens, None)
+        if why := self.flow.why_no_score():
+            raise UserError(f"given: this model was not trained to complete (flow.given), and the way without training requires "
+                            f"a Gaussian path from independent noise, but {why}")  # fmt: skip
+        if settings.solver.averages:
+            raise UserError(f'given: cannot be used with solver "{settings.solver.tag()}"; use "midpoint"')
+        if settings.solver.adaptive:
+            raise UserError(f'given: this model was not trained to complete (flow.given), and the way without training takes '
+                            f'fixed steps, which "{settings.solver.tag()}" does not; use "midpoint"')  # fmt: skip
+        if resample is not None and resample < 1:
+            raise UserError(f"resample: {resample}; expected at least 1")
+        return Completion(rows, tokens, RESAMPLE if resample is None else resample)
+
+    def invert(self, rows: np.ndarray, settings: SampleSettings | None = None, **conditions: Any) -> np.ndarray:
+        """Return the noise (N, *latent_shape) float32 that rows (N, ...), in the domain's units, come from; without guidance.
+
+        conditions: class_label, condition and condition_mask, as in `sample`.
+        """
+        told = self.conditions(
+            len(rows), *(conditions.get(name) for name in ("class_label", "condition", "condition_mask"))
+        )
+        how = self.settings(settings).of_ode
+        with torch.inference_mode():
+            x1 = self.normalizer.normalize(torch.from_numpy(np.ascontiguousarray(rows, np.float32)).to(self.device))
+            return integrate(velocity_of(self, told), x1, t0=1.0, t1=0.0, **how).x.cpu().numpy()
 
     log_likelihood = of_rows
 

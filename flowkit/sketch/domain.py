@@ -18,12 +18,14 @@ from flowkit.domain import Domain, Presented, Preview, Tell
 from flowkit.errors import UserError, listing, nearest
 from flowkit.sketch.normalizer import Strokes
 from flowkit.sketch.raster import contact_sheet, trace
-from flowkit.sketch.strokes import EXISTS, tidy
+from flowkit.sketch.strokes import CONTINUES, EXISTS, tidy
 from flowkit.sketch.svg_write import write_svg
 from flowkit.sources.arrays import found_in
 from flowkit.sources.kinds import SKETCHES
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from flowkit.metrics.comparison import Comparison
     from flowkit.sketch.evaluation import SketchEvaluator
     from flowkit.sketch.prepare import PrepareReport
@@ -43,6 +45,7 @@ class SketchDomain(Domain):
     builtin = ("doodles", "pen_doodles")
     sizes = ("num_strokes", "stroke_dim")
     default_normalizer = "global"
+    has_parts = True
     measures_memorization = True
 
     def generate(self, name: str, num_samples: int, seed: int) -> Dataset:
@@ -111,13 +114,23 @@ class SketchDomain(Domain):
             )
         return choice
 
+    def parts(self, x: Tensor) -> Tensor:
+        """Return the pen stroke of each cubic, or the cubic itself in rows without pen strokes."""
+        import torch
+
+        if x.shape[-1] == EXISTS:
+            return torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
+        there = x[..., EXISTS] > 0
+        starts = there & ~(x[..., CONTINUES] > 0)
+        return torch.where(there, starts.cumsum(1) - 1, -1).clamp_min(-1)
+
     def no_density(self, row_shape: tuple[int, ...]) -> str | None:
         if row_shape[-1] == EXISTS:
             return None
         return "the signs of pen strokes are discrete, so rows have no density; train on drawings cut with `prepare --exactly 32`"
 
-    def finish(self, x: np.ndarray) -> np.ndarray:
-        return tidy(x) if x.shape[-1] > EXISTS else x
+    def finish(self, x: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
+        return tidy(x, given) if x.shape[-1] > EXISTS else x
 
     def preview(self, rows: Dataset) -> list[Preview]:
         """Sketches as braille pictures of 24 x 12 characters, and in smaller sizes."""

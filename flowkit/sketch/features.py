@@ -160,7 +160,7 @@ def counts(x: np.ndarray) -> np.ndarray:
     lines, owner, sketch = short_lines(x, 0.02)
     length = np.bincount(sketch[owner], np.linalg.norm(lines[:, 1] - lines[:, 0], axis=1), len(x))
     pen = np.bincount(pen_lines(x)[1], minlength=len(x))
-    pieces = [label(cells, np.ones((3, 3)))[1] for cells in touched_cells(x, PIECES_GRID)]  # pyright: ignore[reportGeneralTypeIssues]
+    pieces = [label(cells, np.ones((3, 3)))[1] for cells in touched_cells(x, PIECES_GRID)]  # pyright: ignore[reportIndexIssue]
     return np.stack([np.bincount(sketch, minlength=len(x)), pen, length, pieces], axis=1).astype(np.float64)
 
 

@@ -199,8 +199,17 @@ def build(
         model_args = {**recipe.model.arguments(), **{name: size for name, size in sizes.items() if name in known}}
         if flow.objective.averages:
             model_args["two_times"] = True
+        if flow.completes:
+            if not domain.has_parts:
+                raise UserError(f"flow.given: {domain.name} rows have no parts to complete; set flow.given = 0")
+            if "completes" not in known:
+                raise UserError(f"flow.given: {recipe.model.arch!r} does not take given strokes; use "
+                                '"bezier_sketch_dit" or "bezier_sketch_transformer", or set flow.given = 0')  # fmt: skip
+            model_args["completes"] = True
         torch.manual_seed(key(recipe.run.seed, "initial weights"))
         model = create_model(recipe.model.arch, **model_args)
+    elif flow.completes:
+        raise UserError("flow.given: not supported for your own module yet; set flow.given = 0")
     if flow.objective.averages:
         check_takes_span(model)
     if data.condition_mask is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flowkit.conditions import KINDS
+from flowkit.flow.given import rates, shown_tokens
 from flowkit.flow.objective import Pairs, Spans
 from flowkit.flow.times import stratify
 from flowkit.recipe.flow import drop_rates
@@ -65,6 +66,7 @@ class UpdateInputs:
         stochastic = session.objective.path.stochastic
         self.eps = session.draws.normal("bridge", update, shape) if stochastic else None
         self.dropped = draw_dropped(session, update)
+        self.given = draw_given(session, update)
 
     def loss(self, micro_step: int, start: int = 0, stop: int | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Return `flow_loss` for rows `start` to `stop` of this rank's micro-batch, by default all of it."""
@@ -74,6 +76,11 @@ class UpdateInputs:
         mine = self.rows.slice(micro_step * micro + start, micro_step * micro + stop)
         if self.dropped is not None:
             mine = replace(mine, conditions=mine.conditions.drop(self.dropped[indices]))
+        if self.given is not None:
+            parts = session.domain.parts(mine.x)
+            drawn = (uniform[indices] for uniform in self.given)
+            given = shown_tokens(parts, rates(session.flow.given), *drawn)
+            mine = replace(mine, conditions=replace(mine.conditions, given=given))
         eps = None if self.eps is None else self.eps[indices]
         spans = None if self.spans is None else self.spans.slice(indices)
         return flow_loss(session, mine, self.noise[indices], self.times[indices], eps, spans)
@@ -120,6 +127,16 @@ def draw_dropped(session: Session, update: int) -> Tensor | None:
         return everything
     dropped = {kind: everything | drops(f"drop {kind}", rate) for kind, rate in rates.items()}
     return dropped[kinds[0]] if len(kinds) == 1 else torch.stack([dropped[kind] for kind in KINDS], dim=1)
+
+
+def draw_given(session: Session, update: int) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Draw what `shown_tokens` needs for the global batch: (B,), (B,), (B, S); None if nothing is shown."""
+    if not session.flow.completes:
+        return None
+    size, tokens = session.layout.batch_size, session.batches.data.x.shape[1]
+    shapes = {"given": (size,), "given amount": (size,), "given parts": (size, tokens)}
+    which, amount, each = (session.draws.uniform(what, update, shape) for what, shape in shapes.items())
+    return which, amount, each
 
 
 def flow_loss(
