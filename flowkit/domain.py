@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from flowkit.metrics.report import Figure
     from flowkit.sources.files import Files
 
-AuxiliaryLoss = Callable[["Tensor"], "Tensor"]  # predicted x1 (B, ...) in the domain's units -> (B,)
+# Predicted x1 (B, ...) in the domain's units -> (B,). One with a parameter named `target` also gets the real x1 (B, ...).
+AuxiliaryLoss = Callable[..., "Tensor"]
 Bar = Callable[[str], AbstractContextManager[Tell]]  # opens a progress bar, given what it shows first
 
 

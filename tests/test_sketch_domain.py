@@ -62,8 +62,9 @@ def test_extra_losses_take_sketches_to_one_number_each(domain):
     import torch
 
     losses = {name: find("loss", name) for name in names("loss")}
-    assert set(losses) == {"smoothness", "bending", "degenerate"}
+    assert set(losses) == {"smoothness", "bending", "degenerate", "raster"}
     assert all(loss.kinds == ("sketch",) for loss in losses.values())
+    assert (losses.pop("raster")(*[torch.zeros(6, 3, 8)] * 2)).shape == (6,)
     x = torch.from_numpy(domain.generate("doodles", 6, 0).x)
     for loss in losses.values():
         assert loss(x).shape == (6,)
