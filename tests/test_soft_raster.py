@@ -75,7 +75,8 @@ def test_gradients_by_finite_differences():
     ],
 )
 def test_values_and_gradients_are_finite_everywhere(stroke, dtype):
-    x = torch.tensor([[stroke, stroke, (0, 0, 0.5, 0, 0, 0.5, 0.5, 0.5)]], dtype=dtype, requires_grad=True)
+    rows = [(*stroke, 1, -1), (*stroke, 1, 1), (0, 0, 0.5, 0, 0, 0.5, 0.5, 0.5, 1, -1)]
+    x = torch.tensor([rows], dtype=dtype, requires_grad=True)
     for width in (0.001, 0.1, 1.5):
         ink = soft_raster(x, 32, stroke_width=width)
         (gradient,) = torch.autograd.grad((ink * torch.linspace(-1, 1, 32)).sum(), x)
