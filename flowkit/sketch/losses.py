@@ -1,8 +1,8 @@
 """Auxiliary losses on a predicted sketch: x (B, S, 8 or 10) in canvas units of [-1, 1] -> (B,).
 
 Losses of strokes are the mean over cubics, weighted by how far each one exists. Their gradients reach coordinates only: else
-a loss would make strokes vanish. Gradients are finite everywhere, also at straight lines, at zero-length chords and at strokes
-that are one point.
+a loss would make strokes vanish. Gradients are finite everywhere, including at straight lines, zero-length chords and strokes
+that are a single point.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def smoothness(x: Tensor) -> Tensor:
     start, inner, end = points[..., :1, :], points[..., 1:3, :], points[..., 3:, :]
     chord = end - start
     with torch.no_grad():
-        # Where on the chord the nearest point lies. The distance is at its minimum there, so its gradient is the one
-        # at a fixed place (envelope theorem), and a division by a chord of no length never enters it.
+        # Position of the nearest point on the chord. It minimizes the distance, so the gradient equals that for a fixed
+        # position (envelope theorem). Without the gradient of this division, a chord of length 0 causes no problem.
         length_squared = chord.square().sum(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
         place = (((inner - start) * chord).sum(-1, keepdim=True) / length_squared).clamp(0, 1)
     # vector_norm's gradient at 0 is 0, where sqrt's is infinite.

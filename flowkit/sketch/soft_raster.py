@@ -2,8 +2,8 @@
 
 A cubic is drawn as short chords. A pixel's ink depends on its distance to the nearest chord of each cubic that passes nearby,
 so work and memory grow with the length of the lines, not with strokes times pixels. Which chord is nearest, and where on it,
-is found without gradients: the distance is at its minimum there, so its gradient is the one at that fixed place (envelope
-theorem). No division by a chord's length enters the gradient.
+is found without gradients: that place minimizes the distance, so the gradient equals that for a fixed place (envelope theorem).
+Without the gradient of the division, a chord of length 0 causes no problem.
 """
 
 from __future__ import annotations

@@ -79,6 +79,8 @@ def tidy(x: np.ndarray, fixed: np.ndarray | None = None) -> np.ndarray:
     x[:, :-1, 4:6] += ends
     x[:, :-1, 6:8] += ends
     # Exactly, in spite of rounding.
-    met = joined[:, 1:] & ~still[:, 1:]
-    x[:, 1:, 0:2] = np.where(met[..., None], x[:, :-1, 6:8], x[:, 1:, 0:2])
+    met = (joined[:, 1:] & ~still[:, 1:])[..., None]
+    x[:, 1:, 0:2] = np.where(met, x[:, :-1, 6:8], x[:, 1:, 0:2])
+    met = (joined[:, 1:] & still[:, 1:] & ~still[:, :-1])[..., None]
+    x[:, :-1, 6:8] = np.where(met, x[:, 1:, 0:2], x[:, :-1, 6:8])
     return x

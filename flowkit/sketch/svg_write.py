@@ -1,4 +1,4 @@
-"""A sketch as an SVG document: string formatting, one `<path>` a stroke."""
+"""A sketch as an SVG document: string formatting, one `<path>` per pen stroke."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 
 from flowkit.data.files import replacing
+from flowkit.sketch.strokes import pen_strokes
 
-STROKE_WIDTH = 0.022  # in canvas units (the canvas is 2 wide); 5.6 px of 512
+STROKE_WIDTH = 0.022  # canvas units (the canvas is 2 wide): 5.6 px of 512
 
-# What XML 1.0 cannot hold even escaped: titles come from the folder names of strangers.
+# Characters that XML 1.0 cannot contain even escaped. Titles come from folder names, which may contain any of them.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -25,14 +26,11 @@ def svg(
     background: str | None = "white",
     title: str = "",
 ) -> str:
-    """The SVG text of `sketch` (S, 8), canvas [-1, 1] mapped to `size` x `size` user units.
+    """The SVG text of `sketch` (S, 8 or 10), canvas [-1, 1] mapped to `size` x `size` user units.
 
-    `stroke_width` is in canvas units. `background=None` leaves the picture transparent. Strokes that are not finite
-    are left out (a renderer would refuse the whole file).
+    stroke_width: in canvas units. background: None for a transparent picture. Strokes that are not finite are left out,
+    because a renderer would refuse the whole file.
     """
-    sketch = np.asarray(sketch, np.float64).reshape(-1, 8)
-    sketch = sketch[np.isfinite(sketch).all(axis=1)]
-    points = np.round((sketch + 1) * (size / 2), 3) + 0.0  # + 0.0 turns -0 into 0
     lines = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{size}" height="{size}" viewBox="0 0 {size} {size}">']
     if title:
         lines.append(f"<title>{escape(_NOT_XML.sub('', title))}</title>")
@@ -42,12 +40,20 @@ def svg(
         f'<g fill="none" stroke={quoteattr(color)} stroke-width="{stroke_width * size / 2:.4g}" '
         'stroke-linecap="round" stroke-linejoin="round">'
     )
-    lines += ["<path d={}/>".format('"M{:.10g} {:.10g}C{:.10g} {:.10g} {:.10g} {:.10g} {:.10g} {:.10g}"'.format(*stroke))
-              for stroke in points.tolist()]  # fmt: skip
+    for stroke in pen_strokes(np.asarray(sketch, np.float64)):
+        if np.isfinite(stroke).all():
+            lines.append(f'<path d="{path_data((stroke + 1) * (size / 2))}"/>')
     return "\n".join([*lines, "</g>", "</svg>", ""])
 
 
+def path_data(stroke: np.ndarray, digits: int = 3) -> str:
+    """Return a pen stroke (n, 8) as the `d` of an SVG path."""
+    points = np.round(stroke, digits) + 0.0  # + 0.0 turns -0 into 0
+    start = "M{:.10g} {:.10g}".format(*points[0, :2])
+    return start + "".join("C{:.10g} {:.10g} {:.10g} {:.10g} {:.10g} {:.10g}".format(*cubic[2:]) for cubic in points)
+
+
 def write_svg(path: Path | str, sketch: np.ndarray, title: str = "") -> None:
-    """Write `sketch` (S, 8) to `path`, whole or not at all. Raises UserError where it cannot be written."""
+    """Write `sketch` (S, 8 or 10) to `path`, whole or not at all. Raises UserError where it cannot be written."""
     with replacing(Path(path)) as partial:
         partial.write_text(svg(sketch, title=title), "utf-8")
