@@ -139,7 +139,7 @@ class Domain:
 
         Raises UserError for options of another domain.
         """
-        if options is not None and (given := options.given()):
+        if options is not None and options.kind != self.kind and (given := options.given()):
             raise UserError(f"{given[0]} is an option for {options.noun}, and {tensors} holds {self.noun}")
         return None
 
@@ -219,6 +219,10 @@ class DecodeOptions(Protocol):
         """Whether they say that rows of unknown kind belong to this domain."""
         ...
 
+    def presenter(self) -> Presenter | None:
+        """Return what writes the rows as these options ask; None for the domain's own presenter."""
+        ...
+
 
 @dataclass(frozen=True)
 class Preview:
@@ -245,6 +249,8 @@ class Presented:
     texts: tuple[str, ...] | None = None  # one sentence per sample, if the domain decodes to text
     figures: dict[str, float] = field(default_factory=dict)  # measured on the samples, by their names in metrics.jsonl
     caption: str = ""  # what the notes of the previews mean
+    noun: str = ""  # what the files are that are no overviews, in the plural; by default one per sample
+    facts: str = ""  # what else to say, in one line
 
 
 def auxiliary_loss(*kinds: str) -> Callable[[AuxiliaryLoss], AuxiliaryLoss]:

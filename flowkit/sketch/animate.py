@@ -29,17 +29,24 @@ MAX_DRAWINGS = 16  # in one picture of the flow
 
 
 def animated_svg(
-    sketch: np.ndarray, *, title: str = "", seconds: float = 4.0, repeat: bool = False, size: int = 512, **style: str
+    sketch: np.ndarray,
+    *,
+    title: str = "",
+    seconds: float = 4.0,
+    repeat: bool = False,
+    size: int = 512,
+    color: str = "black",
+    background: str | None = "white",
 ) -> str:
     """Return an SVG text that draws `sketch` (S, 8 or 10), one pen stroke after the other, at constant speed.
 
     seconds: how long drawing takes. repeat: start again `HOLD` seconds after the end. size: width and height in user units.
-    style: `color` and `background` as in `svg`. The animation is CSS without a script. The drawing is complete where CSS
+    background: None for a transparent picture. The animation is CSS without a script. The drawing is complete where CSS
     animations are not supported, and for people who prefer reduced motion.
     """
     strokes = [stroke for stroke in pen_strokes(np.asarray(sketch, np.float64)) if np.isfinite(stroke).all()]
     lengths = np.array([arc_length(stroke).sum() for stroke in strokes])
-    text = svg(sketch, title=title, size=size, **style)
+    text = svg(sketch, title=title, size=size, color=color, background=background)
     if not strokes or not lengths.sum() > 0:
         return text
     head, *paths = text.split("<path ")
