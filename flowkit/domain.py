@@ -107,6 +107,10 @@ class Domain:
             for row, title in zip(flat, rows.titles(), strict=True)
         ]
 
+    def html(self, rows: Dataset) -> str | None:
+        """Return what a notebook shows of rows, without importing torch; None for their `repr`."""
+        return None
+
     def presenter(self, data: Dataset | None, *, decode: bool = True, device: str = "auto") -> Presenter:
         """Return what writes samples in a readable form.
 
