@@ -1,8 +1,6 @@
-"""Auxiliary losses on a predicted sketch: x (B, S, 8 or 10) in canvas units of [-1, 1] -> (B,).
+"""Auxiliary losses on a predicted sketch: x (B, S, 8 or 10) on the canvas [-1, 1] -> (B,), the mean over its cubics.
 
-Losses of strokes are the mean over cubics, weighted by how far each one exists. Their gradients reach coordinates only: else
-a loss would make strokes vanish. Gradients are finite everywhere, including at straight lines, zero-length chords and strokes
-that are a single point.
+Gradients are finite everywhere, including at straight lines, zero-length chords and strokes that are a single point.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from flowkit.domain import auxiliary_loss
-from flowkit.sketch.soft_raster import presence_of, soft_raster
+from flowkit.sketch.soft_raster import soft_raster
 from flowkit.sketch.strokes import EXISTS
 from flowkit.sketch.validity import DEGENERATE
 
@@ -79,8 +77,8 @@ def _control_points(x: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, x: Tensor) -> Tensor:
-    """Return the mean (B,) of values (B, S) over the cubics of x that exist; 0 if none does."""
+    """The mean (B,) of values (B, S) over the cubics that exist."""
     if x.shape[-1] == EXISTS:
         return values.mean(-1)
-    presence = presence_of(x.detach())
-    return (values * presence).sum(-1) / presence.sum(-1).clamp_min(torch.finfo(x.dtype).eps)
+    there = (x[..., EXISTS] > 0).to(values.dtype)
+    return (values * there).sum(-1) / there.sum(-1).clamp_min(1)
