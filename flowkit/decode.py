@@ -66,7 +66,19 @@ def decode(
         return decoded
     with bar("reading") as tell:
         out = out or _folder_of(tensors)
-        return write_readable(data, out, tell, only_pictures=tensors.resolve().parent == out.resolve())
+        presenter = None if options is None else options.presenter()
+        return write_readable(data, out, tell, presenter, only_pictures=tensors.resolve().parent == out.resolve())
+
+
+def of_one_domain(*options: DecodeOptions) -> DecodeOptions | None:
+    """Return those options of which any were given, or None. Raises UserError if they are of more than one domain."""
+    given = [one for one in options if one.given()]
+    if len(given) > 1:
+        first, second = given[:2]
+        raise UserError(
+            f"{first.given()[0]} (for {first.noun}) and {second.given()[0]} (for {second.noun}) are mutually exclusive"
+        )
+    return given[0] if given else None
 
 
 def write_readable(

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from flowkit.metrics.report import Figure
     from flowkit.sources.files import Files
 
-AuxiliaryLoss = Callable[["Tensor"], "Tensor"]  # predicted x1 (B, ...) in the domain's units -> (B,)
+# Predicted x1 (B, ...) in the domain's units -> (B,). One with a parameter named `target` also gets the real x1 (B, ...).
+AuxiliaryLoss = Callable[..., "Tensor"]
 Bar = Callable[[str], AbstractContextManager[Tell]]  # opens a progress bar, given what it shows first
 
 
@@ -135,6 +136,10 @@ class Domain:
             for row, title in zip(flat, rows.titles(), strict=True)
         ]
 
+    def html(self, rows: Dataset) -> str | None:
+        """Return what a notebook shows of rows, without importing torch; None for their `repr`."""
+        return None
+
     def presenter(self, data: Dataset | None, *, decode: bool = True, device: str = "auto") -> Presenter:
         """Return what writes samples in a readable form.
 
@@ -167,7 +172,7 @@ class Domain:
 
         Raises UserError for options of another domain.
         """
-        if options is not None and (given := options.given()):
+        if options is not None and options.kind != self.kind and (given := options.given()):
             raise UserError(f"{given[0]} is an option for {options.noun}, and {tensors} holds {self.noun}")
         return None
 
@@ -247,6 +252,10 @@ class DecodeOptions(Protocol):
         """Whether they say that rows of unknown kind belong to this domain."""
         ...
 
+    def presenter(self) -> Presenter | None:
+        """Return what writes the rows as these options ask; None for the domain's own presenter."""
+        ...
+
 
 @dataclass(frozen=True)
 class Preview:
@@ -273,6 +282,8 @@ class Presented:
     texts: tuple[str, ...] | None = None  # one sentence per sample, if the domain decodes to text
     figures: dict[str, float] = field(default_factory=dict)  # measured on the samples, by their names in metrics.jsonl
     caption: str = ""  # what the notes of the previews mean
+    noun: str = ""  # what the files are that are no overviews, in the plural; by default one per sample
+    facts: str = ""  # what else to say, in one line
 
 
 def auxiliary_loss(*kinds: str) -> Callable[[AuxiliaryLoss], AuxiliaryLoss]:

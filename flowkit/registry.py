@@ -80,6 +80,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "smoothness": "flowkit.sketch.losses:smoothness",
         "bending": "flowkit.sketch.losses:bending",
         "degenerate": "flowkit.sketch.losses:degenerate",
+        "raster": "flowkit.sketch.losses:raster",
     },
     "tracker": {},  # accelerate's have its names
     "domain": {

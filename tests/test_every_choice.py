@@ -357,6 +357,15 @@ def test_mean_flow_trains_every_architecture(workshop, arch):
     assert found.differs(spanless) == {"weights", "averages", "samples"}
 
 
+@pytest.mark.parametrize("name", component_names("loss"))
+def test_every_auxiliary_loss_trains(workshop, name):
+    found = workshop.train("sketch", f"aux_loss.{name}=0.1")
+    idle = name == "degenerate"  # no stroke is a dot here
+    assert found.differs(workshop.plain("sketch")) == (set() if idle else {"weights", "averages", "samples"})
+    lines = [json.loads(line) for line in (found.run_dir / "metrics.jsonl").open()]
+    assert all(np.isfinite(line[name]) for line in lines if "grad_norm" in line)
+
+
 IMPOSSIBLE = {
     "flow.coupling=c2ot": r'^flow\.coupling: "c2ot" .* neither class labels nor conditions; use "ot"$',
     "flow.coupling=paired": r'^flow\.coupling: "paired" needs data with the noise .*; `flowkit sample --pairs` writes',

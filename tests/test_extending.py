@@ -101,6 +101,12 @@ def centered(x):
     return x.flatten(1).mean(1).square()
 
 
+def missed(x, target):
+    """The distance of the real rows from whole numbers, and a little of the predicted ones."""
+    assert x.requires_grad and not target.requires_grad and x.shape == target.shape
+    return ((target - target.round()).abs() + 1e-6 * (x - target).abs()).flatten(1).mean(1)
+
+
 class Wide(nn.Module):
     """A network of one hidden layer that knows nothing of flowkit."""
 
@@ -267,6 +273,13 @@ def test_the_path_and_the_solver_do_what_their_mathematics_says(outside):
     assert ends[0][0] == pytest.approx(integrate(lambda x, t: -x, x, solver="euler", steps=20).x.item(), rel=1e-12)
     coarse, fine = (abs(end - np.exp(-1)) for end in ends[1])
     assert coarse / fine == pytest.approx(4, abs=0.5)  # of the second order
+
+
+def test_a_loss_with_a_target_gets_the_real_rows_in_the_units_of_the_data(outside):
+    x = np.random.default_rng(0).integers(-9, 9, (64, 2)).astype(np.float32)
+    flowkit.train(recipe(aux_loss={"my_pkg:missed": 0.5}), data=x)
+    lines = [json.loads(line) for line in (outside / "runs/a/metrics.jsonl").read_text().splitlines()]
+    assert all(1e-7 < line["my_pkg:missed"] < 1e-4 for line in lines if "grad_norm" in line)
 
 
 def test_the_loss_is_descended_and_logged(outside):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 
-from flowkit.sketch.losses import bending, degenerate, smoothness
+from flowkit.sketch.losses import bending, degenerate, raster, smoothness
 
 LOSSES = [smoothness, bending, degenerate]
 
@@ -103,3 +103,55 @@ def test_one_value_a_sketch(loss):
     x = sketches(4, 7, scale=0.02)
     assert loss(x).shape == (4,)
     torch.testing.assert_close(loss(x)[2:3], loss(x[2:3]))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_absent_cubics_do_not_count(loss):
+    x = sketches(2, 4, scale=0.02)
+    signs = torch.tensor([[1.0, -1], [1, 1], [-1, -1], [-1, -1]], dtype=torch.float64).expand(2, 4, 2)
+    drawing = torch.cat([x, signs], dim=-1).requires_grad_()
+    torch.testing.assert_close(loss(drawing), loss(x[:, :2]))
+    (gradient,) = torch.autograd.grad(loss(drawing).sum(), drawing)
+    assert not gradient[..., 8:].any() and gradient[:, :2, :8].any()
+    drawing = torch.cat([x, -torch.ones(2, 4, 2)], dim=-1).requires_grad_()
+    assert not loss(drawing).any() and not torch.autograd.grad(loss(drawing).sum(), drawing)[0].any()
+
+
+def test_raster_is_0_for_the_same_ink_and_at_most_1():
+    x, other = sketches(4, 5, scale=0.4), sketches(8, 5, scale=0.4)[4:]
+    assert raster(x, x).shape == (4,) and not raster(x, x).any()
+    backward = x.unflatten(-1, (4, 2)).flip(-2).flatten(-2).flip(1)
+    torch.testing.assert_close(raster(backward, x), torch.zeros(4, dtype=torch.float64), rtol=0, atol=1e-3)
+    assert (raster(x, other) > 0.1).all() and (raster(x, other) < 1).all()
+    assert raster(x + 5, x).tolist() == [1] * 4  # off the canvas
+    assert raster(x + 5, x - 5).tolist() == [0] * 4
+    torch.testing.assert_close(raster(x, other)[2:3], raster(x[2:3], other[2:3]))
+
+
+def test_gradients_of_raster():
+    x, target = sketches(2, 2, scale=0.4).requires_grad_(), sketches(4, 2, scale=0.4)[2:]
+    assert torch.autograd.gradcheck(lambda x: raster(x, target), (x,), eps=1e-7, atol=1e-4)
+
+
+def test_raster_pulls_a_line_that_does_not_overlap_yet():
+    """It lies five pixels off, where the sharp pictures share no ink."""
+    target = one(-0.6, 0, -0.2, 0, 0.2, 0, 0.6, 0)
+    x = (target + torch.tensor([0, 5 / 32] * 4)).requires_grad_()
+    (gradient,) = torch.autograd.grad(raster(x, target).sum(), x)
+    assert (gradient[..., 1::2] > 1e-3).all()
+    optimizer = torch.optim.Adam([x], lr=0.02)
+    for _ in range(60):
+        optimizer.zero_grad()
+        raster(x, target).sum().backward()
+        optimizer.step()
+    assert (x - target)[..., 1::2].abs().max() < 0.02
+
+
+def test_raster_makes_a_missing_cubic_exist():
+    x = torch.cat([sketches(1, 2, scale=0.4), torch.tensor([[[1.0, -1], [0.2, -1]]])], dim=-1)
+    target = x.clone()
+    target[0, :, 8] = torch.tensor([1.0, 1.0])
+    x.requires_grad_()
+    assert torch.autograd.grad(raster(x, target).sum(), x)[0][0, 1, 8] < 0
+    target[0, :, 8] = torch.tensor([1.0, -1.0])
+    assert torch.autograd.grad(raster(x, target).sum(), x)[0][0, 1, 8] > 0

@@ -9,7 +9,11 @@ import typer
 
 from flowkit.cli.options import TrustCode, count
 
-SENTENCES = "Sentences"  # panel of --help
+SKETCHES, SENTENCES = "Sketches", "Sentences"  # panels of --help
+
+
+def _of_sketches(help: str, *names: str, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=SKETCHES, metavar=metavar)
 
 
 def _of_sentences(help: str, *names: str, min: float | None = None) -> Any:
@@ -35,6 +39,28 @@ def decode(
     ] = None,
     limit: Annotated[int | None, count("Decode only the first N rows.")] = None,
     preview: Annotated[bool, typer.Option(help="Show some pictures in the terminal.")] = True,
+    animate: Annotated[
+        bool, _of_sketches("Also write an SVG of each drawing that draws itself, in the order of the pen.", "--animate")
+    ] = False,
+    page: Annotated[
+        str | None,
+        _of_sketches(
+            "Also write pages for a pen plotter, in millimeters: a3, a4, a5, letter, legal, or a size such as 210x297mm.",
+            metavar="SIZE",
+        ),
+    ] = None,
+    margin: Annotated[
+        str | None, _of_sketches("Margin of the page, such as 20mm, 2cm or 0.8in. Default: 10mm.", metavar="LENGTH")
+    ] = None,
+    landscape: Annotated[bool, _of_sketches("Turn the page on its side.", "--landscape")] = False,
+    grid: Annotated[
+        str | None,
+        _of_sketches("Rows and columns of a page, such as 3x4. Default: as few pages as possible.", metavar="RxC"),
+    ] = None,
+    drawings: Annotated[
+        str | None,
+        _of_sketches("Drawings on the pages, by number, such as 0,4-7. Default: all.", metavar="NUMBERS"),
+    ] = None,
     lang: Annotated[
         list[str] | None,
         _of_sentences("Target language, such as fra_Latn. May be repeated. Default: the language of the data."),
@@ -72,13 +98,18 @@ def decode(
 ) -> None:
     """Turn samples (or prepared data) into pictures or sentences.
 
-    Sketches become one SVG each, and a contact sheet.
+    Sketches become one SVG each, and a contact sheet. With --page
+    also pages for a pen plotter, with strokes in an order that saves
+    travel.
     Sentence vectors are decoded by the codec that made them.
 
     [bold]Examples[/bold]
 
       flowkit decode fish/samples.safetensors
       flowkit decode data/kanji --limit 100 --out kanji-sheet/
+      flowkit decode runs/quickstart --animate
+      flowkit decode runs/quickstart --page a4 --margin 20mm
+      flowkit decode runs/quickstart --page 8.5x11in --grid 3x2 --landscape
       flowkit decode runs/dit-text --lang fra_Latn --lang deu_Latn
       flowkit decode runs/dit-text --top-p 0.9 --seed 1 --out a.txt
       flowkit decode vectors.npy --codec sonar --out sentences.jsonl
@@ -92,15 +123,19 @@ def decode(
               one file each, such as samples.fra_Latn.txt
     """
     from flowkit.decode import decode as run_decode
+    from flowkit.decode import of_one_domain
+    from flowkit.sketch.decoding import SketchOptions
     from flowkit.text.decoding import DecodedSentences, TextOptions
     from flowkit.ui.progress import stage_bar
     from flowkit.ui.written import print_sentences, print_written
 
-    options = TextOptions(
+    of_sketches = SketchOptions(animate, page, margin, landscape, grid, drawings)
+    of_sentences = TextOptions(
         lang=tuple(lang or ()), beam_size=beam_size, top_p=top_p, seed=seed, block_ngrams=block_ngrams, cycle=cycle,
         max_seq_len=max_seq_len, codec=codec, encoder=encoder, decoder=decoder, tokenizer=tokenizer, device=device,
         dtype=dtype, batch_size=batch_size,
     )  # fmt: skip
+    options = of_one_domain(of_sketches, of_sentences)
     decoded = run_decode(samples, out=out, limit=limit, options=options, bar=stage_bar)
     if isinstance(decoded, DecodedSentences):
         print_sentences(decoded, preview)

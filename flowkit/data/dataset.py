@@ -21,7 +21,7 @@ from flowkit.data.header import NUMPY_NAMES, TensorEntry, read_header
 from flowkit.data.texts import TextLines, write_texts
 from flowkit.errors import UserError
 from flowkit.progress import Progress
-from flowkit.registry import STORED_KINDS
+from flowkit.registry import STORED_KINDS, domain_name
 
 if TYPE_CHECKING:
     from flowkit.data.normalizers import Normalizer
@@ -72,6 +72,15 @@ class Dataset:
             parts.append(" + ".join(f"{count:,} {name}" for name in SPLITS if (count := len(self.rows(name)))))
         parts += [name for name in ("texts", "noise") if getattr(self, name) is not None]
         return f"<Dataset {self.kind}: {', '.join(filter(None, parts))}>"
+
+    def _repr_html_(self) -> str | None:
+        """Return what a notebook shows: what the domain makes of the rows, or None for the `repr`."""
+        from flowkit.components import find
+
+        try:
+            return find("domain", domain_name(self.kind))().html(self)
+        except UserError:  # an unknown kind, or code that is not trusted
+            return None
 
     def save(self, path: Path | str) -> Path:
         """Write `path`.safetensors and `path`.json (and .jsonl with texts); returns the first. Replaces earlier files."""

@@ -141,6 +141,11 @@ class SketchDomain(Domain):
             for sketch, title in zip(rows.x, rows.titles(), strict=True)
         ]
 
+    def html(self, rows: Dataset) -> str:
+        from flowkit.sketch.notebook import sketches_html
+
+        return sketches_html(rows)
+
     def presenter(self, data: Dataset | None, *, decode: bool = True, device: str = "auto") -> SketchPresenter:
         return SketchPresenter()
 

@@ -59,6 +59,9 @@ class TextOptions:
     def identify(self) -> bool:
         return self.codec is not None
 
+    def presenter(self) -> None:
+        return None
+
     def decoding(self, lang: str) -> Decoding:
         names = ("beam_size", "top_p", "seed", "block_ngrams", "max_seq_len")
         return Decoding(lang, **{name: getattr(self, name) for name in names if getattr(self, name) is not None})

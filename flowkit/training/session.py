@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from flowkit.data.normalizers import Normalizer
 from flowkit.data_source import open_base
 from flowkit.distributed.environment import Environment
 from flowkit.distributed.sharding import same_everywhere, shard
-from flowkit.domain import Domain, check_arch, get_domain
+from flowkit.domain import AuxiliaryLoss, Domain, check_arch, get_domain
 from flowkit.ema.averages import Averages, make_averages
 from flowkit.errors import UserError, listing
 from flowkit.events import RunStarted
@@ -63,7 +64,9 @@ class Session:
     objective: FlowObjective
     base: Base
     pairing: Pairing
-    aux_losses: dict[str, tuple[float, Callable[[Tensor], Tensor]]]  # name -> (weight, loss)
+    aux_losses: dict[
+        str, tuple[float, Callable[[Tensor, Tensor], Tensor]]
+    ]  # name -> (weight, loss of predicted and real x1)
     model: nn.Module
     model_args: dict[str, Any]
     wrapped: nn.Module
@@ -328,7 +331,7 @@ def _validation_batch(recipe: Recipe, device: torch.device) -> int:
 
 def _aux_losses(
     recipe: Recipe, domain: Domain, objective: FlowObjective
-) -> dict[str, tuple[float, Callable[[Tensor], Tensor]]]:
+) -> dict[str, tuple[float, Callable[[Tensor, Tensor], Tensor]]]:
     found = {name: (weight, find("loss", name)) for name, weight in recipe.aux_loss.used.items()}
     for name, (_, loss) in found.items():
         if domain.name not in (kinds := getattr(loss, "kinds", (domain.name,))):
@@ -339,4 +342,11 @@ def _aux_losses(
                 f"aux_loss.{name}: needs predicted data, which a prediction of the {objective.prediction} does not imply on "
                 f"this path; use {gaussian_paths()}, or leave it out"
             )
-    return found
+    return {name: (weight, _of_both(loss)) for name, (weight, loss) in found.items()}
+
+
+def _of_both(loss: AuxiliaryLoss) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return `loss` as a function of predicted and real rows, whether or not it looks at the real ones."""
+    if "target" in signature(loss).parameters:
+        return lambda x, target: loss(x, target=target)
+    return lambda x, target: loss(x)

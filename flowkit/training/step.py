@@ -151,9 +151,9 @@ def flow_loss(
     if session.aux_losses:
         assert found.data is not None, "checked when the recipe was read"
         # In the domain's units, and weighted by t: near the noise the predicted data is a blur.
-        predicted = session.normalizer.denormalize(found.data())
+        predicted, real = session.normalizer.denormalize(found.data()), session.normalizer.denormalize(rows.x)
         for name, (weight, measure) in session.aux_losses.items():
-            values = measure(predicted)
+            values = measure(predicted, real)
             terms[name] = values.detach().mean()
             loss = loss + weight * (t * values).mean()
     return loss, terms

@@ -29,13 +29,13 @@ def print_written(decoded: Decoded, noun: str, facts: str, preview: bool, also: 
     sheets = [path for path in decoded.files if path.suffix == ".png"]
     rows = len(decoded.files) - len(sheets)
     if rows:
-        console.print(f"[bold]{rows}[/bold] {noun} -> {decoded.out}/")
+        console.print(f"[bold]{rows}[/bold] {decoded.shown.noun or noun} -> {decoded.out}/")
     for path in [*sheets, *also]:
         console.print(Text(f"  {path}"))
     if decoded.shown.figures:
         figures = {name.replace("_", " "): value(found) for name, found in decoded.shown.figures.items()}
         console.print(settings(figures, otherwise="dim"))
-    for line in (decoded.notice, decoded.replaced, facts):
+    for line in (decoded.shown.facts, decoded.notice, decoded.replaced, facts):
         if line:
             console.print(Text(line, "dim"))
 
