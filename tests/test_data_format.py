@@ -1,4 +1,4 @@
-"""Prepared data: written whole, read back exactly, and refused with the place and the mend when it is wrong."""
+"""Prepared data: written whole, read back exactly, and refused with the place and the fix when it is wrong."""
 
 import errno
 import json

@@ -51,11 +51,9 @@ def test_a_broken_torchvision_is_named_as_what_breaks_the_others():
     found = by_name(
         packages.look_at_packages(Answers(torchvision=nms, timm=nms, accelerate=nms, sonar={"missing": True}))
     )
-    assert found["torchvision"].state == "problem" and "pip uninstall torchvision" in found["torchvision"].mend
+    assert found["torchvision"].state == "problem" and "pip uninstall torchvision" in found["torchvision"].fix
     assert "torchvision::nms" in found["torchvision"].found
-    assert [found[name].mend for name in ("timm", "accelerate")] == [
-        "it imports torchvision. Fix torchvision first"
-    ] * 2
+    assert [found[name].fix for name in ("timm", "accelerate")] == ["it imports torchvision. Fix torchvision first"] * 2
     assert found["safetensors"].state == "ok"
 
 
@@ -66,7 +64,7 @@ def test_what_is_missing_or_too_old(monkeypatch):
     found = by_name(
         packages.look_at_packages(Answers(timm=missing, torchvision={"missing": True}, sonar={"missing": True}))
     )
-    assert found["timm"].found == "not installed" and found["timm"].mend == "pip install 'timm>=1.0.20'"
+    assert found["timm"].found == "not installed" and found["timm"].fix == "pip install 'timm>=1.0.20'"
     assert found["accelerate"].state == "problem" and found["safetensors"].state == "ok"
     assert "torchvision" not in found and found["wandb"].state == "ok" and found["SONAR"].state == "ok"
 
@@ -77,7 +75,7 @@ def test_a_fairseq2n_for_another_torch(monkeypatch):
     monkeypatch.setattr("flowkit.text.sonar_packages.why_not_importable", lambda: reason)
     found = by_name(packages.look_at_packages(Answers(torchvision={"missing": True})))["SONAR"]
     assert (
-        found.state == "problem" and "built for torch 2.9.1" in found.found and found.mend == "pip install torch==2.9.1"
+        found.state == "problem" and "built for torch 2.9.1" in found.found and found.fix == "pip install torch==2.9.1"
     )
 
 
@@ -112,7 +110,7 @@ def test_the_command_with_everything_broken(tmp_path):
     report = json.loads(done.stdout)
     broken = {one["name"]: one for one in report["findings"] if one["state"] == "problem"}
     assert {"torch", "torchvision", "timm", "accelerate", "safetensors"} <= broken.keys()
-    assert "libbroken.so" in broken["torch"]["found"] and all(one["mend"] for one in broken.values())
+    assert "libbroken.so" in broken["torch"]["found"] and all(one["fix"] for one in broken.values())
     assert report["problems"] == len(broken)
 
 
@@ -138,13 +136,13 @@ def test_the_command_with_everything_broken(tmp_path):
 def test_torch(monkeypatch, torch, nvidia, name, state, says):
     monkeypatch.setattr(torch_build, "nvidia", lambda: nvidia)
     found = by_name(torch_build.look_at_torch({**TORCH, **torch}))[name]
-    assert found.state == state and says in found.mend
-    assert bool(found.mend) == (state != "ok")
+    assert found.state == state and says in found.fix
+    assert bool(found.fix) == (state != "ok")
 
 
 def test_torch_that_is_not_there():
     (found,) = torch_build.look_at_torch({"error": "ModuleNotFoundError: No module named 'torch'"})
-    assert found.state == "problem" and found.mend == "pip install torch"
+    assert found.state == "problem" and found.fix == "pip install torch"
 
 
 def test_only_devices_that_work_are_counted():
@@ -183,7 +181,7 @@ def test_the_launchers_default_configuration(tmp_path, monkeypatch, config, gpus
     path.write_text(json.dumps(config))  # JSON is YAML
     found = by_name(launching.look_at_launching(gpus))["accelerate"]
     assert found.state == state and says in found.found and str(path) in found.found
-    assert bool(found.mend) == (state != "ok")
+    assert bool(found.fix) == (state != "ok")
 
 
 def test_without_a_default_configuration_or_with_a_broken_one(tmp_path, monkeypatch):
@@ -197,7 +195,7 @@ def test_without_a_default_configuration_or_with_a_broken_one(tmp_path, monkeypa
 def test_a_host_name_that_leads_nowhere(monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "nowhere.invalid")
     found = by_name(launching.look_at_launching(0))["host name"]
-    assert found.state == "note" and "GLOO_SOCKET_IFNAME" in found.mend
+    assert found.state == "note" and "GLOO_SOCKET_IFNAME" in found.fix
 
 
 # ---- the machine ----
@@ -216,7 +214,7 @@ def test_a_runs_folder_that_will_not_do(tmp_path, monkeypatch):
     assert by_name(machine.look_at_machine(tmp_path / "file"))["runs folder"].state == "problem"
     monkeypatch.setattr("shutil.disk_usage", lambda place: type("Usage", (), {"free": 5e8, "total": 1e12})())
     found = by_name(machine.look_at_machine(tmp_path / "runs" / "deeper"))["runs folder"]
-    assert found.state == "problem" and "keep_last" in found.mend
+    assert found.state == "problem" and "keep_last" in found.fix
 
 
 # ---- the self-test ----
@@ -237,7 +235,7 @@ def test_a_self_test_that_fails_says_what_was_said(tmp_path, monkeypatch):
     python.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(python))
     found = self_test.look_at_two_processes(0)
-    assert found.state == "problem" and "status 3: ImportError: libbroken.so" in found.found and found.mend
+    assert found.state == "problem" and "status 3: ImportError: libbroken.so" in found.found and found.fix
     python.write_text("#!/bin/sh\nsleep 60\n")
     monkeypatch.setattr(self_test, "SECONDS", 0.2)
     assert "not done after" in self_test.look_at_two_processes(0).found

@@ -313,7 +313,7 @@ def test_choice_is_a_name_or_a_table():
     [
         (
             lambda: choose("path", "linaer"),
-            "unknown path 'linaer'; known are linear, cosine, vp, icfm, schrodinger_bridge, spherical; did you mean 'linear'",
+            "unknown path 'linaer'; expected linear, cosine, vp, icfm, schrodinger_bridge, spherical; did you mean 'linear'",
         ),
         (lambda: choose("path", {"settings": 1}), "unknown path None"),
         (

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from flowkit.errors import UserError
-from flowkit.text.codec import Decoding, open_codec, why_not_at_hand
+from flowkit.text.codec import Decoding, open_codec, why_unavailable
 from flowkit.text.domain import generate_sentences
 from flowkit.text.mini import cache, codec, grammar, recipe
 from flowkit.text.mini.recipe import RECIPES, MiniRecipe
@@ -145,7 +145,7 @@ def open_tiny(**described: object) -> Codec:
 def test_it_is_trained_once(
     brief: MiniRecipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "not yet trained" in str(why_not_at_hand("mini-sonar"))
+    assert "has not been trained" in str(why_unavailable("mini-sonar"))
     first = open_tiny()
     lines = capsys.readouterr().err.splitlines()
     assert (
@@ -154,7 +154,7 @@ def test_it_is_trained_once(
     for done, line in enumerate(lines[1:4], start=1):
         assert re.fullmatch(rf"  miniature SONAR, loss \d+\.\d+: {done} of 4 updates, about \d+ s left", line), line
     assert "\x1b" not in str(lines)
-    assert why_not_at_hand("mini-sonar") is None and why_not_at_hand(first.identity()) is None
+    assert why_unavailable("mini-sonar") is None and why_unavailable(first.identity()) is None
     monkeypatch.setattr(codec, "_train", None)
     second = open_codec(first.identity(), device="cpu")
     assert second.identity() == first.identity() and json.loads(json.dumps(first.identity())) == first.identity()
@@ -212,7 +212,7 @@ def test_stopped_training_leaves_nothing(brief: MiniRecipe, monkeypatch: pytest.
         patched.setattr(training, "train", stop)
         with pytest.raises(KeyboardInterrupt):
             open_tiny()
-    assert cache.find(brief) is None and "not yet trained" in str(why_not_at_hand("mini-sonar"))
+    assert cache.find(brief) is None and "has not been trained" in str(why_unavailable("mini-sonar"))
     assert open_tiny().dimension == 16, "the lock was given back"
 
 
@@ -243,11 +243,11 @@ def test_a_damaged_cache_is_noticed_and_mended(
     capsys.readouterr()
     assert callable(damage)
     damage(cache.folder_of(brief) / name)
-    assert why_not_at_hand("mini-sonar") is not None
+    assert why_unavailable("mini-sonar") is not None
     assert open_tiny().identity() == made
     told = capsys.readouterr().err
-    assert "Trained" in told and ("trained anew" in told) == (damage is not Path.unlink or name != cache.MANIFEST)
-    assert why_not_at_hand(made) is None
+    assert "Trained" in told and ("Training it again" in told) == (damage is not Path.unlink or name != cache.MANIFEST)
+    assert why_unavailable(made) is None
 
 
 def test_data_of_another_miniature_is_refused(brief: MiniRecipe) -> None:
@@ -255,7 +255,7 @@ def test_data_of_another_miniature_is_refused(brief: MiniRecipe) -> None:
     other = {**made, "fingerprint": "0123456789abcdef"}
     with pytest.raises(UserError, match=f"0123456789abcdef.*{made['fingerprint']}.*Prepare the data again"):
         open_codec(other)
-    assert "0123456789abcdef" in str(why_not_at_hand(other))
+    assert "0123456789abcdef" in str(why_unavailable(other))
 
 
 def test_another_design_has_another_place(brief: MiniRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,9 +270,9 @@ def test_another_design_has_another_place(brief: MiniRecipe, monkeypatch: pytest
 
 
 def test_bad_places_and_sizes(brief: MiniRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no size 'tinny'.*did you mean 'tiny'"):
+    with pytest.raises(UserError, match=r"unknown size 'tinny'.*did you mean 'tiny'"):
         open_codec({"name": "mini-sonar", "size": "tinny"})
-    assert "tinny" in str(why_not_at_hand({"name": "mini-sonar", "size": "tinny"}))
+    assert "tinny" in str(why_unavailable({"name": "mini-sonar", "size": "tinny"}))
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("FLOWKIT_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match=r"cannot be written.*FLOWKIT_CACHE"):
@@ -316,7 +316,7 @@ def test_folding_changes_vectors_and_not_what_is_told(brief: MiniRecipe, tmp_pat
 
 def test_asking_whether_it_is_at_hand_imports_nothing_heavy(mini_codec: Codec) -> None:
     command = (
-        "import sys; from flowkit.text.codec import why_not_at_hand; assert why_not_at_hand('mini-sonar') is None; "
+        "import sys; from flowkit.text.codec import why_unavailable; assert why_unavailable('mini-sonar') is None; "
         "import flowkit.text.domain; "
         "sys.exit(', '.join({'torch', 'scipy', 'fairseq2', 'sonar', 'sentencepiece'} & set(sys.modules)) or None)"
     )
@@ -352,5 +352,5 @@ def test_sentences_are_kept(mini_codec: Codec, monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.parametrize("number", [0, -1, 10**12])
 def test_numbers_of_sentences_that_there_are_not(mini_codec: Codec, number: int) -> None:
-    with pytest.raises(UserError, match="sentences were asked for"):
+    with pytest.raises(UserError, match=r"expected 1 to .* sentences"):
         generate_sentences(number, 0)

@@ -461,7 +461,7 @@ def test_learns_two_classes(network):
 @pytest.mark.parametrize(
     ("arch", "args", "message"),
     [
-        ("bezier_sketch_dti", {}, "unknown arch 'bezier_sketch_dti'; known are bezier_sketch_dit, bezier_sketch_transformer"),
+        ("bezier_sketch_dti", {}, "unknown arch 'bezier_sketch_dti'; expected bezier_sketch_dit, bezier_sketch_transformer"),
         ("bezier_sketch_dti", {}, "did you mean 'bezier_sketch_dit'"),
         ("bezier_sketch_dit", dict(num_layer=2), "no setting 'num_layer'"),
         ("bezier_sketch_dit", dict(num_layer=2), "did you mean 'num_layers'"),

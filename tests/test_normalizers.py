@@ -252,7 +252,7 @@ def test_no_rows_are_no_error(choice):
 @pytest.mark.parametrize(
     ("choice", "shape", "message"),
     [
-        ("zscor", (9, 4), "unknown normalizer 'zscor'; known are auto, none, global, zscore, robust, whitening"),
+        ("zscor", (9, 4), "unknown normalizer 'zscor'; expected auto, none, global, zscore, robust, whitening"),
         ("zscor", (9, 4), "did you mean 'zscore'"),
         ({"name": "whitening", "flor": 1}, (9, 4), "normalizer 'whitening' has no setting 'flor'; it has floor, components"),
         ({"name": "zscore", "floor": 1}, (9, 4), "normalizer 'zscore' has no setting 'floor'; it has none"),

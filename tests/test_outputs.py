@@ -152,7 +152,7 @@ def test_a_signal_while_files_change_places_waits(tmp_path, monkeypatch):
         signal.signal(signal.SIGINT, before)
     assert heard == ["still writing", "now"] and names(tmp_path) == sheet("000-ant.svg")
     monkeypatch.undo()
-    with pytest.raises(Interrupted, match="all of it is written"), one_call(tmp_path, "pictures") as call:
+    with pytest.raises(Interrupted, match="all files were written"), one_call(tmp_path, "pictures") as call:
         (call.partial / "one.svg").write_text("")
         monkeypatch.setattr(outputs, "_put", lambda *_: (shutil.rmtree(call.partial), os.kill(os.getpid(), 2)))
 
@@ -214,7 +214,7 @@ def test_sample_twice(run, tmp_path, monkeypatch, capsys):
 def test_sample_never_replaces_a_data_set(run, tmp_path, monkeypatch, capsys):
     write_dataset(tmp_path / "samples", Dataset("points", np.zeros((3, 2), np.float32), info={"source": "mine"}))
     assert called(monkeypatch, "sample", run, "--out", tmp_path) == 2
-    assert "samples.safetensors: exists and is not samples of flowkit" in capsys.readouterr().err
+    assert "samples.safetensors: already exists and was not written by flowkit" in capsys.readouterr().err
     assert len(read_dataset(tmp_path / "samples")) == 3
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import flowkit
 from flowkit.checkpoint import find_checkpoint, list_checkpoints
-from flowkit.errors import PassedOver, UserError
+from flowkit.errors import CheckpointSkipped, UserError
 from flowkit.events import Notice, RunStarted
 from flowkit.inspect import inspect
 from flowkit.training.train import train
@@ -122,7 +122,7 @@ def test_a_run_resumes_and_its_pointers_are_made_anew(run, change):
 def test_a_damaged_checkpoint_is_passed_over_and_said(run, how):
     newest = run / "checkpoints" / "step-00000006"
     damage(newest, how)
-    with pytest.warns(PassedOver, match="step-00000006 is not usable"):
+    with pytest.warns(CheckpointSkipped, match="step-00000006 is not usable"):
         assert flowkit.load(run).info["step"] == 4
     with pytest.raises(UserError, match="step-00000006"):
         flowkit.load(newest)

@@ -222,7 +222,7 @@ def test_all_impossible_combinations_come_at_once_and_after_the_types():
         "or an embed_dim of 255 or 260",
         "sample.guidance_scale": "2 needs a model trained with dropped conditions, but flow.cond_drop is 0; "
         "set flow.cond_drop = 0.1 or sample.guidance_scale = 1.0",
-        "train.precision": '"fp16" needs a GPU, but run.device is "cpu"; use "bf16" or "fp32"',
+        "train.precision": '"fp16" requires a GPU, but run.device is "cpu"; use "bf16" or "fp32"',
     }
     assert set(lines(complaint({**changes, "optim.lr": "x"}))) == {"optim.lr"}
 

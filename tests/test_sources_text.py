@@ -203,8 +203,8 @@ def test_what_becomes_a_space_is_counted(tmp_path: Path) -> None:
     found = read_sentences(write(tmp_path, {"a.txt": "A\tcat.\nA dog.\nA\rbird\u2028sang.\nB\r\n"}) / "a.txt")
     assert found.texts == ["A cat.", "A dog.", "A bird sang.", "B"]
     assert found.notes == (
-        "1 sentence held tabs, which became spaces",
-        "1 sentence held line breaks or other control characters, which became spaces",
+        "1 sentence contained tabs, which were replaced by spaces",
+        "1 sentence contained line breaks or other control characters, which were replaced by spaces",
     )
 
 
@@ -223,7 +223,7 @@ def test_a_folder_and_a_zip_of_sentences(tmp_path: Path) -> None:
         assert found.texts == ["A bird.", "A fox.", "A cat.", "A dog."] and found.unit == "rows"
         for note in ("1 file is empty: void.txt", "1 .md file was not read", "1 .png file was not read",
                      "1 hidden file or folder was not read",
-                     "train.txt: named like splits, but all files are put together and split anew (--split)",
+                     "train.txt: named like splits, but all files are joined and split again (--split)",
                      "its first row is a header (b/more.csv.gz)"):  # fmt: skip
             assert note in found.notes, found.notes
     report = prepare(folder, tmp_path / "set", codec=BagOfWords())
@@ -272,14 +272,14 @@ needs_sonar = pytest.mark.skipif(bool(why_not_importable()), reason="needs sonar
 @pytest.mark.parametrize(
     ("codec", "settings", "message"),
     [
-        ("mini-sonar", {"lang": "fra_Latn"}, "'fra_Latn' is no language of the codec 'mini-sonar'"),
+        ("mini-sonar", {"lang": "fra_Latn"}, "'fra_Latn' is not a language of the codec 'mini-sonar'"),
         ("mini-sonar", {"lang": "english"}, "did you mean 'eng_Latn'"),
         ("sonar", {"lang": "en"}, "did you mean 'eng_Latn'"),
         ("sonar", {"lang": "zh"}, "did you mean 'zho_Han[st]'"),
         ({"name": "sonar", "encoder": "/nowhere/encoder.pt"}, {}, r"encoder: /nowhere/encoder\.pt: no such file"),
         ("sonarr", {}, "unknown codec 'sonarr'"),
         ("mini-sonar", {"dtype": "float16"}, "--dtype float16: expected fp32, fp16, bf16"),
-        (Unused(), {"lang": "deu_Latn"}, "'deu_Latn' is no language"),
+        (Unused(), {"lang": "deu_Latn"}, "'deu_Latn' is not a language"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_read_or_opened(tmp_path, monkeypatch, codec, settings, message) -> None:
@@ -299,7 +299,7 @@ def test_a_mistake_is_told_before_anything_is_read_or_opened(tmp_path, monkeypat
 def test_the_language_of_vectors_is_checked_where_their_codec_is_not_at_hand(
     tmp_path, monkeypatch, lang, installed
 ) -> None:
-    monkeypatch.setattr("flowkit.text.prepare.why_not_at_hand", lambda described: "its weights are not here")
+    monkeypatch.setattr("flowkit.text.prepare.why_unavailable", lambda described: "its weights are not here")
     if not installed:
         monkeypatch.setattr("flowkit.text.sonar_packages.why_not_importable", lambda: "sonar-space is not installed")
     np.save(tmp_path / "v.npy", np.random.default_rng(0).standard_normal((4, 1024)).astype(np.float32))
@@ -320,7 +320,7 @@ def test_languages_without_opening_a_codec() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_normalized_vectors_always_get_the_remark(tmp_path, monkeypatch, seed) -> None:
     """Whichever side of 1 rounding leaves their mean norm on; and vectors of the usual size never do."""
-    monkeypatch.setattr("flowkit.text.prepare.why_not_at_hand", lambda described: "its weights are not here")
+    monkeypatch.setattr("flowkit.text.prepare.why_unavailable", lambda described: "its weights are not here")
     x = np.random.default_rng(seed).standard_normal((12, 1024)).astype(np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     for scale, remarked in ((1.0, True), (1 + 1e-6, True), (1 - 1e-6, True), (0.2, False), (0.3, False), (0.15, False)):
@@ -365,7 +365,7 @@ def test_train_and_sample_tell_mistakes_without_torch(tmp_path, monkeypatch) -> 
 # ---- any terminal, any pipe ----
 
 
-def spoken(text: str, encoding: str, errors: str = "strict") -> str:
+def decoded(text: str, encoding: str, errors: str = "strict") -> str:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding, errors)
     adapt(stream)
@@ -388,9 +388,9 @@ def spoken(text: str, encoding: str, errors: str = "strict") -> str:
 )
 def test_what_an_encoding_lacks_is_written_otherwise(encoding: str, text: str, expected: str) -> None:
     if encoding == "ascii" and "▁" in text:
-        assert len(spoken(text, encoding)) == len(text) and spoken(text, encoding)[4:7].strip() != ""
+        assert len(decoded(text, encoding)) == len(text) and decoded(text, encoding)[4:7].strip() != ""
     else:
-        assert spoken(text, encoding) == expected
+        assert decoded(text, encoding) == expected
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8"])

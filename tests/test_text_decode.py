@@ -67,7 +67,7 @@ def test_prepared_data_has_its_text_beside_and_the_cycle_where_asked_for(flowkit
     first, second = lines("two.jsonl")
     assert first == {"row": 0, "eng_Latn": SENTENCES[3], "text": SENTENCES[3], "cycle": 1.0}
     assert second["eng_Latn"] == SENTENCES[0] and second["text"] == "The young doctor read a letter."
-    assert "1 of 2 word for word" in out and "mean 1.000" in out and "2 sentences -> two.jsonl" in out
+    assert "1 of 2 match the original" in out and "mean 1.000" in out and "2 sentences -> two.jsonl" in out
 
 
 def test_the_cycle_is_the_cosine_of_the_vector_and_its_sentences(flowkit, folder, codec):
@@ -105,7 +105,7 @@ def test_without_a_file_it_is_a_table(flowkit, folder, codec):
     rows = out.split("\n\n")[0].splitlines()
     assert rows[0].split() == ["eng_Latn", "text"]
     assert [row.split()[0] for row in rows[1:] if row[:1].isdigit()] == [str(i) for i in range(len(ORDER))]
-    assert "The young doctor read a" in out and "6 of 7 word for word" in out and "mini-sonar, beam 5" in out
+    assert "The young doctor read a" in out and "6 of 7 match the original" in out and "mini-sonar, beam 5" in out
     _, out, _ = flowkit("decode", "samples", "--top-p", 0.9, "--seed", 3)
     assert out.splitlines()[0].split() == ["eng_Latn"] and "text" not in out and "top-p 0.9, seed 3" in out
     for row in ORDER:

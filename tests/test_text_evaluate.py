@@ -218,7 +218,7 @@ def folder(tmp_path_factory):
 def toy(monkeypatch):
     """The toy codec stands in for what the sidecar names."""
     opened = []
-    monkeypatch.setattr("flowkit.text.evaluation.why_not_at_hand", lambda identity: None)
+    monkeypatch.setattr("flowkit.text.evaluation.why_unavailable", lambda identity: None)
     monkeypatch.setattr(
         "flowkit.text.evaluation.open_codec", lambda identity, device: opened.append((identity, device)) or ToyCodec()
     )
@@ -325,7 +325,7 @@ def test_sampled_sentences_are_written_beside_their_nearest(folder, toy):
 
 
 def test_without_the_codec_vectors_are_still_measured(folder):
-    for arguments, says in (({}, "the unknown codec"), ({"decode": False}, "left out")):
+    for arguments, says in (({}, "the unknown codec"), ({"decode": False}, "turned off")):
         found = evaluate(folder, "fresh", ToyCodec().encode(unread(250)), **arguments)
         assert says in found.notes[0] and "frechet" in found.to_json()["figures"]
         assert not {"cycle", "frechet_cycle", "distinct_1", "new"} & set(found.to_json()["figures"])
@@ -413,5 +413,5 @@ def test_command_leaves_the_codec_out(trained, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         main()
     out = capsys.readouterr().out
-    assert not stop.value.code and "decoding was left out" in out.replace("\n", " ") and "self-BLEU" not in out
+    assert not stop.value.code and "decoding is turned off" in out.replace("\n", " ") and "self-BLEU" not in out
     assert "reconstruction" in out

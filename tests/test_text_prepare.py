@@ -291,7 +291,7 @@ def test_empty_lines_are_left_out_when_that_is_asked_for(tmp_path):
         ({"split": (0.8, 0.1)}, r"--split 0\.8,0\.1: expected three fractions that sum to 1"),
         ({"split": (0.8, 0.3, -0.1)}, r"--split 0\.8,0\.3,-0\.1: expected"),
         ({"split": (0.0, 0.5, 0.5)}, r"--split 0,0\.5,0\.5: expected"),
-        ({"lang": "English"}, r"'English' is no language of the codec 'bag'.*did you mean 'eng_Latn'"),
+        ({"lang": "English"}, r"'English' is not a language of the codec 'bag'.*did you mean 'eng_Latn'"),
     ],
 )
 def test_settings_that_cannot_be(tmp_path, settings, message):
@@ -379,7 +379,7 @@ def test_imports_that_do_not_fit(tmp_path, monkeypatch):
         prepare(source, tmp_path / "set", texts=write(tmp_path / "t.txt", sentences(5)))
     with pytest.raises(UserError, match=r"vectors have 8 dimensions, but the codec 'bag' has 24"):
         prepare(source, tmp_path / "set", codec=BagOfWords())
-    monkeypatch.setattr("flowkit.text.prepare.why_not_at_hand", lambda described: "its weights are not here")
+    monkeypatch.setattr("flowkit.text.prepare.why_unavailable", lambda described: "its weights are not here")
     with pytest.raises(UserError, match=r"vectors have 8 dimensions, but the codec 'sonar' has 1024"):
         prepare(source, tmp_path / "set", codec="sonar")
     with pytest.raises(UserError, match=r"--split-sentences: .*holds vectors"):
@@ -394,7 +394,7 @@ def test_imports_that_do_not_fit(tmp_path, monkeypatch):
 
 
 def test_vectors_far_from_sonars_scale_get_a_remark(tmp_path, monkeypatch):
-    monkeypatch.setattr("flowkit.text.prepare.why_not_at_hand", lambda described: "its weights are not here")
+    monkeypatch.setattr("flowkit.text.prepare.why_unavailable", lambda described: "its weights are not here")
     x = np.random.default_rng(0).standard_normal((8, 1024)).astype(np.float32)
     told: list[str] = []
     report = prepare(save_vectors(tmp_path / "v.npy", x), tmp_path / "set", codec="sonar", notice=told.append)

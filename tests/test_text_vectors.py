@@ -113,7 +113,7 @@ def test_other_tensors_and_other_files(tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
     for name, says in (
         ("two.safetensors", r"2 matrices and none is called 'x' \(a \(7, 5\), b \(7, 5\)\)"),
-        ("sparse.pt", "holds a sparse or quantised tensor"),
+        ("sparse.pt", "holds a sparse or quantized tensor"),
         ("list.pt", "holds a list"),
         ("text.pt", "text.pt: "),
         ("objects.npy", "holds pickled Python objects, which are not read because unpickling can run code"),

@@ -57,7 +57,7 @@ def test_a_resumed_run_continues_its_curves_and_drops_what_was_beyond(tiny: dict
 def test_unknown_and_missing_trackers_are_told_before_anything_is_written(
     tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match=r"track\.to: 'tensorbord' is unknown; known are .*did you mean 'tensorboard'"):
+    with pytest.raises(UserError, match=r"track\.to: 'tensorbord' is unknown; expected .*did you mean 'tensorboard'"):
         train(recipe_with(tiny, "tensorbord"))
     monkeypatch.setattr(accelerate.tracking, "_available_trackers", [])
     with pytest.raises(UserError, match=r"track\.to: comet_ml is not installed; run `pip install comet-ml`"):

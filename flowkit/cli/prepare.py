@@ -38,11 +38,9 @@ def prepare(
     ] = False,
     size: Annotated[int | None, _of(SKETCHES, "Number of cubic strokes per sketch. Default: 32.", min=1)] = None,
     over: Annotated[
-        str | None, _of(SKETCHES, "What to do with sketches that have more: fit (the default) or leave-out.")
+        str | None, _of(SKETCHES, "How to handle sketches with more cubics: fit (the default) or leave-out.")
     ] = None,
-    max_per_class: Annotated[
-        int | None, count("Keep at most this many per class, the first ones.", panel=SKETCHES)
-    ] = None,
+    max_per_class: Annotated[int | None, count("Keep only the first N sketches of each class.", panel=SKETCHES)] = None,
     recognized_only: Annotated[
         bool, _of(SKETCHES, "Leave out drawings that Quick, Draw! did not recognize.", "--recognized-only")
     ] = False,
@@ -91,7 +89,7 @@ def prepare(
     The file type is detected automatically, by content. Every file may be gzipped.
     The summary counts what was skipped or reinterpreted, by cause.
 
-    [bold]Sketches[/bold]: folders are classes. SOURCE/cat/12.svg is a cat.
+    [bold]Sketches[/bold]: folders are classes. SOURCE/cat/12.svg has the class cat.
     Folders with names such as train, valid or test are splits: SOURCE/train/cat/12.svg.
     If a sketch has fewer cubics than --size, its longest ones are split, without loss.
     If it has more, it is fitted, and the fit error is reported.
@@ -135,7 +133,7 @@ def prepare(
 
 
 def _domain_of(source: Path) -> Domain:
-    """The first domain that reads the files of `source`. Raises UserError if none does."""
+    """Return the first domain that reads the files of `source`. Raises UserError if none does."""
     from flowkit.components import names
     from flowkit.registry import BUILT_IN
     from flowkit.sources.arrays import why_unread

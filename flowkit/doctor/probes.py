@@ -112,7 +112,7 @@ class Probes:
         self._own = {"sonar": _start("sonar", CODE["sonar"])}
 
     def result(self, name: str) -> dict[str, Any]:
-        """As `Probe.result`."""
+        """Return the same as `Probe.result` for a package."""
         if name == "sonar" or "error" in self._together.result():
             if len(self._own) == 1 and name != "sonar":
                 self._own |= {name: _start(name, code) for name, code in CODE.items() if name != "sonar"}

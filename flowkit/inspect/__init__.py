@@ -36,8 +36,8 @@ def inspect(path: Path | str) -> dict[str, Any]:
     """Return a JSON-able report. Its `"what"` is "run", "checkpoint", "data", "recipe", "metrics", "tensors" or "file".
 
     path: a run directory, a checkpoint directory, a .safetensors file (weights, optimizer, prepared data, samples), the
-    .json or .jsonl beside one, a folder of samples, a recipe or the name of a packaged one, a metrics.jsonl, or another
-    file that flowkit writes. Raises UserError for anything else, and for a damaged file.
+    .json or .jsonl next to one, a folder of samples, a recipe or the name of a packaged one, a metrics.jsonl, or another
+    file that flowkit writes. Raises UserError for anything else, and for a corrupt file.
     """
     path = Path(path)
     if path.name in (LATEST, BEST) and path.parent.name == CHECKPOINTS:  # may also be a text file, or a dangling link
