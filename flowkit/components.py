@@ -88,7 +88,7 @@ class Choose:
             base = Network if self.kind == "arch" else _base(self.kind)
             if base is None or isinstance(value, base):
                 return value
-            raise PydanticCustomError("component_refused", "is a {found}, and no {kind}", {
+            raise PydanticCustomError("component_refused", "is a {found}, not a valid {kind}", {
                 "found": type(value).__name__, "kind": self.kind})  # fmt: skip
         table = dict(value) if isinstance(value, Mapping) else {"name": value}
         name = table.pop(self.key, None)

@@ -30,9 +30,7 @@ def stdout_is_unicode() -> bool:
 
 
 def adapt(stream: TextIO | None) -> None:
-    reconfigure = getattr(
-        stream, "reconfigure", None
-    )  # missing for captured output and notebooks, which take all of Unicode
+    reconfigure = getattr(stream, "reconfigure", None)  # None for captured output and notebooks: all of Unicode is fine
     if reconfigure is not None:
         codecs.register_error(HANDLER, _replaced)
         reconfigure(errors=HANDLER)

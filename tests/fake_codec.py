@@ -61,7 +61,7 @@ class FakeCodec:
 
 
 def install(monkeypatch: pytest.MonkeyPatch, not_at_hand: str | None = None) -> FakeCodec:
-    """Let it stand for the miniature, which then is at hand, or not for the reason given."""
+    """Replace the miniature, which is then available, or unavailable for the reason given."""
     codec, module = FakeCodec(), ModuleType("flowkit.text.mini.codec")
 
     def open_mini(described: dict[str, Any], *, device: str, dtype: str) -> FakeCodec:

@@ -1,4 +1,4 @@
-"""`flowkit doctor`: broken packages told apart, whatever they do when imported; the launcher's file; the self-test itself."""
+"""`flowkit doctor`: broken packages, the launcher's configuration, and the self-test."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def by_name(findings: list[Finding]) -> dict[str, Finding]:
 # ---- packages ----
 
 
-def test_a_broken_torchvision_is_named_as_what_breaks_the_others():
+def test_broken_torchvision_is_named_as_the_cause():
     nms = {"error": "RuntimeError: operator torchvision::nms does not exist"}
     found = by_name(
         packages.look_at_packages(Answers(torchvision=nms, timm=nms, accelerate=nms, sonar={"missing": True}))
@@ -57,7 +57,7 @@ def test_a_broken_torchvision_is_named_as_what_breaks_the_others():
     assert found["safetensors"].state == "ok"
 
 
-def test_what_is_missing_or_too_old(monkeypatch):
+def test_missing_or_outdated_packages(monkeypatch):
     versions = {"torch": "2.9.1", "accelerate": "0.30.1", "safetensors": "0.5.0", "wandb": None}
     monkeypatch.setattr(packages, "version_of", versions.get)
     missing = {"error": "ModuleNotFoundError: No module named 'timm'"}
@@ -90,7 +90,7 @@ def test_a_fairseq2n_for_another_torch(monkeypatch):
         ("import time; time.sleep(60)", "more than"),
     ],
 )
-def test_a_package_may_do_anything_when_it_is_imported(tmp_path, monkeypatch, code, told):
+def test_crashing_imports_are_reported(tmp_path, monkeypatch, code, told):
     stub(tmp_path, "torchvision", code)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(probes, "SECONDS", 2.0 if told == "more than" else 60.0)
@@ -140,7 +140,7 @@ def test_torch(monkeypatch, torch, nvidia, name, state, says):
     assert bool(found.fix) == (state != "ok")
 
 
-def test_torch_that_is_not_there():
+def test_torch_is_missing():
     (found,) = torch_build.look_at_torch({"error": "ModuleNotFoundError: No module named 'torch'"})
     assert found.state == "problem" and found.fix == "pip install torch"
 
@@ -192,7 +192,7 @@ def test_without_a_default_configuration_or_with_a_broken_one(tmp_path, monkeypa
     assert by_name(launching.look_at_launching(0))["accelerate"].state == "problem"
 
 
-def test_a_host_name_that_leads_nowhere(monkeypatch):
+def test_unresolvable_host_name(monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "nowhere.invalid")
     found = by_name(launching.look_at_launching(0))["host name"]
     assert found.state == "note" and "GLOO_SOCKET_IFNAME" in found.fix
@@ -209,7 +209,7 @@ def test_limits_of_a_container(monkeypatch):
     assert machine._cpu_share() == 1.5
 
 
-def test_a_runs_folder_that_will_not_do(tmp_path, monkeypatch):
+def test_unusable_runs_folder(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     assert by_name(machine.look_at_machine(tmp_path / "file"))["runs folder"].state == "problem"
     monkeypatch.setattr("shutil.disk_usage", lambda place: type("Usage", (), {"free": 5e8, "total": 1e12})())
@@ -228,7 +228,7 @@ def test_two_processes_agree_with_one_and_leave_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_self_test_that_fails_says_what_was_said(tmp_path, monkeypatch):
+def test_failing_self_test_shows_the_output(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho begins\necho 'ImportError: libbroken.so' >&2\nexit 3\n")

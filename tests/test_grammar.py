@@ -118,7 +118,7 @@ def test_the_checker_decides_letter_for_letter(sentence: str) -> None:
 
 
 def test_corruptions_mostly_do_not_belong() -> None:
-    """A word replaced by any other, left out, or two neighbours swapped."""
+    """A word replaced by any other, left out, or two neighbors swapped."""
     rng = random.Random(0)
     vocabulary = sorted({word for listed in WORDS.values() for word in listed.split()})
     survivors = dict.fromkeys(("replaced", "left out", "swapped"), 0)

@@ -182,9 +182,7 @@ def test_encoding_is_that_of_the_pipeline_called_by_hand(made: Any, codec: pipel
     assert codec.encode([]).shape == (0, DIMENSION)
 
 
-def test_a_batch_and_its_order_change_no_vector(
-    codec: pipelines.PipelineCodec, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_vectors_are_independent_of_the_batch(codec: pipelines.PipelineCodec, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = TEXTS[:-2]
     together = codec.encode(texts)
     np.testing.assert_allclose(np.concatenate([codec.encode([text]) for text in texts]), together, atol=1e-4)
@@ -207,7 +205,7 @@ def test_batches_hold_sentences_of_like_length_within_the_budget() -> None:
     assert list(pipelines.batches_of_tokens([], 100)) == []
 
 
-def test_sentences_that_are_too_long_lose_their_end_and_are_counted(made: Any, codec: pipelines.PipelineCodec) -> None:
+def test_long_sentences_are_truncated_and_counted(made: Any, codec: pipelines.PipelineCodec) -> None:
     long = "The old queen, who was tired, sang. " * 9
     with pytest.warns(UserWarning, match=r"1 of 3 sentences .* 65 tokens .*rows 1\)"):
         encoded = codec.encode(["a cat.", long, "a dog."])
@@ -281,7 +279,7 @@ def test_max_seq_len_and_blocked_ngrams_hold(made: Any, codec: pipelines.Pipelin
 
     free = codec.decode(vectors, Decoding(max_seq_len=30))
     assert repeats(free) > 10
-    # a word decoded and tokenised anew may be cut elsewhere: hence "next to none"
+    # a decoded word may be tokenized differently, hence "next to none"
     assert repeats(codec.decode(vectors, Decoding(max_seq_len=30, block_ngrams=3))) < 5
     longest = max(len(tokenize(text)) for text in free)
     assert 20 < longest <= 28
@@ -309,7 +307,7 @@ def test_decoding_in_a_thread_leaves_global_state_alone(
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bf16", 0.05), ("fp16", 0.01)])
-def test_half_precision_is_near_and_comes_back_as_float32(
+def test_half_precision_is_close_and_returns_float32(
     codec: pipelines.PipelineCodec, by_name: dict[str, Any], dtype: str, tolerance: float
 ) -> None:
     half = open_codec(by_name, device="cpu", dtype=dtype)
@@ -399,7 +397,7 @@ def test_bad_vectors_and_languages_are_named(codec: pipelines.PipelineCodec, vec
      ("french", "fra_Latn"), ("frnech", "fra_Latn"), ("de", "deu_Latn"), ("es", "spa_Latn"), ("ja", "jpn_Jpan"),
      ("chinese", "zho_Hans"), ("zho_Hans", "zho_Hans"), ("eng_Lat", "eng_Latn"), ("klingon", None)],
 )  # fmt: skip
-def test_the_language_that_was_meant_is_found(asked: str, expected: str | None) -> None:
+def test_intended_language_is_suggested(asked: str, expected: str | None) -> None:
     known = find_card("tokenizer", "text_sonar_basic_encoder").languages()
     assert len(known) == 202
     found = nearest_languages(asked, known)
@@ -411,7 +409,7 @@ def test_the_language_that_was_meant_is_found(asked: str, expected: str | None) 
     [({"beam_size": 0}, "beam_size: 0; expected 1"), ({"top_p": 1.2}, "top_p: 1.2"), ({"block_ngrams": 1}, "block_ngrams: 1"),
      ({"max_seq_len": 2}, "max_seq_len: 2; expected 4")],
 )  # fmt: skip
-def test_a_decoding_that_cannot_be_is_refused(wrong: dict[str, Any], message: str) -> None:
+def test_invalid_decoding_settings_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Decoding(**wrong)
 
@@ -501,7 +499,7 @@ def test_a_card_may_stand_on_another_and_refer_to_a_tokenizer(
         np.testing.assert_allclose(codec.encode(["a cat."]), encoded_by_hand(made, ["a cat."]), atol=1e-4)
 
 
-def test_whether_it_is_at_hand_is_known_without_torch(made: Any, tmp_path: Path) -> None:
+def test_availability_is_known_without_torch(made: Any, tmp_path: Path) -> None:
     program = """
 import json, sys
 from flowkit.text.codec import why_unavailable

@@ -136,7 +136,7 @@ def test_no_training_row_is_exit_status_1(tmp_path: Path, layout: tuple[str, ...
         with_split(read_dataset(tmp_path / "set"), 0.1, None, 0, "set")
 
 
-def test_where_all_is_dropped_nothing_is_left(tmp_path: Path) -> None:
+def test_nothing_left_if_all_is_dropped(tmp_path: Path) -> None:
     with pytest.raises(NothingLeft, match="no sketch of 2 could be kept"):
         run(write(tmp_path / "s", {"a/1.svg": "", "b/2.svg": "<svg/>"}))
     assert NothingLeft.exit_status == 1 and UserError.exit_status == 2
@@ -161,7 +161,7 @@ def test_what_is_not_read_is_counted(tmp_path: Path) -> None:
     assert data.info["prepared"]["notes"] == list(report.notes)
 
 
-def test_followed_links_and_copies_are_said(tmp_path: Path) -> None:
+def test_followed_links_and_copies_are_reported(tmp_path: Path) -> None:
     elsewhere = write(tmp_path / "elsewhere", drawn("1.svg"))
     source = write(tmp_path / "s", {"train/a/1.svg": SVG.format(5), "train/a/1 (copy).svg": SVG.format(5),
                                     "test/a/9.svg": SVG.format(5)})  # fmt: skip
@@ -339,7 +339,7 @@ def test_a_drawing_that_is_something_else_has_its_reason(tmp_path: Path) -> None
         assert reason in " | ".join(report.total.left_out) + str(report.examples)
 
 
-def test_a_bomb_in_gzip_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gzip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowkit.sources.files.MAX_INFLATED", 1_000_000)
     source = write(tmp_path / "s", drawn("1.svg") | {"2.svg": packed(b"<svg>" + b" " * 8_000_000)})
     report, data = run(source)

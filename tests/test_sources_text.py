@@ -148,7 +148,7 @@ def test_which_column(tmp_path: Path) -> None:
         read_sentences(plain, column="text")
 
 
-def test_quotes_in_a_table_with_tabs_that_mean_nothing(tmp_path: Path) -> None:
+def test_literal_quotes_in_a_tsv(tmp_path: Path) -> None:
     rows = ['1\teng\t"Hello", he said.', '2\teng\tIt is 5" long.', "3\teng\tA bird sang."]
     found = read_sentences(write(tmp_path, {"a.tsv": "\n".join(rows)}) / "a.tsv")
     assert found.texts == ['"Hello", he said.', 'It is 5" long.', "A bird sang."]
@@ -199,7 +199,7 @@ def test_null_is_left_out_with_the_empty_ones(tmp_path: Path) -> None:
         read_sentences(write(tmp_path, {"b.json": '["", null]'}) / "b.json", skip_empty=True)
 
 
-def test_what_becomes_a_space_is_counted(tmp_path: Path) -> None:
+def test_replaced_characters_are_counted(tmp_path: Path) -> None:
     found = read_sentences(write(tmp_path, {"a.txt": "A\tcat.\nA dog.\nA\rbird\u2028sang.\nB\r\n"}) / "a.txt")
     assert found.texts == ["A cat.", "A dog.", "A bird sang.", "B"]
     assert found.notes == (
@@ -282,7 +282,7 @@ needs_sonar = pytest.mark.skipif(bool(why_not_importable()), reason="needs sonar
         (Unused(), {"lang": "deu_Latn"}, "'deu_Latn' is not a language"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_read_or_opened(tmp_path, monkeypatch, codec, settings, message) -> None:
+def test_mistakes_are_reported_before_reading(tmp_path, monkeypatch, codec, settings, message) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("opened")
 
@@ -296,9 +296,7 @@ def test_a_mistake_is_told_before_anything_is_read_or_opened(tmp_path, monkeypat
 
 @pytest.mark.parametrize("lang", ["en", "eng_latn", "English", "fra-Latn"])
 @pytest.mark.parametrize("installed", [pytest.param(True, marks=needs_sonar), False])
-def test_the_language_of_vectors_is_checked_where_their_codec_is_not_at_hand(
-    tmp_path, monkeypatch, lang, installed
-) -> None:
+def test_language_is_checked_without_the_codec(tmp_path, monkeypatch, lang, installed) -> None:
     monkeypatch.setattr("flowkit.text.prepare.why_unavailable", lambda described: "its weights are not here")
     if not installed:
         monkeypatch.setattr("flowkit.text.sonar_packages.why_not_importable", lambda: "sonar-space is not installed")
@@ -329,7 +327,7 @@ def test_normalized_vectors_always_get_the_remark(tmp_path, monkeypatch, seed) -
         assert any("normalized" in remark for remark in report.remarks) == remarked, scale
 
 
-def test_train_and_sample_tell_mistakes_without_torch(tmp_path, monkeypatch) -> None:
+def test_train_and_sample_report_mistakes_without_torch(tmp_path, monkeypatch) -> None:
     from typer.testing import CliRunner
 
     def never(*_: object, **__: object) -> None:
@@ -386,7 +384,7 @@ def decoded(text: str, encoding: str, errors: str = "strict") -> str:
         ("utf-8", "caf\udce9 猫 ▁", "caf\\xe9 猫 ▁"),
     ],
 )
-def test_what_an_encoding_lacks_is_written_otherwise(encoding: str, text: str, expected: str) -> None:
+def test_unencodable_characters_are_replaced(encoding: str, text: str, expected: str) -> None:
     if encoding == "ascii" and "▁" in text:
         assert len(decoded(text, encoding)) == len(text) and decoded(text, encoding)[4:7].strip() != ""
     else:

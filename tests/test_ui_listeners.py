@@ -84,7 +84,7 @@ def test_an_interrupted_run_is_told_how_to_go_on():
     assert resume == "next: flowkit train runs/kanji/recipe.toml --resume"
 
 
-def test_what_is_no_terminal_gets_plain_lines(monkeypatch, capsys):
+def test_non_terminals_get_plain_lines(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")  # as CI services set it: colors, perhaps, but never a screen
     assert isinstance(listener(), PlainListener)
     assert isinstance(listener(Console(file=io.StringIO())), PlainListener)
@@ -128,7 +128,7 @@ def test_nothing_moves_when_values_come_in(width, height):
 
 
 @pytest.mark.parametrize(("width", "height", "pictures"), [(79, 23, 3), (119, 39, 4), (159, 49, 8)])
-def test_the_view_tells_all_there_is(width, height, pictures):
+def test_view_shows_all_values(width, height, pictures):
     text = "\n".join(line.plain for line in view.lines(_state(*EVENTS), width, height))
     for fact in ("kanji", "bezier_sketch_dit", "7.41 M", "15 classes", "NVIDIA H100", "2 processes", "bf16",
                  "256 = 2 × 4 × 32", "0.91000" if width < 119 else "EMA of the last 10,000 updates",
@@ -167,7 +167,7 @@ def test_pictures_are_as_large_as_the_terminal_allows(width, height, pictures):
     assert len(" ".join(drawn).split()) == pictures
 
 
-def test_the_time_left_stands_still_during_validation(monkeypatch):
+def test_time_left_is_paused_during_validation(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     state = _state(STARTED, cast(Logged, EVENTS[-4]))
@@ -235,7 +235,7 @@ def test_the_thread_repaints_by_itself():
     assert not any(thread.name == "flowkit-live" for thread in threading.enumerate())
 
 
-def test_an_error_leaves_a_clean_terminal_and_promises_nothing():
+def test_error_leaves_a_clean_terminal():
     terminal = Terminal(width=120)
     before = sys.stdout, sys.stderr
     with pytest.raises(RuntimeError, match="boom"), _live(terminal) as on:

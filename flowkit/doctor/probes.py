@@ -131,7 +131,7 @@ def environment() -> dict[str, str]:
 def _start(name: str, code: str) -> Probe:
     if _absent(name):
         return Probe(name, None)
-    # A file, since a pipe that nobody reads fills up and blocks the process.
+    # A file, since a pipe that is not read fills up and blocks the process.
     output = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
     process = subprocess.Popen(
         [sys.executable, "-c", _AROUND, code], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.DEVNULL,

@@ -104,7 +104,7 @@ def _tensors(path: Path) -> dict[str, Any]:
     if sidecar.is_file():
         return checkpoint_report(path)
     return {"what": "tensors", "holds": "tensors", "path": str(path), "weights": weights_report(path, header),
-            "remarks": [f"there is no {own.name} next to it to say what it is"]}  # fmt: skip
+            "remarks": [f"contents unknown: there is no {own.name} next to it"]}  # fmt: skip
 
 
 def _data(path: Path) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Sentences:
     numbers: np.ndarray  # (N,) int64: line or row number of each text, from 1, counted through all files
     read: int  # rows
     empty: tuple[int, ...] = ()  # numbers of the empty rows that were left out
-    notes: tuple[str, ...] = ()  # which column was read, what was not read, what became a space
+    notes: tuple[str, ...] = ()  # which column was read, what was not read, what was replaced
     unit: str = "lines"  # what `numbers` count: "lines" of one file, or "rows" of a table or of several files
 
     def __len__(self) -> int:

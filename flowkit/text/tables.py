@@ -235,7 +235,7 @@ def _records(reading: Reading, delimiter: str, quoting: int) -> Iterator[tuple[i
         reader = csv.reader(text, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[reportArgumentType]
         try:
             for cells in reader:
-                if cells:  # a blank line is no record
+                if cells:  # skip blank lines
                     yield reader.line_num, cells
         except csv.Error as error:
             why = {
