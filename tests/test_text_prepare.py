@@ -611,7 +611,7 @@ def test_the_command_and_its_summary(tmp_path, monkeypatch):
     assert code == 0, error
     for part in ("lines read 64", "empty -1", "exact duplicates -1 lines 61 and 62: Once more.",
                  "near-duplicates (cosine above 0.9)", "31 train, 15 validation, 15 test", "norm ", "by bag",
-                 "next: flowkit train recipes/mlp_text.toml --set data.source="):  # fmt: skip
+                 "next: flowkit train mlp_text --set data.source="):  # fmt: skip
         assert part in said, said
     info = json.loads((tmp_path / "set.json").read_text())
     assert info["prepared"]["seed"] == 3 and info["prepared"]["split"] == [0.5, 0.25, 0.25]

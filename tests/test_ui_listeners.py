@@ -74,14 +74,14 @@ def test_plain_lines_are_one_an_event_and_keep_their_keys():
     assert lines[4] == f"saved step=50 seconds=0.21 path={RUN}/checkpoints/step-00000050 best"
     assert lines[5] == f"samples step=50 count=64 nfe=49 seconds=1.23 path={RUN}/samples/step-00000050"
     assert lines[6] == "done at step 2,000 after 1:02:03, validation loss 0.4120, best 0.4120 at step 50"
-    assert lines[7:] == ["next: flowkit sample --ckpt runs/kanji", "next: flowkit inspect runs/kanji"]
+    assert lines[7:] == ["next: flowkit sample runs/kanji", "next: flowkit inspect runs/kanji"]
 
 
-def test_an_interrupted_run_is_told_how_to_go_on():
+def test_interrupted_run_names_the_command_to_resume():
     for reason in ("interrupted", "out of time"):
         *_, told, resume, _ = _plain(STARTED, Finished(700, 60.0, RUN, reason))
         assert told == f"{reason} at step 700 after 1:00"
-    assert resume == "next: flowkit train runs/kanji/recipe.toml --resume"
+    assert resume == "next: flowkit train runs/kanji --resume"
 
 
 def test_non_terminals_get_plain_lines(monkeypatch, capsys):
@@ -220,7 +220,7 @@ def test_the_last_state_stays_with_what_to_do_next():
     assert shown.index("notice the launcher") < shown.index("── kanji") < shown.index("done at step 2,000")
     assert shown.count("── kanji") == 1
     assert "2,000 / 2,000" in shown and "100%" in shown
-    assert shown.rstrip().endswith("next  flowkit sample --ckpt runs/kanji\nor    flowkit inspect runs/kanji")
+    assert shown.rstrip().endswith("next  flowkit sample runs/kanji\nor    flowkit inspect runs/kanji")
     assert terminal.cursor_visible
 
 

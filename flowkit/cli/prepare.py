@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from flowkit.domain import Domain
 
 SKETCHES, SENTENCES = "Sketches", "Sentences"  # panels of --help
+NEXT = {"sketch": "quickstart", "text": "mlp_text"}  # the recipe to suggest, by domain
 
 
 def _of(panel: str, help: str, *names: str, min: float | None = None, max: float | None = None) -> Any:
@@ -148,6 +150,7 @@ def _domain_of(source: Path) -> Domain:
 
 def _run(domain: Domain, source: Path, out: Path, **options: Any) -> None:
     from rich.console import Console
+    from rich.text import Text
 
     from flowkit.ui import prepare_text_view, prepare_view
 
@@ -164,6 +167,10 @@ def _run(domain: Domain, source: Path, out: Path, **options: Any) -> None:
             err=True,
         )
         raise typer.Exit(1)
+    if recipe := NEXT.get(domain.name):
+        command = f"flowkit train {recipe} --set data.source={shlex.quote(str(report.paths[0]))} --set run.name=NAME"
+        # Not wrapped, so that it can be copied as a whole.
+        console.print(Text(f"next: {command}", "dim"), soft_wrap=True)
 
 
 def _refuse(options: dict[str, Any], source: Path, whose: str, held: str) -> None:

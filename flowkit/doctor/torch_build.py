@@ -28,7 +28,8 @@ def look_at_torch(torch: dict[str, Any]) -> list[Finding]:
     findings = [_version(torch["version"], f"CUDA {cuda} build" if cuda else "CPU build")]
     driver, seen = nvidia()
     if driver or seen:
-        findings.append(_driver(driver, seen))
+        devices = f"{seen} device{'s' if seen != 1 else ''}"
+        findings.append(_finding("driver", f"NVIDIA {driver or 'of unknown version'} · {devices}"))
     if torch["devices"]:
         findings += [_device(number, device) for number, device in enumerate(torch["devices"])]
     elif seen or driver:
@@ -80,10 +81,6 @@ def _device(number: int, device: dict[str, Any]) -> Finding:
             'bf16 is emulated on this GPU, and slow: train.precision = "fp16" or "fp32"',
         )
     return _finding(name, f"{found} · bf16")
-
-
-def _driver(driver: str, seen: int) -> Finding:
-    return _finding("driver", f"NVIDIA {driver or 'of unknown version'} · {seen} device{'s' if seen != 1 else ''}")
 
 
 def _unseen(torch: dict[str, Any], seen: int) -> Finding:
