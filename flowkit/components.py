@@ -88,7 +88,7 @@ class Choose:
             base = Network if self.kind == "arch" else _base(self.kind)
             if base is None or isinstance(value, base):
                 return value
-            raise PydanticCustomError("component_refused", "is a {found}, and no {kind}", {
+            raise PydanticCustomError("component_refused", "is a {found}, not a valid {kind}", {
                 "found": type(value).__name__, "kind": self.kind})  # fmt: skip
         table = dict(value) if isinstance(value, Mapping) else {"name": value}
         name = table.pop(self.key, None)
@@ -184,7 +184,7 @@ def choose(kind: str, choice: Any) -> Any:
         if error.type == "component_refused":
             raise UserError(error.message()) from None
         raise UserError(
-            f"unknown {kind} {name!r}; known are {listing(names(kind))}{nearest(str(name), names(kind))}"
+            f"unknown {kind} {name!r}; expected {listing(names(kind))}{nearest(str(name), names(kind))}"
         ) from None
     except ValidationError as error:
         raise UserError(f"{kind} {name!r}{wrong_setting(error, find(kind, str(name)))}") from None
@@ -205,7 +205,7 @@ def wrong_setting(error: ValidationError, section: type[Section]) -> str:
 
 
 def is_import_path(name: str) -> bool:
-    """Whether it looks like "package.module:Class"."""
+    """Return whether it looks like "package.module:Class"."""
     return _IMPORT_PATH.fullmatch(name) is not None
 
 
@@ -245,7 +245,7 @@ def find(kind: str, name: str) -> Any:
         return _import(kind, registered[name])
     if not is_import_path(name):
         what = "kind of data" if kind == "domain" else kind
-        raise UserError(f"unknown {what} {name!r}; known are {listing(names(kind))}{nearest(name, names(kind))}")
+        raise UserError(f"unknown {what} {name!r}; expected {listing(names(kind))}{nearest(name, names(kind))}")
     if (kind, name) not in _imported:
         if not _trusting.get():
             raise UserError(

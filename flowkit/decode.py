@@ -1,4 +1,4 @@
-"""From samples, prepared data or bare arrays to something readable. The kind of the rows says which domain does it."""
+"""Decode samples, prepared data or bare arrays to pictures or sentences, by the domain of the rows."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Domain:
         return domain_name(self.kind)
 
     def prepares(self, source: Path, files: Files) -> bool:
-        """Whether `flowkit prepare` reads `files`, the content of `source`, as this kind of data.
+        """Return whether `flowkit prepare` reads `files`, the content of `source`, as this kind of data.
 
         Domains from outside flowkit are asked first, then the built-in ones in the order of the registry. Raises UserError
         for files that nearly fit.
@@ -148,7 +148,7 @@ class Domain:
         return PlainPresenter(self)
 
     def compares(self, source: str, inherited: dict[str, Any]) -> bool:
-        """Whether `sample` opens the training data `source` for the presenter. False if it has no use or takes minutes.
+        """Return whether `sample` opens the training data `source` for the presenter. False if it has no use or takes minutes.
 
         inherited: as returned by `inherited` when the model was trained.
         """
@@ -249,7 +249,7 @@ class DecodeOptions(Protocol):
         ...
 
     def identify(self) -> bool:
-        """Whether they say that rows of unknown kind belong to this domain."""
+        """Return whether they say that rows of unknown kind belong to this domain."""
         ...
 
     def presenter(self) -> Presenter | None:

@@ -1,4 +1,4 @@
-"""Output that every terminal and pipe takes: what its encoding lacks is written with characters that it has."""
+"""Output for terminals and pipes of any encoding: characters that it lacks are replaced by similar ones."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _LEVELS = "_.-=+*#@"  # for the eight heights of ▁ to █
 _DOTS = " .':;|#@@"  # for a braille cell with so many of its eight dots
 
 
-def speak_any_encoding() -> None:
-    """Make stdout and stderr write what their encoding lacks as something like it, in place of raising UnicodeEncodeError."""
+def replace_unencodable() -> None:
+    """Make stdout and stderr replace characters that their encoding lacks, instead of raising UnicodeEncodeError."""
     codecs.register_error(HANDLER, _replaced)
     for stream in (sys.stdout, sys.stderr):
         adapt(stream)
 
 
-def takes_unicode() -> bool:
-    """Whether stdout takes all characters; JSON escapes them by its own rules where not, and stays what it says."""
+def stdout_is_unicode() -> bool:
+    """Return whether stdout can encode all characters. If not, JSON must escape them, to stay valid."""
     return (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
 
 
 def adapt(stream: TextIO | None) -> None:
-    reconfigure = getattr(stream, "reconfigure", None)  # a capture or a notebook has none, and takes all of Unicode
+    reconfigure = getattr(stream, "reconfigure", None)  # None for captured output and notebooks: all of Unicode is fine
     if reconfigure is not None:
         codecs.register_error(HANDLER, _replaced)
         reconfigure(errors=HANDLER)
@@ -44,9 +44,9 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
 
 
 def _like(character: str, encoding: str) -> str:
-    """Its nearest likeness in that encoding; its code where there is none, so that no two names become the same."""
+    """Return the most similar text in that encoding, or else an escape, so that different names stay different."""
     code = ord(character)
-    if 0xD800 <= code < 0xE000:  # half a character: a byte of a file name that is no text
+    if 0xD800 <= code < 0xE000:  # a surrogate: a byte of a file name that is not valid UTF-8
         return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else "?"
     plain = _PLAIN.get(character)
     if plain is None and 0x2581 <= code <= 0x2588:

@@ -1,4 +1,4 @@
-"""What the CLI prints without a traceback: what the user can mend (exit status 2), and that another process has ended (1)."""
+"""Exceptions that the CLI prints without a traceback, and helpers for messages."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """Bad input. The message says what was wrong, where, what was expected, and how to mend it."""
+    """Bad input. The message says what was wrong, where, what was expected, and how to fix it. Exit status 2."""
 
     exit_status = 2
 
 
 class NothingLeft(UserError):
-    """The input was read as it should be, and nothing of it is left to train on."""
+    """The input is valid, but no row of it is left to train on. Exit status 1."""
 
     exit_status = 1
 
 
 class Unreadable(UserError):
-    """One item of many that has to be left out. `reason` is what the summary counts by, `detail` differs from item to item."""
+    """One item of many that is left out. The summary counts items by `reason`; `detail` is specific to the item."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason} ({detail})" if detail else reason)
@@ -28,19 +28,19 @@ class Unreadable(UserError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, with what was kept and how to continue. Printed in one line, exit status 130 or 143."""
+    """Ctrl-C or SIGTERM. The message says what was kept and how to continue. Exit status 130 or 143."""
 
 
-class PassedOver(UserWarning):
-    """A damaged checkpoint of a run was passed over for an earlier one."""
+class CheckpointSkipped(UserWarning):
+    """A corrupt checkpoint was skipped, and an earlier one of the run is used."""
 
 
 class PeerLost(RuntimeError):
-    """Another process of the run has ended. Printed in one line: that process said what was wrong."""
+    """Another process of the run has ended, and its own output names the cause. Exit status 1."""
 
 
 def nearest(name: str, choices: Iterable[str], limit: int = 3) -> str:
-    """`"; did you mean 'cat' or 'car'?"` for the choices nearest to `name`, or an empty string when none is near."""
+    """Return `"; did you mean 'cat' or 'car'?"` with the choices most similar to `name`. Empty if there are none."""
     by_lower = {str(choice).lower(): str(choice) for choice in choices}
     close = get_close_matches(str(name).lower(), by_lower, n=limit, cutoff=0.6)
     if not close:
@@ -49,7 +49,7 @@ def nearest(name: str, choices: Iterable[str], limit: int = 3) -> str:
 
 
 def listing(choices: Iterable[str], limit: int = 20) -> str:
-    """`a, b, c` for a message; long lists are cut and counted."""
+    """Return `a, b, c` for a message. Of a long list, only the first `limit` are shown, and the others counted."""
     names = [str(choice) for choice in choices]
     if len(names) <= limit:
         return ", ".join(names)

@@ -292,9 +292,9 @@ def _evaluate(
 def _inversion_fact(found: Inversion, zero: Inversion) -> str:
     verdict = "passes" if found.passes else "fails"
     return (
-        f"{verdict}: to noise and back, MSE {found.mse:.3g} per dimension (under 0.1), noise variance {found.variance:.3g} "
-        f"(0.8 to 1.2), {found.effective_dimensions:,.0f} effective dimensions; zero field: 0, {zero.variance:.3g}, "
-        f"{zero.effective_dimensions:,.0f}"
+        f"{verdict}. Real rows inverted to noise and back: MSE {found.mse:.3g} per dimension (limit 0.1), variance of the noise "
+        f"{found.variance:.3g} (0.8 to 1.2), {found.effective_dimensions:,.0f} effective dimensions. Without a model: MSE 0, "
+        f"variance {zero.variance:.3g}, {zero.effective_dimensions:,.0f} dimensions"
     )
 
 

@@ -1,6 +1,6 @@
-"""The files that one call writes to a folder: they appear together, and take the place of those of an earlier call.
+"""Write the files of one call to a folder together, replacing those of an earlier call.
 
-`.flowkit.json` lists them, so that nobody else's files are ever removed. Torch-free.
+`.flowkit.json` lists them, so that no other files are ever removed. Does not import torch.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from flowkit.data.files import read_json, write_json
 from flowkit.errors import Interrupted, UserError
 
 MANIFEST = ".flowkit.json"
-SAMPLES, PICTURES, EVALUATION = "samples", "pictures", "evaluation"  # parts of what calls write
+SAMPLES, PICTURES, EVALUATION = "samples", "pictures", "evaluation"  # parts of the output of a call
 SAMPLE_FILES = ("samples.safetensors", "samples.json", "samples.jsonl")
-STALE = 86_400  # seconds after which what a killed process left half-written is removed
+STALE = 86_400  # seconds after which partial files of a killed process are removed
 _DRAWING = re.compile(r"\d{3,}-.+\.svg")
 _SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="512" height="512" viewBox="0 0 512 512">\n<title>'
 
@@ -30,14 +30,14 @@ _SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="512" height="512" viewBo
 @dataclass
 class Call:
     partial: Path  # where to write
-    replaced: int = 0  # files of an earlier call that went
+    replaced: int = 0  # removed files of an earlier call
     kept: dict[str, str] = field(
         default_factory=dict
-    )  # files of the user's that had the same names, and their names now
+    )  # the user's own files that had the same names, with their new names
 
     @property
     def said(self) -> str:
-        """What became of the files that were there, for the user; "" where there were none."""
+        """A message on replaced and renamed files. Empty if there were none."""
         return said(self.replaced, self.kept)
 
 
@@ -49,10 +49,10 @@ def said(replaced: int, kept: dict[str, str] | None = None) -> str:
 
 @contextlib.contextmanager
 def one_call(folder: Path, part: str, *, only_part: bool = False) -> Iterator[Call]:
-    """Yields a hidden folder to write files to; when the block ends well they replace all that flowkit wrote to `folder`.
+    """Yield a hidden folder to write files to. If the block ends without an error, they replace flowkit's files in `folder`.
 
-    only_part: the other parts stay, for they are of the same call, or what is read. A file of the user's that has the name
-    of a new one is renamed. Raises UserError where the folder cannot be written to.
+    only_part: replace only files of this part, because the others belong to the same call or are its input. A file of the
+    user's own with the name of a new one is renamed. Raises UserError if the folder cannot be written to.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
@@ -67,19 +67,19 @@ def one_call(folder: Path, part: str, *, only_part: bool = False) -> Iterator[Ca
             _put(folder, part, only_part, call)
     except KeyboardInterrupt:
         if not call.partial.exists():
-            raise Interrupted(f"all of it is written to {folder}") from None
+            raise Interrupted(f"all files were written to {folder}") from None
         raise
     except OSError as error:
         raise UserError(f"{folder}: cannot be written to ({error.strerror or error})") from None
     finally:
         shutil.rmtree(call.partial, ignore_errors=True)
-        with contextlib.suppress(OSError):  # a folder that holds something stays
+        with contextlib.suppress(OSError):  # keeps folders that are not empty
             for path in made:
                 path.rmdir()
 
 
 def _put(folder: Path, part: str, only_part: bool, call: Call) -> None:
-    """The earlier files go before the new ones come: whenever the process is killed, the two never lie side by side."""
+    """Remove the earlier files before moving the new ones, so that a killed process never leaves a mix of both."""
     names = sorted(path.name for path in call.partial.iterdir())
     ours = earlier_files(folder)
     gone = [name for name, of in ours.items() if of == part or not only_part]
@@ -100,7 +100,7 @@ def _put(folder: Path, part: str, only_part: bool, call: Call) -> None:
 
 
 def clear(folder: Path, *, but: Iterable[str] = ()) -> int:
-    """Remove what flowkit wrote to `folder`, except files of these names; how many there were, those included."""
+    """Remove flowkit's files from `folder`, except those named in `but`. Return how many there were, including those."""
     ours, kept = earlier_files(folder), set(but)
     with _unbroken():
         for name in ours.keys() - kept:
@@ -111,9 +111,10 @@ def clear(folder: Path, *, but: Iterable[str] = ()) -> int:
 
 
 def record_samples(file: Path, earlier: Mapping[str, str]) -> None:
-    """Enter the samples file and those beside it as flowkit's, for the calls after this one.
+    """Record the samples file and the files that belong to it as flowkit's, for later calls.
 
-    earlier: the `earlier_files` before it was written, whose content would make other files of the folder seem flowkit's.
+    earlier: `earlier_files` from before it was written. Its content would make other files of the folder look like
+    flowkit's.
     """
     kept = {name: part for name, part in earlier.items() if (file.parent / name).exists()}
     _record(file.parent, {**kept, **dict.fromkeys(SAMPLE_FILES, SAMPLES)})
@@ -129,16 +130,16 @@ def check_writable(out: Path) -> None:
 
 
 def check_samples_target(file: Path) -> None:
-    """Raise UserError where a file that is not samples would be replaced by samples."""
+    """Raise UserError if samples would replace a file that is not samples of flowkit."""
     for name in SAMPLE_FILES:
         if file.with_name(name).exists() and name not in earlier_files(file.parent):
             raise UserError(
-                f"{file.with_name(name)}: exists and is not samples of flowkit; name another folder with --out"
+                f"{file.with_name(name)}: already exists and was not written by flowkit; choose another folder with --out"
             )
 
 
 def earlier_files(folder: Path) -> dict[str, str]:
-    """Part by name of what flowkit wrote to `folder`: as the manifest lists them, else known by their content."""
+    """Return {file name: part} for flowkit's files in `folder`, from the manifest, or else recognized by content."""
     try:
         listed = read_json(folder / MANIFEST).get("files")
     except UserError:
@@ -153,7 +154,7 @@ def earlier_files(folder: Path) -> dict[str, str]:
 
 
 def _recognized(folder: Path) -> dict[str, str]:
-    """By their names and beginnings, of a flowkit that kept no list."""
+    """Recognize files by name and content, for folders that an older flowkit wrote without a manifest."""
     found: dict[str, str] = {}
     for path in folder.iterdir():
         if _DRAWING.fullmatch(path.name) and path.is_file() and not path.is_symlink():
@@ -186,7 +187,7 @@ def _set_aside(path: Path) -> str:
         if not path.with_name(name).exists():
             path.rename(path.with_name(name))
             return name
-    raise UserError(f"{path}: is there already and is not of flowkit; name another place with --out")
+    raise UserError(f"{path}: already exists and was not written by flowkit; choose another place with --out")
 
 
 def _remove_stale(folder: Path) -> None:
@@ -197,10 +198,10 @@ def _remove_stale(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _unbroken() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the block ends: it takes milliseconds."""
+    """Delay Ctrl-C and SIGTERM until the block ends, which takes milliseconds."""
     waiting: list[int] = []
     before = {}
-    with contextlib.suppress(ValueError):  # not the main thread, which alone hears signals
+    with contextlib.suppress(ValueError):  # only the main thread receives signals
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, lambda number, frame: waiting.append(number))
     try:

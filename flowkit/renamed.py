@@ -21,9 +21,9 @@ VALUES = {"train.precision": {"no": "fp32"}}
 
 
 def translated(tables: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """Return a recipe's tables with new names in place of old ones, and (old key, what became of it) for each.
+    """Return a recipe's tables with old names replaced by new ones, and (old key, what replaced it) for each.
 
-    A new name that is there already keeps its value.
+    If the new name is already present, it keeps its value.
     """
     tables = copy.deepcopy(dict(tables))
     found: list[tuple[str, str]] = []

@@ -68,12 +68,12 @@ def sections_of(field: FieldInfo) -> tuple[type[Section], ...]:
 
 
 def takes_text(field: FieldInfo) -> bool:
-    """Whether any text is valid (not only some words)."""
+    """Return whether any text is valid (not only some words)."""
     return any(str in (kind, *get_args(kind)[:1]) for kind in _alternatives(field))
 
 
 def _takes_whole_numbers(field: FieldInfo) -> bool:
-    """Whether it takes integers and no other number, for which 1.0 might mean something else."""
+    """Return whether it takes integers and no other number, for which 1.0 might mean something else."""
     kinds = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in _alternatives(field)]
     return int in kinds and float not in kinds
 

@@ -25,7 +25,7 @@ os.environ.setdefault("FLOWKIT_MINI", "tiny")  # the miniature SONAR of the test
 
 
 def needs_sonar() -> None:
-    """Skip the calling test or module where the extra `sonar` is not installed; else make it importable, as flowkit does.
+    """Skip the calling test or module if the extra `sonar` is not installed; else make it importable, as flowkit does.
 
     Not `pytest.importorskip`: that imports sonar before flowkit has provided libsndfile, which the system may not have.
     """
@@ -78,7 +78,7 @@ def mini_codec(cache_of_the_tests: Path) -> Codec:
 
 @pytest.fixture
 def shared_data() -> Path:
-    """Real data beside the project, where there is any."""
+    """Real data next to the project, if there is any."""
     if not SHARED.is_dir():
         pytest.skip("no real data beside the project")
     return SHARED
@@ -88,8 +88,8 @@ def sketch_rows(rows: int = 96, num_strokes: int = 6, classes: int = 3, seed: in
     """Rows (N, S, 8) of `classes` separate clusters, with labels: what a class-only model can tell apart."""
     rng = np.random.default_rng(seed)
     labels = np.arange(rows) % classes
-    centres = rng.uniform(-0.6, 0.6, (classes, num_strokes, 8))
-    x = centres[labels] + 0.1 * rng.standard_normal((rows, num_strokes, 8))
+    centers = rng.uniform(-0.6, 0.6, (classes, num_strokes, 8))
+    x = centers[labels] + 0.1 * rng.standard_normal((rows, num_strokes, 8))
     names = ("anchor", "boat", "cat", "dog", "elephant")[:classes]
     return {"x": x.astype(np.float32), "class_label": labels, "class_names": names, "kind": "sketch"}
 

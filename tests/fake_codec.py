@@ -61,7 +61,7 @@ class FakeCodec:
 
 
 def install(monkeypatch: pytest.MonkeyPatch, not_at_hand: str | None = None) -> FakeCodec:
-    """Let it stand for the miniature, which then is at hand, or not for the reason given."""
+    """Replace the miniature, which is then available, or unavailable for the reason given."""
     codec, module = FakeCodec(), ModuleType("flowkit.text.mini.codec")
 
     def open_mini(described: dict[str, Any], *, device: str, dtype: str) -> FakeCodec:
@@ -70,7 +70,7 @@ def install(monkeypatch: pytest.MonkeyPatch, not_at_hand: str | None = None) -> 
         return codec
 
     module.__dict__.update(
-        open_mini=open_mini, why_mini_not_at_hand=lambda described: not_at_hand, LANGUAGES=FakeCodec.languages
+        open_mini=open_mini, why_mini_unavailable=lambda described: not_at_hand, LANGUAGES=FakeCodec.languages
     )
     monkeypatch.setitem(sys.modules, "flowkit.text.mini.codec", module)
     return codec

@@ -24,7 +24,7 @@ TABLES = {
 }
 
 
-def labelled(count: int = 12) -> Dataset:
+def labeled(count: int = 12) -> Dataset:
     x = np.arange(2 * count, dtype=np.float32).reshape(count, 2)
     labels = np.arange(count) % 3
     split = (np.arange(count) % 4 == 0).astype(np.uint8)
@@ -56,8 +56,8 @@ def test_dir_shows_the_public_names():
         (np.array([True] + [False] * 10 + [True]), [0, 11]),
     ],
 )
-def test_a_slice_keeps_everything_of_its_rows(key, rows):
-    data = labelled()
+def test_slicing_keeps_all_fields(key, rows):
+    data = labeled()
     part = data[key]
     assert isinstance(part, Dataset) and len(part) == len(rows)
     for name in ("x", "class_label", "condition", "split"):
@@ -69,12 +69,12 @@ def test_a_slice_keeps_everything_of_its_rows(key, rows):
 def test_rows_that_do_not_exist_are_an_index_error():
     for key in (12, -13, [3, 99]):
         with pytest.raises(IndexError):
-            labelled()[key]
-    assert [len(row) for row in labelled()] == [1] * 12  # a loop ends
+            labeled()[key]
+    assert [len(row) for row in labeled()] == [1] * 12  # a loop ends
 
 
 def test_save_writes_what_is_read_again(here):
-    data = labelled()
+    data = labeled()
     path = data[2:5].save("folder/part")
     assert path == Path("folder/part.safetensors")
     again = read_dataset(path)
@@ -82,8 +82,8 @@ def test_save_writes_what_is_read_again(here):
     assert list(again.texts or ()) == ["row 2", "row 3", "row 4"] and again.class_names == data.class_names
 
 
-def test_reprs_say_what_things_are(here):
-    assert repr(labelled()) == (
+def test_reprs_describe_objects(here):
+    assert repr(labeled()) == (
         "<Dataset points: 12 rows of shape (2,), 3 classes, condition (2,), 9 train + 3 validation, texts>"
     )
     assert repr(Dataset("array", np.zeros((1, 4), np.float32))) == "<Dataset array: 1 row of shape (4,)>"
@@ -116,7 +116,7 @@ def told(here, monkeypatch):
     return told
 
 
-def test_progress_is_shown_where_somebody_looks(told):
+def test_progress_is_shown_on_terminals_only(told):
     assert told(terminal=False, notebook=False) == ("", "")
     out, err = told(terminal=False, notebook=True)
     assert "loss=" in out
@@ -140,7 +140,7 @@ def test_progress_is_shown_where_somebody_looks(told):
         ("a - b -- c, x-y", "a - b -- c, x-y"),
     ],
 )  # fmt: skip
-def test_messages_name_what_python_has(text, python):
+def test_messages_use_python_names(text, python):
     with pytest.raises(UserError) as raised, api._python_names():
         raise UserError(text)
     assert str(raised.value) == python
@@ -156,8 +156,8 @@ def test_an_existing_run_is_explained_without_options_of_the_command_line(here):
 
 
 def test_show_prints_data_and_files(here, capsys):
-    labelled()[:0].save("empty")
-    flowkit.show(labelled())
+    labeled()[:0].save("empty")
+    flowkit.show(labeled())
     out = capsys.readouterr().out
     assert "<Dataset points: 12 rows" in out and any(0x2800 < ord(mark) < 0x2900 for mark in out)
     flowkit.train(TABLES)

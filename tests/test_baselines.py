@@ -59,7 +59,7 @@ def random_covariance(rng, dimension):
 # ---- the loss of a known Gaussian ----
 @PATHS
 @pytest.mark.parametrize("time", [0.02, 0.4, 0.97])
-def test_one_dimension_against_a_numerically_integrated_expectation(path, time):
+def test_one_dimension_matches_numerical_integration(path, time):
     mean, variance, x0, x1 = 0.7, 2.3, -0.4, 1.9
     t = torch.tensor([time], dtype=torch.float64)
     alpha, sigma = float(path.alpha(t)), float(path.sigma(t))
@@ -78,7 +78,7 @@ def test_one_dimension_against_a_numerically_integrated_expectation(path, time):
 
 
 @PATHS
-def test_many_dimensions_against_conditioning_by_block_matrices(path):
+def test_many_dimensions_match_block_conditioning(path):
     rng = np.random.default_rng(0)
     mean, covariance = rng.standard_normal(5), random_covariance(rng, 5)
     baseline = exact(path, mean, covariance)
@@ -103,7 +103,7 @@ def test_unit_data_on_the_linear_path_cost_half_of_pi():
 
 
 @PATHS
-def test_no_affine_field_does_better(path):
+def test_baseline_is_the_best_affine_field(path):
     """At one time, least squares on very many rows finds the same loss."""
     rng = np.random.default_rng(1)
     covariance = random_covariance(rng, 3)
@@ -126,7 +126,7 @@ def falling_spectrum(dimension, seed=0, decay=0.07):
     return lambda n: (rng.standard_normal((n, dimension)) @ root.T + 1).astype(np.float32), root @ root.T
 
 
-def test_few_rows_do_not_make_a_gaussian_worse_than_its_diagonal():
+def test_full_gaussian_is_not_worse_than_diagonal_with_few_rows():
     """On 150 rows of 200 dimensions: near the best that the rows' own axes allow, far below maximum likelihood."""
     draw, truth = falling_spectrum(200, decay=0.03)
     x, new = draw(150), torch.from_numpy(draw(2000)).double()
@@ -167,14 +167,14 @@ def test_moments_do_not_depend_on_the_chunks(size):
     np.testing.assert_allclose(parts.covariance, whole.covariance, rtol=1e-8, atol=1e-12)
 
 
-def test_many_rows_leave_the_covariance_as_it_is():
+def test_covariance_is_unchanged_with_many_rows():
     draw, _ = falling_spectrum(10)
     rows = draw(400).astype(np.float64)
     fitted = fit_gaussian(lambda: [rows[:123], rows[123:]])
     np.testing.assert_allclose(fitted.covariance, np.cov(rows.T, bias=True), rtol=1e-9, atol=1e-12)
 
 
-def test_fitted_on_training_rows_as_the_model_sees_them(tmp_path):
+def test_fitted_on_normalized_training_rows(tmp_path):
     draw, _ = falling_spectrum(6)
     x = np.memmap(tmp_path / "x", np.float32, "w+", shape=(500, 2, 3))
     x[:] = draw(500).reshape(500, 2, 3)
@@ -189,7 +189,7 @@ def test_fitted_on_training_rows_as_the_model_sees_them(tmp_path):
         assert losses.shape == (400,) and float(losses.mean()) == pytest.approx(1.0, rel=1e-3)
 
 
-def test_a_constant_dimension_that_moves_stays_finite():
+def test_loss_is_finite_if_a_constant_dimension_varies_in_validation():
     x = np.random.default_rng(0).standard_normal((100, 3)).astype(np.float32)
     x[:, 1] = 5
     fitted = GaussianBaseline.fit(x, np.arange(100), choose("normalizer", "none").fit(x, np.arange(100)), Linear())
@@ -201,7 +201,7 @@ def test_a_constant_dimension_that_moves_stays_finite():
     assert one.kinds == ("diagonal",) and one.losses("diagonal", torch.zeros(3, 3), x1, torch.rand(3)).isfinite().all()
 
 
-def test_wide_rows_go_without_a_full_gaussian(monkeypatch):
+def test_wide_rows_have_no_full_gaussian(monkeypatch):
     monkeypatch.setattr("flowkit.training.baselines.MAX_DIMENSION", 8)
     x = np.random.default_rng(0).standard_normal((50, 9)).astype(np.float32)
     fitted = GaussianBaseline.fit(x, np.arange(50), choose("normalizer", "none").fit(x, np.arange(50)), Linear())
@@ -261,7 +261,7 @@ def gaussian_field(variance):
     return velocity
 
 
-def test_the_exact_field_finds_unit_noise_and_comes_back():
+def test_exact_field_inverts_to_unit_noise_and_back():
     variance = torch.tensor([0.25, 1.0, 4.0, 9.0], dtype=torch.float64)
     x1 = torch.randn(5000, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * variance.sqrt()
     x0, back = reconstruct(gaussian_field(variance), x1, solver="rk4", steps=100)
@@ -273,7 +273,7 @@ def test_the_exact_field_finds_unit_noise_and_comes_back():
     assert zero.mse == 0 and zero.variance == pytest.approx(float(variance.mean()), rel=0.05) and not zero.passes
 
 
-def test_coarse_steps_show_in_the_error():
+def test_coarse_steps_increase_the_error():
     variance = torch.tensor([25.0])
     x1 = 5 * torch.randn(500, 1, generator=torch.Generator().manual_seed(0))
     errors = [inversion_figures(*_arranged(gaussian_field(variance), x1, steps)).mse for steps in (2, 8, 64)]

@@ -51,8 +51,8 @@ def test_even_pieces() -> None:
         np.testing.assert_array_equal(pieces[1:, :2], pieces[:-1, 6:])
 
 
-def test_a_cubic_is_found_again() -> None:
-    """Samples of a gentle cubic, at even spacing: the fit must come back to the curve that made them."""
+def test_fit_recovers_a_cubic() -> None:
+    """Evenly spaced samples of a gentle cubic: the fit must recover the curve."""
     base = np.array([0, 0, 1 / 3, 0, 2 / 3, 0, 1, 0])
     cubics = base + 0.15 * CUBICS
     samples = []
@@ -68,7 +68,7 @@ def test_a_cubic_is_found_again() -> None:
     np.testing.assert_allclose(found[:, [0, 1, 6, 7]], cubics[:, [0, 1, 6, 7]], atol=1e-12)
 
 
-def test_fitting_what_cannot_be_fitted_stays_finite() -> None:
+def test_fit_of_degenerate_samples_is_finite() -> None:
     flat = np.zeros((3, 10, 2))
     flat[1, -1] = 1  # all samples but one in one place
     flat[2, ::2, 0] = 1  # back and forth
@@ -92,7 +92,7 @@ def hausdorff(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("size", [5, 6, 32, 64])
-def test_fewer_are_split_without_loss(size: int) -> None:
+def test_fewer_cubics_are_split_losslessly(size: int) -> None:
     strokes = [CUBICS[:2], CUBICS[2:5]]
     found = to_size(strokes, size)
     assert found.x.shape == (size, 8) and found.x.dtype == np.float32
@@ -119,7 +119,7 @@ def test_strokes_without_length_are_dropped() -> None:
         to_size([dot], 4)
 
 
-def test_more_are_fitted_where_it_costs_least() -> None:
+def test_more_cubics_are_merged_cheapest_first() -> None:
     """A square with one side cut into many: the corners stay, the many become one."""
     side = np.stack([np.linspace(0, 1, 30), np.zeros(30)], 1)
     square = bezier.from_lines(np.concatenate([side, [[1, 1], [0, 1], [0, 0.0]]]))
@@ -128,7 +128,7 @@ def test_more_are_fitted_where_it_costs_least() -> None:
     np.testing.assert_allclose(found.x[:, :2], [[0, 0], [1, 0], [1, 1], [0, 1]], atol=1e-6)
 
 
-def test_smooth_curves_take_few() -> None:
+def test_smooth_curves_need_few_cubics() -> None:
     angle = np.linspace(0, 2 * np.pi, 200)
     circle = bezier.from_lines(0.9 * np.stack([np.cos(angle), np.sin(angle)], 1))
     found = to_size([circle], 4)

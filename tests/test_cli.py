@@ -106,7 +106,7 @@ def test_counts_are_written_as_in_a_recipe(text, count):
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "2.5", "x", "1e400", "nan", "", "1kk"])
-def test_no_counts(flowkit, text):
+def test_invalid_counts(flowkit, text):
     status, out, err = flowkit("sample", "runs/cli", "-n", text)
     assert status == 2 and not out and "whole number >= 1" in " ".join(err.replace("│", "").split())
 
@@ -285,7 +285,7 @@ def test_a_bug_keeps_its_traceback(folder, monkeypatch):
 
 @pytest.mark.parametrize("terminal", [True, False])
 @pytest.mark.parametrize("more", [[], ["--quiet"], ["--set", "data.source=doodle"]])
-def test_the_start_says_in_a_terminal_what_takes_long(flowkit, folder, monkeypatch, terminal, more):
+def test_startup_shows_its_stages_on_a_terminal(flowkit, folder, monkeypatch, terminal, more):
     err = io.StringIO()
     err.isatty = lambda: terminal  # type: ignore[method-assign]
     monkeypatch.setattr(sys, "stderr", err)
@@ -304,7 +304,7 @@ def test_the_start_says_in_a_terminal_what_takes_long(flowkit, folder, monkeypat
         assert "preparing data\r\r\x1b[K\r" in text
 
 
-def test_an_interrupted_run_is_saved_and_goes_on(folder):
+def test_interrupted_run_is_saved_and_resumes(folder):
     command = ["train", "recipe.toml", "--set", "run.name=long", "--set", "train.steps=100000"]
     (process,) = processes.start(folder, processes.flowkit, *command, "--set", "train.log_every=1")
     metrics = folder / "runs" / "long" / "metrics.jsonl"
@@ -321,7 +321,7 @@ def test_an_interrupted_run_is_saved_and_goes_on(folder):
     assert steps == sorted(set(steps)) and steps[-1] == step + 2
 
 
-def test_a_run_whose_time_is_over_says_so(flowkit, folder):
+def test_max_hours_is_reported(flowkit, folder):
     command = (
         "train",
         "recipe.toml",
@@ -339,7 +339,7 @@ def test_a_run_whose_time_is_over_says_so(flowkit, folder):
     assert status == 0 and "out of time" in out
 
 
-def test_wandb_offline_keeps_what_was_logged_and_a_resume_goes_on_under_its_id(flowkit, folder):
+def test_wandb_offline_resumes_the_same_run_id(flowkit, folder):
     pytest.importorskip("wandb")
     assert os.environ["WANDB_MODE"] == "offline"
     command = ("train", "recipe.toml", "--set", "run.name=tracked", "--set", "track.wandb=true", "-q")
@@ -366,7 +366,7 @@ def latest_step(run_dir: Path) -> int:
     return int((run_dir / "checkpoints" / "latest").readlink().name.removeprefix("step-"))
 
 
-def test_resume_auto_is_written_either_way(flowkit):
+def test_resume_auto_accepts_both_spellings(flowkit):
     quick = ("--set", "train.steps=2", "--set", "run.name=auto", "--set", "sample.every=never")
     assert flowkit("train", "recipe.toml", *quick, "--resume", "auto", "-q")[0] == 0
     status, _, err = flowkit("train", "recipe.toml", *quick, "--resume-auto")

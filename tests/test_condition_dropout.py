@@ -30,7 +30,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("arch", NETWORKS)
-def test_a_kind_that_is_dropped_is_a_kind_that_is_missing(arch: str) -> None:
+def test_dropping_a_condition_equals_leaving_it_out(arch: str) -> None:
     """As `sample(condition=...)` without a label, and `sample(class_label=...)` without a condition, call the network."""
     sizes, shape = NETWORKS[arch]
     torch.manual_seed(0)
@@ -73,7 +73,7 @@ def session(
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.4, 1.0])
-def test_the_rates_of_all_four_combinations(rate: float) -> None:
+def test_rates_of_all_four_combinations(rate: float) -> None:
     """With p: none (1 - p)^3, one of the two (1 - p)^2 p each, both the rest."""
     drawn = torch.cat(
         [cast(torch.Tensor, draw_dropped(session(rate, label=True, condition=True), u)) for u in range(200)]
@@ -86,7 +86,7 @@ def test_the_rates_of_all_four_combinations(rate: float) -> None:
         assert abs(share - expected) <= 5 * (expected * (1 - expected) / len(drawn)) ** 0.5 + 1e-9, which
 
 
-def test_of_one_kind_it_is_one_mask_at_the_rate_that_the_recipe_says() -> None:
+def test_one_kind_of_condition_has_one_mask() -> None:
     for kinds in ({"label": True, "condition": False}, {"label": False, "condition": True}):
         drawn = torch.cat([cast(torch.Tensor, draw_dropped(session(0.1, **kinds), u)) for u in range(200)])
         assert drawn.shape == (100_000,) and abs(drawn.double().mean() - 0.1) < 0.005
@@ -95,7 +95,7 @@ def test_of_one_kind_it_is_one_mask_at_the_rate_that_the_recipe_says() -> None:
     assert own is not None and own.shape == (500,)
 
 
-def test_the_draw_is_of_the_update_and_no_process_has_its_own() -> None:
+def test_dropout_is_drawn_per_update_not_per_process() -> None:
     one = [draw_dropped(session(0.3, label=True, condition=True), u) for u in (7, 8)]
     for rank in (0, 1):
         two = draw_dropped(session(0.3, label=True, condition=True, rank=rank, processes=2), 7)
@@ -103,7 +103,7 @@ def test_the_draw_is_of_the_update_and_no_process_has_its_own() -> None:
     assert one[1] is not None and not torch.equal(one[0], one[1])
 
 
-def test_a_model_learns_what_the_condition_alone_means(tmp_path) -> None:
+def test_model_learns_the_condition_without_the_label(tmp_path) -> None:
     """One coordinate follows the condition and the other the label: under the condition and no label, the first still does."""
     rng = np.random.default_rng(0)
     condition = rng.choice([-1.0, 1.0], (512, 1)).astype(np.float32)
@@ -137,7 +137,7 @@ TABLES = [
 
 
 @pytest.mark.parametrize("table", TABLES, ids=str)
-def test_a_table_says_each_rate(table: dict[str, float]) -> None:
+def test_table_sets_each_rate(table: dict[str, float]) -> None:
     every, label, condition = (table.get(name, 0.0) for name in ("all", "label", "condition"))
     drawn = torch.cat(
         [cast(torch.Tensor, draw_dropped(session(table, label=True, condition=True), u)) for u in range(200)]
@@ -157,8 +157,8 @@ def test_a_table_says_each_rate(table: dict[str, float]) -> None:
         )
 
 
-def test_a_number_is_the_table_that_has_it_everywhere() -> None:
-    """Bit for bit; of one kind it is all of them, once. A module of one's own takes both masks where a table asks for it."""
+def test_number_equals_table_with_equal_rates() -> None:
+    """Bit for bit. One kind of condition has a single mask. A custom module takes both masks with a table of rates."""
     for p in (0.0, 0.1, 0.7):
         both = [draw_dropped(session(rate, label=True, condition=True), 5)
                 for rate in (p, {"all": p, "label": p, "condition": p})]  # fmt: skip
@@ -188,7 +188,7 @@ def rows(*, label: bool = True, condition: bool = True) -> Dataset:
 @pytest.mark.parametrize(
     "bad", [{"lable": 0.1}, {"label": 1.5}, {"all": "0.1"}, {"all": True}, -0.1, 1.01, True, "all", [0.1]]
 )
-def test_rates_that_are_none_are_refused_with_the_names_that_there_are(bad, tmp_path) -> None:
+def test_invalid_rates_are_refused(bad, tmp_path) -> None:
     with pytest.raises(
         UserError, match=r"flow.cond_drop: expected a number from 0 to 1, .* named all, label, condition"
     ):
@@ -200,7 +200,7 @@ def test_rates_that_are_none_are_refused_with_the_names_that_there_are(bad, tmp_
     ({"label": 0.1}, ("label", "condition"), False), ({"all": 0.1}, ("label", "condition"), True),
     ({"label": 0.1, "condition": 0.2}, ("label", "condition"), True), (0.1, ("label", "condition"), True),
 ])  # fmt: skip
-def test_guidance_needs_rows_without_anything(rates, kinds, possible, tmp_path) -> None:
+def test_guidance_requires_unconditional_rows(rates, kinds, possible, tmp_path) -> None:
     data = rows(label="label" in kinds, condition="condition" in kinds)
     told = {"class_label": "low"} if "label" in kinds else {}
     told |= {"condition": np.zeros(1, np.float32)} if "condition" in kinds else {}
@@ -219,7 +219,7 @@ def test_guidance_needs_rows_without_anything(rates, kinds, possible, tmp_path) 
             flowkit.train(again, data=data)
 
 
-def test_what_was_never_missing_is_asked_for(tmp_path) -> None:
+def test_sampling_requires_conditions_that_were_never_dropped(tmp_path) -> None:
     model = flowkit.train(recipe(tmp_path, {"all": 0.1, "label": 0.2}), data=rows())
     model.sample(2, condition=np.zeros(1, np.float32))
     model.sample(2, class_label="null")
@@ -230,13 +230,13 @@ def test_what_was_never_missing_is_asked_for(tmp_path) -> None:
         model.sample(2, class_label="null")
 
 
-def test_no_rate_at_all_is_no_guidance(tmp_path) -> None:
+def test_no_dropout_means_no_guidance(tmp_path) -> None:
     for rates in (0.0, {}, {"label": 0.0, "all": 0}):
         with pytest.raises(UserError, match=r"sample.guidance_scale: 2 needs a model trained with dropped conditions"):
             recipe_from_dict(recipe(tmp_path, rates, guidance_scale=2.0))
 
 
-def test_a_recipe_names_every_kind_that_there_is(tmp_path) -> None:
+def test_recipe_names_all_kinds(tmp_path) -> None:
     rates = dict.fromkeys(("all", *KINDS), 0.5)
     assert recipe_from_dict(recipe(tmp_path, rates)).flow.cond_drop == rates
     assert rows().condition_kinds == tuple(KINDS)

@@ -52,7 +52,7 @@ def same(found: Conditions, wanted: dict) -> None:
 
 
 @each
-def test_parts_are_those_of_every_tensor(given, dropped):
+def test_slicing_conditions_slices_every_tensor(given, dropped):
     whole = made(given, dropped)
     tensors = {name: value for name, value in vars(whole).items() if value is not None}
     rows = torch.tensor([2, 0, 2])
@@ -90,7 +90,7 @@ def test_dropped_and_doubled(given, dropped):
     same(halves.slice(4, 8), tensors | {"dropped": torch.ones_like(first)})
 
 
-def test_nothing_is_told_and_nothing_is_dropped():
+def test_no_conditions_nothing_dropped():
     nothing = Conditions()
     assert nothing.drop() == nothing == nothing.drop(torch.ones(3) > 0) and not nothing.kinds
 
@@ -116,7 +116,7 @@ every_network = pytest.mark.parametrize("network", EVERY)
 
 
 def awake(network: str, **more) -> nn.Module:
-    """With other weights than the first ones, of which many are 0."""
+    """With nonzero weights: many are initialized to 0."""
     arch, sizes = EVERY[network]
     torch.manual_seed(0)
     model = create_model(arch, **sizes, num_classes=3, **more).double().eval()
@@ -148,8 +148,8 @@ def test_padding_has_no_influence_and_no_gradient(network):
 
 
 @every_network
-def test_a_row_is_what_it_is_without_its_padding(network):
-    """Each row by itself, its tokens alone, without a mask; with no token left, as where there is no condition."""
+def test_padding_does_not_change_a_row(network):
+    """Each row by itself with its present tokens only and no mask. A row without tokens has no condition."""
     model, ((x, t), label, tokens) = awake(network), inputs(network)
     with torch.no_grad():
         found = model(x, t, label, tokens, condition_mask=MASK)
@@ -166,7 +166,7 @@ def test_a_row_is_what_it_is_without_its_padding(network):
 
 
 def by_hand(layer: CrossAttention, h, tokens, null):
-    """Of one row h (T, D), tokens (p, D), null (D,): the softmax spelt out, head by head."""
+    """Of one row h (T, D), tokens (p, D), null (D,): the softmax spelled out, head by head."""
     attention, memory = layer.attention, torch.cat((tokens, null[None]))
     x = F.layer_norm(h, h.shape[-1:], layer.norm.weight, layer.norm.bias)
     query, (key, value) = x @ attention.query.weight.T, (memory @ attention.key_value.weight.T).chunk(2, 1)
@@ -182,7 +182,7 @@ def by_hand(layer: CrossAttention, h, tokens, null):
 @pytest.mark.parametrize("qk_norm", [False, True])
 @pytest.mark.parametrize("hidden", [None, [False, True, False, False]])
 @pytest.mark.parametrize("mask", [None, MASK])
-def test_attention_is_the_softmax_over_what_is_there(qk_norm, hidden, mask):
+def test_attention_is_softmax_over_present_tokens(qk_norm, hidden, mask):
     torch.manual_seed(0)
     layer = CrossAttention(12, 3, 0.0, qk_norm=qk_norm).double()
     h, tokens, null = (torch.randn(*shape, dtype=torch.float64) for shape in ((4, 7, 12), (4, 4, 12), (12,)))
@@ -197,7 +197,7 @@ def test_attention_is_the_softmax_over_what_is_there(qk_norm, hidden, mask):
 
 
 @pytest.mark.parametrize("network", ATTENDING)
-def test_attention_adds_to_the_network_without_it(network):
+def test_cross_attention_is_added_to_the_base_network(network):
     """Its parameters are besides the others, and the network is the one without them until they have learned something."""
     arch, sizes = EVERY[network]
     model, (at, label, tokens) = awake(network), inputs(network)
@@ -217,7 +217,7 @@ def test_attention_adds_to_the_network_without_it(network):
 
 @pytest.mark.parametrize("network", ATTENDING)
 def test_every_parameter_is_in_every_graph(network):
-    """Whatever is told: distributed training waits for all gradients."""
+    """For any conditions, because distributed training waits for all gradients."""
     model, (at, label, tokens) = awake(network), inputs(network)
     for given in ((label, tokens), (label,), (), (label, tokens, torch.ones(4, dtype=torch.bool))):
         model.zero_grad(set_to_none=True)
@@ -234,7 +234,7 @@ def test_attention_to_no_conditions_is_refused():
 
 
 @every_network
-def test_a_network_is_told_all_of_it(network):
+def test_network_receives_all_conditions(network):
     """As the loop and the sampler call it; and guided, on twice the rows."""
     model, ((x, t), label, tokens) = awake(network), inputs(network)
     told = Conditions(label, tokens, MASK, torch.tensor([True, False, False, False]))
@@ -275,7 +275,7 @@ def test_a_network_that_takes_no_mask_is_not_given_padding():
 
 @pytest.fixture
 def told(tiny, rows) -> dict:
-    """Sketches of which each has two to four tokens; what stands in place of the others is large."""
+    """Sketches with two to four tokens each; the padding values are large."""
     rng = np.random.default_rng(1)
     mask = np.arange(4) < rng.integers(2, 5, len(rows["x"]))[:, None]
     tokens = padded(rng.standard_normal((len(mask), 4, 5)), mask, 2)
@@ -286,7 +286,7 @@ def told(tiny, rows) -> dict:
 
 
 def padded(tokens: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
-    """With other, and larger, numbers where there is no token."""
+    """With other, larger padding values."""
     padding = 10 * np.random.default_rng(seed).standard_normal(tokens.shape)
     return np.where(mask[..., None], tokens, padding).astype(np.float32)
 
@@ -331,7 +331,7 @@ def test_padding_changes_no_run_and_no_sample_and_a_resumed_run_is_the_same(tiny
     assert np.abs(model.sample(3, class_label=[0, 1, 2], condition=tokens, **scale).x - drawn.x).max() > 1e-3
 
 
-def test_the_mask_is_kept_in_files_where_there_is_one(told, tmp_path):
+def test_files_keep_the_mask(told, tmp_path):
     data = Dataset("sketch", told["x"], condition=told["condition"], condition_mask=told["condition_mask"])
     few = np.array([5, 0, 7])
     for path, rows, wanted in (("all", None, slice(None)), ("few", few, few)):
@@ -382,7 +382,7 @@ def test_masks_that_do_not_fit_are_refused(tiny, told):
     assert one is not None and one.tolist() == [[True, True, True, False]] * 2
 
 
-def test_a_module_of_ones_own_is_given_the_mask_where_it_takes_it(tiny, told):
+def test_custom_module_receives_the_mask_if_it_accepts_one(tiny, told):
     class Own(nn.Module):
         def __init__(self):
             super().__init__()
@@ -407,7 +407,7 @@ def test_a_module_of_ones_own_is_given_the_mask_where_it_takes_it(tiny, told):
     assert {None if drop is None else drop.ndim for drop in drops} == {None, 2}  # validation drops nothing
 
 
-def test_rows_are_paired_whatever_stands_in_place_of_missing_tokens(told):
+def test_pairing_ignores_padding_values(told):
     from flowkit.training.batches import Rows
     from flowkit.training.pairing import pair_blocks
 
@@ -465,7 +465,7 @@ def test_rows_with_an_interval_keep_their_own_conditions(tiny, told, monkeypatch
     same(few, vars(every.take(rows)))
 
 
-def test_evaluation_draws_under_the_tokens_that_are_there(tiny, told, tmp_path):
+def test_evaluation_samples_with_the_mask(tiny, told, tmp_path):
     tiny["train"].update(steps=2, val_every="never")
     flowkit.train(tiny, data=told)
     found = []

@@ -20,7 +20,7 @@ from flowkit.recipe import recipe_from_dict
 
 
 def blocks(rows: int, dim: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Noise, data and labels: eight narrow clusters on a circle in 2-d, else an anisotropic Gaussian shifted by class."""
+    """Noise, data and labels: eight narrow clusters on a circle in 2-D, otherwise an anisotropic Gaussian shifted by class."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 8, rows)
     x0 = rng.standard_normal((rows, dim))
@@ -39,7 +39,7 @@ def distance(x0: torch.Tensor, x1: torch.Tensor, rows: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("name", names("coupling"))
 @pytest.mark.parametrize("shape", [(1, 3), (2, 3), (37, 2), (40, 4, 5)])
-def test_every_coupling_is_a_permutation_and_the_same_twice(name, shape):
+def test_couplings_are_deterministic_permutations(name, shape):
     x0, x1 = torch.randn(shape), torch.randn(shape)
     labels = torch.arange(shape[0]) % 3
     rows = choose("coupling", name)(x0, x1, Conditions(labels), seed=5)
@@ -47,7 +47,7 @@ def test_every_coupling_is_a_permutation_and_the_same_twice(name, shape):
     assert torch.equal(rows, choose("coupling", name)(x0, x1, Conditions(labels), seed=5))
 
 
-def test_independent_leaves_the_noise_where_it_is():
+def test_independent_coupling_does_not_permute():
     x0, x1, _ = blocks(20, 2)
     assert torch.equal(choose("coupling", "independent")(x0, x1), torch.arange(20))
 
@@ -56,7 +56,7 @@ def test_independent_leaves_the_noise_where_it_is():
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 40])
-def test_transport_is_the_linear_programs(size):
+def test_ot_matches_linear_programming(size):
     """The least cost over all plans, not over permutations alone: by scipy's LP on the marginal constraints."""
     x0, x1, _ = blocks(size, 3, seed=size)
     cost = torch.cdist(x1.double(), x0.double()).square().numpy()
@@ -86,7 +86,7 @@ COSTS = {
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", COSTS)
-def test_the_assignment_costs_what_the_plain_solvers_does(name):
+def test_assignment_cost_matches_scipy(name):
     cost = COSTS[name]()
     columns, (rows, plain) = assign(cost.copy()), linear_sum_assignment(cost)
     assert sorted(columns) == list(rows)
@@ -107,7 +107,7 @@ def spread_given_labels(name: str, blocks_: int = 12, **settings) -> float:
     return (sums.square().sum(1) / counts).sum().item() / 16
 
 
-def test_labels_keep_their_share_of_the_noise_by_conditional_transport_only():
+def test_only_c2ot_keeps_the_noise_per_label():
     """16 degrees of freedom: 2.5 is chance of 1 in 2,000. Plain transport gives each class the noises on its own side."""
     assert spread_given_labels("independent") < 2.5
     assert spread_given_labels("c2ot") < 2.5
@@ -124,7 +124,7 @@ def test_conditional_transport_never_crosses_labels_and_is_exact_in_each():
     assert distance(x0, x1, rows) == pytest.approx(best, rel=1e-9)
 
 
-def test_a_weight_goes_from_plain_transport_to_the_classes_own():
+def test_c2ot_weight_interpolates_between_ot_and_per_class_ot():
     x0, x1, labels = blocks(150, 2)
 
     def crossed(w):
@@ -140,7 +140,7 @@ def test_a_weight_goes_from_plain_transport_to_the_classes_own():
     assert crossed(0) > crossed(5) > crossed(1e6) == 0
 
 
-def test_few_rows_of_a_class_are_transported_by_their_conditions_too():
+def test_c2ot_uses_conditions_with_few_rows_per_class():
     """Ten rows a class: at a ratio of 0.05 the rows' own noises, counted as pairs, would leave no room for any other."""
     x0, x1, _ = blocks(20, 2)
     labels = torch.arange(20) % 2
@@ -149,12 +149,12 @@ def test_few_rows_of_a_class_are_transported_by_their_conditions_too():
 
 
 @pytest.mark.parametrize("ratio", [0.02, 0.1, 0.3])
-def test_the_weight_is_the_one_that_leaves_the_ratio(ratio):
+def test_c2ot_weight_reaches_the_ratio(ratio):
     x0, x1, _ = blocks(200, 2)
     cost, position = transport_cost(x0, x1), x1[:, :1].double().numpy()
     apart = (position - position.T) ** 2
     weight = weight_for(cost, apart, ratio)
-    others = ~np.eye(200, dtype=bool)  # a row's own noise is no such pair
+    others = ~np.eye(200, dtype=bool)  # a row's own noise is not such a pair
     share = lambda w: (cost + w * apart <= np.diagonal(cost)[:, None])[others].mean()  # noqa: E731
     assert share(weight * (1 - 1e-9)) == pytest.approx(ratio, abs=1e-4)
     assert share(weight * 1.1) < ratio < share(weight * 0.9)
@@ -173,7 +173,7 @@ def test_a_ratio_beyond_all_pairs_is_plain_transport_and_a_small_one_stays_near_
     assert near < 0.5 * far < 0.5 * moved(plain)
 
 
-def test_the_cosine_looks_at_directions_only():
+def test_cosine_cost_ignores_lengths():
     x0, x1, _ = blocks(60, 2)
     condition = torch.randn(60, 5)
     scaled = condition * torch.rand(60, 1).add(0.1)
@@ -208,7 +208,7 @@ def test_a_plan_in_1024_dimensions_does_not_underflow_and_keeps_its_marginals(ep
 
 
 def test_permutations_are_drawn_with_the_probability_that_their_cost_gives():
-    """All 24 permutations of four rows: frequencies against exp(-cost / r) normalised, by chi-squared (99.9 % at 49.7)."""
+    """All 24 permutations of four rows: frequencies against exp(-cost / r) normalized, by chi-squared (99.9 % at 49.7)."""
     cost = np.random.default_rng(1).random((4, 4)) * 3
     log = entropic_plan(cost, 1.0)
     generator, draws = np.random.default_rng(2), 1500
@@ -267,7 +267,7 @@ def test_regularization_is_in_the_costs_own_units():
         (lambda: choose("coupling", "c2ot")(torch.ones(2, 2), torch.ones(2, 2)), "neither|none"),
     ],
 )
-def test_mistakes_are_the_users(make, said):
+def test_invalid_settings_raise_user_errors(make, said):
     with pytest.raises(UserError, match=said):
         make()
 
@@ -295,7 +295,7 @@ def recipe(coupling, batch_size: int = 64):
         ("otter", "flow.coupling"),
     ],
 )
-def test_recipes_refuse_what_cannot_be(coupling, said):
+def test_recipes_refuse_impossible_couplings(coupling, said):
     with pytest.raises(UserError, match=said):
         recipe(coupling)
 

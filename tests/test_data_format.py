@@ -1,4 +1,4 @@
-"""Prepared data: written whole, read back exactly, and refused with the place and the mend when it is wrong."""
+"""Prepared data: written whole, read back exactly, and refused with the place and the fix when it is wrong."""
 
 import errno
 import json
@@ -76,7 +76,7 @@ def test_rows_can_be_picked_and_put_in_order_while_writing(tmp_path):
     }
 
 
-def test_what_is_written_is_not_hidden_from_others(tmp_path):
+def test_files_are_readable_by_others(tmp_path):
     path = write_dataset(tmp_path / "set", make())
     plain = tmp_path / "plain"
     plain.touch()
@@ -127,7 +127,7 @@ def test_tensors_of_the_wrong_rank(tmp_path, name, shape):
         read_dataset(path)
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, monkeypatch):
+def test_full_disk_is_reported_and_leaves_no_files(tmp_path, monkeypatch):
     def full(path, *_):
         path.write_bytes(b"a beginning")
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -139,7 +139,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("cut", [0, 5, 100, -1])
-def test_a_truncated_file_is_told_from_a_whole_one(tmp_path, cut):
+def test_truncated_file_is_detected(tmp_path, cut):
     path = write_dataset(tmp_path / "set", make())
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(UserError, match=r"set\.safetensors: not a valid safetensors file"):
@@ -209,13 +209,13 @@ def test_wrong_dtype_and_wrong_length(tmp_path):
         read_dataset(path)
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_unwritable_target(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
         write_dataset(tmp_path / "file" / "set", make())
 
 
-def test_writing_leaves_the_mask_of_the_process_alone(tmp_path, monkeypatch):
+def test_writing_does_not_change_the_umask(tmp_path, monkeypatch):
     """It belongs to all threads: a checkpoint's thread that sets it for a moment opens what others write meanwhile."""
     asked = []
     monkeypatch.setattr(os, "umask", lambda mask: asked.append(mask) or 0o022)

@@ -1,4 +1,4 @@
-"""`flowkit doctor`: broken packages told apart, whatever they do when imported; the launcher's file; the self-test itself."""
+"""`flowkit doctor`: broken packages, the launcher's configuration, and the self-test."""
 
 from __future__ import annotations
 
@@ -46,27 +46,25 @@ def by_name(findings: list[Finding]) -> dict[str, Finding]:
 # ---- packages ----
 
 
-def test_a_broken_torchvision_is_named_as_what_breaks_the_others():
+def test_broken_torchvision_is_named_as_the_cause():
     nms = {"error": "RuntimeError: operator torchvision::nms does not exist"}
     found = by_name(
         packages.look_at_packages(Answers(torchvision=nms, timm=nms, accelerate=nms, sonar={"missing": True}))
     )
-    assert found["torchvision"].state == "problem" and "pip uninstall torchvision" in found["torchvision"].mend
+    assert found["torchvision"].state == "problem" and "pip uninstall torchvision" in found["torchvision"].fix
     assert "torchvision::nms" in found["torchvision"].found
-    assert [found[name].mend for name in ("timm", "accelerate")] == [
-        "it imports torchvision. Fix torchvision first"
-    ] * 2
+    assert [found[name].fix for name in ("timm", "accelerate")] == ["it imports torchvision. Fix torchvision first"] * 2
     assert found["safetensors"].state == "ok"
 
 
-def test_what_is_missing_or_too_old(monkeypatch):
+def test_missing_or_outdated_packages(monkeypatch):
     versions = {"torch": "2.9.1", "accelerate": "0.30.1", "safetensors": "0.5.0", "wandb": None}
     monkeypatch.setattr(packages, "version_of", versions.get)
     missing = {"error": "ModuleNotFoundError: No module named 'timm'"}
     found = by_name(
         packages.look_at_packages(Answers(timm=missing, torchvision={"missing": True}, sonar={"missing": True}))
     )
-    assert found["timm"].found == "not installed" and found["timm"].mend == "pip install 'timm>=1.0.20'"
+    assert found["timm"].found == "not installed" and found["timm"].fix == "pip install 'timm>=1.0.20'"
     assert found["accelerate"].state == "problem" and found["safetensors"].state == "ok"
     assert "torchvision" not in found and found["wandb"].state == "ok" and found["SONAR"].state == "ok"
 
@@ -77,7 +75,7 @@ def test_a_fairseq2n_for_another_torch(monkeypatch):
     monkeypatch.setattr("flowkit.text.sonar_packages.why_not_importable", lambda: reason)
     found = by_name(packages.look_at_packages(Answers(torchvision={"missing": True})))["SONAR"]
     assert (
-        found.state == "problem" and "built for torch 2.9.1" in found.found and found.mend == "pip install torch==2.9.1"
+        found.state == "problem" and "built for torch 2.9.1" in found.found and found.fix == "pip install torch==2.9.1"
     )
 
 
@@ -92,7 +90,7 @@ def test_a_fairseq2n_for_another_torch(monkeypatch):
         ("import time; time.sleep(60)", "more than"),
     ],
 )
-def test_a_package_may_do_anything_when_it_is_imported(tmp_path, monkeypatch, code, told):
+def test_crashing_imports_are_reported(tmp_path, monkeypatch, code, told):
     stub(tmp_path, "torchvision", code)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(probes, "SECONDS", 2.0 if told == "more than" else 60.0)
@@ -112,7 +110,7 @@ def test_the_command_with_everything_broken(tmp_path):
     report = json.loads(done.stdout)
     broken = {one["name"]: one for one in report["findings"] if one["state"] == "problem"}
     assert {"torch", "torchvision", "timm", "accelerate", "safetensors"} <= broken.keys()
-    assert "libbroken.so" in broken["torch"]["found"] and all(one["mend"] for one in broken.values())
+    assert "libbroken.so" in broken["torch"]["found"] and all(one["fix"] for one in broken.values())
     assert report["problems"] == len(broken)
 
 
@@ -138,13 +136,13 @@ def test_the_command_with_everything_broken(tmp_path):
 def test_torch(monkeypatch, torch, nvidia, name, state, says):
     monkeypatch.setattr(torch_build, "nvidia", lambda: nvidia)
     found = by_name(torch_build.look_at_torch({**TORCH, **torch}))[name]
-    assert found.state == state and says in found.mend
-    assert bool(found.mend) == (state != "ok")
+    assert found.state == state and says in found.fix
+    assert bool(found.fix) == (state != "ok")
 
 
-def test_torch_that_is_not_there():
+def test_torch_is_missing():
     (found,) = torch_build.look_at_torch({"error": "ModuleNotFoundError: No module named 'torch'"})
-    assert found.state == "problem" and found.mend == "pip install torch"
+    assert found.state == "problem" and found.fix == "pip install torch"
 
 
 def test_only_devices_that_work_are_counted():
@@ -183,7 +181,7 @@ def test_the_launchers_default_configuration(tmp_path, monkeypatch, config, gpus
     path.write_text(json.dumps(config))  # JSON is YAML
     found = by_name(launching.look_at_launching(gpus))["accelerate"]
     assert found.state == state and says in found.found and str(path) in found.found
-    assert bool(found.mend) == (state != "ok")
+    assert bool(found.fix) == (state != "ok")
 
 
 def test_without_a_default_configuration_or_with_a_broken_one(tmp_path, monkeypatch):
@@ -194,10 +192,10 @@ def test_without_a_default_configuration_or_with_a_broken_one(tmp_path, monkeypa
     assert by_name(launching.look_at_launching(0))["accelerate"].state == "problem"
 
 
-def test_a_host_name_that_leads_nowhere(monkeypatch):
+def test_unresolvable_host_name(monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "nowhere.invalid")
     found = by_name(launching.look_at_launching(0))["host name"]
-    assert found.state == "note" and "GLOO_SOCKET_IFNAME" in found.mend
+    assert found.state == "note" and "GLOO_SOCKET_IFNAME" in found.fix
 
 
 # ---- the machine ----
@@ -211,12 +209,12 @@ def test_limits_of_a_container(monkeypatch):
     assert machine._cpu_share() == 1.5
 
 
-def test_a_runs_folder_that_will_not_do(tmp_path, monkeypatch):
+def test_unusable_runs_folder(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     assert by_name(machine.look_at_machine(tmp_path / "file"))["runs folder"].state == "problem"
     monkeypatch.setattr("shutil.disk_usage", lambda place: type("Usage", (), {"free": 5e8, "total": 1e12})())
     found = by_name(machine.look_at_machine(tmp_path / "runs" / "deeper"))["runs folder"]
-    assert found.state == "problem" and "keep_last" in found.mend
+    assert found.state == "problem" and "keep_last" in found.fix
 
 
 # ---- the self-test ----
@@ -230,14 +228,14 @@ def test_two_processes_agree_with_one_and_leave_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_self_test_that_fails_says_what_was_said(tmp_path, monkeypatch):
+def test_failing_self_test_shows_the_output(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho begins\necho 'ImportError: libbroken.so' >&2\nexit 3\n")
     python.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(python))
     found = self_test.look_at_two_processes(0)
-    assert found.state == "problem" and "status 3: ImportError: libbroken.so" in found.found and found.mend
+    assert found.state == "problem" and "status 3: ImportError: libbroken.so" in found.found and found.fix
     python.write_text("#!/bin/sh\nsleep 60\n")
     monkeypatch.setattr(self_test, "SECONDS", 0.2)
     assert "not done after" in self_test.look_at_two_processes(0).found

@@ -29,11 +29,11 @@ def test_shape_range_and_labels(doodles):
     assert len(doodles.class_names) == len(DRAWINGS) >= 15
     assert set(doodles.class_counts().values()) == {3000 // len(DRAWINGS)}
     assert doodles.class_label.dtype == np.int64
-    # Shuffled: the labels of neighbours agree no more often than chance.
+    # Shuffled: the labels of neighbors agree no more often than chance.
     assert (doodles.class_label[1:] == doodles.class_label[:-1]).mean() < 0.1
 
 
-def test_every_stroke_is_a_real_one(doodles):
+def test_no_stroke_is_empty(doodles):
     p = control_points(doodles.x)
     extent = np.linalg.norm(p[:, :, :, None] - p[:, :, None], axis=-1).max(axis=(2, 3))
     assert extent.min() > 0.05, doodles.class_names[
@@ -62,7 +62,7 @@ def test_balanced_where_classes_do_not_divide_the_number():
 
 
 @pytest.mark.parametrize("num_strokes", [33, 40, 64])
-def test_other_numbers_of_strokes_draw_the_same_lines(num_strokes):
+def test_number_of_strokes_does_not_change_the_drawing(num_strokes):
     """More strokes are finer pieces of the same ink."""
     for name in ("house", "cat", "sun"):
         few, many = (draw_class(name, np.random.default_rng(5), 4, n) for n in (32, num_strokes))
@@ -88,7 +88,7 @@ def test_slots_keep_their_meaning():
         assert not np.isin(slots.host[guests], guests).any()  # a host never moves
 
 
-def test_an_absent_part_leaves_the_others_where_they_are():
+def test_absent_part_does_not_move_other_slots():
     pen = Pen(np.random.default_rng(0), 2)
     pen.tremor[:] = pen.haste[:] = 0
     outline = pen.draw(line(-0.5 + 0j, 0.5 + 0j, 0.5 + 0.5j))
@@ -132,14 +132,16 @@ def test_segment_is_the_same_curve():
 
 
 def test_primitives_have_their_closed_forms():
-    centre, radius = 0.2 - 0.1j, 0.4
-    circle = ellipse(centre, radius, radius, 4)
+    center, radius = 0.2 - 0.1j, 0.4
+    circle = ellipse(center, radius, radius, 4)
     for t in np.linspace(0, 1, 7):
-        np.testing.assert_allclose(np.abs(at(circle, t) - centre), radius, rtol=3e-4)
+        np.testing.assert_allclose(np.abs(at(circle, t) - center), radius, rtol=3e-4)
     half = arc(0j, 0.5, 0.2, 0, 180, 2)
     assert half[0, 0, 0] == pytest.approx(0.5) and half[0, 1, 3] == pytest.approx(-0.5)
     assert half[0, 0, 3] == pytest.approx(0.2j)  # 90 degrees is down
-    assert at(bow(0j, 1 + 0j, 0.25)[0, 0], 0.5) == pytest.approx(0.5 + 0.25j)  # to the right of the way: down
+    assert at(bow(0j, 1 + 0j, 0.25)[0, 0], 0.5) == pytest.approx(
+        0.5 + 0.25j
+    )  # to the right of the direction of travel: down
     assert at(wave(0j, 1 + 0j, 0.1)[0, 0], 0.5) == pytest.approx(0.5)
     through = curve(0j, 1j, 1 + 1j, closed=True)
     np.testing.assert_allclose(through[0, :, 0], [0j, 1j, 1 + 1j])

@@ -92,7 +92,7 @@ def profile(decays):
 
 
 @pytest.mark.parametrize("updates", [50, 300, 1500, 5000, 40_000])
-def test_two_decays_are_two_averages_and_what_is_announced_is_in_effect(updates):
+def test_two_decays_give_two_averages(updates):
     """In a run of any length. The age of what is averaged is near the number of updates announced, and is a tenth at most."""
     ages = []
     for decay in (0.9, 0.999, 0.9999):
@@ -106,7 +106,7 @@ def test_two_decays_are_two_averages_and_what_is_announced_is_in_effect(updates)
         ages.append(age)
     assert ages[0] < ages[1] < ages[2]
     if updates == 1500:
-        assert 1.1 * ages[1] < ages[2]  # where .9999 could not be reached either way
+        assert 1.1 * ages[1] < ages[2]  # neither reaches .9999 here
 
 
 def test_settings_of_the_warm_up():
@@ -119,7 +119,7 @@ def test_settings_of_the_warm_up():
         assert at(0.999, n, warmup_power=2 / 3) == pytest.approx(timm.get_decay(n), abs=1e-12)
 
 
-def test_all_of_them_are_saved_measured_and_sampled_from(recipe, x, recorder):
+def test_every_average_is_saved_validated_and_sampled(recipe, x, recorder):
     torch.manual_seed(0)
     loaded = flowkit.train(recipe, model=Line(), data=x, listeners=lambda: [recorder])
     run = loaded.files.run_dir
@@ -210,7 +210,7 @@ def run_changed(recipe, x, name, ema, *, allow_changes=False, steps=16):
      ({"power": [0.3]}, r"ema.power: expected a list of numbers > 0 and <= 0.2886, found \[0.3\]"),
      ({"power": 0.1}, r"ema.power: expected a list of .* found 0.1")],
 )  # fmt: skip
-def test_mistakes_in_the_recipe_are_told(recipe, ema, said):
+def test_invalid_settings_are_reported(recipe, ema, said):
     with pytest.raises(UserError, match=said):
         recipe_from_dict({**recipe, "ema": ema})
 

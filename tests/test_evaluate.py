@@ -25,7 +25,7 @@ from flowkit.ui.evaluate_view import print_evaluation
 NAMES = ("anchor", "boat", "cat")
 
 
-def labelled(counts, split=None, seed=0, strokes=3):
+def labeled(counts, split=None, seed=0, strokes=3):
     """counts[k] rows of class k, mixed."""
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     x = np.random.default_rng(seed + 1).uniform(-0.9, 0.9, (len(labels), strokes, 8)).astype(np.float32)
@@ -46,35 +46,35 @@ def class_counts(data, rows):
 
 
 def test_halves_share_no_row_and_have_the_same_classes():
-    data = labelled((41, 30, 8))
+    data = labeled((41, 30, 8))
     sides = choose_sides(data)
     assert sides.split == "all" and not set(sides.reference) & set(sides.real)
     assert class_counts(data, sides.reference) == class_counts(data, sides.real) == [20, 15, 4]
-    again = choose_sides(labelled((41, 30, 8)))
+    again = choose_sides(labeled((41, 30, 8)))
     np.testing.assert_array_equal(sides.reference, again.reference)
 
 
 def test_rows_are_cut_in_proportion_to_the_classes():
-    data = labelled((400, 200, 100))
+    data = labeled((400, 200, 100))
     sides = choose_sides(data, limit=70)
     assert class_counts(data, sides.reference) == class_counts(data, sides.real) == [40, 20, 10]
-    uneven = labelled((400, 200, 98))  # of 200, 100 and 49: 28.65, 14.33 and 7.02
+    uneven = labeled((400, 200, 98))  # of 200, 100 and 49: 28.65, 14.33 and 7.02
     assert class_counts(uneven, choose_sides(uneven, limit=50).reference) == [29, 14, 7]
 
 
-def test_held_out_rows_are_the_reference_where_there_are_enough():
+def test_held_out_rows_are_the_reference_if_enough():
     split = np.repeat(np.array([0, 1], np.uint8), [900, 600])
-    data = labelled((700, 800), split)
+    data = labeled((700, 800), split)
     sides = choose_sides(data)
     assert sides.split == "validation" and len(sides.reference) == 600
     assert set(data.split[sides.reference]) == {1} and set(data.split[sides.real]) == {0}
     assert class_counts(data, sides.reference) == class_counts(data, sides.real)
-    few = labelled((700, 800), np.repeat(np.array([0, 1], np.uint8), [1100, 400]))
+    few = labeled((700, 800), np.repeat(np.array([0, 1], np.uint8), [1100, 400]))
     assert choose_sides(few).split == "all" and len(choose_sides(few, "validation").reference) == 400
 
 
 def test_a_test_split_of_other_classes_is_halved():
-    data = labelled((100, 100, 100))
+    data = labeled((100, 100, 100))
     data.split = np.where(data.class_label == 2, 2, 0).astype(np.uint8)
     sides = choose_sides(data, "test")
     assert class_counts(data, sides.reference) == class_counts(data, sides.real) == [0, 0, 50]
@@ -82,14 +82,14 @@ def test_a_test_split_of_other_classes_is_halved():
 
 
 def test_rows_in_no_split_are_left_out():
-    data = labelled((100, 100), np.repeat(np.array([0, 1, 255, 2], np.uint8), 50))
+    data = labeled((100, 100), np.repeat(np.array([0, 1, 255, 2], np.uint8), 50))
     sides = choose_sides(data)
     assert set(data.split[np.concatenate([sides.reference, sides.real])]) <= {0, 1}
     assert set(data.split[sides.train]) == {0} and set(data.split[sides.held_out]) == {1}
 
 
 def test_samples_are_matched_to_the_reference_by_class_name():
-    data, samples = labelled((60, 60, 60)), labelled((10, 50, 40), seed=3)
+    data, samples = labeled((60, 60, 60)), labeled((10, 50, 40), seed=3)
     samples.class_names = ("cat", "anchor", "boat")
     matched = match_samples(samples, data)
     assert [matched.class_names[k] for k in matched.class_label] == [
@@ -112,10 +112,10 @@ def test_samples_are_matched_to_the_reference_by_class_name():
     ],
 )
 def test_samples_that_do_not_fit_the_data(change, says):
-    samples = labelled((30, 30, 30))
+    samples = labeled((30, 30, 30))
     change(samples)
     with pytest.raises(UserError, match=says):
-        match_samples(samples, labelled((30, 30, 30), seed=5))
+        match_samples(samples, labeled((30, 30, 30), seed=5))
 
 
 @pytest.mark.parametrize(
@@ -124,12 +124,12 @@ def test_samples_that_do_not_fit_the_data(change, says):
         ({"split": "test"}, "train 60, validation 0, test 0"),
         ({"split": "dev"}, "'dev'"),
         ({"limit": 5}, "at least 20"),
-        ({"samples": labelled((9, 9, 0))}, "18 on a side"),
+        ({"samples": labeled((9, 9, 0))}, "18 on a side"),
     ],
 )
 def test_rows_that_are_too_few(arguments, says):
     with pytest.raises(UserError, match=says):
-        choose_sides(labelled((30, 30, 0)), **arguments)
+        choose_sides(labeled((30, 30, 0)), **arguments)
 
 
 # ---- two files ----
@@ -178,7 +178,7 @@ def test_fresh_drawings_look_real(fresh):
             assert estimate.low <= estimate.high and np.isfinite([estimate.low, estimate.value, estimate.high]).all()
 
 
-def test_copies_are_found_out_and_the_baselines_stay_where_they_are(folder, fresh):
+def test_copies_are_detected_and_baselines_unchanged(folder, fresh):
     real, wanted = read_dataset(folder / "real"), doodles(1).class_label
     train = real.rows("train")
     rows = [train[real.class_label[train] == label] for label in range(5)]
@@ -190,7 +190,7 @@ def test_copies_are_found_out_and_the_baselines_stay_where_they_are(folder, fres
     assert [figure.gaussian for figure in found.figures] == [figure.gaussian for figure in fresh.figures]
 
 
-def test_noise_is_told_from_drawings(folder):
+def test_noise_is_distinguished_from_drawings(folder):
     noise = 0.5 * np.random.default_rng(0).standard_normal((200, 32, 8)).astype(np.float32)
     found = evaluate_variant(folder, "noise", noise, num_samples=50)
     assert values(found, "one_nn_chamfer")[0] > 0.95 and values(found, "precision_ink")[0] < 0.1
@@ -199,7 +199,7 @@ def test_noise_is_told_from_drawings(folder):
     assert samples > gaussian > real
 
 
-def test_one_shape_again_and_again_covers_little(folder):
+def test_repeated_shape_has_low_coverage(folder):
     data = doodles(1)
     first = [np.flatnonzero(data.class_label == label)[0] for label in range(5)]
     found = evaluate_variant(folder, "collapsed", data.x[[first[label] for label in data.class_label]], num_samples=50)
@@ -308,7 +308,7 @@ def test_checkpoint_with_other_settings_and_other_data(tiny, tmp_path):
     tiny["data"]["num_samples"] = 100
     flowkit.train(tiny)
     run_dir = tmp_path / "runs" / "tiny"
-    other = labelled((30, 30), strokes=32)
+    other = labeled((30, 30), strokes=32)
     other.class_names = ("cat", "dragon")
     write_dataset(tmp_path / "other", other)
     with pytest.raises(UserError, match="does not know: dragon"):
@@ -323,7 +323,7 @@ def test_checkpoint_with_other_settings_and_other_data(tiny, tmp_path):
     assert found.settings["samples"]["nfe"] >= 3 and found.settings["classes"] == 2
 
 
-def test_checkpoint_whose_data_has_gone(tiny, rows, tmp_path):
+def test_checkpoint_with_missing_data(tiny, rows, tmp_path):
     tiny["data"]["source"] = str(tmp_path / "mine.safetensors")
     arrays = {name: rows[name] for name in ("x", "class_label", "class_names")}
     write_dataset(tmp_path / "mine", Dataset("sketch", **arrays))
@@ -338,7 +338,7 @@ def test_checkpoint_whose_data_has_gone(tiny, rows, tmp_path):
 
 # ---- where results are kept ----
 def kept(folder):
-    """What was asked for and the figures, by the folder that holds the results."""
+    """The settings and the figures, by the folder of the results."""
     found = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/evaluation.json")}
     return {name: (content["settings"].get("asked"), content["figures"]) for name, content in found.items()}
 
@@ -354,7 +354,7 @@ def model(monkeypatch):
     monkeypatch.setattr("flowkit.sketch.evaluation.SketchEvaluator.write", lambda self, out: ())
 
 
-def test_results_of_other_settings_stand_side_by_side(tiny, tmp_path, model):
+def test_results_of_other_settings_get_their_own_folder(tiny, tmp_path, model):
     tiny["data"]["num_samples"] = 120
     flowkit.train(tiny)
     data = _with_split(tiny)
@@ -388,7 +388,7 @@ def test_results_of_other_settings_stand_side_by_side(tiny, tmp_path, model):
     assert kept(run_dir / "evaluation") == found
     for seed in (0, 7):
         assert found[name if not seed else f"{name}-seed7"][0]["seed"] == seed
-    # Results that an earlier version wrote do not say what was asked for: they stay.
+    # Results of an earlier version do not contain their settings, so they are kept.
     old = run_dir / "evaluation" / name / "evaluation.json"
     content = json.loads(old.read_text())
     del content["settings"]["asked"]
@@ -422,7 +422,7 @@ def test_results_are_named_by_the_settings_in_effect(tiny, tmp_path, model):
         assert kept(run_dir / "evaluation")[name][0]["sampling"]["solver"] == solver
 
 
-def test_what_has_no_likelihood_is_told_before_any_sampling(tiny, tmp_path, model, monkeypatch):
+def test_missing_likelihood_is_reported_before_sampling(tiny, tmp_path, model, monkeypatch):
     tiny["data"] |= {"num_samples": 120, "val_fraction": 0.0}
     flowkit.train(tiny)
     monkeypatch.setattr("flowkit.sampling.load.LoadedModel.sample", lambda *arguments, **named: pytest.fail("sampled"))
@@ -430,7 +430,7 @@ def test_what_has_no_likelihood_is_told_before_any_sampling(tiny, tmp_path, mode
         evaluate_checkpoint(tmp_path / "runs" / "tiny", likelihood=5, num_samples=30)
 
 
-def test_results_of_weights_that_lie_in_one_folder_stand_side_by_side(tiny, tmp_path, model):
+def test_results_of_weights_in_one_folder_are_kept_apart(tiny, tmp_path, model):
     tiny["data"]["num_samples"] = 120
     flowkit.train(tiny)
     folder = tmp_path / "elsewhere"
@@ -441,11 +441,11 @@ def test_results_of_weights_that_lie_in_one_folder_stand_side_by_side(tiny, tmp_
     assert kept(folder / "evaluation").keys() == {name, f"ema-{name}"}
 
 
-def test_results_of_other_data_or_settings_stand_beside_those_of_the_same_samples(tmp_path, model):
-    data = labelled((60, 60, 60), np.repeat(np.array([0, 1, 2], np.uint8), 60))
+def test_results_of_the_same_samples_are_kept_apart(tmp_path, model):
+    data = labeled((60, 60, 60), np.repeat(np.array([0, 1, 2], np.uint8), 60))
     for name in ("one/real", "two/real", "other"):
         write_dataset(tmp_path / name, data)
-    write_dataset(tmp_path / "drawn", labelled((40, 40, 40), seed=3))
+    write_dataset(tmp_path / "drawn", labeled((40, 40, 40), seed=3))
     calls = {
         "drawn-evaluation": ("one/real", {}),
         "drawn-evaluation-data-other": ("other", {}),

@@ -58,12 +58,12 @@ def test_points_lie_at_equal_steps_along_the_ink():
 def test_points_do_not_depend_on_how_a_drawing_was_drawn(change):
     x = sketches()
     a, b = ink_points(x), ink_points(np.ascontiguousarray(change(x)))
-    step = 5 * 0.6 / 128  # about the distance of neighbours
+    step = 5 * 0.6 / 128  # about the distance of neighbors
     for p, q in zip(a, b, strict=True):
         assert chamfer_pairs(p, q[None])[0] < step**2 / 4
 
 
-def test_points_of_mere_dots():
+def test_points_of_dots():
     x = np.zeros((1, 4, 8), np.float32)
     x[0, 2] = 0.5
     points = ink_points(x)
@@ -156,7 +156,7 @@ def test_nearest_sketch_is_that_of_a_full_search():
 
 
 def test_features_are_those_of_the_protocol():
-    """Figures compare under one protocol only: whoever changes a feature changes PROTOCOL, then these numbers."""
+    """Figures are comparable under one protocol only. If you change a feature, change PROTOCOL and these numbers."""
     x = sketches(3, 32)
     assert PROTOCOL == "sketch-2"
     assert ink_points(x).sum() == pytest.approx(23.58083, abs=1e-3)
@@ -172,7 +172,7 @@ def test_curves_are_cubics():
     np.testing.assert_allclose(curve(x, np.array([0.0, 0.5, 1.0]))[:, :, 1], middle, atol=1e-6)
 
 
-def test_neighbours_name_the_class_of_real_characters(shared_data, tmp_path):
+def test_neighbors_name_the_class_of_real_characters(shared_data, tmp_path):
     prepare(shared_data / "kanjivg-left-components.zip", tmp_path / "kanji")
     data = read_dataset(tmp_path / "kanji")
     labels, grid = np.asarray(data.class_label), class_grid(data.x)

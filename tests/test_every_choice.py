@@ -251,7 +251,7 @@ class Workshop:
         return self.made[domain]
 
     def filled(self, text: str, domain: str) -> str:
-        """An override with the paths that stand for names."""
+        """An override with names replaced by paths."""
         text = text.replace("{other data}", OTHER_DATA[domain]).replace("{folder}", str(self.folder))
         return text.replace("{weaker run}", str(self.plain(domain).run_dir)) if "{weaker run}" in text else text
 
@@ -284,7 +284,7 @@ def test_every_choice_has_a_case():
         for case in CASES if case.choice not in WITHOUT_EFFECT for domain in case.domains
     ],
 )  # fmt: skip
-def test_it_trains_and_makes_the_difference_that_it_should(workshop, domain, case):
+def test_every_choice_trains_and_has_an_effect(workshop, domain, case):
     beside = [workshop.filled(text, domain) for text in case.beside]
     paired = case.choice == "flow.coupling=paired"
     without = workshop.plain(domain, *beside, paired=paired)
@@ -308,7 +308,7 @@ def test_it_trains_and_makes_the_difference_that_it_should(workshop, domain, cas
 
 
 def is_default(case: Case, without: Outcome) -> bool:
-    """Whether the case is what the other run has without being told."""
+    """Whether the case equals the default of the other run."""
     if case.key == "flow.prediction":
         return case.value in ("auto", without.prediction)
     table: Any = json.loads((without.run_dir / "checkpoints/latest/model.json").read_text())["recipe"]
@@ -329,7 +329,7 @@ def default_of(case: Case) -> Any:
     return kind.model_fields[setting].default
 
 
-def test_dopri5_gives_up_after_the_steps_that_the_recipe_grants_it(workshop):
+def test_dopri5_stops_after_max_steps(workshop):
     with pytest.raises(UserError, match="after max_steps = 1 attempts"):
         workshop.train("points", "sample.solver=dopri5", "sample.solver.max_steps=1")
 
@@ -378,7 +378,7 @@ IMPOSSIBLE = {
 
 @pytest.mark.parametrize("override", IMPOSSIBLE, ids=lambda text: text.partition("{")[0])
 @pytest.mark.parametrize("domain", DOMAINS)
-def test_what_the_data_cannot_have_is_told_in_a_line(workshop, domain, override):
+def test_settings_that_the_data_cannot_support_are_one_message(workshop, domain, override):
     bare = dataclasses.replace(workshop.data[domain], class_label=None, condition=None, class_names=())
     other = "moons" if domain == "sketch" else "doodles"
     filled = workshop.filled(override.replace("{data of another shape}", other), domain)

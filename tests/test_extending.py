@@ -260,7 +260,7 @@ def test_it_is_trained_resumed_sampled_and_inspected(outside, name):
     assert inspect(outside / "runs" / "a")["model"]["architecture"] == table["model"]["arch"]
 
 
-def test_the_path_and_the_solver_do_what_their_mathematics_says(outside):
+def test_custom_path_and_solver_are_exact(outside):
     with trusting():
         path = choose("path", {"name": "my_pkg:Quadratic", "bend": 0.25})
         solvers = [choose("solver", {"name": "my_pkg:AdamsBashforth", "order": order}) for order in (1, 2)]
@@ -291,13 +291,13 @@ def test_the_loss_is_descended_and_logged(outside):
     assert any(not torch.equal(weights[key], tensor) for key, tensor in plain.model.state_dict().items())
 
 
-def test_the_tracker_is_told(outside):
+def test_custom_tracker_receives_events(outside):
     flowkit.train(case("tracker"))
     lines = [json.loads(line) for line in (outside / "a-lines.jsonl").read_text().splitlines()]
     assert lines[0]["parameters"] > 0 and {"train/loss", "step"} <= lines[1].keys()
 
 
-def test_the_domain_draws_its_own_previews(outside):
+def test_custom_domain_draws_previews(outside):
     flowkit.train(case("domain"))
     done = CliRunner().invoke(app, ["sample", "runs/a", "-n", "2"])
     drawn = [line.split()[-1] for line in done.output.splitlines()[:2]]
@@ -361,7 +361,7 @@ def test_text_has_one_name_and_its_files_stay(outside):
     assert {open_rows("bare", 1, 0, domain=name).kind for name in ("text", "embedding")} == {"embedding"}
 
 
-def test_an_architecture_of_ones_own_has_keys_as_the_built_in_ones(outside):
+def test_custom_architecture_has_recipe_keys(outside):
     with trusting():
         with pytest.raises(UserError, match=r"model.width: expected a whole number >= 1, found 0"):
             recipe_from_dict(recipe(model={"arch": "my_pkg:Wide", "width": 0}))
@@ -369,7 +369,7 @@ def test_an_architecture_of_ones_own_has_keys_as_the_built_in_ones(outside):
             recipe_from_dict(recipe(model={"arch": "my_pkg:Wide", "widht": 4}))
 
 
-def test_wrong_settings_and_wrong_places_are_told_in_a_line(outside):
+def test_wrong_settings_and_import_paths_are_one_message(outside):
     wrong = {
         "a setting": ({"name": "my_pkg:AdamsBashforth", "order": 4}, r"solver\.order: expected a whole number from 1 to 3"),
         "another's": ({"name": "my_pkg:AdamsBashforth", "rtol": 1.0}, r"sample\.solver\.rtol: unknown key; only 'dopri5' has it"),
@@ -384,7 +384,7 @@ def test_wrong_settings_and_wrong_places_are_told_in_a_line(outside):
             assert "\n" not in str(told.value) and str(told.value).startswith("recipe: sample.solver")
 
 
-def test_what_goes_wrong_inside_of_the_users_module_keeps_its_traceback(outside):
+def test_errors_in_user_code_keep_their_traceback(outside):
     (outside / "broken.py").write_text("import no_such_module_at_all\n")
     with trusting(), pytest.raises(ModuleNotFoundError, match="no_such_module_at_all"):
         recipe_from_dict(recipe(sample={"solver": "broken:Solver"}))
@@ -411,7 +411,7 @@ def stranger(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "flowkit", *arguments], capture_output=True, text=True)
 
 
-def test_a_checkpoint_that_names_strangers_code_is_opened_only_where_that_is_trusted(outside):
+def test_checkpoint_imports_code_only_with_trust_code(outside):
     flowkit.train(recipe(sample={"solver": "my_pkg:AdamsBashforth"}))
     refused, trusted = stranger("sample", "runs/a", "-n", "2"), stranger("sample", "runs/a", "-n", "2", "--trust-code")
     assert refused.returncode == 2 and "my_pkg:AdamsBashforth" in refused.stderr and "--trust-code" in refused.stderr
@@ -451,7 +451,7 @@ def installed(outside, monkeypatch):
         one.cache_clear()
 
 
-def test_an_entry_point_is_as_good_as_built_in(installed):
+def test_entry_points_work_like_built_in_components(installed):
     """Installed packages are trusted: their names need no import path, and no flag."""
     table = recipe(sample={"solver": {"name": "adams", "order": 3}}, flow={"path": "quadratic"})
     flowkit.train(table)

@@ -72,7 +72,7 @@ def sums(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A copy to read from, for in the files paths are relative ones; neither it nor they may change."""
+    """A copy to read from, because paths in the files are relative. Neither may change."""
     copy, before = tmp_path_factory.mktemp("fixtures") / "copy", sums(FILES)
     shutil.copytree(FILES, copy, symlinks=True, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     threads = torch.get_num_threads()
@@ -137,13 +137,13 @@ def drawn_before() -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("draw", DRAWS, ids=lambda draw: draw["name"])
-def test_a_checkpoint_samples_as_it_did(drawn_before, draw):
+def test_checkpoint_samples_are_unchanged(drawn_before, draw):
     samples = drawn(draw)
     assert_close(torch.from_numpy(samples.x), drawn_before[draw["name"]], draw["name"])
 
 
 @pytest.mark.parametrize("name", sorted(expected("log_likelihoods")))
-def test_a_density_is_what_it_was(drawn_before, name):
+def test_densities_are_unchanged(drawn_before, name):
     wanted = expected("log_likelihoods")[name]
     found = flowkit.load(f"runs/{name}", device="cpu").log_likelihood(drawn_before[name], solver="rk4", steps=10)
     assert found.log_p.tolist() == pytest.approx(wanted, abs=1e-3)
@@ -185,7 +185,7 @@ def told(*arguments: str) -> str:
     return answer.output
 
 
-def test_an_average_is_made_of_snapshots_as_it_was(tmp_path):
+def test_average_from_snapshots_is_unchanged(tmp_path):
     before = Path("runs/points-power-ema/ema/sigma-rel-0.1-step-00000016.safetensors")
     made = reconstruct_ema("runs/points-power-ema", 0.1, out=tmp_path / "again.safetensors")
     for name, tensor in load_file(before).items():
@@ -198,7 +198,7 @@ def test_an_average_is_made_of_snapshots_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("name", [*sorted(RESUMED), "interrupted"])
-def test_a_run_of_earlier_numerics_is_resumed_only_where_that_is_asked_for(tmp_path, name):
+def test_run_with_earlier_numerics_resumes_only_with_allow_changes(tmp_path, name):
     """Its random draws are others, so `--resume` refuses and touches nothing; with `--allow-changes` it trains on."""
     run, before = run_copy(name, tmp_path), sums(Path("runs") / name)
     steps = RESUMED[name]["steps"] if name in RESUMED else expected("interrupted")["losses"][-1]["step"]
@@ -219,7 +219,7 @@ def test_a_run_of_earlier_numerics_is_resumed_only_where_that_is_asked_for(tmp_p
 
 
 @pytest.mark.parametrize("name", sorted(SECOND))
-def test_an_interrupted_run_ends_as_it_would_have(tmp_path, name):
+def test_interrupted_run_ends_unchanged(tmp_path, name):
     """Of the present numerics: accumulation, a coupling in blocks, dropout, averages, in the middle of a log interval."""
     shutil.copytree(Path("second") / name, tmp_path / name, symlinks=True)
     flowkit.train(run_recipe(tmp_path / name, [f"run.dir={tmp_path}"]), resume=True)
@@ -229,7 +229,7 @@ def test_an_interrupted_run_ends_as_it_would_have(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["points-autoguided", "text-dit-whitening", "interrupted"])
-def test_a_run_begins_from_an_earlier_ones_weights(tmp_path, name):
+def test_run_starts_from_earlier_weights(tmp_path, name):
     recipe = run_recipe(f"runs/{name}", [f"run.dir={tmp_path}", "run.name=tuned", "train.steps=1", "optim.lr=0.0001",
                                          "optim.warmup=0", "ema.decay=0", "ema.power=[]"])  # fmt: skip
     tuned = flowkit.train(recipe, init_from=f"runs/{name}")
@@ -239,7 +239,7 @@ def test_a_run_begins_from_an_earlier_ones_weights(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", sorted(expected("begun")))
-def test_a_run_begun_from_weights_alone_has_the_losses_that_it_had(tmp_path, name):
+def test_losses_from_earlier_weights_are_unchanged(tmp_path, name):
     """Of those runs whose optimizer was not kept."""
     holds(begun_from(name, tmp_path), expected("begun")[name])
 
@@ -259,8 +259,8 @@ def test_data_are_read(path):
 
 
 @pytest.mark.parametrize("name", sorted(load_file(FILES / "expected" / "generated.safetensors")))
-def test_a_built_in_set_has_the_rows_that_it_had(name):
-    """A run on one goes on with the rows that it began with."""
+def test_built_in_data_is_unchanged(name):
+    """A run on built-in data resumes with the same rows."""
     wanted = load_file(FILES / "expected" / "generated.safetensors")[name]
     kind = "sketch" if wanted.ndim == 3 else "points"
     assert_close(torch.from_numpy(get_domain(kind).generate(name, 40, 7).x[-2:]), wanted)
@@ -283,7 +283,7 @@ def test_samples_and_data_are_decoded(tmp_path, monkeypatch, path):
 
 
 @pytest.mark.parametrize("path", EVALUATIONS, ids=lambda path: Path(path).parts[1])
-def test_an_evaluation_finds_what_it_found(tmp_path, path):
+def test_evaluation_is_unchanged(tmp_path, path):
     """Of an earlier protocol the figures are another matter, but the file still says what they were."""
     wanted, run = json.loads(Path(path).read_text("utf-8")), str(Path(*Path(path).parts[:2]))
     likelihood = (wanted["settings"].get("likelihood") or {}).get("rows")
@@ -313,7 +313,7 @@ def test_two_files_are_compared(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES))
-def test_a_recipe_means_what_it_meant(path):
+def test_recipe_is_read_unchanged(path):
     """A key that was renamed is looked for here by its new name."""
     holds(load_recipe(path, saved=True).to_dict(), translated(RECIPES[path])[0])
 

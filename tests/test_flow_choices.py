@@ -65,7 +65,7 @@ def test_loss_is_the_error_of_the_converted_output(path, prediction, space):
 @pytest.mark.parametrize("path", GAUSSIAN)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("space", PREDICTIONS)
-def test_losses_are_finite_on_all_of_the_interval(path, prediction, space):
+def test_losses_are_finite_for_all_times(path, prediction, space):
     x0, x1, _, output = (x.float() for x in batch())
     objective = FlowObjective(choose("path", path), prediction, space, weights=choose("weights", "min_snr"))
     t = torch.linspace(0, 1, 64)
@@ -98,7 +98,7 @@ def test_min_snr_weighs_the_data_error_whatever_the_space(path, prediction, spac
     torch.testing.assert_close(objective.loss(output, x0, x1, t), expected, rtol=1e-5, atol=1e-9)
 
 
-def test_bin_weights_make_the_measured_losses_even():
+def test_bin_weights_equalize_losses():
     losses = (2.0, 1.0, 0.5, 0.5)
     weights = choose("weights", {"name": "bins", "losses": losses})
     t = torch.tensor([0.0, 0.1, 0.3, 0.6, 0.99, 1.0])
@@ -126,7 +126,7 @@ def test_bridges_are_learned_with_their_own_noise():
         ({"weights": choose("weights", "min_snr")}, "min_snr"),
     ],
 )
-def test_what_a_path_cannot_do_is_refused(path, settings, message):
+def test_unsupported_conversions_are_refused(path, settings, message):
     with pytest.raises(UserError, match=message):
         FlowObjective(choose("path", path), **settings)
 

@@ -40,7 +40,7 @@ def test_loss_keeps_rows_apart_where_batch_equals_width():
 
 
 @pytest.mark.parametrize("objective", [VELOCITY, DATA])
-def test_the_true_answer_costs_nothing(objective):
+def test_loss_of_the_true_target_is_zero(objective):
     x0, x1, _, _ = batch()
     t = torch.tensor([0.0, 0.1, 0.5, 0.96, 0.999, 1.0])
     answer = PATH.velocity(x0, x1, t) if objective is VELOCITY else x1
@@ -92,7 +92,7 @@ def test_unknown_prediction():
 
 
 class Recorder(nn.Module):
-    """Predicts label + 10 * condition, -1 in their place where dropped; counts the rows that it was asked for."""
+    """Predicts label + 10 * condition, with -1 for dropped ones; counts the rows that it receives."""
 
     def __init__(self):
         super().__init__()

@@ -167,7 +167,7 @@ def test_clipped_velocity_shrinks_the_noise_only():
     torch.testing.assert_close(path.convert(x0, x_t, t, "noise", "velocity"), x1 * 0.01 / 0.05 - x0)
 
 
-def test_linear_with_sigma_min_ends_in_noise_around_the_data():
+def test_linear_path_with_sigma_min_ends_in_noise():
     x0, x1, _ = random_ends(3, 2)
     path = choose("path", {"name": "linear", "sigma_min": 0.1})
     torch.testing.assert_close(path.interpolate(x0, x1, torch.ones(3, dtype=x0.dtype)), x1 + 0.1 * x0)
@@ -184,7 +184,7 @@ def test_variance_preserving_path_is_that_of_the_sde():
         torch.testing.assert_close(path.alpha(time) ** 2 + path.sigma(time) ** 2, torch.ones_like(time))
 
 
-def test_bridges_have_the_noise_that_they_say():
+def test_bridges_have_the_documented_noise():
     x0, x1 = torch.zeros(200_000, 1), torch.zeros(200_000, 1)
     eps = torch.randn(200_000, 1, generator=torch.Generator().manual_seed(0))
     for name, t, expected in (("icfm", 0.3, 0.5), ("schrodinger_bridge", 0.2, 0.5 * 0.4), ("icfm", 1.0, 0.5)):
@@ -193,7 +193,7 @@ def test_bridges_have_the_noise_that_they_say():
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_what_does_not_convert_says_so(name):
+def test_unsupported_conversion_is_an_error(name):
     x0, x1, t = random_ends(4, 3)
     path = choose("path", name)
     for source in QUANTITIES:
@@ -276,7 +276,7 @@ def test_both_ends_are_trained_by_default():
 
 @pytest.mark.parametrize("shift", [0.3, 1.0, 3.0])
 def test_shifted_times_move_the_odds_of_noise_to_data(shift):
-    """arXiv 2403.03206's map of its own time, which runs the other way: s -> shift s / (1 + (shift - 1) s), s = 1 - t."""
+    """The map of arXiv 2403.03206, whose time is reversed: s -> shift s / (1 + (shift - 1) s), s = 1 - t."""
     s = torch.linspace(0, 1, 101, dtype=torch.float64)
     expected = 1 - shift * s / (1 + (shift - 1) * s)
     torch.testing.assert_close(choose("times", {"name": "shifted", "shift": shift})(1 - s), expected)
@@ -296,7 +296,7 @@ def test_stratified_uniforms_fill_every_stratum_once():
 
 
 @pytest.mark.parametrize("name", names("times"))
-def test_times_stay_in_the_unit_interval(name):
+def test_times_are_in_the_unit_interval(name):
     u = torch.tensor([0.0, 1e-30, 0.5, 1 - 2**-24])  # all that a float32 uniform can be, at its ends
     t = choose("times", name)(u)
     assert ((t >= 0) & (t <= 1)).all() and (t.diff() >= 0).all()
@@ -313,7 +313,7 @@ def test_choice_is_a_name_or_a_table():
     [
         (
             lambda: choose("path", "linaer"),
-            "unknown path 'linaer'; known are linear, cosine, vp, icfm, schrodinger_bridge, spherical; did you mean 'linear'",
+            "unknown path 'linaer'; expected linear, cosine, vp, icfm, schrodinger_bridge, spherical; did you mean 'linear'",
         ),
         (lambda: choose("path", {"settings": 1}), "unknown path None"),
         (

@@ -57,7 +57,7 @@ def test_reaches_the_gaussian(solver):
 
 
 @pytest.mark.parametrize("solver", FIXED)
-def test_backward_undoes_forward(solver):
+def test_backward_inverts_forward(solver):
     x = noise()
     there, _ = integrate(gaussian_velocity, x, solver=solver, steps=400)
     back, _ = integrate(gaussian_velocity, there, solver=solver, steps=400, t0=1.0, t1=0.0)
@@ -100,7 +100,7 @@ def test_nfe_times_and_steps(solver):
     assert [n for n, _ in done] == list(range(1, 8)) and torch.equal(done[-1][1], x)
     assert min(seen) == 0 and max(seen) <= 1
     if solver in ("heun", "rk4"):
-        assert max(seen) == 1  # exactly: models are asked for no time outside [0, 1]
+        assert max(seen) == 1  # exactly: models are never evaluated outside [0, 1]
     torch.testing.assert_close(x, torch.ones(3, 2))
     torch.testing.assert_close(done[2][1], torch.full((3, 2), 3 / 7))
 
@@ -173,20 +173,20 @@ def residual(path, prediction, solver, **settings):
 @pytest.mark.parametrize("solver", [*FIXED, "dopri5", "sde"])
 @pytest.mark.parametrize("prediction", ["data", "noise"])
 @pytest.mark.parametrize("path", ["linear", "cosine", "vp"])
-def test_a_perfect_network_leaves_no_noise_in_its_samples(path, prediction, solver):
+def test_perfect_network_leaves_no_noise(path, prediction, solver):
     assert residual(path, prediction, solver, steps=25) < 1e-5
 
 
 @pytest.mark.parametrize(
     ("grid", "steps", "solver"), [("shifted", 8, "heun"), ({"name": "power", "exponent": 0.5}, 8, "euler")]
 )
-def test_nor_does_it_on_other_grids(grid, steps, solver):
+def test_perfect_network_leaves_no_noise_on_other_grids(grid, steps, solver):
     assert residual("linear", "data", solver, steps=steps, grid=grid) < 1e-5
 
 
 @pytest.mark.parametrize("prediction", ["data", "noise"])
 @pytest.mark.parametrize("path", ["linear", "cosine", "vp"])
-def test_a_step_of_eulers_is_exact_while_the_prediction_stays(path, prediction):
+def test_euler_step_is_exact_for_a_constant_prediction(path, prediction):
     """x_s = (sigma_s / sigma_t) x + (alpha_s - alpha_t sigma_s / sigma_t) x1, of a network that is no posterior's mean."""
     path = choose("path", path)
     objective = FlowObjective(path, prediction).exact
@@ -235,7 +235,7 @@ def test_the_order_of_straight_solutions(path, prediction, solver):
     torch.testing.assert_close(adaptive.x, mean + std * x, rtol=0, atol=5e-4)
 
 
-def test_an_adaptive_solver_never_goes_back_for_its_last_step():
+def test_adaptive_solver_never_steps_back():
     """Where the velocity jumps at t > 1 - LAST, what is left is shorter than the step of Euler's that ends it."""
 
     class Jumping:

@@ -24,7 +24,7 @@ def test_mixed_precision_trains_to_the_loss_of_fp32(tiny, rows, precision):
     assert losses[precision] == pytest.approx(losses["fp32"], rel=0.05)
 
 
-def test_nothing_waits_on_the_device_between_log_steps(tiny, rows):
+def test_no_device_sync_between_log_steps(tiny, rows):
     class NoSyncs(Recorder):
         def __call__(self, event):
             super().__call__(event)

@@ -118,7 +118,7 @@ def test_the_checker_decides_letter_for_letter(sentence: str) -> None:
 
 
 def test_corruptions_mostly_do_not_belong() -> None:
-    """A word replaced by any other, left out, or two neighbours swapped."""
+    """A word replaced by any other, left out, or two neighbors swapped."""
     rng = random.Random(0)
     vocabulary = sorted({word for listed in WORDS.values() for word in listed.split()})
     survivors = dict.fromkeys(("replaced", "left out", "swapped"), 0)
@@ -139,7 +139,7 @@ def test_corruptions_mostly_do_not_belong() -> None:
 
 def test_too_many_or_too_few_sentences_are_refused() -> None:
     for number in (0, -3, SIZE):
-        with pytest.raises(UserError, match="sentences were asked for"):
+        with pytest.raises(UserError, match=r"expected 1 to .* sentences"):
             generate(number, 0)
 
 

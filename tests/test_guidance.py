@@ -1,4 +1,4 @@
-"""Guidance against formulas by hand on analytic networks; and, on small trained models, every way to ask for it."""
+"""Guidance against formulas on analytic networks, and every way to set it on small trained models."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +28,7 @@ T = torch.tensor([0.0, 0.3, 0.6, 1.0], dtype=torch.float64)
 
 
 class Network:
-    """v = (label + 1) sin x + t where conditioned, cos x - t where not; counts the rows it is asked for."""
+    """v = (label + 1) sin x + t with a condition, cos x - t without; counts the rows it receives."""
 
     def __init__(self):
         self.rows = 0
@@ -43,7 +43,7 @@ def both():
     return (NUMBER[:, None] + 1) * X.sin() + T[:, None], X.cos() - T[:, None]
 
 
-def test_only_within_the_interval():
+def test_guidance_only_within_the_interval():
     network = Network()
     velocity = guided(network, VELOCITY, LABEL, scale=3.0, interval=(0.3, 0.7))
     v, null = both()
@@ -84,7 +84,7 @@ def test_steps_are_cut_at_the_ends_of_the_interval(solver):
 
 
 @pytest.mark.parametrize("interval", [(0.2, 0.7), (0.0, 0.5), (0.35, 1.0), (0.0, 1.0)])
-def test_an_adaptive_solver_begins_anew_at_the_ends_of_the_interval(interval):
+def test_adaptive_solver_restarts_at_the_interval_ends(interval):
     """Across a jump it would halve its steps to nothing: 2.5 to 3 times the evaluations, and a larger error."""
     tight = {"name": "dopri5", "rtol": 1e-8, "atol": 1e-8}
     velocity = guided(Network(), VELOCITY, LABEL, scale=3.0, interval=interval)
@@ -108,8 +108,8 @@ def test_an_adaptive_solver_begins_anew_at_the_ends_of_the_interval(interval):
 
 @pytest.mark.parametrize("solver", ["euler", "midpoint", "heun", "rk4", "dopri5"])
 @pytest.mark.parametrize(("zero_init", "begins"), [(0.04, 0.25), (0.25, 0.25), (0.3, 0.5), (0.9, 0.75)])
-def test_x_stands_still_in_the_first_steps(solver, zero_init, begins):
-    """In all stages of the steps that begin below zero_init, but for the last step; dopri5 begins there."""
+def test_zero_init_keeps_x_in_the_first_steps(solver, zero_init, begins):
+    """In all stages of the steps that begin below zero_init, except the last step; dopri5 starts there."""
     network = Network()
     velocity = guided(network, VELOCITY, LABEL, scale=2.0, guidance=CFGZero(zero_init=zero_init))
     states = []
@@ -133,7 +133,7 @@ def test_a_single_step_moves():
     torch.testing.assert_close(unguided.x, later.x)
 
 
-def test_checkpoints_of_the_first_version_keep_to_their_stages():
+def test_version_1_checkpoints_keep_their_stages():
     """A Heun step that begins below zero_init moved by half of its second stage, and no step was cut."""
     old = dict(guidance=CFGZero(zero_init=0.04), numerics=1)
     velocity = guided(Network(), VELOCITY, LABEL, scale=2.0, **old)
@@ -149,7 +149,7 @@ def test_checkpoints_of_the_first_version_keep_to_their_stages():
     torch.testing.assert_close(rescaled(*pair, 1.0, few=0), pair[0] * 2.0 / 0.05)
 
 
-def test_rescale_brings_the_spread_back():
+def test_rescale_restores_the_standard_deviation():
     v, null = both()
     led = null + 4 * (v - null)
     found = guided(Network(), VELOCITY, LABEL, scale=4.0, rescale=1.0)(X, T)
@@ -197,7 +197,7 @@ def test_cfg_zero_star():
     assert best_factor(v, torch.zeros_like(v)).abs().max() == 0
 
 
-def test_autoguidance_leads_away_from_another_network():
+def test_autoguidance_guides_away_from_the_weaker_network():
     weak = lambda x, t, told: x * (told.class_label[:, None] + 2)  # noqa: E731
     found = guided(Network(), VELOCITY, LABEL, scale=2.5, weak=(weak, VELOCITY))(X, T)
     other = X * (NUMBER[:, None] + 2)
@@ -219,7 +219,7 @@ def gaussian(path, mean, covariance):
 
 
 def tilted(path, mean, covariance, f, scale=1.0, rows=4000, steps=100, solver="midpoint"):
-    """Mean and covariance of the samples that are led by f, from noise with exactly unit moments."""
+    """Mean and covariance of samples guided by f, from noise with exactly unit moments."""
     noise = torch.randn(rows, len(mean), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     noise = noise - noise.mean(0)
     noise = noise @ torch.linalg.inv(torch.linalg.cholesky(noise.T @ noise / rows)).T
@@ -236,7 +236,7 @@ ONE = torch.ones(1, dtype=torch.float64)
 @pytest.mark.parametrize(("mean", "variance", "sharp", "center"), [
     (0.0, 1.0, 10.0, 3.0), (0.0, 0.25, 10.0, 3.0), (-1.0, 4.0, 1.0, 2.0), (0.5, 1.0, 0.0, 0.0),
 ])  # fmt: skip
-def test_led_by_a_quadratic_samples_are_of_p_exp_f(path, mean, variance, sharp, center):
+def test_quadratic_guide_samples_from_p_exp_f(path, mean, variance, sharp, center):
     """N(m, s^2) exp(-k (x - c)^2 / 2): precision 1 / s^2 + k. N(0, 1) and -5 (x - 3)^2 have mean 2.73, variance .091."""
     found = tilted(
         choose("path", path), mean * ONE, variance * ONE[None], lambda x: -sharp / 2 * (x[:, 0] - center) ** 2
@@ -249,7 +249,7 @@ def test_led_by_a_quadratic_samples_are_of_p_exp_f(path, mean, variance, sharp, 
     assert found[1].item() == pytest.approx(1 / precision, rel=0.06)
 
 
-def test_led_in_one_direction_the_others_follow():
+def test_guide_in_one_direction_moves_correlated_ones():
     """Correlated numbers, f of one linear feature: a Kalman update, in closed form. And a linear f moves the mean alone."""
     path, mean = choose("path", "linear"), torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64)
     factor = torch.tensor([[1.0, 0.0, 0.0], [0.8, 0.6, 0.0], [-0.5, 0.3, 0.7]], dtype=torch.float64)
@@ -280,7 +280,7 @@ def test_functions_that_are_not_concave_or_not_smooth_stay_finite(f):
     assert mean.abs() < 1 and 0.2 < covariance.item() < 30
 
 
-def test_led_rows_do_not_depend_on_their_company_or_on_time_as_a_batch():
+def test_guided_rows_are_independent_of_the_batch():
     path = choose("path", "linear")
     velocity = GradientGuidance(guided(Network(), VELOCITY, LABEL), lambda x: -((x - 1) ** 2).sum(1), path)
     with torch.inference_mode():
@@ -291,7 +291,7 @@ def test_led_rows_do_not_depend_on_their_company_or_on_time_as_a_batch():
     torch.testing.assert_close(whole[3], both()[0][3])  # sigma is 0 at t = 1: nothing is left to lead
 
 
-def test_functions_that_do_not_fit():
+def test_invalid_guide_functions():
     velocity = guided(Network(), VELOCITY, LABEL)
     with pytest.raises(UserError, match=r"expected \(4,\)"):
         GradientGuidance(velocity, lambda x: x.sum(), choose("path", "linear"))(X, T)
@@ -364,7 +364,7 @@ def test_samples_do_not_depend_on_the_batch(runs, given):
     np.testing.assert_allclose(first.x, whole.x[:2], atol=1e-6)
 
 
-def test_a_checkpoint_of_the_first_version_samples_by_its_own_rules(runs):
+def test_version_1_checkpoint_keeps_its_numerics(runs):
     model = flowkit.load(runs / "large")
     found = {}
     for model.numerics in (1, 2):
@@ -375,7 +375,7 @@ def test_a_checkpoint_of_the_first_version_samples_by_its_own_rules(runs):
     assert found == {("interval", 1): 10, ("zero", 1): 14, ("interval", 2): 16, ("zero", 2): 12}
 
 
-def test_a_function_needs_a_path_that_says_what_it_changes(runs):
+def test_guide_requires_a_suitable_path(runs):
     model = flowkit.load(runs / "large")
     guide = lambda x: -x.flatten(1).square().sum(1)  # noqa: E731
     assert (
@@ -390,7 +390,7 @@ def test_a_function_needs_a_path_that_says_what_it_changes(runs):
             model.sample(2, guide=guide)
 
 
-def test_what_cannot_be(runs):
+def test_impossible_settings(runs):
     model = flowkit.load(runs / "large")
     for given, says in (
         (dict(guidance={"name": "autoguidance", "ckpt": str(runs / "other")}), "has classes .*anchor, boat.*cat"),

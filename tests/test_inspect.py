@@ -118,7 +118,7 @@ def test_a_run_as_shown(run):
 
 
 @pytest.mark.parametrize("reason", ["out of time", "interrupted", "done"])
-def test_a_run_says_why_it_ended(run, reason):
+def test_run_shows_why_it_ended(run, reason):
     assert inspect(run)["run"]["ended"] is None
     write_json(run / "end.json", {"step": 300, "reason": reason})
     report = inspect(run)
@@ -148,7 +148,7 @@ def test_parameters_by_module(run):
     assert "weight 16 × 4, bias 16" in lines["mlp.0"]
 
 
-def test_blocks_that_differ_are_told_apart(tmp_path):
+def test_different_blocks_are_not_merged(tmp_path):
     tensors = {f"blocks.{i}.weight": np.ones((4, 9 if i == 5 else 4), np.float32) for i in range(12)}
     save_file(tensors, tmp_path / "some.safetensors")
     report = inspect(tmp_path / "some.safetensors")
@@ -158,7 +158,7 @@ def test_blocks_that_differ_are_told_apart(tmp_path):
     assert "numbers" in _shown(report)
 
 
-def test_counts_are_torchs(tmp_path):
+def test_counts_match_torch(tmp_path):
     """Against the model itself: the elements of every module, by name."""
     from safetensors.torch import save_file as save_torch
 
@@ -195,7 +195,7 @@ def test_the_optimizer(run):
     assert "exp_avg" in _shown(report)
 
 
-def test_a_run_that_has_saved_nothing_yet(tmp_path):
+def test_run_without_checkpoints(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "recipe.toml").write_text('[run]\nname = "young"\n[model]\narch = "bezier_sketch_dit"\n')
     report = inspect(tmp_path)
@@ -265,7 +265,7 @@ def test_a_folder_of_samples(tmp_path, data):
     assert inspect(tmp_path)["what"] == "data"
 
 
-def test_data_of_another_kind_or_with_nan_is_told_and_not_drawn(tmp_path):
+def test_unknown_kind_or_nan_is_reported_and_not_drawn(tmp_path):
     x = np.ones((10, 16), np.float32)
     x[3, 2] = np.nan
     path = write_dataset(tmp_path / "odd", Dataset("hologram", x))
@@ -298,7 +298,7 @@ def test_a_recipe(tmp_path):
         inspect(path)
 
 
-def test_a_recipe_whose_data_is_not_there_yet(tmp_path):
+def test_recipe_with_missing_data(tmp_path):
     path = tmp_path / "later.toml"
     path.write_text('[run]\nname = "later"\n[data]\nsource = "nowhere/kanji"\n'
                     '[model]\narch = "bezier_sketch_dit"\n[train]\nsteps = 10\n')  # fmt: skip
@@ -323,14 +323,14 @@ def test_a_recipe_whose_data_is_not_there_yet(tmp_path):
         (lambda c: (c / "notes.txt").touch(), "notes.txt", "not a file that flowkit writes. Expected a run"),
     ],
 )
-def test_what_is_broken_is_named(run, spoil, path, message):
+def test_corrupt_files_are_named(run, spoil, path, message):
     checkpoint = run / "checkpoints" / "step-00000300"
     spoil(checkpoint)
     with pytest.raises(UserError, match=message):
         inspect(checkpoint / path)
 
 
-def test_a_folder_of_runs_offers_them(run):
+def test_folder_of_runs_lists_them(run):
     with pytest.raises(UserError, match=r"not a run .* It contains: kanji"):
         inspect(run.parent)
 
@@ -416,7 +416,7 @@ assert not loaded, loaded
 """
 
 
-def test_torch_is_imported_for_recipes_alone_whose_components_are_looked_at(run, data, tmp_path):
+def test_torch_is_imported_for_recipes_only(run, data, tmp_path):
     """Of checkpoints not even numpy or pydantic: that is what makes it fast."""
     recipe = tmp_path / "a.toml"
     recipe.write_text('[run]\nname = "a"\n[model]\narch = "bezier_sketch_dit"\n[train]\nsteps = 10\n')

@@ -24,7 +24,7 @@ def vectors(count: int = 60) -> np.ndarray:
     return x
 
 
-def test_the_figures_are_those_of_their_definitions():
+def test_vector_statistics_match_their_definitions():
     x = vectors()
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     pairs = [unit[i] @ unit[j] for i in range(len(x)) for j in range(len(x)) if i != j]
@@ -76,6 +76,6 @@ def test_samples_are_known_from_a_checkpoint(tmp_path, monkeypatch, capsys):
     assert "text data" in out and "4 of 16" in out
 
 
-def test_sketches_have_no_such_figures(tmp_path):
+def test_sketches_have_no_vector_statistics(tmp_path):
     write_dataset(tmp_path / "s", Dataset("sketch", np.zeros((3, 4, 8), np.float32)))
     assert data_report(tmp_path / "s")["vectors"] is None

@@ -132,7 +132,7 @@ def room_in_files(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-def test_training_goes_on_while_the_disk_is_full(tmp_path):
+def test_training_continues_with_a_full_disk(tmp_path):
     model, data = sketches()
     recipe = {**RECIPE, "run": {"name": "full", "dir": str(tmp_path)}, "model": model}
     recorder = Recorder()
@@ -156,7 +156,7 @@ def test_training_goes_on_while_the_disk_is_full(tmp_path):
     assert (tmp_path / "full" / model_of).read_bytes() == (tmp_path / "never" / model_of).read_bytes()
 
 
-def test_training_goes_on_where_the_run_directory_is_removed(tmp_path):
+def test_training_continues_if_the_run_directory_is_removed(tmp_path):
     model, data = sentences()
     recipe = {**RECIPE, "run": {"name": "gone", "dir": str(tmp_path)}, "model": model}
 
@@ -185,7 +185,7 @@ def test_a_last_checkpoint_that_cannot_be_written_is_an_error(tmp_path):
     assert (tmp_path / "end" / "checkpoints" / "latest").readlink().name == "step-00000014"
 
 
-def test_two_trainers_of_one_run_are_refused_and_the_next_waits_for_the_last(tmp_path, monkeypatch):
+def test_second_trainer_is_refused_and_resume_waits(tmp_path, monkeypatch):
     model, data = sentences()
     recipe = {**RECIPE, "run": {"name": "one", "dir": str(tmp_path)}, "model": model}
     flowkit.train(recipe, data=data, listeners=lambda: [At({8: terminate})])
@@ -204,7 +204,7 @@ def test_two_trainers_of_one_run_are_refused_and_the_next_waits_for_the_last(tmp
     assert [line["step"] for line in metrics(tmp_path / "one") if "loss" in line] == [5, 10, 14]
 
 
-def test_a_second_interrupt_leaves_at_once(tmp_path):
+def test_second_interrupt_exits_immediately(tmp_path):
     model, data = sentences()
     recipe = {**RECIPE, "run": {"name": "twice", "dir": str(tmp_path)}, "model": model}
 
@@ -220,7 +220,7 @@ def test_a_second_interrupt_leaves_at_once(tmp_path):
     assert json.loads((tmp_path / "twice" / "checkpoints" / "latest" / "state.json").read_text())["step"] == 14
 
 
-def test_a_folder_that_cannot_be_written_to_is_said_before_anything_is_trained():
+def test_unwritable_folder_is_reported_before_training():
     model, data = sentences()
     recipe = {**RECIPE, "run": {"name": "run", "dir": "/proc/flowkit"}, "model": model}
     with pytest.raises(UserError, match=r"^/proc/flowkit/run: cannot be written \(.*\); choose a writable run.dir"):

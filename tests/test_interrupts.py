@@ -84,7 +84,7 @@ def test_the_first_signal_is_acknowledged_before_the_update_ends(tmp_path, numbe
             end = time.monotonic() + 10
             while not hears.notices() and time.monotonic() < end:
                 time.sleep(0.01)
-            said_at.append(bool(hears.notices()))  # while this update is still being told of
+            said_at.append(bool(hears.notices()))  # while this update is still being reported
 
     hears = Hears(act)
     flowkit.train(recipe(tmp_path), listeners=lambda: [hears])
@@ -103,7 +103,7 @@ def test_the_first_signal_is_acknowledged_before_the_update_ends(tmp_path, numbe
      ("flowkit.training.loop.one_update", 0), ("flowkit.checkpoint.background.Saver.start", 0),
      ("flowkit.training.loop.validate", 4)],
 )  # fmt: skip
-def test_a_second_one_leaves_from_any_stage_and_says_what_is_kept(tmp_path, monkeypatch, place, step):
+def test_second_signal_exits_from_any_stage_and_says_what_is_kept(tmp_path, monkeypatch, place, step):
     if step:
         flowkit.train(recipe(tmp_path, steps=step))
 
@@ -199,7 +199,7 @@ def test_every_command_at_every_stage(run, tmp_path, monkeypatch, capsys, which)
     assert {path.name for path in left} == kept
 
 
-def test_the_miniature_that_is_not_finished(monkeypatch, capsys, tmp_path):
+def test_interrupted_training_of_the_miniature(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("flowkit.text.sonar_packages.why_not_importable", lambda: None)
     monkeypatch.setenv("FLOWKIT_CACHE", str(tmp_path / "cache"))
     (tmp_path / "s.txt").write_text("One.\nTwo.\n")
@@ -227,7 +227,7 @@ def test_an_extension_that_turns_an_interrupt_into_another_error(monkeypatch, ca
     assert status == 130 and "numpy" not in err
 
 
-def test_an_interrupt_inside_a_callback_of_the_interpreter_is_not_lost(capsys):
+def test_interrupt_inside_a_callback_is_not_lost(capsys):
     class Fragile:
         def __del__(self) -> None:
             os.kill(os.getpid(), signal.SIGINT)
@@ -240,7 +240,7 @@ def test_an_interrupt_inside_a_callback_of_the_interpreter_is_not_lost(capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_handlers_are_given_back_and_an_ignored_signal_stays_ignored():
+def test_handlers_are_restored_and_ignored_signals_stay_ignored():
     before = signal.getsignal(signal.SIGINT)
     with handled():
         assert signal.getsignal(signal.SIGINT) is not before
@@ -317,7 +317,7 @@ cli.main()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_second_signal_ends_a_process_that_does_not_listen(tmp_path, number):
+def test_second_signal_ends_a_hanging_process(tmp_path, number):
     process = subprocess.Popen([sys.executable, "-c", STUBBORN], env=environment(), stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for _ in range(2):

@@ -47,7 +47,7 @@ def until_it_trains(folder: Path, process: subprocess.Popen | processes.Started)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_saves_and_leaves_with_its_status(tmp_path, number):
+def test_signal_saves_and_sets_the_exit_status(tmp_path, number):
     (tmp_path / "recipe.toml").write_text(RECIPE)
     (process,) = processes.start(tmp_path, processes.flowkit, "train", "recipe.toml", "-q")
     until_it_trains(tmp_path, process)
@@ -56,7 +56,7 @@ def test_a_signal_saves_and_leaves_with_its_status(tmp_path, number):
     assert (tmp_path / "runs" / "long" / "checkpoints" / "latest" / "state.json").exists()
 
 
-def test_a_killed_launcher_of_one_process_leaves_no_orphan(tmp_path):
+def test_killed_launcher_leaves_no_orphan(tmp_path):
     (tmp_path / "recipe.toml").write_text(RECIPE)
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*LAUNCHED, "train", "recipe.toml", "-q"], cwd=tmp_path, env=environment)

@@ -50,7 +50,7 @@ def test_agrees_with_another_library():
     torch.testing.assert_close(ours.log_p, theirs[1], rtol=0, atol=1e-7)
 
 
-def test_hutchinson_is_unbiased_and_knows_its_error():
+def test_hutchinson_is_unbiased_with_correct_error():
     x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     exact = log_likelihood(curved, x, solver="heun", steps=20).log_p
     found = log_likelihood(curved, x, divergence="hutchinson", probes=400, solver="heun", steps=20,
@@ -95,7 +95,7 @@ def test_whitening_with_dropped_directions_has_no_density():
         normalizer.log_det((3,))
 
 
-def test_the_gaussian_beside_is_scipys():
+def test_gaussian_baseline_matches_scipy():
     stats = pytest.importorskip("scipy.stats")
     normalizer = choose("normalizer", "zscore").fit(ROWS.astype(np.float32), np.arange(300))
     found = gaussian_bits(ROWS[:300], ROWS[300:], normalizer)

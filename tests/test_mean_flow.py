@@ -106,7 +106,7 @@ ARCHS = {
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_derivative_of_every_network_against_finite_differences(arch):
+def test_derivatives_match_finite_differences(arch):
     args, shape = ARCHS[arch]
     features = {"clip_dim" if "sketch" in arch else "condition_dim": 4}
     torch.manual_seed(0)
@@ -202,7 +202,9 @@ def test_one_step_beats_one_step_of_flow_matching(tmp_path):
         cost = cdist(samples.x, wanted) ** 2
         scores[name] = cost[linear_sum_assignment(cost)].mean()
         finer = loaded.sample(64, solver="heun", steps=25).x
-        assert 1.0 < np.square(finer).sum(1).mean() < 6.0  # as a velocity, by an ODE solver, it leads to the data too
+        assert (
+            1.0 < np.square(finer).sum(1).mean() < 6.0
+        )  # used as a velocity in an ODE solver, it also reaches the data
     assert scores["mean_flow"] < 0.3 * scores["flow_matching"]
     with pytest.raises(UserError, match="requires a model of average velocities"):
         flowkit.load(tmp_path / "flow_matching", model=Net()).sample(2, solver="mean_flow")
@@ -228,10 +230,10 @@ class Exact(nn.Module):
         return v if cfg_mask is None else torch.where(cfg_mask[:, None], null, v)
 
 
-def validator(omega=1.0, *, labelled=False):
+def validator(omega=1.0, *, labeled=False):
     x = (MEAN + STD * np.random.default_rng(0).standard_normal((300, 2))).astype(np.float32)
-    data = Dataset("points", x, np.arange(300) % 2 if labelled else None, split=np.ones(300, np.uint8),
-                   class_names=("a", "b") if labelled else ())  # fmt: skip
+    data = Dataset("points", x, np.arange(300) % 2 if labeled else None, split=np.ones(300, np.uint8),
+                   class_names=("a", "b") if labeled else ())  # fmt: skip
     normalizer = choose("normalizer", "none").fit(x, np.arange(300))
     return Validator(data, normalizer, FlowObjective(choose("path", "linear")), NormalBase(), Independent(), 1, omega=omega,
                      max_rows=300, batch_size=128, seed=0, device=torch.device("cpu"))  # fmt: skip
@@ -240,15 +242,15 @@ def validator(omega=1.0, *, labelled=False):
 @pytest.mark.parametrize("omega", [0.5, 1.5, 4.0])
 def test_validation_of_a_guided_network_is_that_of_what_it_was_guided_from(omega):
     """omega v + (1 - omega) v_null has the loss of v: so losses compare, and the best is the best."""
-    plain = validator(labelled=True)(Exact(), contextlib.nullcontext)
-    guided = validator(omega, labelled=True)(Exact(omega), contextlib.nullcontext)
+    plain = validator(labeled=True)(Exact(), contextlib.nullcontext)
+    guided = validator(omega, labeled=True)(Exact(omega), contextlib.nullcontext)
     assert guided.loss == pytest.approx(plain.loss, rel=1e-5) and guided.zero_loss == plain.zero_loss
-    unaware = validator(labelled=True)(Exact(omega), contextlib.nullcontext)
+    unaware = validator(labeled=True)(Exact(omega), contextlib.nullcontext)
     assert abs(unaware.loss - plain.loss) > 0.05 * plain.loss
 
 
 def test_one_step_is_validated_against_the_flow():
-    """The exact average is right but for the error of eight midpoint steps; one that is 20% off is off by 20% of the way."""
+    """The exact average has the error of eight midpoint steps only; one that is 20% off has an error of 20% of the distance."""
     of = validator()
     assert of.one_step_error(Exact(), contextlib.nullcontext) < 0.02
     found = of.one_step_error(Exact(wrong=1.2), contextlib.nullcontext)
@@ -282,7 +284,7 @@ def test_every_row_gets_intervals_where_rows_come_in_a_fixed_order(ratio, batch)
         assert set(spans.rows.tolist()) >= set(spans.length.nonzero().flatten().tolist())
         counts[spans.rows] += 1
         parts = [spans.slice(slice(i, i + batch // 2)).rows + i for i in (0, batch // 2)]
-        assert torch.equal(torch.cat(parts), spans.rows)  # whoever takes which part of the batch
+        assert torch.equal(torch.cat(parts), spans.rows)  # whichever rank takes which part of the batch
     assert (counts / updates - ratio).abs().max() < 5 * (ratio * (1 - ratio) / updates) ** 0.5
 
 
@@ -316,7 +318,7 @@ def test_recipes_train_resume_and_sample_with_labels(tmp_path, arch, tiny):
      ({"flow": {"objective": {"name": "mean_flow", "omega": 2.0}, "cond_drop": 0.0}}, "flow.objective.omega: needs an uncond"),
      ({"flow": {"objective": "flow_matching"}, "sample": {"solver": "mean_flow"}}, 'sample.solver: "mean_flow" requires')],
 )  # fmt: skip
-def test_combinations_that_cannot_be_are_told(tmp_path, sections, said):
+def test_impossible_combinations_are_reported(tmp_path, sections, said):
     with pytest.raises(UserError, match=said):
         recipe_from_dict(recipe(tmp_path, "a", "mean_flow", **sections))
 

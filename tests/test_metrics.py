@@ -106,7 +106,7 @@ def test_mmd_of_one_distribution_is_zero_on_average_and_positive_otherwise():
     assert min(draw(seed, 1.0) for seed in range(20)) > max(same)
 
 
-# ---- neighbours ----
+# ---- neighbors ----
 def test_one_nn_accuracy_of_one_distribution_and_of_two():
     same = [one_nn_accuracy(*three(normal(60, seed=2 * s), normal(60, seed=2 * s + 1))) for s in range(20)]
     assert np.mean(same) == pytest.approx(0.5, abs=0.03)
@@ -151,7 +151,7 @@ def test_prdc_against_a_plain_loop():
     assert found[3] == np.mean([min(d[i]) < r[i] for i in range(25)])
 
 
-def test_too_few_rows_for_a_neighbour():
+def test_too_few_rows_for_a_neighbor():
     with pytest.raises(ValueError, match="at least 6"):
         kth_nearest(np.zeros((5, 5)), 5)
 
@@ -175,12 +175,12 @@ def coverage_of(statistic, truth, draw, rounds=250, **given):
     return hits / rounds
 
 
-def test_intervals_hold_a_mean_as_often_as_they_say():
+def test_intervals_cover_a_mean_at_their_level():
     found = coverage_of(lambda a: float(a.mean()), 0.0, lambda seed: (normal(80, 1, seed=seed),))
     assert 0.83 < found < 0.95
 
 
-def test_intervals_hold_a_difference_of_two_sets():
+def test_intervals_cover_a_difference():
     found = coverage_of(
         lambda a, b: float(np.median(a) - b.mean()), -1.0,
         lambda seed: (normal(80, 1, seed=2 * seed), normal(60, 1, shift=1.0, seed=2 * seed + 1)),
@@ -213,7 +213,7 @@ def expected_frechet(n, d, seed=10_000, rounds=600):
 
 
 @pytest.mark.parametrize(("figure", "n", "d"), [(kernel_figure, 60, 12), (frechet_figure, 60, 2)])
-def test_intervals_near_equality_hold_as_often_as_they_say(figure, n, d):
+def test_intervals_near_equality_have_their_level(figure, n, d):
     """One distribution twice: halves alone would spread 1.6 to 1.75 times too far, and hold 99% of the time."""
     truth = 0.0 if figure is kernel_figure else expected_frechet(n, d)
     draw = lambda seed: (normal(n, d, seed=2 * seed), normal(n, d, seed=2 * seed + 1))  # noqa: E731
@@ -227,7 +227,7 @@ def test_intervals_near_equality_hold_as_often_as_they_say(figure, n, d):
     assert 0.85 < width < 1.25
 
 
-def test_intervals_far_from_equality_are_what_they_were():
+def test_intervals_far_from_equality_are_unchanged():
     a, b = normal(60, 2), normal(60, 2, shift=2.0, seed=1)
     plain, smooth = (
         half_sampling(lambda r, o: kernel_figure(a[r], b[o]), (60, 60), smooth=s)[0] for s in (False, True)
@@ -235,8 +235,8 @@ def test_intervals_far_from_equality_are_what_they_were():
     assert smooth.high - smooth.low == pytest.approx(plain.high - plain.low, rel=0.15)
 
 
-def test_intervals_of_nearest_neighbour_figures_are_about_that_figure():
-    """Half-sampling's width is that of repeated experiments; drawing with replacement would centre on another figure."""
+def test_intervals_of_nearest_neighbor_figures_are_about_that_figure():
+    """Half-sampling's width is that of repeated experiments; drawing with replacement would center on another figure."""
 
     def accuracy(matrices, rows, others):
         aa, ab, bb = matrices
@@ -247,8 +247,8 @@ def test_intervals_of_nearest_neighbour_figures_are_about_that_figure():
     found = [half_sampling(lambda *rows, m=m: accuracy(m, *rows), (80, 80), repeats=100)[0] for m in experiments[:12]]
     width = np.mean([estimate.high - estimate.low for estimate in found])
     assert 0.65 < width / (2 * 1.645 * np.std(values)) < 1.5
-    centres = [(estimate.low + estimate.high) / 2 - estimate.value for estimate in found]
-    assert abs(np.mean(centres)) < 0.01
+    centers = [(estimate.low + estimate.high) / 2 - estimate.value for estimate in found]
+    assert abs(np.mean(centers)) < 0.01
     twins = np.random.default_rng(0).integers(0, 80, (2, 80))
     assert accuracy(experiments[0], *twins) > values[0] + 0.1
 

@@ -1,4 +1,4 @@
-"""The miniature SONAR: what it reconstructs, how it is cached, and what happens when the cache is not as it was left."""
+"""The miniature SONAR: what it reconstructs, how it is cached, and what happens if the cache is corrupt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from flowkit.errors import UserError
-from flowkit.text.codec import Decoding, open_codec, why_not_at_hand
+from flowkit.text.codec import Decoding, open_codec, why_unavailable
 from flowkit.text.domain import generate_sentences
 from flowkit.text.mini import cache, codec, grammar, recipe
 from flowkit.text.mini.recipe import RECIPES, MiniRecipe
@@ -31,7 +31,7 @@ HELD_OUT = grammar.generate(200, 11)
 
 
 def cycle(codec: Codec, vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """(N,) the centred cosine between z and encode(decode(z))."""
+    """(N,) the centered cosine between z and encode(decode(z))."""
     again = codec.encode(codec.decode(vectors, Decoding(beam_size=1))) - mean
     return np.sum(again * (vectors - mean), 1) / np.linalg.norm(again, axis=1) / np.linalg.norm(vectors - mean, axis=1)
 
@@ -52,7 +52,7 @@ def cycles(codec: Codec, held_out: list[str], rows: int) -> dict[str, float]:
 # What it says
 
 
-def test_held_out_sentences_come_back(mini_codec: Codec) -> None:
+def test_held_out_sentences_are_reconstructed(mini_codec: Codec) -> None:
     told = mini_codec.decode(mini_codec.encode(HELD_OUT))
     words = [
         np.mean([a == b for a, b in zip(s.split(), t.split(), strict=False)])
@@ -64,13 +64,13 @@ def test_held_out_sentences_come_back(mini_codec: Codec) -> None:
     assert shuffled == told[::-1], "a sentence belongs to its vector, not to its place"
 
 
-def test_the_cycle_tells_real_vectors_from_others(mini_codec: Codec) -> None:
+def test_cycle_distinguishes_real_vectors(mini_codec: Codec) -> None:
     medians = cycles(mini_codec, HELD_OUT, 100)
     assert medians["real"] > 0.8 and medians["real"] > medians["full"] + 0.15
     assert medians["full"] > medians["noise"] + 0.1
 
 
-def test_vectors_are_centred_and_of_unit_variance(mini_codec: Codec) -> None:
+def test_vectors_are_centered_and_of_unit_variance(mini_codec: Codec) -> None:
     x = mini_codec.encode(grammar.generate(3000, 2))
     assert x.dtype == np.float32 and x.shape == (3000, mini_codec.dimension) and mini_codec.dimension == 96
     assert np.abs(x.mean(0)).max() < 0.15 and 0.95 < x.var(0).mean() < 1.05
@@ -103,14 +103,14 @@ def test_real_lines_can_be_encoded(mini_codec: Codec, shared_data: Path) -> None
     assert np.median(np.sort(unit @ unit.T, axis=1)[:, -2]) < 0.95, "most lines are no near-duplicates of another"
 
 
-def test_it_speaks_english_alone(mini_codec: Codec) -> None:
+def test_only_english_is_supported(mini_codec: Codec) -> None:
     assert mini_codec.languages == ("eng_Latn",) and mini_codec.name == "mini-sonar"
     with pytest.raises(UserError, match="fra_Latn"):
         mini_codec.encode(["A fox slept."], lang="fra_Latn")
 
 
 @pytest.mark.slow
-def test_the_full_miniature_meets_its_gate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_full_miniature_reaches_its_quality(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FLOWKIT_CACHE", str(tmp_path))
     full = open_codec({"name": "mini-sonar", "size": "full"}, device="cpu")
     read = set(grammar.generate(RECIPES["full"].num_sentences, -1))
@@ -145,7 +145,7 @@ def open_tiny(**described: object) -> Codec:
 def test_it_is_trained_once(
     brief: MiniRecipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "not yet trained" in str(why_not_at_hand("mini-sonar"))
+    assert "has not been trained" in str(why_unavailable("mini-sonar"))
     first = open_tiny()
     lines = capsys.readouterr().err.splitlines()
     assert (
@@ -154,7 +154,7 @@ def test_it_is_trained_once(
     for done, line in enumerate(lines[1:4], start=1):
         assert re.fullmatch(rf"  miniature SONAR, loss \d+\.\d+: {done} of 4 updates, about \d+ s left", line), line
     assert "\x1b" not in str(lines)
-    assert why_not_at_hand("mini-sonar") is None and why_not_at_hand(first.identity()) is None
+    assert why_unavailable("mini-sonar") is None and why_unavailable(first.identity()) is None
     monkeypatch.setattr(codec, "_train", None)
     second = open_codec(first.identity(), device="cpu")
     assert second.identity() == first.identity() and json.loads(json.dumps(first.identity())) == first.identity()
@@ -162,7 +162,7 @@ def test_it_is_trained_once(
     assert capsys.readouterr().err == ""
 
 
-def test_training_is_reproducible_and_leaves_the_process_alone(
+def test_training_is_reproducible_and_keeps_global_state(
     brief: MiniRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import torch
@@ -202,7 +202,7 @@ def test_processes_wait_for_the_one_that_trains(brief: MiniRecipe, monkeypatch: 
     assert len(trained) == 1 and len(opened) == 3 and len(set(opened)) == 1
 
 
-def test_stopped_training_leaves_nothing(brief: MiniRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_training_leaves_nothing(brief: MiniRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
     from flowkit.text.mini import training
 
     def stop(*_: object) -> None:
@@ -212,7 +212,7 @@ def test_stopped_training_leaves_nothing(brief: MiniRecipe, monkeypatch: pytest.
         patched.setattr(training, "train", stop)
         with pytest.raises(KeyboardInterrupt):
             open_tiny()
-    assert cache.find(brief) is None and "not yet trained" in str(why_not_at_hand("mini-sonar"))
+    assert cache.find(brief) is None and "has not been trained" in str(why_unavailable("mini-sonar"))
     assert open_tiny().dimension == 16, "the lock was given back"
 
 
@@ -236,18 +236,18 @@ def flip(path: Path) -> None:
         (cache.MANIFEST, Path.unlink),
     ],
 )
-def test_a_damaged_cache_is_noticed_and_mended(
+def test_corrupt_cache_is_detected_and_repaired(
     brief: MiniRecipe, capsys: pytest.CaptureFixture[str], name: str, damage: object
 ) -> None:
     made = open_tiny().identity()
     capsys.readouterr()
     assert callable(damage)
     damage(cache.folder_of(brief) / name)
-    assert why_not_at_hand("mini-sonar") is not None
+    assert why_unavailable("mini-sonar") is not None
     assert open_tiny().identity() == made
     told = capsys.readouterr().err
-    assert "Trained" in told and ("trained anew" in told) == (damage is not Path.unlink or name != cache.MANIFEST)
-    assert why_not_at_hand(made) is None
+    assert "Trained" in told and ("Training it again" in told) == (damage is not Path.unlink or name != cache.MANIFEST)
+    assert why_unavailable(made) is None
 
 
 def test_data_of_another_miniature_is_refused(brief: MiniRecipe) -> None:
@@ -255,10 +255,10 @@ def test_data_of_another_miniature_is_refused(brief: MiniRecipe) -> None:
     other = {**made, "fingerprint": "0123456789abcdef"}
     with pytest.raises(UserError, match=f"0123456789abcdef.*{made['fingerprint']}.*Prepare the data again"):
         open_codec(other)
-    assert "0123456789abcdef" in str(why_not_at_hand(other))
+    assert "0123456789abcdef" in str(why_unavailable(other))
 
 
-def test_another_design_has_another_place(brief: MiniRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_recipe_has_its_own_folder(brief: MiniRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
     places = {cache.folder_of(brief), cache.folder_of(replace(brief, lr=0.1))}
     with monkeypatch.context() as patched:
         patched.setattr(recipe, "VERSION", recipe.VERSION + 1)
@@ -269,10 +269,10 @@ def test_another_design_has_another_place(brief: MiniRecipe, monkeypatch: pytest
     assert len(places) == 4 and cache.folder_of(brief) in places
 
 
-def test_bad_places_and_sizes(brief: MiniRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no size 'tinny'.*did you mean 'tiny'"):
+def test_invalid_cache_folders_and_sizes(brief: MiniRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"unknown size 'tinny'.*did you mean 'tiny'"):
         open_codec({"name": "mini-sonar", "size": "tinny"})
-    assert "tinny" in str(why_not_at_hand({"name": "mini-sonar", "size": "tinny"}))
+    assert "tinny" in str(why_unavailable({"name": "mini-sonar", "size": "tinny"}))
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("FLOWKIT_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match=r"cannot be written.*FLOWKIT_CACHE"):
@@ -285,7 +285,7 @@ def test_without_sentencepiece_it_says_what_to_install(brief: MiniRecipe, monkey
         open_tiny()
 
 
-def test_folding_changes_vectors_and_not_what_is_told(brief: MiniRecipe, tmp_path: Path) -> None:
+def test_standardizing_changes_vectors_but_not_texts(brief: MiniRecipe, tmp_path: Path) -> None:
     """With random weights: vectors become (v - mean) / scale exactly, logits from them stay what they were."""
     import torch
     from fairseq2.nn import BatchLayout
@@ -314,9 +314,9 @@ def test_folding_changes_vectors_and_not_what_is_told(brief: MiniRecipe, tmp_pat
     assert torch.allclose(same, logits, atol=1e-3) and not torch.allclose(folded, vectors, atol=1e-2)
 
 
-def test_asking_whether_it_is_at_hand_imports_nothing_heavy(mini_codec: Codec) -> None:
+def test_checking_availability_is_fast(mini_codec: Codec) -> None:
     command = (
-        "import sys; from flowkit.text.codec import why_not_at_hand; assert why_not_at_hand('mini-sonar') is None; "
+        "import sys; from flowkit.text.codec import why_unavailable; assert why_unavailable('mini-sonar') is None; "
         "import flowkit.text.domain; "
         "sys.exit(', '.join({'torch', 'scipy', 'fairseq2', 'sonar', 'sentencepiece'} & set(sys.modules)) or None)"
     )
@@ -351,6 +351,6 @@ def test_sentences_are_kept(mini_codec: Codec, monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize("number", [0, -1, 10**12])
-def test_numbers_of_sentences_that_there_are_not(mini_codec: Codec, number: int) -> None:
-    with pytest.raises(UserError, match="sentences were asked for"):
+def test_invalid_numbers_of_sentences(mini_codec: Codec, number: int) -> None:
+    with pytest.raises(UserError, match=r"expected 1 to .* sentences"):
         generate_sentences(number, 0)

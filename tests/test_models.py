@@ -126,7 +126,7 @@ def test_the_output_starts_at_or_near_zero(network, kind):
 
 
 @pytest.mark.parametrize("network", ["bezier_sketch_dit", "dit", "dit-6"])
-def test_dit_blocks_are_the_identity_at_initialisation(network):
+def test_dit_blocks_are_the_identity_at_initialization(network):
     model = build(network)
     width = model.blocks[0].modulation.in_features
     h = torch.randn(3, 6 if network == "bezier_sketch_dit" else model.num_tokens, width)
@@ -186,7 +186,7 @@ def test_dropped_is_the_same_as_missing_sample_by_sample(network, kind):
 
 @each
 @conditioned
-def test_each_condition_reaches_the_output(network, kind):
+def test_every_condition_affects_the_output(network, kind):
     x, t, label, condition = inputs(network, kind)
     model = build(network, kind, awake=True)
     out = model(x, t, label, condition)
@@ -197,7 +197,7 @@ def test_each_condition_reaches_the_output(network, kind):
 
 
 @each
-def test_unconditional_networks_ignore_conditions_and_all_heed_the_time(network):
+def test_unconditional_networks_ignore_conditions_but_use_time(network):
     x, t, *_ = inputs(network, "none")
     model = build(network, awake=True)
     given = model(x, t, torch.zeros(4, dtype=torch.long), torch.ones(4, 3), torch.ones(4, dtype=torch.bool))
@@ -216,7 +216,7 @@ def test_stroke_order_matters(network):
 
 
 @each_sketch
-def test_without_blocks_each_stroke_answers_for_itself(network):
+def test_without_blocks_strokes_are_independent(network):
     x, t, *_ = inputs(network, "none")
     model = build(network, awake=True)
     model.blocks = nn.ModuleList()
@@ -270,7 +270,7 @@ def test_time_embedding_does_not_depend_on_the_default_dtype():
 
 @each
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_network_in_low_precision_is_told_the_exact_time(network, dtype):
+def test_low_precision_network_gets_the_exact_time(network, dtype):
     """As the sampler calls it: x is rounded, t is not, and the output is near that of fp32."""
     from flowkit.sampling.draw import as_network
 
@@ -322,7 +322,7 @@ def test_swiglu_is_its_formula():
 
 @each
 @each_condition
-def test_no_weight_decay_names_what_is_no_matrix(network, kind):
+def test_no_weight_decay_lists_all_non_matrices(network, kind):
     from timm.optim import param_groups_weight_decay
 
     model = build(network, kind)
@@ -461,7 +461,7 @@ def test_learns_two_classes(network):
 @pytest.mark.parametrize(
     ("arch", "args", "message"),
     [
-        ("bezier_sketch_dti", {}, "unknown arch 'bezier_sketch_dti'; known are bezier_sketch_dit, bezier_sketch_transformer"),
+        ("bezier_sketch_dti", {}, "unknown arch 'bezier_sketch_dti'; expected bezier_sketch_dit, bezier_sketch_transformer"),
         ("bezier_sketch_dti", {}, "did you mean 'bezier_sketch_dit'"),
         ("bezier_sketch_dit", dict(num_layer=2), "no setting 'num_layer'"),
         ("bezier_sketch_dit", dict(num_layer=2), "did you mean 'num_layers'"),

@@ -55,19 +55,19 @@ def error(solver: str, path, grid, steps: int, t0: float = 0.0, t1: float = 1.0)
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 @pytest.mark.parametrize("path", PATHS, ids=str)
 @pytest.mark.parametrize("solver", ["ab2", "dpm"])
-def test_it_is_of_the_second_order_away_from_the_ends(solver, path, grid):
+def test_second_order_away_from_the_ends(solver, path, grid):
     coarse, fine = (error(solver, path, grid, steps, 0.1, 0.9) for steps in (80, 160))
     assert math.log2(coarse / fine) == pytest.approx(2, abs=0.25)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=str)
-def test_from_noise_to_data_it_is_nearer_than_euler_at_equal_cost(path):
+def test_more_accurate_than_euler_at_equal_cost(path):
     for solver in ("ab2", "dpm"):
         if not (solver == "ab2" and path == "vp"):  # whose velocity has no bound at the data
             assert error(solver, path, "uniform", 20) < 0.9 * error("euler", path, "uniform", 20)
 
 
-def test_backward_it_undoes_what_it_did():
+def test_backward_inverts_forward():
     field, x = Field("linear"), noise()
     there = integrate(field, x, solver="ab2", steps=200, t0=0.0, t1=1.0).x
     back = integrate(field, there, solver="ab2", steps=200, t0=1.0, t1=0.0).x
@@ -120,7 +120,7 @@ def test_a_network_that_predicts_the_data_ends_in_it(solver):
     assert torch.cdist(ends, atoms).min(1).values.max() < 1e-6
 
 
-def test_where_dpm_cannot_be_used_it_says_so():
+def test_dpm_is_refused_where_it_does_not_apply():
     base = {"run": {"name": "a"}, "model": {"arch": "mlp"}, "train": {"steps": 1}}
     with pytest.raises(UserError, match=r'sample\.solver: "dpm" requires a Gaussian path'):
         recipe_from_dict({**base, "flow": {"path": "icfm"}, "sample": {"solver": "dpm"}})

@@ -58,7 +58,7 @@ def prose(path: Path) -> Iterator[Said]:
 
 
 def strings(path: Path) -> Iterator[Said]:
-    """Messages and whatever else is a string, docstrings among them."""
+    """Messages and all other strings, including docstrings."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value
@@ -88,7 +88,7 @@ def names() -> set[str]:
     return found
 
 
-def test_the_check_sees_a_key_that_is_not_there():
+def test_the_check_detects_a_missing_key():
     said = (
         "train.batch_size, train.batchsize: lower optim.lr, optim.rate or flow.path.sigma, flow.path.tau; see data.json"
     )
@@ -123,7 +123,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", MARKDOWN, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page):
+def test_links_have_targets(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
         if "://" in target:
             continue
@@ -142,7 +142,7 @@ def test_every_page_is_one_or_two_clicks_from_the_readme():
     assert set(MARKDOWN) <= {ROOT / "README.md"} | first | {page for one in first for page in linked(one)}
 
 
-def test_what_is_said_to_be_in_the_metrics_is_written_there():
+def test_documented_metrics_are_written():
     logged = Logged(1, 0.1, 1.0, 1e-3, 1.0, 0.9, 10.0, 0.0, 0)
     validated = Validated(1, 1.0, 1.0, 2.0, ((0.0, 1.0, 1.0),), True, {"full": 1.0})
     sampled = Sampled(1, (), Path("x"), 2, 0.1, figures={"reconstruction_mse": 0.1}, count=1)

@@ -30,7 +30,7 @@ def correlated(rows=4000, seed=0, offset=5.0):
 
 
 def reloaded(fitted, tmp_path):
-    """By way of JSON and a tensor file, as a checkpoint keeps it."""
+    """Through JSON and a tensor file, as in a checkpoint."""
     from safetensors.numpy import load_file, save_file
 
     save_file(fitted.tensors(), tmp_path / "n.safetensors")
@@ -51,7 +51,7 @@ def test_statistics_are_those_of_numpy(name):
     np.testing.assert_allclose(fitted.scale, scale, rtol=rtol)
 
 
-def test_robust_is_the_exact_median_and_a_standard_deviation_of_gaussians():
+def test_robust_is_median_and_scaled_iqr():
     x = np.random.default_rng(0).normal(3, [0.1, 7.0], (50_001, 2)).astype(np.float32)
     fitted = choose("normalizer", "robust").fit(x, np.arange(len(x)))
     np.testing.assert_array_equal(fitted.shift, np.sort(x, axis=0)[25_000])
@@ -88,7 +88,7 @@ def test_quartiles_of_many_rows_are_those_of_a_fixed_sample(monkeypatch):
     np.testing.assert_allclose(sampled.shift, exact.shift, atol=0.03)
 
 
-def test_whitened_rows_have_the_unit_matrix_as_covariance():
+def test_whitened_rows_have_identity_covariance():
     x = correlated()
     fitted = choose("normalizer", {"name": "whitening", "floor": 1e-9}).fit(x, np.arange(len(x)))
     y = fitted.normalize(torch.from_numpy(x).double())
@@ -103,7 +103,7 @@ def test_whitened_rows_have_the_unit_matrix_as_covariance():
     np.testing.assert_allclose(np.abs((left * y).mean(0) * np.sqrt(4000)), 1, rtol=1e-6)
 
 
-def test_the_floor_is_a_share_of_the_mean_variance():
+def test_floor_is_relative_to_the_mean_variance():
     x = correlated()
     rows, total = np.arange(len(x)), x.reshape(len(x), 6).var(0, dtype=np.float64).sum()
     narrow, floored = (choose("normalizer", {"name": "whitening", "floor": f}).fit(x, rows).scale for f in (1e-9, 0.1))
@@ -113,7 +113,7 @@ def test_the_floor_is_a_share_of_the_mean_variance():
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.5, 1), (0.8, 2), (0.97, 3), (0.9999, 5), (0.9999999, 6)])
-def test_a_share_of_the_variance_is_the_fewest_directions_that_hold_it(share, count):
+def test_fraction_of_variance_keeps_the_fewest_directions(share, count):
     """The variances are about 16, 4, 1, .09, .01 and .0001."""
     x = correlated()
     fitted = choose("normalizer", {"name": "whitening", "components": share}).fit(x, np.arange(len(x)))
@@ -123,7 +123,7 @@ def test_a_share_of_the_variance_is_the_fewest_directions_that_hold_it(share, co
     assert fitted.to_json()["variance"] >= share > (values[: count - 1].sum() / values.sum() if count > 1 else 0)
 
 
-def test_what_truncation_loses_is_the_variance_left_out():
+def test_truncation_error_is_the_dropped_variance():
     x = correlated()
     fitted = choose("normalizer", {"name": "whitening", "components": 2}).fit(x, np.arange(len(x)))
     x64 = torch.from_numpy(x).double()
@@ -134,7 +134,7 @@ def test_what_truncation_loses_is_the_variance_left_out():
 
 @each
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_there_and_back_is_the_identity(choice, dtype, tmp_path):
+def test_denormalize_inverts_normalize(choice, dtype, tmp_path):
     """Of what comes from the model always; of the data where no direction is left out. Also after a reload."""
     x = correlated()
     fitted = reloaded(choose("normalizer", choice).fit(x, np.arange(len(x))), tmp_path)
@@ -142,7 +142,7 @@ def test_there_and_back_is_the_identity(choice, dtype, tmp_path):
     y = torch.randn(50, *fitted.shape((3, 2)), generator=torch.Generator().manual_seed(0)).to(dtype)
     back = fitted.normalize(fitted.denormalize(y))
     assert back.dtype == dtype and fitted.denormalize(y).shape == (50, 3, 2)
-    # the float32 in between holds 5 and more to seven digits, of which the narrowest direction has few
+    # float32 in between keeps seven digits; the narrowest direction has few of them
     loose = {torch.float64: 1e-9, torch.float32: 1e-3}[dtype]
     torch.testing.assert_close(back, y, rtol=0, atol=loose)
     if len(fitted.normalize(torch.from_numpy(x[:1])).flatten()) == 6:
@@ -152,7 +152,7 @@ def test_there_and_back_is_the_identity(choice, dtype, tmp_path):
 
 
 @each
-def test_a_reload_is_the_same_to_the_bit(choice, tmp_path):
+def test_reload_is_bit_equal(choice, tmp_path):
     x = correlated()
     fitted = choose("normalizer", choice).fit(x, np.arange(len(x)))
     back = reloaded(fitted, tmp_path)
@@ -199,7 +199,7 @@ def test_memory_mapped_rows_are_read_in_chunks(monkeypatch):
 
 @each
 def test_constant_elements_stay_finite(choice):
-    """As of two dimensions of SONAR, one of them constant but for rounding."""
+    """As with two dimensions of SONAR, one of them constant up to rounding."""
     x = np.random.default_rng(0).standard_normal((500, 6)).astype(np.float32)
     x[:, 1] = 4
     x[:, 3] = 4 + 1e-6 * x[:, 3]
@@ -223,7 +223,7 @@ def test_fewer_rows_than_dimensions():
 
 
 @each
-def test_a_normalizer_met_first_while_sampling_still_trains(choice):
+def test_normalizer_cached_in_inference_mode_still_trains(choice):
     fitted = choose("normalizer", choice).fit(correlated(), np.arange(100))
     y = torch.ones(2, *fitted.shape((3, 2)))
     with torch.inference_mode():
@@ -252,7 +252,7 @@ def test_no_rows_are_no_error(choice):
 @pytest.mark.parametrize(
     ("choice", "shape", "message"),
     [
-        ("zscor", (9, 4), "unknown normalizer 'zscor'; known are auto, none, global, zscore, robust, whitening"),
+        ("zscor", (9, 4), "unknown normalizer 'zscor'; expected auto, none, global, zscore, robust, whitening"),
         ("zscor", (9, 4), "did you mean 'zscore'"),
         ({"name": "whitening", "flor": 1}, (9, 4), "normalizer 'whitening' has no setting 'flor'; it has floor, components"),
         ({"name": "zscore", "floor": 1}, (9, 4), "normalizer 'zscore' has no setting 'floor'; it has none"),
@@ -266,7 +266,7 @@ def test_impossible_normalizers(choice, shape, message):
     assert message in str(error.value)
 
 
-def test_directions_of_sketches_are_no_strokes():
+def test_dropping_directions_of_sketches_is_refused():
     from flowkit.data.dataset import Dataset
     from flowkit.sketch.domain import SketchDomain
 
@@ -308,7 +308,7 @@ def test_affine_scales_are_multiplied_back():
 @pytest.mark.parametrize("chunk_rows", [1, 7, 100, 1000])
 @each
 def test_resident_rows_are_normalized_in_chunks_to_the_same_bits(tmp_path, monkeypatch, choice, chunk_rows):
-    """Of rows on disk and in memory, in the order that is asked for; no chunk is larger than it may be."""
+    """For rows on disk and in memory, in the given order. No chunk exceeds its limit."""
     monkeypatch.setattr(normalizers_base, "CHUNK_BYTES", chunk_rows * 24, raising=False)
     stored = np.memmap(tmp_path / "x", np.float32, "w+", shape=(230, 2, 3))
     stored[:] = 3 + np.random.default_rng(0).standard_normal((230, 2, 3)) * [[1, 2, 5], [0.1, 1, 1]]

@@ -1,4 +1,4 @@
-"""A row without a class: densities and samples of the null class, in closed form; and that nobody takes it for all classes."""
+"""Rows without a class: densities and samples of the null class, in closed form, and that it is not taken for all classes."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def log_normal(label=None):
 
 
 @pytest.mark.parametrize("label", [None, "all"])
-def test_rows_without_a_label_are_not_scored_under_every_class_in_turn(model, label):
+def test_likelihood_requires_a_label_per_row_or_one_class(model, label):
     with pytest.raises(UserError, match=r'each row.s label .*of 7.*one class for all rows, or "null"'):
         model.log_likelihood(ROWS, class_label=label)
 
@@ -102,11 +102,11 @@ def test_samples_of_the_null_class_are_of_the_whole(model):
 @pytest.mark.parametrize("given", [
     {}, {"guidance_scale": 3.0}, {"guidance_scale": 3.0, "guidance_interval": (0.3, 0.6)}, {"solver": "dopri5"},
 ])  # fmt: skip
-def test_beside_others_each_row_is_what_it_is_alone(model, given):
+def test_null_rows_are_independent_of_the_batch(model, given):
     mixed = model.sample(6, class_label=["null", "left", "null", "right", 1, "null"], seed=2, **given)
     assert mixed.class_names == ("left", "top", "right", "null") and mixed.class_label.tolist() == [3, 0, 3, 2, 1, 3]
     plain = {name: value for name, value in given.items() if not name.startswith("guidance")}
-    alone = model.sample(6, class_label="null", seed=2, **plain).x  # guidance has nothing to lead away from
+    alone = model.sample(6, class_label="null", seed=2, **plain).x  # guidance has no effect
     np.testing.assert_allclose(mixed.x[[0, 2, 5]], alone[[0, 2, 5]], atol=1e-5)
     np.testing.assert_allclose(mixed.x[1], model.sample(2, class_label="left", seed=2, **given).x[1], atol=1e-5)
     same = model.sample(6, class_label="null", seed=2, **given)
@@ -125,7 +125,7 @@ def test_a_class_of_that_name_keeps_it(tmp_path):
         model.log_likelihood(ROWS)
 
 
-def test_what_was_never_trained_is_refused(tmp_path):
+def test_untrained_null_class_is_refused(tmp_path):
     model = trained(tmp_path, cond_drop=0.0)
     for label in ("null", ["null", "top"]):
         with pytest.raises(UserError, match="never saw a row without its class"):

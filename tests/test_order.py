@@ -20,7 +20,7 @@ def test_every_epoch_shows_every_row_once(rows, batch):
     assert len(epochs) > 2 and (epochs[0] != epochs[1]).any()
 
 
-def test_a_batch_depends_on_nothing_that_was_asked_before():
+def test_batches_are_independent_of_earlier_calls():
     order = RowOrder(50, 8, seed=1)
     for _ in range(20):
         order.batch(_)
@@ -28,7 +28,7 @@ def test_a_batch_depends_on_nothing_that_was_asked_before():
     assert (RowOrder(50, 8, seed=2).batch(3) != order.batch(3)).any()
 
 
-def test_rows_as_they_stand():
+def test_stored_order():
     order = RowOrder(5, 3, seed=1, shuffled=False)
     assert np.concatenate([order.batch(u) for u in (0, 1, 2)]).tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3]
 
@@ -83,8 +83,8 @@ def test_threads_that_share_an_order_each_get_the_epoch_they_ask_for(held, slow,
         np.testing.assert_array_equal(order.permutation(epoch), wanted[epoch])
 
 
-def test_two_neighbouring_epochs_are_made_once_each(monkeypatch):
-    """A batch that straddles epochs and a thread that is one epoch ahead do not make the others' permutation anew."""
+def test_two_neighboring_epochs_are_made_once_each(monkeypatch):
+    """A batch that spans two epochs, and a thread that is one epoch ahead, do not recompute the others' permutation."""
     order, made = RowOrder(40, 8, seed=1), []
     make = order._make
     monkeypatch.setattr(order, "_make", lambda epoch: made.append(epoch) or make(epoch))

@@ -45,7 +45,7 @@ def test_fewer_drawings_and_other_labels(tmp_path):
     assert {path.name for path in second.files} == names(out) and all(path.is_file() for path in second.files)
 
 
-def test_the_users_own_files_stay(tmp_path):
+def test_user_files_are_kept(tmp_path):
     out = tmp_path / "x"
     out.mkdir()
     own = {
@@ -80,7 +80,7 @@ def test_a_folder_of_an_older_flowkit_is_known_by_its_content(tmp_path):
 
 
 @pytest.mark.parametrize("stranger", ["../victim", "/etc/passwd", "..", ".", "", "a/b", "\0"])
-def test_a_list_by_a_stranger_removes_nothing_elsewhere(tmp_path, stranger):
+def test_manifest_cannot_remove_files_elsewhere(tmp_path, stranger):
     out, victim = tmp_path / "x", tmp_path / "victim"
     out.mkdir()
     victim.write_text("keep me")
@@ -93,7 +93,7 @@ def test_a_list_by_a_stranger_removes_nothing_elsewhere(tmp_path, stranger):
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt, UserError("disk full"), OSError(28, "No space left"), RuntimeError]
 )
-def test_a_call_that_ends_in_the_middle_leaves_what_was_there(tmp_path, error):
+def test_failed_call_keeps_earlier_files(tmp_path, error):
     out = tmp_path / "x"
     write_readable(sketches(3), out)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -109,7 +109,7 @@ def test_a_call_that_ends_in_the_middle_leaves_what_was_there(tmp_path, error):
     assert not (tmp_path / "new").exists()
 
 
-def test_killed_while_files_change_places_no_two_calls_are_mixed(tmp_path, monkeypatch):
+def test_kill_during_replacement_never_mixes_calls(tmp_path, monkeypatch):
     out = tmp_path / "x"
     write_readable(sketches(4), out)
     replace, moved = Path.replace, []
@@ -133,7 +133,7 @@ def test_killed_while_files_change_places_no_two_calls_are_mixed(tmp_path, monke
     assert names(out) == sheet("000-cat.svg")
 
 
-def test_a_signal_while_files_change_places_waits(tmp_path, monkeypatch):
+def test_signal_during_replacement_is_delayed(tmp_path, monkeypatch):
     heard = []
     before = signal.signal(signal.SIGINT, lambda *_: heard.append("now"))
     unlink = Path.unlink
@@ -152,12 +152,12 @@ def test_a_signal_while_files_change_places_waits(tmp_path, monkeypatch):
         signal.signal(signal.SIGINT, before)
     assert heard == ["still writing", "now"] and names(tmp_path) == sheet("000-ant.svg")
     monkeypatch.undo()
-    with pytest.raises(Interrupted, match="all of it is written"), one_call(tmp_path, "pictures") as call:
+    with pytest.raises(Interrupted, match="all files were written"), one_call(tmp_path, "pictures") as call:
         (call.partial / "one.svg").write_text("")
         monkeypatch.setattr(outputs, "_put", lambda *_: (shutil.rmtree(call.partial), os.kill(os.getpid(), 2)))
 
 
-def test_a_stale_folder_of_a_killed_call_goes(tmp_path):
+def test_stale_folder_is_removed(tmp_path):
     stale, fresh = tmp_path / ".flowkit-a.partial", tmp_path / ".flowkit-b.partial"
     for folder in (stale, fresh):
         folder.mkdir()
@@ -214,7 +214,7 @@ def test_sample_twice(run, tmp_path, monkeypatch, capsys):
 def test_sample_never_replaces_a_data_set(run, tmp_path, monkeypatch, capsys):
     write_dataset(tmp_path / "samples", Dataset("points", np.zeros((3, 2), np.float32), info={"source": "mine"}))
     assert called(monkeypatch, "sample", run, "--out", tmp_path) == 2
-    assert "samples.safetensors: exists and is not samples of flowkit" in capsys.readouterr().err
+    assert "samples.safetensors: already exists and was not written by flowkit" in capsys.readouterr().err
     assert len(read_dataset(tmp_path / "samples")) == 3
 
 
@@ -229,7 +229,7 @@ def test_sample_keeps_pictures_of_the_users_own(own, run, tmp_path, monkeypatch,
 
 
 def test_samples_of_a_single_file_go_to_its_run(run, tmp_path, monkeypatch):
-    """A checkpoint's own folder is removed with it. A file that lies in no run has its samples beside it, in samples/."""
+    """The folder of a checkpoint is removed with it. Samples of a file outside a run go to samples/ next to it."""
     copied = shutil.copytree(run, tmp_path / "run")
     step = copied / "checkpoints" / "step-00000001"
     for name in ("ema.safetensors", "model.json"):

@@ -28,10 +28,10 @@ CPU = torch.device("cpu")
 BATCH = 16
 
 
-def pairing(coupling, *, rank: int = 0, world_size: int = 1, micro: int = 4, rows: int = 60, labelled=True, **settings):
+def pairing(coupling, *, rank: int = 0, world_size: int = 1, micro: int = 4, rows: int = 60, labeled=True, **settings):
     """Over 60 rows, so that blocks straddle epochs."""
     generated = sketch_rows(rows)
-    data = Dataset("sketch", generated["x"], generated["class_label"] if labelled else None)
+    data = Dataset("sketch", generated["x"], generated["class_label"] if labeled else None)
     layout = Layout(BATCH, micro, BATCH // (micro * world_size), rank, world_size)
     batches = Batches(data, choose("normalizer", "global").fit(data.x, np.arange(rows)), layout, 3, CPU)
     draws = Draws(3, CPU)
@@ -60,7 +60,7 @@ def test_blocks_are_consecutive_places_of_the_stream_and_each_is_transported(blo
 @pytest.mark.parametrize(
     "coupling", [{"name": "sinkhorn", "block": 64}, {"name": "c2ot", "block": 32}, {"name": "ot", "block": 4}]
 )
-def test_an_updates_noise_depends_on_nothing_but_the_seed(coupling, monkeypatch):
+def test_noise_of_an_update_depends_on_the_seed_only(coupling, monkeypatch):
     straight = pairing(coupling)
     wanted = [straight.noise(update) for update in range(9)]
     straight.close()
@@ -127,7 +127,7 @@ def test_workers_share_the_cores_and_leave_room_for_large_blocks(monkeypatch):
     assert workers(1024) == 2
 
 
-def test_a_mistake_in_the_worker_is_heard():
+def test_errors_in_workers_are_raised():
     made = pairing("ot")
     made.draw = lambda update: torch.zeros(3)
     with pytest.raises(Exception, match=r"."):
@@ -135,9 +135,9 @@ def test_a_mistake_in_the_worker_is_heard():
     made.close()
 
 
-def test_c2ot_wants_something_to_condition_on(tiny):
+def test_c2ot_requires_conditions(tiny):
     with pytest.raises(UserError, match=r"flow.coupling.*labels"):
-        pairing("c2ot", labelled=False)
+        pairing("c2ot", labeled=False)
     rows = sketch_rows()
     with pytest.raises(UserError, match=r"flow.coupling"):
         flowkit.train(tiny, data={"x": rows["x"], "kind": "sketch"}, overrides=["flow.coupling=c2ot"])
@@ -189,7 +189,7 @@ def test_the_loop_trains_on_the_paired_noise(tiny, rows, tmp_path):
     assert distance(runs["cut"], runs["whole"]) < 1e-5 < 1e-3 < distance(runs["plain"], runs["whole"])
 
 
-def test_a_run_resumed_in_the_middle_of_a_block_is_the_run(tiny, rows, tmp_path):
+def test_resume_within_a_block_is_exact(tiny, rows, tmp_path):
     tiny["flow"] = {"coupling": {"name": "sinkhorn", "block": 64}}
     tiny["train"]["save_every"] = 6  # of blocks of 4 updates
     flowkit.train(tiny, data=rows)

@@ -14,7 +14,7 @@ import pytest
 
 import flowkit
 from flowkit.checkpoint import find_checkpoint, list_checkpoints
-from flowkit.errors import PassedOver, UserError
+from flowkit.errors import CheckpointSkipped, UserError
 from flowkit.events import Notice, RunStarted
 from flowkit.inspect import inspect
 from flowkit.training.train import train
@@ -107,7 +107,7 @@ def test_readers_find_the_newest_and_the_best(run, change):
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_run_resumes_and_its_pointers_are_made_anew(run, change):
+def test_resume_recreates_pointers(run, change):
     for name in ("latest", "best"):
         CHANGES[change](run / "checkpoints" / name)
     recorder = Recorder()
@@ -119,10 +119,10 @@ def test_a_run_resumes_and_its_pointers_are_made_anew(run, change):
 
 
 @pytest.mark.parametrize("how", ["cut", "gone", "flipped", "empty sidecar"])
-def test_a_damaged_checkpoint_is_passed_over_and_said(run, how):
+def test_corrupt_checkpoint_is_skipped_with_a_warning(run, how):
     newest = run / "checkpoints" / "step-00000006"
     damage(newest, how)
-    with pytest.warns(PassedOver, match="step-00000006 is not usable"):
+    with pytest.warns(CheckpointSkipped, match="step-00000006 is not usable"):
         assert flowkit.load(run).info["step"] == 4
     with pytest.raises(UserError, match="step-00000006"):
         flowkit.load(newest)
@@ -132,7 +132,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(run, how):
     (notice,) = recorder.of(Notice)
     assert "step-00000006 is not usable" in notice.text and notice.text.endswith("step-00000004")
     assert flowkit.load(run).info["step"] == 7
-    assert flowkit.load(newest).info["step"] == 6  # passed again, and written anew
+    assert flowkit.load(newest).info["step"] == 6  # skipped again, and rewritten
 
 
 @pytest.mark.parametrize("lost", ["optimizer.safetensors", "state.json", "ema.safetensors"])
@@ -151,7 +151,7 @@ def test_weights_of_init_from_are_the_newest_whole_ones(run, tmp_path):
     assert [notice.text.endswith("step-00000004") for notice in recorder.of(Notice)] == [True]
 
 
-def test_where_all_are_damaged_the_newest_says_why(run):
+def test_if_all_are_corrupt_the_newest_raises(run):
     for path in list_checkpoints(run):
         damage(path, "cut")
     with pytest.raises(
@@ -180,8 +180,8 @@ def test_the_best_is_known_without_its_pointer_and_without_a_state(run):
     assert find_checkpoint(checkpoints / "best").directory.name == "step-00000002"
 
 
-def test_only_copies_of_the_pointers_came_along(run):
-    """As after `rsync -L RUN/checkpoints/latest`: the copy is a checkpoint, and takes its own name when the run goes on."""
+def test_run_with_copied_pointers_only(run):
+    """As after `rsync -L RUN/checkpoints/latest`: the copy is a checkpoint, and gets its proper name when the run resumes."""
     copied(run / "checkpoints" / "latest")
     for path in (run / "checkpoints").glob("step-*"):
         shutil.rmtree(path)
@@ -192,7 +192,7 @@ def test_only_copies_of_the_pointers_came_along(run):
     assert (run / "checkpoints" / "latest").is_symlink()
 
 
-def test_pruning_spares_what_a_copied_or_a_foreign_pointer_stands_for(run):
+def test_pruning_keeps_checkpoints_named_by_pointers(run):
     checkpoints = run / "checkpoints"
     links(checkpoints / "best", "step-00000002")
     copied(checkpoints / "best")
@@ -270,7 +270,7 @@ def test_permissions_and_directories_that_a_mount_cannot_set_or_sync(tmp_path, m
     assert not recorder.of(Notice) and flowkit.load(tmp_path / "run").info["step"] == 2
 
 
-def test_resume_auto_finds_what_a_copy_left(run):
+def test_resume_auto_finds_copied_checkpoints(run):
     for name in ("latest", "best"):
         copied(run / "checkpoints" / name)
     from flowkit.recipe import recipe_from_dict

@@ -38,7 +38,7 @@ def many(name: str) -> tuple[np.ndarray, np.ndarray]:
     return x, label
 
 
-def test_every_built_in_name_is_one_of_this_domain_and_says_what_is_wrong_with_others():
+def test_built_in_names_and_messages_for_others():
     domain = get_domain("points")
     assert {name for name, kind in builtin_sets().items() if kind == "points"} == set(domain.builtin) == set(NAMES)
     with pytest.raises(UserError, match="moons"):
@@ -63,8 +63,8 @@ def test_moons_are_half_circles_moved_along_the_diagonal():
     assert np.allclose(x[label == 0].mean(axis=0), [3 * 0.1 - 1, 3 * (2 / np.pi + 0.1) - 1], atol=0.01)
     assert np.allclose(x[label == 1].mean(axis=0), [3 * 1.1 - 1, 3 * (0.6 - 2 / np.pi) - 1], atol=0.01)
     plain = (x.astype(np.float64) + 1) / 3
-    for number, centre, way in ((0, (0.0, 0.0), 1), (1, (1.0, 0.5), -1)):
-        u = plain[label == number] - centre
+    for number, center, way in ((0, (0.0, 0.0), 1), (1, (1.0, 0.5), -1)):
+        u = plain[label == number] - center
         # |u - s (1, 1)| = 1 for one s in [0, .2)
         b = u.sum(axis=1)
         root = np.sqrt(np.maximum(b**2 - 2 * ((u**2).sum(axis=1) - 1), 0))  # rounding, where they touch
@@ -78,8 +78,8 @@ def test_moons_are_half_circles_moved_along_the_diagonal():
 
 def test_s_curve_lies_on_two_circles_of_radius_one_and_a_half():
     x, label = many("scurve")
-    centre = np.where(label == 0, 1.5, -1.5)[:, None] * [0.0, 1.0]
-    radius = np.linalg.norm(x - centre, axis=1)
+    center = np.where(label == 0, 1.5, -1.5)[:, None] * [0.0, 1.0]
+    radius = np.linalg.norm(x - center, axis=1)
     assert abs(radius.mean() - 1.5) < 0.005 and abs(radius.std() - 0.075) < 0.002
     assert np.allclose(x.mean(axis=0), 0, atol=0.02) and abs(np.bincount(label)[0] / MANY - 0.5) < 0.005
 
@@ -139,7 +139,7 @@ def test_conditions_change_the_answer_are_dropped_by_the_mask_and_leave_no_param
     given = model(x, t, label, condition)
     assert not torch.allclose(given, model(x, t, (label + 1) % 3, condition), atol=1e-3)
     assert not torch.allclose(given, model(x, t, label, condition + 1), atol=1e-3)
-    assert torch.allclose(model(x, t, label, condition[:, None]), given)  # by patch, of which the mean counts
+    assert torch.allclose(model(x, t, label, condition[:, None]), given)  # by patch; the mean is used
     mask = torch.arange(8) % 2 == 0
     dropped = model(x, t, label, condition, mask)
     assert torch.allclose(dropped[~mask], given[~mask], atol=1e-6)
@@ -194,12 +194,12 @@ def test_scatter_has_ink_where_the_points_are(tmp_path: Path):
     shown = pixels(write_scatter(tmp_path / "a.png", samples, data, class_label=np.array([0, 1, 1, 1]),
                                  class_names=("up", "down")))  # fmt: skip
     window = window_of(data)
-    for point, colour in zip(samples[:2], PALETTE, strict=False):
+    for point, color in zip(samples[:2], PALETTE, strict=False):
         right, down = window.place(point[None])[0] * SIDE
         found = shown[round(TOP + down), round(LEFT + right)]
-        assert np.abs(found - colour).max() < 60, (point, found)
-    grey = np.abs(shown[TOP : TOP + SIDE, LEFT : LEFT + SIDE] - 208).max(axis=2) < 12
-    assert grey.mean() > 0.005
+        assert np.abs(found - color).max() < 60, (point, found)
+    gray = np.abs(shown[TOP : TOP + SIDE, LEFT : LEFT + SIDE] - 208).max(axis=2) < 12
+    assert gray.mean() > 0.005
 
 
 def test_trajectories_run_from_their_starts_to_their_ends(tmp_path: Path):
@@ -247,7 +247,7 @@ def test_terminal_picture_shows_samples_over_dim_data(tmp_path: Path):
 @pytest.mark.parametrize(
     ("width", "height", "rows"), [(79, 12, 11), (79, 8, 7), (119, 24, 23), (30, 40, 15), (99, 99, 30)]
 )
-def test_the_picture_is_as_tall_as_its_place_allows(width: int, height: int, rows: int):
+def test_picture_fills_the_available_height(width: int, height: int, rows: int):
     from flowkit.points.domain import picture
 
     points = np.array([[-0.9, 0.9], [0.9, -0.9]], np.float32)
@@ -261,7 +261,7 @@ def test_the_picture_is_as_tall_as_its_place_allows(width: int, height: int, row
     assert row[0] < rows / 4 and row[-1] >= rows * 3 / 4 and dots[row[0]][0] < rows / 2 < rows < dots[row[-1]][0]
 
 
-def test_a_preview_without_anything_behind_is_drawn_as_before():
+def test_preview_without_background_is_unchanged():
     drawn = preview_grid([Preview("a", ("x ", " y")), Preview("b", ("uv", "w "))], 20)
     assert [line.plain for line in drawn] == [Text("a   b").plain, "x   uv", " y  w"]
 
@@ -395,7 +395,7 @@ def test_trajectories_are_those_of_samples_spread_over_all_batches(tmp_path: Pat
     assert (tmp_path / "out" / "trajectories.png").is_file() and "trajectories.png" in done.output.replace("\n", "")
 
 
-def test_trajectories_rest_at_their_ends_while_other_batches_go_on():
+def test_finished_trajectories_stay_at_their_ends():
     from flowkit.sampling.draw import States
 
     data = np.random.default_rng(0).normal(3, 2, (500, 2)).astype(np.float32)

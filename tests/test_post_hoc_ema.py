@@ -23,7 +23,7 @@ def profile(gamma, end):
 
 
 @pytest.mark.parametrize("sigma_rel", [0.01, 0.05, 0.13, 0.2, 0.2886])
-def test_the_width_is_the_standard_deviation_of_the_profile(sigma_rel):
+def test_sigma_rel_is_the_standard_deviation_of_the_profile(sigma_rel):
     gamma = power_gamma(sigma_rel)
     density = profile(gamma, 7.0)
     moments = [quad(lambda step, k=k: step**k * density(step), 0, 7, points=[6, 6.9])[0] for k in range(3)]
@@ -116,7 +116,7 @@ def distance(a, b):
     return sum((a[name].double() - b[name].double()).square().sum() for name in b).sqrt().item()
 
 
-def test_a_third_width_made_of_two_is_the_one_that_was_tracked(run, tmp_path):
+def test_reconstructed_average_matches_a_tracked_one(run, tmp_path):
     """Within 2 % of how far that average is from the nearest of those that it is made of."""
     made = reconstruct_ema(run, 0.13, out=tmp_path / "wide.safetensors")
     assert (made.step, made.snapshots) == (160, 64) and made.error < 0.02
@@ -138,7 +138,7 @@ def test_the_command_writes_what_sampling_takes(run):
     assert model.sample(3).x.shape == (3, 2)
 
 
-def test_what_cannot_be_made_is_said(run, tmp_path):
+def test_impossible_averages_are_reported(run, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy, symlinks=True)
     for arguments, said in (

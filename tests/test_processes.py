@@ -148,7 +148,7 @@ def failing(folder: Path) -> None:
     (folder / "failing.py").write_text(FAILING)
 
 
-def test_a_rank_that_fails_takes_the_other_down_and_is_heard_first(tmp_path):
+def test_failing_rank_ends_the_other_and_reports_first(tmp_path):
     failing(tmp_path)
     launcher = start(tmp_path, 2, "failing.py", "1", "raise")
     said, _ = launcher.communicate(timeout=60)
@@ -171,7 +171,7 @@ def test_a_rank_that_is_killed_takes_the_other_down(tmp_path):
     [("[..buffer.cc:78] Timed out waiting 7200000ms for recv operation to complete", r"train\.timeout_hours = 0\.5.*--resume"),
      ("[..pair.cc:534] Connection closed by peer [127.0.0.1]:2344", "another process of this run has ended")],
 )  # fmt: skip
-def test_a_process_that_is_silent_or_gone_is_told_in_one_line(monkeypatch, said, expected):
+def test_lost_or_silent_process_is_one_message(monkeypatch, said, expected):
     changes = ["model.arch=mlp", "train.steps=1", "train.timeout_hours=0.5"]
     silent = SimpleNamespace(rank=1, world_size=2)
     monkeypatch.setattr(environments, "start", lambda recipe: silent)
@@ -193,7 +193,7 @@ class Host:
 
 @pytest.fixture
 def hosts() -> Iterator[tuple[Host, Host]]:
-    """Two hosts in network namespaces, in which the machine's name stands for the loopback, as it does on many; or none."""
+    """Two hosts in network namespaces, where the host name resolves to the loopback, as on many machines, or not at all."""
     one, two = f"one{os.getpid()}", f"two{os.getpid()}"
     commands = [f"ip netns add {one}", f"ip netns add {two}",
                 f"ip link add v{one} netns {one} type veth peer name v{two} netns {two}"]  # fmt: skip
@@ -216,7 +216,7 @@ def hosts() -> Iterator[tuple[Host, Host]]:
 
 
 def test_two_launchers_do_what_one_process_does(tmp_path, hosts):
-    """As on two machines, of which both have a local rank 0; of the one validation row one rank has none."""
+    """As on two machines that both have a local rank 0. There is one validation row, so one rank has none."""
     recipe(tmp_path, val_fraction=1 / 400)
     (alone,) = processes.start(tmp_path, processes.flowkit, *TRAIN[2:], "--set", "run.name=one")
     assert alone.wait() == 0, alone.err

@@ -75,6 +75,6 @@ def test_a_session_outside_a_repository_or_without_git_has_no_commit(tmp_path, m
     assert provenance.session(0)["git"] == {"folder": None, "flowkit": None}
 
 
-def test_a_session_that_cannot_be_written_stops_nothing(tmp_path):
+def test_unwritable_session_file_is_ignored(tmp_path):
     provenance.record_session(tmp_path / "gone", 0)
     assert not (tmp_path / "gone").exists()

@@ -1,4 +1,4 @@
-"""The benchmark of the published tables runs, is resumed, and draws what it says it draws."""
+"""The benchmark of the published tables: it runs, resumes, and draws from the documented distributions."""
 
 import json
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_toy_sets_have_the_published_scales(name, mean, variance):
     assert x.var(axis=0) == pytest.approx(variance, rel=0.03)
 
 
-def test_the_s_curve_is_the_built_in_one_and_wide_moons_are_standardised():
+def test_the_s_curve_is_the_built_in_one_and_wide_moons_are_standardized():
     rng = np.random.default_rng(0)
     ours, built_in = toy_sets.draw("scurve", 100_000, rng), draw("scurve", 100_000, rng)[0]
     assert ours.std(axis=0) == pytest.approx(built_in.std(axis=0), rel=0.02)

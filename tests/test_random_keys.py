@@ -38,7 +38,7 @@ def test_no_two_samples_of_a_seed_start_from_the_same_noise() -> None:
     assert not torch.equal(a, b)
 
 
-def test_a_reseeded_generator_forgets_what_it_drew() -> None:
+def test_reseeding_resets_the_generator() -> None:
     used = torch.Generator()
     torch.randn(7, generator=used)  # an odd count leaves half a Box-Muller pair behind
     torch.rand(1, generator=used, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Recipes: the files in recipes/, defaults, choices, intervals, and the way through TOML and back."""
+"""Recipes: the files in recipes/, defaults, choices, intervals, and the round trip through TOML."""
 
 import tomllib
 from fractions import Fraction
@@ -29,7 +29,7 @@ def test_the_three_recipes_are_there():
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
-def test_recipe_files_load_and_say_nothing_that_is_lost(path):
+def test_recipe_files_load_without_ignored_keys(path):
     recipe = load_recipe(path)
     resolved = recipe.to_dict()
     for section, keys in tomllib.loads(path.read_text("utf-8")).items():
@@ -42,7 +42,7 @@ def test_recipe_files_load_and_say_nothing_that_is_lost(path):
     assert recipe_from_dict(tomllib.loads(dump_toml(recipe))) == recipe
 
 
-def test_the_recipe_of_the_design_has_the_defaults_of_the_issue():
+def test_documented_defaults():
     recipe = recipe_from_dict(table())
     assert (recipe.optim.lr, recipe.optim.weight_decay, recipe.optim.min_lr_factor) == (1e-4, 0.05, 0.01)
     assert recipe.optim.warmup == Warmup(0.05) and recipe.optim.max_grad_norm == 1.0
@@ -59,12 +59,12 @@ def test_model_keys_are_the_constructors_arguments_with_the_same_defaults(arch):
     assert settings.arguments() == {name: default for name, default in known.items() if name not in FROM_DATA}
 
 
-def test_a_component_stands_for_itself_where_it_is_of_that_kind():
+def test_component_instances_are_accepted():
     made = recipe_from_dict(table(flow={"times": LogitNormal(mean=1.0)}))
     assert made == recipe_from_dict(table(flow={"times": {"name": "logit_normal", "mean": 1.0}}))
-    with pytest.raises(UserError, match=r"flow\.path: is a LogitNormal, and no path"):
+    with pytest.raises(UserError, match=r"flow\.path: is a LogitNormal, not a valid path"):
         recipe_from_dict(table(flow={"path": LogitNormal()}))
-    with pytest.raises(UserError, match="is a LogitNormal, and no solver"):
+    with pytest.raises(UserError, match="is a LogitNormal, not a valid solver"):
         choose("solver", LogitNormal())
 
 
@@ -113,7 +113,7 @@ def test_normalizers_are_chosen_by_name_or_table_and_survive_toml(given, resolve
     assert recipe_from_dict(table()).data.normalizer.tag() == "auto"
 
 
-def test_what_a_recipe_says_of_a_normalizer_can_be_fitted():
+def test_every_normalizer_setting_can_be_fitted():
     import numpy as np
 
     x = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
@@ -176,7 +176,7 @@ def test_every_recipe_survives_toml(name, group, tags, lr, every, warmup, mean, 
     assert recipe_from_dict(tomllib.loads(dump_toml(recipe))) == recipe
 
 
-def test_what_is_unset_is_left_out_of_the_toml():
+def test_unset_keys_are_left_out_of_the_toml():
     parsed = tomllib.loads(dump_toml(recipe_from_dict(table())))
     assert set(parsed) == set(Recipe.model_fields)
     assert (
@@ -235,7 +235,7 @@ def test_a_whole_number_is_written_in_one_way_everywhere(text, number, key):
 @pytest.mark.parametrize(
     "text", ["1.5", "1e400", "nan", '"5"', "1.0001k", "1kk", "k", "1K", "2 k", "-1k", "0k", "true", "1e-3"]
 )
-def test_no_whole_numbers(text):
+def test_invalid_whole_numbers(text):
     with pytest.raises(UserError, match=r"train\.steps: expected a whole number >= 1, found"):
         recipe_from_dict(table(), [f"train.steps={text}"])
 
@@ -244,7 +244,7 @@ def test_no_whole_numbers(text):
     "bad",
     [-1, 1.5, 1e400, True, "50", "1.5", "0.0001k", "-1k", "epochs", "-1 epochs", "1 epoch ", "nan epochs", None, [1]],
 )
-def test_no_intervals(bad):
+def test_invalid_intervals(bad):
     with pytest.raises(ValueError):
         Interval.parse(bad)
 

@@ -1,4 +1,4 @@
-"""What a recipe can have wrong, and how it is told: everything at once, with its key and the nearest valid name."""
+"""Mistakes in recipes: all are reported at once, with their key and the nearest valid name."""
 
 import copy
 import re
@@ -50,13 +50,13 @@ def test_all_mistakes_in_keys_and_types_come_at_once():
             "run.deterministic": "True",
             "model.arch": "bezier_sketch_dti",
             "model.embed_dim": 256.5,
-            "model.mlp_ratio": 4.0,  # of the other architecture: which was meant is not known, so it is no mistake
+            "model.mlp_ratio": 4.0,  # a key of another architecture is allowed, because the intended one is unknown
             "model.clas_embed_dim": 3,
             "flow.path": "liner",
             "flow.prediction": "velocty",
             "flow.times": {"name": "logit_normal", "std": 0, "men": 1},
             "ema.decay": float("nan"),
-            "train.epochs": True,  # beside steps: that contradiction waits for the second round
+            "train.epochs": True,  # contradicts steps; reported in the second round
             "train.log_every": "never",
             "train.save_every": "10 epoch s",
             "track.tags": ["a", 3],
@@ -222,7 +222,7 @@ def test_all_impossible_combinations_come_at_once_and_after_the_types():
         "or an embed_dim of 255 or 260",
         "sample.guidance_scale": "2 needs a model trained with dropped conditions, but flow.cond_drop is 0; "
         "set flow.cond_drop = 0.1 or sample.guidance_scale = 1.0",
-        "train.precision": '"fp16" needs a GPU, but run.device is "cpu"; use "bf16" or "fp32"',
+        "train.precision": '"fp16" requires a GPU, but run.device is "cpu"; use "bf16" or "fp32"',
     }
     assert set(lines(complaint({**changes, "optim.lr": "x"}))) == {"optim.lr"}
 
@@ -306,7 +306,7 @@ def test_mistakes_in_overrides_name_them():
     }
 
 
-def test_an_override_cannot_smuggle_in_further_keys():
+def test_override_sets_one_key_only():
     text = complaint(None, "run.seed=1\nname=2")
     assert "expected a whole number" in text
 
@@ -331,12 +331,12 @@ def test_broken_toml_names_the_line(tmp_path):
     assert "is not valid TOML" in said_of(tmp_path / "d.toml", b"a = " + b"9" * 5000)
 
 
-def test_no_text(tmp_path):
+def test_not_utf8(tmp_path):
     assert said_of(tmp_path / "a.toml", b"[run]\n\xff\xfe").startswith("is not UTF-8 text (byte 6)")
     assert "is larger than 1 MiB" in said_of(tmp_path / "b.toml", b"#" * (1 << 20) + b"##")
 
 
-def test_missing_files_get_offers(tmp_path):
+def test_missing_file_suggests_recipes(tmp_path):
     (tmp_path / "quickstart.toml").write_text("")
     (tmp_path / "dit.toml").write_text("")
     assert said_of(tmp_path / "quickstrat.toml") == f"no such file; did you mean '{tmp_path / 'quickstart.toml'}'?"
@@ -344,7 +344,7 @@ def test_missing_files_get_offers(tmp_path):
     assert re.match("no such file; there is no folder '.*none' either", said_of(tmp_path / "none" / "a.toml"))
 
 
-def test_a_folder_is_no_recipe_but_may_hold_one(tmp_path):
+def test_folder_suggests_its_recipe(tmp_path):
     assert said_of(tmp_path) == "is a folder; that folder has no recipes (*.toml)"
     (tmp_path / "recipe.toml").write_text("")
     assert said_of(tmp_path) == f"is a folder; did you mean '{tmp_path / 'recipe.toml'}'?"

@@ -67,7 +67,7 @@ def reflowed(folder: Path, data: Dataset, normalizer="auto", **given):
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_identity_pairs_are_no_distance_apart(tmp_path, choice):
-    """By way of a file. Fitted on the samples anew, whitening would turn 8 numbers against their noise."""
+    """Through a file. Whitening fitted on the samples again would rotate 8 numbers relative to their noise."""
     made = pairs(tmp_path, choice)
     write_dataset(tmp_path / "pairs", made)
     data = read_dataset(tmp_path / "pairs")
@@ -78,7 +78,7 @@ def test_identity_pairs_are_no_distance_apart(tmp_path, choice):
     assert model.normalizer.same_as(made.normalizer, (8,))
 
 
-def test_of_64_dimensions_too(tmp_path):
+def test_pairs_of_64_dimensions(tmp_path):
     assert reflowed(tmp_path, pairs(tmp_path, "whitening", 64, count=120))[0] < 1e-9
 
 
@@ -147,7 +147,7 @@ def test_a_damaged_normalizer_is_one_message(tmp_path):
 
 
 @pytest.mark.parametrize("solver", ["sde", {"name": "sde", "scale": 0.5}])
-def test_samples_that_do_not_follow_from_their_noise_are_no_pairs(tmp_path, solver):
+def test_sde_samples_cannot_be_pairs(tmp_path, solver):
     model = flowkit.train(recipe(tmp_path, "first", "none"), model=Turning(), data=rows(2))
     with pytest.raises(UserError, match="are not a function of their noise"):
         model.sample(2, pairs=True, solver=solver)
@@ -155,7 +155,7 @@ def test_samples_that_do_not_follow_from_their_noise_are_no_pairs(tmp_path, solv
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_normalizers_are_compared_by_what_they_do(choice):
+def test_normalizers_are_compared_by_their_maps(choice):
     x = rows(8)
     own = choose("normalizer", choice).fit(x, np.arange(400))
     assert own.same_as(choose("normalizer", choice).fit(x[::-1].copy(), np.arange(400)), (8,))
@@ -169,7 +169,7 @@ def test_normalizers_are_compared_by_what_they_do(choice):
 
 @pytest.mark.parametrize("choice", ["whitening", "zscore"])
 def test_autoguidance_takes_models_of_one_normalizer_only(tmp_path, choice):
-    """The JSON of the first and the last is one but for a share: whitening's mean, basis and scale are tensors."""
+    """The JSON of the first and the last differs only in a fraction: whitening's mean, basis and scale are tensors."""
     for name, count in (("strong", 400), ("weak", 400), ("other", 200)):
         small = {**recipe(tmp_path, name, choice), "model": {"arch": "selu_mlp", "hidden_dim": 4, "num_layers": 1}}
         flowkit.train({**small, "train": {**small["train"], "val_every": "never"}}, data=points(count))

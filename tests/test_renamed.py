@@ -46,7 +46,7 @@ def tables(key: str = "", value: Any = None) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("key", "value", "told"), OLD)
-def test_an_old_key_in_a_users_recipe_tells_the_new_one(key, value, told):
+def test_old_key_in_a_recipe_names_the_new_one(key, value, told):
     with pytest.raises(UserError) as refused:
         recipe_from_dict(tables(key, value))
     assert str(refused.value) == f"recipe: {told}"
@@ -62,13 +62,13 @@ def test_an_old_key_in_a_users_recipe_tells_the_new_one(key, value, told):
         ("train.precision=no", 'train.precision: "no" was renamed to "fp32"'),
     ],
 )
-def test_an_old_key_in_set_tells_the_new_one_and_where_it_was(override, told):
+def test_old_key_in_set_names_the_new_one(override, told):
     with pytest.raises(UserError) as refused:
         recipe_from_dict(tables(), [override])
     assert f"{told} (from --set {override})" in str(refused.value)
 
 
-def test_old_keys_are_told_together_with_all_other_mistakes():
+def test_old_keys_are_reported_with_all_other_mistakes():
     given = tables("flow.loss_space", "dta")
     given["optim"] = {"rate": 1.0}
     with pytest.raises(UserError) as refused:
@@ -87,7 +87,7 @@ def test_the_table_leads_to_keys_that_exist():
 
 @pytest.mark.parametrize(("key", "value", "told"), OLD)
 def test_what_a_run_saved_is_translated_and_the_users_own_changes_are_not(tmp_path, key, value, told):
-    """The same file means a run's recipe beside its metrics, and a user's own elsewhere."""
+    """The same file is a run's recipe if it is next to metrics, and a user's own recipe elsewhere."""
     run = tmp_path / "run"
     run.mkdir()
     (run / "recipe.toml").write_text(tomli_w.dumps(tables(key, value)))

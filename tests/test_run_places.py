@@ -95,13 +95,13 @@ def test_a_whole_project_that_was_moved_has_its_own_data(home):
     moved = home.parent / "moved"
     home.rename(moved)
     assert resumed(moved / "runs" / "p", 3) == 2
-    shutil.copytree(moved, home)  # where it was started: the one beside the run is meant all the same
+    shutil.copytree(moved, home)  # where it was started: the data next to the run still takes precedence
     other = np.zeros((8, 2), np.float32)
     write_dataset(home / "rows" / "moons", Dataset("points", other))
     assert resumed(moved / "runs" / "p", 4) == 3
 
 
-def test_data_that_is_nowhere_is_said_with_the_places(home):
+def test_missing_data_lists_the_places_searched(home):
     shutil.rmtree(home / "rows")
     with pytest.raises(UserError) as error:
         resumed(home / "runs" / "p", 3)
@@ -155,7 +155,7 @@ class Fails:
 
 
 @pytest.mark.parametrize("entering", [True, False])
-def test_a_run_that_has_not_begun_leaves_nothing(home, entering):
+def test_failed_start_leaves_nothing(home, entering):
     overrides = ["data.source=moons", "flow.base=normal"]
     with pytest.raises(UserError, match="no login"):
         flowkit.train(home / "recipe.toml", overrides=overrides, listeners=lambda: [Fails(entering)])

@@ -47,12 +47,12 @@ def test_the_same_seed_gives_the_same_samples_whatever_the_batch(run_dir):
 
 
 def test_guidance_changes_what_a_class_only_model_draws(run_dir):
-    model, centres = flowkit.load(run_dir), _centres()
+    model, centers = flowkit.load(run_dir), _centers()
     drawn = {w: model.sample(96, class_label="cat", seed=0, guidance_scale=w) for w in (0.0, 1.0, 3.0)}
     for a, b in ((0.0, 1.0), (1.0, 3.0), (0.0, 3.0)):
         assert np.abs(drawn[a].x - drawn[b].x).mean() > 0.01, (a, b)
-    nearest = {w: _nearest(samples.x, centres) for w, samples in drawn.items()}
-    assert (nearest[1.0] == 2).mean() > 0.9  # conditioned: the class that was asked for
+    nearest = {w: _nearest(samples.x, centers) for w, samples in drawn.items()}
+    assert (nearest[1.0] == 2).mean() > 0.9  # conditioned: the requested class
     assert (nearest[0.0] == 2).mean() < 0.7  # the null condition: any of the three
     assert {w: samples.info["nfe"] for w, samples in drawn.items()} == {0.0: 16, 1.0: 16, 3.0: 32}
 
@@ -88,7 +88,7 @@ def test_samples_come_from_the_ema_unless_asked_otherwise(run_dir):
         stored = load_file(latest / f"{file}.safetensors")
         assert all(torch.equal(tensor, stored[name]) for name, tensor in loaded.model.state_dict().items())
         assert loaded.sample(1, steps=1).info["weights"] == which
-    assert flowkit.load(latest / "model.safetensors").weights == "raw"  # whatever was asked for, that is what it is
+    assert flowkit.load(latest / "model.safetensors").weights == "raw"  # regardless of the request
     with pytest.raises(UserError, match="expected 'ema' or 'raw'"):
         flowkit.load(run_dir, weights="best")
 
@@ -105,7 +105,7 @@ def test_pairs_keep_the_noise_that_samples_came_from(run_dir, tmp_path):
     assert model.sample(1, steps=1).noise is None
 
 
-def test_what_the_recipe_said_is_the_default(run_dir):
+def test_recipe_settings_are_the_default(run_dir):
     info = flowkit.load(run_dir).sample(1).info
     assert (info["solver"], info["steps"], info["guidance_scale"], info["nfe"]) == ("midpoint", 8, 1.0, 16)
 
@@ -122,7 +122,7 @@ def test_the_solver_of_a_checkpoint_is_that_of_its_version(run_dir, tmp_path):
     ):  # fmt: skip
         sidecar.write_text(json.dumps({**content, "numerics": numerics, "sampling": sampling}))
         assert flowkit.load(tmp_path / "a").sample(1, steps=1).info["solver"] == solver
-    for solver, steps in (("sde", 30), ("mean_flow", 1)):  # which do not follow the flow both ways
+    for solver, steps in (("sde", 30), ("mean_flow", 1)):  # these cannot integrate in both directions
         assert SampleSettings.of({"solver": solver, "steps": steps}).of_ode["solver"].tag() == "midpoint"
     assert SampleSettings().solver.tag() == "midpoint" == Sample().solver.tag()
 
@@ -190,7 +190,7 @@ def test_bad_checkpoints_are_told_apart(run_dir, tmp_path):
         flowkit.load(tmp_path / "run")
 
 
-def test_conditions_and_guidance_that_a_model_cannot_have(run_dir):
+def test_unsupported_conditions_and_guidance(run_dir):
     model = flowkit.load(run_dir)
     with pytest.raises(UserError, match="without condition vectors"):
         model.sample(1, condition=np.zeros(3))
@@ -217,7 +217,7 @@ def test_condition_vectors_are_learned_and_sampled(tmp_path, tiny, shape):
     model = flowkit.train(tiny, data=rows)
     for label, code in enumerate(codes):
         samples = model.sample(24, condition=code, solver="heun", steps=8)
-        assert (_nearest(samples.x, _centres()) == label).mean() > 0.8
+        assert (_nearest(samples.x, _centers()) == label).mean() > 0.8
         assert samples.condition.shape == (24, *shape) and samples.class_label is None
     with pytest.raises(UserError, match="expected"):
         model.sample(2, condition=np.zeros((3, *shape)))
@@ -227,13 +227,13 @@ def test_condition_vectors_are_learned_and_sampled(tmp_path, tiny, shape):
         model.sample(1, guidance_scale=2.0)
 
 
-def _centres() -> np.ndarray:
+def _centers() -> np.ndarray:
     rows = sketch_rows()
     return np.stack([rows["x"][rows["class_label"] == c].mean(0) for c in range(3)])
 
 
-def _nearest(x: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    return ((x[:, None] - centres) ** 2).sum((2, 3)).argmin(1)
+def _nearest(x: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    return ((x[:, None] - centers) ** 2).sum((2, 3)).argmin(1)
 
 
 @pytest.mark.parametrize(

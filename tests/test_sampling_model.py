@@ -21,7 +21,7 @@ PLAIN = {"solver": "euler", "steps": 3, "guidance_scale": 2.0}
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A run of labelled points, "large", and "small" for it to be led away from; half learned, so that all settings matter."""
+    """Runs of labeled points: "large", and "small" as its weaker model. Half trained, so that all settings matter."""
     folder = tmp_path_factory.mktemp("runs")
     for name, steps in (("large", 40), ("small", 6)):
         flowkit.train({
@@ -57,7 +57,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("options", SETTINGS)
-def test_what_is_measured_is_what_sample_draws(runs, tmp_path, monkeypatch, capsys, options):
+def test_evaluate_measures_what_sample_draws(runs, tmp_path, monkeypatch, capsys, options):
     monkeypatch.chdir(runs)
     monkeypatch.setattr("flowkit.metrics.resampling.REPEATS", 20)
     out = tmp_path / "out"
@@ -162,9 +162,7 @@ def test_settings_go_as_one_value_or_one_by_one(runs):
     assert changed.info["steps"] == 4 and changed.info["guidance_scale"] == 1.5 and changed.info["solver"] == "heun"
     np.testing.assert_array_equal(changed.x, model.sample(5, **{**one_by_one, "steps": 4}).x)
     assert not np.array_equal(x, changed.x)
-    assert (
-        model.sample(5, settings=SampleSettings()).info["solver"] == "midpoint"
-    )  # in place of the recipe's, not beside it
+    assert model.sample(5, settings=SampleSettings()).info["solver"] == "midpoint"  # replaces the recipe's
     for call in (model.sample, lambda n, **given: evaluate_checkpoint(runs / "large", num_samples=n, **given)):
         with pytest.raises(
             TypeError, match=r"'guidance_scal' is not a sampling setting.* did you mean 'guidance_scale'"

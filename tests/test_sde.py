@@ -1,4 +1,4 @@
-"""Stochastic sampling: the marginals of the flow, for a Gaussian target in two dimensions; refused where there is no score."""
+"""Stochastic sampling: the marginals of the flow for a Gaussian target in two dimensions. Refused without a score."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def test_samples_have_the_marginals_of_the_flow(path, solver):
     assert found.nfe.unique().tolist() == [250]
 
 
-def test_noise_is_really_added_and_none_at_scale_0():
+def test_scale_sets_the_noise():
     path, rows = choose("path", "linear"), 500
     run = lambda seed, **s: integrate(exact_velocity(path), start(rows), solver={"name": "sde", **s}, steps=50, path=path,  # noqa: E731
                                       noise=keyed(rows, seed)).x  # fmt: skip
@@ -73,7 +73,7 @@ def test_every_sample_has_a_stream_of_its_own_whatever_its_batch():
     assert len(drawn.unique(dim=0)) == len(drawn) == 30
 
 
-def test_the_last_step_is_tweedies():
+def test_last_step_is_tweedies_formula():
     path, x = choose("path", "linear"), start(5)
     found = integrate(exact_velocity(path), x, solver="sde", steps=1, path=path, noise=keyed(5)).x
     torch.testing.assert_close(found, MEAN.expand(5, 2))  # E[x1 | x_0] at t = 0
@@ -84,7 +84,7 @@ def test_the_last_step_is_tweedies():
     torch.testing.assert_close(found, wanted)
 
 
-def test_refused_where_there_is_no_score():
+def test_refused_without_a_score():
     for path in ("icfm", "schrodinger_bridge", "spherical"):
         with pytest.raises(UserError, match="cannot convert the velocity to a score"):
             integrate(lambda x, t: x, start(2), solver="sde", path=choose("path", path), noise=keyed(2))

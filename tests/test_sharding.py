@@ -50,7 +50,7 @@ def rows() -> dict:
 
 
 class Blocks(nn.Module):
-    """A user's own network: blocks in a Sequential, of which two share a matrix; a table of one row; weights with no seed."""
+    """A custom network: blocks in a Sequential, two of which share a matrix; a table with one row; unseeded weights."""
 
     def __init__(self):
         super().__init__()
@@ -225,7 +225,7 @@ def test_parameters_averages_and_moments_are_split(seen):
     assert sum(one["fsdp"]["held"] for one in seen) == whole and seen[0]["fsdp"]["held"] < 0.55 * whole
 
 
-def test_it_trains_what_data_parallelism_trains(folder):
+def test_sharded_training_matches_data_parallelism(folder):
     same(folder, "fsdp", "ddp")
     snapshots = (load_file(folder / run / "ema" / "step-00000030" / "power-0.1.safetensors") for run in ("fsdp", "ddp"))
     assert distance(*snapshots) < 1e-3  # in fp16
@@ -259,11 +259,11 @@ def test_the_files_of_a_run_are_the_same(folder):
 
 
 @pytest.mark.parametrize("run", ["ddp-then-fsdp", "fsdp-then-ddp"])
-def test_either_goes_on_with_what_the_other_began(folder, run):
+def test_sharded_and_unsharded_runs_resume_each_other(folder, run):
     same(folder, run, "ddp")
 
 
-def test_one_process_goes_on_with_what_two_began_in_parts(folder, monkeypatch):
+def test_one_process_resumes_a_sharded_run(folder, monkeypatch):
     from flowkit.training import validation
 
     monkeypatch.setattr(validation, "MIN_EVALUATIONS", 33)
@@ -280,7 +280,7 @@ def test_a_skipped_update_leaves_everything_alone_on_all_ranks(seen):
         assert min(one["skip"]["compared"].values()) > 10 and one["skip"]["compared"]["moments"] > 60
 
 
-def test_ones_own_module_is_trained_and_left_whole(folder, seen):
+def test_custom_module_is_trained_and_stays_whole(folder, seen):
     """Both begin with the first rank's weights, of whatever seed; `own-ddp` has them broadcast too."""
     same(folder, "own-fsdp", "own-ddp", ("model", "ema"))
     sidecars = [
@@ -313,7 +313,7 @@ def test_updates_that_keep_failing_end_the_run_and_name_the_row(folder, seen):
      ("scalar", "FSDP cannot split the parameter 'scale', which has no dimension; give it the shape (1,)"),
      ("mean_flow", 'flow.objective: "mean_flow" needs forward-mode differentiation')],
 )  # fmt: skip
-def test_what_cannot_be_split_is_told(folder, seen, name, said):
+def test_unshardable_parameter_is_reported(folder, seen, name, said):
     assert all(said in one[name] for one in seen) and not (folder / name).exists()
 
 
@@ -342,7 +342,7 @@ def test_other_ways_to_train_on_several_devices_are_refused(tiny, monkeypatch, v
         flowkit.train(tiny)
 
 
-def test_of_one_process_the_model_stays_whole(tiny, monkeypatch, recorder):
+def test_single_process_does_not_shard(tiny, monkeypatch, recorder):
     from flowkit.events import Notice
 
     for name, value in {**FSDP, "FSDP_OFFLOAD_PARAMS": "true"}.items():

@@ -1,4 +1,4 @@
-"""Importers and `prepare`: files built in each documented format, hostile ones, and the real ones where at hand."""
+"""Importers and `prepare`: files in each documented format, hostile files, and real ones if available."""
 
 from __future__ import annotations
 
@@ -221,12 +221,12 @@ def stroke3(lines: list[list[list[float]]]) -> np.ndarray:
 
 
 LINES = [[[3, 4], [103, 4], [103, 54]], [[20, 20], [40, 44]]]
-CENTRED = (np.array([[3, 4], [103, 4], [103, 54]]) - [53, 29]) * 1.8 / 100
+CENTERED = (np.array([[3, 4], [103, 4], [103, 54]]) - [53, 29]) * 1.8 / 100
 
 
 def check_stroke3(data: Dataset) -> None:
-    np.testing.assert_allclose(data.x[0, :2, :2], CENTRED[:2], atol=1e-6)
-    np.testing.assert_allclose(data.x[0, 1, 6:], CENTRED[2], atol=1e-6)
+    np.testing.assert_allclose(data.x[0, :2, :2], CENTERED[:2], atol=1e-6)
+    np.testing.assert_allclose(data.x[0, 1, 6:], CENTERED[2], atol=1e-6)
     np.testing.assert_allclose(data.x[0, 2, :2], (np.array([20, 20]) - [53, 29]) * 0.018, atol=1e-6)
 
 
@@ -267,7 +267,7 @@ def test_stroke3_of_plain_arrays(tmp_path: Path) -> None:
     check_stroke3(data)
 
 
-def test_stroke3_runs_nothing(tmp_path: Path) -> None:
+def test_stroke3_runs_no_code(tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     for i, evil in enumerate([objects([Evil(touched)]), objects([stroke3(LINES), {"a": Evil(touched)}])]):
         np.savez(tmp_path / f"cat{i}.npz", train=evil)
@@ -285,7 +285,7 @@ def refused(source: Path, tmp_path: Path, match: str, **options) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_sources_that_hold_nothing(tmp_path: Path) -> None:
+def test_sources_without_sketches(tmp_path: Path) -> None:
     refused(tmp_path / "nope", tmp_path, "no such file")
     refused(write(tmp_path / "a", {"x.txt": "hi"}), tmp_path, r"no sketches that flowkit can read \(1 .txt\)")
     (tmp_path / "empty").mkdir()

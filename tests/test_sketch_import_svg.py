@@ -179,7 +179,7 @@ def test_arcs_lie_on_their_ellipse(rx, ry, turn, large, sweep, x, y) -> None:
     along = dense @ np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     np.testing.assert_allclose(np.hypot(along[:, 0] / arc.rx, along[:, 1] / arc.ry), 1, atol=4e-4)
     swept = np.unwrap(np.arctan2(along[:, 1] / arc.ry, along[:, 0] / arc.rx))
-    assert abs((swept[-1] - swept[0]) - arc.sweep) < 1e-3  # the same way round, and as far
+    assert abs((swept[-1] - swept[0]) - arc.sweep) < 1e-3  # in the same direction, and as far
     assert len(as_array(d)) <= 4
 
 
@@ -193,11 +193,11 @@ def test_transforms_match_svgelements(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["matrix(1 2 3)", "foo(3)", "scale()", "rotate(1 2)", "none"])
-def test_a_transform_that_cannot_be_read_counts_as_absent(text: str) -> None:
+def test_invalid_transform_is_ignored(text: str) -> None:
     assert parse_transform(text) == (1, 1j, 0)
 
 
-def test_width_and_height_stand_in_for_a_view_box() -> None:
+def test_width_and_height_replace_a_missing_view_box() -> None:
     (stroke,) = read_svg(b'<svg width="512" height="512"><path d="M0 512 C256 256 128 1e-05 512 0"/></svg>')
     expected = np.array([0, 512, 256, 256, 128, 1e-05, 512, 0]) / 512 * 2 - 1
     np.testing.assert_array_equal(stroke, expected[None])
@@ -213,7 +213,7 @@ def test_without_a_canvas_the_drawing_is_fitted() -> None:
     assert stroke[:, ::2].min() == -stroke[:, ::2].max() and stroke[:, 1::2].min() == -stroke[:, 1::2].max()
 
 
-def test_a_background_is_no_stroke_but_a_frame_is() -> None:
+def test_background_is_left_out_but_a_frame_is_not() -> None:
     shape = '<rect width="100%" height="100%" {}/><circle cx="50" cy="50" r="9"/>'
     assert len(read_svg(document(shape.format('fill="white"')).encode())) == 1
     assert len(read_svg(document(shape.format('stroke="red"')).encode())) == 2

@@ -143,7 +143,7 @@ def test_contact_sheet_places_cells_by_column(tmp_path, doodles):
 
 def test_ink_grid_measures_length_in_cells():
     grid = ink_grid(straight(-0.5, -0.125, 0.5, -0.125)[None], size=8).reshape(8, 8)
-    # From the middle of cells 1 and 2 on to that of 5 and 6 at row 3's centre: 4 cells long.
+    # From the middle of cells 1 and 2 on to that of 5 and 6 at row 3's center: 4 cells long.
     np.testing.assert_allclose(grid.sum(), 4, rtol=1e-5)
     np.testing.assert_allclose(grid[3, 2:6], [0.875, 1, 1, 0.875], atol=0.02)
     np.testing.assert_allclose(grid[[0, 1, 2, 4, 5, 6, 7]].sum(), 0, atol=1e-6)
@@ -193,7 +193,7 @@ def test_braille_draws_straight_lines_one_dot_thin():
 
 
 def test_braille_thins_each_stroke_by_itself():
-    """A step from the end of one stroke to the start of the next is no corner of a line."""
+    """A step from the end of one stroke to the start of the next is not a corner."""
     two = np.concatenate([straight(-0.95, -0.95, -0.95, -0.95), straight(-0.7, -0.95, -0.7, -0.1)])
     assert dots(braille(two, 4, 2)) == {(0, 0), (1, 0), (1, 1), (1, 2), (1, 3)}
 
@@ -211,7 +211,7 @@ def test_braille_size_and_what_is_cut(doodles):
 
 
 def test_braille_keeps_every_line_connected(doodles):
-    """Thinning drops corners of steps, never a link: each stroke's dots stay neighbours."""
+    """Thinning drops corners of steps, never a link: each stroke's dots stay neighbors."""
     for stroke in doodles[:4].reshape(-1, 1, 8):
         found = dots(braille(stroke))
         seen, todo = set(), [next(iter(found))]

@@ -8,7 +8,7 @@ from tests.benchmarks.soak import Soak
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
-def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(tmp_path):
+def test_repeatedly_killed_run_ends_bit_equal(tmp_path):
     soak = Soak(tmp_path, seed=4, steps=60, processes=[1])
     soak.round(0, lambda: soak.tally.counts["SIGKILL"] >= 4 and soak.tally.counts["SIGKILL inside a save"] >= 1)
     assert soak.tally.lost == []

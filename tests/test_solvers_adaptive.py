@@ -1,4 +1,4 @@
-"""Dormand-Prince: against the exact flow of a Gaussian target, torchdiffeq, and itself in other company; and time grids."""
+"""Dormand-Prince against the exact flow of a Gaussian target, torchdiffeq, and itself in other batches; and time grids."""
 
 import math
 
@@ -30,7 +30,7 @@ def test_error_is_about_the_tolerance(tolerance):
     assert (found.nfe % 6 == 2).all()  # first same as last: six a step, and two to begin
 
 
-def test_it_is_of_the_fifth_order():
+def test_fifth_order_convergence():
     """Steps shrink as the fifth root of the tolerance: 10^6 times finer takes 10^(6/5) as many."""
     x = torch.full((1, 1), 0.7, dtype=torch.float64)
     coarse, fine = (integrate(riccati, x, solver=dopri5(tolerance)).nfe.item() for tolerance in (1e-7, 1e-13))
@@ -77,7 +77,7 @@ class Part(Stiff):
 
 
 @pytest.mark.parametrize("can_be_taken", [True, False])
-def test_an_answer_does_not_depend_on_its_company(can_be_taken):
+def test_solution_is_independent_of_the_batch(can_be_taken):
     rate = torch.tensor([1.0, 300.0, 2.0, 0.1], dtype=torch.float64)
     x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     field = Stiff(rate)
@@ -91,7 +91,7 @@ def test_an_answer_does_not_depend_on_its_company(can_be_taken):
         assert field.rows == together.nfe.sum()  # who has arrived is evaluated no more
 
 
-def test_backward_undoes_forward():
+def test_backward_inverts_forward():
     x = noise()
     there = integrate(gaussian_velocity, x, solver=dopri5(1e-10)).x
     back = integrate(gaussian_velocity, there, solver=dopri5(1e-10), t0=1.0, t1=0.0).x
@@ -105,7 +105,7 @@ def test_times_stay_inside_and_reach_the_end():
     assert times.min() == 0 and times.max() == 1
 
 
-def test_single_precision_takes_impossible_tolerances_for_what_it_can():
+def test_unreachable_tolerances_are_relaxed_in_single_precision():
     x = noise().float()
     field = lambda x, t: gaussian_velocity(x.double(), t.double())  # noqa: E731
     found = integrate(field, x, solver=dopri5(1e-12))
@@ -114,7 +114,7 @@ def test_single_precision_takes_impossible_tolerances_for_what_it_can():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_gives_up_where_the_velocity_is_not_finite(bad):
+def test_stops_if_the_velocity_is_not_finite(bad):
     calls = []
 
     def field(x, t):
@@ -128,7 +128,7 @@ def test_gives_up_where_the_velocity_is_not_finite(bad):
         integrate(lambda x, t: torch.full_like(x, bad), noise(), solver=dopri5())
 
 
-def test_gives_up_after_max_steps():
+def test_stops_after_max_steps():
     with pytest.raises(UserError, match=r"3 of 3 rows are not done after max_steps = 7 attempts"):
         integrate(lambda x, t: -1e5 * x, torch.ones(3, 1), solver=dopri5(1e-6, max_steps=7))
 
@@ -151,7 +151,7 @@ GRIDS = ["uniform", "shifted", {"name": "shifted", "shift": 0.5}, "power",
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-def test_grids_rise_from_0_to_1_and_go_back_the_way_they_came(grid):
+def test_grids_rise_from_0_to_1_and_reverse(grid):
     edges = grid_edges(grid, 4, 0.0, 1.0)
     assert len(edges) == 5 and edges[0] == 0 and edges[-1] == 1 and edges == sorted(set(edges))
     assert grid_edges(grid, 4, 1.0, 0.0) == edges[::-1]
@@ -159,7 +159,7 @@ def test_grids_rise_from_0_to_1_and_go_back_the_way_they_came(grid):
     assert inner[0] == 0.2 and inner[-1] == 0.9
 
 
-def test_what_grids_are():
+def test_grids_match_their_formulas():
     assert grid_edges("power", 4, 0.0, 1.0) == [0, 1 / 16, 1 / 4, 9 / 16, 1]
     noise_levels = [3 * u / (1 + 2 * u) for u in (1, 0.5, 0)]  # as arXiv 2403.03206 has it, with 1 for noise
     assert grid_edges("shifted", 2, 0.0, 1.0) == pytest.approx([1 - u for u in noise_levels])

@@ -20,7 +20,7 @@ import yaml
 
 from flowkit.errors import UserError
 from flowkit.text import pipelines, sonar_packages
-from flowkit.text.codec import Decoding, open_codec, why_not_at_hand
+from flowkit.text.codec import Decoding, open_codec, why_unavailable
 from flowkit.text.languages import nearest_languages
 from flowkit.text.mini.grammar import generate
 from flowkit.text.pipelines import KeyedNucleus
@@ -154,7 +154,7 @@ def test_a_card_by_name_a_card_file_and_local_files_open_the_same_codec(made: An
             np.testing.assert_allclose(codec.encode(TEXTS), expected, atol=1e-4)
         identity = json.loads(json.dumps(codec.identity()))
         assert identity["name"] == "sonar" and identity["dimension"] == DIMENSION
-        assert why_not_at_hand(identity) is None
+        assert why_unavailable(identity) is None
         again = open_codec(identity, device="cpu")
         assert again.identity() == identity
         assert again.decode(3 * expected[2:4], SHORT) == codec.decode(3 * expected[2:4], SHORT)
@@ -182,9 +182,7 @@ def test_encoding_is_that_of_the_pipeline_called_by_hand(made: Any, codec: pipel
     assert codec.encode([]).shape == (0, DIMENSION)
 
 
-def test_a_batch_and_its_order_change_no_vector(
-    codec: pipelines.PipelineCodec, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_vectors_are_independent_of_the_batch(codec: pipelines.PipelineCodec, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = TEXTS[:-2]
     together = codec.encode(texts)
     np.testing.assert_allclose(np.concatenate([codec.encode([text]) for text in texts]), together, atol=1e-4)
@@ -207,7 +205,7 @@ def test_batches_hold_sentences_of_like_length_within_the_budget() -> None:
     assert list(pipelines.batches_of_tokens([], 100)) == []
 
 
-def test_sentences_that_are_too_long_lose_their_end_and_are_counted(made: Any, codec: pipelines.PipelineCodec) -> None:
+def test_long_sentences_are_truncated_and_counted(made: Any, codec: pipelines.PipelineCodec) -> None:
     long = "The old queen, who was tired, sang. " * 9
     with pytest.warns(UserWarning, match=r"1 of 3 sentences .* 65 tokens .*rows 1\)"):
         encoded = codec.encode(["a cat.", long, "a dog."])
@@ -281,7 +279,7 @@ def test_max_seq_len_and_blocked_ngrams_hold(made: Any, codec: pipelines.Pipelin
 
     free = codec.decode(vectors, Decoding(max_seq_len=30))
     assert repeats(free) > 10
-    # a word decoded and tokenised anew may be cut elsewhere: hence "next to none"
+    # a decoded word may be tokenized differently, hence "next to none"
     assert repeats(codec.decode(vectors, Decoding(max_seq_len=30, block_ngrams=3))) < 5
     longest = max(len(tokenize(text)) for text in free)
     assert 20 < longest <= 28
@@ -309,7 +307,7 @@ def test_decoding_in_a_thread_leaves_global_state_alone(
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bf16", 0.05), ("fp16", 0.01)])
-def test_half_precision_is_near_and_comes_back_as_float32(
+def test_half_precision_is_close_and_returns_float32(
     codec: pipelines.PipelineCodec, by_name: dict[str, Any], dtype: str, tolerance: float
 ) -> None:
     half = open_codec(by_name, device="cpu", dtype=dtype)
@@ -335,7 +333,7 @@ def test_a_batch_that_does_not_fit_is_halved(
 
         return limited
 
-    monkeypatch.setattr(codec, "_speak", full(codec._speak, 3))
+    monkeypatch.setattr(codec, "_decode_batch", full(codec._decode_batch, 3))
     told: list[int] = []
     assert codec.decode(vectors, SHORT, tell=lambda what, done, total: told.append(done)) == expected
     assert told == [3, 6, 9, 12] and tried == [12, 6, 3, 3, 3, 3]
@@ -344,7 +342,7 @@ def test_a_batch_that_does_not_fit_is_halved(
     assert tried[0] < 12  # it remembers
     monkeypatch.setattr(codec, "_embed", full(codec._embed, 2))
     np.testing.assert_allclose(codec.encode(texts), encoded, atol=1e-4)
-    monkeypatch.setattr(codec, "_speak", full(codec._speak, 0))
+    monkeypatch.setattr(codec, "_decode_batch", full(codec._decode_batch, 0))
     with pytest.raises(UserError, match="out of memory on cpu even for one sentence"):
         codec.decode(vectors, SHORT)
 
@@ -383,13 +381,13 @@ def test_bad_vectors_and_languages_are_named(codec: pipelines.PipelineCodec, vec
     broken[3, 5], broken[7, 0] = np.nan, np.inf
     with pytest.raises(UserError, match=r"NaN or infinity in 2 of 12 rows \(3, 7\)"):
         codec.decode(broken)
-    with pytest.raises(UserError, match=r"'english' is no language of the codec 'sonar'.*did you mean 'eng_Latn'"):
+    with pytest.raises(UserError, match=r"'english' is not a language of the codec 'sonar'.*did you mean 'eng_Latn'"):
         codec.encode(["a"], lang="english")
     with pytest.raises(UserError, match="did you mean 'fra_Latn'"):
         codec.decode(vectors, Decoding(lang="fr"))
     with pytest.raises(UserError, match="row 1 is not valid Unicode"):
         codec.encode(["a", "\ud800"])
-    with pytest.raises(UserError, match=r"gave NaN; the largest number of these vectors is 1e\+38 \(row 2\)"):
+    with pytest.raises(UserError, match=r"gave NaN; the largest absolute value of these vectors is 1e\+38 \(row 2\)"):
         codec.decode(np.concatenate((vectors[:2], np.full((1, DIMENSION), 1e38, np.float32))), SHORT)
 
 
@@ -399,7 +397,7 @@ def test_bad_vectors_and_languages_are_named(codec: pipelines.PipelineCodec, vec
      ("french", "fra_Latn"), ("frnech", "fra_Latn"), ("de", "deu_Latn"), ("es", "spa_Latn"), ("ja", "jpn_Jpan"),
      ("chinese", "zho_Hans"), ("zho_Hans", "zho_Hans"), ("eng_Lat", "eng_Latn"), ("klingon", None)],
 )  # fmt: skip
-def test_the_language_that_was_meant_is_found(asked: str, expected: str | None) -> None:
+def test_intended_language_is_suggested(asked: str, expected: str | None) -> None:
     known = find_card("tokenizer", "text_sonar_basic_encoder").languages()
     assert len(known) == 202
     found = nearest_languages(asked, known)
@@ -411,19 +409,19 @@ def test_the_language_that_was_meant_is_found(asked: str, expected: str | None) 
     [({"beam_size": 0}, "beam_size: 0; expected 1"), ({"top_p": 1.2}, "top_p: 1.2"), ({"block_ngrams": 1}, "block_ngrams: 1"),
      ({"max_seq_len": 2}, "max_seq_len: 2; expected 4")],
 )  # fmt: skip
-def test_a_decoding_that_cannot_be_is_refused(wrong: dict[str, Any], message: str) -> None:
+def test_invalid_decoding_settings_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Decoding(**wrong)
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
-    [({"encoder": "tiny_encodr"}, "no card 'tiny_encodr'; known are .*; did you mean 'tiny_encoder'. For a file"),
-     ({"encoder": "tiny_decoder"}, "is of the family 'transformer_decoder'; expected a SONAR encoder"),
+    [({"encoder": "tiny_encodr"}, "unknown card 'tiny_encodr'; expected .*; did you mean 'tiny_encoder'. For your own file"),
+     ({"encoder": "tiny_decoder"}, "has model_family 'transformer_decoder'; expected a SONAR encoder"),
      ({"encoder": "missing/encoder.pt"}, "encoder: .*missing/encoder.pt: no such file"),
      ({"decoder": "missing/decoder.yaml"}, "decoder: .*missing/decoder.yaml: no such file"),
      ({"encoder": "text_sonar_basic_encoder", "tokenizer": "tiny_encoder"},
-      "makes vectors of 1024 dimensions, but decoder 'tiny_decoder' takes 32")],
+      "returns vectors of 1024 dimensions, but decoder 'tiny_decoder' expects 32")],
 )  # fmt: skip
 def test_parts_that_are_missing_or_do_not_fit_are_named(
     by_name: dict[str, Any], changed: dict[str, str], message: str
@@ -434,16 +432,16 @@ def test_parts_that_are_missing_or_do_not_fit_are_named(
 
 @pytest.mark.parametrize(
     ("changed", "message"),
-    [({"restrict": False}, "says restrict: False, which would unpickle"),
+    [({"restrict": False}, "sets restrict: False, which allows its checkpoint to run code"),
      ({"checkpoint": None}, "names no checkpoint"),
      ({"model_arch": "huge"}, "supported model architecture"),
      ({"model_family": "llama"}, "expected one card of a SONAR encoder, found none"),
-     ({"base": "nobody"}, "the base 'nobody' of card 'tiny_encoder' is no known card"),
-     ({"checkpoint": "text.pt"}, r"text.pt: cannot be loaded \(.*\); expected those of a SONAR encoder"),
-     ({"checkpoint": "evil.pt"}, "evil.pt: cannot be loaded .it is no file of plain tensors, and nothing else is unpickled"),
+     ({"base": "nobody"}, "card 'tiny_encoder' has an unknown base 'nobody'"),
+     ({"checkpoint": "text.pt"}, r"text.pt: cannot be loaded \(.*\); expected a SONAR encoder"),
+     ({"checkpoint": "evil.pt"}, "evil.pt: cannot be loaded .it holds objects other than plain tensors, which are not unpickled"),
      ({"checkpoint": "other.pt"}, "other.pt: cannot be loaded"),
      ({"checkpoint": "http://127.0.0.1:9/encoder.pt"},
-      "could not be downloaded .*3 GB each, licence CC BY-NC 4.0.* name local files")],
+      "could not be downloaded .*3 GB each, license CC BY-NC 4.0.* name local files")],
 )  # fmt: skip
 def test_a_card_that_does_not_load_says_why(
     made: Any,
@@ -468,7 +466,7 @@ class _RunsCode:
 
 def test_a_tokenizer_of_another_model_is_refused(made: Any, by_name: dict[str, Any], tmp_path: Path) -> None:
     pieces = made.folder / "pieces.model"
-    with pytest.raises(UserError, match=r"has 326 tokens, .* and the encoder has 126; name the tokenizer"):
+    with pytest.raises(UserError, match=r"has 326 tokens .* but the encoder has 126; use the tokenizer"):
         open_codec(by_name | {"tokenizer": str(pieces)}, device="cpu")  # with SONAR's own 202 languages
     (tmp_path / "junk.model").write_bytes(b"junk" * 50)
     with pytest.raises(UserError, match=r"junk.model: cannot be loaded"):
@@ -501,11 +499,11 @@ def test_a_card_may_stand_on_another_and_refer_to_a_tokenizer(
         np.testing.assert_allclose(codec.encode(["a cat."]), encoded_by_hand(made, ["a cat."]), atol=1e-4)
 
 
-def test_whether_it_is_at_hand_is_known_without_torch(made: Any, tmp_path: Path) -> None:
+def test_availability_is_known_without_torch(made: Any, tmp_path: Path) -> None:
     program = """
 import json, sys
-from flowkit.text.codec import why_not_at_hand
-print(json.dumps([why_not_at_hand(json.loads(line)) for line in sys.stdin]))
+from flowkit.text.codec import why_unavailable
+print(json.dumps([why_unavailable(json.loads(line)) for line in sys.stdin]))
 assert not {"torch", "sonar", "fairseq2", "fairseq2n"} & set(sys.modules), "imported"
 """
     here = {"name": "sonar", "encoder": "tiny_encoder", "decoder": "tiny_decoder"}
@@ -516,15 +514,15 @@ assert not {"torch", "sonar", "fairseq2", "fairseq2n"} & set(sys.modules), "impo
     )  # fmt: skip
     at_hand, released, gone, unknown = json.loads(result.stdout)
     assert at_hand is None
-    assert "encoder, decoder, tokenizer (about 3 GB each, licence CC BY-NC 4.0) would have to be downloaded" in released
+    assert "encoder, decoder, tokenizer (about 3 GB each, license CC BY-NC 4.0) must be downloaded first" in released
     assert str(tmp_path) in released
-    assert gone == f"its decoder {tmp_path / 'gone.pt'} is gone"
-    assert "there is no card 'other'" in unknown
+    assert gone == f"its decoder {tmp_path / 'gone.pt'} does not exist"
+    assert "unknown card 'other'" in unknown
 
 
 def test_weights_in_the_cache_of_fairseq2_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAIRSEQ2_CACHE_DIR", str(tmp_path))
-    assert "SONAR's encoder, decoder, tokenizer (about 3 GB" in str(why_not_at_hand("sonar"))
+    assert "SONAR's encoder, decoder, tokenizer (about 3 GB" in str(why_unavailable("sonar"))
     # as other people's caches have it: sha1 of the addresses in sonar-space's cards
     for file in (
         "43e937cce6a6a5cd5730cf66/sonar_text_encoder.pt",
@@ -532,7 +530,7 @@ def test_weights_in_the_cache_of_fairseq2_are_found(tmp_path: Path, monkeypatch:
     ):
         (tmp_path / file).parent.mkdir()
         (tmp_path / file).touch()
-    assert "SONAR's decoder (about 3 GB" in str(why_not_at_hand("sonar"))
+    assert "SONAR's decoder (about 3 GB" in str(why_unavailable("sonar"))
 
 
 def test_a_missing_package_and_a_torch_that_does_not_fit_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -543,7 +541,7 @@ def test_a_missing_package_and_a_torch_that_does_not_fit_say_what_to_install(mon
         "fairseq2n 0.8.1 is built for torch 2.9.1 and does not run with torch 2.8.0: pip install torch==2.9.1, "
         "or keep torch 2.8.0 and pip install fairseq2==0.6"
     )
-    assert why_not_at_hand("sonar") == expected
+    assert why_unavailable("sonar") == expected
     with pytest.raises(UserError, match=r"pip install torch==2\.9\.1"):
         open_codec("sonar")
     monkeypatch.setattr(sonar_packages, "_folder", lambda module: None)

@@ -93,14 +93,14 @@ def test_a_class_called_train_stays_one_and_that_is_said(tmp_path: Path) -> None
 def test_one_class_with_splits_and_files_outside_of_them(tmp_path: Path) -> None:
     report, data = run(write(tmp_path / "cats", drawn("train/1.svg", "test/2.svg", "3.svg")))
     assert report.splits == {"train": 2, "validation": 0, "test": 1} and data.class_names == ("cats",)
-    assert "1 file is in no split's folder and went to train" in said(report)
+    assert "1 file is not in the folder of a split: read as train" in said(report)
 
 
 def test_loose_files_in_a_split_that_become_a_class(tmp_path: Path) -> None:
     for number, loose in enumerate(("train/1.svg", "train/../1.svg", "val/1.svg")):
         report, data = run(write(tmp_path / f"s{number}", drawn("train/cat/2.svg", "val/cat/3.svg", loose)))
         assert data.class_names in (("cat", f"s{number}"), (f"s{number}", "cat"))
-        assert f"1 file in no class folder makes a class of its own, 's{number}'" in report.notes
+        assert f"1 file outside class folders: read as the class 's{number}'" in report.notes
     report, _ = run(write(tmp_path / "flat", drawn("train/2.svg", "val/3.svg")))
     assert "class of" not in said(report)
 
@@ -136,7 +136,7 @@ def test_no_training_row_is_exit_status_1(tmp_path: Path, layout: tuple[str, ...
         with_split(read_dataset(tmp_path / "set"), 0.1, None, 0, "set")
 
 
-def test_where_all_is_dropped_nothing_is_left(tmp_path: Path) -> None:
+def test_nothing_left_if_all_is_dropped(tmp_path: Path) -> None:
     with pytest.raises(NothingLeft, match="no sketch of 2 could be kept"):
         run(write(tmp_path / "s", {"a/1.svg": "", "b/2.svg": "<svg/>"}))
     assert NothingLeft.exit_status == 1 and UserError.exit_status == 2
@@ -155,13 +155,13 @@ def test_what_is_not_read_is_counted(tmp_path: Path) -> None:
     report, data = run(source)
     assert names_of(data) == ["cat", "dog", "s"]
     for line in ("3 .png files were not read", "1 .md file was not read", "1 file without suffix was not read",
-                 "2 hidden files or folders were not read", "1 link to a folder that is read already was skipped",
-                 "1 link points to nothing", "1 file in no class folder makes a class of its own, 's'"):  # fmt: skip
+                 "2 hidden files or folders were not read", "1 link to a folder that was already read was skipped",
+                 "1 link points to nothing", "1 file outside class folders: read as the class 's'"):  # fmt: skip
         assert line in report.notes, said(report)
     assert data.info["prepared"]["notes"] == list(report.notes)
 
 
-def test_followed_links_and_copies_are_said(tmp_path: Path) -> None:
+def test_followed_links_and_copies_are_reported(tmp_path: Path) -> None:
     elsewhere = write(tmp_path / "elsewhere", drawn("1.svg"))
     source = write(tmp_path / "s", {"train/a/1.svg": SVG.format(5), "train/a/1 (copy).svg": SVG.format(5),
                                     "test/a/9.svg": SVG.format(5)})  # fmt: skip
@@ -339,7 +339,7 @@ def test_a_drawing_that_is_something_else_has_its_reason(tmp_path: Path) -> None
         assert reason in " | ".join(report.total.left_out) + str(report.examples)
 
 
-def test_a_bomb_in_gzip_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gzip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowkit.sources.files.MAX_INFLATED", 1_000_000)
     source = write(tmp_path / "s", drawn("1.svg") | {"2.svg": packed(b"<svg>" + b" " * 8_000_000)})
     report, data = run(source)

@@ -148,7 +148,7 @@ def test_which_column(tmp_path: Path) -> None:
         read_sentences(plain, column="text")
 
 
-def test_quotes_in_a_table_with_tabs_that_mean_nothing(tmp_path: Path) -> None:
+def test_literal_quotes_in_a_tsv(tmp_path: Path) -> None:
     rows = ['1\teng\t"Hello", he said.', '2\teng\tIt is 5" long.', "3\teng\tA bird sang."]
     found = read_sentences(write(tmp_path, {"a.tsv": "\n".join(rows)}) / "a.tsv")
     assert found.texts == ['"Hello", he said.', 'It is 5" long.', "A bird sang."]
@@ -199,12 +199,12 @@ def test_null_is_left_out_with_the_empty_ones(tmp_path: Path) -> None:
         read_sentences(write(tmp_path, {"b.json": '["", null]'}) / "b.json", skip_empty=True)
 
 
-def test_what_becomes_a_space_is_counted(tmp_path: Path) -> None:
+def test_replaced_characters_are_counted(tmp_path: Path) -> None:
     found = read_sentences(write(tmp_path, {"a.txt": "A\tcat.\nA dog.\nA\rbird\u2028sang.\nB\r\n"}) / "a.txt")
     assert found.texts == ["A cat.", "A dog.", "A bird sang.", "B"]
     assert found.notes == (
-        "1 sentence held tabs, which became spaces",
-        "1 sentence held line breaks or other control characters, which became spaces",
+        "1 sentence contained tabs, which were replaced by spaces",
+        "1 sentence contained line breaks or other control characters, which were replaced by spaces",
     )
 
 
@@ -223,7 +223,7 @@ def test_a_folder_and_a_zip_of_sentences(tmp_path: Path) -> None:
         assert found.texts == ["A bird.", "A fox.", "A cat.", "A dog."] and found.unit == "rows"
         for note in ("1 file is empty: void.txt", "1 .md file was not read", "1 .png file was not read",
                      "1 hidden file or folder was not read",
-                     "train.txt: named like splits, but all files are put together and split anew (--split)",
+                     "train.txt: named like splits, but all files are joined and split again (--split)",
                      "its first row is a header (b/more.csv.gz)"):  # fmt: skip
             assert note in found.notes, found.notes
     report = prepare(folder, tmp_path / "set", codec=BagOfWords())
@@ -272,17 +272,17 @@ needs_sonar = pytest.mark.skipif(bool(why_not_importable()), reason="needs sonar
 @pytest.mark.parametrize(
     ("codec", "settings", "message"),
     [
-        ("mini-sonar", {"lang": "fra_Latn"}, "'fra_Latn' is no language of the codec 'mini-sonar'"),
+        ("mini-sonar", {"lang": "fra_Latn"}, "'fra_Latn' is not a language of the codec 'mini-sonar'"),
         ("mini-sonar", {"lang": "english"}, "did you mean 'eng_Latn'"),
         ("sonar", {"lang": "en"}, "did you mean 'eng_Latn'"),
         ("sonar", {"lang": "zh"}, "did you mean 'zho_Han[st]'"),
         ({"name": "sonar", "encoder": "/nowhere/encoder.pt"}, {}, r"encoder: /nowhere/encoder\.pt: no such file"),
         ("sonarr", {}, "unknown codec 'sonarr'"),
         ("mini-sonar", {"dtype": "float16"}, "--dtype float16: expected fp32, fp16, bf16"),
-        (Unused(), {"lang": "deu_Latn"}, "'deu_Latn' is no language"),
+        (Unused(), {"lang": "deu_Latn"}, "'deu_Latn' is not a language"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_read_or_opened(tmp_path, monkeypatch, codec, settings, message) -> None:
+def test_mistakes_are_reported_before_reading(tmp_path, monkeypatch, codec, settings, message) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("opened")
 
@@ -296,10 +296,8 @@ def test_a_mistake_is_told_before_anything_is_read_or_opened(tmp_path, monkeypat
 
 @pytest.mark.parametrize("lang", ["en", "eng_latn", "English", "fra-Latn"])
 @pytest.mark.parametrize("installed", [pytest.param(True, marks=needs_sonar), False])
-def test_the_language_of_vectors_is_checked_where_their_codec_is_not_at_hand(
-    tmp_path, monkeypatch, lang, installed
-) -> None:
-    monkeypatch.setattr("flowkit.text.prepare.why_not_at_hand", lambda described: "its weights are not here")
+def test_language_is_checked_without_the_codec(tmp_path, monkeypatch, lang, installed) -> None:
+    monkeypatch.setattr("flowkit.text.prepare.why_unavailable", lambda described: "its weights are not here")
     if not installed:
         monkeypatch.setattr("flowkit.text.sonar_packages.why_not_importable", lambda: "sonar-space is not installed")
     np.save(tmp_path / "v.npy", np.random.default_rng(0).standard_normal((4, 1024)).astype(np.float32))
@@ -320,7 +318,7 @@ def test_languages_without_opening_a_codec() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_normalized_vectors_always_get_the_remark(tmp_path, monkeypatch, seed) -> None:
     """Whichever side of 1 rounding leaves their mean norm on; and vectors of the usual size never do."""
-    monkeypatch.setattr("flowkit.text.prepare.why_not_at_hand", lambda described: "its weights are not here")
+    monkeypatch.setattr("flowkit.text.prepare.why_unavailable", lambda described: "its weights are not here")
     x = np.random.default_rng(seed).standard_normal((12, 1024)).astype(np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     for scale, remarked in ((1.0, True), (1 + 1e-6, True), (1 - 1e-6, True), (0.2, False), (0.3, False), (0.15, False)):
@@ -329,7 +327,7 @@ def test_normalized_vectors_always_get_the_remark(tmp_path, monkeypatch, seed) -
         assert any("normalized" in remark for remark in report.remarks) == remarked, scale
 
 
-def test_train_and_sample_tell_mistakes_without_torch(tmp_path, monkeypatch) -> None:
+def test_train_and_sample_report_mistakes_without_torch(tmp_path, monkeypatch) -> None:
     from typer.testing import CliRunner
 
     def never(*_: object, **__: object) -> None:
@@ -365,7 +363,7 @@ def test_train_and_sample_tell_mistakes_without_torch(tmp_path, monkeypatch) -> 
 # ---- any terminal, any pipe ----
 
 
-def spoken(text: str, encoding: str, errors: str = "strict") -> str:
+def decoded(text: str, encoding: str, errors: str = "strict") -> str:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding, errors)
     adapt(stream)
@@ -386,11 +384,11 @@ def spoken(text: str, encoding: str, errors: str = "strict") -> str:
         ("utf-8", "caf\udce9 猫 ▁", "caf\\xe9 猫 ▁"),
     ],
 )
-def test_what_an_encoding_lacks_is_written_otherwise(encoding: str, text: str, expected: str) -> None:
+def test_unencodable_characters_are_replaced(encoding: str, text: str, expected: str) -> None:
     if encoding == "ascii" and "▁" in text:
-        assert len(spoken(text, encoding)) == len(text) and spoken(text, encoding)[4:7].strip() != ""
+        assert len(decoded(text, encoding)) == len(text) and decoded(text, encoding)[4:7].strip() != ""
     else:
-        assert spoken(text, encoding) == expected
+        assert decoded(text, encoding) == expected
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8"])

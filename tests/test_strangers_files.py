@@ -33,7 +33,7 @@ from flowkit.ui.inspect_view import show
 from tests.conftest import sketch_rows
 from tests.mutations import as_json, changed, changed_lines, changed_tensors, deep, examples, mangled, read
 
-torch.zeros(1)  # what torch takes at its first use is no file's doing
+torch.zeros(1)  # memory that torch takes at its first use is not due to the file
 RECIPE = {
     "data": {"num_samples": 64, "val_fraction": 0.25},
     "train": {"steps": 4, "batch_size": 16, "log_every": 2, "val_every": 2, "save_every": 2},
@@ -54,7 +54,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
-    """Two small runs. Without checksums, as whoever changes a file leaves them out too."""
+    """Two small runs, without checksums, because someone who changes a file can also remove them."""
     folder = tmp_path_factory.mktemp("runs")
     for name, sections in RUNS.items():
         flowkit.train({**RECIPE, **sections, "run": {"name": name, "dir": str(folder)}})
@@ -304,7 +304,7 @@ def test_a_recipe(place):
     fuzz()
 
 
-def test_the_command_line_says_one_line(runs, place, monkeypatch, capfd):
+def test_command_prints_one_line(runs, place, monkeypatch, capfd):
     """Through `main`: status 2 and a message, or success; never a traceback."""
     run = fresh(place, runs / "points")
     path = checkpoint_of(run) / "model.json"
@@ -330,7 +330,7 @@ def test_the_command_line_says_one_line(runs, place, monkeypatch, capfd):
 @pytest.mark.parametrize(
     "content", [b"", b"[]", b"null", b'{"format": 1e400}', b'{"format": true}', as_json(deep(900))]
 )
-def test_json_that_is_none_of_ours(tmp_path, content):
+def test_foreign_json(tmp_path, content):
     (tmp_path / "data.json").write_bytes(content)
     (tmp_path / "data.safetensors").write_bytes(b"")
     with pytest.raises(UserError):

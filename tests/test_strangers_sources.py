@@ -118,12 +118,12 @@ BEYOND = {
 
 
 @pytest.mark.parametrize("name", HANGS)
-def test_a_drawing_that_would_take_hours(name):
+def test_pathological_svg_is_refused_quickly(name):
     read(lambda: read_svg(HANGS[name]))
 
 
 @pytest.mark.parametrize("name", BEYOND)
-def test_numbers_beyond_all_bounds(name):
+def test_huge_numbers(name):
     assert not read(lambda: read_svg(drawing(BEYOND[name])))
 
 
@@ -229,7 +229,7 @@ class Runs:
 def test_a_pickle_that_would_run_something_is_refused(protocol, tmp_path):
     holding = np.empty(1, object)
     holding[0] = Runs()
-    with pytest.raises(ValueError, match=r"it names .*eval"):
+    with pytest.raises(ValueError, match=r"it refers to .*eval"):
         read_object_array(io.BytesIO(pickle.dumps(holding, protocol)))
     np.savez(tmp_path / "a.npz", train=holding)
     with pytest.raises(UserError, match="refused"):
@@ -440,19 +440,19 @@ def test_asset_cards(place):
 
 
 @pytest.mark.parametrize("lifted", [False, "no", 0, ""])
-def test_a_card_that_lifts_the_restriction_is_refused(tmp_path, lifted):
+def test_card_without_restrict_is_refused(tmp_path, lifted):
     """Also where it is the card below that says so."""
     below = {**CARD, "name": "below", "restrict": lifted}
     path = tmp_path / "cards.yaml"
     path.write_text(yaml.safe_dump_all([{"name": "above", "base": "below"}, {**below, "model_family": "other"}]))
-    with pytest.raises(UserError, match=r"would unpickle|expected one card"):
+    with pytest.raises(UserError, match=r"to run code|expected one card"):
         find_card("encoder", str(path))
     path.write_text(yaml.safe_dump(below))
-    with pytest.raises(UserError, match=r"restrict: .* would unpickle"):
+    with pytest.raises(UserError, match=r"restrict: .*, which allows its checkpoint to run code"):
         find_card("encoder", str(path))
 
 
-def test_a_card_that_grows_without_bound(tmp_path):
+def test_exponentially_growing_card(tmp_path):
     path = tmp_path / "card.yaml"
     levels = ["a0: &a0 {x: 1}"] + [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 20)}]}}" for i in range(1, 12)]
     path.write_text("name: mine\n" + "\n".join(levels))
@@ -490,7 +490,7 @@ def test_an_array_that_is_larger_than_memory(place):
     assert not made(path, place / "large")
 
 
-def test_a_scribble_that_would_take_hours(place):
+def test_scribble_is_refused_quickly(place):
     xs, ys = np.random.default_rng(0).integers(0, 256, (2, 20_000)).tolist()
     (place / "scribble.ndjson").write_bytes(as_json({"word": "x", "drawing": [[xs, ys]]}))
     assert not made(place / "scribble.ndjson", place / "scribble")
@@ -498,7 +498,7 @@ def test_a_scribble_that_would_take_hours(place):
     assert not made(place / "scribble.ndjson", place / "scribble")
 
 
-def test_a_name_that_is_no_text(tmp_path):
+def test_file_name_that_is_not_utf8(tmp_path):
     """Of a folder in another encoding: its class is named with question marks."""
     folder = tmp_path / "in"
     (folder / "caf\udce9").mkdir(parents=True)

@@ -31,7 +31,7 @@ def svg(inside: str, root: str = 'viewBox="0 0 100 100"') -> str:
 
 
 def agrees(text: str) -> None:
-    """What is read is what resvg paints, both ways."""
+    """Everything read is painted by resvg, and vice versa."""
     found = compared("", text.encode())
     assert not isinstance(found, str), found
     assert found[0].unpainted < 0.01, "read, but not painted"
@@ -325,7 +325,7 @@ def test_clip_paths_masks_and_frames(inside: str) -> None:
 
 
 def test_a_clip_path_joins_what_it_leaves() -> None:
-    """A closed outline that was cut is one stroke for each part, wherever it began; one that was not cut stays as it was."""
+    """A closed outline that was cut is one stroke per part, wherever it started. One that was not cut is unchanged."""
     clip = '<clipPath id="c"><rect width="50" height="100"/></clipPath>'
     (stroke,) = read_svg(
         svg(f'{clip}<circle cx="50" cy="50" r="30" fill="none" stroke="red" clip-path="url(#c)"/>').encode()
@@ -449,7 +449,7 @@ def test_backgrounds(shape: str) -> None:
 
 
 @pytest.mark.parametrize("shape", NO_BACKGROUNDS.values(), ids=NO_BACKGROUNDS)
-def test_what_is_no_background(shape: str) -> None:
+def test_not_a_background(shape: str) -> None:
     causes: Counter[str] = Counter()
     assert len(read_svg(svg(shape + RING).encode(), causes)) > 1
     assert not causes["backgrounds are left out"]
@@ -461,7 +461,7 @@ def test_dots_are_strokes_without_length() -> None:
     assert [np.ptp(stroke.reshape(-1, 2), axis=0).max() for stroke in found] == [0, 0, 0]
 
 
-def test_lines_without_any_paint_are_read_where_there_is_nothing_else() -> None:
+def test_bare_lines_are_read_if_nothing_else_is_painted() -> None:
     causes: Counter[str] = Counter()
     assert len(read_svg(svg('<path d="M5 5L40 40M50 50C60 50 70 90 80 80"/>').encode(), causes)) == 2
     assert causes["lines without fill or stroke are read as strokes"] == 1
@@ -499,7 +499,7 @@ def test_what_is_not_read_is_counted_by_cause(cause: str) -> None:
     assert set(causes) == {cause}
 
 
-def test_prepare_says_what_was_read_otherwise(tmp_path: Path) -> None:
+def test_prepare_reports_what_was_read_differently(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     for name, inside in (("a", '<text x="1" y="9">cat</text>'), ("b", "<text>b</text>" * 3 + '<use href="#no"/>')):
         (tmp_path / "cat" / f"{name}.svg").write_text(svg(RING + inside))
@@ -525,7 +525,7 @@ def test_prepare_says_what_was_read_otherwise(tmp_path: Path) -> None:
         '<g clip-path="none" mask="none" filter="none" style="animation:none"/>',
     ],
 )
-def test_what_changes_nothing_is_not_counted(inside: str) -> None:
+def test_harmless_features_are_not_counted(inside: str) -> None:
     causes: Counter[str] = Counter()
     assert len(read_svg(svg(RING + inside).encode(), causes)) == 1
     assert not causes
@@ -632,7 +632,7 @@ SLOW = {
 
 
 @pytest.mark.parametrize("inside", SLOW.values(), ids=SLOW)
-def test_nothing_takes_long(inside: str) -> None:
+def test_pathological_files_are_fast(inside: str) -> None:
     read(lambda: read_svg(svg(inside).encode()))
 
 

@@ -58,16 +58,16 @@ def test_a_line_for_each_row_in_order(flowkit, folder, codec):
     assert lines("new/some.jsonl") == [
         {"row": i, "fra_Latn": f"fra_Latn: {SENTENCES[row]}", "eng_Latn": SENTENCES[row]} for i, row in enumerate(ORDER)
     ]
-    assert list(lines("new/some.jsonl")[0]) == ["row", "fra_Latn", "eng_Latn"]  # the languages in the order asked for
+    assert list(lines("new/some.jsonl")[0]) == ["row", "fra_Latn", "eng_Latn"]  # the languages in the requested order
 
 
-def test_prepared_data_has_its_text_beside_and_the_cycle_where_asked_for(flowkit, folder, codec):
+def test_prepared_data_shows_its_text_and_optional_cycle(flowkit, folder, codec):
     status, out, _ = flowkit("decode", "data.safetensors", "--cycle", "--limit", 2, "--out", "two.jsonl")
     assert status == 0
     first, second = lines("two.jsonl")
     assert first == {"row": 0, "eng_Latn": SENTENCES[3], "text": SENTENCES[3], "cycle": 1.0}
     assert second["eng_Latn"] == SENTENCES[0] and second["text"] == "The young doctor read a letter."
-    assert "1 of 2 word for word" in out and "mean 1.000" in out and "2 sentences -> two.jsonl" in out
+    assert "1 of 2 match the original" in out and "mean 1.000" in out and "2 sentences -> two.jsonl" in out
 
 
 def test_the_cycle_is_the_cosine_of_the_vector_and_its_sentences(flowkit, folder, codec):
@@ -87,7 +87,7 @@ def test_classes_are_named(flowkit, folder, codec):
     assert [line["class"] for line in lines("classes.jsonl")] == ["news", "prose", "news"]
 
 
-def test_plain_text_is_a_sentence_a_line_and_a_file_a_language(flowkit, folder, codec, monkeypatch):
+def test_plain_text_has_one_file_per_language(flowkit, folder, codec, monkeypatch):
     monkeypatch.setattr(codec, "decode", lambda x, how, **_: [f"{how.lang} {i}\nand on" for i in range(len(x))])
     assert flowkit("decode", "samples", "--out", "one.txt", "--limit", 2)[0] == 0
     assert Path("one.txt").read_text() == "eng_Latn 0 and on\neng_Latn 1 and on\n"
@@ -105,14 +105,14 @@ def test_without_a_file_it_is_a_table(flowkit, folder, codec):
     rows = out.split("\n\n")[0].splitlines()
     assert rows[0].split() == ["eng_Latn", "text"]
     assert [row.split()[0] for row in rows[1:] if row[:1].isdigit()] == [str(i) for i in range(len(ORDER))]
-    assert "The young doctor read a" in out and "6 of 7 word for word" in out and "mini-sonar, beam 5" in out
+    assert "The young doctor read a" in out and "6 of 7 match the original" in out and "mini-sonar, beam 5" in out
     _, out, _ = flowkit("decode", "samples", "--top-p", 0.9, "--seed", 3)
     assert out.splitlines()[0].split() == ["eng_Latn"] and "text" not in out and "top-p 0.9, seed 3" in out
     for row in ORDER:
         assert SENTENCES[row][:40] in out
 
 
-def test_what_is_asked_for_reaches_the_codec(flowkit, folder, codec):
+def test_options_are_passed_to_the_codec(flowkit, folder, codec):
     flowkit("decode", "samples", "--beam-size", 3, "--block-ngrams", 2, "--max-seq-len", 40, "--batch-size", 4)
     flowkit("decode", "samples", "--top-p", 0.8, "--seed", 5, "--lang", "deu_Latn", "--lang", "deu_Latn")
     assert codec.asked == [
@@ -256,7 +256,7 @@ def test_samples_lie_in_the_run_with_their_sentences(flowkit, run, codec):
     assert [line["fra_Latn"] for line in lines("samples.jsonl")] == [f"fra_Latn: {text}" for text in samples.texts]
 
 
-def test_a_codec_that_is_not_at_hand_is_said_in_one_line(flowkit, run, monkeypatch):
+def test_missing_codec_is_one_message(flowkit, run, monkeypatch):
     install(monkeypatch, "the miniature was not trained yet")
     status, out, err = flowkit("sample", "--ckpt", "runs/text", "-n", 3, "--out", "elsewhere")
     assert status == 0, err
@@ -277,7 +277,7 @@ def test_vectors_alone_where_no_sentences_are_wanted(flowkit, run, codec):
     assert codec.asked == [] and read_dataset(run).texts is None and "samples.jsonl" not in out
 
 
-def test_pictures_of_a_runs_samples_stay_out_of_its_top(flowkit, folder):
+def test_pictures_of_samples_go_to_a_subfolder(flowkit, folder):
     rows = sketch_rows(6)
     write_dataset("runs/s/samples", Dataset("sketch", rows["x"], rows["class_label"], class_names=rows["class_names"]))
     Path("runs/s/checkpoints").mkdir()

@@ -1,4 +1,4 @@
-"""`prepare` on sentences and on vectors: nothing is lost without a word, nothing leaks, and what is stopped goes on."""
+"""`prepare` on sentences and vectors: all losses are reported, splits do not leak, and interrupted calls resume."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def cosines(x: np.ndarray) -> np.ndarray:
 # What comes out
 
 
-def test_sentences_become_vectors_with_their_texts_and_an_account(tmp_path):
+def test_sentences_become_vectors_with_texts_and_a_report(tmp_path):
     lines = sentences(60)
     lines[7] = "  cafe\u0301\u00a0 by the   river "  # NFC and single spaces: "café by the river"
     lines[20] = "caf\u00e9 by the river"
@@ -105,7 +105,7 @@ def test_sentences_become_vectors_with_their_texts_and_an_account(tmp_path):
     assert (found.norm, found.norm_std, found.element_std) == pytest.approx((norms.mean(), norms.std(), train.std()))
 
 
-def test_the_order_is_the_seeds_and_training_rows_come_first(tmp_path):
+def test_order_depends_on_the_seed_with_training_rows_first(tmp_path):
     source = write(tmp_path / "mine.txt", sentences(100))
     texts = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -215,7 +215,7 @@ def test_near_duplicates_are_those_of_the_plain_definition(monkeypatch, dimensio
         )
 
 
-def test_a_chain_of_neighbours_loses_only_what_is_near_to_one_that_is_left():
+def test_only_rows_near_a_kept_row_are_removed():
     angles = np.deg2rad([0, 15, 30, 45, 60])  # cos 15° = .966, cos 30° = .866
     x = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
     found = near_duplicates(x, np.arange(5), 0.95, device="cpu")
@@ -291,15 +291,15 @@ def test_empty_lines_are_left_out_when_that_is_asked_for(tmp_path):
         ({"split": (0.8, 0.1)}, r"--split 0\.8,0\.1: expected three fractions that sum to 1"),
         ({"split": (0.8, 0.3, -0.1)}, r"--split 0\.8,0\.3,-0\.1: expected"),
         ({"split": (0.0, 0.5, 0.5)}, r"--split 0,0\.5,0\.5: expected"),
-        ({"lang": "English"}, r"'English' is no language of the codec 'bag'.*did you mean 'eng_Latn'"),
+        ({"lang": "English"}, r"'English' is not a language of the codec 'bag'.*did you mean 'eng_Latn'"),
     ],
 )
-def test_settings_that_cannot_be(tmp_path, settings, message):
+def test_invalid_settings(tmp_path, settings, message):
     with pytest.raises(UserError, match=message):
         prepare(write(tmp_path / "a.txt", ["one"]), tmp_path / "set", codec=BagOfWords(), settings=Settings(**settings))
 
 
-def test_nothing_of_the_users_is_overwritten(tmp_path):
+def test_user_files_are_not_overwritten(tmp_path):
     lines = [json.dumps({"text": text}) for text in sentences(10)]
     source = write(tmp_path / "mine.jsonl", lines)
     for overwrite in (False, True):
@@ -360,7 +360,7 @@ def test_vectors_without_texts_or_codec(tmp_path):
     assert sorted(map(tuple, data.x.tolist())) == sorted(set(map(tuple, np.delete(x, [31, 40], 0).tolist())))
 
 
-def test_a_vector_of_an_empty_line_goes_with_it(tmp_path):
+def test_vectors_of_empty_lines_are_dropped(tmp_path):
     x = np.eye(4, dtype=np.float32)
     texts = write(tmp_path / "t.txt", ["one", "", "three", "four"])
     source = save_vectors(tmp_path / "v.npy", x)
@@ -372,14 +372,14 @@ def test_a_vector_of_an_empty_line_goes_with_it(tmp_path):
     assert found == {"one": 0, "three": 2, "four": 3}
 
 
-def test_imports_that_do_not_fit(tmp_path, monkeypatch):
+def test_mismatched_imports(tmp_path, monkeypatch):
     x = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
     source = save_vectors(tmp_path / "v.npy", x)
     with pytest.raises(UserError, match=r"t\.txt: has 5 lines, but .*v\.npy has 6 vectors"):
         prepare(source, tmp_path / "set", texts=write(tmp_path / "t.txt", sentences(5)))
     with pytest.raises(UserError, match=r"vectors have 8 dimensions, but the codec 'bag' has 24"):
         prepare(source, tmp_path / "set", codec=BagOfWords())
-    monkeypatch.setattr("flowkit.text.prepare.why_not_at_hand", lambda described: "its weights are not here")
+    monkeypatch.setattr("flowkit.text.prepare.why_unavailable", lambda described: "its weights are not here")
     with pytest.raises(UserError, match=r"vectors have 8 dimensions, but the codec 'sonar' has 1024"):
         prepare(source, tmp_path / "set", codec="sonar")
     with pytest.raises(UserError, match=r"--split-sentences: .*holds vectors"):
@@ -394,7 +394,7 @@ def test_imports_that_do_not_fit(tmp_path, monkeypatch):
 
 
 def test_vectors_far_from_sonars_scale_get_a_remark(tmp_path, monkeypatch):
-    monkeypatch.setattr("flowkit.text.prepare.why_not_at_hand", lambda described: "its weights are not here")
+    monkeypatch.setattr("flowkit.text.prepare.why_unavailable", lambda described: "its weights are not here")
     x = np.random.default_rng(0).standard_normal((8, 1024)).astype(np.float32)
     told: list[str] = []
     report = prepare(save_vectors(tmp_path / "v.npy", x), tmp_path / "set", codec="sonar", notice=told.append)
@@ -423,7 +423,7 @@ class Fails(BagOfWords):
         return super().encode(texts, **options)
 
 
-def test_a_stopped_run_goes_on_and_gives_the_same_bytes(tmp_path, monkeypatch):
+def test_interrupted_prepare_resumes_bit_equal(tmp_path, monkeypatch):
     monkeypatch.setattr(encoding, "SHARD", 10)
     lines = sentences(45)
     source = write(tmp_path / "mine.txt", lines)
@@ -452,7 +452,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(tmp_path, monkeypatch):
         ({"settings": Settings(dtype="bf16")}, "dtype changed"),
     ],
 )
-def test_what_was_encoded_of_something_else_is_not_used(tmp_path, monkeypatch, change, what):
+def test_vectors_of_other_settings_are_not_reused(tmp_path, monkeypatch, change, what):
     monkeypatch.setattr(encoding, "SHARD", 10)
     source = write(tmp_path / "mine.txt", sentences(45))
     with pytest.raises(RuntimeError):
@@ -465,7 +465,7 @@ def test_what_was_encoded_of_something_else_is_not_used(tmp_path, monkeypatch, c
     np.testing.assert_array_equal(data.x, codec.encode(list(data.texts)))
 
 
-def test_a_note_of_what_was_encoded_that_is_broken_starts_anew(tmp_path, monkeypatch):
+def test_corrupt_scratch_file_restarts_encoding(tmp_path, monkeypatch):
     monkeypatch.setattr(encoding, "SHARD", 10)
     source = write(tmp_path / "mine.txt", sentences(45))
     with pytest.raises(RuntimeError):
@@ -476,7 +476,7 @@ def test_a_note_of_what_was_encoded_that_is_broken_starts_anew(tmp_path, monkeyp
     assert len(codec.encoded) == 45 and "cannot be read" in told[0]
 
 
-def test_vectors_of_another_source_are_never_taken_for_this_ones(tmp_path, monkeypatch):
+def test_vectors_of_another_source_are_not_reused(tmp_path, monkeypatch):
     """Killed between the first vectors of new sentences and the note about them, the old note must not speak for these."""
     monkeypatch.setattr(encoding, "SHARD", 10)
     old, new = sentences(45), sentences(45, seed=1)
@@ -563,7 +563,7 @@ def wait_for(folder: Path, rows: int, process: subprocess.Popen[str]) -> int:
     raise AssertionError(process.communicate())
 
 
-def test_a_killed_process_loses_at_most_a_shard_and_another_is_kept_out(tmp_path):
+def test_killed_process_loses_at_most_a_shard_and_holds_a_lock(tmp_path):
     lines = sentences(1000)
     source = write(tmp_path / "mine.txt", lines)
     process = start(tmp_path)
@@ -581,7 +581,7 @@ def test_a_killed_process_loses_at_most_a_shard_and_another_is_kept_out(tmp_path
     assert (tmp_path / "set.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
 
 
-def test_control_c_says_how_to_go_on(tmp_path):
+def test_interrupt_says_how_to_resume(tmp_path):
     write(tmp_path / "mine.txt", sentences(1000))
     process = start(tmp_path)
     wait_for(tmp_path, 40, process)
@@ -611,7 +611,7 @@ def test_the_command_and_its_summary(tmp_path, monkeypatch):
     assert code == 0, error
     for part in ("lines read 64", "empty -1", "exact duplicates -1 lines 61 and 62: Once more.",
                  "near-duplicates (cosine above 0.9)", "31 train, 15 validation, 15 test", "norm ", "by bag",
-                 "next: flowkit train recipes/mlp_text.toml --set data.source="):  # fmt: skip
+                 "next: flowkit train mlp_text --set data.source="):  # fmt: skip
         assert part in said, said
     info = json.loads((tmp_path / "set.json").read_text())
     assert info["prepared"]["seed"] == 3 and info["prepared"]["split"] == [0.5, 0.25, 0.25]

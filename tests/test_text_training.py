@@ -59,7 +59,7 @@ def test_every_normalizer_trains_and_its_statistics_travel_with_the_checkpoint(r
     samples, again = model.sample(4, seed=3).x, loaded.sample(4, seed=3).x
     assert samples.shape == (4, DIMENSION) and np.isfinite(samples).all()
     assert np.array_equal(samples, again)
-    if normalizer != "none":  # a constant dimension is given back as it was, whatever the network says of it
+    if normalizer != "none":  # a constant dimension is returned unchanged, whatever the network predicts
         spread = np.abs(samples[:, -2:] - data.x[0, -2:]).max()
         assert spread < 0.1, spread
 
@@ -95,7 +95,7 @@ def test_the_default_prediction_is_the_velocity_and_the_checkpoint_names_it(reci
     assert other.objective.prediction == "velocity"
 
 
-def test_validation_stands_beside_zero_and_the_best_gaussians_on_the_same_draws(recipe):
+def test_validation_shows_baselines_on_the_same_draws(recipe):
     """Against the formulas of a Gaussian's field, on the draws that a validation is made of."""
     data = vectors(600)
     _, recorder = trained(recipe, data, "data.normalizer=none", "train.val_rows=80")
@@ -145,7 +145,7 @@ def test_without_a_codec_samples_show_the_nearest_training_sentence(recipe):
         assert preview.lines[0].endswith(f"nearest: Sentence number {row}.")
 
 
-def test_an_unknown_codec_is_a_notice_and_not_the_end(recipe):
+def test_unknown_codec_is_a_notice(recipe):
     from flowkit.events import Notice
 
     _, recorder = trained(recipe, vectors(codec={"name": "laser", "dimension": DIMENSION}))

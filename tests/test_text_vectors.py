@@ -42,7 +42,7 @@ def test_bfloat16_which_numpy_does_not_have(tmp_path):
         np.testing.assert_array_equal(read_vectors(tmp_path / name), rows.float().numpy())
 
 
-def test_of_several_matrices_the_one_called_x(tmp_path):
+def test_matrix_named_x_is_read(tmp_path):
     save_file({"mean": ROWS[:1], "x": ROWS, "basis": ROWS.T.copy()}, tmp_path / "a.safetensors")
     np.testing.assert_array_equal(read_vectors(tmp_path / "a.safetensors"), ROWS)
 
@@ -62,7 +62,7 @@ class Payload:
         return Path.touch, (self.trace,)
 
 
-def test_a_pickle_runs_nothing(tmp_path):
+def test_pickle_runs_no_code(tmp_path):
     torch.save(Payload(tmp_path / "it ran"), tmp_path / "a.pt")
     with pytest.raises(UserError, match="Python objects other than tensors"):
         read_vectors(tmp_path / "a.pt")
@@ -91,14 +91,14 @@ def holed() -> np.ndarray:
         ("a.safetensors", ROWS[0], "holds no matrix"),
     ],
 )
-def test_what_are_no_vectors(tmp_path, name, rows, says):
+def test_not_vectors(tmp_path, name, rows, says):
     with pytest.raises(UserError, match=says):
         read_vectors(write(tmp_path / name, rows))
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".pt"])
 @pytest.mark.parametrize("keep", [0, 40, -40])
-def test_a_file_that_is_not_whole(tmp_path, suffix, keep):
+def test_truncated_files(tmp_path, suffix, keep):
     path = write(tmp_path / f"a{suffix}")
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(UserError, match=f"a{suffix}: .*(truncated or corrupt|not a whole|not a valid|Python objects)"):
@@ -113,7 +113,7 @@ def test_other_tensors_and_other_files(tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
     for name, says in (
         ("two.safetensors", r"2 matrices and none is called 'x' \(a \(7, 5\), b \(7, 5\)\)"),
-        ("sparse.pt", "holds a sparse or quantised tensor"),
+        ("sparse.pt", "holds a sparse or quantized tensor"),
         ("list.pt", "holds a list"),
         ("text.pt", "text.pt: "),
         ("objects.npy", "holds pickled Python objects, which are not read because unpickling can run code"),

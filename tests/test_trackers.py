@@ -45,7 +45,7 @@ def test_tensorboard_shows_numbers_in_groups_a_picture_and_the_recipe(tiny: dict
     assert len([path for path in (run_dir / "tensorboard").iterdir() if path.is_dir()]) == 0, "one run, not two"
 
 
-def test_a_resumed_run_continues_its_curves_and_drops_what_was_beyond(tiny: dict[str, Any]) -> None:
+def test_resumed_run_continues_its_curves(tiny: dict[str, Any]) -> None:
     run_dir = train(recipe_with(tiny, ["tensorboard"], save_every=4)).run_dir
     for name in ("step-00000008", "latest", "best"):  # as if the last checkpoint had never been written
         path = run_dir / "checkpoints" / name
@@ -57,7 +57,7 @@ def test_a_resumed_run_continues_its_curves_and_drops_what_was_beyond(tiny: dict
 def test_unknown_and_missing_trackers_are_told_before_anything_is_written(
     tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match=r"track\.to: 'tensorbord' is unknown; known are .*did you mean 'tensorboard'"):
+    with pytest.raises(UserError, match=r"track\.to: 'tensorbord' is unknown; expected .*did you mean 'tensorboard'"):
         train(recipe_with(tiny, "tensorbord"))
     monkeypatch.setattr(accelerate.tracking, "_available_trackers", [])
     with pytest.raises(UserError, match=r"track\.to: comet_ml is not installed; run `pip install comet-ml`"):
@@ -81,7 +81,7 @@ def test_names_are_one_or_several_and_wandb_is_a_short_form(tiny: dict[str, Any]
 
 
 class Service(accelerate.tracking.GeneralTracker):
-    """A tracker that keeps what it is told, and can be made to fail."""
+    """A tracker that records its calls and can be made to fail."""
 
     name, requires_logging_directory, main_process_only = "mlflow", False, True
     made: list[Service] = []  # noqa: RUF012
@@ -123,9 +123,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> type[Service]:
     return Service
 
 
-def test_a_service_hears_the_recipe_and_plain_numbers_and_is_continued_by_its_id(
-    tiny: dict[str, Any], service: type[Service]
-) -> None:
+def test_service_receives_recipe_and_numbers_and_resumes_by_id(tiny: dict[str, Any], service: type[Service]) -> None:
     run_dir = train(recipe_with(tiny, "mlflow")).run_dir
     train(recipe_with(tiny, "mlflow", steps=12), resume=True)
     first, second = service.made
@@ -142,7 +140,7 @@ def test_a_service_hears_the_recipe_and_plain_numbers_and_is_continued_by_its_id
     assert [step for step, values in numbers if "train/loss" in values] == [4, 8]
 
 
-def test_a_service_that_is_gone_is_told_once_and_does_not_end_the_run(
+def test_unreachable_service_is_reported_once(
     tiny: dict[str, Any], service: type[Service], monkeypatch: pytest.MonkeyPatch, recorder: Recorder
 ) -> None:
     monkeypatch.setattr(service, "fails", ("log",))

@@ -97,7 +97,7 @@ def by_hand(recipe, rows, train_rows, updates):
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3])
-def test_the_loop_is_the_loop_written_out_by_hand(tiny, rows, tmp_path, recorder, weight):
+def test_loop_matches_a_handwritten_one(tiny, rows, tmp_path, recorder, weight):
     tiny["train"].update(steps=12, log_every=1)
     tiny["aux_loss"] = {"bending": weight}
     tiny["data"]["val_fraction"] = 0
@@ -190,7 +190,7 @@ def test_resume_refuses_another_recipe_unless_allowed(tiny, rows, tmp_path):
     assert list_checkpoints(tmp_path / "runs" / "tiny")[-1].name == "step-00000012"
 
 
-def test_a_run_that_exists_is_not_touched_unasked(tiny, rows, tmp_path):
+def test_existing_run_is_not_touched(tiny, rows, tmp_path):
     flowkit.train(tiny, data=rows)
     before = weights(tmp_path / "runs" / "tiny")
     with pytest.raises(UserError, match=r"resume=True.*overwrite=True.*run\.name=tiny-2"):
@@ -257,7 +257,7 @@ def test_a_save_that_fails_loses_no_earlier_checkpoint(tiny, rows, tmp_path, rec
     original = saving.save_file
     monkeypatch.setattr(saving, "save_file", failing)
     tiny["train"].update(save_every=2, keep_last=0)
-    flowkit.train(tiny, data=rows, listeners=lambda: [recorder])  # it goes on
+    flowkit.train(tiny, data=rows, listeners=lambda: [recorder])  # it resumes
     (notice,) = recorder.of(Notice)
     assert re.search(
         r"step-00000004: .*No space left on device.*earlier checkpoints are untouched. Training continues", notice.text
@@ -278,7 +278,7 @@ def test_a_save_that_fails_loses_no_earlier_checkpoint(tiny, rows, tmp_path, rec
     assert list_checkpoints(run_dir)[-1].name == "step-00000010"
 
 
-def test_an_update_that_is_not_finite_is_skipped_whole(tiny, rows, recorder, monkeypatch):
+def test_nonfinite_update_is_skipped(tiny, rows, recorder, monkeypatch):
     from flowkit.training import step as module
 
     seen = []
@@ -309,7 +309,7 @@ def test_an_update_that_is_not_finite_is_skipped_whole(tiny, rows, recorder, mon
     assert math.isfinite(logged.loss) and math.isfinite(logged.grad_norm)  # means over the four that were made
 
 
-def test_a_run_of_skipped_updates_ends_and_names_the_rows(tiny, rows, tmp_path, monkeypatch):
+def test_repeated_nonfinite_updates_end_the_run_and_name_the_rows(tiny, rows, tmp_path, monkeypatch):
     from flowkit.training import step as module
 
     original, number = module.flow_loss, 5
@@ -337,7 +337,7 @@ def test_a_run_of_skipped_updates_ends_and_names_the_rows(tiny, rows, tmp_path, 
     assert len(report["gradients"]) > 3
 
 
-def test_a_spike_of_the_loss_is_told(tiny, rows, recorder, monkeypatch):
+def test_loss_spike_is_reported(tiny, rows, recorder, monkeypatch):
     from flowkit.events import Notice
     from flowkit.training import step as module
 
@@ -355,7 +355,7 @@ def test_a_spike_of_the_loss_is_told(tiny, rows, recorder, monkeypatch):
     assert "in one of the updates 7 to 8" in notice
 
 
-def test_validation_is_the_same_whoever_asks(tiny, rows, recorder):
+def test_validation_does_not_depend_on_the_caller(tiny, rows, recorder):
     again = Recorder()
     tiny["train"]["val_every"] = 2
     flowkit.train(tiny, data=rows, listeners=lambda: [recorder])
@@ -363,7 +363,7 @@ def test_validation_is_the_same_whoever_asks(tiny, rows, recorder):
                   overrides=["train.micro_batch_size=4", "train.log_every=1"])  # fmt: skip
     one, two = recorder.of(Validated), again.of(Validated)
     np.testing.assert_allclose([e.loss for e in one], [e.loss for e in two], rtol=1e-4)
-    # predicting zero: E|x1 - x0|^2 = var(x1) + 1 an element, here of data normalised to about 1
+    # predicting zero: E|x1 - x0|^2 = var(x1) + 1 an element, here of data normalized to about 1
     assert one[0].zero_loss == pytest.approx(2.0, rel=0.1) and len({e.zero_loss for e in one}) == 1
     assert len(one[0].bins) == 5 and one[-1].loss < one[0].zero_loss
     weighted = np.mean([loss for _, _, loss in one[0].bins])
@@ -434,7 +434,7 @@ def test_init_from_starts_with_the_weights_and_the_normalizer_of_another_run(tin
         flowkit.train(tiny, data=sketch_rows(num_strokes=5), init_from=first, overrides=["run.name=other"])
 
 
-def test_events_tell_the_story(tiny, rows, recorder, tmp_path):
+def test_events_of_a_run(tiny, rows, recorder, tmp_path):
     tiny["train"].update(save_every=4)
     tiny["sample"].update(every=4)
     flowkit.train(tiny, data=rows, listeners=lambda: [recorder])
@@ -473,7 +473,7 @@ def test_previews_are_drawn_by_the_label_and_the_condition_of_one_row(rows):
     assert condition.shape == (5, 3) and condition.argmax(1).tolist() == picked.tolist()
 
 
-def test_ones_own_module_and_tensors(tmp_path, tiny):
+def test_custom_module_and_tensors(tmp_path, tiny):
     class Linear(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -509,7 +509,7 @@ class Tied(torch.nn.Module):
         return self.outer(hidden.relu())
 
 
-def test_ones_own_module_is_left_as_it_was_but_for_its_weights(tiny):
+def test_custom_module_changes_only_its_weights(tiny):
     recipe = {**tiny, "model": {"arch": "custom"}, "data": {"val_fraction": 0}}
     module = Tied()
     trained = flowkit.train(recipe, model=module, data=torch.randn(64, 4), overrides=["train.precision=bf16"])
@@ -541,12 +541,14 @@ def test_a_batch_larger_than_the_data(tiny, rows):
         flowkit.train(tiny, data=rows, overrides=["train.batch_size=128"])
 
 
-def test_a_run_leaves_before_its_time_is_up_and_goes_on(tiny, tmp_path, monkeypatch, recorder):
+def test_run_stops_before_max_hours_and_resumes(tiny, tmp_path, monkeypatch, recorder):
     from flowkit.training import train as module
 
     ticks = iter(range(1000))
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
-    tiny["train"].update(steps=200, max_hours=10 / 3600)  # ten ticks of that clock, of which one is left for the save
+    tiny["train"].update(
+        steps=200, max_hours=10 / 3600
+    )  # ten ticks of that clock, one of which is reserved for the save
     outcome = module.train(recipe_from_dict(tiny), listeners=lambda: [recorder])
     assert outcome.reason == "out of time" and outcome.signal is None
     run_dir = tmp_path / "runs" / "tiny"
@@ -561,7 +563,7 @@ def test_a_run_leaves_before_its_time_is_up_and_goes_on(tiny, tmp_path, monkeypa
     assert inspect(run_dir)["run"]["ended"] == {"step": 20, "reason": "done"}
 
 
-def test_a_run_says_how_it_ended_and_no_more_once_it_goes_on(tiny, tmp_path):
+def test_run_records_how_it_ended_until_it_resumes(tiny, tmp_path):
     from flowkit.training import train as module
 
     run_dir, recorder = tmp_path / "runs" / "tiny", Recorder()
@@ -585,7 +587,7 @@ def test_a_run_says_how_it_ended_and_no_more_once_it_goes_on(tiny, tmp_path):
     assert [(one.step, one.reason) for one in recorder.of(Finished)] == [(3, "interrupted"), (7, "interrupted")]
 
 
-def test_resume_auto_starts_goes_on_and_finds_nothing_left_to_do(tiny, tmp_path):
+def test_resume_auto_starts_resumes_and_ends(tiny, tmp_path):
     from flowkit.training.train import train
 
     run_dir = tmp_path / "runs" / "tiny"
@@ -608,7 +610,7 @@ def test_resume_auto_starts_goes_on_and_finds_nothing_left_to_do(tiny, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model", "ema", "optimizer"])
-def test_a_flipped_bit_of_a_checkpoint_is_noticed(tiny, rows, tmp_path, name):
+def test_flipped_bit_in_a_checkpoint_is_detected(tiny, rows, tmp_path, name):
     tiny["train"].update(steps=4, save_every=2)
     flowkit.train(tiny, data=rows)
     run_dir = tmp_path / "runs" / "tiny"
@@ -630,7 +632,7 @@ def test_a_flipped_bit_of_a_checkpoint_is_noticed(tiny, rows, tmp_path, name):
     assert [path.name for path in list_checkpoints(run_dir)] == ["step-00000002", "step-00000004", "step-00000005"]
 
 
-def test_changed_json_of_a_checkpoint_is_noticed(tiny, rows, tmp_path):
+def test_changed_json_in_a_checkpoint_is_detected(tiny, rows, tmp_path):
     tiny["train"]["steps"] = 2
     flowkit.train(tiny, data=rows)
     checkpoint = tmp_path / "runs" / "tiny" / "checkpoints" / "step-00000002"

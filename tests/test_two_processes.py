@@ -97,7 +97,7 @@ def test_two_processes_give_the_parameters_that_one_gives(folder, accumulation):
             assert mine[name] == pytest.approx(wanted[name], rel=1e-4), name
 
 
-def test_the_baseline_would_see_wrong_rows(folder):
+def test_would_detect_wrong_rows(folder):
     """The same initial weights, noises and times; only the rows are others."""
     done = launch(folder, 1, "--set", "run.name=rows", "--set", "data.subset=80")
     assert done.returncode == 0, done.stderr
@@ -118,14 +118,14 @@ def test_one_process_resumes_what_two_began(folder):
     assert distance(tensors(folder, "moved"), tensors(folder, "one")) < 1e-5
 
 
-def test_bad_input_is_said_once_by_two_processes(folder):
+def test_bad_input_is_printed_once_by_two_processes(folder):
     done = launch(folder, 2, "--set", "run.name=odd", "--set", "train.batch_size=15")
     said = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(said) == 1 and "15 rows cannot be split evenly among 2 processes" in said[0]
     assert done.returncode != 0 and not (folder / "runs" / "odd").exists()
 
 
-def test_two_ranks_cannot_each_believe_to_be_alone(folder):
+def test_ranks_that_do_not_see_each_other_are_refused(folder):
     """With no GPU and no ACCELERATE_USE_CPU, accelerate would start two runs of one process each."""
     done = launch(
         folder, 2, "--set", "run.name=joined", "--set", "train.steps=2",

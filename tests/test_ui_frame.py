@@ -170,7 +170,7 @@ def test_prints_are_kept_for_the_normal_screen(terminal, frame, opened):
     assert terminal.screen == ["$ flowkit train", "hello", "half a line", "a warning", "in two lines", "top", "BOTTOM"]
 
 
-def test_of_a_line_rewritten_in_place_the_last_state_is_kept(terminal, frame, opened):
+def test_rewritten_line_keeps_its_last_state(terminal, frame, opened):
     opened()
     frame.paint(["view"])
     sys.stderr.write("  0%\r 50%\r100%")
@@ -229,7 +229,7 @@ def test_ctrl_z_gives_the_shell_its_screen(terminal, frame, opened, monkeypatch)
     assert signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL
 
 
-def test_closing_gives_everything_back(terminal, frame, opened):
+def test_closing_restores_the_terminal(terminal, frame, opened):
     opened()
     assert not terminal.cursor_visible
     assert sys.stdout is not terminal
@@ -255,7 +255,7 @@ def test_a_stream_that_goes_to_a_file_is_left_alone(frame, monkeypatch):
     frame.close()
 
 
-def test_a_terminal_that_has_gone_stops_the_view_and_not_the_run():
+def test_closed_terminal_stops_the_view_not_the_run():
     class Gone(Terminal):
         def write(self, text: str) -> int:
             raise OSError(5, "Input/output error")

@@ -74,17 +74,17 @@ def test_plain_lines_are_one_an_event_and_keep_their_keys():
     assert lines[4] == f"saved step=50 seconds=0.21 path={RUN}/checkpoints/step-00000050 best"
     assert lines[5] == f"samples step=50 count=64 nfe=49 seconds=1.23 path={RUN}/samples/step-00000050"
     assert lines[6] == "done at step 2,000 after 1:02:03, validation loss 0.4120, best 0.4120 at step 50"
-    assert lines[7:] == ["next: flowkit sample --ckpt runs/kanji", "next: flowkit inspect runs/kanji"]
+    assert lines[7:] == ["next: flowkit sample runs/kanji", "next: flowkit inspect runs/kanji"]
 
 
-def test_an_interrupted_run_is_told_how_to_go_on():
+def test_interrupted_run_names_the_command_to_resume():
     for reason in ("interrupted", "out of time"):
         *_, told, resume, _ = _plain(STARTED, Finished(700, 60.0, RUN, reason))
         assert told == f"{reason} at step 700 after 1:00"
-    assert resume == "next: flowkit train runs/kanji/recipe.toml --resume"
+    assert resume == "next: flowkit train runs/kanji --resume"
 
 
-def test_what_is_no_terminal_gets_plain_lines(monkeypatch, capsys):
+def test_non_terminals_get_plain_lines(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")  # as CI services set it: colors, perhaps, but never a screen
     assert isinstance(listener(), PlainListener)
     assert isinstance(listener(Console(file=io.StringIO())), PlainListener)
@@ -128,7 +128,7 @@ def test_nothing_moves_when_values_come_in(width, height):
 
 
 @pytest.mark.parametrize(("width", "height", "pictures"), [(79, 23, 3), (119, 39, 4), (159, 49, 8)])
-def test_the_view_tells_all_there_is(width, height, pictures):
+def test_view_shows_all_values(width, height, pictures):
     text = "\n".join(line.plain for line in view.lines(_state(*EVENTS), width, height))
     for fact in ("kanji", "bezier_sketch_dit", "7.41 M", "15 classes", "NVIDIA H100", "2 processes", "bf16",
                  "256 = 2 × 4 × 32", "0.91000" if width < 119 else "EMA of the last 10,000 updates",
@@ -167,7 +167,7 @@ def test_pictures_are_as_large_as_the_terminal_allows(width, height, pictures):
     assert len(" ".join(drawn).split()) == pictures
 
 
-def test_the_time_left_stands_still_during_validation(monkeypatch):
+def test_time_left_is_paused_during_validation(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     state = _state(STARTED, cast(Logged, EVENTS[-4]))
@@ -220,7 +220,7 @@ def test_the_last_state_stays_with_what_to_do_next():
     assert shown.index("notice the launcher") < shown.index("── kanji") < shown.index("done at step 2,000")
     assert shown.count("── kanji") == 1
     assert "2,000 / 2,000" in shown and "100%" in shown
-    assert shown.rstrip().endswith("next  flowkit sample --ckpt runs/kanji\nor    flowkit inspect runs/kanji")
+    assert shown.rstrip().endswith("next  flowkit sample runs/kanji\nor    flowkit inspect runs/kanji")
     assert terminal.cursor_visible
 
 
@@ -235,7 +235,7 @@ def test_the_thread_repaints_by_itself():
     assert not any(thread.name == "flowkit-live" for thread in threading.enumerate())
 
 
-def test_an_error_leaves_a_clean_terminal_and_promises_nothing():
+def test_error_leaves_a_clean_terminal():
     terminal = Terminal(width=120)
     before = sys.stdout, sys.stderr
     with pytest.raises(RuntimeError, match="boom"), _live(terminal) as on:

@@ -62,7 +62,7 @@ def test_sentences_are_a_list_below_a_caption():
     ]
 
 
-def test_without_remarks_there_is_neither_column_nor_caption():
+def test_no_remarks_no_column_or_caption():
     assert plain(
         preview_grid([Preview("cat", ("Nobody knew.",)), Preview("a dog", ("Nobody.",))], 60, caption=CAPTION)
     ) == [
@@ -91,7 +91,7 @@ def test_all_sentences_before_any_second_line():
     assert [line[:1] for line in plain(preview_grid(longs, 79, 5, CAPTION))] == list("01234")
 
 
-def test_in_a_narrow_place_titles_and_then_remarks_give_way():
+def test_narrow_list_drops_titles_then_remarks():
     few = [Preview("a title", ("Nobody knew.",), "0.50")]
     assert plain(preview_grid(few, 39)) == ["a title  0.50  Nobody knew."]
     assert plain(preview_grid(few, 38)) == ["0.50  Nobody knew."]
@@ -158,7 +158,7 @@ def test_the_live_view_shows_sentences(width, height, least):
         assert any(CAPTION in line.plain for line in lines)
 
 
-def test_logs_have_a_few_of_them():
+def test_logs_show_a_few_sentences():
     stream = io.StringIO()
     with PlainListener(stream) as on:
         on(SAMPLED)

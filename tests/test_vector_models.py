@@ -184,7 +184,7 @@ def test_tokens_see_each_other_through_attention_alone():
     assert changed().tolist() == [False, False, True, False, False, False]
 
 
-def test_without_positions_the_order_of_the_tokens_is_nothing():
+def test_without_positions_token_order_does_not_matter():
     x, t, *_ = inputs("dit", "none")
     model = build("dit-6", awake=True)
     shuffle = lambda x: x.unflatten(1, (6, 4))[:, [3, 1, 5, 0, 2, 4]].flatten(1)  # noqa: E731
@@ -204,7 +204,7 @@ def test_positions_start_as_large_as_projected_data():
 # ---- beginnings ----
 
 
-def test_signals_neither_die_nor_explode_in_the_mlp():
+def test_mlp_preserves_signal_scale():
     torch.manual_seed(0)
     h = torch.randn(1000, 1024 + 256)
     for layer in create_model("mlp").layers[:-1]:
@@ -217,7 +217,7 @@ def test_signals_neither_die_nor_explode_in_the_mlp():
 
 
 @each
-def test_of_patches_the_mean_of_their_projections_counts(network):
+def test_patches_are_averaged_after_projection(network):
     x, t, label, condition = inputs(network, "class+patches")
     model = build(network, "class+patches", awake=True)
     torch.testing.assert_close(model(x, t, label, condition), model(x, t, label, condition.flip(1)))

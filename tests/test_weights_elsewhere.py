@@ -114,7 +114,7 @@ class Tied(nn.Module):
         return self.back(self.into(x).tanh()) + self.shift.float() + t[:, None]
 
 
-def test_shared_and_mixed_tensors_of_a_module_of_ones_own(tmp_path):
+def test_shared_and_mixed_tensors_of_a_custom_module(tmp_path):
     from accelerate.utils import load_checkpoint_in_model
 
     recipe = {
@@ -139,7 +139,7 @@ def test_shared_and_mixed_tensors_of_a_module_of_ones_own(tmp_path):
     assert flowkit.load(tmp_path / "tied", model=Tied()).sample(2, steps=1).x.shape == (2, 2)
 
 
-def test_files_without_it_are_read_as_before(run, tmp_path):
+def test_files_without_format_metadata_are_read(run, tmp_path):
     old = shutil.copytree(run, tmp_path / "old", symlinks=True)
     for path in old.rglob("*.safetensors"):
         save_file(load_file(path), path)

@@ -48,7 +48,7 @@ class CheckpointFiles:
     ema: Path | None
     sidecar: Path
     run_dir: Path | None
-    notice: str = ""  # which damaged checkpoint was passed over, and why
+    notice: str = ""  # which corrupt checkpoint was skipped, and why
 
     def weights(self, which: str) -> Path:
         """Return the file of the "ema" or "raw" weights, or of one of several averages: "ema:0.999", "ema:power-0.05".
@@ -107,8 +107,8 @@ def find_checkpoint(
     """Return the files of the checkpoint that `path` names. Raises UserError that says what is there instead.
 
     For a run (or its `latest`) this is the newest intact checkpoint, for its `best` the best one. `check` raises UserError for
-    files that cannot be used; `notice` then names the checkpoints passed over. If none can be used it is the newest, whose
-    readers say what is wrong. A checkpoint that is named directly is never replaced by another.
+    files that cannot be used; `notice` then names the first checkpoint that was skipped. If none can be used, the newest is
+    returned, and reading it raises the error. A checkpoint that is named directly is never replaced by another.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -126,7 +126,7 @@ def find_checkpoint(
 
 def _run_of(folder: Path) -> Path | None:
     """Return the run that a checkpoint's folder, or a folder of `flowkit ema`, belongs to; None if there is none."""
-    for one in (folder, folder.absolute()):  # as it was named, where that is enough
+    for one in (folder, folder.absolute()):  # keep a relative path if possible
         if one.parent.name == CHECKPOINTS:
             return one.parent.parent
         if one.name == SNAPSHOTS and (one.parent / CHECKPOINTS).is_dir():
@@ -322,7 +322,7 @@ def read_normalizer(files: CheckpointFiles, info: dict[str, Any]) -> Normalizer:
     try:
         normalizer = normalizer_from_json(content, arrays)
         if not normalizer.fits(tuple(info["shape"])):
-            raise ValueError(f"it was fitted on rows of another shape than {info['shape']}")
+            raise ValueError(f"it was not fitted on rows of shape {info['shape']}, as the model expects")
         return normalizer
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, UserError):

@@ -206,7 +206,7 @@ def _put_copy_away(pointer: Path) -> None:
 
 
 def _prune(run_dir: Path, step: int, best: tuple[int, float] | None, keep_last: int, keep_every: int) -> None:
-    """Remove old checkpoints up to `step`. Later ones stay: they were passed over as damaged, or will be written again."""
+    """Remove old checkpoints up to `step`. Later ones are corrupt and were skipped, or will be written again."""
     parent = run_dir / CHECKPOINTS
     checkpoints = [
         path for path in list_checkpoints(run_dir) if path.name.startswith("step-") and checkpoint_step(path) <= step

@@ -16,13 +16,13 @@ import typer
 
 from flowkit import __version__
 from flowkit.cli.interrupts import handled, interruptible, status
-from flowkit.encoding import speak_any_encoding
-from flowkit.errors import PassedOver, PeerLost, UserError
+from flowkit.encoding import replace_unencodable
+from flowkit.errors import CheckpointSkipped, PeerLost, UserError
 from flowkit.ui.message import say
 
 NARROW = 72  # columns; below this, --help puts what an option does on the line below its name
 WRITTEN = "nothing was written. Run the same command to start again"
-MAKE, USE, LOOK = "Make a model", "Use a model", "Look"  # panels of --help
+MAKE, USE, LOOK = "Make a model", "Use a model", "Inspect"  # panels of --help
 # Name -> its module here, its panel of --help, and the message after an interrupt.
 COMMANDS = {
     "recipes": ("recipes", MAKE, "nothing was written"),
@@ -136,10 +136,10 @@ def _resume_auto(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Run the command line. Bad input is one message on stderr and exit status 2."""
-    speak_any_encoding()
+    replace_unencodable()
     _prepare_help()
     try:
-        warnings.simplefilter("ignore", PassedOver)  # commands print it themselves
+        warnings.simplefilter("ignore", CheckpointSkipped)  # commands print it themselves
         with handled():
             asked = [name for name in sys.argv[1:2] if name in COMMANDS]
             make_app(asked or COMMANDS, listed=_runs_no_command())(args=_resume_auto(sys.argv[1:]))

@@ -114,7 +114,7 @@ def decode(
       flowkit decode runs/dit-text --top-p 0.9 --seed 1 --out a.txt
       flowkit decode vectors.npy --codec sonar --out sentences.jsonl
 
-    [bold]Files of sentences[/bold]
+    [bold]Sentence files[/bold]
 
       .jsonl  one object per row, with the keys "row" (its number),
               one per language ("fra_Latn"), and, if known, "class",

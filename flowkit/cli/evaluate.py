@@ -58,7 +58,7 @@ def evaluate(
         typer.Option("--decode/--no-decode", help="Also measure the decoded sentences, if their codec is installed."),
     ] = True,
     out: Annotated[Path | None, typer.Option(help="Output folder. Default: evaluation/ in the run.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as one JSON object.")] = False,
     trust_code: TrustCode = False,
 ) -> None:
     """Measure sample quality, with confidence intervals and baselines from real and Gaussian data.
@@ -120,9 +120,9 @@ def evaluate(
     if as_json:
         import json
 
-        from flowkit.encoding import takes_unicode
+        from flowkit.encoding import stdout_is_unicode
 
-        print(json.dumps(found.to_json(), indent=2, ensure_ascii=not takes_unicode()))
+        print(json.dumps(found.to_json(), indent=2, ensure_ascii=not stdout_is_unicode()))
     else:
         print_evaluation(found)
 

@@ -1,4 +1,4 @@
-"""`flowkit inspect` and `flowkit doctor`: look into a file, check this machine."""
+"""`flowkit inspect` and `flowkit doctor`: report on a file, and check this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from flowkit.cli.options import TrustCode
-from flowkit.encoding import takes_unicode
+from flowkit.encoding import stdout_is_unicode
 
 
 def inspect(
@@ -21,7 +21,7 @@ def inspect(
             metavar="PATH",
         ),
     ],
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
     trust_code: TrustCode = False,
 ) -> None:
     """Show what is in a run, a checkpoint, a data set, a recipe or another file.
@@ -57,7 +57,7 @@ def doctor(
         ),
     ] = False,
     runs: Annotated[Path, typer.Option(help="Folder for runs, the recipe's run.dir.")] = Path("runs"),
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
     """Check this machine: what it has, what would fail, and how to fix it.
 
@@ -92,7 +92,7 @@ def doctor(
 
 def as_json(report: dict[str, Any]) -> str:
     """Return the report as indented JSON. NaN and infinity become null, since JSON has neither."""
-    return json_module.dumps(_strict(report), indent=2, ensure_ascii=not takes_unicode(), allow_nan=False)
+    return json_module.dumps(_strict(report), indent=2, ensure_ascii=not stdout_is_unicode(), allow_nan=False)
 
 
 def _strict(content: Any) -> Any:

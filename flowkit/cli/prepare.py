@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from flowkit.domain import Domain
 
 SKETCHES, SENTENCES = "Sketches", "Sentences"  # panels of --help
+NEXT = {"sketch": "quickstart", "text": "mlp_text"}  # the recipe to suggest, by domain
 
 
 def _of(panel: str, help: str, *names: str, min: float | None = None, max: float | None = None) -> Any:
@@ -47,11 +49,9 @@ def prepare(
         _of(SKETCHES, "Use fewer cubics, as long as lines move by less than this. The canvas is 2 wide.", min=0),
     ] = None,
     over: Annotated[
-        str | None, _of(SKETCHES, "What to do with sketches that have more cubics: fit (the default) or leave-out.")
+        str | None, _of(SKETCHES, "How to handle sketches with more cubics: fit (the default) or leave-out.")
     ] = None,
-    max_per_class: Annotated[
-        int | None, count("Keep at most this many per class, the first ones.", panel=SKETCHES)
-    ] = None,
+    max_per_class: Annotated[int | None, count("Keep only the first N sketches of each class.", panel=SKETCHES)] = None,
     recognized_only: Annotated[
         bool, _of(SKETCHES, "Leave out drawings that Quick, Draw! did not recognize.", "--recognized-only")
     ] = False,
@@ -100,7 +100,7 @@ def prepare(
     The file type is detected automatically, by content. Every file may be gzipped.
     The summary counts what was skipped or reinterpreted, by cause.
 
-    [bold]Sketches[/bold]: folders are classes. SOURCE/cat/12.svg is a cat.
+    [bold]Sketches[/bold]: folders are classes. SOURCE/cat/12.svg has the class cat.
     Folders with names such as train, valid or test are splits: SOURCE/train/cat/12.svg.
     Pen strokes stay whole: an SVG path or a Quick, Draw! stroke is a chain of cubics.
     If a sketch has more than --cubics, it is fitted, and the fit error is reported.
@@ -149,7 +149,7 @@ def prepare(
 
 
 def _domain_of(source: Path) -> Domain:
-    """The first domain that reads the files of `source`. Raises UserError if none does."""
+    """Return the first domain that reads the files of `source`. Raises UserError if none does."""
     from flowkit.components import names
     from flowkit.registry import BUILT_IN
     from flowkit.sources.arrays import why_unread
@@ -164,6 +164,7 @@ def _domain_of(source: Path) -> Domain:
 
 def _run(domain: Domain, source: Path, out: Path, **options: Any) -> None:
     from rich.console import Console
+    from rich.text import Text
 
     from flowkit.ui import prepare_text_view, prepare_view
 
@@ -180,6 +181,10 @@ def _run(domain: Domain, source: Path, out: Path, **options: Any) -> None:
             err=True,
         )
         raise typer.Exit(1)
+    if recipe := NEXT.get(domain.name):
+        command = f"flowkit train {recipe} --set data.source={shlex.quote(str(report.paths[0]))} --set run.name=NAME"
+        # Not wrapped, so that it can be copied as a whole.
+        console.print(Text(f"next: {command}", "dim"), soft_wrap=True)
 
 
 def _refuse(options: dict[str, Any], source: Path, whose: str, held: str) -> None:

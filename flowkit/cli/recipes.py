@@ -41,13 +41,13 @@ def recipes() -> None:
 def new(
     name: Annotated[
         str,
-        typer.Argument(help="The name of a recipe, as `flowkit recipes` lists it.", metavar="NAME", show_default=False),
+        typer.Argument(help="Name of a recipe from `flowkit recipes`.", metavar="NAME", show_default=False),
     ],
     out: Annotated[
         Path | None, typer.Option(help="The file to write. Default: NAME.toml in this folder.", show_default=False)
     ] = None,
 ) -> None:
-    """Copy a recipe that comes with flowkit, to edit it. Never replaces a file.
+    """Copy a recipe that comes with flowkit to a file of your own. Never overwrites a file.
 
     [bold]Examples[/bold]
 
@@ -69,7 +69,7 @@ def new(
         with target.open("xb") as file:
             file.write(source.read_bytes())
     except FileExistsError:
-        raise UserError(f"{target}: this file exists. Name another one with --out") from None
+        raise UserError(f"{target}: this file already exists. Choose another one with --out") from None
     except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}). Name another file with --out") from None
+        raise UserError(f"{target}: cannot be written ({error.strerror}). Choose another file with --out") from None
     print(f"{target}  copy of the recipe {source.stem}. Train it: flowkit train {shlex.quote(str(target))}")

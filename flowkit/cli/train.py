@@ -1,4 +1,4 @@
-"""`flowkit train`: train a model from a recipe. `flowkit ema`: make an average of another width afterwards."""
+"""`flowkit train`: train a model from a recipe. `flowkit ema`: reconstruct an average of another width afterwards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from flowkit.recipe.describe import KeyRow
 
 NARROW = 64  # columns; below this, --keys puts a description on the line below its key
-OUT_OF_TIME = 75  # exit status where train.max_hours ended the run: EX_TEMPFAIL, "try again later"
+OUT_OF_TIME = 75  # exit status if train.max_hours ended the run: EX_TEMPFAIL, "try again later"
 
 
 def _print_keys(recipe: Path | None, overrides: Sequence[str]) -> None:
@@ -144,7 +144,7 @@ def train(
 
       0    done
       2    bad input, explained in one message
-      75   train.max_hours is over
+      75   train.max_hours was reached
       130, 143, 138   stopped by SIGINT, SIGTERM, SIGUSR1
            (saved; continue with --resume)
       1    another process of the run failed, or a bug
@@ -250,7 +250,7 @@ def ema(
             help="Width of the average relative to the length of the run, such as 0.05 or 0.1. At most 0.2886."
         ),
     ],
-    step: Annotated[int | None, count("Step of the snapshot to end at. Default: the last one.")] = None,
+    step: Annotated[int | None, count("Step at which the average ends. Default: the last snapshot.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Output .safetensors file. Default: a new file in ema/ in the run.")
     ] = None,

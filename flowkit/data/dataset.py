@@ -1,8 +1,8 @@
 """Prepared data: `<name>.safetensors` with the rows, and `<name>.json` that describes them. Torch-free.
 
-Rows that stand for sentences have them in `<name>.jsonl`, one `{"text": ...}` per row, read on demand.
+The sentences of rows, if any, are in `<name>.jsonl`, one `{"text": ...}` per row, read on demand.
 
-Samples are written in the same format, so whatever reads one reads the other.
+Samples have the same format.
 """
 
 from __future__ import annotations
@@ -282,14 +282,14 @@ def _read_normalizer(
         }
         normalizer = normalizer_from_json(sidecar["normalizer"], tensors)
         if not normalizer.fits(header["x"].shape[1:]):
-            raise ValueError(f"it was fitted on rows of another shape than {header['x'].shape[1:]}")
+            raise ValueError(f"it was not fitted on rows of shape {header['x'].shape[1:]}")
         return normalizer
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"{json_path}: its normalizer is not valid ({error})") from None
 
 
 def says_texts(json_path: Path) -> bool:
-    """Whether a sidecar says that the .jsonl next to it belongs to the data set."""
+    """Return whether a sidecar says that the .jsonl next to it belongs to the data set."""
     try:
         return bool(read_json(json_path).get("texts"))
     except UserError:

@@ -92,7 +92,7 @@ def _whole(number: object) -> int:
 
 
 def _addressable(shape: tuple[int, ...]) -> bool:
-    """Whether an array could have that shape. An empty array may have any size in its other dimensions."""
+    """Return whether an array could have that shape. An empty array may have any size in its other dimensions."""
     return len(shape) <= MAX_DIMENSIONS and math.prod(n for n in shape if n) < 2**60
 
 

@@ -116,7 +116,7 @@ def start(recipe: Recipe) -> Environment:
     if recipe.run.device == "cuda" and not torch.cuda.is_available():
         raise UserError('run.device: "cuda" is not available here; use "auto" or "cpu"')
     if precision == "fp16" and use_cpu:
-        raise UserError('train.precision: "fp16" needs a GPU, but this runs on the CPU; use "bf16" or "fp32"')
+        raise UserError('train.precision: "fp16" requires a GPU, but this runs on the CPU; use "bf16" or "fp32"')
     launcher = os.environ.get("ACCELERATE_MIXED_PRECISION")
     if launcher and {"no": "fp32"}.get(launcher, launcher) != precision:
         notices.append(f'precision: the launcher says "{launcher}", the recipe "{precision}"; the recipe decides')
@@ -131,8 +131,8 @@ def start(recipe: Recipe) -> Environment:
         torch.set_float32_matmul_precision("high")  # TF32: three bits more than bf16, several times as fast as fp32
     # NCCL's default of ten minutes would end a run whose main process samples or decodes for longer.
     timeout = timedelta(hours=recipe.train.timeout_hours)
-    # Without a GPU and without cpu=True every rank believes that it is alone (accelerate 1.15). FSDP is hidden from
-    # accelerate, which ignores it without a GPU, and with one shards the model only together with its own optimizer.
+    # Without a GPU and cpu=True, accelerate 1.15 does not detect the other ranks. FSDP is hidden from accelerate, because it
+    # ignores FSDP without a GPU, and otherwise shards the model only together with its own optimizer.
     with _without(USE_FSDP):
         accelerator = Accelerator(
             cpu=use_cpu,
@@ -165,7 +165,7 @@ def start(recipe: Recipe) -> Environment:
 
 
 def _asks_for_sharding(notices: list[str]) -> bool:
-    """Whether the launcher's environment asks for FSDP2. Read here, since accelerate silently ignores it without a GPU.
+    """Return whether the launcher's environment asks for FSDP2. Read here, since accelerate silently ignores it without a GPU.
 
     Raises UserError for FSDP1 and other unsupported ways of distributed training.
     """

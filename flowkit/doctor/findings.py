@@ -16,4 +16,4 @@ class Finding:
     name: str
     state: State
     found: str
-    mend: str = ""  # the fix; every problem has one
+    fix: str = ""  # the fix; every problem has one

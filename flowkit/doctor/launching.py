@@ -25,8 +25,8 @@ def look_at_launching(gpus: int) -> list[Finding]:
     return [_configuration(gpus), *_variables(), _host_name()]
 
 
-def _finding(name: str, found: str, state: State = "ok", mend: str = "") -> Finding:
-    return Finding("launching", name, state, found, mend)
+def _finding(name: str, found: str, state: State = "ok", fix: str = "") -> Finding:
+    return Finding("launching", name, state, found, fix)
 
 
 def default_config() -> Path | None:
@@ -110,8 +110,8 @@ def _variables() -> list[Finding]:
     if not given:
         return []
     names = " ".join(one.split("=")[0] for one in given)
-    mend = f"ignored: the recipe sets precision, compilation and sharding. Remove them: unset {names}"
-    return [_finding("environment", ", ".join(given), "note", mend)]
+    fix = f"ignored: the recipe sets precision, compilation and sharding. Remove them: unset {names}"
+    return [_finding("environment", ", ".join(given), "note", fix)]
 
 
 def _host_name() -> Finding:
@@ -122,6 +122,6 @@ def _host_name() -> Finding:
         with socket.socket(address[0], socket.SOCK_STREAM) as listening:
             listening.bind((address[4][0], 0))
     except OSError as error:
-        mend = f"processes cannot reach each other: add {name} to /etc/hosts, or set GLOO_SOCKET_IFNAME=eth0"
-        return _finding("host name", f"{name} · cannot listen on its address ({error.strerror or error})", "note", mend)
+        fix = f"processes cannot reach each other: add {name} to /etc/hosts, or set GLOO_SOCKET_IFNAME=eth0"
+        return _finding("host name", f"{name} · cannot listen on its address ({error.strerror or error})", "note", fix)
     return _finding("host name", f"{name} · {address[4][0]}")

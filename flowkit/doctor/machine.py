@@ -23,8 +23,8 @@ def look_at_machine(runs: Path) -> list[Finding]:
     return [_python(), _processor(), _memory(), *_shared_memory(), *_files(), _disk(runs)]
 
 
-def _finding(name: str, found: str, state: str = "ok", mend: str = "") -> Finding:
-    return Finding("machine", name, state, found, mend)  # type: ignore[arg-type]
+def _finding(name: str, found: str, state: str = "ok", fix: str = "") -> Finding:
+    return Finding("machine", name, state, found, fix)  # type: ignore[arg-type]
 
 
 def _python() -> Finding:
@@ -70,8 +70,8 @@ def _shared_memory() -> list[Finding]:
     size = shutil.disk_usage(folder).total
     found = f"{size / GB:.1f} GB" if size >= GB else f"{size / 1e6:.0f} MB"
     if size < SMALL_SHM:
-        mend = "too small for several processes. For a container: docker run --shm-size=1g, or --ipc=host"
-        return [_finding("shared memory", found, "note", mend)]
+        fix = "too small for several processes. For a container: docker run --shm-size=1g, or --ipc=host"
+        return [_finding("shared memory", found, "note", fix)]
     return [_finding("shared memory", found)]
 
 
@@ -94,13 +94,13 @@ def _disk(runs: Path) -> Finding:
     if not place.is_dir():
         return _finding(name, f"{runs} is a file", "problem", "name another folder: run.dir in the recipe")
     if not os.access(place, os.W_OK | os.X_OK):
-        mend = "use another folder: run.dir in the recipe, or --set run.dir=/some/folder"
-        return _finding(name, f"{runs} cannot be written to", "problem", mend)
+        fix = "use another folder: run.dir in the recipe, or --set run.dir=/some/folder"
+        return _finding(name, f"{runs} cannot be written to", "problem", fix)
     free = shutil.disk_usage(place).free
     found = f"{runs} · {free / GB:,.0f} GB free" if free >= 10 * GB else f"{runs} · {free / GB:.1f} GB free"
-    mend = "free some space, keep fewer checkpoints (train.keep_last), or use another folder (run.dir)"
+    fix = "free some space, keep fewer checkpoints (train.keep_last), or use another folder (run.dir)"
     return _finding(name, found, "problem" if free < NO_DISK else "note" if free < SMALL_DISK else "ok",
-                    mend if free < SMALL_DISK else "")  # fmt: skip
+                    fix if free < SMALL_DISK else "")  # fmt: skip
 
 
 def _meminfo() -> tuple[int | None, int | None]:

@@ -24,8 +24,8 @@ def look_at_packages(probes: Probes) -> list[Finding]:
     return [*findings, _wandb(), _sonar(probes)]
 
 
-def _finding(name: str, found: str, state: State = "ok", mend: str = "") -> Finding:
-    return Finding("packages", name, state, found, mend)
+def _finding(name: str, found: str, state: State = "ok", fix: str = "") -> Finding:
+    return Finding("packages", name, state, found, fix)
 
 
 def version_of(name: str) -> str | None:
@@ -37,7 +37,7 @@ def version_of(name: str) -> str | None:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """(1, 15) of "1.15.0.dev0+cpu"."""
+    """Parse a version: "1.15.0.dev0+cpu" -> (1, 15, 0)."""
     return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
 
 
@@ -69,8 +69,8 @@ def _torchvision(probe: dict[str, Any]) -> Finding:
         return _finding("torchvision", version)
     why = " ".join(probe["error"].split())[:120]
     right = f", or install the version for this torch: pip install 'torchvision=={pair}.*'" if pair else ""
-    mend = f"timm and accelerate import it if it is installed, but flowkit does not need it: pip uninstall torchvision{right}"
-    return _finding("torchvision", f"{version} does not fit this torch ({why})".strip(), "problem", mend)
+    fix = f"timm and accelerate import it if it is installed, but flowkit does not need it: pip uninstall torchvision{right}"
+    return _finding("torchvision", f"{version} does not fit this torch ({why})".strip(), "problem", fix)
 
 
 def _wandb() -> Finding:
@@ -114,8 +114,8 @@ def _sonar(probes: Probes) -> Finding:
     if not versions:
         return _finding("SONAR", "not installed; only needed for sentences: pip install 'flowkit[sonar]'")
     if reason is not None:
-        why, _, mend = reason.rpartition(": ")
-        return _finding("SONAR", f"{found} · {why or reason}", "problem", mend)
+        why, _, fix = reason.rpartition(": ")
+        return _finding("SONAR", f"{found} · {why or reason}", "problem", fix)
     answer = probes.result("sonar")
     if "error" in answer:
         why = " ".join(answer["error"].removeprefix("UserError: ").split())[:300]

@@ -112,7 +112,7 @@ class Probes:
         self._own = {"sonar": _start("sonar", CODE["sonar"])}
 
     def result(self, name: str) -> dict[str, Any]:
-        """As `Probe.result`."""
+        """Return the same as `Probe.result` for a package."""
         if name == "sonar" or "error" in self._together.result():
             if len(self._own) == 1 and name != "sonar":
                 self._own |= {name: _start(name, code) for name, code in CODE.items() if name != "sonar"}
@@ -131,7 +131,7 @@ def environment() -> dict[str, str]:
 def _start(name: str, code: str) -> Probe:
     if _absent(name):
         return Probe(name, None)
-    # A file, since a pipe that nobody reads fills up and blocks the process.
+    # A file, since a pipe that is not read fills up and blocks the process.
     output = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
     process = subprocess.Popen(
         [sys.executable, "-c", _AROUND, code], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.DEVNULL,

@@ -53,16 +53,16 @@ def look_at_two_processes(gpus: int) -> Finding:
         _train(folder, on_cpu=gpus < 2, deadline=start + SECONDS)
         apart = distance(_weights(folder, "two"), _weights(folder, "one"))
     except _Failed as failed:
-        mend = "see the launcher's output above, and the notes of this report (host name, memory, packages)"
-        return Finding("self-test", "two processes", "problem", f"{how}: {failed}", mend)
+        fix = "see the launcher's output above, and the notes of this report (host name, memory, packages)"
+        return Finding("self-test", "two processes", "problem", f"{how}: {failed}", fix)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     found = (
         f"{how}: differs from one process by {apart:.1e} after {UPDATES} updates, in {time.monotonic() - start:.0f} s"
     )
     if not apart <= TOLERANCE:
-        mend = "only rounding should differ: gradients are not summed correctly. Try another version of torch"
-        return Finding("self-test", "two processes", "problem", found, mend)
+        fix = "only rounding should differ: gradients are not summed correctly. Try another version of torch"
+        return Finding("self-test", "two processes", "problem", found, fix)
     return Finding("self-test", "two processes", "ok", found)
 
 

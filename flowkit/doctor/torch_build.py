@@ -22,13 +22,14 @@ def look_at_torch(torch: dict[str, Any]) -> list[Finding]:
     """torch: the result of its probe."""
     if "error" in torch:
         absent = "No module named 'torch'" in torch["error"]
-        mend = "pip install torch" if absent else "reinstall it: pip install --force-reinstall torch"
-        return [_finding("torch", "not installed" if absent else torch["error"], "problem", mend)]
+        fix = "pip install torch" if absent else "reinstall it: pip install --force-reinstall torch"
+        return [_finding("torch", "not installed" if absent else torch["error"], "problem", fix)]
     cuda = torch["cuda"]
     findings = [_version(torch["version"], f"CUDA {cuda} build" if cuda else "CPU build")]
     driver, seen = nvidia()
     if driver or seen:
-        findings.append(_driver(driver, seen))
+        devices = f"{seen} device{'s' if seen != 1 else ''}"
+        findings.append(_finding("driver", f"NVIDIA {driver or 'of unknown version'} · {devices}"))
     if torch["devices"]:
         findings += [_device(number, device) for number, device in enumerate(torch["devices"])]
     elif seen or driver:
@@ -50,8 +51,8 @@ def look_at_torch(torch: dict[str, Any]) -> list[Finding]:
     return findings
 
 
-def _finding(name: str, found: str, state: State = "ok", mend: str = "") -> Finding:
-    return Finding("torch", name, state, found, mend)
+def _finding(name: str, found: str, state: State = "ok", fix: str = "") -> Finding:
+    return Finding("torch", name, state, found, fix)
 
 
 def _version(version: str, build: str) -> Finding:
@@ -68,8 +69,8 @@ def _version(version: str, build: str) -> Finding:
 def _device(number: int, device: dict[str, Any]) -> Finding:
     name = f"cuda:{number}"
     if device["error"]:
-        mend = "found, but not usable: another process may hold it, or this torch was not built for it (see nvidia-smi)"
-        return _finding(name, f"{device['name']}: {_first_line(device['error'])}", "problem", mend)
+        fix = "found, but not usable: another process may hold it, or this torch was not built for it (see nvidia-smi)"
+        return _finding(name, f"{device['name']}: {_first_line(device['error'])}", "problem", fix)
     major, minor = device["capability"]
     found = f"{device['name']} · {device['memory'] / GB:.0f} GB · compute capability {major}.{minor}"
     if not device["bf16"]:
@@ -82,23 +83,19 @@ def _device(number: int, device: dict[str, Any]) -> Finding:
     return _finding(name, f"{found} · bf16")
 
 
-def _driver(driver: str, seen: int) -> Finding:
-    return _finding("driver", f"NVIDIA {driver or 'of unknown version'} · {seen} device{'s' if seen != 1 else ''}")
-
-
 def _unseen(torch: dict[str, Any], seen: int) -> Finding:
     """There is an NVIDIA device, but torch does not find it."""
     what = f"{seen} NVIDIA device{'s' if seen != 1 else ''}, but torch finds none"
     said = " ".join(torch["said"])
     if torch["cuda"] is None:
-        mend = "this torch is built without CUDA: pip uninstall torch, then install the CUDA build from pytorch.org"
-        return _finding("device", what, "problem", mend)
+        fix = "this torch is built without CUDA: pip uninstall torch, then install the CUDA build from pytorch.org"
+        return _finding("device", what, "problem", fix)
     if "driver" in said and "too old" in said:
-        mend = f"the driver is too old for CUDA {torch['cuda']}: update it, or install a torch for an older CUDA"
-        return _finding("device", what, "problem", mend)
+        fix = f"the driver is too old for CUDA {torch['cuda']}: update it, or install a torch for an older CUDA"
+        return _finding("device", what, "problem", fix)
     reason = f": {_first_line(said)}" if said else ""
-    mend = "check that CUDA_VISIBLE_DEVICES is not empty, that the container has GPUs (docker run --gpus all), and nvidia-smi"
-    return _finding("device", what + reason, "problem", mend)
+    fix = "check that CUDA_VISIBLE_DEVICES is not empty, that the container has GPUs (docker run --gpus all), and nvidia-smi"
+    return _finding("device", what + reason, "problem", fix)
 
 
 def _first_line(text: str) -> str:

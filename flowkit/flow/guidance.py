@@ -280,7 +280,7 @@ def guided(
     """
     label = conditions.class_label
     if label is not None and bool((label < 0).any()):
-        assert conditions.tokens is None, "with a condition, the null class is no label"
+        assert conditions.tokens is None, "with a condition, the null class is not a label"
         conditions = replace(conditions, class_label=label.clamp_min(0)).drop(label < 0)
     strong = NetworkVelocity(model, objective, conditions)
     other = None if weak is None else NetworkVelocity(*weak, conditions)

@@ -49,7 +49,7 @@ def log_likelihood(
     """
     if divergence not in DIVERGENCES:
         raise UserError(
-            f"divergence: unknown {divergence!r}; known are {listing(DIVERGENCES)}{nearest(divergence, DIVERGENCES)}"
+            f"divergence: unknown {divergence!r}; expected {listing(DIVERGENCES)}{nearest(divergence, DIVERGENCES)}"
         )
     if probes < 1:
         raise UserError(f"probes: {probes}; expected at least 1")

@@ -125,9 +125,7 @@ class FlowObjective:
     def __post_init__(self):
         for what, name in (("prediction", self.prediction), ("loss_space", self.loss_space)):
             if name not in PREDICTIONS:
-                raise UserError(
-                    f"unknown {what} {name!r}; known are {listing(PREDICTIONS)}{nearest(name, PREDICTIONS)}"
-                )
+                raise UserError(f"unknown {what} {name!r}; expected {listing(PREDICTIONS)}{nearest(name, PREDICTIONS)}")
         if not self.clip >= 0:
             raise UserError(f"clip: {self.clip}; expected a number >= 0")
         for key, problem in needs_gaussian(self.path, self.prediction, self.loss_space, self.weights):

@@ -36,8 +36,8 @@ def inspect(path: Path | str) -> dict[str, Any]:
     """Return a JSON-able report. Its `"what"` is "run", "checkpoint", "data", "recipe", "metrics", "tensors" or "file".
 
     path: a run directory, a checkpoint directory, a .safetensors file (weights, optimizer, prepared data, samples), the
-    .json or .jsonl beside one, a folder of samples, a recipe or the name of a packaged one, a metrics.jsonl, or another
-    file that flowkit writes. Raises UserError for anything else, and for a damaged file.
+    .json or .jsonl next to one, a folder of samples, a recipe or the name of a packaged one, a metrics.jsonl, or another
+    file that flowkit writes. Raises UserError for anything else, and for a corrupt file.
     """
     path = Path(path)
     if path.name in (LATEST, BEST) and path.parent.name == CHECKPOINTS:  # may also be a text file, or a dangling link
@@ -104,7 +104,7 @@ def _tensors(path: Path) -> dict[str, Any]:
     if sidecar.is_file():
         return checkpoint_report(path)
     return {"what": "tensors", "holds": "tensors", "path": str(path), "weights": weights_report(path, header),
-            "remarks": [f"there is no {own.name} next to it to say what it is"]}  # fmt: skip
+            "remarks": [f"contents unknown: there is no {own.name} next to it"]}  # fmt: skip
 
 
 def _data(path: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def run_report(path: Path) -> dict[str, Any]:
             {
                 "name": one.name,
                 "step": checkpoint_step(one),
-                "bytes": _bytes(one),
+                "bytes": sum(file.stat().st_size for file in one.iterdir() if file.is_file()),
                 "latest": one.name == latest,
                 "best": one.name == best,
                 "validation_loss": _validation_loss(one),
@@ -118,10 +118,6 @@ def _validation_loss(directory: Path) -> float | None:
     except UserError:
         return None
     return found if isinstance(found, int | float) else None
-
-
-def _bytes(directory: Path) -> int:
-    return sum(one.stat().st_size for one in directory.iterdir() if one.is_file())
 
 
 def _recipe(run_dir: Path) -> dict[str, Any] | None:

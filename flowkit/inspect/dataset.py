@@ -19,7 +19,7 @@ DRAWN = 8
 
 
 def data_report(path: Path) -> dict[str, Any]:
-    """Raises UserError where a file is missing, not whole, or contradicts the other."""
+    """Report on prepared data or samples. Raises UserError if a file is missing, truncated, or contradicts the other."""
     data = read_dataset(path, check=False)
     looked = _spread(len(data), STATISTICS_ROWS)
     tensors_path, json_path = data_files(path)
@@ -32,7 +32,7 @@ def data_report(path: Path) -> dict[str, Any]:
     if data.split is not None:
         split = {name: int((data.split == number).sum()) for name, number in SPLITS.items()}
     domain = None
-    with contextlib.suppress(UserError):  # of a kind whose code is not trusted
+    with contextlib.suppress(UserError):  # the kind is defined in code that is not trusted
         domain = get_domain(data.kind)
     return {
         "what": "data",
@@ -41,7 +41,9 @@ def data_report(path: Path) -> dict[str, Any]:
         "rows": len(data),
         "shape": list(data.x.shape[1:]),
         "condition_shape": None if data.condition is None else list(data.condition.shape[1:]),
-        "condition_tokens": None if mask is None else float(mask[looked].sum(1).mean()),  # that are there, on average
+        "condition_tokens": None
+        if mask is None
+        else float(mask[looked].sum(1).mean()),  # mean number of present tokens
         "class_names": list(data.class_names),
         "class_counts": data.class_counts() or None,
         "split": split,
@@ -71,7 +73,7 @@ def pictures(data: Dataset | Path, limit: int = DRAWN) -> list[Preview]:
 
 
 def _spread(count: int, limit: int) -> np.ndarray:
-    """At most `limit` row numbers, evenly spread: rows of a class often stand together."""
+    """Return at most `limit` row numbers, evenly spaced, because rows may be sorted by class."""
     return np.arange(count) if count <= limit else np.arange(limit) * count // limit
 
 

@@ -1,4 +1,4 @@
-"""The report of a recipe: checked and resolved as `train` would, and what follows from it."""
+"""Report on a recipe: its resolved settings, checked as `train` does, and derived facts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def recipe_report(path: Path) -> dict[str, Any]:
-    """Raises UserError with every mistake of the recipe."""
+    """Report on a recipe. Raises UserError with all of its mistakes."""
     from flowkit.checkpoint.run_dir import load_run_recipe
 
     recipe, _ = load_run_recipe(path)
@@ -33,7 +33,7 @@ def recipe_report(path: Path) -> dict[str, Any]:
 
 
 def _facts(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
-    """Rows, updates and sketches seen, as far as the data can be looked up without loading it."""
+    """Return the numbers of rows, updates and epochs, without loading the data. Remarks if they are not known."""
     facts: dict[str, Any] = {"run_dir": str(recipe.run.directory), "run_exists": recipe.run.directory.exists()}
     try:
         rows = _train_rows(recipe)
@@ -51,7 +51,7 @@ def _train_rows(recipe: Recipe) -> int:
     else:
         tensors, _ = data_files(data.source)
         if not tensors.exists():
-            raise UserError(f"{tensors} does not exist yet; `flowkit prepare` makes it")
+            raise UserError(f"{tensors} does not exist yet; create it with `flowkit prepare`")
         counts = read_sidecar(data.source).get("counts", {})
         rows, split = counts.get("rows", 0), counts.get("split") or {}
     training = split.get("train", rows - round(data.val_fraction * rows))

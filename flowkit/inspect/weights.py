@@ -1,4 +1,4 @@
-"""Tensors by module, from a .safetensors header alone."""
+"""Report on the tensors of a .safetensors file by module. Reads only the header."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from flowkit.data.header import TensorEntry, read_header
 
-MAX_DEPTH = 40  # of modules in modules; what a name has beyond is one name
+MAX_DEPTH = 40  # of nested modules; the rest of a longer name is not split
 
 
 @dataclass
@@ -24,21 +24,19 @@ class Node:
         return sum(entry.numel for entry in self.tensors.values()) + sum(c.numel for c in self.children.values())
 
     def shape_of_it(self) -> tuple:
-        """Equal for modules that are built alike."""
+        """Return a key that is equal for modules with the same structure."""
         own = tuple((name, entry.dtype, entry.shape) for name, entry in self.tensors.items())
         return own, tuple((name, child.shape_of_it()) for name, child in self.children.items())
 
 
 def weights_report(path: Path, header: dict[str, TensorEntry] | None = None) -> dict[str, Any]:
-    """Sizes, dtypes and the tree of modules of a weight file. Raises UserError where the file is not whole."""
+    """Return sizes, dtypes and the module tree of a weight file. Raises UserError if the file is truncated."""
     header = read_header(path) if header is None else header
     dtypes = Counter()
     for entry in header.values():
         dtypes[entry.dtype] += entry.numel
     root = Node()
-    for name, entry in sorted(
-        header.items(), key=lambda item: item[1].start
-    ):  # as the model lists them, where it can be
+    for name, entry in sorted(header.items(), key=lambda item: item[1].start):  # in the order of the model, if possible
         *modules, last = name.replace("/", ".").split(".", MAX_DEPTH)
         node = root
         for module in modules:
@@ -52,7 +50,7 @@ def weights_report(path: Path, header: dict[str, TensorEntry] | None = None) -> 
 
 def _describe(name: str, node: Node, repeat: int) -> dict[str, Any]:
     modules = [_describe(*child) for child in _grouped(_in_order(node.children))]
-    if name and repeat == 1 and not node.tensors and len(modules) == 1:  # nothing but another module: one line for both
+    if name and repeat == 1 and not node.tensors and len(modules) == 1:  # merge a module with its only child
         return {**modules[0], "name": f"{name}.{modules[0]['name']}"}
     return {"name": name, "repeat": repeat, "elements": repeat * node.numel, "tensors": _own(node), "modules": modules}
 
@@ -63,14 +61,14 @@ def _own(node: Node) -> dict[str, Any]:
 
 
 def _in_order(children: dict[str, Node]) -> list[tuple[str, Node]]:
-    """Numbered children by number: a file may list 10 before 2."""
+    """Sort numbered children by number. A file may list 10 before 2."""
     if children and all(map(_is_number, children)):
         return sorted(children.items(), key=lambda item: int(item[0]))
     return list(children.items())
 
 
 def _grouped(children: list[tuple[str, Node]]) -> list[tuple[str, Node, int]]:
-    """(name, module, how many): runs of numbered modules that are built alike become one, `0-7`."""
+    """Return (name, module, count). Consecutive numbered modules with the same structure are merged, such as `0-7`."""
     groups: list[tuple[str, str, Node, int]] = []  # first name, last name, the first module, count
     for name, child in children:
         if groups and _is_number(name):

@@ -1,4 +1,4 @@
-"""Distances between rows of features and between sets of points: Chamfer, fast enough for all pairs; optimal transport."""
+"""Distances between rows of features and between sets of points: Euclidean, Chamfer and optimal transport."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def euclidean(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a: (N, D), b: (M, D) -> (N, M) Euclidean distances, in the inputs' precision.
 
-    By the expanded square: rows that are equal may come out 1e-8 of their length apart, 1e-4 in single precision.
+    Uses |a|^2 + |b|^2 - 2 a.b, so the distance of equal rows is not exactly 0: up to 1e-8 of their length, or 1e-4 in
+    single precision.
     """
     squared = (a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * (a @ b.T)
     return np.sqrt(np.maximum(squared, 0, out=squared), out=squared)
@@ -26,11 +27,12 @@ def euclidean(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 class PointClouds:
     """Sets of points in the plane, rounded to a grid, so that Chamfer distances become a sparse matrix product.
 
-    A cloud's distance field says how far each cell is from its nearest point; the mean over another cloud's points is
-    then a histogram times that field. On the rounded points this is exact: all terms are integers below 2^24.
+    The distance field of a cloud holds the distance of each cell to the cloud's nearest point. The mean distance from
+    another cloud is the product of its histogram with that field. For the rounded points this is exact, because all terms
+    are integers below 2^24.
 
-    points: (N, P, 2); `extent`: the grid covers [-extent, extent] squared, what lies beyond is moved to its edge;
-    `cells`: a side's number of cells.
+    points: (N, P, 2). extent: the grid covers [-extent, extent]^2; points outside are moved to its edge. cells: number of
+    cells per side.
     """
 
     def __init__(self, points: np.ndarray, extent: float = 1.2, cells: int = 120) -> None:
@@ -43,7 +45,7 @@ class PointClouds:
         return len(self.cell)
 
     def histograms(self) -> csr_matrix:
-        """(N, cells * cells): each cloud's points counted by cell."""
+        """Return (N, cells * cells): the number of points per cell of each cloud."""
         from scipy.sparse import csr_matrix
 
         n, p = self.cell.shape
@@ -51,7 +53,7 @@ class PointClouds:
         return csr_matrix((counts, self.cell.ravel(), np.arange(n + 1) * p), shape=(n, self.cells**2))
 
     def fields(self) -> np.ndarray:
-        """(cells * cells, N) float32: squared distance, in cells, from each cell to each cloud's nearest point. Kept."""
+        """Return (cells * cells, N) float32: squared distance in cells from each cell to each cloud's nearest point. Cached."""
         from scipy.ndimage import distance_transform_edt
 
         if self._fields is None:
@@ -66,9 +68,10 @@ class PointClouds:
 
 
 def chamfer(a: PointClouds, b: PointClouds) -> np.ndarray:
-    """(N, M) float32: mean squared distance of a's points to the nearest of b's, plus the other way (1906.12320, eq. 6).
+    """Return the Chamfer distances (N, M) float32 (arXiv 1906.12320, eq. 6).
 
-    In the square of the points' unit. Symmetric, and exactly 0 between equal clouds.
+    The mean squared distance from a's points to the nearest of b's, plus that from b's points to a's, in squared units of
+    the points. Symmetric, and exactly 0 for equal clouds.
     """
     assert a.cells == b.cells and a.step == b.step, "clouds on different grids"
     assert a.cell.shape[1] == b.cell.shape[1], "clouds of different sizes"
@@ -78,16 +81,17 @@ def chamfer(a: PointClouds, b: PointClouds) -> np.ndarray:
 
 
 def chamfer_pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The same distance on the points as they are: one cloud a (P, 2) to each of b (N, P, 2) -> (N,)."""
+    """Return the Chamfer distances (N,) of one cloud a (P, 2) to each of b (N, P, 2), without rounding the points."""
     squared = np.square(a).sum(-1)[:, None] + np.square(b).sum(-1)[:, None] - 2.0 * (a @ b.transpose(0, 2, 1))
     squared = np.maximum(squared, 0.0)  # (N, P of a, P of b)
     return squared.min(axis=2).mean(axis=1) + squared.min(axis=1).mean(axis=1)
 
 
 def wasserstein2(a: np.ndarray, b: np.ndarray) -> float:
-    """The 2-Wasserstein distance of point sets a and b, both (N, D): the root of the exact assignment's mean squared distance.
+    """Return the 2-Wasserstein distance of point sets a and b, both (N, D), by exact assignment.
 
-    Memory is some 24 N^2 bytes: 2.4 GB for 10,000 points. Raises ValueError where the sets differ in size or are not finite.
+    Uses about 24 N^2 bytes of memory: 2.4 GB for 10,000 points. Raises ValueError if the sets differ in size or are not
+    finite.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape or a.ndim != 2 or not len(a):
@@ -99,7 +103,7 @@ def wasserstein2(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a: (N, D), b: (M, D) -> (N, M). Of few dimensions by differences: by the expanded square near points lose digits."""
+    """a: (N, D), b: (M, D) -> (N, M) squared distances, for few dimensions. More accurate for near points than `euclidean`."""
     total = np.square(a[:, None, 0] - b[None, :, 0])
     for axis in range(1, a.shape[1]):
         total += np.square(a[:, None, axis] - b[None, :, axis])
@@ -107,10 +111,10 @@ def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def path_energy(velocity: Callable[[Tensor, Tensor], Tensor], x0: Tensor, steps: int = 100) -> float:
-    """E of the integral of |v|^2 over t in [0, 1], along the Euler solution from x0 (N, D) in `steps` steps (arXiv 2307.03672).
+    """Return the mean over x0 (N, D) of the integral of |v|^2 over t in [0, 1], along the Euler solution (arXiv 2307.03672).
 
-    velocity: (x (N, D), t (N,)) -> (N, D). At least the squared 2-Wasserstein distance of x0 and where the flow takes it,
-    and equal to it if the flow is the optimal transport.
+    velocity: (x (N, D), t (N,)) -> (N, D). The result is at least the squared 2-Wasserstein distance between x0 and the end
+    points, and equal to it if the flow is the optimal transport.
     """
     import torch
 
@@ -124,5 +128,5 @@ def path_energy(velocity: Callable[[Tensor, Tensor], Tensor], x0: Tensor, steps:
 
 
 def normalized_path_energy(energy: float, w2: float) -> float:
-    """|energy - w2^2| / w2^2: 0 is optimal transport (arXiv 2307.03672). w2: between the two true distributions."""
+    """Return |energy - w2^2| / w2^2 (arXiv 2307.03672). 0 is optimal transport. w2: between the two true distributions."""
     return abs(energy - w2**2) / w2**2

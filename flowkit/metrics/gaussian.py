@@ -1,4 +1,4 @@
-"""Gaussians fitted to rows: the best that moments alone can do. A model that does no better has learned two moments."""
+"""Gaussians fitted to data, as a baseline: a model that is not better has learned only mean and covariance."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 FOLDS = 5
-PLENTY = 20  # rows a dimension from which the rows' own covariance is as good as any
+PLENTY = 20  # rows per dimension from which no shrinkage is needed
 
 
 @dataclass(frozen=True)
 class FittedGaussian:
-    """Moments of rows: mean and variances (D,) by maximum likelihood, covariance (D, D), where there is one, regularised."""
+    """Moments of rows: mean and variances (D,) by maximum likelihood, and a regularized covariance (D, D) or None."""
 
     mean: np.ndarray
     variances: np.ndarray
@@ -21,14 +21,14 @@ class FittedGaussian:
 
 
 def fit_gaussian(chunks: Callable[[], Iterable[np.ndarray]], *, full: bool = True) -> FittedGaussian:
-    """Moments of the rows in `chunks()`, each (n, D) float64; it is called twice, and gives at least one row.
+    """Fit a Gaussian to the rows in `chunks()`, each (n, D) float64. It is called twice, and yields at least one row.
 
-    On few rows the covariance of maximum likelihood is singular, sure of what it never saw, and worse on new rows than its
-    own diagonal. So the rows' correlations keep their eigenvectors, and each eigenvalue becomes the variance that rows
-    left out have along the like eigenvector of the others (cross-validated shrinkage: Bartz, 1611.00798), in ascending
-    order. That is nearly the best that those eigenvectors allow; the linear shrinkage of Ledoit and Wolf, good in the
-    Frobenius norm, takes much from a spectrum that falls as steeply as that of embeddings. From PLENTY rows a dimension
-    nothing is changed; on fewer rows than 2 FOLDS there is no covariance.
+    With few rows, the maximum-likelihood covariance is singular, and fits new rows worse than its own diagonal. So the
+    correlations keep their eigenvectors, but each eigenvalue is replaced by the variance of held-out rows along the
+    corresponding eigenvector of the others (cross-validated shrinkage: Bartz, arXiv 1611.00798), in ascending order. This
+    is close to optimal for these eigenvectors. The linear shrinkage of Ledoit and Wolf distorts spectra that decay as
+    steeply as those of embeddings. From PLENTY rows per dimension on, nothing is changed. With fewer than 2 * FOLDS rows,
+    the covariance is None.
     """
     count, total = 0, np.zeros(())
     for rows in chunks():
@@ -41,7 +41,7 @@ def fit_gaussian(chunks: Callable[[], Iterable[np.ndarray]], *, full: bool = Tru
     for rows in chunks():
         centered = rows - mean
         squares += np.square(centered).sum(axis=0)
-        # Row i is in fold i mod FOLDS: rows may come sorted, and every fold should have some of each kind.
+        # Row i is in fold i mod FOLDS, so that the folds are balanced if rows are sorted.
         for fold in range(folds if full else 0):
             part = centered[(fold - seen) % folds :: folds]
             second[fold] += part.T @ part
@@ -55,12 +55,12 @@ def fit_gaussian(chunks: Callable[[], Iterable[np.ndarray]], *, full: bool = Tru
     deviations = np.sqrt(variances)
     inverse = np.divide(1.0, deviations, out=np.zeros_like(deviations), where=deviations > 0)
     second *= inverse[:, None] * inverse
-    correlations = _regularised(second, counts) * (deviations[:, None] * deviations)
+    correlations = _regularized(second, counts) * (deviations[:, None] * deviations)
     return FittedGaussian(mean, variances, correlations)
 
 
-def _regularised(second: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """second: (K, D, D) sums of squares by fold, of `counts` (K,) rows -> (D, D), cross-validated as `fit_gaussian` says."""
+def _regularized(second: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """second: (K, D, D) sums of squares of folds with `counts` (K,) rows -> (D, D), regularized as in `fit_gaussian`."""
     from scipy.optimize import isotonic_regression
 
     whole, spectrum = second.sum(axis=0), np.zeros(second.shape[1])
@@ -72,12 +72,12 @@ def _regularised(second: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def sample_class_gaussians(x: np.ndarray, labels: np.ndarray, wanted: np.ndarray, *, seed: int = 0) -> np.ndarray:
-    """Draws from a full Gaussian per class, all coordinates together, fitted by maximum likelihood.
+    """Sample from a Gaussian per class over all coordinates, fitted by maximum likelihood.
 
     x: (N, ...) rows to fit on, labels: (N,) their classes, wanted: (M,) the classes to draw, each of which has a row
-    in x -> (M, ...) float32. A class of fewer rows than coordinates has a singular covariance; its Gaussian then lives
-    on the plane through its rows. That needs no ridge, and shrinking towards the pooled or a round covariance made
-    poorer drawings of real characters, so nothing is added.
+    in x -> (M, ...) float32. A class with fewer rows than coordinates has a singular covariance, and its samples lie in the
+    affine span of its rows. The covariance is not regularized: shrinking it to the pooled or an isotropic one gave worse
+    drawings of real characters.
     """
     flat = x.reshape(len(x), -1).astype(np.float64)
     rng = np.random.default_rng(seed)
@@ -85,7 +85,7 @@ def sample_class_gaussians(x: np.ndarray, labels: np.ndarray, wanted: np.ndarray
     for label in np.unique(wanted):
         places, rows = np.flatnonzero(wanted == label), flat[labels == label]
         mean = rows.mean(axis=0)
-        # With C the centered rows, z C / sqrt(n) for unit noise z has their covariance: no (D, D) matrix is decomposed.
+        # With centered rows C and unit noise z, z C / sqrt(n) has their covariance. No (D, D) matrix is decomposed.
         noise = rng.standard_normal((len(places), len(rows))) / np.sqrt(len(rows))
         out[places] = mean + noise @ (rows - mean)
     return out.reshape(len(wanted), *x.shape[1:]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What nearest neighbors say about two sets of rows. All of it works on distance matrices."""
+"""Nearest-neighbor metrics of two sets of rows, computed from distance matrices."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 def one_nn_accuracy(within_a: np.ndarray, between: np.ndarray, within_b: np.ndarray) -> float:
-    """Leave-one-out 1-NN accuracy in telling set a from set b (1610.06545; 1906.12320): 0.5 is perfect, 1 is told apart.
+    """Return the leave-one-out accuracy of a 1-NN classifier of set a against set b (arXiv 1610.06545, 1906.12320).
 
-    within_a: (N, N), between: (N, M), within_b: (M, M) distances. A tie counts half. Each set counts half, so that
-    unequal sizes do no harm to the reading; below 0.5 the sets are nearer to each other than to themselves (copies).
+    within_a: (N, N), between: (N, M), within_b: (M, M) distances. 0.5 is perfect, 1 means that the sets are separable, and
+    values below 0.5 mean copies. A tie counts half. Both sets have equal weight, even if their sizes differ.
     """
     a = _nearer(_nearest_other(within_a), between.min(axis=1))
     b = _nearer(_nearest_other(within_b), between.min(axis=0))
@@ -34,10 +34,10 @@ def kth_nearest(within: np.ndarray, k: int) -> np.ndarray:
 
 
 def matching(between: np.ndarray) -> tuple[float, float]:
-    """Coverage and minimum matching distance (1707.02392; 1906.12320, eq. 8 and 9). between: (samples, reference).
+    """Return coverage and minimum matching distance (arXiv 1707.02392; 1906.12320, eq. 8 and 9).
 
-    Coverage: the share of the reference that is some sample's nearest. Minimum matching distance: the mean over the
-    reference of the distance to the nearest sample.
+    between: (samples, reference). Coverage: the fraction of reference rows that are the nearest one of some sample. Minimum
+    matching distance: the mean distance of reference rows to the nearest sample.
     """
     covered = np.unique(between.argmin(axis=1)).size / between.shape[1]
     return float(covered), float(between.min(axis=0).mean())
@@ -60,7 +60,7 @@ def prdc(real: np.ndarray, between: np.ndarray, fake: np.ndarray, k: int = 5) ->
 
 
 def knn_classify(distances: np.ndarray, labels: np.ndarray, k: int = 5) -> np.ndarray:
-    """The class that most of the k nearest rows have; of classes with equal votes, the one whose row is nearest.
+    """Return the majority class of the k nearest rows. A tie goes to the class with the nearest row.
 
     distances: (Q, N) from queries to labeled rows; labels: (N,) -> (Q,).
     """
@@ -68,5 +68,5 @@ def knn_classify(distances: np.ndarray, labels: np.ndarray, k: int = 5) -> np.nd
     nearest = np.argpartition(distances, k - 1, axis=1)[:, :k]
     order = np.take_along_axis(distances, nearest, axis=1).argsort(axis=1, kind="stable")
     voted = labels[np.take_along_axis(nearest, order, axis=1)]  # (Q, k), nearest first
-    votes = (voted[:, :, None] == voted[:, None, :]).sum(axis=2)  # how many of the k agree with each
+    votes = (voted[:, :, None] == voted[:, None, :]).sum(axis=2)  # how many of the k have the same class
     return voted[np.arange(len(voted)), votes.argmax(axis=1)]

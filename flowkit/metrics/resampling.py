@@ -1,4 +1,4 @@
-"""Intervals for figures that nearest neighbors are part of."""
+"""Confidence intervals that are also valid for nearest-neighbor metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LEVEL, REPEATS = 0.9, 200
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its interval (of level 0.9, unless said)."""
+    """A metric with its confidence interval (level 0.9 by default)."""
 
     value: float
     low: float
@@ -32,19 +32,20 @@ def half_sampling(
     seed: int = 0,
     smooth: bool = False,
 ) -> list[Estimate]:
-    """The figures of `statistic` on all rows, with intervals from random halves of each set.
+    """Return `statistic` on all rows, with intervals from random halves of each set.
 
-    The usual bootstrap draws with replacement: every row that comes twice is its own nearest neighbor at distance 0,
-    and 1-NN accuracy, coverage and precision are then about something else. A half drawn *without* replacement has
-    no twins, and the spread of a mean over such halves is exactly that of the mean over all rows (half the rows, and
-    half the population left: the two factors cancel), as in the delete-half jackknife (Shao and Wu, 1989; Politis and
-    Romano, 1994). Many figures also shift with the number of rows, so the halves lend only their spread: the interval
-    is the figure on all rows plus the percentiles of the halves' deviations from their own mean, cut at `bounds`.
+    The usual bootstrap draws with replacement. A row that is drawn twice is its own nearest neighbor at distance 0, which
+    distorts 1-NN accuracy, coverage and precision. Halves drawn *without* replacement have no such pairs, and the variance
+    of a mean over such halves equals that of the mean over all rows: having half the rows and drawing from a finite
+    population cancel, as in the delete-half jackknife (Shao and Wu, 1989; Politis and Romano, 1994). Many metrics are
+    biased by the number of rows, so only the spread of the halves is used: the interval is the value on all rows plus the
+    percentiles of the halves' deviations from their own mean, clipped to `bounds`.
 
-    smooth: of figures that are means over pairs of rows, or near such (MMD^2, energy and Fréchet distances). Between equal
-    distributions their first-order part vanishes, and halves spread by the root of 3 too far; `_second_order` corrects it.
+    smooth: set it for metrics that are means over pairs of rows, or close to it (MMD^2, energy and Fréchet distances). For
+    equal distributions their first-order term vanishes, and the spread of halves is too large by sqrt(3); `_second_order`
+    corrects it.
 
-    statistic: called with one array of row numbers per set, of the lengths `sizes` or half that; returns k figures.
+    statistic: called with one array of row numbers per set, of the lengths `sizes` or half of them; returns k values.
     """
     rng, repeats = np.random.default_rng(seed), repeats or REPEATS
     repeats -= repeats % 2
@@ -71,12 +72,13 @@ def half_sampling(
 
 
 def _second_order(halves: np.ndarray) -> np.ndarray:
-    """What deviations of `halves` (R, k) are to be multiplied by: (k,). Each odd row is of the half that the one before left.
+    """Return factors (k,) for the deviations of `halves` (R, k). Each odd row is from the complement of the half before it.
 
-    Let U = u + l + q be a figure with its first- and second-order parts (Hoeffding), and e = +1 or -1 say which half a row is in.
-    A half's figure is, to second order, U plus a part odd in e, of variance Var l + 2 Var q (the projections are estimated, and
-    their error counts), plus an even one, of variance Var q. Half the difference of complementary halves is the odd part, half
-    their sum the even one. Wanted is Var l + Var q, odd less even; it is at least a third of their sum, its value at l = 0.
+    Let U = u + l + q be a statistic with its first- and second-order terms (Hoeffding), and e = +1 or -1 the half of a row.
+    To second order, the value on a half is U plus a term odd in e, of variance Var l + 2 Var q (including the error of the
+    estimated projections), plus an even term, of variance Var q. The odd term is half the difference of complementary
+    halves, the even term half their sum. The variance of U is Var l + Var q, which is odd minus even. It is at least a third
+    of their sum, its value for l = 0.
     """
     first, second = halves[::2], halves[1::2]
     odd, even = np.square((first - second) / 2).mean(axis=0), ((first + second) / 2).var(axis=0, ddof=1)

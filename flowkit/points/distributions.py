@@ -39,7 +39,7 @@ def draw(name: str, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.nd
     first coordinate then, as in C2OT. The points are in no order. Raises UserError for a name that there is not.
     """
     if name not in NAMES:
-        raise UserError(f"there are no built-in points {name!r}; there are {listing(NAMES)}{nearest(name, NAMES)}")
+        raise UserError(f"unknown built-in points {name!r}; expected {listing(NAMES)}{nearest(name, NAMES)}")
     kind = name.removesuffix(LABELED).removesuffix(CONDITIONED)
     x, label = _DRAW[kind](n, rng)
     order = rng.permutation(n)

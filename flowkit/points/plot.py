@@ -20,7 +20,7 @@ Color = tuple[int, int, int]
 SCALE = 3  # drawn so many times as large, for smooth edges
 SIDE, LEFT, TOP, RIGHT, BOTTOM = 600, 56, 24, 24, 72  # of the frame and the room around it, in pixels
 PAPER, FRAME, TEXT, GRAY = (255, 255, 255), (120, 120, 120), (70, 70, 70), (205, 205, 210)
-# Eight that are told apart by the color-blind too (Okabe and Ito, 2008), the yellow darkened for white paper.
+# Eight colors that color-blind people can distinguish (Okabe and Ito, 2008). The yellow is darkened for white paper.
 PALETTE: tuple[Color, ...] = (
     (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0), (90, 90, 90), (178, 160, 0),
 )  # fmt: skip

@@ -16,7 +16,7 @@ def contradictions(recipe: Recipe) -> list[tuple[str, str]]:
     parts = (_length, _batch, _divisions, _guidance, _flow, _averages, _mean_flow, _sampling, _coupling)
     found = [problem for part in parts for problem in part(recipe)]
     if recipe.run.device == "cpu" and recipe.train.precision == "fp16":
-        found.append(("train.precision", '"fp16" needs a GPU, but run.device is "cpu"; use "bf16" or "fp32"'))
+        found.append(("train.precision", '"fp16" requires a GPU, but run.device is "cpu"; use "bf16" or "fp32"'))
     return found
 
 
@@ -88,7 +88,7 @@ def _guidance(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def _drops_any(recipe: Recipe) -> bool:
-    """Whether conditions are ever dropped, for any kind of data."""
+    """Return whether conditions are ever dropped, for any kind of data."""
     drop = recipe.flow.cond_drop
     return any(drop.values()) if isinstance(drop, dict) else drop > 0
 

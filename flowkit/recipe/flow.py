@@ -37,7 +37,7 @@ def drop_rates(cond_drop: float | Mapping[Any, float], kinds: Sequence[str]) -> 
 
 
 def seen_without(missing: Sequence[str], cond_drop: float | Mapping[Any, float], kinds: Sequence[str]) -> bool:
-    """Whether training ever drops exactly the `missing` conditions of a row, in data with `kinds` of conditions."""
+    """Return whether training ever drops exactly the `missing` conditions of a row, in data with `kinds` of conditions."""
     rates = drop_rates(cond_drop, kinds)
     alone = all(rates.get(kind, 0.0) > 0 for kind in missing)
     return alone or (set(missing) == set(kinds) and rates["all"] > 0)
@@ -122,7 +122,7 @@ class Flow(Section):
         return None
 
     def why_not(self, solver: Solver) -> str | None:
-        """Why a model of this flow cannot be sampled with that solver, in words; None where it can."""
+        """Return why a model of this flow cannot be sampled with that solver; None if it can."""
         name = solver.tag()
         if solver.averages and not self.objective.averages:
             return f'"{name}" requires a model of average velocities (flow.objective = "mean_flow")'

@@ -26,9 +26,9 @@ MAX_BYTES = 1 << 20  # a larger file is not a recipe; do not read a whole checkp
 def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, saved: bool = False) -> Recipe:
     """Read the recipe in the TOML file `path`, with `overrides` such as "optim.lr=3e-4".
 
-    saved: a run wrote it, perhaps under an earlier version: keys that were renamed are translated. Raises UserError: a
-    missing or unreadable file, broken TOML; else all unknown or renamed keys and wrong types; else all impossible
-    combinations.
+    saved: the recipe was written by a run, perhaps by an earlier version, so renamed keys are translated. Raises UserError for
+    a missing or unreadable file or invalid TOML; else with all unknown or renamed keys and wrong types; else with all
+    impossible combinations.
     """
     data = _read(Path(path))
     return _validated(translated(data)[0] if saved else data, overrides, str(path))
@@ -42,11 +42,11 @@ def recipe_from_dict(data: dict[str, Any], overrides: Sequence[str] = ()) -> Rec
 def saved_settings(path: Path, content: dict[str, Any]) -> tuple[Flow, SampleSettings]:
     """Return the "flow" and "sampling" of a model.json.
 
-    Raises UserError if they hold what no recipe could say, or ask for endless sampling.
+    Raises UserError for settings that are not valid in a recipe, and for too many solver steps.
     """
     sampling = content.get("sampling") or {}
     if content.get("numerics", 1) == 1:
-        sampling = {"solver": "heun", **sampling}  # where such a sidecar names none
+        sampling = {"solver": "heun", **sampling}  # the default of old sidecars
     if missing := {"path", "prediction"} - content["flow"].keys():
         raise UserError(f"{path}: 'flow' is not valid: missing {listing(sorted(missing))}")
     found: list[Any] = []

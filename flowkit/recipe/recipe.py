@@ -32,7 +32,7 @@ class Run(Section):
         default="auto", description="device to train on; auto uses CUDA if available"
     )
     threads: CountOrAuto = Field(
-        default="auto", description="CPU threads of each process; auto is 1 for a small network, else as torch has it"
+        default="auto", description="CPU threads of each process; auto is 1 for a small network, else torch's default"
     )
 
     @property

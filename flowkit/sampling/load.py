@@ -23,7 +23,7 @@ from flowkit.checkpoint import (
 )
 from flowkit.components import trusting
 from flowkit.device import pick_device
-from flowkit.errors import PassedOver, UserError
+from flowkit.errors import CheckpointSkipped, UserError
 from flowkit.recipe.flow import Flow
 from flowkit.recipe.load import saved_settings
 from flowkit.recipe.sample import SampleSettings
@@ -95,7 +95,7 @@ def _load(ckpt: Path | str, weights: str, device: str, model: nn.Module | None) 
 
     files = find_checkpoint(ckpt, check=lambda files: verify_weights(files, weights))
     if files.notice:
-        warnings.warn(files.notice, PassedOver, stacklevel=3)
+        warnings.warn(files.notice, CheckpointSkipped, stacklevel=3)
     info = read_model_json(files.sidecar)
     flow, sampling = saved_settings(files.sidecar, info)
     if model is None:

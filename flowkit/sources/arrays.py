@@ -21,10 +21,10 @@ from flowkit.sources.object_arrays import read_object_array
 from flowkit.sources.splits import split_of
 
 MAX_NPZ = 500_000_000  # bytes of an .npz inside a zip, or of one member
-MAX_ROWS = 1_000_000  # of an array that may be one drawing; far more than a drawing has points
-MAX_DIRECTORY = 10_000_000  # bytes of the list of its members
+MAX_ROWS = 1_000_000  # of an array that may be a drawing; far more points than a drawing has
+MAX_DIRECTORY = 10_000_000  # bytes of the directory of an .npz
 CONTROLSKETCH = "svg_"  # "svg_32s" in the published data: 32 strokes
-# What numpy and zipfile raise when the bytes are wrong.
+# Exceptions of numpy and zipfile for corrupt files.
 _BROKEN = (*BROKEN_ZIP, KeyError, TypeError, SyntaxError, MemoryError, RecursionError, TokenError)
 
 
@@ -57,7 +57,7 @@ class Arrays:
         return shape, dtype
 
     def about(self, key: str) -> tuple[tuple[int, ...], np.dtype]:
-        """(shape, dtype)."""
+        """Return (shape, dtype) of an array without reading it."""
         with self.open(key) as stream:
             return self.header(stream)
 
@@ -158,7 +158,7 @@ def _holds(arrays: Arrays, key: str) -> str:
 
 
 def _ends_in_pens(rows: np.ndarray) -> bool:
-    """Whether what follows dx, dy is 0 or 1 in every row."""
+    """Return whether all columns after dx, dy are 0 or 1."""
     return bool(np.isin(rows[:, 2:], (0, 1)).all())
 
 
@@ -174,7 +174,7 @@ def found_in(files: Files) -> tuple[str, str]:
 
 
 def why_unread(source: Path, files: Files) -> str:
-    """The message for a source that no domain reads: what it holds, and what flowkit reads."""
+    """Return the message for a source that no domain can read: what it contains, and what flowkit reads."""
     only = files.only
     held, what = found_in(files)
     if held == "" and what:
@@ -192,7 +192,7 @@ def why_unread(source: Path, files: Files) -> str:
 
 
 def described(arrays: Arrays) -> str:
-    """`x (12, 1024) float32, y (12,) int64`; of pictures and prepared drawings what they are, and what to do with them."""
+    """Return `x (12, 1024) float32, y (12,) int64`. For pictures, text and prepared drawings, say how to convert them."""
     parts = []
     for key in arrays.keys[:8]:
         try:

@@ -21,16 +21,16 @@ from typing import IO, Any
 from flowkit.errors import Unreadable, UserError
 from flowkit.sources.kinds import BY_SUFFIX, FOREIGN, HEAD, kind_of
 
-MAX_DIRECTORY = 64_000_000  # bytes of a zip's directory: half a million members or more, each of which takes memory
+MAX_DIRECTORY = 64_000_000  # bytes of a zip's directory: half a million members or more
 GZIP = b"\x1f\x8b"
-MAX_INFLATED, MAX_RATIO = 1_000_000_000, 200  # bytes that any gzip stream may become, or times its size
+MAX_INFLATED, MAX_RATIO = 1_000_000_000, 200  # limits of a decompressed gzip stream: bytes, or relative to its size
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError, ValueError)
 
 
 @dataclass(frozen=True)
 class Entry:
     parts: tuple[str, ...]  # folders below the source, and the file's name
-    size: int  # bytes, of a zip's member uncompressed
+    size: int  # bytes; of a zip member, uncompressed
     key: Path | zipfile.ZipInfo
 
     @property
@@ -39,7 +39,7 @@ class Entry:
 
     @property
     def suffix(self) -> str:
-        """In lower case; that of what is compressed, of `a.txt.gz`."""
+        """The suffix in lower case, without `.gz`: `.txt` for `a.txt.gz`."""
         return PurePosixPath(_without_gz(self.parts[-1])).suffix.lower()
 
     @property
@@ -52,15 +52,15 @@ class Files:
         self, name: str, entries: Sequence[Entry], archive: zipfile.ZipFile | None = None, folder: bool = False
     ) -> None:
         self.folder = folder  # whether the source is a folder
-        self.name = name  # of the folder or file, without suffix; the class of files outside class folders
+        self.name = name  # name of the folder or file without suffix; also the class of files outside class folders
         self.entries = sorted(entries, key=lambda entry: entry.parts)
         self.consumed = 0  # bytes, for progress; importers add to it
-        self.notes: list[str] = []  # what was skipped and doubtful choices, one sentence each
+        self.notes: list[str] = []  # skipped files and doubtful choices, one sentence each
         self._archive = archive
         self._kinds: dict[Entry, str] = {}
 
     def kind(self, entry: Entry) -> str:
-        """The kind of an entry by content (see `kinds.kind_of`), or by suffix if it cannot be read."""
+        """Return the kind of an entry by content (see `kinds.kind_of`), or by suffix if it cannot be read."""
         if entry not in self._kinds:
             try:
                 with self.open(entry) as stream:
@@ -72,11 +72,11 @@ class Files:
 
     @property
     def only(self) -> Entry | None:
-        """The entry of a source that is a single file, or a zip of one; None for a folder and for several."""
+        """The entry, if the source is a single file or a zip of one; else None."""
         return self.entries[0] if len(self.entries) == 1 and not self.folder else None
 
     def of_kind(self, *kinds: str) -> list[Entry]:
-        """The entries of these kinds. Entries of unreadable kinds count as what their suffix says, so that they are reported."""
+        """Return the entries of these kinds, and entries of unsupported kinds with such a suffix, so they are reported."""
         return [
             entry
             for entry in self.entries
@@ -84,7 +84,7 @@ class Files:
         ]
 
     def foreign(self, entry: Entry) -> Unreadable | None:
-        """The error for an entry whose content contradicts its suffix."""
+        """Return the error for an entry whose content contradicts its suffix, else None."""
         kind = self.kind(entry)
         return Unreadable(f"is {FOREIGN[kind].name} by its content") if kind in FOREIGN else None
 
@@ -187,8 +187,10 @@ def open_files(source: Path) -> Iterator[Files]:
 
 
 def check_directory(file: IO[bytes], limit: int) -> None:
-    """Raise ValueError where a zip's directory is larger than that: `zipfile` reads all of it, and each member takes a
-    kilobyte of memory. The size stands in the record at the end of the file, or in that of a zip64 before it.
+    """Raise ValueError if the directory of a zip is larger than `limit` bytes.
+
+    `zipfile` reads the whole directory, and needs a kilobyte of memory per member. The size is in the record at the end of
+    the file, or for zip64 in the record before it.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - (1 << 16) - 98))
@@ -196,16 +198,19 @@ def check_directory(file: IO[bytes], limit: int) -> None:
     file.seek(0)
     at = tail.rfind(b"PK\5\6")
     if at < 0:
-        return  # no zip, as `zipfile` will say
+        return  # not a zip; `zipfile` reports it
     claimed = int.from_bytes(tail[at + 12 : at + 16], "little")
-    if tail[max(0, at - 20) : at].startswith(b"PK\6\7"):  # a zip64, whose own record stands before that pointer to it
+    if tail[max(0, at - 20) : at].startswith(b"PK\6\7"):  # zip64: its record is before this pointer to it
         claimed = int.from_bytes(tail[max(0, at - 36) : max(0, at - 28)], "little")
     if min(claimed, size) > limit:
         raise ValueError(f"its directory is larger than {limit // 1_000_000} MB; unpack it and name the folder")
 
 
 def _walk(folder: Path, notes: list[str]) -> Iterator[Entry]:
-    """Files below a folder; links to folders are followed, each real folder once, links after what they may point to."""
+    """Yield the files in a folder tree. Links to folders are followed, but each real folder is visited once.
+
+    Links come after ordinary folders, so that a file is found by its real path first.
+    """
     passed: Counter[tuple[str, str]] = Counter()
     seen: set[str] = set()
     links = 0
@@ -218,8 +223,8 @@ def _walk(folder: Path, notes: list[str]) -> Iterator[Entry]:
         if real in seen:
             folders.clear()
             passed[
-                "link to a folder that is read already was skipped",
-                "links to folders that are read already were skipped",
+                "link to a folder that was already read was skipped",
+                "links to folders that were already read were skipped",
             ] += 1
             continue
         seen.add(real)
@@ -250,7 +255,7 @@ HIDDEN = ("hidden file or folder was not read", "hidden files or folders were no
 
 
 def _counted(passed: Counter[tuple[str, str]]) -> list[str]:
-    """A sentence for each (singular, plural) that occurred."""
+    """Return a sentence for each (singular, plural) that occurred."""
     return [f"{count:,} {words[count != 1]}" for words, count in passed.items() if count]
 
 
@@ -278,15 +283,15 @@ def _members(source: Path, archive: zipfile.ZipFile, notes: list[str]) -> Iterat
 
 
 def _member_name(info: zipfile.ZipInfo) -> tuple[str, bool]:
-    """(a member's name, whether its encoding is known). Many programs write UTF-8 without the flag that says so."""
+    """Return (name of a member, whether its encoding is known). Many programs write UTF-8 without setting its flag."""
     if info.flag_bits & 0x800 or info.filename.isascii():
         return info.filename, True
     try:
         raw = info.filename.encode("cp437")
     except UnicodeEncodeError:
-        return info.filename, True  # Python has found a Unicode name itself
+        return info.filename, True  # Python has decoded a Unicode name
     extra = info.extra
-    while len(extra) >= 4:  # Info-ZIP's Unicode path: version, CRC of the other name, UTF-8
+    while len(extra) >= 4:  # Info-ZIP's Unicode path: version, CRC of the standard name, UTF-8
         tag, size = int.from_bytes(extra[:2], "little"), int.from_bytes(extra[2:4], "little")
         field, extra = extra[4 : 4 + size], extra[4 + size :]
         if tag == 0x7075 and field[1:5] == zlib.crc32(raw).to_bytes(4, "little"):
@@ -298,7 +303,7 @@ def _member_name(info: zipfile.ZipInfo) -> tuple[str, bool]:
 
 
 def _as_text(name: str) -> str:
-    """A name in composed characters, as other systems write it; where it is no UTF-8, with `?` for each byte that is none."""
+    """Normalize a name to NFC, and replace each byte that is not valid UTF-8 by `?`."""
     return unicodedata.normalize("NFC", name.encode("utf-8", "replace").decode("utf-8"))
 
 

@@ -105,9 +105,9 @@ _JSON_TEXT = re.compile(r'\s*(?:"(?:[^"\\]|\\.)*"\s*[,\]]|null\s*[,\]]|\{\s*["}]
 
 
 def kind_of(head: bytes, suffix: str) -> str:
-    """The kind of a file that begins with `head`: one of READ or FOREIGN, "zip", "text", or "unknown".
+    """Return the kind of a file: one of READ or FOREIGN, "zip", "text", or "unknown".
 
-    `suffix` is in lower case, with its dot.
+    head: its first HEAD bytes. suffix: in lower case, with the dot.
     """
     named = BY_SUFFIX.get(suffix, "")
     found = _binary(head)
@@ -145,7 +145,7 @@ def _binary(head: bytes) -> str:
 
 
 def _zip_kind(head: bytes) -> str:
-    """By the name of the first member, which stands in its header."""
+    """Return the kind of a zip file by the name of its first member."""
     name = head[30 : 30 + int.from_bytes(head[26:28], "little")]
     if name.endswith(b".npy"):
         return "npz"
@@ -157,7 +157,7 @@ def _zip_kind(head: bytes) -> str:
 
 
 def _as_text(head: bytes) -> str | None:
-    """The head as text, None where it is none. UTF-16 needs its mark, or the zero after a first `<`."""
+    """Return the head as text, or None. UTF-16 is recognized by its byte order mark, or by a zero next to a first `<`."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return head.decode("utf-16", "replace").lstrip("\ufeff")
     if head.startswith((b"<\0", b"\0<")):
@@ -181,7 +181,7 @@ def _textual(text: str, named: str) -> str:
     if start[0] == "[":
         return "json" if _JSON_TEXT.match(start, 1) or named == "json" else "text"
     if re.search(r'[{,]\s*"(?:key_id|countrycode)"\s*:', start) and named == "quickdraw":
-        return "quickdraw"  # whose drawing begins later
+        return "quickdraw"  # the key "drawing" is beyond the head
     line, ended, _ = start.partition("\n")
     try:
         whole = isinstance(json.loads(line), dict)
@@ -198,7 +198,7 @@ def _second_record(text: str) -> bool:
 
 
 def refusal(kind: str, name: str) -> str:
-    """`it is a tar archive; unpack it: tar xf a.tar`, or an empty string for what has no name here."""
+    """Return a message such as `it is a tar archive; unpack it: tar xf a.tar`. Empty if the kind is not in FOREIGN."""
     if kind not in FOREIGN:
         return ""
     return f"it is {FOREIGN[kind].name}; {FOREIGN[kind].command.replace('FILE', name)}"

@@ -1,8 +1,8 @@
-"""Arrays of arrays, which numpy stores as a pickle: read as the data they are, by no unpickler.
+"""Read arrays of arrays, which numpy stores as a pickle, without unpickling them.
 
-A pickle is a program for a small machine. `pickletools` splits it into instructions without executing any, and of these only
-those that put numbers, bytes, text and arrays together are followed here. There is no call: the two types and two functions
-that numpy's own streams name stand for themselves, and whatever else a stream names or asks for, it is refused.
+A pickle is a program for a small virtual machine. `pickletools` splits it into instructions without executing any. Only
+instructions that build numbers, bytes, text and arrays are interpreted here, and nothing is ever called. The two types and
+two functions that numpy's own streams refer to are represented by their names. Any other name or instruction is refused.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
-MAX_INSTRUCTIONS = 20_000_000  # a class of sketch-rnn's has one million
+MAX_INSTRUCTIONS = 20_000_000  # a class of sketch-rnn has one million
 _MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
 _NAMES = {
     **{(module, "_reconstruct"): "reconstruct" for module in _MODULES},
@@ -28,28 +28,28 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class _Name(str):
-    """One of the names of `_NAMES`: what a stream calls it by can never be called."""
+    """One of `_NAMES`. It represents a type or function and cannot be called."""
 
 
 class _Object:
-    """An array or a dtype in the making: what it was made from, and the state that it was given."""
+    """An array or dtype under construction: its arguments and its state."""
 
     def __init__(self, kind: str, arguments: tuple[Any, ...]) -> None:
         self.kind, self.arguments, self.state = kind, arguments, ()
 
 
 def read_object_array(stream: IO[bytes]) -> list[np.ndarray | None]:
-    """The elements of a pickled one-dimensional array of arrays; None for each that is no array of numbers.
+    """Return the elements of a pickled one-dimensional array of arrays. None for each that is not an array of numbers.
 
-    Raises ValueError for a stream that asks for anything but arrays.
+    Raises ValueError for a stream that contains anything but arrays.
     """
     try:
         found = _follow(stream)
-    except (IndexError, TypeError, KeyError, AttributeError) as error:  # an instruction that finds nothing to work on
+    except (IndexError, TypeError, KeyError, AttributeError) as error:  # an instruction without valid operands
         raise ValueError(f"its pickle stream contradicts itself ({error})") from None
     elements = found.state[-1] if isinstance(found, _Object) and isinstance(found.state, tuple) and found.state else ()
     if not isinstance(elements, list):
-        raise ValueError("it is no array of arrays")
+        raise ValueError("it is not an array of arrays")
     return [_numbers(one) for one in elements]
 
 
@@ -91,14 +91,14 @@ def _follow(stream: IO[bytes]) -> Any:
         elif name in ("APPEND", "APPENDS"):
             above = [stack.pop()] if name == "APPEND" else since_mark()
             if not isinstance(stack[-1], list):
-                raise ValueError("it appends to what is no list")
+                raise ValueError("it appends to something other than a list")
             stack[-1] += above
         elif name in ("GLOBAL", "STACK_GLOBAL"):
             module, what = argument.split(" ", 1) if name == "GLOBAL" else stack[-2:]
             if name == "STACK_GLOBAL":
                 del stack[-2:]
             if (module, what) not in _NAMES:
-                raise ValueError(f"it names {module}.{what}")
+                raise ValueError(f"it refers to {module}.{what}")
             stack.append(_Name(_NAMES[module, what]))
         elif name == "REDUCE":
             arguments = stack.pop()
@@ -106,18 +106,18 @@ def _follow(stream: IO[bytes]) -> Any:
         elif name == "BUILD":
             state = stack.pop()
             if not isinstance(stack[-1], _Object):
-                raise ValueError("it gives a state to what has none")
+                raise ValueError("it sets the state of something other than an array")
             stack[-1].state = state
         elif name == "STOP":
             return stack.pop()
         elif name not in ("PROTO", "FRAME"):
-            raise ValueError(f"its pickle stream asks for {name}")
+            raise ValueError(f"its pickle stream has the instruction {name}")
     raise ValueError("its pickle stream has no end")
 
 
 def _made(what: Any, arguments: Any) -> Any:
     if not isinstance(what, _Name) or not isinstance(arguments, tuple):
-        raise ValueError("it calls what is no array")
+        raise ValueError("it calls something other than an array")
     if what == "encode":
         text, _ = arguments
         return text.encode("latin1")
@@ -125,7 +125,7 @@ def _made(what: Any, arguments: Any) -> Any:
 
 
 def _numbers(one: Any) -> np.ndarray | None:
-    """The array of a state (version, shape, dtype, Fortran order, data)."""
+    """Return the array with a state (version, shape, dtype, Fortran order, data)."""
     try:
         if one.kind != "ndarray":
             return None
@@ -134,7 +134,7 @@ def _numbers(one: Any) -> np.ndarray | None:
         kind = np.dtype((order if order in ("<", ">") else "|") + code)
         if dtype.kind != "dtype" or kind.kind not in "iuf":
             return None
-        if isinstance(data, str):  # by a Python 2
+        if isinstance(data, str):  # written by Python 2
             data = data.encode("latin1")
         return np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C")
     except (TypeError, ValueError, AttributeError, LookupError, OverflowError):

@@ -1,4 +1,4 @@
-"""Folders and files whose names say training, validation or test."""
+"""Recognize folders and files that are named like splits: training, validation or test."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ _ADDED = re.compile(
 
 
 def split_of(name: str) -> str:
-    """ "train", "validation" or "test" for the spellings that data sets use ("val2017", "test-set", "x_test"), else ""."""
+    """Return "train", "validation" or "test" for the usual spellings ("val2017", "test-set", "x_test"), else ""."""
     plain = name.strip().lower()
     return _NAMES.get(plain) or _NAMES.get(_ADDED.sub("", plain), "")
 
 
 @dataclass(frozen=True)
 class Places:
-    of: list[tuple[str, str]]  # (split, class) of each entry; the split is "" where the source is not split
+    of: list[tuple[str, str]]  # (split, class) of each entry; the split is "" if the source has no splits
     notes: list[str] = field(default_factory=list)
 
 
 def places(entries: Sequence[Entry], fallback: str) -> Places:
-    """Split and class of each entry from its folders, below whatever all of them share: `class/...`, `split/class/...` or
-    `class/split/...`.
+    """Return split and class of each entry from its folders: `class/...`, `split/class/...` or `class/split/...`.
 
-    A level of folders is one of splits where every folder in it is named like one. Files in no folder of their own are of
-    one class, named after the folder that holds them all (`fallback` when there is none).
+    Leading folders that all entries share are ignored. A level of folders is a level of splits if every folder in it is
+    named like a split. Files that are not in a class folder form one class, named after the folder that contains them all
+    (`fallback` if there is none).
     """
     folders = [entry.parts[:-1] for entry in entries]
     if not folders:
@@ -72,7 +72,7 @@ def places(entries: Sequence[Entry], fallback: str) -> Places:
         )
         if outside := sum(len(f) <= level for f in rest):
             notes.append(
-                f"{outside:,} {'file is' if outside == 1 else 'files are'} in no split's folder and went to train"
+                f"{outside:,} {'file is' if outside == 1 else 'files are'} not in the folder of a split: read as train"
             )
     else:
         alike = sorted({f[0] for f in rest if f and split_of(f[0])})
@@ -85,8 +85,7 @@ def places(entries: Sequence[Entry], fallback: str) -> Places:
     loose = sum(not f for f in below)
     if loose and any(below):
         notes.append(
-            f"{loose:,} {'file in no class folder makes' if loose == 1 else 'files in no class folder make'} a class of "
-            f"{'its' if loose == 1 else 'their'} own, {fallback!r}"
+            f"{loose:,} {'file' if loose == 1 else 'files'} outside class folders: read as the class {fallback!r}"
         )
     alike_but = _alike({name for _, name in out})
     if alike_but:

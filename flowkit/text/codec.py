@@ -122,16 +122,16 @@ def unknown_codec(name: Any) -> UserError:
     return UserError(f"codec: unknown codec {name!r}; expected {listing(CODECS)}{nearest(str(name), CODECS)}")
 
 
-def why_not_at_hand(identity: Mapping[str, Any] | str) -> str | None:
+def why_unavailable(identity: Mapping[str, Any] | str) -> str | None:
     """Return None if `open_codec` would download and train nothing; otherwise the reason, as part of a sentence."""
     described = {"name": identity} if isinstance(identity, str) else dict(identity)
     name = described.get("name")
     if name == "sonar":
-        from flowkit.text.sonar import why_sonar_not_at_hand
+        from flowkit.text.sonar import why_sonar_unavailable
 
-        return why_sonar_not_at_hand(described)
+        return why_sonar_unavailable(described)
     if name == "mini-sonar":
-        from flowkit.text.mini.codec import why_mini_not_at_hand
+        from flowkit.text.mini.codec import why_mini_unavailable
 
-        return why_mini_not_at_hand(described)
+        return why_mini_unavailable(described)
     return f"the data was made by the unknown codec {name!r}" if name else "its codec is not known"

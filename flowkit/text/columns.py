@@ -1,4 +1,4 @@
-"""The state of reading one file, and which of its columns holds the sentences."""
+"""The state of reading one file, and the choice of the column with the sentences."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ USUAL = (
 
 
 class Row(NamedTuple):
-    number: int  # from 1: of the row, which in a file of lines is the line
-    line: int  # in the file, for messages
+    number: int  # row number from 1; the line number in a file of lines
+    line: int  # line in the file, for messages
     text: str | None
 
 
@@ -35,10 +35,10 @@ class Reading:
 
     files: Files
     entry: Entry
-    where: str  # of the file, for messages
-    column: str | None = None  # as asked for: a name, or a number from 1
+    where: str  # location of the file, for messages
+    column: str | None = None  # requested column: a name, or a number from 1
     notes: list[str] = field(default_factory=list)
-    tell_bytes: Callable[[int], object] = lambda read: None  # of this file, so far
+    tell_bytes: Callable[[int], object] = lambda read: None  # receives the bytes of this file read so far
 
     def error(self, line: int | None, what: str) -> UserError:
         return UserError(f"{self.where}: line {line:,}: {what}" if line else f"{self.where}: {what}")
@@ -90,7 +90,7 @@ def _flat(values: Sequence[Any]) -> list[Any]:
 
 
 def _shown(columns: dict[str, list[Any]]) -> str:
-    """Columns with an example each: 'id' (17), 'eng' (A cat.), ..."""
+    """Return the columns, each with an example: 'id' (17), 'eng' (A cat.), ..."""
 
     def example(values: list[Any]) -> str:
         text = " ".join(str(next((value for value in values if value not in (None, "")), "empty")).split())
@@ -100,6 +100,6 @@ def _shown(columns: dict[str, list[Any]]) -> str:
 
 
 def is_prose(values: Sequence[Any]) -> bool:
-    """Whether most values are long or have several words."""
+    """Return whether most values are long or have several words."""
     texts = [value for value in values if isinstance(value, str) and value.strip()]
     return bool(texts) and 2 * sum(len(text.split()) > 1 or len(text) > 40 for text in texts) > len(texts)

@@ -28,18 +28,14 @@ def unit(x: np.ndarray, center: np.ndarray | None = None) -> np.ndarray:
 def decode_and_encode(
     codec: Codec, vectors: np.ndarray, *, lang: str = ENGLISH, tell: Tell | None = None
 ) -> tuple[list[str], np.ndarray]:
-    """Decode vectors (N, D) and encode the result: returns (texts (N), their vectors (N, D)). tell: progress of decoding."""
+    """Decode vectors z (N, D) and encode the result: returns (texts (N), their vectors (N, D)). tell: progress of decoding.
+
+    The centered cosine of z and the new vector is near 1 if z is the vector of a sentence. The decoder writes fluent sentences
+    even for noise, but their vectors are far from the noise. Without centering, the component that all sentences share would
+    hide this.
+    """
     texts = codec.decode(vectors, Decoding(lang=lang, block_ngrams=BLOCKED), tell=tell)
     return texts, codec.encode(texts, lang=lang)
-
-
-def cycle_cosines(codec: Codec, vectors: np.ndarray, center: np.ndarray, *, lang: str = ENGLISH) -> np.ndarray:
-    """Return centered cosines (N,) of vectors z (N, D) and encode(decode(z)); center (D,): mean of the training rows.
-
-    Near 1 if z is the vector of a sentence. The decoder writes fluent sentences even for noise, but the vectors of those
-    sentences are far from the noise. Without centering, the component that all sentences share would hide this.
-    """
-    return cosines(vectors, decode_and_encode(codec, vectors, lang=lang)[1], center)
 
 
 def nearest_rows(

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
     from flowkit.domain import Tell
 
-BLOCK = 1024  # rows that are decided on together
-TILE = 2048  # rows that a block is compared with at once: their bounds stay in a CPU's cache
-BASIS = 128  # directions in which most pairs already show that they differ
-BASIS_ROWS = 8192  # rows that these are fitted on
-SLACK = 1e-4  # of a bound, for the rounding of single precision
+BLOCK = 1024  # rows that are decided together
+TILE = 2048  # rows that a block is compared with at once, chosen so that their bounds fit in a CPU's cache
+BASIS = 128  # dimensions of the projection that rules out most pairs
+BASIS_ROWS = 8192  # rows that it is fitted on
+SLACK = 1e-4  # added to bounds, for rounding in single precision
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def near_duplicates(
 
 
 def _greedy(cosines: np.ndarray, threshold: float) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """(a row that is left, later rows that it stands for, their cosines) in a block's own cosines (B, B)."""
+    """Yield (kept row, its later duplicates, their cosines) from the cosines (B, B) within a block."""
     above = np.triu(cosines > threshold, 1)
     gone = np.zeros(len(cosines), bool)
     for row in np.flatnonzero(above.any(axis=1)):
@@ -116,7 +116,7 @@ def _greedy(cosines: np.ndarray, threshold: float) -> Iterator[tuple[int, np.nda
 
 
 def _unit(rows: np.ndarray, place: object) -> Tensor:
-    """(B, D) of length 1, on the device."""
+    """Return rows (B, D) scaled to length 1, on the device."""
     import torch
 
     x = torch.from_numpy(np.array(rows, np.float32)).to(place)  # type: ignore[arg-type]
@@ -124,9 +124,9 @@ def _unit(rows: np.ndarray, place: object) -> Tensor:
 
 
 def _shortener(x: np.ndarray, rows: np.ndarray, place: object) -> Callable[[Tensor], Tensor]:
-    """Maps unit rows (B, D) to few numbers (B, K + 1) whose inner products are nowhere below the rows' cosines.
+    """Return a map of unit rows (B, D) to (B, K + 1) whose inner products are upper bounds of the rows' cosines.
 
-    The directions are those of the largest second moments of some of the rows.
+    The projection is onto the principal directions (uncentered) of a subset of the rows.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Two sets of vectors compared as distributions, with intervals."""
+"""Compare two sets of vectors as distributions, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from flowkit.metrics.neighbors import prdc
 from flowkit.metrics.resampling import Estimate, half_sampling
 
 NEIGHBORS = 5
-FRECHET_REPEATS = 50  # an eigendecomposition each
+FRECHET_REPEATS = 50  # each requires an eigendecomposition
 
 Column = dict[str, Estimate | None]
 
 
 class Reference:
-    """The rows that everything is compared with. Lengths are in units of `spread`."""
+    """The reference rows of all comparisons. Lengths are in units of `spread`."""
 
     def __init__(self, x: np.ndarray, spread: float | None = None) -> None:
-        """x: (N, D), more than 2 NEIGHBORS rows; spread: by default the root of their total variance."""
+        """x: (N, D) with N > 2 * NEIGHBORS. spread: defaults to the square root of the total variance."""
         rows = np.asarray(x, np.float64)
         self.center = rows.mean(axis=0)
         self.spread = spread or float(np.sqrt(rows.var(axis=0, ddof=1).sum())) or 1.0
@@ -32,7 +32,10 @@ class Reference:
         return (np.asarray(x, np.float64) - self.center) / self.spread
 
     def frechet(self, x: np.ndarray) -> Estimate:
-        """Squared Fréchet distance over the reference's total variance: x (M, D). All rows at its mean would score 1."""
+        """Return the squared Fréchet distance of x (M, D), divided by the reference's total variance.
+
+        It is 1 if all rows are the mean of the reference.
+        """
         rows = self.scaled(x)
         distance = frechet if min(len(rows), len(self.rows)) // 2 >= rows.shape[1] else frechet_few
         return half_sampling(
@@ -42,7 +45,7 @@ class Reference:
         )[0]  # fmt: skip
 
     def compared(self, x: np.ndarray) -> Column:
-        """Every figure of vectors x (M, D): Fréchet, kernel, precision and recall, density and coverage."""
+        """Return all metrics of vectors x (M, D): Fréchet, kernel, precision and recall, density and coverage."""
         rows = self.scaled(x)
         sizes = (len(self.rows), len(rows))
         distances = self.within, euclidean(self.rows, rows), euclidean(rows, rows)

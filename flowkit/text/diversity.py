@@ -1,4 +1,4 @@
-"""How varied sentences are. All of it looks at tokens: lower-cased words, and each punctuation mark by itself."""
+"""Diversity of sentences, computed on tokens: lower-cased words and single punctuation marks."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from flowkit.metrics import resampling
 from flowkit.metrics.resampling import Estimate, half_sampling
 
 ORDER = 4  # of BLEU
-SMOOTHING = 0.1  # matches that stand in for none of an order (method 1 of Chen and Cherry, 2014)
+SMOOTHING = 0.1  # replaces a count of 0 matches (method 1 of Chen and Cherry, 2014)
 
 Tokens = tuple[str, ...]
 SELF_BLEU_REPEATS = 50
 
 
 def tokenize(text: str) -> Tokens:
-    """Lower-cased, split at blanks; marks at a word's ends are tokens, within it ("don't", "3.5") they belong to it.
+    """Split lower-cased text at whitespace. Marks at the ends of a word are tokens, inside it ("don't", "3.5") they are not.
 
-    Chinese characters, kana and Thai letters are a token each, since no blanks part their words.
+    Chinese characters, kana and Thai letters are one token each, because their words are not separated by spaces.
     """
     tokens: list[str] = []
     for chunk in text.lower().split():
@@ -49,7 +49,7 @@ def _kind(character: str) -> str:
 
 
 def count_words(tokens: Tokens) -> int:
-    """How many tokens are words and not marks."""
+    """Return the number of tokens that are words, not punctuation."""
     return sum(any(_kind(character) != "mark" for character in token) for token in tokens)
 
 
@@ -58,7 +58,10 @@ def ngrams(tokens: Tokens, n: int) -> list[Tokens]:
 
 
 class DistinctN:
-    """Distinct n-grams over all n-grams of a set of sentences (1510.03055). It falls with size: compare equal numbers."""
+    """Distinct n-grams divided by all n-grams of a set of sentences (arXiv 1510.03055).
+
+    It decreases with the number of sentences, so compare sets of equal size.
+    """
 
     def __init__(self, sentences: Sequence[Tokens], n: int) -> None:
         numbers: dict[Tokens, int] = {}
@@ -69,7 +72,7 @@ class DistinctN:
         self._kinds = len(numbers)
 
     def __call__(self, rows: np.ndarray) -> float:
-        """Of the sentences `rows`, 0 to 1; 0 where none is n tokens long."""
+        """Return the value for the sentences `rows`, 0 to 1. 0 if none has n tokens."""
         picked = [self._grams[row] for row in rows]
         total = sum(map(len, picked))
         return np.count_nonzero(np.bincount(np.concatenate(picked), minlength=self._kinds)) / total if total else 0.0
@@ -93,7 +96,7 @@ class SelfBleu:
         return float(self.scores(rows).mean()) if len(rows) > 1 else 0.0
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
-        """The BLEU of each of the sentences `rows` (two at least), 0 to 1."""
+        """Return the BLEU of each of the sentences `rows` (at least two), 0 to 1."""
         size = len(self.lengths)
         chosen = np.zeros(size, bool)
         chosen[rows] = True
@@ -113,7 +116,7 @@ class SelfBleu:
 
 
 def _counted(sentences: Sequence[Tokens], n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(sentence, gram, count), an entry for each n-gram of each sentence: gram by gram, the largest count first."""
+    """Return (sentence, gram, count) for each n-gram of each sentence, sorted by gram, then by decreasing count."""
     numbers: dict[Tokens, int] = {}
     entries = [
         (row, numbers.setdefault(gram, len(numbers)), count)
@@ -126,7 +129,7 @@ def _counted(sentences: Sequence[Tokens], n: int) -> tuple[np.ndarray, np.ndarra
 
 
 def _clipped_matches(gram: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """For each entry its count, or the largest among other sentences where that is less. Sorted as by `_counted`."""
+    """Return for each entry its count, at most the largest count in another sentence. Entries are sorted by `_counted`."""
     if not len(gram):
         return np.zeros(0)
     first = np.flatnonzero(np.concatenate([[True], gram[1:] != gram[:-1]]))
@@ -138,7 +141,7 @@ def _clipped_matches(gram: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 def _nearest_length(lengths: np.ndarray) -> np.ndarray:
-    """For each of (N,) the nearest of the other lengths, of two equally near the shorter."""
+    """Return for each of the lengths (N,) the nearest other length; the shorter one for ties."""
     order = np.argsort(lengths, kind="stable")
     ascending = lengths[order].astype(np.float64)
     below = np.concatenate([[-np.inf], ascending[:-1]])
@@ -149,7 +152,7 @@ def _nearest_length(lengths: np.ndarray) -> np.ndarray:
 
 
 def variety(texts: Sequence[str]) -> dict[str, Estimate | None]:
-    """distinct-1 to 3, self-BLEU (0 to 1) and mean length in words of at least two texts."""
+    """Return distinct-1 to 3, self-BLEU (0 to 1) and the mean length in words of at least two texts."""
     tokens = [tokenize(text) for text in texts]
     size, bounds = (len(tokens),), (0.0, 1.0)
     words = np.array([count_words(sentence) for sentence in tokens], np.float64)
@@ -162,6 +165,6 @@ def variety(texts: Sequence[str]) -> dict[str, Estimate | None]:
 
 
 def share(holds: Sequence[bool]) -> Estimate:
-    """Of how many it holds, 0 to 1."""
+    """Return the fraction of True values, 0 to 1, with its interval."""
     values = np.asarray(holds, np.float64)
     return half_sampling(lambda rows: float(values[rows].mean()), (len(values),), bounds=(0.0, 1.0))[0]

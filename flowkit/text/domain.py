@@ -1,4 +1,4 @@
-"""The text domain: everything that is particular to sentences and their vectors."""
+"""The text domain: everything specific to sentences and their vectors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TextDomain(Domain):
         return generate_sentences(num_samples, seed)
 
     def prepares(self, source: Path, files: Files) -> bool:
-        """Whether there are sentences among the files, or one file of vectors. Raises UserError for several of those."""
+        """Return whether there are sentences among the files, or one file of vectors. Raises UserError for several."""
         held, what = found_in(files)
         only = files.only
         if held == "vectors" and only is None:
@@ -105,10 +105,10 @@ class TextDomain(Domain):
         }  # fmt: skip
 
     def compares(self, source: str, inherited: dict[str, Any]) -> bool:
-        """Not with built-in sentences if their codec would have to be trained first."""
-        from flowkit.text.codec import why_not_at_hand
+        """Return False for built-in sentences if their codec is not trained yet."""
+        from flowkit.text.codec import why_unavailable
 
-        return source not in self.builtin or not why_not_at_hand(inherited.get("codec") or {})
+        return source not in self.builtin or not why_unavailable(inherited.get("codec") or {})
 
     def check(self, data: Dataset, where: str) -> None:
         """Raise UserError unless `data.x` is (N, D) with the dimension of its codec."""
@@ -170,7 +170,7 @@ def generate_sentences(num_samples: int, seed: int) -> Dataset:
 
 
 def _split(count: int, seed: int) -> np.ndarray:
-    """The split of each row: 0 training, 1 validation, 2 test."""
+    """Return the split of each row: 0 training, 1 validation, 2 test."""
     from flowkit.text.prepare import split_sizes
 
     split = np.repeat(np.arange(3, dtype=np.uint8), split_sizes(count, FRACTIONS))
@@ -178,7 +178,7 @@ def _split(count: int, seed: int) -> np.ndarray:
 
 
 def _kept(path: Path, info: dict[str, object]) -> Dataset | None:
-    """The data that an earlier call wrote, if it is complete and made by the same miniature."""
+    """Return the data that an earlier call cached, if it is complete and made by the same miniature."""
     try:
         data = read_dataset(path)
     except UserError:

@@ -66,7 +66,7 @@ class Scratch:
                     self.remove()
 
     def encoded(self) -> int:
-        """The number of sentences that the folder holds."""
+        """Return the number of encoded sentences in the folder."""
         return int(read_json(self._about)["done"]) if self._about.exists() else 0
 
     def remove(self) -> None:
@@ -122,7 +122,7 @@ def encode(
     a `notice`. Call it inside `scratch.locked()`. Raises UserError if the disk is full.
     """
     described = {"sentences": _digest(texts), "codec": codec.identity(), "language": lang, "dtype": dtype}
-    described = json.loads(json.dumps(described))  # as the file will hold it
+    described = json.loads(json.dumps(described))  # as it is read back from the file
     about, told = scratch.resume(described, row_bytes=4 * codec.dimension)
     if about["done"]:
         told = f"{about['done']:,} of {len(texts):,} sentences are already encoded; resuming"

@@ -16,11 +16,11 @@ from flowkit.errors import UserError
 from flowkit.metrics.comparison import Comparison
 from flowkit.metrics.report import COLUMNS, Figure
 from flowkit.metrics.resampling import Estimate, half_sampling
-from flowkit.text.codec import ENGLISH, Codec, open_codec, why_not_at_hand
+from flowkit.text.codec import ENGLISH, Codec, open_codec, why_unavailable
 from flowkit.text.cycle import cosines, decode_and_encode, nearest_rows
 from flowkit.text.distribution import Column, Reference
 from flowkit.text.diversity import share, variety
-from flowkit.text.figures import FIGURES, LEGEND, LEGEND_OF_SPEECH
+from flowkit.text.figures import DECODED_LEGEND, FIGURES, LEGEND
 
 PROTOCOL = "embedding-1"
 DECODED = 500  # rows of each column that are decoded and encoded again, evenly spread
@@ -31,7 +31,7 @@ SHOWN, NEAREST = 40, 20  # rows of samples.md
 
 
 @dataclass(frozen=True)
-class Spoken:
+class DecodedRows:
     """Decoded `rows` (n,) of a column: their texts, the vectors of the texts (n, D), and the cosines to the rows (n,)."""
 
     rows: np.ndarray
@@ -67,7 +67,7 @@ class TextEvaluator:
         reason = None if codec else _why_not(data.info.get("codec"), decode)
         self.codec = codec or (None if reason else open_codec(data.info["codec"], device=device))
         self.notes = (f"the sentences were not measured: {reason}",) if reason else ()
-        self.legend = LEGEND + (LEGEND_OF_SPEECH if self.codec else "")
+        self.legend = LEGEND + (DECODED_LEGEND if self.codec else "")
         fitted = np.asarray(data.x[sides.train], np.float64)
         self.center = fitted.mean(axis=0)
         noise = np.random.default_rng(0).standard_normal(comparison.gaussian.shape)
@@ -92,10 +92,10 @@ class TextEvaluator:
         for name in COLUMNS:
             columns[name] |= _copying(self.near[name], self.near["real"], held_out.get(name))
         if self.codec is not None:
-            said = Reference(self.spoken["reference"].again, reference.spread)
+            said = Reference(self.decoded["reference"].again, reference.spread)
             tell("measuring sentences", 0, 1)
             for name in COLUMNS:
-                columns[name] |= self._speech(name, said)
+                columns[name] |= self._decoded_metrics(name, said)
         return [
             Figure(key, **text, **by_column)
             for key, text in FIGURES.items()
@@ -104,12 +104,12 @@ class TextEvaluator:
 
     def write(self, out: Path) -> list[Path]:
         """Write `samples.md`: samples with the nearest training sentence of each; some uncurated ones, then the nearest."""
-        spoken, near = self.spoken.get("samples"), self.near["samples"]
-        rows = np.arange(len(near.rows)) if spoken is None else spoken.rows
+        decoded, near = self.decoded.get("samples"), self.near["samples"]
+        rows = np.arange(len(near.rows)) if decoded is None else decoded.rows
         path = out / "samples.md"
         write_samples_page(
-            path, rows, near.cosines[rows], self._texts(near.rows[rows]), None if spoken is None else spoken.texts,
-            None if spoken is None else spoken.cosines,
+            path, rows, near.cosines[rows], self._texts(near.rows[rows]), None if decoded is None else decoded.texts,
+            None if decoded is None else decoded.cosines,
         )  # fmt: skip
         return [path]
 
@@ -137,30 +137,30 @@ class TextEvaluator:
         return {**found, "real": nearest_rows(x[rows], x, rows, own=rows)[0]}
 
     @cached_property
-    def spoken(self) -> dict[str, Spoken]:
+    def decoded(self) -> dict[str, DecodedRows]:
         """Decoded rows by column, and of the reference; empty without a codec."""
         if self.codec is None:
             return {}
         chosen = {name: _spread(len(x), DECODED) for name, x in self.x.items()}
-        total, done, spoken = sum(map(len, chosen.values())), 0, {}
+        total, done, decoded = sum(map(len, chosen.values())), 0, {}
         for name, rows in chosen.items():
             x, told = self.x[name][rows], done
             texts, again = decode_and_encode(
                 self.codec, x, lang=self.lang,
                 tell=lambda _, some, __: self._tell(f"decoding {WORDS[name]}", told + some, total),  # noqa: B023
             )  # fmt: skip
-            spoken[name] = Spoken(rows, texts, again, cosines(x, again, self.center))
+            decoded[name] = DecodedRows(rows, texts, again, cosines(x, again, self.center))
             done += len(rows)
-        return spoken
+        return decoded
 
-    def _speech(self, name: str, said: Reference) -> Column:
+    def _decoded_metrics(self, name: str, said: Reference) -> Column:
         """Cycle and sentence metrics of a column. "real" uses the cycle of the reference and the original sentences."""
-        sides, spoken, texts = self.comparison.sides, self.spoken[name], self.spoken[name].texts
+        sides, decoded, texts = self.comparison.sides, self.decoded[name], self.decoded[name].texts
         if name == "real":
-            texts = self._texts(sides.real[spoken.rows]) or texts
+            texts = self._texts(sides.real[decoded.rows]) or texts
         return {
-            "cycle": median(self.spoken["reference" if name == "real" else name].cosines),
-            "frechet_cycle": said.frechet(spoken.again),
+            "cycle": median(self.decoded["reference" if name == "real" else name].cosines),
+            "frechet_cycle": said.frechet(decoded.again),
             **variety(texts),
             "new": self._new(name),
             "grammatical": self._grammatical(texts),
@@ -171,24 +171,24 @@ class TextEvaluator:
             return None
         if name == "real" and self.comparison.sides.split == "all":
             return None  # the reference consists of training rows
-        texts = self._written if name == "real" else self.spoken[name].texts
+        texts = self._written if name == "real" else self.decoded[name].texts
         return share([not self._seen[_key(text)] for text in texts])
 
     @cached_property
     def _written(self) -> list[str]:
-        """The original sentences of those reference rows that are decoded."""
-        return self._texts(self.comparison.sides.reference[self.spoken["reference"].rows])
+        """The original sentences of the reference rows that are decoded."""
+        return self._texts(self.comparison.sides.reference[self.decoded["reference"].rows])
 
     @cached_property
     def _seen(self) -> dict[str, bool]:
-        """For every sentence that is asked about, whether it is a training sentence; empty where those are not known.
+        """For every decoded or reference sentence, whether it is a training sentence. Empty if those are not known.
 
-        The question goes the other way round, since a million training sentences are read once and not kept.
+        Iterates over the training sentences, so that a million of them are read once and not kept in memory.
         """
         texts = self.comparison.data.texts
         if texts is None:
             return {}
-        asked = [*self._written, *(text for spoken in self.spoken.values() for text in spoken.texts)]
+        asked = [*self._written, *(text for decoded in self.decoded.values() for text in decoded.texts)]
         seen = dict.fromkeys(map(_key, asked), False)
         for row in self.comparison.data.rows("train"):
             if (key := _key(str(texts[int(row)]))) in seen:
@@ -204,18 +204,18 @@ class TextEvaluator:
         return share([belongs(text) for text in texts])
 
     def _texts(self, rows: np.ndarray) -> list[str]:
-        """The data's sentences of these rows; empty where it has none."""
+        """Return the sentences of these rows of the data. Empty if it has none."""
         texts = self.comparison.data.texts
         return [] if texts is None else [str(texts[int(row)]) for row in rows]
 
 
 def median(cosines: np.ndarray) -> Estimate:
-    """The median with its interval: cosines (n,), at least two."""
+    """Return the median of cosines (n,), n >= 2, with its interval."""
     return half_sampling(lambda rows: float(np.median(cosines[rows])), (len(cosines),), bounds=(-1.0, 1.0))[0]
 
 
 def _one(columns: dict[str, Column], key: str) -> dict[str, Any]:
-    """That figure of every column, None where a column has none."""
+    """Return one metric for every column. None for a column without it."""
     return {name: columns[name].get(key) for name in COLUMNS}
 
 
@@ -230,7 +230,7 @@ def _copying(near: Near, real: Near, held_out: np.ndarray | None) -> Column:
 
 
 def _spread(size: int, limit: int) -> np.ndarray:
-    """At most `limit` of `size` row numbers at even distances: rows may come by class."""
+    """Return at most `limit` of `size` row numbers, evenly spaced, because rows may be sorted by class."""
     return np.arange(min(size, limit)) * size // min(size, limit)
 
 
@@ -240,17 +240,17 @@ def _key(text: str) -> str:
 
 def _why_not(identity: Mapping[str, Any] | None, decode: bool) -> str | None:
     if not decode:
-        return "decoding was left out"
-    return why_not_at_hand(identity or {})
+        return "decoding is turned off"
+    return why_unavailable(identity or {})
 
 
 def _same_codec(samples: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Raise UserError where both say which codec they are of, and say different ones."""
+    """Raise UserError if both name their codec and the names differ."""
     ours, theirs = ((info.get("codec") or {}).get("name") for info in (samples, data))
     if None not in (ours, theirs) and ours != theirs:
         raise UserError(
-            f"the samples were made with the codec {ours!r} and the real data with {theirs!r}, so their vectors are not "
-            "comparable. Name the data that the model was trained on"
+            f"the samples use the codec {ours!r} and the real data {theirs!r}, so their vectors are not comparable. Use the "
+            "data that the model was trained on"
         )
 
 
@@ -258,11 +258,11 @@ def write_samples_page(
     path: Path, rows: np.ndarray, cosines: np.ndarray, nearest: Sequence[str], texts: Sequence[str] | None,
     cycle: np.ndarray | None,
 ) -> None:  # fmt: skip
-    """What the samples say, each with the nearest training sentence, to be read and not measured.
+    """Write a page of samples, each with its nearest training sentence, for inspection by eye.
 
-    rows (n,): the samples' numbers; cosines (n,) and nearest (n): of the nearest training rows, `nearest` empty where
-    their sentences are not known; texts and cycle (n): of the samples, None where nothing was decoded. Raises UserError
-    where it cannot write.
+    rows (n,): numbers of the samples. cosines (n,) and nearest (n): of the nearest training rows; `nearest` is empty if
+    their sentences are not known. texts and cycle (n): of the samples; None if they were not decoded. Raises UserError if
+    the page cannot be written.
     """
     first = np.arange(min(len(rows), SHOWN)) * len(rows) // max(1, min(len(rows), SHOWN))
     left = [place for place in np.argsort(-cosines, kind="stable").tolist() if place not in set(first.tolist())]
@@ -279,10 +279,15 @@ def write_samples_page(
     content = [
         "# Samples and their nearest training sentences", "",
         "cycle: centered cosine of the vector and the vector of its decoded sentence. cosine: to the nearest training row.",
-        "", f"## {len(first)} of them, as they come", "", *table(first.tolist()), "",
+        "", f"## {len(first)} uncurated samples", "", *table(first.tolist()), "",
     ]  # fmt: skip
     if left:
-        content += [f"## The {len(left[:NEAREST])} nearest of the others", "", *table(left[:NEAREST]), ""]
+        content += [
+            f"## The {len(left[:NEAREST])} other samples nearest to a training row",
+            "",
+            *table(left[:NEAREST]),
+            "",
+        ]
     with replacing(path) as partial:
         partial.write_text("\n".join(content), "utf-8")
 

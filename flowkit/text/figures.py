@@ -1,4 +1,4 @@
-"""The metrics of sentence vectors, in the order of the table: what each measures, and which direction is better."""
+"""The metrics of sentence vectors in the order of the table, with a description and which direction is better."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LEGEND = (
     "distance of the Gaussian is low there by construction, because it was fitted to the data's moments. Copying: cosine "
     "similarity; the real rows are held out. A memorization ratio well below 1 means that training rows were copied."
 )
-LEGEND_OF_SPEECH = (
+DECODED_LEGEND = (
     " Cycle: each vector z is compared with encode(decode(z)); the Fréchet distance of the Gaussian is informative there. "
     "Sentences: decoded text; for real rows the original text."
 )

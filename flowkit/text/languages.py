@@ -1,4 +1,4 @@
-"""What to suggest for a language that a codec does not know: SONAR's codes are ISO 639-3 and a script, as in "eng_Latn"."""
+"""Suggest codes for an unknown language. SONAR's codes are ISO 639-3 and a script, such as "eng_Latn"."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 from flowkit.errors import listing
 
-# English name, ISO 639-1, and the ISO 639-3 code by which NLLB and SONAR know it
+# English name, ISO 639-1 code, and the ISO 639-3 code in NLLB and SONAR.
 NAMES = """
 afrikaans af afr, albanian sq als, amharic am amh, arabic ar arb, armenian hy hye, assamese as asm, aymara ay ayr,
 azerbaijani az azj, bambara bm bam, bashkir ba bak, basque eu eus, belarusian be bel, bengali bn ben, bosnian bs bos,
@@ -33,9 +33,9 @@ yoruba yo yor, zulu zu zul, deutsch - deu, español - spa, français - fra, ital
 
 
 def nearest_languages(lang: str, known: Sequence[str], limit: int = 3) -> list[str]:
-    """The codes of `known` that `lang` may have meant, best first: "en", "English", "eng", "en-GB" -> ["eng_Latn"].
+    """Return the codes in `known` that `lang` may mean, best first: "en", "English", "eng", "en-GB" -> ["eng_Latn"].
 
-    By the ISO code, the English name, the beginning of the code, and at last by spelling.
+    Compares the ISO code, then the English name, the beginning of the code, and the spelling.
     """
     asked = lang.strip().lower().replace("-", "_")
     stem = asked.split("_")[0]
@@ -55,8 +55,8 @@ def nearest_languages(lang: str, known: Sequence[str], limit: int = 3) -> list[s
 
 
 def unknown_language(lang: str, known: Sequence[str], whose: str) -> str:
-    """The message for a `lang` that is not among `known`."""
+    """Return the message for a `lang` that is not in `known`."""
     close = nearest_languages(lang, known)
     hint = "; did you mean " + " or ".join(repr(code) for code in close) + "?" if close else ""
     some = listing(sorted(known), 8) if len(known) > 8 else listing(known)
-    return f"lang: {lang!r} is no language of {whose}; it knows {some}{hint}"
+    return f"lang: {lang!r} is not a language of {whose}; expected {some}{hint}"

@@ -10,7 +10,7 @@ from typing import IO
 from flowkit.errors import Unreadable, UserError
 from flowkit.sources.files import BROKEN_ZIP
 
-MAX_LINE = 10_000_000  # bytes; a file without line ends must not fill the memory
+MAX_LINE = 10_000_000  # bytes; limits memory for a file without line ends
 _CHUNK = 1 << 16
 _TOLD_EVERY = 1 << 14  # lines between two reports of progress
 _UTF16 = {codecs.BOM_UTF16_LE: ("utf-16-le", b"\n\0", b"\r\0"), codecs.BOM_UTF16_BE: ("utf-16-be", b"\0\n", b"\0\r")}
@@ -44,7 +44,7 @@ def text_lines(stream: IO[bytes], where: str, tell_bytes: Callable[[int], object
 
 
 def _split(rest: bytes, stream: IO[bytes], end: bytes, width: int, where: str) -> Iterator[bytes]:
-    """Pieces up to and including each `end`, at file offsets that are multiples of its width."""
+    """Yield pieces up to and including each `end`, at file offsets that are multiples of its width."""
     number = 1
     pattern = re.compile(re.escape(end))
     more = True
@@ -76,9 +76,9 @@ def _decoded(raw: bytes, encoding: str, number: int, where: str) -> str:
     place = f"{where}: line {number:,}"
     if encoding == "utf-8" and b"\x00" in raw:
         order = "be" if raw[:1] == b"\0" else "le"
-        mend = f"convert it: iconv -f utf-16{order} -t utf-8 {where} > utf8.txt"
+        fix = f"convert it: iconv -f utf-16{order} -t utf-8 {where} > utf8.txt"
         raise UserError(
-            f"{place}: is not UTF-8 (it looks like UTF-16 without a byte-order mark, or is not text); {mend}"
+            f"{place}: is not UTF-8 (it looks like UTF-16 without a byte-order mark, or is not text); {fix}"
         )
     try:
         return raw.decode(encoding)
@@ -86,5 +86,5 @@ def _decoded(raw: bytes, encoding: str, number: int, where: str) -> str:
         byte = f"byte {error.start + 1:,} (0x{raw[error.start]:02x})"
         if encoding != "utf-8":
             raise UserError(f"{place}, {byte}: is not valid UTF-16; copy or write the file again") from None
-        mend = f"convert the file, for instance: iconv -f latin1 -t utf-8 {where} > utf8.txt"
-        raise UserError(f"{place}, {byte}: is not UTF-8; {mend}") from None
+        fix = f"convert the file, for instance: iconv -f latin1 -t utf-8 {where} > utf8.txt"
+        raise UserError(f"{place}, {byte}: is not UTF-8; {fix}") from None

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from flowkit.domain import Tell
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-MAX_SOURCE_LEN = 512  # tokens of a sentence that are encoded: what SONAR was trained on
-WINDOW = 8192  # sentences whose tokens are held at once
-ENCODE_TOKENS = {"cpu": 1024, "cuda": 32768}  # padded tokens of a batch; measured on a CPU, ample on a GPU
-DECODE_ROWS = {"cpu": 32, "cuda": 256}  # vectors of a batch; beams multiply it
-FIRST_LOOK = 1024  # of 256,000 probabilities: sorting them all at each step would cost more than the decoder
+MAX_SOURCE_LEN = 512  # maximum tokens per sentence, as in SONAR's training
+WINDOW = 8192  # sentences whose tokens are in memory at once
+ENCODE_TOKENS = {"cpu": 1024, "cuda": 32768}  # padded tokens per batch; tuned on a CPU, ample on a GPU
+DECODE_ROWS = {"cpu": 32, "cuda": 256}  # vectors per batch; multiplied by the beam size
+FIRST_LOOK = 1024  # of 256,000 probabilities; sorting all at each step would take longer than the decoder
 
 
 class PipelineCodec:
@@ -64,7 +64,7 @@ class PipelineCodec:
         self._identity, self._tokenizer = dict(identity), tokenizer
         self._load_encoder, self._load_decoder = load_encoder, load_decoder
         self._max_source_len = max_source_len
-        self._share = 1.0  # of the batches' usual size: halved whenever one did not fit the GPU
+        self._share = 1.0  # factor of the batch size; halved whenever a batch does not fit on the GPU
 
     def identity(self) -> dict[str, Any]:
         return dict(self._identity)
@@ -125,7 +125,7 @@ class PipelineCodec:
         texts = [""] * len(vectors)
 
         def work(rows: Sequence[int]) -> None:
-            for row, text in zip(rows, self._speak(vectors[rows], how, rows), strict=True):
+            for row, text in zip(rows, self._decode_batch(vectors[rows], how, rows), strict=True):
                 texts[row] = text
 
         size = max(1, int(_for_device(DECODE_ROWS, self.device) * self._share))
@@ -151,7 +151,7 @@ class PipelineCodec:
             try:
                 work(batch)
                 fits = True
-            except torch.OutOfMemoryError:  # the exception holds the frames and their tensors: leave it before going on
+            except torch.OutOfMemoryError:  # the exception keeps tensors alive, so retry outside this block
                 fits = False
             if fits:
                 done(len(batch))
@@ -186,18 +186,18 @@ class PipelineCodec:
         return {}
 
     def _tokens(self, text: str, lang: str, row: int) -> Tensor:
-        """text -> token numbers (S)."""
+        """Return the token numbers (S) of a text."""
         encoders = self._token_encoders
         if lang not in encoders:
             encoders[lang] = self._tokenizer.create_encoder(lang=lang)
         try:
             return encoders[lang](text)
-        except TypeError:  # the C++ binding's word for a string that UTF-8 cannot hold
+        except TypeError:  # raised by the C++ binding for a string that UTF-8 cannot encode
             raise UserError(f"texts: row {row} is not valid Unicode ({text[:40]!a}); expected a sentence") from None
 
     @torch.inference_mode()
     def _embed(self, tokens: Sequence[Tensor]) -> np.ndarray:
-        """Token sequences -> (B, D)."""
+        """Encode token sequences to vectors (B, D)."""
         from fairseq2.nn import BatchLayout
 
         padding = self._tokenizer.vocab_info.pad_idx or 0
@@ -206,8 +206,8 @@ class PipelineCodec:
         return self._encoder.model(padded, layout).sentence_embeddings.float().cpu().numpy()
 
     @torch.inference_mode()
-    def _speak(self, vectors: np.ndarray, how: Decoding, rows: Sequence[int]) -> list[str]:
-        """vectors (B, D), numbered `rows` -> texts."""
+    def _decode_batch(self, vectors: np.ndarray, how: Decoding, rows: Sequence[int]) -> list[str]:
+        """Decode vectors (B, D) with row numbers `rows` to texts."""
         from fairseq2.generation.generator import SequenceGenerationError
         from fairseq2.nn import BatchLayout
         from sonar.inference_pipelines.utils import SequenceToTextConverter
@@ -221,8 +221,8 @@ class PipelineCodec:
         except SequenceGenerationError:
             worst = int(np.abs(vectors).max(1).argmax())
             raise UserError(
-                f"decoding in {self.dtype} gave NaN; the largest number of these vectors is "
-                f"{np.abs(vectors[worst]).max():.3g} (row {rows[worst]}). Use fp32, or vectors nearer to real ones"
+                f"decoding in {self.dtype} gave NaN; the largest absolute value of these vectors is "
+                f"{np.abs(vectors[worst]).max():.3g} (row {rows[worst]}). Use fp32, or vectors closer to real ones"
             ) from None
 
     def _generator(self, how: Decoding, rows: Sequence[int]) -> Any:
@@ -233,7 +233,10 @@ class PipelineCodec:
         model, vocabulary = self._decoder.model, self._tokenizer.vocab_info
         options: dict[str, Any] = {
             "max_seq_len": how.max_seq_len,
-            "max_gen_len": (0.0, how.max_seq_len),  # by default it grows with D, which counts as a source's length
+            "max_gen_len": (
+                0.0,
+                how.max_seq_len,
+            ),  # the default depends on D, which is taken for the length of the source
             "step_processors": [NGramRepeatBlockProcessor(how.block_ngrams)] if how.block_ngrams else [],
         }
         if how.top_p is None:
@@ -260,9 +263,9 @@ def _counter(tell: Tell | None, what: str, total: int) -> Callable[[int], None]:
 
 
 def pick_dtype(dtype: str) -> torch.dtype:
-    """The torch type of "fp32", "fp16" or "bf16". Raises UserError for another name."""
+    """Return the torch dtype of "fp32", "fp16" or "bf16". Raises UserError for another name."""
     if dtype not in DTYPES:
-        raise UserError(f"dtype: {dtype!r} is unknown; known are {listing(DTYPES)}")
+        raise UserError(f"dtype: unknown dtype {dtype!r}; expected {listing(DTYPES)}")
     return DTYPES[dtype]
 
 
@@ -282,7 +285,7 @@ def batches_of_tokens(lengths: Sequence[int], budget: int) -> Iterator[list[int]
 
 
 def _halves(batch: Sequence[int]) -> list[Sequence[int]]:
-    """Two halves, the second first: batches are taken from the end of a list."""
+    """Return both halves, the second first, because batches are taken from the end of a list."""
     middle = (len(batch) + 1) // 2
     return [half for half in (batch[middle:], batch[:middle]) if len(half)]
 
@@ -295,14 +298,14 @@ def _uniforms(seed: int, count: int) -> Tensor:
     return torch.rand(count, generator=seed_generator(torch.Generator(), seed), dtype=torch.float64)
 
 
-def _check_finite(vectors: np.ndarray, what: str, mend: str) -> None:
+def _check_finite(vectors: np.ndarray, what: str, fix: str) -> None:
     broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(broken):
-        raise UserError(f"{what} in {len(broken)} of {len(vectors)} rows ({listing(map(str, broken), 10)}); {mend}")
+        raise UserError(f"{what} in {len(broken)} of {len(vectors)} rows ({listing(map(str, broken), 10)}); {fix}")
 
 
 class KeyedNucleus:
-    """The next token, drawn from the smallest set of likeliest tokens with a mass above p: a fairseq2 `Sampler`.
+    """A fairseq2 `Sampler` that draws the next token from the smallest set of most likely tokens with a mass above p.
 
     Nucleus sampling (arXiv 1904.09751) with draws keyed by the row, so that a text does not depend on the batch.
 
@@ -313,7 +316,7 @@ class KeyedNucleus:
         self._p, self._uniforms, self._eos_idx, self._step = p, uniforms, eos_idx, 0
 
     def sample(self, probs: Tensor) -> Tensor:
-        """probs: (B', V), not necessarily of sum 1 -> token numbers (B')."""
+        """probs: (B', V), not necessarily normalized -> token numbers (B')."""
         probs = probs / probs.sum(-1, keepdim=True)
         looked_at = min(FIRST_LOOK, probs.size(1))
         while True:

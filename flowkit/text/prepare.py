@@ -1,4 +1,4 @@
-"""Prepare sentences, or existing vectors of sentences, as one data set, and report what became of them."""
+"""Prepare sentences, or existing vectors of sentences, as one data set, and report what was kept and left out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flowkit.domain import Tell
 from flowkit.errors import Interrupted, UserError, listing, nearest
 from flowkit.sources.files import open_files
 from flowkit.sources.kinds import ARRAYS, TENSORS
-from flowkit.text.codec import CODECS, ENGLISH, Codec, languages_of, open_codec, unknown_codec, why_not_at_hand
+from flowkit.text.codec import CODECS, ENGLISH, Codec, languages_of, open_codec, unknown_codec, why_unavailable
 from flowkit.text.deduplicate import Duplicates, exact_duplicates, near_duplicates, row_keys
 from flowkit.text.encoding import Scratch, encode
 from flowkit.text.languages import unknown_language
@@ -26,13 +26,13 @@ from flowkit.text.prepare_report import Pair, Removed, TextReport, statistics
 from flowkit.text.reading import Sentences, read_sentences, split_sentences
 from flowkit.text.vectors import read_vectors
 
-NEAR = 0.95  # cosine above which two sentences count as one
+NEAR = 0.95  # cosine above which two sentences are near-duplicates
 FRACTIONS = (0.8, 0.1, 0.1)
 SONAR_DIMENSION = 1024  # of Meta's release
 SONAR_NORMS = (
     0.08,
     0.6,
-)  # sentences have about 0.2 to 0.3, normalized vectors 1; the decoder fails far from the former
+)  # sentences have norms of about 0.2 to 0.3; the decoder fails on others, such as vectors normalized to 1
 DTYPES = ("fp32", "fp16", "bf16")
 Named = Codec | Mapping[str, Any] | str
 
@@ -40,8 +40,8 @@ Named = Codec | Mapping[str, Any] | str
 @dataclass(frozen=True)
 class Settings:
     lang: str = ENGLISH
-    column: str | None = None  # of the sentences in a table, or their key; None detects it
-    split_sentences: bool = False  # each line is a paragraph
+    column: str | None = None  # table column or JSON key of the sentences; None detects it
+    split_sentences: bool = False  # whether each line is a paragraph to be split
     skip_empty: bool = False
     near_duplicates: float = NEAR  # 0 keeps them
     split: tuple[float, ...] = FRACTIONS  # training, validation, test
@@ -69,7 +69,7 @@ def settings_of(options: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Candidates: rows of x with their sentences (one text per row) and numbers (of the line or vector)."""
+    """Candidate rows of x, with their sentences (one text per row) and line or vector numbers."""
 
     x: np.ndarray  # (M, D) float32
     rows: np.ndarray  # (N,) of x
@@ -81,7 +81,7 @@ class _Rows:
     truncated: int = 0
 
     def pair(self, duplicates: Duplicates) -> Pair | None:
-        """The pair of near-duplicates with the lowest cosine."""
+        """Return the pair of near-duplicates with the lowest cosine."""
         if not len(duplicates.removed):
             return None
         row = int(duplicates.removed[duplicates.cosine[duplicates.removed].argmin()])
@@ -136,7 +136,7 @@ def prepare(
         done = scratch.encoded()
         kept = f"{done:,} encoded sentences are kept in {scratch.folder}; rerun the same command to resume"
         notice(f"interrupted: {kept if done else 'nothing was written'}")
-        raise Interrupted(str(stop)) from None  # with what the notice has not said
+        raise Interrupted(str(stop)) from None  # its own message, in addition to the notice
 
 
 def _finish(source: Path, paths: tuple[Path, ...], chosen: _Rows, how: Settings, tell: Tell) -> TextReport:
@@ -248,11 +248,11 @@ def _import(
 
 
 def _identity(codec: Named, how: Settings, notice: Callable[[str], object]) -> dict[str, Any]:
-    """Identity of the codec. If SONAR is not available, it is what was given, because nothing has to be encoded."""
+    """Return the identity of the codec. If SONAR is not available, return it as given: nothing has to be encoded."""
     if not isinstance(codec, str | Mapping):
         return codec.identity()
     described = {"name": codec} if isinstance(codec, str) else dict(codec)
-    missing = why_not_at_hand(described) if described.get("name") == "sonar" else None
+    missing = why_unavailable(described) if described.get("name") == "sonar" else None
     if missing is None:
         return _open(described, how).identity()
     notice(f"samples cannot be decoded on this machine yet: {missing}")
@@ -267,7 +267,7 @@ def _near_duplicates(chosen: _Rows, how: Settings, tell: Tell) -> Duplicates:
 
 
 def _dataset(chosen: _Rows, near: Duplicates, how: Settings) -> tuple[Dataset, np.ndarray]:
-    """All rows, and the indices to write, in order: shuffled, training rows first."""
+    """Return all rows, and the indices to write in order: shuffled, training rows first."""
     kept = near.kept[np.random.default_rng(how.seed).permutation(len(near.kept))]
     order, split = chosen.rows[kept], np.zeros(len(chosen.x), np.uint8)
     sizes = split_sizes(len(order), how.split)
@@ -281,7 +281,7 @@ def _dataset(chosen: _Rows, near: Duplicates, how: Settings) -> tuple[Dataset, n
 
 
 def split_sizes(count: int, fractions: Sequence[float]) -> tuple[int, int, int]:
-    """Return the numbers of training, validation and test rows: at least one of each that is asked for, given three rows."""
+    """Return the numbers of training, validation and test rows. With 3 rows or more, no requested split is empty."""
     held_out = [max(round(count * part), 1 if part and count >= 3 else 0) for part in fractions[1:]]
     validation, test = held_out
     return count - validation - test, validation, test
@@ -312,7 +312,7 @@ def _info(source: Path, chosen: _Rows, near: Duplicates, how: Settings) -> dict[
 
 
 def _format(source: Path) -> str:
-    """ "txt", "jsonl", "npy", ... by content, or "folder" or "zip"."""
+    """Return "txt", "jsonl", "npy", ... by content, or "folder" or "zip"."""
     if source.is_dir():
         return "folder"
     with open_files(source) as files:

@@ -12,12 +12,12 @@ from flowkit.data.arrays import gather
 from flowkit.data.dataset import Dataset
 from flowkit.domain import Presented, Preview, Tell
 from flowkit.errors import UserError
-from flowkit.text.codec import BLOCKED, ENGLISH, Codec, Decoding, open_codec, why_not_at_hand
+from flowkit.text.codec import BLOCKED, ENGLISH, Codec, Decoding, open_codec, why_unavailable
 from flowkit.text.cycle import cosines, decode_and_encode, nearest_rows
 
 NEIGHBORS = 50_000  # training rows to compare with, evenly spread; with 1,024 dimensions they take 200 MB
 BASELINE_ROWS = 32  # real vectors, Gaussian draws and noise that are decoded and encoded once as baselines
-MAX_TOKENS = 64  # per sentence of a run's own samples; early in training the decoder may ramble
+MAX_TOKENS = 64  # per sentence of a run's own samples; early in training, the decoder may not stop by itself
 
 
 class TextPresenter:
@@ -28,7 +28,7 @@ class TextPresenter:
         self._decode, self._device = decode, device
         self._codec: Codec | None = None
         if data is not None:
-            # Opened now, so that a missing decoder is reported before training and not during it.
+            # Open the codec now, so that a missing decoder is reported before training starts.
             self._codec_of(data)
 
     def __call__(
@@ -64,12 +64,12 @@ class TextPresenter:
         )
 
     def _codec_of(self, data: Dataset) -> Codec | None:
-        """The codec that made `data`, or None, with the reason in `notice`."""
+        """Return the codec that made `data`, or None, with the reason in `notice`."""
         if not self._decode:
             return None
         identity = data.info.get("codec") or {}
         if self._codec is None and not self.notice:
-            reason = why_not_at_hand(identity)
+            reason = why_unavailable(identity)
             try:
                 self._codec = None if reason else open_codec(identity, device=self._device)
             except UserError as error:
@@ -79,7 +79,7 @@ class TextPresenter:
         return self._codec
 
     def _neighbors(self, samples: Dataset, rows: np.ndarray) -> list[str]:
-        """Text for samples that are not decoded: the norm, and the nearest training sentence (row of data)."""
+        """Return the text for samples that are not decoded: the norm, and the nearest training sentence or its row."""
         assert self.data is not None
         known = self.data.texts
         near = [f"row {row}" if known is None else known[int(row)] for row in rows]

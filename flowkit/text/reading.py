@@ -41,7 +41,7 @@ class Sentences:
     numbers: np.ndarray  # (N,) int64: line or row number of each text, from 1, counted through all files
     read: int  # rows
     empty: tuple[int, ...] = ()  # numbers of the empty rows that were left out
-    notes: tuple[str, ...] = ()  # which column was read, what was not read, what became a space
+    notes: tuple[str, ...] = ()  # which column was read, what was not read, what was replaced
     unit: str = "lines"  # what `numbers` count: "lines" of one file, or "rows" of a table or of several files
 
     def __len__(self) -> int:
@@ -123,14 +123,15 @@ def read_sentences(
     if not texts:
         kind = NothingLeft if count else UserError
         raise kind(
-            f"{path}: holds no sentences" + (f": all {count:,} {unit} are empty" if count else "; expected one a line")
+            f"{path}: holds no sentences"
+            + (f": all {count:,} {unit} are empty" if count else "; expected one per line")
         )
     if nothing:
         are = "1 file is" if len(nothing) == 1 else f"{len(nothing):,} files are"
         notes.append(f"{are} empty: {listing(nothing, 4)}")
     notes += [note if len(entries) == 1 else f"{note} ({listing(names, 4)})" for note, names in said.items()]
     notes += [
-        f"{rows:,} {'sentence' if rows == 1 else 'sentences'} held {what}, which became spaces"
+        f"{rows:,} {'sentence' if rows == 1 else 'sentences'} contained {what}, which were replaced by spaces"
         for what, rows in became.items()
         if rows
     ]
@@ -161,11 +162,11 @@ def text_entries(path: Path, files: Files) -> list[Entry]:
 
 
 def _split_like(entries: list[Entry]) -> list[str]:
-    """Notes on files that are named like splits: they are joined and split again."""
+    """Return notes on files that are named like splits. They are joined and split again."""
     named = sorted({entry.name for entry in entries if split_of(entry.stem) or any(map(split_of, entry.parts[:-1]))})
     if len(entries) < 2 or not named:
         return []
-    return [f"{listing(named, 4)}: named like splits, but all files are put together and split anew (--split)"]
+    return [f"{listing(named, 4)}: named like splits, but all files are joined and split again (--split)"]
 
 
 def _longest_run_of_marks(text: str) -> int:

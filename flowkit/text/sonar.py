@@ -1,9 +1,9 @@
-"""SONAR (arXiv 2308.11466) as a codec: which files make it, whether they are here, and how they are opened.
+"""SONAR (arXiv 2308.11466) as a codec: find its files, check whether they are available, and open them.
 
-`described` names its parts: {"name": "sonar", "encoder": ..., "decoder": ..., "tokenizer": ...}, each the name of an
-asset card, a card file (.yaml) or a folder of cards, or a checkpoint (.pt) or sentencepiece model; what is left out is
-Meta's release. For checkpoints of another size: "encoder_config" and "decoder_config" override fields of sonar-space's
-configuration, and "languages" lists those of a sentencepiece model. Weights are loaded at the first use of each.
+`described` names its parts: {"name": "sonar", "encoder": ..., "decoder": ..., "tokenizer": ...}. Each is the name of an
+asset card, a card file (.yaml), a folder of cards, a checkpoint (.pt) or a sentencepiece model. Parts that are left out
+default to Meta's release. For checkpoints of another size, "encoder_config" and "decoder_config" override fields of
+sonar-space's configuration, and "languages" lists the languages of a sentencepiece model. Weights are loaded on first use.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ RELEASED = {"encoder": "text_sonar_basic_encoder", "decoder": "text_sonar_basic_
 
 
 def open_sonar(described: Mapping[str, Any], *, device: str = "auto", dtype: str = "fp32") -> Codec:
-    """The codec of these parts; Meta's release is downloaded where it is not in fairseq2's cache.
+    """Open the codec with these parts. Meta's release is downloaded if it is not in fairseq2's cache.
 
-    Raises UserError: sonar-space missing or unfit, files missing, parts that do not go together, no network.
+    Raises UserError for a missing or incompatible sonar-space, missing files, parts that do not match, and no network.
     """
     reason = sonar_packages.why_not_importable()
     if reason:
@@ -63,8 +63,8 @@ def open_sonar(described: Mapping[str, Any], *, device: str = "auto", dtype: str
     )
 
 
-def why_sonar_not_at_hand(described: Mapping[str, Any]) -> str | None:
-    """None where `open_sonar` would download nothing; else why, as part of a sentence. Imports nothing heavy."""
+def why_sonar_unavailable(described: Mapping[str, Any]) -> str | None:
+    """Return None if `open_sonar` would download nothing; otherwise the reason, as part of a sentence. Fast."""
     reason = sonar_packages.why_not_importable()
     if reason:
         return reason
@@ -76,9 +76,9 @@ def why_sonar_not_at_hand(described: Mapping[str, Any]) -> str | None:
     if not missing:
         return None
     remote = [role for role, place in missing if not isinstance(place, Path)]
-    gone = [f"its {role} {place} is gone" for role, place in missing if isinstance(place, Path)]
+    gone = [f"its {role} {place} does not exist" for role, place in missing if isinstance(place, Path)]
     if remote:
-        gone.append(f"SONAR's {listing(remote)} ({WEIGHTS}) would have to be downloaded to {cache_folder()}")
+        gone.append(f"SONAR's {listing(remote)} ({WEIGHTS}) must be downloaded first, to {cache_folder()}")
     return "; ".join(gone)
 
 
@@ -87,16 +87,16 @@ class Parts:
     encoder: Card
     decoder: Card
     tokenizer: Card
-    described: dict[str, Any]  # with what was left out, and with absolute paths
+    described: dict[str, Any]  # with defaults filled in and absolute paths
 
     def files(self) -> Iterator[tuple[str, Card, str]]:
-        """(role, card, the field that names its file)."""
+        """Yield (role, card, the field of the card that names the file)."""
         yield "encoder", self.encoder, "checkpoint"
         yield "decoder", self.decoder, "checkpoint"
         yield "tokenizer", self.tokenizer, "tokenizer"
 
     def places(self) -> dict[str, Path | str]:
-        """Where the file of each role is. Raises UserError for a local one that does not exist."""
+        """Return the location of each role's file. Raises UserError for a local file that does not exist."""
         places = {role: card.place(field) for role, card, field in self.files()}
         for role, place in places.items():
             if isinstance(place, Path) and not place.exists():
@@ -105,7 +105,7 @@ class Parts:
 
 
 def find_parts(described: Mapping[str, Any]) -> Parts:
-    """The cards of what `described` names. Raises UserError, see `find_card`."""
+    """Return the cards that `described` names. Raises UserError, see `find_card`."""
     complete = {"name": "sonar"} | {name: value for name, value in described.items() if value is not None}
     cards: dict[str, Card] = {}
     for role in FAMILIES:
@@ -132,7 +132,7 @@ def _is_file(value: str, endings: tuple[str, ...]) -> bool:
 
 
 def _absolute(value: str) -> str:
-    """A path from anywhere; the name of a card stays what it is."""
+    """Make a path absolute. The name of a card is returned unchanged."""
     path = Path(value).expanduser()
     return str(path.absolute()) if path.exists() or path.suffix or len(path.parts) > 1 else value
 

@@ -1,6 +1,6 @@
-"""Asset cards of fairseq2, which say where weights lie and how they are read: found, checked and read without fairseq2.
+"""Find, check and read the asset cards of fairseq2, which name weights and how to load them, without importing fairseq2.
 
-So that whether SONAR is at hand can be answered in milliseconds, and that a card which would unpickle is refused by us.
+This is fast enough to check the availability of SONAR in milliseconds. It also allows refusing cards that would unpickle.
 """
 
 from __future__ import annotations
@@ -18,19 +18,26 @@ from flowkit.errors import UserError, listing, nearest
 from flowkit.text.sonar_packages import sonar_cards_folder
 
 FAMILIES = {"encoder": "transformer_encoder", "decoder": "transformer_decoder"}
-WEIGHTS = "about 3 GB each, licence CC BY-NC 4.0"  # Meta's release
-TEXTS = ("base", "checkpoint", "tokenizer", "tokenizer_ref", "model_family", "model_arch")  # fields that name something
-MAX_CARDS = 1_000_000  # bytes of a file of cards
+WEIGHTS = "about 3 GB each, license CC BY-NC 4.0"  # Meta's release
+TEXTS = (
+    "base",
+    "checkpoint",
+    "tokenizer",
+    "tokenizer_ref",
+    "model_family",
+    "model_arch",
+)  # fields that must be strings
+MAX_CARDS = 1_000_000  # bytes per file of cards
 CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors")
 
 
 @dataclass(frozen=True)
 class Card:
-    """One card. `fields` are its own; what it lacks comes from `base`, as fairseq2 has it."""
+    """One card. `fields` are its own; missing ones are inherited from `base`, as in fairseq2."""
 
     name: str
     fields: Mapping[str, Any]
-    folder: Path  # of relative paths
+    folder: Path  # base of relative paths
     base: Card | None = None
 
     def get(self, field: str) -> Any:
@@ -42,7 +49,7 @@ class Card:
             yield from self.base.chain()
 
     def place(self, field: str) -> Path | str:
-        """Where the file of that field lies: a path, or the address it would be downloaded from."""
+        """Return the location of the file in `field`: a path, or a URL from which it would be downloaded."""
         address = str(self.get(field))
         parsed = urlparse(address)
         if parsed.scheme == "file":
@@ -50,7 +57,7 @@ class Card:
         return address if parsed.scheme else self.folder / address
 
     def languages(self) -> list[str]:
-        """The languages of an NLLB tokenizer's card."""
+        """Return the languages of the card of an NLLB tokenizer."""
         for card in self.chain():
             for field in ("tokenizer_config_overrides", "tokenizer_config_override", "tokenizer_config"):
                 config = card.fields.get(field)
@@ -64,9 +71,9 @@ class Card:
 
 
 def find_card(role: str, value: str) -> Card:
-    """The card of the "encoder", "decoder" or "tokenizer" that `value` names: a card's name, a card file, or a folder of cards.
+    """Return the card of an "encoder", "decoder" or "tokenizer". value: name of a card, a card file, or a folder of cards.
 
-    Raises UserError: no such card, more than one that would do, a card for something else, a card that unpickles.
+    Raises UserError if there is no such card or more than one, if it is for something else, or if it would unpickle.
     """
     path = Path(value).expanduser()
     if path.suffix in (".yaml", ".yml") or path.is_dir():
@@ -74,7 +81,7 @@ def find_card(role: str, value: str) -> Card:
             raise UserError(f"{role}: {value}: no such file")
         cards = [card for card in read_cards(path).values() if fits(card, role)]
         if role == "tokenizer" and len({card.place("tokenizer") for card in cards}) == 1:
-            cards = cards[:1]  # an encoder and a decoder in one file say the same of it
+            cards = cards[:1]  # the cards of encoder and decoder in one file name the same tokenizer
         if len(cards) != 1:
             found = f"several ({listing(card.name for card in cards)})" if cards else "none"
             raise UserError(f"{role}: {value}: expected one card of a SONAR {role}, found {found}")
@@ -83,27 +90,27 @@ def find_card(role: str, value: str) -> Card:
         card = named_card(value, role)
     for part in card.chain():
         if part.fields.get("base") is not None and part.base is None:
-            raise UserError(f"{role}: the base {part.fields['base']!r} of card {part.name!r} is no known card")
+            raise UserError(f"{role}: card {part.name!r} has an unknown base {part.fields['base']!r}")
         if part.fields.get("restrict") is not None and part.fields["restrict"] is not True:
             raise UserError(
-                f"{role}: card {part.name!r} says restrict: {part.fields['restrict']}, which would unpickle its checkpoint and "
-                "so run whatever code is in it; flowkit loads tensors only: save the weights as plain tensors, and drop that line"
+                f"{role}: card {part.name!r} sets restrict: {part.fields['restrict']}, which allows its checkpoint to run code "
+                "when it is loaded. flowkit loads plain tensors only; save the weights as such and remove this line"
             )
     if not fits(card, role):
         family = card.get("model_family")
-        raise UserError(f"{role}: card {card.name!r} is of the family {family!r}; expected a SONAR {role}")
+        raise UserError(f"{role}: card {card.name!r} has model_family {family!r}; expected a SONAR {role}")
     return card
 
 
 def fits(card: Card, role: str) -> bool:
-    """Whether a card is one of a SONAR encoder, decoder or tokenizer."""
+    """Return whether a card describes a SONAR encoder, decoder or tokenizer."""
     if role == "tokenizer":
         return card.get("tokenizer") is not None or card.get("tokenizer_ref") is not None
     return card.get("model_family") == FAMILIES[role]
 
 
 def named_card(name: str, role: str) -> Card:
-    """The card of that name, among the user's, the system's and sonar-space's own."""
+    """Return the card with this name among those of the user, the system and sonar-space."""
     known: dict[str, Card] = {}
     for folder in card_folders():
         known = {**read_cards(folder), **known}
@@ -113,13 +120,13 @@ def named_card(name: str, role: str) -> Card:
     near = nearest(name, fitting) or "."
     file = ".model" if role == "tokenizer" else ".pt"
     raise UserError(
-        f"{role}: there is no card {name!r}; known are {listing(sorted(fitting))}{near} For a file of your own give its path "
-        f"({file}), or that of its card (.yaml); cards in $FAIRSEQ2_USER_ASSET_DIR are known by their names"
+        f"{role}: unknown card {name!r}; expected {listing(sorted(fitting))}{near} For your own file, give the path of the "
+        f"file ({file}) or of its card (.yaml). Cards in $FAIRSEQ2_USER_ASSET_DIR can be given by name"
     )
 
 
 def card_folders() -> list[Path]:
-    """Where cards are looked for, first found first served: fairseq2's own places for users and systems, then sonar-space."""
+    """Return the folders to search for cards, in order of precedence: fairseq2's user and system folders, sonar-space."""
     config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
     user = os.environ.get("FAIRSEQ2_USER_ASSET_DIR") or f"{config}/fairseq2/assets"
     system = os.environ.get("FAIRSEQ2_ASSET_DIR") or "/etc/fairseq2/assets"
@@ -128,13 +135,13 @@ def card_folders() -> list[Path]:
 
 
 def read_cards(path: Path) -> dict[str, Card]:
-    """The cards of a YAML file (documents apart by ---), or of all YAML files below a folder, by their names."""
+    """Return the cards of a YAML file (documents separated by ---), or of all YAML files in a folder tree, by name."""
     import yaml
 
     Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
     class Loader(Safe):
-        """Without merge keys: a dozen lines of them expand to more than any memory holds."""
+        """Refuses merge keys, because a few nested ones expand to more than memory can hold."""
 
         def flatten_mapping(self, node: Any) -> None:
             if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
@@ -152,15 +159,17 @@ def read_cards(path: Path) -> dict[str, Card]:
             ValueError,
             TypeError,
             RecursionError,
-        ) as error:  # the 31st of February, a list as a key
-            raise UserError(f"{file}: is no asset card ({' '.join(str(error).split())})") from None
+        ) as error:  # such as an invalid date, or a list as a key
+            raise UserError(f"{file}: is not a valid asset card ({' '.join(str(error).split())})") from None
         for fields in documents:
             if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
-                raise UserError(f'{file}: is no asset card; expected "name: ..." and what it names')
+                raise UserError(f'{file}: is not an asset card; expected a mapping with "name: ..."')
             if odd := [field for field in TEXTS if not _is_text(fields.get(field))]:
-                raise UserError(f"{file}: card {fields['name']!r}: {odd[0]} is no text; expected a name or a place")
+                raise UserError(
+                    f"{file}: card {fields['name']!r}: {odd[0]} is not a string; expected a name, path or URL"
+                )
             name, _, environment = fields["name"].partition("@")
-            if environment.strip() in ("", "user"):  # fairseq2's other environments are clusters of its authors
+            if environment.strip() in ("", "user"):  # fairseq2's other environments are its authors' clusters
                 merged = {**raw.get(name.strip(), ({}, file))[0], **fields}
                 raw[name.strip()] = merged, file.parent
 
@@ -186,24 +195,24 @@ def _packaged(name: str) -> Card | None:
 
 
 def tokenizer_card(card: Card) -> Card:
-    """The card that `tokenizer_ref` leads to, or the card itself. Raises UserError where it leads in a circle."""
+    """Follow `tokenizer_ref` and return the last card. Raises UserError for a cycle."""
     passed = []
     while (reference := card.get("tokenizer_ref")) is not None:
         if reference in passed:
-            raise UserError(f"tokenizer: card {card.name!r} refers to {reference!r}, which leads back to it")
+            raise UserError(f"tokenizer: card {card.name!r} refers to {reference!r}, which refers back to it")
         passed.append(reference)
         card = find_card("tokenizer", str(reference))
     return card
 
 
 def cache_folder() -> Path:
-    """Where fairseq2 keeps what it downloads."""
+    """Return the folder to which fairseq2 downloads."""
     cache = os.environ.get("FAIRSEQ2_CACHE_DIR")
     return Path(cache or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/fairseq2/assets").expanduser()
 
 
 def is_local(place: Path | str) -> bool:
-    """Whether no download is needed for it: a file that exists, or an address that fairseq2 has in its cache."""
+    """Return whether no download is needed: the file exists, or the URL is in fairseq2's cache."""
     if isinstance(place, Path):
         return place.exists()
     folder = cache_folder() / sha1(place.encode()).hexdigest()[:24]  # how fairseq2 names it

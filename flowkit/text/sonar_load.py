@@ -1,4 +1,4 @@
-"""Cards to models and tokenizers, by fairseq2's own loaders; what these raise is put in the user's words."""
+"""Load models and tokenizers from cards with fairseq2, and turn its exceptions into UserErrors."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def load_model(role: str, card: Card) -> nn.Module:
-    """The "encoder" or "decoder" of a card, in fp32 on the CPU. Raises UserError: no network, not a checkpoint of that size.
+    """Load the "encoder" or "decoder" of a card in fp32 on the CPU. Raises UserError: no network, or not such a checkpoint.
 
-    Not in the precision that is wanted at last: fairseq2 makes that the process-wide default while it loads, which a
-    training loop in another thread would notice.
+    The precision is always fp32, because fairseq2 sets it as the process-wide default while it loads, which would affect a
+    training loop in another thread.
     """
     import torch
     from fairseq2.assets import AssetCardError
@@ -28,15 +28,15 @@ def load_model(role: str, card: Card) -> nn.Module:
     asset, device = as_asset(card), torch.device("cpu")
     with _user_errors(role, card, "checkpoint"):
         try:
-            return load_model(asset, device=device, dtype=torch.float32, mmap=True)  # reading it all would take 9 GB
+            return load_model(asset, device=device, dtype=torch.float32, mmap=True)  # without mmap, loading takes 9 GB
         except AssetCardError as error:
             if "mmap" not in f"{_deepest(error)}":
                 raise
-        return load_model(asset, device=device, dtype=torch.float32)  # saved by a torch of before 1.6
+        return load_model(asset, device=device, dtype=torch.float32)  # a checkpoint saved by torch < 1.6
 
 
 def load_tokenizer(card: Card) -> Tokenizer:
-    """The tokenizer of a card. Raises UserError: no network, no sentencepiece model."""
+    """Load the tokenizer of a card. Raises UserError: no network, or not a sentencepiece model."""
     from fairseq2.data.tokenizers import load_tokenizer
 
     with _user_errors("tokenizer", card, "tokenizer"):
@@ -44,7 +44,10 @@ def load_tokenizer(card: Card) -> Tokenizer:
 
 
 def dimension_of(encoder: Card, decoder: Card, tokenizer: Tokenizer, tokenizer_name: str) -> int:
-    """D of the vectors, where encoder, decoder and tokenizer go together. Reads the cards' configurations, not the weights."""
+    """Return the dimension D of the vectors. Reads only the configurations of the cards, not the weights.
+
+    Raises UserError if encoder, decoder and tokenizer do not match.
+    """
     from sonar.models.sonar_text import get_sonar_text_decoder_hub, get_sonar_text_encoder_hub
 
     with _user_errors("encoder", encoder, "checkpoint"):
@@ -54,20 +57,20 @@ def dimension_of(encoder: Card, decoder: Card, tokenizer: Tokenizer, tokenizer_n
     made, taken = encoding.embedding_dim or encoding.model_dim, decoding.input_dim or decoding.model_dim
     if made != taken:
         raise UserError(
-            f"codec: encoder {encoder.name!r} makes vectors of {made} dimensions, but decoder {decoder.name!r} takes {taken}; "
-            "name an encoder and a decoder that belong together"
+            f"codec: encoder {encoder.name!r} returns vectors of {made} dimensions, but decoder {decoder.name!r} expects "
+            f"{taken}; use an encoder and a decoder of the same model"
         )
     for role, size in (("encoder", encoding.vocab_info.size), ("decoder", decoding.vocab_info.size)):
         if size != tokenizer.vocab_info.size:
             raise UserError(
-                f"tokenizer: {tokenizer_name!r} has {tokenizer.vocab_info.size:,} tokens, those of its languages among them, "
-                f"and the {role} has {size:,}; name the tokenizer, and the languages, that the {role} was trained with"
+                f"tokenizer: {tokenizer_name!r} has {tokenizer.vocab_info.size:,} tokens (including languages), but the {role} "
+                f"has {size:,}; use the tokenizer and the languages that the {role} was trained with"
             )
     return made
 
 
 def as_asset(card: Card) -> Any:
-    """The card as fairseq2 takes it."""
+    """Convert a card to fairseq2's class."""
     from fairseq2.assets import AssetCard
 
     base = as_asset(card.base) if card.base else None
@@ -92,25 +95,23 @@ def _user_errors(role: str, card: Card, field: str) -> Iterator[None]:
             f"downloaded at first use and kept in {cache_folder()}. Without a network, name local files: --encoder "
             "and --decoder (.pt, or the card of one: .yaml) and --tokenizer (.model)"
         ) from error
-    except Exception as error:  # what a file that is none makes of an unpickler, a protobuf reader or a config parser
+    except Exception as error:  # invalid files can raise anything in the unpickler, protobuf reader or config parser
         where = place if isinstance(place, Path) else f"card {card.name!r}"
-        raise UserError(
-            f"{role}: {where}: cannot be loaded ({_told(error)}); expected those of a SONAR {role}"
-        ) from error
+        raise UserError(f"{role}: {where}: cannot be loaded ({_told(error)}); expected a SONAR {role}") from error
 
 
 def _told(error: Exception) -> str:
     deepest = _deepest(error)
     told = " ".join(str(deepest).split())
-    if isinstance(deepest, KeyError):  # sonar-space looks for the names of its own weights, or of fairseq's
-        return f"{told} is not in it"
-    if "eights only load failed" in told or "weights_only" in told:  # torch goes on to advise the opposite
-        return "it is no file of plain tensors, and nothing else is unpickled"
+    if isinstance(deepest, KeyError):  # sonar-space looks for the names of its own or of fairseq's weights
+        return f"it has no {told}"
+    if "eights only load failed" in told or "weights_only" in told:  # torch's own message suggests weights_only=False
+        return "it holds objects other than plain tensors, which are not unpickled"
     return told if len(told) <= 300 else told[:300] + " ..."
 
 
 def _deepest(error: BaseException) -> BaseException:
-    """What it was at first: fairseq2 wraps its errors twice, and says least in the outermost."""
+    """Return the original error. fairseq2 wraps errors twice, and the outer ones say little."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error

@@ -1,4 +1,4 @@
-"""Is sonar-space here, and does it fit this torch? Answered without importing either; and its import, for who needs it."""
+"""Check whether sonar-space is installed and compatible with this torch, without importing either; and import it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ BUILT_FOR = {
     "0.8.1": "2.9.1",
     "0.7.0": "2.9.0",
     "0.6": "2.8.0",
-}  # fairseq2 and fairseq2n -> the one torch that they run with
+}  # version of fairseq2 and fairseq2n -> the only version of torch they run with
 
 
 def why_not_importable() -> str | None:
-    """None where sonar-space can be imported, else the reason with its remedy, as part of a sentence."""
+    """Return None if sonar-space can be imported, else the reason and the fix, as part of a sentence."""
     missing = [name for name, module in (("sonar-space", "sonar"), ("fairseq2", "fairseq2n")) if not _folder(module)]
     if missing:
         return f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} not installed: {INSTALL}"
@@ -36,9 +36,9 @@ def why_not_importable() -> str | None:
 
 
 def import_sonar(*, show_progress: bool = False) -> None:
-    """Import sonar-space's text pipelines. Raises UserError, with the remedy, where that cannot be.
+    """Import sonar-space's text pipelines. Raises UserError, which names the fix, if they cannot be imported.
 
-    show_progress: let fairseq2 draw its bars, as is wanted for a download and would only disturb our own otherwise.
+    show_progress: whether fairseq2 shows its own progress bars. They are useful for downloads only.
     """
     reason = why_not_importable()
     if reason:
@@ -52,14 +52,14 @@ def import_sonar(*, show_progress: bool = False) -> None:
         ImportError,
         OSError,
         RuntimeError,
-    ) as error:  # a library that does not load; fairseq2n's own check of torch
+    ) as error:  # a shared library does not load, or fairseq2n's own version check fails
         raise UserError(f"codec: sonar-space is installed but cannot be imported ({error})") from error
 
 
 def provide_libsndfile() -> None:
-    """fairseq2n asks the system for libsndfile, which the soundfile wheel carries under the same soname.
+    """Load libsndfile for fairseq2n from the soundfile wheel, unless the system has it.
 
-    Loaded first and for the whole process, the wheel's copy answers that; a system's own takes precedence.
+    Both have the same soname, so once the wheel's copy is loaded, fairseq2n finds it.
     """
     if sys.platform != "linux":
         return
@@ -72,25 +72,25 @@ def provide_libsndfile() -> None:
         try:
             ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
             return
-        except OSError:  # of another processor
+        except OSError:  # built for another processor
             continue
 
 
 def _folder(module: str) -> Path | None:
-    """Where a package is installed. Looks, imports nothing."""
+    """Return where a package is installed, without importing it."""
     spec = util.find_spec(module)
     locations = list(spec.submodule_search_locations or ()) if spec else []
     return Path(locations[0]) if locations else None
 
 
 def sonar_cards_folder() -> Path | None:
-    """The asset cards that sonar-space brings, where it is installed."""
+    """Return the folder of sonar-space's asset cards. None if it is not installed."""
     folder = _folder("sonar")
     return folder / "cards" if folder else None
 
 
 def _built_for() -> str | None:
-    """The torch that the installed fairseq2n was built for, as its own `config.py` says."""
+    """Return the version of torch that the installed fairseq2n was built for, from its `config.py`."""
     folder = _folder("fairseq2n")
     config = folder / "config.py" if folder else None
     found = (
@@ -100,5 +100,5 @@ def _built_for() -> str | None:
 
 
 def _public(version: str) -> str:
-    """ "2.9.1+cu128" -> "2.9.1"."""
+    """Drop the local version label: "2.9.1+cu128" -> "2.9.1"."""
     return version.split("+")[0]

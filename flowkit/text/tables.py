@@ -54,7 +54,7 @@ def _lines(reading: Reading) -> Iterator[Row]:
 
 
 def _has_columns(reading: Reading) -> bool:
-    """Whether the first lines have equally many tabs each; such a text is a table, whatever its name."""
+    """Return whether the first lines all have the same number of tabs. Such a file is a table, whatever its suffix."""
     with _opened(reading) as lines:
         tabs = [line.count("\t") for _, line in islice(lines, SAMPLE) if line.strip()]
     return len(tabs) > 1 and min(tabs) == max(tabs) > 0
@@ -88,8 +88,8 @@ def _json(reading: Reading) -> Iterator[Row]:
         if isinstance(error, UserError):
             raise
         if isinstance(error, UnicodeDecodeError):
-            mend = f"convert the file, for instance: iconv -f latin1 -t utf-8 {reading.where} > utf8.json"
-            raise reading.error(None, f"byte {error.start + 1:,}: is not UTF-8; {mend}") from None
+            fix = f"convert the file, for instance: iconv -f latin1 -t utf-8 {reading.where} > utf8.json"
+            raise reading.error(None, f"byte {error.start + 1:,}: is not UTF-8; {fix}") from None
         raise reading.error(
             None, f"is not valid JSON ({error}); expected an array of sentences or of objects"
         ) from None
@@ -132,7 +132,7 @@ def _json_column(reading: Reading, sample: Sequence[Any]) -> str:
     columns = {key: [one.get(key) for one in objects] for key in objects[0]}
     strings = {key: values for key, values in columns.items() if any(isinstance(value, str) for value in values)}
     if not strings and "text" in columns:
-        return "text"  # null, or what is refused by name
+        return "text"  # null, or another type, which is refused later by name
     return choose_column(reading, columns, strings)
 
 
@@ -235,7 +235,7 @@ def _records(reading: Reading, delimiter: str, quoting: int) -> Iterator[tuple[i
         reader = csv.reader(text, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[reportArgumentType]
         try:
             for cells in reader:
-                if cells:  # a blank line is no record
+                if cells:  # skip blank lines
                     yield reader.line_num, cells
         except csv.Error as error:
             why = {
@@ -266,7 +266,7 @@ def _dialect(reading: Reading) -> tuple[str, int]:
 
 
 def _width(sample: list[str], delimiter: str) -> int:
-    """The number of columns of all sample rows, or 0 if they differ. The last row may be cut off."""
+    """Return the number of columns of all sample rows, or 0 if they differ. The last row may be truncated."""
     widths: list[int] = []
     try:
         for cells in csv.reader(sample, delimiter=delimiter):
@@ -287,8 +287,8 @@ def _quotes_hold(reading: Reading) -> bool:
 
 
 def _is_header(rows: Sequence[Sequence[str]], asked: str | None) -> bool:
-    """Whether the first row is a header: its cells are short and distinct, and look unlike those below."""
-    first = [cell.strip() for cell in rows[0]]  # without a name is an index, as pandas writes it
+    """Return whether the first row is a header: its cells are short, distinct, and unlike those below."""
+    first = [cell.strip() for cell in rows[0]]  # an empty name is an index column, as pandas writes it
     if asked is not None and asked in first:
         return True
     if not any(first) or any(len(cell) > 40 or _is_number(cell) for cell in first):
@@ -315,7 +315,7 @@ def _is_number(cell: str) -> bool:
 # ---- parquet ----
 
 _CONVERT = (
-    "Where pandas reads it, this converts it: "
+    "If pandas can read it, convert it: "
     "python -c \"import pandas; pandas.read_parquet('{}').to_json('table.jsonl', orient='records', lines=True)\""
 )
 

@@ -148,7 +148,7 @@ def _torch_save(path: Path) -> np.ndarray:
         tensors = {str(name): tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
         found = tensors[_matrix(path, {name: tuple(tensor.shape) for name, tensor in tensors.items()})]
     if not isinstance(found, torch.Tensor) or found.layout != torch.strided or found.is_quantized:
-        held = "sparse or quantised tensor" if isinstance(found, torch.Tensor) else type(found).__name__
+        held = "sparse or quantized tensor" if isinstance(found, torch.Tensor) else type(found).__name__
         raise UserError(f"{path}: holds a {held}; expected one plain tensor (N, D)")
     if not found.is_floating_point() or found.device.type != "cpu" or found.is_conj() or found.is_neg():
         raise UserError(
@@ -163,7 +163,7 @@ def _torch_save(path: Path) -> np.ndarray:
 
 
 def _matrix(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """The name of the tensor that holds the vectors."""
+    """Return the name of the tensor that holds the vectors."""
     matrices = [name for name, shape in shapes.items() if len(shape) == 2]
     if "x" in shapes or len(matrices) == 1:
         return "x" if "x" in shapes else matrices[0]

@@ -31,7 +31,7 @@ LOOKS_BACK = 20  # in log steps
 def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) -> int:
     """Train from `session.start_step` to the end, or until `asked` returns a reason to stop on any process; then save.
 
-    Return GO_ON at the end, else the reason.
+    Return GO_ON if the run reached its end, else the reason for stopping.
     """
     recipe, accelerator = session.recipe, session.environment.accelerator
     log_every, val_every, save_every, sample_every, snapshot_every = (  # in updates; 0 is never

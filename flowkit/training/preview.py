@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import numpy as np
 
@@ -72,9 +71,10 @@ class Sampler:
         out = session.run_dir / "samples" / f"step-{step:08d}"
         shown = self.presenter(samples, out, shown=range(len(samples)))
         samples.texts = shown.texts
+        picture = next((path for path in shown.files if path.suffix == ".png"), None)
         write_dataset(out / "samples.safetensors", samples)
         return Sampled(
-            step, shown.previews, out, samples.info["nfe"], time.perf_counter() - start, _image(shown.files), shown.caption,
+            step, shown.previews, out, samples.info["nfe"], time.perf_counter() - start, picture, shown.caption,
             {**figures, **shown.figures}, count=len(samples),
         )  # fmt: skip
 
@@ -101,7 +101,3 @@ def _conditions(data: Dataset, count: int) -> Conditions:
     rows = np.sort(np.resize(rows, count))
     labels = None if data.class_label is None else np.ascontiguousarray(data.class_label[rows])
     return Conditions.of_arrays(labels, *data.tokens(rows))
-
-
-def _image(paths: tuple[Path, ...]) -> Path | None:
-    return next((path for path in paths if path.suffix == ".png"), None)

@@ -28,13 +28,13 @@ def now() -> str:
 
 
 def record_session(run_dir: Path, start_step: int) -> None:
-    """Append a line for this process. A disk that does not take it must not stop a run."""
+    """Append a line for this process. Errors are ignored, because they must not stop a run."""
     with contextlib.suppress(OSError), (run_dir / SESSIONS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(session(start_step)) + "\n")
 
 
 def session(start_step: int) -> dict[str, Any]:
-    """The facts of this process. `git` has commits of the current folder and of flowkit; null outside a repository."""
+    """Return the facts of this process. `git` has the commits of the current folder and of flowkit, or null."""
     return {
         "time": now(),
         "start_step": start_step,
@@ -56,7 +56,7 @@ def _version(name: str) -> str | None:
 
 
 def _commit(folder: Path) -> str | None:
-    """The commit checked out there, with `-dirty` if tracked files were changed."""
+    """Return the commit checked out in a folder, with `-dirty` if tracked files were changed."""
     try:
         asked = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         done = subprocess.run(asked, capture_output=True, text=True, timeout=GIT_TIMEOUT)

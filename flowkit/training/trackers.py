@@ -143,7 +143,7 @@ def check_trackers(recipe: Recipe) -> None:
             continue
         if name not in LOGGER_TYPE_TO_CLASS:
             raise UserError(
-                f"track.to: {name!r} is unknown; known are {listing(sorted(LOGGER_TYPE_TO_CLASS))}"
+                f"track.to: {name!r} is unknown; expected {listing(sorted(LOGGER_TYPE_TO_CLASS))}"
                 f"{nearest(name, LOGGER_TYPE_TO_CLASS)}"
             )
         # accelerate checks for more than a folder of that name, such as the wandb/ that runs leave behind.

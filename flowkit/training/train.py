@@ -196,7 +196,7 @@ def _release(session: Session) -> None:
 
 @contextlib.contextmanager
 def _listening(session: Session, listeners: Callable[[], Sequence[Listener]]) -> Iterator[Callable[[Event], None]]:
-    """Yield `emit`, which sends events to metrics.jsonl, trackers and listeners; on other processes to nobody."""
+    """Yield `emit`, which sends events to metrics.jsonl, trackers and listeners. On other processes it does nothing."""
     if not session.is_main:
         yield lambda event: None
         return

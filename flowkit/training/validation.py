@@ -26,7 +26,7 @@ from flowkit.training.batches import Rows, read_rows
 from flowkit.training.pairing import pair_blocks
 
 BINS = 5  # equal bins of t
-# The range that solvers use in 25 steps. Closer to the ends, converting a data (or noise) prediction to a velocity divides by
+# The range of times in 25 solver steps. Closer to the ends, converting a data (or noise) prediction to a velocity divides by
 # almost 0, and a few times would dominate the mean.
 FIRST, LAST = 0.02, 0.98
 MIN_EVALUATIONS = 1024  # small validation splits use several noises and times per row, to reduce the variance

@@ -45,9 +45,9 @@ class _Line:
         ]
         shown = Text(finding.found)
         lines = console.render_lines(shown, room, pad=False)
-        if finding.mend:
-            mend = options.update_width(max(1, options.max_width - MARK - NAME - 2))
-            for number, line in enumerate(console.render_lines(Text(finding.mend, "cyan"), mend, pad=False)):
+        if finding.fix:
+            fix = options.update_width(max(1, options.max_width - MARK - NAME - 2))
+            for number, line in enumerate(console.render_lines(Text(finding.fix, "cyan"), fix, pad=False)):
                 lines.append([Segment("→ " if number == 0 else "  ", console.get_style("cyan")), *line])
         for number, line in enumerate(lines):
             yield from first if number == 0 else [Segment(" " * (MARK + NAME))]

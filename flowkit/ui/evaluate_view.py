@@ -38,7 +38,7 @@ def print_evaluation(evaluation: Evaluation, console: Console | None = None) -> 
 
 
 def evaluation_table(evaluation: Evaluation, wide: bool) -> Table:
-    """One row per figure. In a narrow terminal, intervals, units and what is good stand on a second line."""
+    """Return a table with one row per metric. In a narrow terminal, intervals, units and hints are on a second line."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("", min_width=23)
     for column in evaluation.columns:

@@ -1,7 +1,7 @@
-"""The live view's screen: the terminal's alternate screen, as editors and `top` use it.
+"""The screen of the live view: the terminal's alternate screen, as editors and `top` use it.
 
-Drawn at the foot of the normal screen, a view this tall cannot survive a resize: the terminal wraps its lines, and pushes
-them into the scrollback, before the program hears of it. The alternate screen has no scrollback and never wraps.
+At the bottom of the normal screen, a view this tall would break on a resize: the terminal wraps its lines and moves them to
+the scrollback before the program is notified. The alternate screen has no scrollback and never wraps.
 """
 
 from __future__ import annotations

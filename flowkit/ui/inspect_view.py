@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from flowkit.checkpoint import average_files, decay_in_effect
+from flowkit.errors import listing
 from flowkit.registry import domain_name
 from flowkit.ui.facts import Facts, FactsBlock, settings
 from flowkit.ui.heading import heading
@@ -88,7 +89,7 @@ def _model_facts(model: dict[str, Any], report: dict[str, Any]) -> Facts:
         ("data", _data_of(model)),
     ]
     if names:
-        facts.append(("classes", Text.assemble((f"{len(names)}: ", "dim"), _some(names))))
+        facts.append(("classes", Text.assemble((f"{len(names)}: ", "dim"), listing(names, 40))))
     if model.get("condition_shape"):
         facts.append(("condition", shape(model["condition_shape"])))
     facts += [
@@ -152,10 +153,6 @@ def _data_of(model: dict[str, Any]) -> Text:
     if "train_rows" in data:
         text.append(f" · {data['train_rows']:,} training rows, {data.get('val_rows', 0):,} for validation", "dim")
     return text
-
-
-def _some(names: list[str], limit: int = 40) -> str:
-    return ", ".join(names[:limit]) + (f", ... ({len(names) - limit} more)" if len(names) > limit else "")
 
 
 def _against_zero(loss: Any, zero: Any) -> Text:

@@ -23,7 +23,7 @@ def parameter_tree(weights: dict[str, Any], what: str = "parameters") -> Tree:
     total = weights["elements"]
     tree = Tree(_line("all", names, total, total, Text(what, "dim")), guide_style="bright_black")
     for name, entry in weights["own_tensors"].items():
-        tree.add(_line(name, names - INDENT, _numel(entry), total, _tensors({"": entry})))
+        tree.add(_line(name, names - INDENT, math.prod(entry["shape"]), total, _tensors({"": entry})))
     for module in modules:
         _add(tree, module, names - INDENT, total)
     return tree
@@ -56,7 +56,3 @@ def _name(module: dict[str, Any]) -> str:
 
 def _name_width(module: dict[str, Any], depth: int) -> int:
     return max([depth * INDENT + len(_name(module))] + [_name_width(child, depth + 1) for child in module["modules"]])
-
-
-def _numel(entry: dict[str, Any]) -> int:
-    return math.prod(entry["shape"])

@@ -15,7 +15,7 @@ from flowkit.ui.wording import next_commands, summary
 
 
 class PlainListener:
-    """Writes to `stream` (stderr when None) and flushes every line. The keys of a line never change their order."""
+    """Writes to `stream` (stderr if None) and flushes every line. The keys of a line are always in the same order."""
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream = stream

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -50,7 +49,7 @@ def preparing_bar() -> Iterator[tuple[Callable[[str, int, int], None], Callable[
 
 
 def summary(report: TextReport, width: int = 80) -> Group:
-    """What was read and dropped, with examples, what was written, and what to type next."""
+    """Return a table of what was read and dropped, with examples, and what was written."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Group
     from rich.markup import escape
@@ -85,8 +84,6 @@ def summary(report: TextReport, width: int = 80) -> Group:
             Text(f"{report.truncated:,} {what} too long for the codec and cut at the end{hint}", style="yellow")
         )
     parts += [Text(remark, style="yellow") for remark in report.remarks]
-    source = shlex.quote(str(report.paths[0]))
-    parts.append(Text(f"next: flowkit train recipes/mlp_text.toml --set data.source={source}", style="dim"))
     return Group(*parts)
 
 

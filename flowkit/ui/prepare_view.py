@@ -1,4 +1,4 @@
-"""What `flowkit prepare` says about sketches: a table of what became of every drawing."""
+"""What `flowkit prepare` shows for sketches: a table of how many were kept, fitted and left out."""
 
 from __future__ import annotations
 

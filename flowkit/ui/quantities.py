@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-NOTHING = "–"  # in the place of a value that is not known yet
+NOTHING = "–"  # shown for a value that is not known yet
 
 
 def value(x: float | None) -> str:

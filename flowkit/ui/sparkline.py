@@ -10,7 +10,7 @@ from itertools import groupby, pairwise
 from rich.text import Text
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-STEEP = 0.1  # share of the steps in which a loss may fall steeply
+STEEP = 0.1  # fraction of the steps in which a loss may fall steeply
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # bit of a dot by column, then row, in a braille cell
 
 

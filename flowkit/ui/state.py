@@ -1,4 +1,4 @@
-"""What is known of a run so far, collected from its events. The views draw this and nothing else."""
+"""The state of a run, collected from its events. The views only draw this."""
 
 from __future__ import annotations
 

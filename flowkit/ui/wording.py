@@ -46,7 +46,7 @@ def next_commands(finished: Finished) -> list[str]:
     run = shlex.quote(str(finished.run_dir))
     if finished.reason != "done":
         return [
-            f"flowkit train {shlex.quote(str(finished.run_dir / 'recipe.toml'))} --resume",
+            f"flowkit train {run} --resume",
             f"flowkit inspect {run}",
         ]
-    return [f"flowkit sample --ckpt {run}", f"flowkit inspect {run}"]
+    return [f"flowkit sample {run}", f"flowkit inspect {run}"]

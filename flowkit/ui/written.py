@@ -64,11 +64,11 @@ def print_sentences(decoded: DecodedSentences, preview: bool) -> None:
     if decoded.replaced:
         console.print(Text(decoded.replaced, "dim"))
     if found.faithful is not None:
-        console.print(Text(f"{found.faithful:,} of {len(found):,} word for word as in the data", "dim"))
+        console.print(Text(f"{found.faithful:,} of {len(found):,} match the original sentence exactly", "dim"))
     if found.cycle is not None:
         console.print(
             Text(
-                f"cycle: cosine of a vector and its sentence's, not centered; mean {found.cycle.mean():.3f}",
+                f"cycle: cosine of a vector and that of its sentence, not centered; mean {found.cycle.mean():.3f}",
                 "dim",
             )
         )

@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="fp32")
     arguments = parser.parse_args()
-    warnings.simplefilter("ignore")  # both ways say which sentences they cut, each time
+    warnings.simplefilter("ignore")  # both report the truncated sentences, each time
     sentences = read_sentences(arguments.file).texts if arguments.file else generate(arguments.sentences, seed=0)
     texts = list(sentences[: arguments.sentences])
     codec = open_codec("mini-sonar", device=arguments.device, dtype=arguments.dtype)

@@ -96,7 +96,7 @@ def cells() -> list[Cell]:
 
 
 def recipe(cell: Cell, seed: int, updates: int, run_dir: str) -> dict[str, Any]:
-    """The recipe of a cell: what the paper says, and nothing of flowkit's own (no EMA, schedule, clipping, warm-up)."""
+    """The recipe of a cell, as in the paper and without flowkit's additions (no EMA, schedule, clipping, warm-up)."""
     if cell.table == "A":
         rng, ends = np.random.default_rng([seed, 0]), COLUMNS_A[cell.column]
         base, source = (
@@ -122,7 +122,7 @@ def recipe(cell: Cell, seed: int, updates: int, run_dir: str) -> dict[str, Any]:
 
 
 def measure(cell: Cell, seed: int, updates: int, points: int, between: float | None) -> dict[str, float]:
-    """Train a cell and return its figures. Deterministic but for the machine's rounding.
+    """Train a cell and return its figures. Deterministic up to the machine's rounding.
 
     between: W2(q0, q1) of this column, seed and number of points, where another row has it already.
     """
@@ -143,7 +143,7 @@ def measure(cell: Cell, seed: int, updates: int, points: int, between: float | N
         flowkit.train(described)
         seconds = time.perf_counter() - start
         model = flowkit.load(Path(run_dir) / "run", weights="raw", device="cpu")
-    rng = np.random.default_rng([seed, 1])  # the test points are no training points
+    rng = np.random.default_rng([seed, 1])  # the test points are not training points
     if cell.table == "A":
         x0, x1 = (toy_sets.draw(end, points, rng) for end in COLUMNS_A[cell.column])
         label = condition = None
@@ -187,7 +187,7 @@ def read(out: Path) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any], wanted: list[Cell], updates: int, points: int) -> str:
-    """Ours beside the paper's: mean and standard deviation over the seeds."""
+    """Our results next to the paper's: mean and standard deviation over the seeds."""
     lines = ["| cell | figure | ours | paper | seeds |", "|---|---|---|---|---|"]
     for cell in wanted:
         seeds = results["cells"].get(key_of(cell, updates, points), {"seeds": {}})["seeds"]

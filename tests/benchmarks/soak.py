@@ -93,7 +93,7 @@ class Tally:
 
 
 def train(folder: str, overrides: tuple[str, ...], largest_file: int) -> None:
-    """In a process of its own: `flowkit train recipe.toml --resume auto`, with what it says in `log.txt`."""
+    """Run `flowkit train recipe.toml --resume auto` in a separate process, with its output in `log.txt`."""
     os.chdir(folder)
     # Of a full disk the log is no part: it may have outgrown the limit already, and what cannot be said would be the failure.
     handle = os.open(os.devnull if largest_file else "log.txt", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
@@ -119,7 +119,7 @@ class Soak:
         self._undisturbed: dict[tuple[str, float], Path] = {}
 
     def undisturbed(self, name: str, dropout: float) -> Path:
-        """The folder of a run that nobody disturbs, trained when it is first asked for."""
+        """The folder of an undisturbed run, trained on first use."""
         if (name, dropout) not in self._undisturbed:
             folder = self.prepare(f"undisturbed-{name}-{dropout}", name, dropout)
             process = self.start(folder)

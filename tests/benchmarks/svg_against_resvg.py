@@ -87,7 +87,7 @@ def thin(text: str) -> str:
 
 
 def outline(pixels: np.ndarray) -> np.ndarray:
-    """Whether a pixel's color differs from that of its right or lower neighbour."""
+    """Whether a pixel's color differs from that of its right or lower neighbor."""
     edge = np.zeros(pixels.shape[:2], bool)
     edge[:, :-1] |= np.abs(np.diff(pixels, axis=1)).max(-1) > STEP
     edge[:-1] |= np.abs(np.diff(pixels, axis=0)).max(-1) > STEP
@@ -139,8 +139,8 @@ def compared(name: str, data: bytes) -> tuple[Result, np.ndarray, np.ndarray] | 
     edge = outline(fine if fine is not None and fine.shape == pixels.shape else pixels)
     edge &= np.asarray(distance_transform_edt(~painted)) <= 1
     if edge.any():
-        centres = np.argwhere(edge)[:, ::-1] + 1.0
-        near = cKDTree(points).query(centres)[0] if len(points) else np.full(len(centres), np.inf)
+        centers = np.argwhere(edge)[:, ::-1] + 1.0
+        near = cKDTree(points).query(centers)[0] if len(points) else np.full(len(centers), np.inf)
         missed = float((near > FAR).mean())
     return Result(name, unpainted, missed), pixels, points
 

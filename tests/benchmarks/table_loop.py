@@ -5,7 +5,7 @@
 
 Both run in one process, ten updates in turn, on one thread, for I-CFM (no coupling) and OT-CFM (exact transport by POT there,
 by a worker ahead of the step here). torchcfm's examples draw their eight Gaussians point by point in Python, which takes
-longer than all the rest of an update without transport; so I-CFM is compared twice, with that draw and with a vectorised one.
+longer than all the rest of an update without transport; so I-CFM is compared twice, with that draw and with a vectorized one.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ class TorchCFM:
         self.model = torch.nn.Sequential(*hidden, torch.nn.Linear(64, 2))  # torchcfm.models.MLP(2, time_varying=True)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=1e-5)
         angle = torch.arange(8) * (math.pi / 4)
-        self.centres = 5 * torch.stack([angle.cos(), angle.sin()], dim=1)
+        self.centers = 5 * torch.stack([angle.cos(), angle.sin()], dim=1)
         self.draw = self.one_by_one if point_by_point else self.all_at_once
 
     def all_at_once(self) -> torch.Tensor:
-        return self.centres[torch.randint(8, (BATCH,))] + 0.1**0.25 * torch.randn(BATCH, 2)
+        return self.centers[torch.randint(8, (BATCH,))] + 0.1**0.25 * torch.randn(BATCH, 2)
 
     def one_by_one(self) -> torch.Tensor:
         """As its sample_8gaussians does."""
         noise = 0.1**0.25 * torch.randn(BATCH, 2)
         which = torch.multinomial(torch.ones(8), BATCH, replacement=True)
-        return torch.stack([self.centres[which[i]] + noise[i] for i in range(BATCH)])
+        return torch.stack([self.centers[which[i]] + noise[i] for i in range(BATCH)])
 
     def update(self) -> None:
         self.optimizer.zero_grad()

@@ -55,7 +55,7 @@ class Normalizer(ABC):
 
     @abstractmethod
     def fits(self, row_shape: tuple[int, ...]) -> bool:
-        """Whether it accepts rows of that shape."""
+        """Return whether it accepts rows of that shape."""
 
     def shape(self, row_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of a normalized row: the row's own, unless directions are dropped."""
@@ -67,7 +67,7 @@ class Normalizer(ABC):
 
     @abstractmethod
     def same_as(self, other: Normalizer, row_shape: tuple[int, ...]) -> bool:
-        """Whether both are the same map for rows of that shape, within SAME standard deviations."""
+        """Return whether both are the same map for rows of that shape, within SAME standard deviations."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Path(Component):
         """Return d x_t / dt, the target of flow matching."""
 
     def converts(self, source: str, to: str) -> bool:
-        """Whether `source` and x_t determine `to`; both are in QUANTITIES."""
+        """Return whether `source` and x_t determine `to`; both are in QUANTITIES."""
         return source == to
 
     def convert(self, value: Tensor, x_t: Tensor, t: Tensor, source: str, to: str, clip: float = CLIP) -> Tensor:

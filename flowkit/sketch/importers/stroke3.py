@@ -50,8 +50,8 @@ def read(files: Files) -> Iterator[Item]:
                 several = [key for key in keys if not split_of(key)]
                 if len(several) > 1:
                     files.notes.append(
-                        f"{entry.name}: {listing(several, 4)} are read as one class, {class_name!r}; for classes, save each "
-                        "as a file of its own"
+                        f"{entry.name}: {listing(several, 4)} are read as one class, {class_name!r}; to get one class per "
+                        "key, save each as a separate file"
                     )
                 for key in keys or about:
                     yield from _read_key(arrays, key, class_name, entry, split)

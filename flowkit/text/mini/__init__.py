@@ -1,1 +1,1 @@
-"""A miniature SONAR that needs no download: a grammar of English, and a small encoder and decoder trained on it."""
+"""A miniature SONAR that requires no download: a small English grammar, and an encoder and decoder trained on it."""

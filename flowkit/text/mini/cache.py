@@ -1,4 +1,4 @@
-"""Where trained miniatures are kept: weights, tokenizer, and a JSON that says what they are, written last. Torch-free."""
+"""The cache of trained miniatures: weights, tokenizer, and a JSON manifest that is written last. Does not import torch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ WEIGHTS, TOKENIZER, MANIFEST, LOCK = "model.safetensors", "tokenizer.model", "mi
 
 @dataclass(frozen=True)
 class Kept:
-    """A whole miniature on disk."""
+    """A complete miniature on disk."""
 
     folder: Path
-    fingerprint: str  # of its weights and tokenizer: what makes vectors comparable
+    fingerprint: str  # hash of weights and tokenizer; vectors are comparable only if it is equal
 
     @property
     def weights(self) -> Path:
@@ -34,7 +34,7 @@ class Kept:
 
 
 def cache_folder() -> Path:
-    """$FLOWKIT_CACHE, or the user's cache directory."""
+    """Return $FLOWKIT_CACHE, or the user's cache directory."""
     from platformdirs import user_cache_dir
 
     return Path(os.environ.get(FOLDER_VARIABLE) or user_cache_dir("flowkit")).expanduser().absolute()
@@ -45,18 +45,18 @@ def folder_of(recipe: MiniRecipe) -> Path:
 
 
 def find(recipe: MiniRecipe) -> Kept | None:
-    """The miniature of that recipe, None where none was trained. Raises UserError where files are missing or damaged."""
+    """Return the miniature of a recipe, or None if none was trained. Raises UserError if files are missing or corrupt."""
     folder = folder_of(recipe)
     if not (folder / MANIFEST).exists():
         return None
     kept = Kept(folder, str(read_json(folder / MANIFEST).get("fingerprint")))
     if fingerprint_of(kept.weights, kept.tokenizer) != kept.fingerprint:
-        raise UserError(f"{folder}: the files are not those that were written")
+        raise UserError(f"{folder}: checksum mismatch: the files of the miniature SONAR are corrupt")
     return kept
 
 
 def fingerprint_of(weights: Path, tokenizer: Path) -> str:
-    """Raises UserError where one cannot be read."""
+    """Return a hash of both files. Raises UserError if one cannot be read."""
     digest = hashlib.sha256()
     for path in (weights, tokenizer):
         try:
@@ -68,9 +68,9 @@ def fingerprint_of(weights: Path, tokenizer: Path) -> str:
 
 @contextlib.contextmanager
 def writing(recipe: MiniRecipe) -> Iterator[Path]:
-    """The folder to put weights and tokenizer into; the miniature is there once the block ends well.
+    """Yield the folder to write weights and tokenizer to. The miniature is valid once the block ends without an error.
 
-    The JSON goes first and comes last: who is stopped in between leaves no miniature.
+    The manifest is removed first and written last, so an interruption leaves no incomplete miniature.
     """
     folder = folder_of(recipe)
     manifest = folder / MANIFEST
@@ -82,7 +82,7 @@ def writing(recipe: MiniRecipe) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def alone(recipe: MiniRecipe) -> Iterator[None]:
-    """One process of this machine at a time: of several that need the miniature, one trains it and the others wait."""
+    """Hold a lock, so that of several processes on this machine one trains the miniature and the others wait."""
     from filelock import FileLock
 
     folder = folder_of(recipe)
@@ -92,8 +92,8 @@ def alone(recipe: MiniRecipe) -> Iterator[None]:
         lock.acquire()
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be written ({error.strerror}); the miniature SONAR is kept there: "
-            f"set {FOLDER_VARIABLE} to a folder that you may write to"
+            f"{folder}: cannot be written to ({error.strerror}); the miniature SONAR is cached there. "
+            f"Set the environment variable {FOLDER_VARIABLE} to a writable folder"
         ) from None
     try:
         yield

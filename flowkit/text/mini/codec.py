@@ -1,4 +1,4 @@
-"""The miniature SONAR as a codec: trained when it is first opened, kept in the cache, used as the real one is."""
+"""The miniature SONAR as a codec. It is trained when it is first opened, and cached."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ LANGUAGES = (ENGLISH,)
 
 
 def open_mini(described: Mapping[str, Any], *, device: str = "auto", dtype: str = "fp32") -> Codec:
-    """The miniature that `described` names: its "size" ("full" where nobody says) and, where data was made with it, its
-    "fingerprint". It is trained where the cache has none, which takes about two minutes on two cores.
+    """Open the miniature that `described` names. If it is not in the cache, train it: about two minutes on two cores.
 
-    Raises UserError: sonar-space missing or unfit, a cache that cannot be written, data of another miniature than this.
+    described: "size" (default "full"), and "fingerprint" if data was encoded with it. Raises UserError for a missing or
+    incompatible sonar-space, a cache that cannot be written to, and data that another miniature encoded.
     """
     recipe = recipe_of(described)
     reason = sonar_packages.why_not_importable()
@@ -59,8 +59,8 @@ def open_mini(described: Mapping[str, Any], *, device: str = "auto", dtype: str 
     )
 
 
-def why_mini_not_at_hand(described: Mapping[str, Any]) -> str | None:
-    """None where `open_mini` would not have to train; else why, as part of a sentence. Imports nothing heavy."""
+def why_mini_unavailable(described: Mapping[str, Any]) -> str | None:
+    """Return None if `open_mini` would not train; otherwise the reason, as part of a sentence. Fast."""
     reason = sonar_packages.why_not_importable()
     if reason:
         return reason
@@ -70,7 +70,9 @@ def why_mini_not_at_hand(described: Mapping[str, Any]) -> str | None:
         return str(error)
     kept, broken = _look(recipe)
     if kept is None:
-        return broken or f"the miniature SONAR is not yet trained here ({cache.folder_of(recipe)} has none)"
+        return (
+            broken or f"the miniature SONAR has not been trained on this machine yet (cache: {cache.folder_of(recipe)})"
+        )
     return _why_another(described, kept)
 
 
@@ -79,7 +81,7 @@ def identity_of(recipe: MiniRecipe, kept: cache.Kept) -> dict[str, Any]:
 
 
 def _look(recipe: MiniRecipe) -> tuple[cache.Kept | None, str | None]:
-    """(the miniature in the cache, what is wrong with the one there is)."""
+    """Return the miniature in the cache if it is intact, and a message if it is corrupt."""
     try:
         return cache.find(recipe), None
     except UserError as error:
@@ -91,25 +93,24 @@ def _why_another(described: Mapping[str, Any], kept: cache.Kept) -> str | None:
     if wanted in (None, kept.fingerprint):
         return None
     return (
-        f"the data was encoded by the miniature SONAR {wanted}, and the one in {kept.folder} is {kept.fingerprint}: "
-        "vectors of one mean nothing to the other. Prepare the data again, or set "
-        f"{cache.FOLDER_VARIABLE} to the cache that holds {wanted}"
+        f"the data was encoded by the miniature SONAR {wanted}, but the one in {kept.folder} is {kept.fingerprint}, and their "
+        f"vectors are not compatible. Prepare the data again, or set {cache.FOLDER_VARIABLE} to the cache that contains {wanted}"
     )
 
 
 def _train_alone(recipe: MiniRecipe, broken: str | None) -> cache.Kept:
-    """Train the miniature, or wait until another process has."""
+    """Train the miniature, or wait until another process has trained it."""
     with cache.alone(recipe):
         kept, _ = _look(recipe)
         if kept is None:
             if broken:
-                print(f"{broken}; the miniature SONAR is trained anew", file=sys.stderr)
+                print(f"{broken}. Training it again", file=sys.stderr)
             try:
                 with _progress(recipe) as tell:
                     kept = _train(recipe, tell)
             except KeyboardInterrupt:
                 raise Interrupted(
-                    "the miniature SONAR was not finished and nothing of it is kept; the same command trains it anew"
+                    "training of the miniature SONAR was interrupted and cannot be resumed; rerun the command to start again"
                 ) from None
     return kept
 
@@ -134,7 +135,7 @@ def _train(recipe: MiniRecipe, tell: Tell) -> cache.Kept:
     return kept
 
 
-TIED = "final_proj.weight"  # of the decoder: the very tensor of its embedding
+TIED = "final_proj.weight"  # of the decoder; the same tensor as its embedding
 
 
 def _load(kept: cache.Kept, part: str, make: Callable[[], nn.Module]) -> nn.Module:
@@ -151,11 +152,11 @@ def _load(kept: cache.Kept, part: str, make: Callable[[], nn.Module]) -> nn.Modu
 
 @contextlib.contextmanager
 def _progress(recipe: MiniRecipe) -> Iterator[Tell]:
-    """Tells on stderr how far training is: a bar on a terminal, else a line at each quarter. Only who trains tells."""
+    """Show the progress of training on stderr: a bar on a terminal, otherwise a line at each quarter."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    # A terminal gets lines that wrap between words, a log whole ones.
+    # Wrap lines on a terminal only, not in a log.
     console = Console(stderr=True, soft_wrap=not Console(stderr=True).is_terminal, highlight=False, markup=False)
     began = time.monotonic()
     console.print(

@@ -1,8 +1,8 @@
-"""A small language of English sentences: what the miniature SONAR speaks, and the built-in data set "sentences".
+"""A small English grammar: the language of the miniature SONAR and of the built-in data set "sentences".
 
-Some hundred and fifty words in a dozen patterns make `SIZE` sentences, seventeen million, so a sentence that a model
-writes is almost never one that it has read. Nouns, verbs and adjectives come in classes that fit together; whether a string
-belongs to the language can be decided exactly. Torch-free.
+About 150 words in a dozen patterns give `SIZE` sentences (17 million), so a generated sentence is rarely a training
+sentence. Nouns, verbs and adjectives are in classes that fit together. Whether a string belongs to the language can be
+decided exactly. Does not import torch.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from itertools import product
 
 from flowkit.errors import UserError
 
-# A symbol in capitals stands for one of its alternatives, drawn by the number before it (1 where there is none).
-# "a" becomes "an" before a vowel. Every sentence has one derivation only, so that counting derivations counts sentences.
+# A symbol in capitals is replaced by one of its alternatives, with the weight before it (default 1).
+# "a" becomes "an" before a vowel. The grammar is unambiguous, so counting derivations counts sentences.
 PATTERNS = {
     "SENTENCE": "8 CLAUSE DAY? . | 2 QUESTION ?",
     "CLAUSE": """3 SOMEONE HANDLED A-THING WHERE | 2 SOMEONE ATE A-FOOD WHERE | 2 SOMEONE MET the FRIEND WHERE
@@ -31,7 +31,7 @@ PATTERNS = {
     "WHERE": "in the INSIDE | BESIDE the PLACE",
     "DAY": "yesterday | last NIGHT | on WEEKDAY | before MEAL | after MEAL",
 }
-# Words that stand in one place only. "X?" above is one of X half of the time, and nothing otherwise.
+# Words by class. "X?" above is one of X with probability 1/2, and nothing otherwise.
 WORDS = {
     "PERSON": "baker child doctor farmer king painter queen sailor singer teacher",
     "ADJ-PERSON": "clever kind old young",
@@ -73,7 +73,7 @@ Grammar = dict[str, Rule]
 
 
 def compile_grammar(patterns: dict[str, str], words: dict[str, str]) -> Grammar:
-    """Rules by their symbol, "SENTENCE" among them; whatever has no rule is a word."""
+    """Return the rules by symbol, including "SENTENCE". A symbol without a rule is a word."""
     rules: Grammar = {name: tuple((1, (word,)) for word in listed.split()) for name, listed in words.items()}
     for name, pattern in patterns.items():
         rules[name] = tuple(_alternative(text.split()) for text in pattern.split("|"))
@@ -86,7 +86,7 @@ def _alternative(symbols: list[str]) -> tuple[int, Symbols]:
 
 
 def count(grammar: Grammar, symbol: str = "SENTENCE") -> int:
-    """How many strings a symbol stands for, where none has two derivations."""
+    """Return the number of strings that a symbol generates, if the grammar is unambiguous."""
     if symbol not in grammar:
         return 1
     total = 0
@@ -99,7 +99,7 @@ def count(grammar: Grammar, symbol: str = "SENTENCE") -> int:
 
 
 def enumerate_sentences(grammar: Grammar, symbol: str = "SENTENCE") -> Iterator[Symbols]:
-    """Every derivation's words; for small grammars only."""
+    """Yield the words of every derivation. For small grammars only."""
     if symbol not in grammar:
         yield (symbol,)
         return
@@ -113,12 +113,12 @@ SIZE = count(GRAMMAR)
 
 
 def generate(num: int, seed: int, grammar: Grammar = GRAMMAR) -> list[str]:
-    """`num` distinct sentences, the same for the same seed, and the beginning of any longer list of that seed.
+    """Return `num` distinct sentences. A longer list with the same seed starts with the same sentences.
 
-    Raises UserError where that many cannot be drawn in good time: more than a tenth of the language.
+    Raises UserError for more than a tenth of the language, because drawing distinct sentences would become slow.
     """
     if not 1 <= num <= max(1, count(grammar) // 10):
-        raise UserError(f"{num:,} sentences were asked for; expected 1 to {count(grammar) // 10:,}")
+        raise UserError(f"num_samples = {num:,}: expected 1 to {count(grammar) // 10:,} sentences")
     rng = random.Random(f"sentences {seed}")
     bounds = {symbol: _bounds(rule) for symbol, rule in grammar.items()}
     found: dict[str, None] = {}
@@ -137,12 +137,12 @@ def generate(num: int, seed: int, grammar: Grammar = GRAMMAR) -> list[str]:
 
 
 def _bounds(rule: Rule) -> list[Symbols]:
-    """Each alternative as often as its weight says, its symbols last first, as a stack takes them."""
+    """Return each alternative, repeated by its weight, with its symbols in reverse order for a stack."""
     return [symbols[::-1] for weight, symbols in rule for _ in range(weight)]
 
 
 def render(words: list[str] | Symbols) -> str:
-    """The sentence of these words: a or an, marks close to the word before them, a capital first."""
+    """Join words to a sentence: choose a or an, attach punctuation, capitalize the first letter."""
     text = ""
     for word, following in zip(words, [*words[1:], ""], strict=True):
         word = "an" if word == "a" and following[:1] in "aeiou" else word
@@ -151,19 +151,19 @@ def render(words: list[str] | Symbols) -> str:
 
 
 def belongs(sentence: str) -> bool:
-    """Whether this is a sentence of the language, letter for letter."""
+    """Return whether this is exactly a sentence of the language."""
     return derivations(sentence) > 0
 
 
 def derivations(sentence: str, grammar: Grammar = GRAMMAR) -> int:
-    """In how many ways the grammar derives it: 0 for what does not belong, 1 otherwise where it is unambiguous."""
+    """Return the number of derivations of a sentence: 0 if it does not belong to the language, else 1 if unambiguous."""
     words = _read(sentence)
     if not words or render(words) != sentence:
         return 0
 
     @lru_cache(None)
     def ends(symbol: str, start: int) -> dict[int, int]:
-        """Where a string of `symbol` that begins at word `start` may end, and in how many ways."""
+        """Return {end: number of derivations} for strings of `symbol` that start at word `start`."""
         found: dict[int, int] = {}
         for _, symbols in grammar[symbol]:
             reached = {start: 1}
@@ -188,7 +188,7 @@ def derivations(sentence: str, grammar: Grammar = GRAMMAR) -> int:
 
 
 def _read(sentence: str) -> list[str]:
-    """The words and marks of a sentence, as the rules spell them; whether it was written so is for `render` to say."""
+    """Return the words and punctuation marks of a sentence as the rules spell them. `render` checks the exact spelling."""
     text = sentence[:1].lower() + sentence[1:]
     for mark in ".,?":
         text = text.replace(mark, f" {mark}")

@@ -1,4 +1,4 @@
-"""The miniature's encoder and decoder, of sonar-space's own classes, and its tokenizer."""
+"""The encoder and decoder of the miniature, built from sonar-space's classes, and its tokenizer."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from flowkit.text.mini.recipe import MiniRecipe
 if TYPE_CHECKING:
     from fairseq2.data.tokenizers import Tokenizer, VocabularyInfo
 
-MAX_SEQ_LEN = 512  # tokens that there are positions for
+MAX_SEQ_LEN = 512  # tokens
 PRINTABLE = "".join(map(chr, range(33, 127)))
 
 
 def train_tokenizer(recipe: MiniRecipe, sentences: list[str]) -> bytes:
-    """A sentencepiece model (BPE) that can spell any text: what it has no piece for, it writes as bytes."""
+    """Train a sentencepiece model (BPE). It falls back to bytes, so it can encode any text."""
     try:
         import sentencepiece
     except ImportError:
@@ -37,7 +37,7 @@ def train_tokenizer(recipe: MiniRecipe, sentences: list[str]) -> bytes:
         hard_vocab_limit=False,
         byte_fallback=True,
         required_chars=PRINTABLE,
-        num_threads=1,  # for the same pieces every time
+        num_threads=1,  # for reproducibility
         minloglevel=2,
     )
     return model.getvalue()
@@ -50,7 +50,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def make_encoder(recipe: MiniRecipe, vocabulary: VocabularyInfo) -> nn.Module:
-    """Tokens -> the mean over their outputs, (B, dimension)."""
+    """Return an encoder of tokens to the mean of their outputs, (B, dimension)."""
     from sonar.models.sonar_text.config import SonarTextEncoderConfig
     from sonar.models.sonar_text.factory import SonarTextEncoderFactory
 
@@ -98,11 +98,11 @@ def make_decoder(recipe: MiniRecipe, vocabulary: VocabularyInfo) -> nn.Module:
 
 @torch.no_grad()
 def standardize(encoder: Any, decoder: Any, vectors: Tensor) -> None:
-    """Change both weights so that vectors (N, D) come out as (vectors - mean) / scale, and decode as before.
+    """Change the weights of both so that `vectors` (N, D) become (vectors - mean) / scale and decode to the same text.
 
-    A mean over tokens commutes with an affine map, so that the encoder's last norm can carry it; the decoder reads the
-    vector through keys and values alone, which undo it. Without this a common offset would make all sentences alike by
-    their cosine.
+    The mean over tokens commutes with an affine map, so the encoder's last norm can apply it. The decoder reads the vector
+    only through keys and values, which can undo it. Without this, all vectors share an offset that makes their cosines
+    large.
     """
     mean = vectors.mean(0)
     scale = (vectors - mean).square().mean().sqrt()

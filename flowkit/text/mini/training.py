@@ -1,4 +1,4 @@
-"""Training the miniature: sentence -> vector -> the same sentence, with noise on the vector. Minutes on two cores."""
+"""Train the miniature to reconstruct sentences from their noisy vectors. Takes minutes on two cores."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from fairseq2.data.tokenizers import Tokenizer
 
 WARMUP = 50  # updates
-DECAY = 0.5  # of the updates, at the end, over which the learning rate falls to nothing
+DECAY = 0.5  # final fraction of the updates over which the learning rate decays to 0
 
 
 def train(recipe: MiniRecipe, tokenizer: Tokenizer, sentences: list[str], tell: Tell) -> tuple[nn.Module, nn.Module]:
-    """The encoder and the decoder. `tell` receives progress.
+    """Train and return the encoder and the decoder. `tell` receives progress.
 
-    On the CPU, with a number of threads that depends on the machine alone and with generators of its own: the same
-    recipe gives the same weights on one machine, whatever else the process has drawn or set.
+    Runs on the CPU, with a number of threads that depends only on the machine, and with its own generators. So on one
+    machine, a recipe gives the same weights regardless of the state of the process.
     """
     with _threads(min(recipe.threads, _cores())), torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -68,9 +68,9 @@ def _tokenize(tokenizer: Tokenizer, sentences: list[str]) -> list[Tensor]:
 
 
 def _batches(tokens: list[Tensor], size: int, rng: np.random.Generator) -> Iterator[Tensor]:
-    """Endless batches (B, S) of sentences of one length each: nothing is padded and nothing masked.
+    """Yield batches (B, S) without end. All sentences of a batch have the same length, so there is no padding.
 
-    What does not fill a batch waits for the next round, in which other sentences are left over.
+    Sentences that do not fill a batch are skipped in that epoch.
     """
     lengths = np.array([len(sentence) for sentence in tokens])
     while True:
@@ -88,11 +88,11 @@ def _batches(tokens: list[Tensor], size: int, rng: np.random.Generator) -> Itera
 def _loss(
     encoder: nn.Module, decoder: nn.Module, target: Tensor, end: int, noise: float, generator: torch.Generator
 ) -> Tensor:
-    """Cross-entropy a token of telling the sentences `target` (B, S) from their vectors.
+    """Return the cross-entropy per token of decoding the sentences `target` (B, S) from their vectors.
 
-    A vector bears white noise, up to `noise` standard deviations, so that what lies near a sentence's vector decodes to
-    that sentence, and likeness of vectors is likeness of sentences. The decoder reads what precedes each token:
-    end-of-sentence, language, words; the encoder read language, words, end-of-sentence.
+    White noise of up to `noise` standard deviations is added to each vector, so that points near the vector of a sentence
+    decode to that sentence, and similar sentences have similar vectors. The encoder input is language, words,
+    end-of-sentence. The decoder input is shifted: end-of-sentence, language, words.
     """
     from fairseq2.nn import BatchLayout
 
