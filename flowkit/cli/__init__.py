@@ -33,6 +33,8 @@ COMMANDS = {
     "sample": ("sample", USE, WRITTEN),
     "decode": ("decode", USE, WRITTEN),
     "evaluate": ("evaluate", USE, WRITTEN),
+    "runs": ("runs", LOOK, "nothing was written"),
+    "compare": ("runs", LOOK, "nothing was written"),
     "inspect": ("look", LOOK, "nothing was written"),
     "doctor": ("look", LOOK, "nothing was written"),
 }

@@ -44,12 +44,15 @@ class Evaluation:
         return COLUMNS if any(figure.noise is not None for figure in self.figures) else COLUMNS[:3]
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON-able dict with figures by key, unscaled (fractions from 0 to 1)."""
+        """Return a JSON-able dict with figures by key, unscaled (fractions from 0 to 1). Shown times `scale`, in `unit`."""
         figures = {
             figure.key: {
                 "name": figure.name,
                 "about": figure.about,
                 "good": figure.good,
+                "group": figure.group,
+                "unit": figure.unit,
+                "scale": figure.scale,
                 **{column: _estimate(getattr(figure, column)) for column in self.columns},
             }
             for figure in self.figures
