@@ -35,6 +35,7 @@ COMMANDS = {
     "evaluate": ("evaluate", USE, WRITTEN),
     "runs": ("runs", LOOK, "nothing was written"),
     "compare": ("runs", LOOK, "nothing was written"),
+    "report": ("runs", LOOK, WRITTEN),
     "inspect": ("look", LOOK, "nothing was written"),
     "doctor": ("look", LOOK, "nothing was written"),
 }

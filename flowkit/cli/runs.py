@@ -1,4 +1,4 @@
-"""`flowkit runs` and `flowkit compare`: what runs there are, and what differs between them."""
+"""`flowkit runs`, `compare` and `report`: what runs there are, what differs between them, and all of it as a page."""
 
 from __future__ import annotations
 
@@ -86,3 +86,25 @@ def compare(
     from flowkit.ui.compare_view import show_comparison
 
     show_comparison(comparison, Console(highlight=False))
+
+
+def report(
+    paths: Annotated[list[Path], typer.Argument(help="One or more runs.", metavar="RUN [RUN...]")],
+    out: Annotated[Path, typer.Option(help="The page to write. An earlier one is replaced.")] = Path("report.html"),
+) -> None:
+    """Write one self-contained HTML page about runs: curves, samples over time, figures, recipes and their differences.
+
+    [bold]Examples[/bold]
+
+      flowkit report runs/quickstart
+      flowkit report runs/a runs/b --out comparison.html
+
+    The page needs no network, fits in an email (below 5 MB), and can be printed. It names the machine, the folder and the
+    command of each run.
+    """
+    from flowkit.report import write_report
+    from flowkit.runs import named_apart, open_run
+    from flowkit.ui.quantities import size
+
+    written = write_report(named_apart([open_run(path) for path in paths]), out)
+    print(f"{written.path}  {size(written.bytes)}")

@@ -149,7 +149,7 @@ def _setup(sessions: Sequence[Mapping[str, Any]]) -> list[Row]:
     for session in sessions:
         versions, git = session.get("versions"), session.get("git")
         flat.append({
-            **{name: session.get(name) for name in ("host", "python", "platform")},
+            **{name: session.get(name) for name in ("host", "device", "processes", "python", "platform")},
             **(versions if isinstance(versions, Mapping) else {}),
             "commit": git.get("flowkit") if isinstance(git, Mapping) else None,
         })  # fmt: skip

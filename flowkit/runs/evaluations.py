@@ -25,7 +25,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class FigureResult:
-    """One metric of an evaluation, unscaled. `target` is the best value, if there is one: 0.5, 0, 1 or the real rows' value."""
+    """One metric of an evaluation, unscaled: fractions are from 0 to 1. It is shown times `scale`, in `unit`."""
 
     key: str
     name: str
@@ -38,18 +38,21 @@ class FigureResult:
     real: Interval | None
     gaussian: Interval | None
 
+    @property
+    def target(self) -> float | None:
+        """The best value, if there is one."""
+        number, _, rest = self.good.partition(" ")
+        if self.good == "like real":
+            return None if self.real is None else self.real.value
+        return int(number) / self.scale if rest == "is perfect" and number.isdecimal() else None
+
     def badness(self, value: float) -> float | None:
         """Return how far `value` is from good: lower is better. None if the figure is informative only."""
-        number, _, rest = self.good.partition(" ")
         if self.good == "lower is better":
             return value
         if self.good == "higher is better":
             return -value
-        if self.good == "like real":
-            return None if self.real is None else abs(value - self.real.value)
-        if rest == "is perfect" and number.isdecimal():
-            return abs(value - int(number) / self.scale)
-        return None
+        return None if self.target is None else abs(value - self.target)
 
 
 @dataclass(frozen=True)

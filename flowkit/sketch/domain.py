@@ -14,7 +14,7 @@ from flowkit.data.dataset import Dataset
 from flowkit.domain import Domain, Presented, Preview, Tell
 from flowkit.errors import UserError, listing, nearest
 from flowkit.sketch.raster import contact_sheet, trace
-from flowkit.sketch.svg_write import write_svg
+from flowkit.sketch.svg_write import svg, write_svg
 from flowkit.sources.arrays import found_in
 from flowkit.sources.kinds import SKETCHES
 
@@ -92,6 +92,13 @@ class SketchDomain(Domain):
             Preview(
                 title, braille(sketch), sizes=tuple(Preview(title, braille(sketch, 2 * n, n)) for n in range(5, 12))
             )
+            for sketch, title in zip(rows.x, rows.titles(), strict=True)
+        ]
+
+    def draw(self, rows: Dataset, behind: np.ndarray | None = None) -> list[str]:
+        """Return one SVG per sketch, transparent and in the page's text color."""
+        return [
+            svg(sketch, size=160, stroke_width=0.028, color="currentColor", background=None, title=title)
             for sketch, title in zip(rows.x, rows.titles(), strict=True)
         ]
 

@@ -132,7 +132,9 @@ def train(
                 lock.take(wait=0)
                 begun = stack.enter_context(beginning(run_dir, recipe, fresh=not resumed))
                 drop_later_snapshots(run_dir, session.start_step)
-                record_session(run_dir, session.start_step)
+                record_session(
+                    run_dir, session.start_step, device=environment.device_name(), processes=environment.world_size
+                )
             accelerator.wait_for_everyone()
             emit = stack.enter_context(_listening(session, listeners))
             stop = stack.enter_context(_stop_signals(session, emit))

@@ -70,8 +70,14 @@ def loss_cell(name: str, shown: Any) -> str:
     return value(shown)
 
 
+def short_commit(commit: str) -> str:
+    """Return the first digits of a commit, with its `-dirty`."""
+    digits, dash, dirty = commit.partition("-")
+    return f"{digits[:12]}{dash}{dirty}"
+
+
 def _short(name: str, shown: Any) -> str:
-    return NOTHING if shown is None else str(shown)[:12] if name == "commit" else str(shown)
+    return NOTHING if shown is None else short_commit(shown) if name == "commit" else str(shown)
 
 
 def _rows(rows: Sequence[Row], names: list[str], console: Console, cell: Any) -> None:

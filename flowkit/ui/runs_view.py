@@ -90,7 +90,9 @@ def number(figure: FigureResult, one: Interval | None, *, interval: bool = False
     shown = [end * figure.scale for end in (one.value, one.low, one.high)]
     largest = max(map(abs, shown))
     decimals = 1 if figure.unit == "%" else 3 if largest < 1 else 2 if largest < 10 else 1 if largest < 100 else 0
-    unit = figure.unit if figure.unit in ("", "%") else f" {figure.unit}"
+    unit = (
+        f" ×{figure.unit}" if figure.unit.startswith("10") else f" {figure.unit}".removesuffix(" ").replace(" %", "%")
+    )
     sign = "+" if signed else ""
     ends = f" [{shown[1]:{sign}.{decimals}f}, {shown[2]:{sign}.{decimals}f}]" if interval else ""
     return f"{shown[0]:{sign}.{decimals}f}{unit}{ends}"
