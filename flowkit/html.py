@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable
+from importlib import import_module
 from typing import Any
 
 VOID = {"br", "hr", "img", "input", "meta"}  # elements without content
@@ -46,3 +47,10 @@ def _attribute(key: str, value: Any) -> str:
         return ""
     name = key.rstrip("_").replace("_", "-")
     return f" {name}" if value is True else f' {name}="{html.escape(str(value), quote=True)}"'
+
+
+class ShownAsHtml:
+    """A class whose objects notebooks show as HTML. What they show is in `flowkit.notebook`, which is imported then."""
+
+    def _repr_html_(self) -> str:
+        return import_module("flowkit.notebook").as_html(self)

@@ -20,6 +20,7 @@ from flowkit.data.files import json_text, read_json, replacing
 from flowkit.data.header import NUMPY_NAMES, TensorEntry, read_header
 from flowkit.data.texts import TextLines, write_texts
 from flowkit.errors import UserError
+from flowkit.html import ShownAsHtml
 from flowkit.progress import Progress
 from flowkit.registry import STORED_KINDS
 
@@ -34,7 +35,7 @@ NULL_NAMES = ("null", "<null>")  # name of the null class among others; the seco
 
 
 @dataclass(repr=False)
-class Dataset:
+class Dataset(ShownAsHtml):
     """Rows of one kind. `x` may be a read-only memory map, which is never copied here."""
 
     kind: str  # "sketch", "text", "points", "array" or an import path; kept as files store it

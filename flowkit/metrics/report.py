@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from flowkit.html import ShownAsHtml
 from flowkit.metrics.resampling import Estimate
 
 COLUMNS = ("samples", "real", "gaussian", "noise")
@@ -28,7 +29,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(ShownAsHtml):
     protocol: str  # identifies features, metrics and counts; compare results of one protocol only
     title: str  # "runs/kanji at step 5,000"
     facts: dict[str, str]  # which rows and samples were used, one line each

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from flowkit import __version__
 from flowkit.errors import UserError
-from flowkit.html import Content, Markup, element, join
-from flowkit.report.charts import Line, interval_bar, line_chart
+from flowkit.html import Content, Markup, element
+from flowkit.report.charts import Line, line_chart
+from flowkit.report.figures import chip, facts_list, figure_table
 from flowkit.report.samples import frames as sample_frames
 from flowkit.report.samples import nearest_rows
 from flowkit.runs import BROKEN, INTERRUPTED, RunSummary
-from flowkit.runs.comparison import BETTER, DIFFERENT, WORSE, Comparison, FigureRow, compare
+from flowkit.runs.comparison import Comparison, compare
 from flowkit.runs.curves import Curves, read_curves
-from flowkit.runs.evaluations import EvaluationResults, FigureResult, best_of
+from flowkit.runs.evaluations import best_of
 from flowkit.runs.sessions import read_sessions
-from flowkit.ui.compare_view import LEGEND, VERDICTS, loss_cell, short_commit
+from flowkit.ui.compare_view import LEGEND, loss_cell, short_commit
 from flowkit.ui.facts import plain
 from flowkit.ui.quantities import NOTHING, duration, short_count, size, value
 from flowkit.ui.runs_view import number
@@ -29,7 +29,6 @@ HERE = Path(__file__).parent
 COLORS = 8  # of the style sheet
 LONGEST_TITLE = 60  # characters
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"  # no network
-REAL, GAUSSIAN = "var(--faint)", "var(--series-6)"  # colors of baselines in evaluations
 GAUSSIANS = {"val_diagonal_gaussian_loss": "diagonal Gaussian", "val_full_gaussian_loss": "full Gaussian"}
 
 
@@ -48,11 +47,7 @@ class Shown:
 
     @property
     def chip(self) -> Markup:
-        return _chip(self.color)
-
-
-def _chip(color: str) -> Markup:
-    return element("i", class_="chip", style=f"--color:{color}")
+        return chip(self.color)
 
 
 def page(runs: Sequence[RunSummary], made: datetime, *, frames: int, pictures: bool) -> str:
@@ -265,74 +260,16 @@ def _evaluation(shown: list[Shown], comparison: Comparison) -> Markup:
         return _section("Evaluation", element("p", hint, class_="dim") if hint else None, *notes)
     evaluations = [one for one in comparison.evaluations if one is not None]
     several = len(shown) > 1
-    columns = [one.name for one in shown] if several else ["samples"]
-    column = lambda color, name: element("th", _chip(color), name, class_="n")  # noqa: E731
-    heads = [
-        element("th", "figure"),
-        *(column(shown[place].color, name) for place, name in enumerate(columns)),
-        column(REAL, "real rows"),
-        column(GAUSSIAN, "Gaussian"),
-        element("th", ""),
-    ]
-    body: list[Markup] = []
-    for group, members in groupby(rows, key=lambda row: row.figure.group):
-        if group:
-            body.append(element("tr", element("th", group, colspan=len(heads)), class_="group"))
-        body += [_figure_row(row, shown, several) for row in members]
-    table = element("table", element("thead", element("tr", heads)), element("tbody", body))
+    columns = [(one.name if several else "samples", one.color) for one in shown]
+    table = figure_table(columns, rows)
     first = evaluations[0]
     legend = "Intervals are 90%. Real rows: other real rows in place of the samples, what a perfect model scores. "
     if several:
         legend += LEGEND.replace("In brackets: 90% intervals. ", "")
-    facts = element("details", element("summary", "What was measured"), _facts(first), open=True)
+    facts = element("details", element("summary", "What was measured"), facts_list(first), open=True)
     notes = [element("p", note, class_="note") for note in (*first.notes, *(comparison.notes if several else ()))]
     legend = element("p", legend, class_="dim", style="margin-top:10px")
-    return _section("Evaluation", element("div", table, class_="card wide"), legend, facts, *notes)
-
-
-def _facts(one: EvaluationResults) -> Markup:
-    items = [
-        [element("dt", name), element("dd", text)] for name, text in {**one.facts, "protocol": one.protocol}.items()
-    ]
-    return element("dl", items)
-
-
-def _figure_row(row: FigureRow, shown: list[Shown], several: bool) -> Markup:
-    figure = row.figure
-    cells = []
-    for one, apart in zip(row.values, row.differences, strict=True):
-        verdict = None
-        if apart is not None:
-            style = {BETTER: "good", WORSE: "bad", DIFFERENT: "note"}.get(apart.verdict, "chance")
-            tip = f"difference to the first run: {number(figure, apart.interval, interval=True, signed=True)}"
-            verdict = element("small", VERDICTS[apart.verdict][0], class_=style, title=tip)
-        cells.append(element("td", _estimate(figure, one, strong=True), verdict, class_="n"))
-    if not several:
-        cells = cells[:1]
-    bars = [(run.name if several else "samples", None if one is None else (one.value, one.low, one.high), run.color)
-            for run, one in zip(shown, row.values, strict=True)]  # fmt: skip
-    for name, one, color in (
-        ("real rows", figure.real, REAL),
-        ("Gaussian", figure.gaussian, GAUSSIAN),
-    ):
-        if one is not None:
-            bars.append((name, (one.value, one.low, one.high), color))
-    return element(
-        "tr",
-        element("th", figure.name, element("small", figure.good, class_="dim"), title=figure.about),
-        cells,
-        element("td", _estimate(figure, figure.real), class_="n"),
-        element("td", _estimate(figure, figure.gaussian), class_="n"),
-        element("td", interval_bar(bars, figure.target), class_="n"),
-    )
-
-
-def _estimate(figure: FigureResult, one: Any, *, strong: bool = False) -> Markup:
-    whole = number(figure, one, interval=True)
-    shown, _, ends = whole.partition(" [")
-    return join(
-        [element("b" if strong else "span", shown), element("small", f"[{ends}", class_="ends") if ends else None]
-    )
+    return _section("Evaluation", table, legend, facts, *notes)
 
 
 def _nearest(shown: list[Shown], comparison: Comparison) -> Markup | None:
@@ -370,35 +307,37 @@ def _recipes(shown: list[Shown]) -> Markup | None:
     for one in shown:
         if not one.run.recipe:
             continue
-        defaults = _defaults(one.run.recipe)
-        cards = []
-        for section, table in one.run.recipe.items():
-            if not isinstance(table, dict) or not table:
-                continue
-            lines = [element("div", element("span", key), element("span", plain(setting)),
-                             class_="default" if f"{section}.{key}" in defaults else None)
-                     for key, setting in table.items()]  # fmt: skip
-            cards.append(
-                element("div", element("h3", f"[{section}]"), element("div", lines, class_="lines"), class_="card")
-            )
-        if len(shown) > 1:
-            parts.append(
-                element("details", element("summary", one.chip, one.name), element("div", cards, class_="recipe"))
-            )
-        else:
-            parts.append(element("div", cards, class_="recipe"))
+        cards = recipe_cards(one.run.recipe)
+        several = len(shown) > 1
+        parts.append(element("details", element("summary", one.chip, one.name), cards) if several else cards)
     if not parts:
         return None
     return _section("Recipe", element("p", "Keys with their default values are dimmed.", class_="dim"), *parts)
 
 
-def _defaults(recipe: dict[str, Any]) -> set[str]:
+def recipe_cards(recipe: Mapping[str, Any]) -> Markup:
+    """Lay out the tables of a recipe, with keys at their defaults dimmed."""
+    defaults = _defaults(recipe)
+    cards = []
+    for section, table in recipe.items():
+        if not isinstance(table, Mapping) or not table:
+            continue
+        lines = [element("div", element("span", key), element("span", plain(setting)),
+                         class_="default" if f"{section}.{key}" in defaults else None)
+                 for key, setting in table.items()]  # fmt: skip
+        cards.append(
+            element("div", element("h3", f"[{section}]"), element("div", lines, class_="lines"), class_="card")
+        )
+    return element("div", cards, class_="recipe")
+
+
+def _defaults(recipe: Mapping[str, Any]) -> set[str]:
     """Return the keys at their defaults; none for a recipe that this version cannot read, or whose code is not trusted."""
     from flowkit.recipe import recipe_from_dict
     from flowkit.recipe.dump import default_keys
 
     try:
-        return default_keys(recipe_from_dict(recipe))
+        return default_keys(recipe_from_dict(dict(recipe)))
     except UserError:
         return set()
 

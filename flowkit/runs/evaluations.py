@@ -92,7 +92,11 @@ def read_evaluations(run: Path, remarks: list[str]) -> list[EvaluationResults]:
 
 def read_evaluation(path: Path) -> EvaluationResults:
     """Read an evaluation.json. Raises UserError if it is not one."""
-    content = read_json(path)
+    return results_of(read_json(path), path)
+
+
+def results_of(content: dict[str, Any], path: Path) -> EvaluationResults:
+    """Return the results in the content of an evaluation.json. path: where it is or would be. Raises UserError."""
     figures, settings, facts = (content.get(name) for name in ("figures", "settings", "facts"))
     if not isinstance(figures, dict) or not isinstance(settings, dict) or not isinstance(content.get("protocol"), str):
         raise UserError(f"{path}: is not an evaluation of flowkit (no protocol, settings and figures)")
@@ -108,7 +112,7 @@ def read_evaluation(path: Path) -> EvaluationResults:
         notes=tuple(map(str, content.get("notes") or ())),
         settings=settings,
         figures={str(key): _figure(str(key), table) for key, table in figures.items() if isinstance(table, dict)},
-        time=path.stat().st_mtime,
+        time=path.stat().st_mtime if path.exists() else 0.0,
     )
 
 
