@@ -102,13 +102,20 @@ def show(what: Dataset | Path | str, rows: int = 8) -> None:
 
 
 def _progress() -> list[Listener]:
-    """The live view in a terminal, plain lines in a notebook, nothing elsewhere."""
+    """The live view in a terminal, one cell that is redrawn in a notebook, nothing elsewhere."""
     from flowkit.ui import listener
     from flowkit.ui.plain import PlainListener
 
     if sys.stderr is not None and sys.stderr.isatty():
         return [listener()]
-    return [PlainListener(sys.stdout)] if "ipykernel" in sys.modules else []
+    if "ipykernel" not in sys.modules:
+        return []
+    try:
+        from flowkit.notebook import NotebookListener
+
+        return [NotebookListener()]
+    except ImportError:  # a kernel without IPython's display
+        return [PlainListener(sys.stdout)]
 
 
 @contextlib.contextmanager

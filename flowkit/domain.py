@@ -136,9 +136,12 @@ class Domain:
             for row, title in zip(flat, rows.titles(), strict=True)
         ]
 
-    def html(self, rows: Dataset) -> str | None:
-        """Return what a notebook shows of rows, without importing torch; None for their `repr`."""
-        return None
+    def draw(self, rows: Dataset, behind: np.ndarray | None = None) -> list[str]:
+        """Return SVG pictures for a web page in its text color: one per row, or one of all rows if `together`.
+
+        behind: x (M, ...) of real rows to draw dimmed behind them, if `together`. Empty if rows of this kind have no picture.
+        """
+        return []
 
     def presenter(self, data: Dataset | None, *, decode: bool = True, device: str = "auto") -> Presenter:
         """Return what writes samples in a readable form.

@@ -71,21 +71,6 @@ def test_extra_losses_take_sketches_to_one_number_each(domain):
     assert (losses["degenerate"](x) == 0).all()  # no ghost strokes among the doodles
 
 
-def test_a_notebook_shows_the_first_drawings(domain):
-    data = domain.generate("doodles", 20, 0)
-    data.class_names = ("<b>&", *data.class_names[1:])
-    data.class_label[:2] = 0
-    html = data._repr_html_()
-    root = ET.fromstring(f"<div>{html}</div>")  # well-formed
-    pictures = list(root.iter("{http://www.w3.org/2000/svg}svg"))
-    assert len(pictures) == 16 and all(len(list(one.iter("{http://www.w3.org/2000/svg}path"))) for one in pictures)
-    words = "".join(root.itertext())
-    assert repr(data) in words and "<b>&" in words and "and 4 more" in words
-    assert "more" not in data[:3]._repr_html_() and data[:0]._repr_html_()
-    assert Dataset("points", np.zeros((3, 2), np.float32))._repr_html_() is None
-    assert Dataset("nobody:Knows", np.zeros((3, 2), np.float32))._repr_html_() is None
-
-
 def test_preview_is_a_picture_of_equal_lines(domain):
     rows = domain.generate("doodles", 2, 0)
     previews = domain.preview(rows)

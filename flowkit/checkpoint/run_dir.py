@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 LOCK = ".lock"  # in the run directory; the system releases it when the process ends
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # errors of file systems without locks
+LOOKED_AT = 0.5  # seconds to wait for the lock at least: `flowkit runs` takes it for a moment, to see if it is held
 HANDOVER = 60.0  # seconds that a resume waits for the previous process, which may still be saving
 REPLACED = ".replaced"  # in the run directory: what --overwrite replaces, until the new run has begun
 
@@ -179,7 +180,7 @@ class RunLock:
         try:
             self._made = [path for path in (self.run_dir, *self.run_dir.parents) if not path.exists()]
             self.run_dir.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=wait)
+            lock.acquire(timeout=max(wait, LOOKED_AT))
         except Timeout:
             raise UserError(
                 f"{self.run_dir}: another process is training this run; wait for it, stop it, or choose another run.name"

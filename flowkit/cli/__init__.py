@@ -33,6 +33,9 @@ COMMANDS = {
     "sample": ("sample", USE, WRITTEN),
     "decode": ("decode", USE, WRITTEN),
     "evaluate": ("evaluate", USE, WRITTEN),
+    "runs": ("runs", LOOK, "nothing was written"),
+    "compare": ("runs", LOOK, "nothing was written"),
+    "report": ("runs", LOOK, WRITTEN),
     "inspect": ("look", LOOK, "nothing was written"),
     "doctor": ("look", LOOK, "nothing was written"),
 }

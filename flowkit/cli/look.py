@@ -90,7 +90,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def as_json(report: dict[str, Any]) -> str:
+def as_json(report: dict[str, Any] | list[Any]) -> str:
     """Return the report as indented JSON. NaN and infinity become null, since JSON has neither."""
     return json_module.dumps(_strict(report), indent=2, ensure_ascii=not stdout_is_unicode(), allow_nan=False)
 

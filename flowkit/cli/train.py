@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flowkit.cli.options import count
-from flowkit.errors import Interrupted
+from flowkit.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flowkit.events import Listener
     from flowkit.recipe import Recipe
     from flowkit.recipe.describe import KeyRow
+    from flowkit.training.profile import ProfileListener
 
 NARROW = 64  # columns; below this, --keys puts a description on the line below its key
 OUT_OF_TIME = 75  # exit status if train.max_hours ended the run: EX_TEMPFAIL, "try again later"
@@ -115,6 +116,20 @@ def train(
     init_from: Annotated[
         Path | None, typer.Option(help="Start from the weights of this checkpoint (fine-tuning).", metavar="CKPT")
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Build everything, run a few updates and a sample, print time, memory and disk needed. Writes nothing.",
+        ),
+    ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Profile ten updates: write a Chrome trace to profile/ in the run, and print where the time goes.",
+        ),
+    ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print only errors. metrics.jsonl is still written.")
     ] = False,
@@ -135,6 +150,8 @@ def train(
       flowkit train mlp_text --set data.source=data/mine
       flowkit train runs/quickstart --resume
       flowkit train quickstart --resume auto
+      flowkit train dit_sketch --dry-run
+      flowkit train dit_sketch --dry-run --profile
       torchrun --nproc-per-node 4 -m flowkit train dit_sketch
 
     List the recipes: flowkit recipes
@@ -155,6 +172,10 @@ def train(
         raise typer.BadParameter(
             "missing. Name a recipe, such as quickstart. List them with: flowkit recipes", param_hint="RECIPE"
         )
+    if dry_run and (
+        given := [name for name, on in (("--resume", resume or resume_auto), ("--overwrite", overwrite)) if on]
+    ):
+        raise UserError(f"--dry-run and {given[0]} are mutually exclusive: a dry run always starts from the beginning")
     from flowkit.distributed.launcher import end_with_launcher
 
     end_with_launcher()  # before torch is loaded, which takes seconds
@@ -164,14 +185,22 @@ def train(
         say("loading torch")
         loaded, run_dir = _load(recipe, overrides or ())
         try:
-            _check_early(loaded, run_dir, resume=resume or resume_auto, overwrite=overwrite, init_from=init_from)
+            anew = not (resume or resume_auto or dry_run)
+            _check_early(loaded, run_dir, anew=anew, overwrite=overwrite, init_from=init_from)
+            if dry_run:
+                return _rehearse(loaded, run_dir, init_from, profile, say)
             from flowkit.training.train import train as run_training
             from flowkit.ui import listener
             from flowkit.ui.plain import QuietListener
 
+            profiles: list[ProfileListener] = []
+
             def listeners() -> list[Listener]:
                 say("")
-                return [QuietListener() if quiet else listener()]
+                shown = QuietListener() if quiet else listener()
+                if profile:
+                    profiles.append(_profile_listener(shown))
+                return [shown, *profiles]
 
             say("preparing data")
             outcome = run_training(
@@ -185,12 +214,41 @@ def train(
             )
         except KeyboardInterrupt as stop:
             raise Interrupted(str(stop) or what_is_kept(run_dir or loaded.run.directory)) from None
+    for one in profiles:
+        if one.result is not None:
+            from rich.console import Console
+
+            from flowkit.ui.rehearsal_view import show_profile
+
+            show_profile(one.result, Console(highlight=False))
     if outcome.reason == "interrupted" and outcome.signal is not None:
         raise typer.Exit(128 + outcome.signal)
     if outcome.reason == "already done" and not quiet:
         typer.echo(f"{outcome.run_dir}: all updates are done. To continue, raise train.steps or train.epochs", err=True)
     if outcome.reason == "out of time":
         raise typer.Exit(OUT_OF_TIME)
+
+
+def _rehearse(
+    recipe: Recipe, run_dir: Path | None, init_from: Path | None, profile: bool, say: Callable[[str], None]
+) -> None:
+    from rich.console import Console
+
+    from flowkit.training.rehearsal import rehearse
+    from flowkit.ui.rehearsal_view import show_rehearsal
+
+    found = rehearse(recipe, init_from=init_from, run_dir=run_dir, profile=profile, tell=say)
+    say("")
+    if os.environ.get("RANK", "0") == "0":
+        show_rehearsal(found, Console(highlight=False))
+
+
+def _profile_listener(shown: Listener) -> ProfileListener:
+    import torch
+
+    from flowkit.training.profile import ProfileListener
+
+    return ProfileListener(lambda: torch.device("cuda" if torch.cuda.is_initialized() else "cpu"), shown)
 
 
 @contextlib.contextmanager
@@ -208,13 +266,11 @@ def _saying(quiet: bool) -> Iterator[Callable[[str], None]]:
         say("")
 
 
-def _check_early(
-    recipe: Recipe, run_dir: Path | None, *, resume: bool, overwrite: bool, init_from: Path | None
-) -> None:
+def _check_early(recipe: Recipe, run_dir: Path | None, *, anew: bool, overwrite: bool, init_from: Path | None) -> None:
     """Raise UserError for mistakes that can be found before the training code is loaded, which takes seconds.
 
     These are: a run that already exists, data or weights that do not exist, an architecture that does not fit the data.
-    run_dir: the run's directory, if it is not the one that the recipe names.
+    run_dir: the run's directory, if it is not the one that the recipe names. anew: the run must not exist yet.
     """
     from flowkit.checkpoint import find_checkpoint, folders_of
     from flowkit.checkpoint.run_dir import open_run_dir
@@ -223,9 +279,7 @@ def _check_early(
     from flowkit.domain import builtin_sets, check_arch
 
     here, run_dir = run_dir is None, run_dir or recipe.run.directory
-    if (
-        not resume and os.environ.get("RANK", "0") == "0"
-    ):  # other ranks may get here after the first one has started the run
+    if anew and os.environ.get("RANK", "0") == "0":  # other ranks may get here after the first one has started the run
         open_run_dir(run_dir, resume=False, overwrite=overwrite)
     if init_from is not None:
         find_checkpoint(init_from)

@@ -20,8 +20,9 @@ from flowkit.data.files import json_text, read_json, replacing
 from flowkit.data.header import NUMPY_NAMES, TensorEntry, read_header
 from flowkit.data.texts import TextLines, write_texts
 from flowkit.errors import UserError
+from flowkit.html import ShownAsHtml
 from flowkit.progress import Progress
-from flowkit.registry import STORED_KINDS, domain_name
+from flowkit.registry import STORED_KINDS
 
 if TYPE_CHECKING:
     from flowkit.data.normalizers import Normalizer
@@ -34,7 +35,7 @@ NULL_NAMES = ("null", "<null>")  # name of the null class among others; the seco
 
 
 @dataclass(repr=False)
-class Dataset:
+class Dataset(ShownAsHtml):
     """Rows of one kind. `x` may be a read-only memory map, which is never copied here."""
 
     kind: str  # "sketch", "text", "points", "array" or an import path; kept as files store it
@@ -72,15 +73,6 @@ class Dataset:
             parts.append(" + ".join(f"{count:,} {name}" for name in SPLITS if (count := len(self.rows(name)))))
         parts += [name for name in ("texts", "noise") if getattr(self, name) is not None]
         return f"<Dataset {self.kind}: {', '.join(filter(None, parts))}>"
-
-    def _repr_html_(self) -> str | None:
-        """Return what a notebook shows: what the domain makes of the rows, or None for the `repr`."""
-        from flowkit.components import find
-
-        try:
-            return find("domain", domain_name(self.kind))().html(self)
-        except UserError:  # an unknown kind, or code that is not trusted
-            return None
 
     def save(self, path: Path | str) -> Path:
         """Write `path`.safetensors and `path`.json (and .jsonl with texts); returns the first. Replaces earlier files."""

@@ -25,7 +25,7 @@ def metrics_report(path: Path) -> dict[str, Any] | None:
     try:
         with path.open("rb") as file:
             while line := file.readline(MAX_LINE):
-                row = _row(line)
+                row = metrics_row(line)
                 if row:
                     validated.add(row) if "val_loss" in row else logged.add(row)
                 elif line.strip():
@@ -44,7 +44,7 @@ def metrics_report(path: Path) -> dict[str, Any] | None:
     }
 
 
-def _row(line: bytes) -> dict[str, Any] | None:
+def metrics_row(line: bytes) -> dict[str, Any] | None:
     """Parse a line. None if it is not a line of metrics."""
     try:
         row = parse_json(line.decode("utf-8"))

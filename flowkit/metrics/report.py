@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from flowkit.html import ShownAsHtml
 from flowkit.metrics.resampling import Estimate
 
 COLUMNS = ("samples", "real", "gaussian", "noise")
@@ -28,7 +29,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(ShownAsHtml):
     protocol: str  # identifies features, metrics and counts; compare results of one protocol only
     title: str  # "runs/kanji at step 5,000"
     facts: dict[str, str]  # which rows and samples were used, one line each
@@ -44,12 +45,15 @@ class Evaluation:
         return COLUMNS if any(figure.noise is not None for figure in self.figures) else COLUMNS[:3]
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON-able dict with figures by key, unscaled (fractions from 0 to 1)."""
+        """Return a JSON-able dict with figures by key, unscaled (fractions from 0 to 1). Shown times `scale`, in `unit`."""
         figures = {
             figure.key: {
                 "name": figure.name,
                 "about": figure.about,
                 "good": figure.good,
+                "group": figure.group,
+                "unit": figure.unit,
+                "scale": figure.scale,
                 **{column: _estimate(getattr(figure, column)) for column in self.columns},
             }
             for figure in self.figures

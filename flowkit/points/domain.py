@@ -52,6 +52,17 @@ class PointsDomain(Domain):
         """Return one picture of all points."""
         return _preview(rows.x, None)
 
+    def draw(self, rows: Dataset, behind: np.ndarray | None = None) -> list[str]:
+        """Return one SVG of all points, over those of the data, in its window. Empty unless the points are 2-D.
+
+        Points of class k have the style sheet's color `--series-k`, with k below 8.
+        """
+        from flowkit.points.svg import scatter_svg
+
+        if rows.x.ndim != 2 or rows.x.shape[1] != 2:
+            return []
+        return [scatter_svg(rows.x, rows.class_label, behind)]
+
     def compares(self, source: str, inherited: dict[str, Any]) -> bool:
         return True
 

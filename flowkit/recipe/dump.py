@@ -32,3 +32,14 @@ def _diff(prefix: str, a: Any, b: Any) -> list[str]:
 
 def _shown(value: Any) -> str:
     return "unset" if value is None else toml_value(value)
+
+
+def default_keys(recipe: Recipe) -> set[str]:
+    """Return the keys of the recipe that have their default values, as `section.key`."""
+    found = set()
+    for section in type(recipe).model_fields:
+        table = getattr(recipe, section)
+        for key, field in type(table).model_fields.items():
+            if not field.is_required() and getattr(table, key) == field.get_default(call_default_factory=True):
+                found.add(f"{section}.{key}")
+    return found - {"model.arch"}

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, create
 from pydantic_core import PydanticCustomError
 
 from flowkit.components import Choose, Known, Network, find, imported, is_import_path, names
+from flowkit.html import ShownAsHtml
 from flowkit.recipe.checks import contradictions
 from flowkit.recipe.data import Data
 from flowkit.recipe.ema import Ema
@@ -133,7 +134,7 @@ else:
     )
 
 
-class Recipe(Section):
+class Recipe(ShownAsHtml, Section):
     """One experiment. Keys are `section.key`; `recipe.optim.lr` is the value of `lr` under `[optim]`."""
 
     run: Run

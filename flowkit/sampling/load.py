@@ -21,9 +21,11 @@ from flowkit.checkpoint import (
     read_normalizer,
     verify_weights,
 )
+from flowkit.checkpoint.history import History, read_history
 from flowkit.components import trusting
 from flowkit.device import pick_device
 from flowkit.errors import CheckpointSkipped, UserError
+from flowkit.html import ShownAsHtml
 from flowkit.recipe.flow import Flow
 from flowkit.recipe.load import saved_settings
 from flowkit.recipe.sample import SampleSettings
@@ -32,7 +34,7 @@ from flowkit.sampling.model import SamplingModel
 MAX_SIZE = 10**7  # limit on any size in the arguments of an architecture
 
 
-class LoadedModel(SamplingModel):
+class LoadedModel(ShownAsHtml, SamplingModel):
     """A trained model, ready to sample. Made by `flowkit.load`."""
 
     def __init__(
@@ -56,6 +58,11 @@ class LoadedModel(SamplingModel):
             f"<LoadedModel {self.files.directory}: {self.info['architecture']}, {parameters:,} parameters, {self.weights} "
             f"weights of step {self.info.get('step')}, {self.info['kind']} {self.shape}{classes}, on {self.device}>"
         )
+
+    @property
+    def history(self) -> History:
+        """The metrics of its run as columns, such as `history["val_loss"]`. Raises UserError for a model outside a run."""
+        return read_history(self.files.run_dir)
 
     @property
     def made_by(self) -> dict[str, Any]:

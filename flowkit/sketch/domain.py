@@ -19,7 +19,7 @@ from flowkit.errors import UserError, listing, nearest
 from flowkit.sketch.normalizer import Strokes
 from flowkit.sketch.raster import contact_sheet, trace
 from flowkit.sketch.strokes import CONTINUES, EXISTS, tidy
-from flowkit.sketch.svg_write import write_svg
+from flowkit.sketch.svg_write import svg, write_svg
 from flowkit.sources.arrays import found_in
 from flowkit.sources.kinds import SKETCHES
 
@@ -141,10 +141,12 @@ class SketchDomain(Domain):
             for sketch, title in zip(rows.x, rows.titles(), strict=True)
         ]
 
-    def html(self, rows: Dataset) -> str:
-        from flowkit.sketch.notebook import sketches_html
-
-        return sketches_html(rows)
+    def draw(self, rows: Dataset, behind: np.ndarray | None = None) -> list[str]:
+        """Return one SVG per sketch, transparent and in the page's text color."""
+        return [
+            svg(sketch, size=160, stroke_width=0.028, color="currentColor", background=None, title=title)
+            for sketch, title in zip(rows.x, rows.titles(), strict=True)
+        ]
 
     def presenter(self, data: Dataset | None, *, decode: bool = True, device: str = "auto") -> SketchPresenter:
         return SketchPresenter()

@@ -21,11 +21,12 @@ class Sampler:
     Runs on the main rank. With a sharded model all ranks draw the same samples, and the main rank measures and writes them.
     """
 
-    def __init__(self, session: Session):
+    def __init__(self, session: Session, *, present: bool = True):
+        """present: False for samples that are only drawn, so that no decoder is loaded."""
         self.session = session
         recipe, data = session.recipe, session.data
         self.presenter = None
-        if session.is_main:
+        if session.is_main and present:
             self.presenter = session.domain.presenter(data, decode=recipe.sample.decode, device=str(session.device))
         self.notice = "" if self.presenter is None else self.presenter.notice
         self.given = _conditions(data, recipe.sample.num_samples)
@@ -61,11 +62,7 @@ class Sampler:
         session = self.session
         self.model.model.eval()
         self.model.info["step"] = step
-        samples = self.model.sample(
-            session.recipe.sample.num_samples, **self.given.arguments(),
-            seed=session.recipe.run.seed, settings=self.settings,
-        )  # fmt: skip
-        figures = self._inversion()
+        samples, figures = self.draw()
         if self.presenter is None:
             return None
         out = session.run_dir / "samples" / f"step-{step:08d}"
@@ -77,6 +74,14 @@ class Sampler:
             step, shown.previews, out, samples.info["nfe"], time.perf_counter() - start, picture, shown.caption,
             {**figures, **shown.figures}, count=len(samples),
         )  # fmt: skip
+
+    def draw(self) -> tuple[Dataset, dict[str, float]]:
+        """Draw the samples, and measure the inversion of validation rows."""
+        recipe = self.session.recipe
+        samples = self.model.sample(
+            recipe.sample.num_samples, **self.given.arguments(), seed=recipe.run.seed, settings=self.settings
+        )
+        return samples, self._inversion()
 
     def _inversion(self) -> dict[str, float]:
         """Invert validation rows to noise and reconstruct them, with their own conditions and no guidance."""

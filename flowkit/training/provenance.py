@@ -27,10 +27,10 @@ def now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-def record_session(run_dir: Path, start_step: int) -> None:
-    """Append a line for this process. Errors are ignored, because they must not stop a run."""
+def record_session(run_dir: Path, start_step: int, **more: Any) -> None:
+    """Append a line for this process, with `more` facts. Errors are ignored, because they must not stop a run."""
     with contextlib.suppress(OSError), (run_dir / SESSIONS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(session(start_step)) + "\n")
+        file.write(json.dumps({**session(start_step), **more}) + "\n")
 
 
 def session(start_step: int) -> dict[str, Any]:

@@ -92,10 +92,7 @@ def train(
             init_from = None if resume else init_from  # a resumed run already began with those weights
         if accelerator.is_main_process or resume:
             start = open_run_dir(run_dir, resume=bool(resume), overwrite=overwrite)
-        if recipe.model.arch == "custom" and model is None:
-            raise UserError(
-                'model.arch: "custom" needs a module, given to flowkit.train(recipe, model=...) from Python'
-            )
+        check_module(recipe, model)
         if accelerator.is_main_process:
             check_trackers(recipe)
         source = recipe.data.source if data is None else "data given from Python"
@@ -135,7 +132,9 @@ def train(
                 lock.take(wait=0)
                 begun = stack.enter_context(beginning(run_dir, recipe, fresh=not resumed))
                 drop_later_snapshots(run_dir, session.start_step)
-                record_session(run_dir, session.start_step)
+                record_session(
+                    run_dir, session.start_step, device=environment.device_name(), processes=environment.world_size
+                )
             accelerator.wait_for_everyone()
             emit = stack.enter_context(_listening(session, listeners))
             stop = stack.enter_context(_stop_signals(session, emit))
@@ -149,7 +148,7 @@ def train(
                 begun()  # the first update is done
                 return stop.number or (OUT_OF_TIME if time.monotonic() > deadline else GO_ON)
 
-            with _threads(session):
+            with chosen_threads(session):
                 stopped = run(session, emit, asked)
             begun()
         session.pairing.close()
@@ -158,8 +157,14 @@ def train(
         return Outcome(run_dir, reason_words(stopped), None if stopped in (GO_ON, OUT_OF_TIME) else stopped)
 
 
+def check_module(recipe: Recipe, model: nn.Module | None) -> None:
+    """Raise UserError for a recipe that needs a module from Python, if there is none."""
+    if recipe.model.arch == "custom" and model is None:
+        raise UserError('model.arch: "custom" needs a module, given to flowkit.train(recipe, model=...) from Python')
+
+
 @contextlib.contextmanager
-def _threads(session: Session) -> Iterator[None]:
+def chosen_threads(session: Session) -> Iterator[None]:
     """Set the CPU threads that the recipe asks for, and restore the earlier number.
 
     A small network is faster on one: its operations are shorter than it takes threads to meet. OMP_NUM_THREADS overrides "auto".
