@@ -113,6 +113,16 @@ class Domain:
         """
         raise NotImplementedError
 
+    def example(
+        self, source: str, row_shape: tuple[int, ...], inherited: dict[str, Any], *, part: bool = False
+    ) -> Example:
+        """Return the row that `source`, a file or a text, stands for. part: it may be the beginning of a row.
+
+        inherited: as returned by `inherited` when the model was trained. Raises UserError if it does not fit.
+        """
+        raise UserError(f"{source}: {self.noun} are not read from a file or text here; name a row of a data set, such as "
+                        "DATA.safetensors#0")  # fmt: skip
+
     def no_density(self, row_shape: tuple[int, ...]) -> str | None:
         """Return why rows of that shape have no density; None if they have one."""
         return None
@@ -163,6 +173,13 @@ class Domain:
         Raises UserError if such rows have no plot.
         """
         raise UserError(f"--trajectories: requires 2-D points, and this model samples {self.noun}; leave it out")
+
+    def moving(self) -> tuple[Presenter, Callable[[np.ndarray, Path], None]]:
+        """Return a presenter that also writes pictures that move, and what writes the flow from noise to samples as a GIF.
+
+        The latter takes states (T, N, ...) and the path of the .gif. Raises UserError if such rows have no pictures that move.
+        """
+        raise UserError(f"--animate: {self.noun} have no pictures that move; leave it out")
 
     def read(self, path: Path) -> Dataset:
         """Read rows from an array file that has no sidecar, such as .npy."""
@@ -287,6 +304,15 @@ class Presented:
     caption: str = ""  # what the notes of the previews mean
     noun: str = ""  # what the files are that are no overviews, in the plural; by default one per sample
     facts: str = ""  # what else to say, in one line
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row in the domain's units, made from what a user named, to start samples from."""
+
+    row: np.ndarray  # (S, ...)
+    tokens: np.ndarray | None = None  # (S,) bool: which tokens of the row are given, for completion
+    info: dict[str, Any] = field(default_factory=dict)  # added to that of the samples
 
 
 def auxiliary_loss(*kinds: str) -> Callable[[AuxiliaryLoss], AuxiliaryLoss]:

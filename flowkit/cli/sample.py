@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from flowkit.sampling.load import LoadedModel
 
 
+FROM = "From a drawing or sentence"  # a panel of --help
+
+
 @draws
 def sample(
     run: Run = None,
@@ -48,6 +51,39 @@ def sample(
             help="A .safetensors file with a tensor 'condition': one row for all samples, or one row per sample. An optional "
             "tensor 'condition_mask' is false for padding tokens."
         ),
+    ] = None,
+    complete: Annotated[
+        str | None,
+        typer.Option(
+            help="Complete this begun drawing. Its strokes stay exactly as they are.",
+            metavar="FILE",
+            rich_help_panel=FROM,
+        ),
+    ] = None,
+    vary: Annotated[
+        str | None,
+        typer.Option(
+            help="Draw variations of this drawing, sentence or row (DATA.safetensors#12).",
+            metavar="WHAT",
+            rich_help_panel=FROM,
+        ),
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            help="How far --vary goes, from 0 (the same) to 1 (unrelated). Default: 0.5.", rich_help_panel=FROM
+        ),
+    ] = None,
+    between: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="Interpolate between two drawings, sentences or rows.", metavar="A B", rich_help_panel=FROM),
+    ] = None,
+    frames: Annotated[
+        int | None, count("Number of rows of --between, both ends included. Default: 9.", panel=FROM)
+    ] = None,
+    resample: Annotated[
+        int | None,
+        count("Repetitions of each step of --complete, for models without flow.given. Default: 8.", panel=FROM),
     ] = None,
     weights: Weights = "ema",
     seed: Annotated[int, typer.Option(help="Random seed. Samples do not depend on the batch size.")] = 0,
@@ -73,6 +109,14 @@ def sample(
         typer.Option(
             "--trajectories",
             help="Plot the paths of samples in trajectories.png (2-D points only).",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    animate: Annotated[
+        bool,
+        typer.Option(
+            "--animate",
+            help="Sketches: also write SVGs that draw themselves, and flow.gif, from noise to drawing.",
             rich_help_panel=OUTPUT,
         ),
     ] = False,
@@ -103,6 +147,11 @@ def sample(
       flowkit sample runs/quickstart --solver dopri5 --rtol 1e-4
       flowkit sample runs/quickstart -w 2 --guidance cfg_zero
       flowkit sample runs/quickstart -w 2 --guidance-interval 0.2 0.8
+      flowkit sample runs/quickstart --class-label cat -n 16 --animate
+      flowkit sample runs/quickstart --complete begun.svg -n 8
+      flowkit sample runs/quickstart --vary mine.svg --strength 0.4 -n 8
+      flowkit sample runs/quickstart --between a.svg b.svg --frames 9
+      flowkit sample runs/dit-text --between "a dog" "a ship"
       flowkit sample runs/points-quickstart -n 1k --trajectories
     """
     import dataclasses
@@ -112,6 +161,7 @@ def sample(
 
     from flowkit.decode import check_writable, write_readable
 
+    _check_origin(complete, vary, strength, between, frames, resample, pairs)
     place = named_checkpoint(run, ckpt, best)
     _check_early(place, weights, class_label, out)
     from flowkit.data.dataset import write_dataset
@@ -137,14 +187,25 @@ def sample(
     if one_folder:
         check_samples_target(file)
     tokens, mask = (None, None) if condition is None else read_condition(condition)
+    moving = loaded.domain.moving() if animate else None
+    if between is not None:
+        num_samples = frames or 9
     start = time.perf_counter()
     with stage_bar(f"sampling {noun}", num_samples) as tell:
-        samples = loaded.sample(
-            num_samples, class_label=labels, seed=seed, **drawing.changes(),
-            condition=tokens, condition_mask=mask,
-            batch_size=batch_size, pairs=pairs, on_states=states.append if trajectories else None,
-            progress=lambda done, total: tell(f"sampling {noun}", done, total),
-        )  # fmt: skip
+        how: dict[str, Any] = {
+            "class_label": labels, "seed": seed, **drawing.changes(), "condition": tokens, "condition_mask": mask,
+            "batch_size": batch_size, "on_states": states.append if trajectories or animate else None,
+            "progress": lambda done, total: tell(f"sampling {noun}", done, total),
+        }  # fmt: skip
+        how = {name: value for name, value in how.items() if value is not None}
+        if complete is not None:
+            samples = loaded.complete(complete, num_samples, resample=resample, **how)
+        elif vary is not None:
+            samples = loaded.vary(vary, num_samples, strength=0.5 if strength is None else strength, **how)
+        elif between is not None:
+            samples = loaded.between(*between, num_samples, **how)
+        else:
+            samples = loaded.sample(num_samples, pairs=pairs, **how)
         seconds = time.perf_counter() - start
         earlier, replaced = earlier_files(folder), clear(folder, but=SAMPLE_FILES)
         write_dataset(file, samples)  # before decoding, which may take longer and can be repeated
@@ -152,9 +213,11 @@ def sample(
             record_samples(file, earlier)
         try:
             data = _data_to_compare_with(loaded)
-            presenter = loaded.domain.presenter(data, decode=decode, device=device)
+            presenter = loaded.domain.presenter(data, decode=decode, device=device) if moving is None else moving[0]
 
             def draw_trajectories(place: Path) -> None:
+                if moving is not None:
+                    moving[1](states[0], place / "flow.gif")
                 if plot is not None:
                     plot(states[0], place / "trajectories.png", None if data is None else data.x)
 
@@ -177,9 +240,28 @@ def sample(
         f"{num_samples / seconds:,.1f} {noun}/s on {loaded.device}"
     )
     also = (file,) if samples.texts is None else (file, file.with_suffix(".jsonl"))
+    if animate:
+        also = (folder / "flow.gif", *also)
     if trajectories:
         also = (folder / "trajectories.png", *also)
     print_written(decoded, noun, facts, preview, also)
+
+
+def _check_origin(
+    complete: str | None, vary: str | None, strength: float | None, between: tuple[str, str] | None, frames: int | None,
+    resample: int | None, pairs: bool,
+) -> None:  # fmt: skip
+    """Raise UserError for options that exclude or require each other."""
+    from flowkit.errors import UserError
+
+    origins = {"--complete": complete, "--vary": vary, "--between": between, "--pairs": pairs or None}
+    named = [name for name, value in origins.items() if value is not None]
+    if len(named) > 1:
+        raise UserError(f"{' and '.join(named)} are mutually exclusive")
+    for option, value, requires in (("--strength", strength, "--vary"), ("--frames", frames, "--between"),
+                                    ("--resample", resample, "--complete")):  # fmt: skip
+        if value is not None and requires not in named:
+            raise UserError(f"{option}: only used with {requires}; add it, or leave out {option}")
 
 
 def _check_early(ckpt: Path, weights: str, class_label: list[str] | None, out: Path | None) -> None:

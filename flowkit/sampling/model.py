@@ -18,19 +18,18 @@ from flowkit.domain import Domain, get_domain
 from flowkit.errors import UserError, listing
 from flowkit.flow.guidance import Autoguidance
 from flowkit.flow.paths import GaussianPath
-from flowkit.flow.solvers import integrate
 from flowkit.progress import Progress
 from flowkit.recipe.flow import Flow, seen_without
 from flowkit.recipe.sample import SampleSettings
+from flowkit.sampling import derive
 from flowkit.sampling.conditioning import ClassLabel, resolve_condition, resolve_labels, resolve_row_labels
-from flowkit.sampling.draw import Completion, Given, Guide, Start, Weak, as_network, draw_samples, velocity_of
+from flowkit.sampling.draw import Given, Guide, Start, Weak, as_network, draw_samples
 from flowkit.sampling.likelihood import of_rows
 from flowkit.settings import toml_value
 
 if TYPE_CHECKING:
     from flowkit.data.normalizers import Normalizer
 
-RESAMPLE = 8  # how often the training-free completion takes each step
 KEPT_STATES = 64  # samples whose trajectories can be kept
 
 
@@ -131,7 +130,7 @@ class SamplingModel:
             raise UserError(f"num_samples: {num_samples}; expected at least 1")
         told = self.conditions(num_samples, class_label, condition, condition_mask)
         self._check(settings, conditioned=bool(told.kinds))
-        completion = None if given is None else self.completion(given, num_samples, settings, resample)
+        completion = None if given is None else derive.completion(self, given, num_samples, settings, resample)
         if pairs and settings.solver.stochastic:
             raise UserError(
                 f'pairs: samples of the stochastic solver "{settings.solver.tag()}" are not a function of their noise; use '
@@ -158,50 +157,7 @@ class SamplingModel:
             noise=drawn.noise if pairs else None, normalizer=self.normalizer if pairs else None,
         )  # fmt: skip
 
-    def completion(self, given: Given, count: int, settings: SampleSettings, resample: int | None = None) -> Completion:
-        """Return how to complete `count` rows. Raises UserError if this model cannot, or for rows that do not fit."""
-        if not self.domain.has_parts:
-            raise UserError(f"given: {self.domain.noun} cannot be completed, because their rows have no parts")
-        rows, tokens = np.asarray(given.rows, np.float32), np.asarray(given.tokens, bool)
-        if rows.shape not in (self.shape, (count, *self.shape)) or tokens.shape not in (
-            self.shape[:1], (count, *self.shape[:1])
-        ):  # fmt: skip
-            raise UserError(
-                f"given: rows have shape {rows.shape} and tokens {tokens.shape}; expected {self.shape} and {self.shape[:1]}, or "
-                f"{(count, *self.shape)} and {(count, *self.shape[:1])}"
-            )
-        rows, tokens = np.broadcast_to(rows, (count, *self.shape)), np.broadcast_to(tokens, (count, *self.shape[:1]))
-        if self.flow.completes:
-            if resample is not None:
-                raise UserError(
-                    "resample: this model was trained to complete (flow.given), which needs no resampling; remove it"
-                )
-            return Completion(rows, tokens, None)
-        if why := self.flow.why_no_score():
-            raise UserError(f"given: this model was not trained to complete (flow.given), and the way without training requires "
-                            f"a Gaussian path from independent noise, but {why}")  # fmt: skip
-        if settings.solver.averages:
-            raise UserError(f'given: cannot be used with solver "{settings.solver.tag()}"; use "midpoint"')
-        if settings.solver.adaptive:
-            raise UserError(f'given: this model was not trained to complete (flow.given), and the way without training takes '
-                            f'fixed steps, which "{settings.solver.tag()}" does not; use "midpoint"')  # fmt: skip
-        if resample is not None and resample < 1:
-            raise UserError(f"resample: {resample}; expected at least 1")
-        return Completion(rows, tokens, RESAMPLE if resample is None else resample)
-
-    def invert(self, rows: np.ndarray, settings: SampleSettings | None = None, **conditions: Any) -> np.ndarray:
-        """Return the noise (N, *latent_shape) float32 that rows (N, ...), in the domain's units, come from; without guidance.
-
-        conditions: class_label, condition and condition_mask, as in `sample`.
-        """
-        told = self.conditions(
-            len(rows), *(conditions.get(name) for name in ("class_label", "condition", "condition_mask"))
-        )
-        how = self.settings(settings).of_ode
-        with torch.inference_mode():
-            x1 = self.normalizer.normalize(torch.from_numpy(np.ascontiguousarray(rows, np.float32)).to(self.device))
-            return integrate(velocity_of(self, told), x1, t0=1.0, t1=0.0, **how).x.cpu().numpy()
-
+    complete, vary, between, invert = derive.complete, derive.vary, derive.between, derive.invert
     log_likelihood = of_rows
 
     def conditions(
@@ -230,6 +186,10 @@ class SamplingModel:
                 name = {"label": "class_label"}.get(missing[0], missing[0])
                 raise UserError(f"{name}: missing; {why} a row without it")
         return told
+
+    def without(self, missing: Sequence[str]) -> str:
+        """Return why the model knows no rows without these conditions; "" if training had such rows."""
+        return self._never_without(missing)
 
     def _never_without(self, missing: Sequence[str]) -> str:
         """Return why the model knows no rows without these conditions; "" if training had such rows."""

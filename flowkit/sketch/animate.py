@@ -13,8 +13,8 @@ import numpy as np
 from flowkit.data.files import replacing
 from flowkit.errors import UserError
 from flowkit.sketch.bezier import arc_length
-from flowkit.sketch.raster import INK, PAGE, PAPER, rasterize
-from flowkit.sketch.strokes import CONTINUES, cubics, exists, pen_strokes, tidy
+from flowkit.sketch.raster import INK, PAGE, PAPER, picture
+from flowkit.sketch.strokes import CONTINUES, pen_strokes, tidy
 from flowkit.sketch.svg_write import STROKE_WIDTH, svg
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from flowkit.domain import Tell
 
 HOLD = 1.5  # seconds that the finished drawing stays before an animation starts again
-MARK = (214, 69, 32)  # color of marked strokes, red-orange: dark enough for thin lines
 MAX_FRAMES = 50  # of a GIF
 MAX_DRAWINGS = 16  # in one picture of the flow
 
@@ -120,7 +119,7 @@ def strip(
         raise UserError(f"{path}: unknown type of picture; name a .png (side by side) or a .gif (one after the other)")
     assert len(sketches), "at least one drawing"
     marks = [None] * len(sketches) if marked is None else marked
-    cells = [_picture(sketch, cell, mark) for sketch, mark in zip(sketches, marks, strict=True)]
+    cells = [picture(sketch, cell, mark) for sketch, mark in zip(sketches, marks, strict=True)]
     if path.suffix.lower() == ".gif":
         frames = [_sheet([one]) for one in cells]
         each = max(20, round(1000 * seconds / max(1, 2 * len(frames) - 2)))
@@ -128,20 +127,6 @@ def strip(
         return
     with replacing(path) as partial:
         _sheet(cells, columns=len(cells)).save(partial, "PNG")
-
-
-def _picture(sketch: np.ndarray, size: int, marked: np.ndarray | None) -> np.ndarray:
-    """Draw one sketch, the marked cubics last: (size, size) or (size, size, 3) uint8."""
-    width = max(STROKE_WIDTH, 3.2 / size)
-    draw = lambda rows: 1 - rasterize(rows, size, stroke_width=width).astype(np.float32) / 255  # noqa: E731
-    if marked is None or not np.any(marked):
-        return np.round(PAPER - (PAPER - INK) * draw(cubics(sketch))).astype(np.uint8)
-    there = exists(sketch)
-    given = np.asarray(marked, bool)[there]
-    page = np.full((size, size, 3), PAPER, np.float32)
-    for rows, color in ((cubics(sketch)[~given], (INK,) * 3), (cubics(sketch)[given], MARK)):
-        page += draw(rows)[..., None] * (np.array(color, np.float32) - page)
-    return np.round(page).astype(np.uint8)
 
 
 def _sheet(cells: Sequence[np.ndarray], columns: int | None = None) -> Image:

@@ -14,11 +14,12 @@ from flowkit.components import choose
 from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import Auto, Normalization
 from flowkit.data.normalizers.affine import Plain
-from flowkit.domain import Domain, Presented, Preview, Tell
+from flowkit.domain import Domain, Example, Presented, Presenter, Preview, Tell
 from flowkit.errors import UserError, listing, nearest
+from flowkit.sketch.animate import flow_gif, strip
 from flowkit.sketch.normalizer import Strokes
 from flowkit.sketch.raster import contact_sheet, trace
-from flowkit.sketch.strokes import CONTINUES, EXISTS, tidy
+from flowkit.sketch.strokes import CONTINUES, EXISTS, as_row, exists, tidy
 from flowkit.sketch.svg_write import svg, write_svg
 from flowkit.sources.arrays import found_in
 from flowkit.sources.kinds import SKETCHES
@@ -124,6 +125,12 @@ class SketchDomain(Domain):
         starts = there & ~(x[..., CONTINUES] > 0)
         return torch.where(there, starts.cumsum(1) - 1, -1).clamp_min(-1)
 
+    def example(
+        self, source: str, row_shape: tuple[int, ...], inherited: dict[str, Any], *, part: bool = False
+    ) -> Example:
+        """Return the drawing of an SVG file as a row; its viewBox goes with the samples. Raises UserError if it does not fit."""
+        return read_example(Path(source), row_shape, part=part)
+
     def no_density(self, row_shape: tuple[int, ...]) -> str | None:
         if row_shape[-1] == EXISTS:
             return None
@@ -151,6 +158,11 @@ class SketchDomain(Domain):
     def presenter(self, data: Dataset | None, *, decode: bool = True, device: str = "auto") -> SketchPresenter:
         return SketchPresenter()
 
+    def moving(self) -> tuple[Presenter, Callable[[np.ndarray, Path], None]]:
+        from flowkit.sketch.decoding import SketchOptions
+
+        return SketchOptions(animate=True).presenter(), flow_gif
+
     def evaluator(self, comparison: Comparison, *, decode: bool = True, device: str = "auto") -> SketchEvaluator:
         from flowkit.sketch.evaluation import SketchEvaluator
 
@@ -158,7 +170,7 @@ class SketchDomain(Domain):
 
 
 class SketchPresenter:
-    """Writes sketches as SVG and a contact sheet."""
+    """Writes sketches as SVG and a contact sheet. Interpolations also become a strip and a GIF."""
 
     notice = ""
 
@@ -166,17 +178,62 @@ class SketchPresenter:
         self, samples: Dataset, out: Path, *, shown: Sequence[int] = (), tell: Tell | None = None
     ) -> Presented:
         """Write one SVG per sketch (`000-cat.svg`, ...) and a contact sheet, `sheet.png`. Raises UserError if it cannot."""
-        titles, x = samples.titles(), samples.x
+        titles, x, info = samples.titles(), samples.x, samples.info
         digits = max(3, len(str(len(x) - 1)))
+        view, given = info.get("view_box"), info.get("given")
         paths = []
         for number, (sketch, title) in enumerate(zip(x, titles, strict=True)):
-            paths.append(Path(out) / f"{number:0{digits}d}-{safe_name(title)}.svg")
-            write_svg(paths[-1], sketch, title)
-        if paths:
-            contact_sheet(x, titles, Path(out) / "sheet.png", tell=tell)  # takes most of the time
+            name = f"{number:0{digits}d}-{safe_name(title)}"
+            paths.append(Path(out) / f"{name}.svg")
+            write_svg(paths[-1], sketch, title, None if view is None else tuple(view))
+        if len(x):
+            marked = None
+            if given and given == list(range(len(given))):  # a beginning
+                marked = np.tile(np.arange(x.shape[1]) < len(given), (len(x), 1))
+            contact_sheet(x, titles, Path(out) / "sheet.png", tell=tell, marked=marked)  # takes most of the time
             paths.append(Path(out) / "sheet.png")
+        if "between" in info and len(x):
+            for name in ("between.png", "between.gif"):
+                strip(x, Path(out) / name)
+                paths.append(Path(out) / name)
         previews = SketchDomain().preview(samples.take(np.asarray(shown, np.int64))) if len(shown) else []
         return Presented(tuple(paths), tuple(previews))
+
+
+def read_example(path: Path, row_shape: tuple[int, ...], *, part: bool) -> Example:
+    """See `SketchDomain.example`."""
+    from flowkit.errors import Unreadable
+    from flowkit.sketch.budget import to_size
+    from flowkit.sketch.svg_read import BLEED, read_drawing
+
+    size, pens = row_shape[0], row_shape[-1] > EXISTS
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        hint = f" {path.name} could also be row N of a data set: DATA.safetensors#N" if not path.suffix else ""
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected an SVG file.{hint}") from None
+    try:
+        strokes, canvas = read_drawing(data, cut=False)
+        strokes = [stroke for stroke in strokes if len(stroke)]
+        if not strokes:
+            raise Unreadable("has no strokes")
+        farthest = max(float(np.abs(stroke).max()) for stroke in strokes)
+        if canvas is not None and farthest > 1 + BLEED:
+            raise UserError(
+                f"{path}: has ink outside its canvas (up to {farthest:.2f} times half its longer side). Move it inside, or "
+                "enlarge its viewBox"
+            )
+        count = sum(map(len, strokes))
+        if part and count > size:
+            raise UserError(f"{path}: has {count} cubics, but this model draws at most {size}. Begin with fewer strokes, or "
+                            "simplify them")  # fmt: skip
+        info = {} if canvas is None else {"view_box": list(canvas)}
+        if not part:
+            return Example(to_size(strokes, size, exactly=not pens).x, None, info)
+        row = as_row(strokes, size)
+        return Example(row if pens else np.ascontiguousarray(row[:, :EXISTS]), exists(row), info)
+    except Unreadable as problem:
+        raise UserError(f"{path}: {problem}") from None
 
 
 def _chunks(x: np.ndarray, rows: int = 1 << 16):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MAX_POINTS = 20_000  # per stroke; strokes of a diverged model can have any length
 PAGE, PAPER, INK, LABEL = 244, 255, 20, 80  # gray levels of a contact sheet
+MARK = (214, 69, 32)  # color of marked strokes, red-orange: dark enough for thin lines
 
 
 def bernstein(t: np.ndarray) -> np.ndarray:
@@ -135,6 +136,20 @@ def touched_cells(x: np.ndarray, size: int, *, chunk: int = 512) -> np.ndarray:
     return grid
 
 
+def picture(sketch: np.ndarray, size: int, marked: np.ndarray | None = None) -> np.ndarray:
+    """Draw a sketch (S, 8 or 10): (size, size) uint8, or (size, size, 3) with `marked` (S,) bool cubics in another color."""
+    width = max(STROKE_WIDTH, 3.2 / size)
+    draw = lambda rows: 1 - rasterize(rows, size, stroke_width=width).astype(np.float32) / 255  # noqa: E731
+    if marked is None or not np.any(marked):
+        return np.round(PAPER - (PAPER - INK) * draw(cubics(sketch))).astype(np.uint8)
+    there = exists(sketch)
+    given = np.asarray(marked, bool)[there]
+    page = np.full((size, size, 3), PAPER, np.float32)
+    for rows, color in ((cubics(sketch)[~given], (INK,) * 3), (cubics(sketch)[given], MARK)):
+        page += draw(rows)[..., None] * (np.array(color, np.float32) - page)
+    return np.round(page).astype(np.uint8)
+
+
 def contact_sheet(
     x: np.ndarray,
     titles: Sequence[str],
@@ -143,13 +158,14 @@ def contact_sheet(
     *,
     cell: int | None = None,
     tell: Tell | None = None,
+    marked: np.ndarray | None = None,
 ) -> None:
     """Write a PNG of all sketches `x` (N, S, 8), N >= 1, each with its title below.
 
-    cell: width of one picture in pixels. Defaults to 176, or 112 for 100 or more sketches. tell: receives progress. Raises
-    UserError if the file cannot be written.
+    cell: width of one picture in pixels. Defaults to 176, or 112 for 100 or more sketches. tell: receives progress. marked:
+    (N, S) bool, cubics to draw in another color. Raises UserError if the file cannot be written.
     """
-    sheet = sheet_image(x, titles, columns, cell, tell)
+    sheet = sheet_image(x, titles, columns, cell, tell, marked)
     with replacing(Path(path)) as partial:
         sheet.save(partial, "PNG")
 
@@ -160,8 +176,9 @@ def sheet_image(
     columns: int | None = None,
     cell: int | None = None,
     tell: Tell | None = None,
+    marked: np.ndarray | None = None,
 ) -> Image:
-    """Return the picture that `contact_sheet` writes, as a PIL image of mode L."""
+    """Return the picture that `contact_sheet` writes, as a PIL image of mode L, or RGB with marked cubics."""
     from PIL import Image, ImageDraw, ImageFont
 
     assert len(x) == len(titles) and len(x) > 0, (len(x), len(titles))
@@ -172,13 +189,15 @@ def sheet_image(
     wide, high = cell + gap, cell + gap + label
     fitted = {title: _fit(title, font, cell) for title in set(titles)}
     rows = -(-len(x) // columns)
-    page = Image.new("L", (columns * wide + gap, rows * high + gap), PAGE)
+    shape = (columns * wide + gap, rows * high + gap)
+    page = Image.new("L", shape, PAGE) if marked is None else Image.new("RGB", shape, (PAGE,) * 3)
     draw = ImageDraw.Draw(page)
     for number, (sketch, title) in enumerate(zip(x, titles, strict=True)):
         left, top = gap + number % columns * wide, gap + number // columns * high
-        gray = rasterize(sketch, cell, stroke_width=max(STROKE_WIDTH, 3.2 / cell)).astype(np.float32) / 255
-        page.paste(Image.fromarray((INK + (PAPER - INK) * gray).astype(np.uint8)), (left, top))
-        draw.text((left + cell / 2, top + cell + label / 2), fitted[title], fill=LABEL, font=font, anchor="mm")
+        drawn = picture(sketch, cell, None if marked is None else marked[number])
+        page.paste(Image.fromarray(drawn), (left, top))
+        middle = (left + cell / 2, top + cell + label / 2)
+        draw.text(middle, fitted[title], fill=LABEL if marked is None else (LABEL,) * 3, font=font, anchor="mm")
         if tell is not None:
             tell("rendering sketches", number + 1, len(x))
     return page

@@ -53,8 +53,16 @@ _IGNORED = {
 
 
 def read_svg(data: bytes, causes: Counter[str] | None = None, *, cut: bool = True) -> list[np.ndarray]:
-    """Return the strokes of an SVG document: each subpath as cubics (n, 8) float64, canvas units, in drawing order.
+    """Return the strokes of an SVG document. See `read_drawing`."""
+    return read_drawing(data, causes, cut=cut)[0]
 
+
+def read_drawing(
+    data: bytes, causes: Counter[str] | None = None, *, cut: bool = True
+) -> tuple[list[np.ndarray], Box | None]:
+    """Return the strokes of an SVG document in drawing order, and its canvas (x, y, width, height) in its own units.
+
+    Each stroke is a subpath: cubics (n, 8) float64 in canvas units. The canvas is None for a document without a size.
     The viewBox (or else width and height) is mapped to the canvas [-1, 1] x [-1, 1], centered and with its aspect ratio
     kept. A document without a size is fitted to its bounding box. Stroked shapes give their center line, filled shapes
     without a stroke their outline, invisible shapes nothing. causes: receives counts of what was not interpreted.
@@ -75,7 +83,7 @@ def read_svg(data: bytes, causes: Counter[str] | None = None, *, cut: bool = Tru
         raise Unreadable("holds numbers that are too large", str(error)) from None
     if causes is not None:
         causes.update(+reader.causes)
-    return found
+    return found, reader.canvas
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowkit.data.dataset import Dataset, read_dataset, write_dataset
-from flowkit.domain import Bar, DecodeOptions, Domain, Preview, Tell
+from flowkit.domain import Bar, DecodeOptions, Domain, Example, Preview, Tell
 from flowkit.errors import UserError, listing, nearest
 from flowkit.registry import STORED_KINDS
 from flowkit.sources.arrays import found_in
@@ -136,6 +136,17 @@ class TextDomain(Domain):
         from flowkit.text.presenter import TextPresenter
 
         return TextPresenter(data, decode=decode, device=device)
+
+    def example(
+        self, source: str, row_shape: tuple[int, ...], inherited: dict[str, Any], *, part: bool = False
+    ) -> Example:
+        """Return the vector of a sentence. Raises UserError if the codec is not known or not available."""
+        from flowkit.text.codec import ENGLISH, open_codec
+
+        if not (codec := inherited.get("codec")):
+            raise UserError(f"{source!r}: this model does not know the codec of its sentences; give a row of its data set, such "
+                            "as DATA.safetensors#0")  # fmt: skip
+        return Example(open_codec(codec).encode([source], lang=inherited.get("lang") or ENGLISH)[0])
 
     def inherited(self, data: Dataset) -> dict[str, Any]:
         """Return codec and language, which samples share with the training rows."""
