@@ -176,7 +176,7 @@ class Recipe(Section):
         )
 
     def __str__(self) -> str:
-        """The recipe as TOML."""
+        """Return the recipe as TOML."""
         from flowkit.recipe.dump import dump_toml
 
         return dump_toml(self)
