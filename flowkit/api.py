@@ -102,7 +102,7 @@ def show(what: Dataset | Path | str, rows: int = 8) -> None:
 
 
 def _progress() -> list[Listener]:
-    """The live view in a terminal, one cell that is redrawn in a notebook, nothing elsewhere."""
+    """Return the live view in a terminal, one cell that is redrawn in a notebook, nothing elsewhere."""
     from flowkit.ui import listener
     from flowkit.ui.plain import PlainListener
 

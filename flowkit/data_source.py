@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def open_data(recipe: Recipe, folders: Sequence[Path] = ()) -> Dataset:
-    """The data that `recipe.data` names, checked, with `.split` resolved: the file's own, else keyed by `data.seed`.
+    """Return the data that `recipe.data` names, checked, with `.split` resolved: the file's own, else keyed by `data.seed`.
 
     folders: as in `open_rows`.
     Raises UserError for a source that is neither built in nor a file, and for rows that the domain refuses.
@@ -41,7 +41,7 @@ class UnknownSource(UserError):
 def open_rows(
     source: str, num_samples: int, seed: int, folders: Sequence[Path] = (), domain: str | None = None
 ) -> Dataset:
-    """The rows of `source`: `num_samples` of a built-in data set, generated from `seed`, or those of a prepared file.
+    """Return the rows of `source`: `num_samples` of a built-in data set, generated from `seed`, or those of a prepared file.
 
     folders: where a relative path is looked for before the working directory, in this order. domain: what the rows are, in
     place of what the file says; its own built-in sets are known then, too.
@@ -67,7 +67,7 @@ def open_rows(
 
 
 def with_split(data: Dataset, val_fraction: float, subset: int | None, seed: int, where: str) -> Dataset:
-    """`data`, checked by its domain, with every row in a split. A subset is the first k training rows.
+    """Return `data`, checked by its domain, with every row in a split. A subset is the first k training rows.
 
     Raises UserError: rows of the wrong shape, a subset larger than the training rows, no training rows left.
     """
@@ -105,7 +105,7 @@ def open_base(
     folders: Sequence[Path] = (),
     numerics: int = NUMERICS,
 ) -> Base:
-    """The base that `described` names: {"source": "normal"}, or a data set's source with "num_samples" and "seed".
+    """Return the base that `described` names: {"source": "normal"}, or a data set's source with "num_samples" and "seed".
 
     folders: where a relative path is looked for before the working directory. Of a file that was split only the training
     rows are taken. Raises UserError for an unknown source, and for rows that are not of the data's shape.

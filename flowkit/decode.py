@@ -107,7 +107,7 @@ def write_readable(
 
 
 def _open(path: Path, options: DecodeOptions | None) -> tuple[Dataset, Path]:
-    """The rows and the file that holds them. Options may say to which domain bare arrays belong."""
+    """Return the rows and the file that holds them. Options may say to which domain bare arrays belong."""
     tensors, sidecar = data_files(path)
     if path.suffix.lower() in (".npy", ".npz", ".pt", ".pth"):
         tensors, bare = path, True
@@ -129,7 +129,7 @@ def _open(path: Path, options: DecodeOptions | None) -> tuple[Dataset, Path]:
 
 
 def _folder_of(tensors: Path) -> Path:
-    """Where pictures go: next to samples (in a run, to `samples/last/`), otherwise to a folder named like the file."""
+    """Return where pictures go: next to samples (in a run, to `samples/last/`), otherwise to a folder named like the file."""
     if tensors.stem != "samples":
         return tensors.with_suffix("")
     in_run = (tensors.parent / CHECKPOINTS).is_dir()

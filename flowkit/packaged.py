@@ -10,12 +10,12 @@ FOLDER = Path(__file__).parent / "recipes"
 
 
 def packaged_recipes() -> dict[str, Path]:
-    """The files by their names, in alphabetical order."""
+    """Return the packaged recipes: {name: file}, in alphabetical order."""
     return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
 
 
 def packaged_recipe(name: str) -> Path:
-    """The file of one of them. Raises UserError for an unknown name."""
+    """Return the file of a packaged recipe. Raises UserError for an unknown name."""
     known = packaged_recipes()
     if name not in known:
         raise UserError(
@@ -26,7 +26,7 @@ def packaged_recipe(name: str) -> Path:
 
 
 def find_recipe(path: Path | str) -> Path:
-    """The file or run that `path` names, or else the recipe of that name.
+    """Return the file or run that `path` names, or else the recipe of that name.
 
     Files come first: NAME, then NAME.toml in this folder, then the recipe NAME that comes with flowkit. A path with a folder
     or a suffix is returned as it is. Raises UserError for a bare name that is none of these.
@@ -40,7 +40,7 @@ def find_recipe(path: Path | str) -> Path:
 
 
 def summary(path: Path) -> str:
-    """The first sentence of a recipe's opening comment; empty if it has none."""
+    """Return the first sentence of a recipe's opening comment; empty if it has none."""
     words: list[str] = []
     for line in path.read_text("utf-8").splitlines():
         text = line.removeprefix("#").strip()

@@ -56,7 +56,7 @@ def translated_sidecar(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _table(tables: dict[str, Any], key: str, *, make: bool = False) -> dict[str, Any] | None:
-    """The table that holds `key`; None if there is none, or something else is in its place."""
+    """Return the table that contains `key`; None if it does not exist or is not a table."""
     table: Any = tables
     for name in key.split(".")[:-1]:
         if not isinstance(table, dict):

@@ -207,7 +207,7 @@ def test_interrupted_training_of_the_miniature(monkeypatch, capsys, tmp_path):
     status, err = called(
         monkeypatch, capsys, "prepare", tmp_path / "s.txt", "--out", tmp_path / "d", "--codec", "mini-sonar"
     )
-    assert status == 130 and "interrupted: the miniature SONAR was not finished" in err and "trains it anew" in err
+    assert status == 130 and "interrupted: the miniature SONAR was not trained completely" in err and "rerun the" in err
     assert {path.name for path in tmp_path.glob("*")} == {"cache", "s.txt"}
 
 

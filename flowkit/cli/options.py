@@ -55,7 +55,7 @@ SOLVER, GUIDANCE, MACHINE, OUTPUT = "Solver", "Guidance", "Machine", "Output"  #
 
 
 def count(help: str, *names: str, panel: str | None = None) -> Any:
-    """An option that is a whole number >= 1, written as in a recipe: 500, 1e3 or 2k."""
+    """Declare an option that is a whole number >= 1, written as in a recipe: 500, 1e3 or 2k."""
     return typer.Option(*names, parser=_count, metavar="N", help=help, rich_help_panel=panel)
 
 

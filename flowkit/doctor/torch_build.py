@@ -84,7 +84,7 @@ def _device(number: int, device: dict[str, Any]) -> Finding:
 
 
 def _unseen(torch: dict[str, Any], seen: int) -> Finding:
-    """There is an NVIDIA device, but torch does not find it."""
+    """Explain why torch does not find an NVIDIA device."""
     what = f"{seen} NVIDIA device{'s' if seen != 1 else ''}, but torch finds none"
     said = " ".join(torch["said"])
     if torch["cuda"] is None:

@@ -164,7 +164,7 @@ def pick_samples(samples: Dataset, wanted: np.ndarray) -> Dataset:
 def _counts(
     labels: np.ndarray, candidates: np.ndarray, partners: np.ndarray | None, limit: int, samples: Dataset | None
 ) -> np.ndarray:
-    """Rows per class that both sides (and the samples) can provide, scaled down to `limit` in total."""
+    """Return the numbers of rows per class that both sides (and the samples) can provide, scaled down to `limit` in total."""
     size = int(labels.max(initial=0)) + 1
     counts = np.bincount(labels[candidates], minlength=size)
     counts = counts // 2 if partners is None else np.minimum(counts, np.bincount(labels[partners], minlength=size))

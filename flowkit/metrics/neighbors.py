@@ -44,7 +44,7 @@ def matching(between: np.ndarray) -> tuple[float, float]:
 
 
 def prdc(real: np.ndarray, between: np.ndarray, fake: np.ndarray, k: int = 5) -> tuple[float, float, float, float]:
-    """Precision, recall (1904.06991), density and coverage (2002.09797) with balls to the k-th nearest neighbor.
+    """Return precision, recall (1904.06991), density and coverage (2002.09797) with balls to the k-th nearest neighbor.
 
     real: (N, N), between: (N real, M fake), fake: (M, M) distances. All are 0 to 1 but density, which may exceed 1.
     """

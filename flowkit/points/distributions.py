@@ -33,7 +33,7 @@ Drawn = tuple[np.ndarray, np.ndarray]  # points (n, 2) float64 and their classes
 
 
 def draw(name: str, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """`n` fresh points of the distribution `name`, one of `NAMES`: x (n, 2) float32, label (n,) int64, condition (n, 1) float32.
+    """Draw `n` points of the distribution `name`: x (n, 2) float32, label (n,) int64, condition (n, 1) float32.
 
     label is None unless the name ends in "-labelled", condition unless it ends in "-conditioned": it is the point's own
     first coordinate then, as in C2OT. The points are in no order. Raises UserError for a name that there is not.
@@ -48,7 +48,7 @@ def draw(name: str, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.nd
 
 
 def class_names(name: str) -> tuple[str, ...]:
-    """What the labels of `draw(name, ...)` mean; empty where it gives none."""
+    """Return the meanings of the labels of `draw(name, ...)`. Empty if there are none."""
     return CLASS_NAMES[name.removesuffix(LABELED)] if name.endswith(LABELED) else ()
 
 

@@ -67,7 +67,7 @@ class PointsDomain(Domain):
         return True
 
     def trajectories(self, shape: tuple[int, ...]) -> Callable[[np.ndarray, Path, np.ndarray | None], Path]:
-        """Raises UserError unless the points are 2-D."""
+        """Raise UserError unless the points are 2-D."""
         if shape != (2,):
             raise UserError(
                 f"--trajectories: requires 2-D points, and this model samples points of {shape[0]} dimensions; leave it out"

@@ -114,7 +114,7 @@ def _by_class(cost: np.ndarray, strata: list[np.ndarray], some: tuple[np.ndarray
 
 
 def _energy(within: np.ndarray, between: np.ndarray, own: np.ndarray, ref: np.ndarray, oth: np.ndarray) -> float:
-    """2 E|X - Y| - E|X - X'| - E|Y - Y'| over distinct rows. Unbiased, so it can be negative (Szekely, 2013)."""
+    """Return 2 E|X - Y| - E|X - X'| - E|Y - Y'| over distinct rows. Unbiased, so it can be negative (Szekely, 2013)."""
     apart = lambda matrix, rows: matrix[rows][:, rows].sum() / (len(rows) * max(len(rows) - 1, 1))  # noqa: E731
     return float(2 * between[ref][:, oth].mean() - apart(within, ref) - apart(own, oth))
 

@@ -38,7 +38,7 @@ class Plot:
         self._draw = ImageDraw.Draw(self._inside)
 
     def dots(self, points: np.ndarray, color: Color, radius: float, alpha: float = 1.0) -> None:
-        """Discs of `radius` pixels at points (N, 2). Where `alpha` is below 1, what is under them all shows through."""
+        """Draw discs of `radius` pixels at points (N, 2). alpha: opacity of all discs together."""
         from PIL import Image, ImageDraw
 
         points = points[np.isfinite(points).all(axis=1)]
@@ -49,7 +49,7 @@ class Plot:
         self._inside.paste(color, mask=mask)
 
     def line(self, points: np.ndarray, colors: Sequence[Color], width: float) -> None:
-        """A polyline through points (T, 2), T - 1 pieces of `width` pixels, each in its color."""
+        """Draw a polyline through points (T, 2), T - 1 pieces of `width` pixels, each in its color."""
         if not np.isfinite(points).all():
             return
         pixels = [tuple(place) for place in self._pixels(points).tolist()]
@@ -108,7 +108,7 @@ class Plot:
 
 
 def ticks(low: float, side: float) -> list[tuple[float, float]]:
-    """Some four to eight round numbers of [low, low + side], each with its share of the way."""
+    """Return four to eight round numbers in [low, low + side], each with its position as a fraction of the side."""
     step = 10.0 ** math.floor(math.log10(side / 4))
     step *= next(factor for factor in (5, 2, 1) if side / (factor * step) >= 4)
     first = math.ceil(low / step)

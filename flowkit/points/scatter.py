@@ -24,7 +24,7 @@ def write_scatter(
     class_label: np.ndarray | None = None,
     class_names: Sequence[str] = (),
 ) -> Path:
-    """A PNG of samples (N, 2), by class where labeled (N,), over data (M, 2) in gray; the window is the data's.
+    """Write a PNG of samples (N, 2), by class where labeled (N,), over data (M, 2) in gray; the window is the data's.
 
     Classes beyond the palette's eight take its colors again, and are not named. Raises UserError where it cannot write.
     """
@@ -47,7 +47,7 @@ def write_scatter(
 
 
 def write_trajectories(states: np.ndarray, path: Path | str, data: np.ndarray | None = None) -> Path:
-    """A PNG of at most 64 of the trajectories states (T, N, 2), T >= 2, colored by time, over data (M, 2) in gray.
+    """Write a PNG of at most 64 of the trajectories states (T, N, 2), T >= 2, colored by time, over data (M, 2) in gray.
 
     Raises ValueError for another shape, and UserError where the file cannot be written.
     """
@@ -72,7 +72,7 @@ def write_trajectories(states: np.ndarray, path: Path | str, data: np.ndarray | 
 
 
 def color_at(t: float) -> Color:
-    """The color of a time in [0, 1]."""
+    """Return the color of a time in [0, 1]."""
     place = np.linspace(0, 1, len(STOPS))
     red, green, blue = (round(float(np.interp(t, place, STOPS[:, channel]))) for channel in range(3))
     return red, green, blue

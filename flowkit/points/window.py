@@ -30,7 +30,7 @@ class Window:
 
 
 def around(*windows: Window) -> Window:
-    """The least window that holds all of these."""
+    """Return the smallest window that contains all of these."""
     left, bottom = (min(getattr(window, edge) for window in windows) for edge in ("left", "bottom"))
     right = max(window.left + window.side for window in windows)
     top = max(window.bottom + window.side for window in windows)
@@ -39,7 +39,7 @@ def around(*windows: Window) -> Window:
 
 
 def window_of(points: np.ndarray) -> Window:
-    """A window that holds nearly all of points (N, 2), leaving out those that are not finite and a few far ones."""
+    """Return a window that holds nearly all of points (N, 2), leaving out those that are not finite and a few far ones."""
     points = np.asarray(points, np.float64)
     points = points[np.isfinite(points).all(axis=1)]
     if not len(points):

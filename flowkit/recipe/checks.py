@@ -142,7 +142,7 @@ def _averages(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def _no_divisor(size: int, total: int, of: str) -> str:
-    """`6 does not divide train.batch_size = 64; the nearest that do are 4 and 8`."""
+    """Return a message such as `6 does not divide train.batch_size = 64; the nearest that do are 4 and 8`."""
     divisors = {d for n in range(1, math.isqrt(total) + 1) if total % n == 0 for d in (n, total // n)}
     below = max((d for d in divisors if d < size), default=None)
     above = min((d for d in divisors if d > size), default=None)

@@ -177,7 +177,7 @@ class Recipe(ShownAsHtml, Section):
         )
 
     def __str__(self) -> str:
-        """The recipe as TOML."""
+        """Return the recipe as TOML."""
         from flowkit.recipe.dump import dump_toml
 
         return dump_toml(self)

@@ -95,7 +95,7 @@ class SketchDomain(Domain):
             )
 
     def model_args(self, data: Dataset, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Raises UserError if the normalizer does not keep strokes apart."""
+        """Return the arguments of the model. Raises UserError if the normalizer mixes strokes."""
         if len(shape) != 2:
             raise UserError(
                 "data.normalizer.components: cannot be used with sketches, because dropping components mixes their strokes; "
@@ -140,7 +140,7 @@ class SketchDomain(Domain):
         return tidy(x, given) if x.shape[-1] > EXISTS else x
 
     def preview(self, rows: Dataset) -> list[Preview]:
-        """Sketches as braille pictures of 24 x 12 characters, and in smaller sizes."""
+        """Return sketches as braille pictures of 24 x 12 characters, and in smaller sizes."""
         return [
             Preview(
                 title, braille(sketch), sizes=tuple(Preview(title, braille(sketch, 2 * n, n)) for n in range(5, 12))

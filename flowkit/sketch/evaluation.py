@@ -152,7 +152,7 @@ class SketchEvaluator:
 
 
 def _distribution(reference: _Described, other: _Described) -> Column:
-    """Everything that compares two sets of equal size; 'other' are samples, real sketches or Gaussian draws."""
+    """Compare two sets of equal size. other: samples, real sketches or Gaussian draws."""
     sizes = (len(reference.x), len(other.x))
     clouds = [chamfer(a, b) for a, b in _three(reference.clouds, other.clouds)]
     grids = [euclidean(a, b) for a, b in _three(reference.grid, other.grid)]

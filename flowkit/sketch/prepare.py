@@ -206,7 +206,7 @@ class _Tally:
         )
 
     def duplicates(self) -> list[str]:
-        """Notes on exact duplicates."""
+        """Return notes on exact duplicates."""
         again = [splits for splits in self.alike.values() if len(splits) > 1]
         if not again:
             return []
@@ -224,7 +224,7 @@ class _Tally:
         return tuple(sorted(self.by_class.values(), key=lambda report: report.name))
 
     def summary(self) -> dict[str, Any]:
-        """What the sidecar stores about the preparation."""
+        """Return what the sidecar stores about the preparation."""
         total = summed(self.by_class.values())
         errors, left_out = total.errors, total.left_out
         fit = {"sketches": len(errors), "error_median": median(errors or [0.0]), "error_max": max(errors, default=0.0)}

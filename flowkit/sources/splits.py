@@ -94,7 +94,9 @@ def places(entries: Sequence[Entry], fallback: str) -> Places:
 
 
 def _split_level(rest: Sequence[tuple[str, ...]]) -> int | None:
-    """The first level at which every folder is named like a split; below the first, also two of them, or one for each file."""
+    """Return the first level at which every folder is named like a split.
+
+    Below the first level, this requires two such folders, or one for each file."""
     for level in range(3):
         names = {f[level] for f in rest if len(f) > level}
         certain = level == 0 or len(set(map(split_of, names))) > 1 or all(len(f) > level for f in rest)

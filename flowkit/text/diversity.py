@@ -92,7 +92,7 @@ class SelfBleu:
         self._orders = [_counted(sentences, n) for n in range(1, ORDER + 1)]
 
     def __call__(self, rows: np.ndarray) -> float:
-        """Among the sentences `rows` only, each of which appears once; 0 for fewer than two."""
+        """Return the mean BLEU of the sentences `rows` with each other. 0 for fewer than two."""
         return float(self.scores(rows).mean()) if len(rows) > 1 else 0.0
 
     def scores(self, rows: np.ndarray) -> np.ndarray:

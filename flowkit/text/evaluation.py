@@ -129,7 +129,7 @@ class TextEvaluator:
         }
 
     def _near_held_out(self) -> dict[str, np.ndarray]:
-        """Cosines to the nearest held-out row, by column; empty if there are too few held-out rows."""
+        """Return cosines to the nearest held-out row, by column; empty if there are too few held-out rows."""
         x, rows = self.comparison.data.x, self.comparison.sides.held_out
         if len(rows) < 2:
             return {}
@@ -154,7 +154,7 @@ class TextEvaluator:
         return decoded
 
     def _decoded_metrics(self, name: str, said: Reference) -> Column:
-        """Cycle and sentence metrics of a column. "real" uses the cycle of the reference and the original sentences."""
+        """Return cycle and sentence metrics of a column. "real" uses the cycle of the reference and the original sentences."""
         sides, decoded, texts = self.comparison.sides, self.decoded[name], self.decoded[name].texts
         if name == "real":
             texts = self._texts(sides.real[decoded.rows]) or texts

@@ -81,7 +81,7 @@ def _json_lines(reading: Reading) -> Iterator[Row]:
 
 
 def _json(reading: Reading) -> Iterator[Row]:
-    """One value: an array of strings or objects, an object with such an array, or one of columns."""
+    """Read one JSON value: an array of strings or objects, an object with such an array, or an object of columns."""
     try:
         found = json.loads(_decoded(reading.files.read(reading.entry, MAX_JSON)))
     except (ValueError, RecursionError) as error:
@@ -107,7 +107,7 @@ def _decoded(raw: bytes) -> str:
 
 
 def _json_table(reading: Reading, found: dict[str, Any]) -> Any:
-    """The array inside an object: rows under one key, or one column per key."""
+    """Return the array inside an object: rows under one key, or one column per key."""
     lists = {key: value for key, value in found.items() if isinstance(value, list) and value}
     if len(lists) == len(found) and len({len(value) for value in lists.values()}) == 1 and len(lists) > 1:
         return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
@@ -125,7 +125,7 @@ def _json_table(reading: Reading, found: dict[str, Any]) -> Any:
 
 
 def _json_column(reading: Reading, sample: Sequence[Any]) -> str:
-    """The key of the sentences, chosen from the first objects."""
+    """Return the key of the sentences, chosen from the first objects."""
     objects = [_flattened(one) for one in sample if isinstance(one, dict)]
     if not objects:
         return "text"

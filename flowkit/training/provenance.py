@@ -23,7 +23,7 @@ GIT_TIMEOUT = 5.0  # seconds; a status of a large repository on a network disk c
 
 
 def now() -> str:
-    """Local time with its offset, as in "2026-11-29T03:28:22+00:00"."""
+    """Return local time with its offset, as in "2026-11-29T03:28:22+00:00"."""
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 

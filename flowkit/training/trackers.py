@@ -129,7 +129,7 @@ def _step(line: bytes) -> float:
 
 
 def _elapsed(line: bytes, otherwise: float) -> float:
-    """The seconds in a metrics line; `otherwise` for a line of an older version."""
+    """Return the seconds in a metrics line; `otherwise` for a line of an older version."""
     found = parse_json(line).get("elapsed")
     return float(found) if isinstance(found, int | float) else otherwise
 

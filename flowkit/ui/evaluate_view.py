@@ -73,11 +73,11 @@ def _cell(estimate: Estimate | None, figure: Figure, wide: bool, interval: bool)
 
 
 def _decimals(shown: Estimate) -> int:
-    """The number of decimals that gives the larger end three significant digits."""
+    """Return the number of decimals that gives the larger end three significant digits."""
     largest = max(abs(shown.low), abs(shown.high), abs(shown.value))
     return 2 if largest < 10 else 1 if largest < 100 else 0
 
 
 def evaluation_progress() -> AbstractContextManager[Callable[[str, int, int], None]]:
-    """One bar on stderr for the progress of `evaluate_*`."""
+    """Show a bar on stderr for the progress of `evaluate_*`."""
     return stage_bar("opening")

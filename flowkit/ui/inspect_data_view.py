@@ -79,7 +79,7 @@ def _vectors(found: dict[str, Any], dimensions: int) -> Settings:
 
 
 def _classes(counts: dict[str, int], width: int) -> Table:
-    """Name, count and bar of each class, in as many columns as fit."""
+    """Return name, count and bar of each class, in as many columns as fit."""
     shown = list(counts.items())[:MOST_CLASSES]
     names = min(28, max(cell_len(name) for name, _ in shown))
     top, digits = max(1, *counts.values()), len(f"{max(counts.values()):,}")
@@ -103,6 +103,6 @@ def _classes(counts: dict[str, int], width: int) -> Table:
 
 
 def _bar(share: float, width: int) -> str:
-    """A bar in eighths of a cell."""
+    """Return a bar, drawn in eighths of a cell."""
     whole, eighths = divmod(round(8 * width * share), 8)
     return "█" * whole + (" ▏▎▍▌▋▊▉"[eighths] if eighths else "")

@@ -53,7 +53,7 @@ def _title(report: dict[str, Any]) -> str:
 
 
 def _model(report: dict[str, Any], console: Console) -> None:
-    """A run or a checkpoint."""
+    """Print a run or a checkpoint."""
     run, model = report.get("run"), report.get("model")
     if model:
         console.print(FactsBlock(_model_facts(model, report)))
@@ -110,7 +110,7 @@ def _model_facts(model: dict[str, Any], report: dict[str, Any]) -> Facts:
 
 
 def _ema_of(model: dict[str, Any]) -> dict[str, Any]:
-    """The EMA settings, and how many updates each average covers at this step."""
+    """Return the EMA settings, and how many updates each average covers at this step."""
     ema, step = model["ema"], model.get("step")
     if not isinstance(step, int):
         return ema
@@ -123,7 +123,7 @@ def _ema_of(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def _averages(model: dict[str, Any], files: dict[str, int]) -> dict[str, str]:
-    """The validation loss of each stored average, by label. Sampling uses the first."""
+    """Return the validation loss of each stored average, by label. Sampling uses the first."""
     found = model.get("validation") or {}
     losses = dict(found.get("ema_losses") or {})
     labels = [label for label, name in average_files(model.get("ema")).items() if name in files]
@@ -185,7 +185,7 @@ def _metrics_facts(metrics: dict[str, Any]) -> Facts:
 
 
 def _metrics(metrics: dict[str, Any] | None, console: Console) -> None:
-    """The losses of a metrics.jsonl, and their curves."""
+    """Print the losses of a metrics.jsonl, and their curves."""
     if metrics is None:
         console.print("no losses were logged yet")
         return
@@ -198,7 +198,7 @@ def _metrics(metrics: dict[str, Any] | None, console: Console) -> None:
 
 
 def _content(content: dict[str, Any] | None) -> Facts:
-    """The values of a JSON file that fit on a line."""
+    """Return the values of a JSON file that fit on a line."""
     shown = {name: found for name, found in (content or {}).items() if name != "format"}
     return [(name, str(found)) for name, found in shown.items() if isinstance(found, str | int | float)]
 
@@ -223,7 +223,7 @@ def _checkpoints(checkpoints: list[dict[str, Any]]) -> Facts:
 
 
 def _snapshots(names: list[str]) -> Facts:
-    """Snapshots of the power-function averages, for `flowkit ema`."""
+    """Return snapshots of the power-function averages, for `flowkit ema`."""
     if not names:
         return []
     first, last = (f"{int(name.removeprefix('step-')):,}" for name in (names[0], names[-1]))
@@ -245,7 +245,7 @@ def _recipe_facts(report: dict[str, Any]) -> Facts:
 
 
 def recipe_view(recipe: dict[str, Any], given: dict[str, list[str]] | None = None) -> RenderableType:
-    """One paragraph per section. With `given`, the keys that the file itself sets are bold."""
+    """Return one paragraph per section. With `given`, the keys that the file itself sets are bold."""
     facts: Facts = []
     for section, keys in recipe.items():
         if isinstance(keys, dict):

@@ -48,7 +48,7 @@ def recall(run_dir: Path, step: int, tell: Callable[[Event], None]) -> float:
 
 
 def _number(x: Any) -> float:
-    """metrics.jsonl has null where a number was not finite."""
+    """Convert a number; null, which metrics.jsonl has for numbers that are not finite, becomes NaN."""
     return math.nan if x is None else float(x)
 
 
@@ -72,7 +72,7 @@ def _validated(row: dict[str, Any]) -> Validated:
 
 
 def _samples(run_dir: Path, step: int, figures: dict[str, float]) -> list[Sampled]:
-    """The latest samples up to `step`. How long they took is not known any more: NaN."""
+    """Return the latest samples up to `step`. Their duration is NaN, because it is not stored."""
     from flowkit.data.dataset import read_sidecar
     from flowkit.inspect.dataset import pictures
 

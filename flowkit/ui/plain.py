@@ -47,7 +47,7 @@ class QuietListener(PlainListener):
 
 
 def lines(event: Event, state: RunState) -> list[str]:
-    """The lines for `event`."""
+    """Return the lines for `event`."""
     match event:
         case RunStarted():
             return [_run(event)]
@@ -70,7 +70,7 @@ def lines(event: Event, state: RunState) -> list[str]:
 
 
 def _sentences(event: Sampled, most: int = 3) -> list[str]:
-    """The first few samples, if each is a single line."""
+    """Return the first few samples, if each is a single line."""
     if any(len(preview.lines) != 1 for preview in event.previews):
         return []
     return [

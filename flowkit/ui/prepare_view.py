@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def summary(report: PrepareReport, width: int = 80) -> Group:
-    """A table with a row per class and a total, why drawings were dropped, and what was written."""
+    """Return a table with a row per class and a total, why drawings were dropped, and what was written."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Group
     from rich.markup import escape

@@ -41,13 +41,13 @@ def preview_grid(previews: Sequence[Preview], width: int, height: int | None = N
 
 
 def _columns(previews: Sequence[Preview], width: int) -> tuple[int, int]:
-    """(width of a picture, how many of them stand side by side)."""
+    """Return the width of a picture and the number of pictures per row."""
     cell = min(width, max(_width(preview) for preview in previews))
     return cell, max(1, (width + GAP) // (cell + GAP))
 
 
 def _covered(previews: Sequence[Preview], width: int, height: int) -> int:
-    """Cells that pictures of this size would cover; 0 if not one of them fits."""
+    """Return the number of cells that pictures of this size would cover. 0 if none fits."""
     wide, rows = len(previews[0].lines[0]), len(previews[0].lines)
     _, columns = _columns(previews, width)
     shown = min(len(previews), columns * ((height + 1) // (rows + 2)))  # a title above, a blank line between

@@ -9,7 +9,7 @@ NOTHING = "–"  # shown for a value that is not known yet
 
 
 def value(x: float | None) -> str:
-    """Four significant digits: `0.4312`, `12.35`, `3.2e-05`; `nan` and `inf` as they are."""
+    """Format with four significant digits: `0.4312`, `12.35`, `3.2e-05`; `nan` and `inf` as they are."""
     if x is None:
         return NOTHING
     if not math.isfinite(x):
@@ -21,7 +21,7 @@ def value(x: float | None) -> str:
 
 
 def short_count(n: float) -> str:
-    """`812`, `7.41 M`, `1.20 B`."""
+    """Format a count: `812`, `7.41 M`, `1.20 B`."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if n >= 0.9995 * size:
             scaled = n / size
@@ -30,14 +30,14 @@ def short_count(n: float) -> str:
 
 
 def rate(per_second: float) -> str:
-    """`21,400` or `3.2`: rows per second."""
+    """Format rows per second: `21,400` or `3.2`."""
     if not math.isfinite(per_second):
         return NOTHING
     return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.1f}"
 
 
 def size(num_bytes: float) -> str:
-    """`812 B`, `29.6 MB`, `3.1 GB`, in powers of 1000 as disks and file managers count."""
+    """Format a size in bytes: `812 B`, `29.6 MB`, `3.1 GB`, in powers of 1000 as disks and file managers count."""
     for unit in ("B", "kB", "MB", "GB"):
         if num_bytes < 999.5:
             return f"{num_bytes:.0f} {unit}" if unit == "B" or num_bytes >= 99.95 else f"{num_bytes:.1f} {unit}"
@@ -46,7 +46,7 @@ def size(num_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`0:07`, `12:04`, `1:02:03`, `3 d 04:10`."""
+    """Format a duration: `0:07`, `12:04`, `1:02:03`, `3 d 04:10`."""
     if not math.isfinite(seconds):
         return NOTHING
     minutes, s = divmod(max(0, round(seconds)), 60)
@@ -58,5 +58,5 @@ def duration(seconds: float) -> str:
 
 
 def shape(sizes: Sequence[int]) -> str:
-    """`32 × 8`."""
+    """Format a shape: `32 × 8`."""
     return " × ".join(map(str, sizes)) or "scalar"

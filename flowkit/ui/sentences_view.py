@@ -45,7 +45,7 @@ def wrapped(text: str, width: int) -> list[str]:
 
 
 def cut(lines: Sequence[str], most: int, width: int) -> list[str]:
-    """The first `most` (at least one) of `lines`. If some are left out, the last one ends in "…"."""
+    """Return the first `most` (at least one) of `lines`. If some are left out, the last one ends in "…"."""
     if len(lines) <= most:
         return list(lines)
     last = " ".join(lines[most - 1 : most + 1])
@@ -113,7 +113,7 @@ def sentence_table(
 
 
 def _beside(columns: Mapping[str, Sequence[str]], room: int) -> tuple[Cells, Body]:
-    """The header, and each row's sentences in columns side by side."""
+    """Return the header, and each row's sentences in columns side by side."""
     longest = {name: max(cell_len(one_line(text)) for text in (name, *texts)) for name, texts in columns.items()}
     sizes = _shared(longest, room - len(GAP) * (len(columns) - 1))
 
@@ -127,7 +127,7 @@ def _beside(columns: Mapping[str, Sequence[str]], room: int) -> tuple[Cells, Bod
 
 
 def _below(columns: Mapping[str, Sequence[str]], room: int) -> tuple[Cells, Body]:
-    """No header, and each row's sentences below each other, each with its name."""
+    """Return an empty header, and each row's sentences below each other, each with its name."""
     label = max(map(cell_len, columns))
 
     def body() -> Body:
@@ -164,14 +164,14 @@ def _shared(longest: Mapping[str, int], room: int) -> dict[str, int]:
 
 
 def _cell(text: str, size: int, style: str = "") -> Text:
-    """`text` in exactly `size` cells."""
+    """Return `text` in exactly `size` cells."""
     cell = Text(text, style)
     cell.truncate(size, overflow="ellipsis", pad=True)
     return cell
 
 
 def _aside(text: str, size: int, style: str) -> Text:
-    """A title or remark in exactly `size` cells: numbers aligned right, words left."""
+    """Return a title or remark in exactly `size` cells: numbers aligned right, words left."""
     text = text.rjust(size) if text[:1].isdigit() or text[:1] in "-+" else text
     return _cell(text, size, style)
 

@@ -57,7 +57,7 @@ class Scale:
 
     @classmethod
     def of(cls, points: Points) -> Scale | None:
-        """Of all the points; without the first tenth of the steps if that would take more than half of the scale."""
+        """Return the scale of all points, without the first tenth of the steps if that would take more than half of it."""
         if not points:
             return None
         values = [value for _, value in points]
@@ -75,7 +75,7 @@ class Scale:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """At most `width` block characters. More values than that are averaged in equal groups."""
+    """Return at most `width` block characters. More values than that are averaged in equal groups."""
     if not values or width < 1:
         return ""
     if len(values) > width:
@@ -87,7 +87,7 @@ def sparkline(values: Sequence[float], width: int) -> str:
 
 
 def bars(values: Sequence[float]) -> str:
-    """One block per value, as high as its share of the largest value."""
+    """Return one block per value, as high as its share of the largest value."""
     finite = [value for value in values if math.isfinite(value)]
     top = max(finite, default=0.0)
     if top <= 0:
@@ -96,7 +96,7 @@ def bars(values: Sequence[float]) -> str:
 
 
 def chart(series: Sequence[tuple[Points, str]], last_step: float, width: int, rows: int) -> list[Text]:
-    """`rows` lines of `width` cells. `series` are curves with their styles, later ones drawn over earlier ones.
+    """Return `rows` lines of `width` cells. `series` are curves with their styles, later ones drawn over earlier ones.
 
     Steps 0 to `last_step` across, values up, all on one `Scale`.
     """

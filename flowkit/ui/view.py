@@ -30,7 +30,7 @@ AFTERWORD = 5  # rows below the last frame: the summary, what to type next, and 
 
 
 def progress(state: RunState, width: int) -> Text:
-    """The bar, and what is done and left, in one line."""
+    """Return the bar, and what is done and left, in one line."""
     started = state.started
     if started is None:
         return Text("starting ...", QUIET)
@@ -64,7 +64,7 @@ def progress(state: RunState, width: int) -> Text:
 
 
 def lines(state: RunState, width: int, height: int) -> list[Text]:
-    """At most `height` lines of at most `width` cells. Before the start event, a single line that says so."""
+    """Return at most `height` lines of at most `width` cells. Before the start event, a single line that says so."""
     if state.started is None:
         return [progress(state, width)]
     body = _roomy if width >= ROOMY_WIDTH and height >= ROOMY_HEIGHT else _compact
@@ -95,7 +95,7 @@ def _head(started: RunStarted, width: int) -> list[Text]:
 
 
 def _flow(parts: Sequence[Text], width: int, gap: str = "   ") -> list[Text]:
-    """The parts in as many lines as they take, broken between parts only."""
+    """Return the parts in as many lines as they take, broken between parts only."""
     drawn: list[Text] = []
     for part in parts:
         if drawn and drawn[-1].cell_len + len(gap) + part.cell_len <= width:
@@ -165,7 +165,7 @@ def _validation(state: RunState) -> list[str | tuple[str, str]]:
 
 
 def _baselines(state: RunState, short: bool = False) -> Text:
-    """The losses of predicting zero and of the best Gaussians, on the same rows, noises and times."""
+    """Return the losses of predicting zero and of the best Gaussians, on the same rows, noises and times."""
     found = state.validated
     if not found:
         return Text()
@@ -176,7 +176,7 @@ def _baselines(state: RunState, short: bool = False) -> Text:
 
 
 def _bins(state: RunState, width: int) -> Text:
-    """The loss by time, one block per bin, from noise to data."""
+    """Return the loss by time, one block per bin, from noise to data."""
     bins = state.validated.bins if state.validated else ()
     if not bins or width < len(bins) + 13:
         return Text()
@@ -191,7 +191,7 @@ def _speed(state: RunState) -> list[str | tuple[str, str]]:
 
 
 def _terms(state: RunState) -> list[Text]:
-    """The auxiliary losses, and MeanFlow's one-step error."""
+    """Return the auxiliary losses, and MeanFlow's one-step error."""
     terms = dict(state.logged.terms) if state.logged else {}
     if state.validated and state.validated.one_step_error is not None:
         terms["one-step error"] = state.validated.one_step_error
@@ -212,7 +212,7 @@ def _best(state: RunState) -> Text:
 
 
 def _chart(state: RunState, width: int, rows: int) -> list[Text]:
-    """The losses over the whole run, with the ends of the scale at the left and the steps below."""
+    """Return the losses over the whole run, with the ends of the scale at the left and the steps below."""
     assert state.started
     label = 9
     losses, validations = list(state.losses.points), list(state.validations.points)
@@ -247,7 +247,7 @@ def _samples(state: RunState, width: int, height: int) -> list[Text]:
 
 
 def _path(path: Path) -> str:
-    """Relative to the current folder, if that is shorter."""
+    """Return a path relative to the current folder, if that is shorter."""
     try:
         return min(str(path), os.path.relpath(path), key=len)
     except (OSError, ValueError):

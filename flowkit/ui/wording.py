@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def batch(started: RunStarted) -> str:
-    """`256`, or `256 = 2 × 4 × 32`: processes × accumulation steps × micro-batch."""
+    """Describe the batch size: `256`, or `256 = 2 × 4 × 32`: processes × accumulation steps × micro-batch."""
     parts = [started.num_processes, started.accumulation]
     factors = [str(part) for part in (*parts, started.micro_batch_size) if part > 1]
     return f"{started.batch_size}" + (f" = {' × '.join(factors)}" if any(part > 1 for part in parts) else "")
@@ -24,12 +24,12 @@ def plural(count: int, noun: str) -> str:
 
 
 def averaged(decay: float) -> str:
-    """`last 116 updates`: those with most of the weight in an average with that decay."""
+    """Describe an average: `last 116 updates`, those with most of the weight in an average with that decay."""
     return f"last {plural(round(1 / (1 - decay)), 'update')}"
 
 
 def summary(state: RunState, finished: Finished) -> str:
-    """`done at step 5,000 after 12:04, validation loss 0.4120, best 0.4102 at step 4,800`."""
+    """Summarize a run: `done at step 5,000 after 12:04, validation loss 0.4120, best 0.4102 at step 4,800`."""
     took = duration(finished.seconds)
     if state.earlier_seconds:
         took += f" ({duration(state.earlier_seconds + finished.seconds)} in all sessions)"
@@ -42,7 +42,7 @@ def summary(state: RunState, finished: Finished) -> str:
 
 
 def next_commands(finished: Finished) -> list[str]:
-    """Two commands to type next."""
+    """Return two commands to type next."""
     run = shlex.quote(str(finished.run_dir))
     if finished.reason != "done":
         return [

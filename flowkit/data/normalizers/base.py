@@ -31,7 +31,7 @@ class Normalizer(ABC):
 
     @abstractmethod
     def denormalize(self, x: Tensor) -> Tensor:
-        """The inverse of `normalize`."""
+        """Return the inverse of `normalize`."""
 
     def normalize_rows(self, x: np.ndarray, rows: np.ndarray, move: Callable[[Tensor], Tensor]) -> Tensor:
         """Return `normalize(x[rows])` on the device that `move` moves to: x (N, ...) float32, rows (n,) -> (n, *self.shape(...)).

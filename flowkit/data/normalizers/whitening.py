@@ -139,7 +139,7 @@ class Whitening(Normalization):
     )
 
     def fit(self, x: np.ndarray, rows: np.ndarray) -> WhiteningNormalizer:
-        """Raises UserError for more components than elements, or rows too wide for a covariance matrix."""
+        """Fit on `x[rows]`. Raises UserError for more components than elements, or rows too wide for a covariance matrix."""
         dim = math.prod(x.shape[1:])
         if dim > MAX_DIM:
             raise UserError(f'data.normalizer: "whitening" needs a {dim} x {dim} matrix for rows of {dim:,} numbers; '

@@ -110,7 +110,8 @@ def _train_alone(recipe: MiniRecipe, broken: str | None) -> cache.Kept:
                     kept = _train(recipe, tell)
             except KeyboardInterrupt:
                 raise Interrupted(
-                    "training of the miniature SONAR was interrupted and cannot be resumed; rerun the command to start again"
+                    "the miniature SONAR was not trained completely, and training cannot be resumed; rerun the "
+                    "command to start again"
                 ) from None
     return kept
 
