@@ -12,8 +12,9 @@ from PIL import Image
 
 from flowkit.domain import get_domain
 from flowkit.errors import UserError
-from flowkit.sketch.animate import HOLD, INK, MARK, PAGE, PAPER, animated_svg, flow_gif, strip
+from flowkit.sketch.animate import HOLD, INK, PAGE, PAPER, animated_svg, flow_gif, strip
 from flowkit.sketch.bezier import arc_length, from_lines
+from flowkit.sketch.raster import MARK
 from flowkit.sketch.strokes import as_row, pen_strokes, tidy
 from flowkit.sketch.svg_write import svg
 
