@@ -44,6 +44,7 @@ class Domain:
     compared_with: tuple[str, ...] = ("validation",)  # splits to compare samples with: the first that has enough rows
     together: bool = False  # whether a preview shows all rows in one picture, instead of one row each
     inverted_rows: int = 0  # validation rows that training maps to noise and back whenever it draws samples
+    statistics_of: str = "vectors"  # the heading of `statistics`: "vectors" or "strokes"
     has_parts: bool = (
         False  # whether rows are tokens (S, D) with `parts`, so that some can be given and the others completed
     )
@@ -135,7 +136,7 @@ class Domain:
         return x
 
     def statistics(self, x: np.ndarray) -> dict[str, Any] | None:
-        """Return what `inspect` reports under "vectors" for rows x (N, ...), or None."""
+        """Return what `inspect` reports under `statistics_of` for rows x (N, ...), or None."""
         return None
 
     def preview(self, rows: Dataset) -> list[Preview]:

@@ -19,7 +19,7 @@ from flowkit.errors import UserError, listing, nearest
 from flowkit.sketch.animate import flow_gif, strip
 from flowkit.sketch.normalizer import Strokes
 from flowkit.sketch.raster import contact_sheet, trace
-from flowkit.sketch.strokes import CONTINUES, EXISTS, as_row, exists, tidy
+from flowkit.sketch.strokes import CONTINUES, EXISTS, as_row, continues, exists, tidy
 from flowkit.sketch.svg_write import svg, write_svg
 from flowkit.sources.arrays import found_in
 from flowkit.sources.kinds import SKETCHES
@@ -46,6 +46,7 @@ class SketchDomain(Domain):
     builtin = ("doodles", "pen_doodles")
     sizes = ("num_strokes", "stroke_dim")
     default_normalizer = "global"
+    statistics_of = "strokes"
     has_parts = True
     measures_memorization = True
 
@@ -138,6 +139,15 @@ class SketchDomain(Domain):
 
     def finish(self, x: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
         return tidy(x, given) if x.shape[-1] > EXISTS else x
+
+    def statistics(self, x: np.ndarray) -> dict[str, Any] | None:
+        """Return mean and range of the numbers of cubics and pen strokes; None for rows without pen strokes."""
+        if x.ndim != 3 or x.shape[-1] <= EXISTS or not len(x):
+            return None
+        cubics = exists(x).sum(axis=1)
+        found = {"cubics": cubics, "pen_strokes": cubics - continues(x).sum(axis=1)}
+        return {name: {"mean": float(count.mean()), "min": int(count.min()), "max": int(count.max())}
+                for name, count in found.items()}  # fmt: skip
 
     def preview(self, rows: Dataset) -> list[Preview]:
         """Return sketches as braille pictures of 24 x 12 characters, and in smaller sizes."""

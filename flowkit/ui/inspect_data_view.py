@@ -59,6 +59,9 @@ def _facts(report: dict[str, Any]) -> Facts:
         facts.append((name, shown))
     if report["vectors"]:
         facts.append(("vectors", _vectors(report["vectors"], report["shape"][0])))
+    if report["strokes"]:
+        facts.append(("strokes", settings({name.replace("_", " "): f"{count['mean']:.3g} ({count['min']} to {count['max']})"
+                                           for name, count in report["strokes"].items()})))  # fmt: skip
     facts += [
         (key, settings(content) if isinstance(content, dict) else plain(content))
         for key, content in report["info"].items()

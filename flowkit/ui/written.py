@@ -26,7 +26,7 @@ def print_written(decoded: Decoded, noun: str, facts: str, preview: bool, also: 
         for line in preview_grid(decoded.previews, console.width, caption=decoded.shown.caption):
             console.print(line)
         console.print()
-    sheets = [path for path in decoded.files if path.suffix == ".png"]
+    sheets = [path for path in decoded.files if path.suffix in (".png", ".gif")]
     rows = len(decoded.files) - len(sheets)
     if rows:
         console.print(f"[bold]{rows}[/bold] {decoded.shown.noun or noun} -> {decoded.out}/")
