@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flowkit.cli.completion import complete_class
 from flowkit.cli.options import (
     OUTPUT,
     BatchSize,
@@ -39,7 +40,8 @@ def sample(
         list[str] | None,
         typer.Option(
             help="Class name or number. May be repeated. 'all' (the default) cycles through all classes, 'null' samples "
-            "without a class."
+            "without a class.",
+            autocompletion=complete_class,
         ),
     ] = None,
     condition: Annotated[
