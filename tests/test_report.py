@@ -105,6 +105,19 @@ def test_a_page_about_several_runs(trained, tmp_path):
     assert page.of("over-time") == 3
 
 
+def test_evaluations_of_one_run_stand_side_by_side(tmp_path):
+    run = made(tmp_path / "run")
+    for solver, ends in (("euler", (2, 1.9, 2.1)), ("midpoint", (1, 0.9, 1.1))):
+        evaluation(run, solver, solver=f"100, {solver}, seed 0", f=("lower is better", ends))
+    evaluation(run, "other", protocol="points-0", step=1, f=("lower is better", (7, 6, 8)))
+    page = report(tmp_path, run)
+    assert "euler" in page.text and "midpoint" in page.text and "7.00" not in page.text
+    assert page.text.count("better") > page.text.count("lower is better") and page.of("whisker") == 3
+    # A run with one evaluation needs no names.
+    evaluation(other := made(tmp_path / "other"), f=("lower is better", (1, 0.9, 1.1)))
+    assert "samples" in report(tmp_path, other).text
+
+
 def test_sketches_and_sentences(tmp_path):
     sketches = np.random.default_rng(0).uniform(-1, 1, (3, 4, 8)).astype(np.float32)
     run = made(tmp_path / "sketches")
