@@ -29,7 +29,13 @@ runner = CliRunner()
 
 
 def evaluation(
-    run: Path, name: str = "one", protocol: str = "points-1", step: int = 10, solver: str = "midpoint", **figures: Any
+    run: Path,
+    name: str = "one",
+    protocol: str = "points-1",
+    step: int = 10,
+    solver: str = "midpoint",
+    rows: int = 100,
+    **figures: Any,
 ) -> None:
     folder = run / "evaluation" / name
     folder.mkdir(parents=True)
@@ -39,7 +45,7 @@ def evaluation(
     settings = {
         "asked": {"data": None, "step": step, "weights": "ema", "sampling": {"solver": solver}},
         "split": "validation",
-        "rows": 100,
+        "rows": rows,
         "held_out_rows": 100,
     }
     content = {"format": 1, "protocol": protocol, "settings": settings, "facts": {"samples": solver}, "figures": table}
@@ -219,6 +225,14 @@ def test_evaluations_that_were_drawn_alike_are_preferred(tmp_path):
     found = compare([open_run(run) for run in (a, c)])
     assert [one and one.folder.name for one in found.evaluations] == ["sde", "heun"]
     assert "drawn differently. a: sde. c: heun" in found.notes[0]
+
+
+def test_figures_on_other_rows_are_not_compared(tmp_path):
+    a, b = made(tmp_path / "a"), made(tmp_path / "b")
+    evaluation(a, f=("lower is better", (1, 0.5, 1.5)))
+    evaluation(b, rows=50, f=("lower is better", (1, 0.5, 1.5)))
+    found = compare([open_run(a), open_run(b)])
+    assert found.evaluations.count(None) == 1 and "on other rows" in " ".join(found.notes)
 
 
 def test_bad_input(tmp_path):
