@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -203,8 +204,12 @@ def _time_chart(shown: list[Shown]) -> Markup | None:
 def _steps(row: dict[str, Any]) -> list[tuple[float, float]]:
     """Return the outline of a line's `val_bins`: two points for each bin."""
     points = []
-    for one in row.get("val_bins") or ():
-        if isinstance(one, list) and len(one) == 3 and all(isinstance(x, int | float) for x in one):
+    for one in bins if isinstance(bins := row.get("val_bins"), list) else ():
+        if (
+            isinstance(one, list)
+            and len(one) == 3
+            and all(isinstance(x, int | float) and math.isfinite(x) for x in one)
+        ):
             points += [(one[0], one[2]), (one[1], one[2])]
     return points
 

@@ -94,13 +94,14 @@ def compare(runs: Sequence[RunSummary], sessions: Sequence[Mapping[str, Any]] = 
 def recipe_rows(recipes: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Return the keys whose values differ. A network of another architecture differs as a whole, without its arguments."""
     flat = [flat_recipe(recipe) for recipe in recipes]
-    archs = {tables.get("model.arch") for tables in flat if tables}
+    archs = [tables.get("model.arch") for tables in flat if tables]
+    another = any(arch != archs[0] for arch in archs)
     rows = []
     for key in dict.fromkeys(key for tables in flat for key in tables):
         values = tuple(tables.get(key) for tables in flat)
         if key in NAMES_ONLY or all(value == values[0] for value in values):
             continue
-        if len(archs) > 1 and key.startswith("model.") and key != "model.arch" and None in values:
+        if another and key.startswith("model.") and key != "model.arch" and None in values:
             continue  # an argument that another architecture does not have
         rows.append(Row(key, values))
     return rows
@@ -155,7 +156,8 @@ def _setup(sessions: Sequence[Mapping[str, Any]]) -> list[Row]:
             "commit": git.get("flowkit") if isinstance(git, Mapping) else None,
         })  # fmt: skip
     names = dict.fromkeys(name for table in flat for name in table)
-    rows = [Row(name, tuple(table.get(name) for table in flat)) for name in names]
+    shown = lambda value: None if value is None else str(value)  # noqa: E731
+    rows = [Row(name, tuple(shown(table.get(name)) for table in flat)) for name in names]
     return [row for row in rows if any(value != row.values[0] for value in row.values)]
 
 
@@ -227,7 +229,7 @@ def _measured(run: RunSummary, one: EvaluationResults) -> tuple[Any, ...]:
         table = run.recipe.get("data")
         table = table if isinstance(table, Mapping) else {}
         data = tuple(str(table.get(key)) for key in ("source", "num_samples", "seed", "val_fraction", "subset"))
-    return (one.protocol, str(data), *(one.settings.get(key) for key in ("split", "rows", "held_out_rows")))
+    return (one.protocol, str(data), *(str(one.settings.get(key)) for key in ("split", "rows", "held_out_rows")))
 
 
 def measured_alike(run: RunSummary) -> list[EvaluationResults]:
