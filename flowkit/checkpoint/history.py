@@ -48,17 +48,14 @@ def read_history(run_dir: Path | None) -> History:
                     row = parse_json(line)
                 except ValueError:
                     continue
-                if isinstance(row, dict) and _is_step(step := row.get("step")):
+                step = row.get("step") if isinstance(row, dict) else None
+                if isinstance(step, int | float) and math.isfinite(step):
                     rows.setdefault(step, {}).update(_numbers(row))
     except OSError as error:
         raise UserError(f"{run_dir / METRICS}: cannot be read ({error.strerror})") from None
     names = dict.fromkeys(["step", *(name for row in rows.values() for name in row)]) if rows else {}
     table = [rows[step] for step in sorted(rows)]
     return History({name: np.array([row.get(name, math.nan) for row in table]) for name in names})
-
-
-def _is_step(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
