@@ -194,6 +194,12 @@ def test_bad_input(tmp_path):
         with pytest.raises((UserError, OSError), match=said):
             write_report([open_run(run)], out)
     assert (run / "recipe.toml").is_file()
+    (tmp_path / "mine.html").write_text("<p>my own page</p>")
+    with pytest.raises(UserError, match="is not replaced"):
+        write_report([open_run(run)], tmp_path / "mine.html")
+    assert (tmp_path / "mine.html").read_text() == "<p>my own page</p>"
+    first, again = (write_report([open_run(run)], tmp_path / "again.html") for _ in range(2))
+    assert first.bytes == again.bytes
     answer = runner.invoke(app, ["report", str(tmp_path / "rum"), "--out", str(tmp_path / "a.html")])
     assert isinstance(answer.exception, UserError) and "did you mean 'run'" in str(answer.exception)
     assert not (tmp_path / "a.html").exists()

@@ -31,6 +31,7 @@ COLORS = 8  # of the style sheet
 LONGEST_TITLE = 60  # characters
 EVALUATIONS = 4  # of one run, side by side
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"  # no network
+GENERATOR = "flowkit report"  # marks a page, so that no other one is replaced
 GAUSSIANS = {"val_diagonal_gaussian_loss": "diagonal Gaussian", "val_full_gaussian_loss": "full Gaussian"}
 
 
@@ -78,6 +79,7 @@ def page(runs: Sequence[RunSummary], made: datetime, *, frames: int, pictures: b
     head = element(
         "head",
         element("meta", charset="utf-8"),
+        element("meta", name="generator", content=f"{GENERATOR} {__version__}"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", http_equiv="Content-Security-Policy", content=POLICY),
         element("title", f"{title} – flowkit"),
