@@ -30,6 +30,7 @@ KEYS = {row.dotted for row in key_table()}
 ATTRIBUTES = {"data.x", "data.info", "data.noise", "model.files", "model.history"}  # of a Dataset and of a LoadedModel
 KNOWN = KEYS | {key.rpartition(".")[0] for key in KEYS} | ATTRIBUTES | {"ema.snapshot_"}  # a prefix of two
 ELSEWHERE = {"nn.MultiheadAttention", "predict"}  # of torch and of sonar-space
+ELSEWHERE |= {"sbatch", "srun", "scancel", "FLOWKIT_MOST_RESTARTS"}  # of Slurm and of accelerate_configs/slurm.sbatch
 Said = tuple[str, str]  # where, and the text
 
 

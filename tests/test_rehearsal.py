@@ -57,21 +57,21 @@ def test_a_dry_run_writes_nothing(recipe, tmp_path, monkeypatch):
 
 
 def test_what_a_dry_run_says_is_what_a_run_does(tiny, recorder):
-    tiny["train"] |= {"steps": 9, "val_every": 4, "save_every": 3, "keep_last": 2}
+    tiny["train"] |= {"steps": 10, "val_every": 4, "save_every": 3, "keep_last": 2}
     tiny["sample"]["every"] = 5
     recipe = recipe_from_dict(tiny)
     said = rehearse(recipe)
     outcome = train(recipe, listeners=lambda: [recorder])
     kinds = [type(event).__name__ for event in recorder.events]
-    assert said.validations == kinds.count("Validated") == 5
+    assert said.validations == kinds.count("Validated") == 6
     assert said.samplings == kinds.count("Sampled") == 2
-    assert (said.started.total_steps, said.started.num_parameters) == (9, recorder.events[0].num_parameters)
+    assert (said.started.total_steps, said.started.num_parameters) == (10, recorder.events[0].num_parameters)
     saved = [path for path in (outcome.run_dir / "checkpoints").iterdir() if not path.is_symlink()]
     assert len(saved) <= said.disk.kept == 3
     tensors = sum(array.nbytes for file in saved[0].glob("*.safetensors") for array in load_file(file).values())
     assert said.disk.checkpoint == tensors
     assert said.nfe == recorder.of(type(recorder.events[kinds.index("Sampled")]))[0].nfe
-    expected = 9 * said.update + 5 * (said.validation or 0) + 2 * (said.sampling or 0)
+    expected = 10 * said.update + 6 * (said.validation or 0) + 2 * (said.sampling or 0)
     assert said.total == pytest.approx(expected) and said.updates_measured >= 2
     assert said.memory.weights == 4 * said.started.num_parameters and said.memory.optimizer >= 2 * said.memory.weights
     again = rehearse(recipe)

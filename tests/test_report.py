@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
+import random
 import re
 import shutil
 import subprocess
+import tomllib
+from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tomli_w
+from rich.console import Console
 from typer.testing import CliRunner
 
 import flowkit.report
+from flowkit.checkpoint.history import read_history
 from flowkit.cli import app
 from flowkit.data.dataset import Dataset, write_dataset
 from flowkit.domain import get_domain
@@ -23,9 +33,14 @@ from flowkit.recipe import recipe_from_dict
 from flowkit.recipe.dump import default_keys
 from flowkit.report import write_report
 from flowkit.report.charts import Line, interval_bar, line_chart, log_ticks, ticks
+from flowkit.report.page import page
 from flowkit.report.samples import nearest_rows, spread
 from flowkit.runs import open_run
+from flowkit.runs.comparison import compare
 from flowkit.runs.curves import POINTS, read_curves
+from flowkit.runs.sessions import read_sessions
+from flowkit.ui.compare_view import show_comparison
+from flowkit.ui.runs_view import show_runs
 from tests.test_runs import FIXTURES, evaluation, made
 
 runner = CliRunner()
@@ -105,6 +120,19 @@ def test_a_page_about_several_runs(trained, tmp_path):
     assert page.of("over-time") == 3
 
 
+def test_evaluations_of_one_run_stand_side_by_side(tmp_path):
+    run = made(tmp_path / "run")
+    for solver, ends in (("euler", (2, 1.9, 2.1)), ("midpoint", (1, 0.9, 1.1))):
+        evaluation(run, solver, solver=f"100, {solver}, seed 0", f=("lower is better", ends))
+    evaluation(run, "other", protocol="points-0", step=1, f=("lower is better", (7, 6, 8)))
+    page = report(tmp_path, run)
+    assert "euler" in page.text and "midpoint" in page.text and "7.00" not in page.text
+    assert page.text.count("better") > page.text.count("lower is better") and page.of("whisker") == 3
+    # A run with one evaluation needs no names.
+    evaluation(other := made(tmp_path / "other"), f=("lower is better", (1, 0.9, 1.1)))
+    assert "samples" in report(tmp_path, other).text
+
+
 def test_sketches_and_sentences(tmp_path):
     sketches = np.random.default_rng(0).uniform(-1, 1, (3, 4, 8)).astype(np.float32)
     run = made(tmp_path / "sketches")
@@ -166,6 +194,12 @@ def test_bad_input(tmp_path):
         with pytest.raises((UserError, OSError), match=said):
             write_report([open_run(run)], out)
     assert (run / "recipe.toml").is_file()
+    (tmp_path / "mine.html").write_text("<p>my own page</p>")
+    with pytest.raises(UserError, match="is not replaced"):
+        write_report([open_run(run)], tmp_path / "mine.html")
+    assert (tmp_path / "mine.html").read_text() == "<p>my own page</p>"
+    first, again = (write_report([open_run(run)], tmp_path / "again.html") for _ in range(2))
+    assert first.bytes == again.bytes
     answer = runner.invoke(app, ["report", str(tmp_path / "rum"), "--out", str(tmp_path / "a.html")])
     assert isinstance(answer.exception, UserError) and "did you mean 'run'" in str(answer.exception)
     assert not (tmp_path / "a.html").exists()
@@ -249,3 +283,63 @@ def test_the_slider_works_in_a_browser(trained, tmp_path):
                           capture_output=True, text=True, timeout=60)  # fmt: skip
     page = Page(done.stdout.replace("<!DOCTYPE html>", ""))
     assert page.of("slider") == 1 and page.of("live") == 1 and page.of("on") == 1
+
+
+ODD = [
+    None,
+    True,
+    -1,
+    0,
+    10**19,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "<i>",
+    [],
+    [[]],
+    {},
+    {"name": []},
+    {"name": 3},
+    "\u202e",
+]
+
+
+def changed(content: Any, rng: random.Random) -> Any:
+    """Return a JSON value with one inner value replaced by an odd one."""
+    if isinstance(content, dict | list) and content and rng.random() < 0.8:
+        keys = list(content) if isinstance(content, dict) else range(len(content))
+        key, copied = rng.choice(keys), content.copy()
+        copied[key] = changed(content[key], rng)
+        return copied
+    return rng.choice(ODD)
+
+
+def test_whatever_a_run_says_it_has_a_line_and_a_page(trained, tmp_path):
+    """Odd values at odd places of its files: `runs`, `compare` and `report` work all the same. FLOWKIT_FUZZ=100 tries more."""
+    rng = random.Random(int(os.environ.get("FLOWKIT_FUZZ_SEED", "0")))
+    recipe = tomllib.loads((trained / "recipe.toml").read_text())
+    for number in range(int(os.environ.get("FLOWKIT_FUZZ", "1")) * 15):
+        run = tmp_path / str(number)
+        shutil.copytree(trained, run, symlinks=True)
+        files = [path for path in (*run.rglob("*.json"), *run.rglob("*.jsonl")) if not path.is_symlink()]
+        for path in (*rng.sample(files, 2), run / "metrics.jsonl"):
+            lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+            place = rng.randrange(len(lines))
+            lines[place] = json.dumps(changed(json.loads(lines[place]), rng))
+            path.write_text("\n".join(lines) + "\n")
+        with contextlib.suppress(TypeError, AttributeError):  # what TOML cannot hold
+            (run / "recipe.toml").write_text(tomli_w.dumps(changed(recipe, rng)))
+        for sums in run.rglob("checksums.json"):
+            sums.unlink()
+        found = [open_run(run), open_run(trained)]
+        json.dumps([one.to_json() for one in found])
+        show_runs(found, Console(file=io.StringIO()))
+        show_comparison(
+            compare(found, [(read_sessions(one.path) or [{}])[-1] for one in found]), Console(file=io.StringIO())
+        )
+        Page(page(found, datetime.now(), frames=2, pictures=True))
+        Page(page(found[:1], datetime.now(), frames=2, pictures=True))
+        with contextlib.suppress(UserError):
+            repr(read_history(run))
+        shutil.rmtree(run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -27,14 +28,27 @@ RECIPE = '[run]\nname = "a"\n[data]\nsource = "8gaussians"\n[model]\narch = "mlp
 runner = CliRunner()
 
 
-def evaluation(run: Path, name: str = "one", protocol: str = "points-1", step: int = 10, **figures: Any) -> None:
+def evaluation(
+    run: Path,
+    name: str = "one",
+    protocol: str = "points-1",
+    step: int = 10,
+    solver: str = "midpoint",
+    rows: int = 100,
+    **figures: Any,
+) -> None:
     folder = run / "evaluation" / name
     folder.mkdir(parents=True)
     column = lambda ends: dict(zip(("value", "low", "high"), ends, strict=True))  # noqa: E731
     table = {key: {"name": key, "good": good, "samples": column(ends), "real": column((0.4, 0.3, 0.5))}
              for key, (good, ends) in figures.items()}  # fmt: skip
-    settings = {"asked": {"data": None, "step": step}, "split": "validation", "rows": 100, "held_out_rows": 100}
-    content = {"format": 1, "protocol": protocol, "settings": settings, "facts": {"samples": "100"}, "figures": table}
+    settings = {
+        "asked": {"data": None, "step": step, "weights": "ema", "sampling": {"solver": solver}},
+        "split": "validation",
+        "rows": rows,
+        "held_out_rows": 100,
+    }
+    content = {"format": 1, "protocol": protocol, "settings": settings, "facts": {"samples": solver}, "figures": table}
     (folder / "evaluation.json").write_text(json.dumps(content))
 
 
@@ -197,6 +211,28 @@ def test_what_cannot_be_compared_is_said(tmp_path):
     assert "validated on different rows" in text
     (b / "recipe.toml").write_text((b / "recipe.toml").read_text().replace("8gaussians", "moons"))
     assert f"{b} and {c}: evaluated" in " ".join(shown([c, a, b][::-1], width=200).split()) or "evaluated by" in text
+
+
+def test_evaluations_that_were_drawn_alike_are_preferred(tmp_path):
+    a, b, c = (made(tmp_path / name) for name in "abc")
+    for number, (run, solver) in enumerate(
+        [(a, "midpoint"), (b, "euler"), (a, "euler"), (b, "midpoint"), (a, "sde"), (c, "heun")]
+    ):
+        evaluation(run, solver, solver=solver, f=("lower is better", (1, 0.5, 1.5)))
+        os.utime(run / "evaluation" / solver / "evaluation.json", (number, number))
+    found = compare([open_run(run) for run in (a, b)])
+    assert [one and one.folder.name for one in found.evaluations] == ["midpoint", "midpoint"] and not found.notes
+    found = compare([open_run(run) for run in (a, c)])
+    assert [one and one.folder.name for one in found.evaluations] == ["sde", "heun"]
+    assert "drawn differently. a: sde. c: heun" in found.notes[0]
+
+
+def test_figures_on_other_rows_are_not_compared(tmp_path):
+    a, b = made(tmp_path / "a"), made(tmp_path / "b")
+    evaluation(a, f=("lower is better", (1, 0.5, 1.5)))
+    evaluation(b, rows=50, f=("lower is better", (1, 0.5, 1.5)))
+    found = compare([open_run(a), open_run(b)])
+    assert found.evaluations.count(None) == 1 and "on other rows" in " ".join(found.notes)
 
 
 def test_bad_input(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,20 @@ from flowkit.errors import UserError, nearest
 from flowkit.html import ShownAsHtml
 
 
-class History(ShownAsHtml, Mapping[str, np.ndarray]):
+class History(ShownAsHtml, dict[str, np.ndarray]):
     """Columns by their names in metrics.jsonl: each (N,) float64, one entry per step, NaN where a step has no such number.
 
-    `history["val_loss"]` is a column and `history.curve("val_loss")` its steps and numbers without the gaps.
-    `pandas.DataFrame(model.history)` makes a table.
+    `history["val_loss"]` is a column and `history.curve("val_loss")` its steps and numbers without the gaps. It is a dict, so
+    that `pandas.DataFrame(model.history)` makes a table.
     """
 
-    def __init__(self, columns: Mapping[str, np.ndarray]) -> None:
-        self._columns = dict(columns)
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._columns:
-            raise KeyError(f"no column {name!r}{nearest(name, self._columns)}")
-        return self._columns[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._columns)
-
-    def __len__(self) -> int:
-        return len(self._columns)
+    def __missing__(self, name: str) -> np.ndarray:
+        raise KeyError(f"no column {name!r}{nearest(name, self)}")
 
     def __repr__(self) -> str:
-        steps = self._columns.get("step", np.empty(0))
+        steps = self.get("step", np.empty(0))
         last = f", to step {int(steps[-1]):,}" if len(steps) else ""
-        return f"<History: {len(steps):,} rows{last}; columns {', '.join(self._columns) or 'none'}>"
+        return f"<History: {len(steps):,} rows{last}; columns {', '.join(self) or 'none'}>"
 
     def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Return (steps (M,), numbers (M,)) of a column, without the steps that have no finite number."""
@@ -60,7 +48,8 @@ def read_history(run_dir: Path | None) -> History:
                     row = parse_json(line)
                 except ValueError:
                     continue
-                if isinstance(row, dict) and isinstance(step := row.get("step"), int | float):
+                step = row.get("step") if isinstance(row, dict) else None
+                if isinstance(step, int | float) and math.isfinite(step):
                     rows.setdefault(step, {}).update(_numbers(row))
     except OSError as error:
         raise UserError(f"{run_dir / METRICS}: cannot be read ({error.strerror})") from None

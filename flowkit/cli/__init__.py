@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from flowkit import __version__
+from flowkit.cli import completion
 from flowkit.cli.interrupts import handled, interruptible, status
 from flowkit.encoding import replace_unencodable
 from flowkit.errors import CheckpointSkipped, PeerLost, UserError
@@ -144,8 +145,11 @@ def main() -> None:
     try:
         warnings.simplefilter("ignore", CheckpointSkipped)  # commands print it themselves
         with handled():
-            asked = [name for name in sys.argv[1:2] if name in COMMANDS]
-            make_app(asked or COMMANDS, listed=_runs_no_command())(args=_resume_auto(sys.argv[1:]))
+            asked = sys.argv[1:2]
+            if completion.VARIABLE in os.environ:  # the Tab key: the words so far are in a variable
+                asked = [completion.asked_command(COMMANDS)]
+            known = [name for name in asked if name in COMMANDS]
+            make_app(known or COMMANDS, listed=not known and _runs_no_command())(args=_resume_auto(sys.argv[1:]))
     except UserError as error:
         # Under a launcher every process finds the same bad input. One per machine prints it: machines may differ.
         if os.environ.get("LOCAL_RANK", "0") == "0":

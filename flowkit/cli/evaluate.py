@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from flowkit.cli.completion import complete_run
 from flowkit.cli.options import BatchSize, Best, Device, Drawing, TrustCode, Weights, count, draws, named_checkpoint
 from flowkit.errors import UserError, nearest
 
@@ -19,11 +20,15 @@ def evaluate(
             help="A run or checkpoint (same as --ckpt), or a samples file to compare with --data.",
             metavar="RUN|SAMPLES",
             show_default=False,
+            autocompletion=complete_run,
         ),
     ] = None,
     ckpt: Annotated[
         Path | None,
-        typer.Option(help="Draw samples from this run, checkpoint folder, or .safetensors with its .json."),
+        typer.Option(
+            help="Draw samples from this run, checkpoint folder, or .safetensors with its .json.",
+            autocompletion=complete_run,
+        ),
     ] = None,
     best: Best = False,
     data: Annotated[

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flowkit.cli.completion import complete_recipe
 from flowkit.cli.options import TrustCode
 from flowkit.encoding import stdout_is_unicode
 
@@ -19,6 +20,7 @@ def inspect(
         typer.Argument(
             help="A run, a checkpoint, a .safetensors, samples, a recipe, or another file of a run.",
             metavar="PATH",
+            autocompletion=complete_recipe,
         ),
     ],
     json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,

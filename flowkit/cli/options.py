@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flowkit.cli.completion import complete_run
 from flowkit.errors import UserError
 from flowkit.registry import BUILT_IN
 
@@ -20,9 +21,12 @@ Ckpt = Annotated[
         "--ckpt",
         help="A run (uses its newest complete checkpoint), a checkpoint folder, or a .safetensors with its .json.",
         show_default=False,
+        autocompletion=complete_run,
     ),
 ]
-Run = Annotated[Path | None, typer.Argument(help="Same as --ckpt.", metavar="RUN", show_default=False)]
+Run = Annotated[
+    Path | None, typer.Argument(help="Same as --ckpt.", metavar="RUN", show_default=False, autocompletion=complete_run)
+]
 Best = Annotated[
     bool, typer.Option("--best", help="Use the checkpoint with the lowest validation loss instead of the newest.")
 ]

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from flowkit.cli.completion import complete_run
 from flowkit.errors import UserError
 
 FOLDER = Path("runs")
@@ -55,7 +56,9 @@ def runs(
 
 
 def compare(
-    paths: Annotated[list[Path], typer.Argument(help="Two or more runs.", metavar="RUN RUN...")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="Two or more runs.", metavar="RUN RUN...", autocompletion=complete_run)
+    ],
     json: AsJson = False,
 ) -> None:
     """Compare runs: what differs in their recipes, losses and evaluation figures, and whether it is beyond chance.
@@ -89,7 +92,9 @@ def compare(
 
 
 def report(
-    paths: Annotated[list[Path], typer.Argument(help="One or more runs.", metavar="RUN [RUN...]")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="One or more runs.", metavar="RUN [RUN...]", autocompletion=complete_run)
+    ],
     out: Annotated[Path, typer.Option(help="The page to write. An earlier one is replaced.")] = Path("report.html"),
 ) -> None:
     """Write one self-contained HTML page about runs: curves, samples over time, figures, recipes and their differences.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flowkit.cli.completion import complete_class
 from flowkit.cli.options import (
     OUTPUT,
     BatchSize,
@@ -42,7 +43,8 @@ def sample(
         list[str] | None,
         typer.Option(
             help="Class name or number. May be repeated. 'all' (the default) cycles through all classes, 'null' samples "
-            "without a class."
+            "without a class.",
+            autocompletion=complete_class,
         ),
     ] = None,
     condition: Annotated[

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flowkit.cli.completion import complete_recipe, complete_run
 from flowkit.cli.options import count
 from flowkit.errors import Interrupted, UserError
 
@@ -93,6 +94,7 @@ def train(
         typer.Argument(
             help="A recipe: a TOML file or a name from `flowkit recipes`. Or a run, to resume or replace it.",
             show_default=False,
+            autocompletion=complete_recipe,
         ),
     ] = None,
     overrides: Annotated[
@@ -114,7 +116,10 @@ def train(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing run of the same name.")] = False,
     init_from: Annotated[
-        Path | None, typer.Option(help="Start from the weights of this checkpoint (fine-tuning).", metavar="CKPT")
+        Path | None,
+        typer.Option(
+            help="Start from the weights of this checkpoint (fine-tuning).", metavar="CKPT", autocompletion=complete_run
+        ),
     ] = None,
     dry_run: Annotated[
         bool,
@@ -297,7 +302,9 @@ def _check_early(recipe: Recipe, run_dir: Path | None, *, anew: bool, overwrite:
 
 
 def ema(
-    run: Annotated[Path, typer.Argument(help="A run trained with ema.power.", metavar="RUN")],
+    run: Annotated[
+        Path, typer.Argument(help="A run trained with ema.power.", metavar="RUN", autocompletion=complete_run)
+    ],
     sigma_rel: Annotated[
         float,
         typer.Option(

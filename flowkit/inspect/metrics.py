@@ -50,7 +50,7 @@ def metrics_row(line: bytes) -> dict[str, Any] | None:
         row = parse_json(line.decode("utf-8"))
     except ValueError:
         return None
-    if not isinstance(row, dict) or not _is_number(row.get("step")):
+    if not isinstance(row, dict) or not _is_number(row.get("step")) or not math.isfinite(row["step"]):
         return None
     if not all(
         row[name] is None or _is_number(row[name]) for name in ("loss", "val_loss", "val_zero_loss") if name in row

@@ -47,7 +47,7 @@ def _row(columns: Sequence[tuple[str, str]], row: FigureRow) -> Markup:
         verdict = None
         if apart is not None:
             style = {BETTER: "good", WORSE: "bad", DIFFERENT: "note"}.get(apart.verdict, "chance")
-            tip = f"difference to the first run: {number(figure, apart.interval, interval=True, signed=True)}"
+            tip = f"difference to the first column: {number(figure, apart.interval, interval=True, signed=True)}"
             verdict = element("small", VERDICTS[apart.verdict][0], class_=style, title=tip)
         cells.append(element("td", _estimate(figure, one, strong=True), verdict, class_="n"))
     bars = [(name, None if one is None else (one.value, one.low, one.high), color)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,9 +17,9 @@ from flowkit.report.figures import chip, facts_list, figure_table
 from flowkit.report.samples import frames as sample_frames
 from flowkit.report.samples import nearest_rows
 from flowkit.runs import BROKEN, INTERRUPTED, RunSummary
-from flowkit.runs.comparison import Comparison, compare
+from flowkit.runs.comparison import Comparison, compare, figure_rows, measured_alike
 from flowkit.runs.curves import Curves, read_curves
-from flowkit.runs.evaluations import best_of
+from flowkit.runs.evaluations import EvaluationResults, best_of
 from flowkit.runs.sessions import read_sessions
 from flowkit.ui.compare_view import LEGEND, loss_cell, short_commit
 from flowkit.ui.facts import plain
@@ -28,7 +29,9 @@ from flowkit.ui.runs_view import number
 HERE = Path(__file__).parent
 COLORS = 8  # of the style sheet
 LONGEST_TITLE = 60  # characters
+EVALUATIONS = 4  # of one run, side by side
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"  # no network
+GENERATOR = "flowkit report"  # marks a page, so that no other one is replaced
 GAUSSIANS = {"val_diagonal_gaussian_loss": "diagonal Gaussian", "val_full_gaussian_loss": "full Gaussian"}
 
 
@@ -76,6 +79,7 @@ def page(runs: Sequence[RunSummary], made: datetime, *, frames: int, pictures: b
     head = element(
         "head",
         element("meta", charset="utf-8"),
+        element("meta", name="generator", content=f"{GENERATOR} {__version__}"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", http_equiv="Content-Security-Policy", content=POLICY),
         element("title", f"{title} – flowkit"),
@@ -202,8 +206,12 @@ def _time_chart(shown: list[Shown]) -> Markup | None:
 def _steps(row: dict[str, Any]) -> list[tuple[float, float]]:
     """Return the outline of a line's `val_bins`: two points for each bin."""
     points = []
-    for one in row.get("val_bins") or ():
-        if isinstance(one, list) and len(one) == 3 and all(isinstance(x, int | float) for x in one):
+    for one in bins if isinstance(bins := row.get("val_bins"), list) else ():
+        if (
+            isinstance(one, list)
+            and len(one) == 3
+            and all(isinstance(x, int | float) and math.isfinite(x) for x in one)
+        ):
             points += [(one[0], one[2]), (one[1], one[2])]
     return points
 
@@ -253,23 +261,34 @@ def _over_time(shown: list[Shown], limit: int) -> Markup | None:
 
 
 def _evaluation(shown: list[Shown], comparison: Comparison) -> Markup:
-    rows = comparison.figures
-    if not rows:
-        notes = [element("p", note, class_="note") for note in comparison.notes] if len(shown) > 1 else []
-        hint = "This run has not been evaluated. Evaluate it: flowkit evaluate RUN" if len(shown) == 1 else ""
-        return _section("Evaluation", element("p", hint, class_="dim") if hint else None, *notes)
-    evaluations = [one for one in comparison.evaluations if one is not None]
     several = len(shown) > 1
-    columns = [(one.name if several else "samples", one.color) for one in shown]
-    table = figure_table(columns, rows)
-    first = evaluations[0]
+    columns = [(one.name, one.color) for one in shown]
+    evaluations, rows = list(comparison.evaluations), comparison.figures
+    if not several and evaluations[0] is not None:  # all evaluations of the run, side by side
+        alike = measured_alike(shown[0].run)[-EVALUATIONS:]
+        evaluations, rows = alike, tuple(figure_rows(alike))
+        columns = [(name, f"var(--series-{place})") for place, name in enumerate(_drawings(alike))]
+    first = next((one for one in evaluations if one is not None), None)
+    if first is None:
+        notes = [element("p", note, class_="note") for note in comparison.notes] if several else []
+        hint = "" if several else "This run has not been evaluated. Evaluate it: flowkit evaluate RUN"
+        return _section("Evaluation", element("p", hint, class_="dim") if hint else None, *notes)
     legend = "Intervals are 90%. Real rows: other real rows in place of the samples, what a perfect model scores. "
-    if several:
-        legend += LEGEND.replace("In brackets: 90% intervals. ", "")
+    if len(columns) > 1:
+        legend += LEGEND.replace("In brackets: 90% intervals. ", "").replace(
+            "first run", "first run" if several else "first column"
+        )
     facts = element("details", element("summary", "What was measured"), facts_list(first), open=True)
     notes = [element("p", note, class_="note") for note in (*first.notes, *(comparison.notes if several else ()))]
-    legend = element("p", legend, class_="dim", style="margin-top:10px")
-    return _section("Evaluation", table, legend, facts, *notes)
+    about = element("p", legend, class_="dim", style="margin-top:10px")
+    return _section("Evaluation", figure_table(columns, rows), about, facts, *notes)
+
+
+def _drawings(evaluations: Sequence[EvaluationResults]) -> list[str]:
+    """Return how the samples of each evaluation were drawn, as far as they differ: `euler, 1 steps, NFE 1`."""
+    words = [[f"step {one.step:,}", *one.facts.get("samples", "").split(", ")[1:]] for one in evaluations]
+    common = set.intersection(*map(set, words))
+    return [", ".join(word for word in own if word not in common) or "samples" for own in words]
 
 
 def _nearest(shown: list[Shown], comparison: Comparison) -> Markup | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -85,7 +86,7 @@ def compare(runs: Sequence[RunSummary], sessions: Sequence[Mapping[str, Any]] = 
         setup=tuple(_setup(sessions)),
         losses=tuple(_losses(runs, notes)),
         evaluations=evaluations,
-        figures=tuple(_figures(evaluations)),
+        figures=tuple(figure_rows(evaluations)),
         notes=tuple(notes),
     )
 
@@ -93,13 +94,14 @@ def compare(runs: Sequence[RunSummary], sessions: Sequence[Mapping[str, Any]] = 
 def recipe_rows(recipes: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Return the keys whose values differ. A network of another architecture differs as a whole, without its arguments."""
     flat = [flat_recipe(recipe) for recipe in recipes]
-    archs = {tables.get("model.arch") for tables in flat if tables}
+    archs = [tables.get("model.arch") for tables in flat if tables]
+    another = any(arch != archs[0] for arch in archs)
     rows = []
     for key in dict.fromkeys(key for tables in flat for key in tables):
         values = tuple(tables.get(key) for tables in flat)
         if key in NAMES_ONLY or all(value == values[0] for value in values):
             continue
-        if len(archs) > 1 and key.startswith("model.") and key != "model.arch" and None in values:
+        if another and key.startswith("model.") and key != "model.arch" and None in values:
             continue  # an argument that another architecture does not have
         rows.append(Row(key, values))
     return rows
@@ -154,7 +156,8 @@ def _setup(sessions: Sequence[Mapping[str, Any]]) -> list[Row]:
             "commit": git.get("flowkit") if isinstance(git, Mapping) else None,
         })  # fmt: skip
     names = dict.fromkeys(name for table in flat for name in table)
-    rows = [Row(name, tuple(table.get(name) for table in flat)) for name in names]
+    shown = lambda value: None if value is None else str(value)  # noqa: E731
+    rows = [Row(name, tuple(shown(table.get(name)) for table in flat)) for name in names]
     return [row for row in rows if any(value != row.values[0] for value in row.values)]
 
 
@@ -181,32 +184,42 @@ def _losses(runs: Sequence[RunSummary], notes: list[str]) -> list[Row]:
 
 
 def _comparable(runs: Sequence[RunSummary], notes: list[str]) -> tuple[EvaluationResults | None, ...]:
-    """Choose the evaluation of each run: of the same protocol, on the same rows in most runs, then the newest."""
-    offers = [{_measured(run, one): one for one in run.evaluations} for run in runs]  # the last of each kind wins
-    kinds = dict.fromkeys(kind for offer in offers for kind in offer)
-    missing = [run.name for run, offer in zip(runs, offers, strict=True) if not offer]
+    """Choose the evaluation of each run: of the same protocol, on the same rows and drawn alike in most runs, then the newest."""
+    missing = [run.name for run in runs if not run.evaluations]
     if missing and len(missing) < len(runs):
-        names = " and ".join(missing)
-        notes.append(f"Not evaluated: {names}. Evaluate a run: flowkit evaluate RUN")
+        notes.append(f"Not evaluated: {' and '.join(missing)}. Evaluate a run: flowkit evaluate RUN")
     elif missing:
         notes.append(
             "No run has been evaluated, so there are no figures to compare. Evaluate a run: flowkit evaluate RUN"
         )
-    if not kinds:
         return (None,) * len(runs)
-    most = max(kinds, key=lambda kind: (sum(kind in offer for offer in offers),
-                                        max(offer[kind].time for offer in offers if kind in offer)))  # fmt: skip
-    apart = [run.name for run, offer in zip(runs, offers, strict=True) if offer and most not in offer]
+    offers = [[(_measured(run, one), one) for one in run.evaluations] for run in runs]
+    rows = _commonest(offers)
+    apart = [run.name for run, offer in zip(runs, offers, strict=True) if offer and rows not in dict(offer)]
     if apart:
         notes.append(
             f"{' and '.join(apart)}: evaluated by another protocol or on other rows, so the figures are not comparable"
         )
-    chosen = tuple(offer.get(most) for offer in offers)
-    words = {one.facts.get("samples") for one in chosen if one is not None}
+    alike = [[(_drawn(one), one) for kind, one in offer if kind == rows] for offer in offers]
+    drawing = _commonest(alike)
+    chosen = tuple(dict(offer).get(drawing) or (offer[-1][1] if offer else None) for offer in alike)
+    words = {_drawn(one) for one in chosen if one is not None}
     if len(words) > 1:
         shown = [f"{run.name}: {one.facts.get('samples', '?')}" for run, one in zip(runs, chosen, strict=True) if one]
         notes.append("The samples were drawn differently. " + ". ".join(shown))
     return chosen
+
+
+def _commonest(offers: Sequence[Sequence[tuple[Any, EvaluationResults]]]) -> Any:
+    """Return the kind of evaluation that most runs have; of several, that of the newest evaluation."""
+    kinds = dict.fromkeys(kind for offer in offers for kind, _ in offer)
+    newest = lambda kind: max(one.time for offer in offers for of, one in offer if of == kind)  # noqa: E731
+    return max(kinds, key=lambda kind: (sum(kind in dict(offer) for offer in offers), newest(kind)))
+
+
+def _drawn(one: EvaluationResults) -> str:
+    """Return what must be equal for samples to be drawn alike: weights, solver, steps, guidance, seed."""
+    return json.dumps([one.asked.get(key) for key in ("weights", "sampling", "seed")], sort_keys=True)
 
 
 def _measured(run: RunSummary, one: EvaluationResults) -> tuple[Any, ...]:
@@ -216,10 +229,16 @@ def _measured(run: RunSummary, one: EvaluationResults) -> tuple[Any, ...]:
         table = run.recipe.get("data")
         table = table if isinstance(table, Mapping) else {}
         data = tuple(str(table.get(key)) for key in ("source", "num_samples", "seed", "val_fraction", "subset"))
-    return (one.protocol, str(data), *(one.settings.get(key) for key in ("split", "rows", "held_out_rows")))
+    return (one.protocol, str(data), *(str(one.settings.get(key)) for key in ("split", "rows", "held_out_rows")))
 
 
-def _figures(evaluations: Sequence[EvaluationResults | None]) -> list[FigureRow]:
+def measured_alike(run: RunSummary) -> list[EvaluationResults]:
+    """Return the evaluations of a run whose figures are comparable with those of its last one, in order."""
+    return [one for one in run.evaluations if _measured(run, one) == _measured(run, run.evaluations[-1])]
+
+
+def figure_rows(evaluations: Sequence[EvaluationResults | None]) -> list[FigureRow]:
+    """Return the figures of evaluations that are comparable, with the differences to the first one."""
     tables = [{} if one is None else one.figures for one in evaluations]
     rows = []
     for key in dict.fromkeys(key for table in tables for key in table):

@@ -109,7 +109,7 @@ def results_of(content: dict[str, Any], path: Path) -> EvaluationResults:
         title=str(content.get("title", "")),
         step=next((step for step in steps if isinstance(step, int)), 0),
         facts={str(name): str(text) for name, text in facts.items()} if isinstance(facts, dict) else {},
-        notes=tuple(map(str, content.get("notes") or ())),
+        notes=tuple(map(str, notes)) if isinstance(notes := content.get("notes"), list) else (),
         settings=settings,
         figures={str(key): _figure(str(key), table) for key, table in figures.items() if isinstance(table, dict)},
         time=path.stat().st_mtime if path.exists() else 0.0,

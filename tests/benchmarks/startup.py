@@ -37,6 +37,7 @@ def main() -> None:
         commands = {
             "flowkit --help": (sys.executable, "-m", "flowkit", "--help"),
             "flowkit train --help": (sys.executable, "-m", "flowkit", "train", "--help"),
+            "flowkit runs": (sys.executable, "-m", "flowkit", "runs", path),
             "flowkit inspect CHECKPOINT": (sys.executable, "-m", "flowkit", "inspect", checkpoint),
         }
         base = (sys.executable, "-c", "import typer, rich")
