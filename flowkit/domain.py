@@ -201,6 +201,15 @@ class Domain:
         """Return what decoding needs to know of the data `data`; it is stored with the model and with its samples."""
         return {}
 
+    def completed(self, model: Any, data: Dataset, rows: np.ndarray, **how: Any) -> Any:
+        """Measure how well a model completes `rows` of `data`; the result has `words` and `to_json()`.
+
+        how: seed, progress, and as in `sample`. Raises UserError if rows of this kind have no parts.
+        """
+        raise UserError(
+            f"--completion: {self.noun} cannot be completed, because their rows have no parts; leave it out"
+        )
+
     def evaluator(self, comparison: Comparison, *, decode: bool = True, device: str = "auto") -> Evaluator:
         """Return what measures samples. decode: whether a decoder may be loaded, onto `device`.
 
@@ -314,6 +323,14 @@ class Example:
     row: np.ndarray  # (S, ...)
     tokens: np.ndarray | None = None  # (S,) bool: which tokens of the row are given, for completion
     info: dict[str, Any] = field(default_factory=dict)  # added to that of the samples
+
+
+@dataclass(frozen=True)
+class Given:
+    """Rows to complete, in the domain's units: rows (S, ...) for all samples, or (N, S, ...); tokens (S,) or (N, S) bool."""
+
+    rows: np.ndarray
+    tokens: np.ndarray
 
 
 def auxiliary_loss(*kinds: str) -> Callable[[AuxiliaryLoss], AuxiliaryLoss]:

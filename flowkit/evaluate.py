@@ -69,15 +69,17 @@ def evaluate_checkpoint(
     out: Path | None = None,
     likelihood: int | None = None,
     probes: int = 1,
+    completion: int | None = None,
     tell: Tell = _silent,
     **changes: Any,
 ) -> Evaluation:
     """Draw samples in the classes of the reference rows and measure them; write the results to `out` and return them.
 
     data: a prepared file instead of the training data. split, num_samples: see `choose_sides`. likelihood: number of held-out
-    rows to measure the likelihood of, with `probes` probes in high dimensions. decode: also measure decoded text, for text data.
-    out: by default a folder in the run's `evaluation/` named by the settings. Results of the same settings are replaced. The
-    other arguments, including `changes`, are those of `LoadedModel.sample`.
+    rows to measure the likelihood of, with `probes` probes in high dimensions. completion: number of
+    held-out rows to begin and complete. decode: also measure decoded text, for text data. out: by default a folder in the run's
+    `evaluation/` named by the settings. Results of the same settings are replaced. The other arguments, including `changes`, are
+    those of `LoadedModel.sample`.
 
     Raises UserError for a missing checkpoint or data, or rows that do not fit each other.
     """
@@ -95,6 +97,7 @@ def evaluate_checkpoint(
         "weights": weights, "step": model.info.get("step", 0), "sampling": settings.to_info(), "seed": seed,
         **asked_for(data, sides.split, num_samples, decode),
         "likelihood": likelihood and {"rows": likelihood, "split": held_out, "probes": probes},
+        **({} if completion is None else {"completion": {"rows": completion, "split": held_out}}),
     }  # fmt: skip
     if out is None:
         words = setting_words(asked, default_split(rows, model.domain.compared_with))
@@ -131,6 +134,13 @@ def evaluate_checkpoint(
             progress=partial(tell, "likelihood of held-out rows"),
         )  # fmt: skip
         more["likelihood"] = (figures.words, figures.to_json())
+    if completion is not None:
+        begun = rows.rows(held_out)[:completion]
+        completed = model.domain.completed(
+            model, rows, begun, seed=seed, settings=settings, batch_size=batch_size,
+            progress=partial(tell, "completing held-out rows"),
+        )  # fmt: skip
+        more["completion"] = (completed.words, completed.to_json())
     return _evaluate(title, rows, sides, matched, out, asked, tell, notes, device=device, drawn=samples, more=more)
 
 

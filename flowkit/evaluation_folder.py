@@ -34,6 +34,7 @@ def setting_words(asked: dict[str, Any], usual_split: str) -> str:
         asked["num_samples"] != DEFAULT_ROWS and f"n{asked['num_samples']}",
         asked.get("seed") and f"seed{asked['seed']}",
         likelihood and f"likelihood{likelihood['rows']}",
+        asked.get("completion") and f"completion{asked['completion']['rows']}",
         likelihood.get("probes", 1) > 1 and f"probes{likelihood['probes']}",
         not asked["decode"] and "no-decode",
     ]

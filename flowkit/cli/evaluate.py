@@ -51,6 +51,9 @@ def evaluate(
         int | None,
         count("Also measure the likelihood of this many validation rows, or rows of --split."),
     ] = None,
+    completion: Annotated[
+        int | None, count("Sketches: also begin and complete this many validation rows, or rows of --split.")
+    ] = None,
     probes: Annotated[
         int,
         typer.Option(min=1, help="Number of probes of Hutchinson's trace estimator (likelihoods above 16 dimensions)."),
@@ -72,6 +75,7 @@ def evaluate(
 
       flowkit evaluate runs/quickstart
       flowkit evaluate runs/quickstart --best -w 2 --steps 10 --json
+      flowkit evaluate runs/quickstart --completion 100
       flowkit evaluate runs/points-quickstart --likelihood 256
       flowkit evaluate runs/dit-text --split test --no-decode
       flowkit evaluate fish/samples.safetensors --data doodles
@@ -88,7 +92,7 @@ def evaluate(
         raise UserError("evaluate: name either a run or checkpoint, or a samples file with --data")
     if samples is not None and data is None:
         raise UserError(f"evaluate: {samples} is a samples file. Name the real data to compare with: --data FILE")
-    more = {"--batch-size": batch_size, "--likelihood": likelihood}
+    more = {"--batch-size": batch_size, "--likelihood": likelihood, "--completion": completion}
     idle = [*drawing.given, *(name for name, value in more.items() if value is not None)]
     if samples is not None and idle:
         raise UserError(
@@ -114,7 +118,8 @@ def evaluate(
         if ckpt is not None:
             found = evaluate_checkpoint(
                 ckpt, data=data, split=split, num_samples=num_samples, weights=weights, seed=seed,
-                batch_size=batch_size, device=device, decode=decode, out=out, likelihood=likelihood, probes=probes, tell=tell,
+                batch_size=batch_size, device=device, decode=decode, out=out, likelihood=likelihood, probes=probes,
+                completion=completion, tell=tell,
                 **drawing.changes(),
             )  # fmt: skip
         else:

@@ -85,7 +85,9 @@ def sample(
     ] = None,
     resample: Annotated[
         int | None,
-        count("Repetitions of each step of --complete, for models without flow.given. Default: 8.", panel=FROM),
+        count(
+            "Complete without what flow.given taught, repeating each step. Default without flow.given: 8.", panel=FROM
+        ),
     ] = None,
     weights: Weights = "ema",
     seed: Annotated[int, typer.Option(help="Random seed. Samples do not depend on the batch size.")] = 0,

@@ -20,6 +20,7 @@ from flowkit.models.layers import (
     learned,
     linear,
     modulate,
+    with_neighbors,
 )
 
 
@@ -41,12 +42,16 @@ class BezierSketchDiT(Conditioned):
         clip_dim: CountOrNone = 0,
         two_times: bool = False,
         completes: bool = False,
+        neighbors: Annotated[
+            bool, Field(description="each stroke also reads the numbers of the strokes before and after it")
+        ] = False,
         attend_conditions: Annotated[
             bool, Field(description="attend to the condition tokens, in addition to their mean")
         ] = False,
     ):
         super().__init__()
-        self.stroke_in = linear(stroke_dim, embed_dim)
+        self.neighbors = neighbors
+        self.stroke_in = linear(3 * stroke_dim if neighbors else stroke_dim, embed_dim)
         self.given = nn.Parameter(torch.zeros(embed_dim)) if completes else None  # added to strokes that are given
         self.position = learned(num_strokes, embed_dim, std=POSITION_STD)  # the order of strokes has meaning
         self.embed_conditions(embed_dim, num_classes, clip_dim, two_times, attend_conditions)
@@ -77,7 +82,7 @@ class BezierSketchDiT(Conditioned):
         assert x.shape[1] == len(self.position), f"x has {x.shape[1]} strokes; expected {len(self.position)}"
         condition, memory = self.conditions(x, t, class_label, clip_features, cfg_mask, span, condition_mask)
         condition = F.silu(condition)
-        h = self.stroke_in(x) + self.position + given_mark(self.given, given)
+        h = self.stroke_in(with_neighbors(x) if self.neighbors else x) + self.position + given_mark(self.given, given)
         for block in self.blocks:
             h = block(h, condition, memory)
         shift, scale = self.out_modulation(condition)[:, None].chunk(2, dim=-1)

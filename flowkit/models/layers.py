@@ -87,6 +87,12 @@ class ClassEmbedding(nn.Module):
         return self.table(class_label)
 
 
+def with_neighbors(x: Tensor) -> Tensor:
+    """Return each token of x (B, S, D) after the one before it and before the one after it, zeros at the ends: (B, S, 3 D)."""
+    padded = F.pad(x, (0, 0, 1, 1))
+    return torch.cat((padded[:, :-2], x, padded[:, 2:]), dim=-1)
+
+
 def given_mark(mark: nn.Parameter | None, given: Tensor | None) -> Tensor | float:
     """Return what to add to the tokens of x (B, S, D): the mark (D,) where `given` (B, S), and 0 elsewhere."""
     if given is None:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from flowkit.data.dataset import Dataset, data_files, read_dataset
-from flowkit.domain import Example
+from flowkit.domain import Example, Given
 from flowkit.errors import UserError
 from flowkit.flow.solvers import integrate
-from flowkit.sampling.draw import Completion, Given, Start, slerp, velocity_of
+from flowkit.sampling.draw import Completion, Start, slerp, velocity_of
 
 if TYPE_CHECKING:
     from flowkit.recipe.sample import SampleSettings
@@ -104,13 +104,9 @@ def completion(
         raise UserError(f"given: rows have shape {rows.shape} and tokens {tokens.shape}; expected {shape} and {shape[:1]}, "
                         f"or {(count, *shape)} and {(count, *shape[:1])}")  # fmt: skip
     rows, tokens = np.broadcast_to(rows, (count, *shape)), np.broadcast_to(tokens, (count, *shape[:1]))
-    if model.flow.completes:
-        if resample is not None:
-            raise UserError(
-                "resample: this model was trained to complete (flow.given) and needs no resampling; leave it out"
-            )
+    if model.flow.completes and resample is None:
         return Completion(rows, tokens, None)
-    untrained = "this model was not trained to complete (flow.given), and completion without training requires"
+    untrained = "completion by a model that was not trained for it (flow.given) requires"
     if why := model.flow.why_no_score():
         raise UserError(f"given: {untrained} a Gaussian path from independent noise, but {why}")
     if settings.solver.averages or settings.solver.adaptive:

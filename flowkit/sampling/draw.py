@@ -34,14 +34,6 @@ Guide = Callable[[Tensor], Tensor]  # x (B, ...) in the domain's units -> (B,)
 
 
 @dataclass(frozen=True)
-class Given:
-    """Rows to complete, in the domain's units: rows (S, ...) for all samples, or (N, S, ...); tokens (S,) or (N, S) bool."""
-
-    rows: np.ndarray
-    tokens: np.ndarray
-
-
-@dataclass(frozen=True)
 class Completion:
     """rows (N, S, ...) and their given tokens (N, S) bool. resample: None for a model that was trained to complete."""
 

@@ -14,7 +14,7 @@ from flowkit.conditions import Conditions
 from flowkit.data.base import NORMAL, Base
 from flowkit.data.dataset import NULL, Dataset, null_name
 from flowkit.data_source import open_base
-from flowkit.domain import Domain, get_domain
+from flowkit.domain import Domain, Given, get_domain
 from flowkit.errors import UserError, listing
 from flowkit.flow.guidance import Autoguidance
 from flowkit.flow.paths import GaussianPath
@@ -23,7 +23,7 @@ from flowkit.recipe.flow import Flow, seen_without
 from flowkit.recipe.sample import SampleSettings
 from flowkit.sampling import derive
 from flowkit.sampling.conditioning import ClassLabel, resolve_condition, resolve_labels, resolve_row_labels
-from flowkit.sampling.draw import Given, Guide, Start, Weak, as_network, draw_samples
+from flowkit.sampling.draw import Guide, Start, Weak, as_network, draw_samples
 from flowkit.sampling.likelihood import of_rows
 from flowkit.settings import toml_value
 
@@ -117,8 +117,9 @@ class SamplingModel:
         guide: a differentiable f(x (B, ...)) -> (B,) in the domain's units; the samples then approximate
         p(x) exp(guide_scale f(x)) (see `flowkit.flow.guidance.GradientGuidance`). pairs: also return `.noise`, the noise that
         each sample came from as the model saw it (float32, (N, *latent_shape)), and `.normalizer`, for reflow (arXiv 2209.03003).
-        given: rows to complete, and which of their tokens are given (see `Given`); these come back unchanged. resample: for a
-        model that was not trained with `flow.given`, how often each step is repeated; default 8. start: rows to vary, or noise to
+        given: rows to complete, and which of their tokens are given (see `Given`); these come back unchanged. resample:
+        complete without what was learned of it, repeating each step this often; the only way for models trained without
+        `flow.given`, by default 8 times. start: rows to vary, or noise to
         start from, instead of noise from the seed (see `Start`).
         on_states: called with 64 evenly spread samples after each step, from the noise on: float32 (T, 64, ...) in the
         domain's units.

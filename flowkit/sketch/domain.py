@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flowkit.metrics.comparison import Comparison
+    from flowkit.sketch.completion import Completed
     from flowkit.sketch.evaluation import SketchEvaluator
     from flowkit.sketch.prepare import PrepareReport
     from flowkit.sources.files import Files
@@ -172,6 +173,11 @@ class SketchDomain(Domain):
         from flowkit.sketch.decoding import SketchOptions
 
         return SketchOptions(animate=True).presenter(), flow_gif
+
+    def completed(self, model: Any, data: Dataset, rows: np.ndarray, **how: Any) -> Completed:
+        from flowkit.sketch.completion import measure_completion
+
+        return measure_completion(model, data, rows, **how)
 
     def evaluator(self, comparison: Comparison, *, decode: bool = True, device: str = "auto") -> SketchEvaluator:
         from flowkit.sketch.evaluation import SketchEvaluator

@@ -167,7 +167,7 @@ def _distribution(reference: _Described, other: _Described) -> Column:
     def strokes(ref: np.ndarray, oth: np.ndarray) -> tuple[float, float]:
         return frechet(reference.strokes[ref], other.strokes[oth]), mmd2(*_submatrices(kernels, ref, oth))
 
-    center, basis = _principal(reference.grid)
+    center, basis = principal_components(reference.grid)
     inks = [(grid - center) @ basis for grid in (reference.grid, other.grid)]
 
     def inked(ref: np.ndarray, oth: np.ndarray) -> float:
@@ -188,7 +188,7 @@ def _distribution(reference: _Described, other: _Described) -> Column:
     return {**column, **_counted(reference, other)}
 
 
-def _principal(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def principal_components(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean (D,) of grids (N, D), and their principal components (D, k), scaled so that all variance together is 1."""
     center = grid.mean(axis=0, dtype=np.float64)
     _, scales, components = np.linalg.svd(grid - center, full_matrices=False)
