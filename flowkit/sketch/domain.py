@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flowkit.metrics.comparison import Comparison
+    from flowkit.recipe.data import Augment
     from flowkit.sketch.evaluation import SketchEvaluator
     from flowkit.sketch.prepare import PrepareReport
     from flowkit.sources.files import Files
@@ -47,6 +48,7 @@ class SketchDomain(Domain):
     sizes = ("num_strokes", "stroke_dim")
     default_normalizer = "global"
     has_parts = True
+    augments = 9  # see flowkit.sketch.augment
     measures_memorization = True
 
     def generate(self, name: str, num_samples: int, seed: int) -> Dataset:
@@ -123,7 +125,19 @@ class SketchDomain(Domain):
             return torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
         there = x[..., EXISTS] > 0
         starts = there & ~(x[..., CONTINUES] > 0)
+        starts[:, 0] = there[:, 0]
         return torch.where(there, starts.cumsum(1) - 1, -1).clamp_min(-1)
+
+    def augment_draws(self, row_shape: tuple[int, ...]) -> int:
+        from flowkit.sketch.augment import draws
+
+        return draws(row_shape[0])
+
+    def augment(self, x: Tensor, augment: Augment, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """See `flowkit.sketch.augment`."""
+        from flowkit.sketch.augment import augmented
+
+        return augmented(x, self.parts(x), augment, uniform)
 
     def example(
         self, source: str, row_shape: tuple[int, ...], inherited: dict[str, Any], *, part: bool = False
