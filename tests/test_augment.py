@@ -116,7 +116,7 @@ def test_rows_stay_drawings_and_unchanged_ones_are_told_zeros():
 
 
 def session(layout, rows, ranges=EVERYTHING):
-    normalizer = SimpleNamespace(normalize=lambda x: x / 0.7, denormalize=lambda x: x * 0.7)
+    normalizer = SimpleNamespace(normalize=lambda x: (x - 0.1) / 0.7, denormalize=lambda x: x * 0.7 + 0.1)
     return SimpleNamespace(
         recipe=SimpleNamespace(data=SimpleNamespace(augment=ranges)), domain=DOMAIN, normalizer=normalizer, layout=layout,
         data=SimpleNamespace(x=rows.numpy()), draws=Draws(7, torch.device("cpu")),
@@ -125,7 +125,7 @@ def session(layout, rows, ranges=EVERYTHING):
 
 
 def test_draws_do_not_depend_on_how_the_batch_is_split():
-    rows = torch.from_numpy(np.stack([as_row(chain(2, 1, 3, seed=seed), 8) for seed in range(16)])) / 0.7
+    rows = (torch.from_numpy(np.stack([as_row(chain(2, 1, 3, seed=seed), 8) for seed in range(16)])) - 0.1) / 0.7
     whole = draw_augmented(session(Layout(16, 16, 1, 0, 1), rows), 5, Rows(rows, Conditions()))
     other = draw_augmented(session(Layout(16, 16, 1, 0, 1), rows), 6, Rows(rows, Conditions()))
     assert not torch.equal(whole.x, other.x)
