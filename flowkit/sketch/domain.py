@@ -64,6 +64,10 @@ class SketchDomain(Domain):
         """Return whether there are drawings among the files, or arrays that may be drawings."""
         if any(files.kind(entry) in SKETCHES for entry in files.entries):
             return True
+        from flowkit.sketch.importers.controlsketch import tables
+
+        if tables(files):
+            return True
         held, _ = found_in(files)
         if held == "unreadable":
             return files.only is None or files.only.suffix != ".npy"
