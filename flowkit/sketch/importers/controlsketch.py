@@ -21,7 +21,8 @@ from flowkit.sources.splits import places, split_of
 
 CANVAS = 512  # pixels
 COLUMN = "path_data"  # of the parquet edition: [strokes][8], in pixels, with zeros for strokes that do not exist
-MAX_PARQUET = 2_000_000_000  # bytes of a file that is read whole, because it is compressed or in a zip
+FOOTER = 1 << 20  # bytes at the end of a parquet file that are searched for the names of its columns
+MAX_PARQUET = 1_000_000_000  # bytes of a file that is read whole, because it is compressed or in a zip
 
 
 def read(files: Files) -> Iterator[Item]:
@@ -77,18 +78,16 @@ def tables(files: Files) -> list[Entry]:
 
 
 def _has_drawings(files: Files, entry: Entry) -> bool:
+    tail = b""
     try:
         with files.open(entry) as stream:
             if stream.seekable() and isinstance(entry.key, Path):
-                stream.seek(max(0, entry.size - 8))
-                end = stream.read(8)
-                stream.seek(max(0, entry.size - 8 - int.from_bytes(end[:4], "little")))
-                footer = stream.read()
-            else:
-                footer = stream.read(MAX_PARQUET)
-                footer = footer[-8 - int.from_bytes(footer[-8:-4], "little") :]
+                stream.seek(max(0, entry.size - FOOTER))
+            while part := stream.read(FOOTER):
+                tail = (tail + part)[-FOOTER:]
     except (Unreadable, *BROKEN_ZIP):
         return False
+    footer = tail[-8 - int.from_bytes(tail[-8:-4], "little") :]
     return COLUMN.encode() in footer
 
 
