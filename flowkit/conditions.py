@@ -1,5 +1,5 @@
-"""Conditions: what a network is given besides x and t: a class label, condition tokens, which of them are dropped, and
-which tokens of x are given."""
+"""Conditions: what a network is given besides x and t: a class label, condition tokens, which of them are dropped, which
+tokens of x are given, and how the row was augmented."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class Conditions:
     mask: Tensor | None = None  # (B, P) bool: True for tokens, False for padding; None: no padding
     dropped: Tensor | None = None  # (B,) or (B, 2) bool
     given: Tensor | None = None  # (B, S) bool: tokens of x that are clean, for the network to complete; never dropped
+    augmented: Tensor | None = None  # (B, A) float: how the row was augmented; 0 and None: not at all; never dropped
 
     @classmethod
     def of_arrays(cls, *arrays: np.ndarray | None) -> Conditions:
@@ -63,9 +64,9 @@ class Conditions:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Conditions:
         """Apply `change` to each tensor."""
-        if self.class_label is None and self.tokens is None and self.given is None:  # the most common case
+        tensors = (self.class_label, self.tokens, self.mask, self.dropped, self.given, self.augmented)
+        if all(tensor is None for tensor in tensors):  # the most common case
             return self
-        tensors = (self.class_label, self.tokens, self.mask, self.dropped, self.given)
         return Conditions(*(None if tensor is None else change(tensor) for tensor in tensors))
 
     def drop(self, rows: Tensor | None = None) -> Conditions:

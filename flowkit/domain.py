@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from flowkit.data.normalizers import Normalization
     from flowkit.metrics.comparison import Comparison
     from flowkit.metrics.report import Figure
+    from flowkit.recipe.data import Augment
     from flowkit.sources.files import Files
 
 # Predicted x1 (B, ...) in the domain's units -> (B,). One with a parameter named `target` also gets the real x1 (B, ...).
@@ -48,6 +49,7 @@ class Domain:
     has_parts: bool = (
         False  # whether rows are tokens (S, D) with `parts`, so that some can be given and the others completed
     )
+    augments: int = 0  # how many numbers tell a network how a row was augmented; 0: rows are not augmented
     measures_memorization: bool = False  # whether the evaluator reports a memorization ratio
 
     @property
@@ -111,6 +113,17 @@ class Domain:
         """Return the part that each token of normalized rows x (B, S, D) belongs to: (B, S) int64, -1 for absent tokens.
 
         `flow.given` shows or hides parts as a whole. Only called if `has_parts`.
+        """
+        raise NotImplementedError
+
+    def augment_draws(self, row_shape: tuple[int, ...]) -> int:
+        """Return how many random numbers `augment` needs for a row. Only called if `augments`."""
+        raise NotImplementedError
+
+    def augment(self, x: Tensor, augment: Augment, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """Return augmented copies of rows x (B, ...) in the domain's units, and what the network is told: (B, self.augments).
+
+        It is told zeros exactly if the row is unchanged. uniform: (B, augment_draws(...)) random numbers on [0, 1).
         """
         raise NotImplementedError
 

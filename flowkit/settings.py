@@ -81,8 +81,8 @@ def _takes_whole_numbers(field: FieldInfo) -> bool:
 def type_words(field: FieldInfo) -> str:
     """Return a field's type in words: `a number > 0`, `"cosine" or "constant"`."""
     for mark in field.metadata:
-        if isinstance(mark, Says):
-            return mark.words
+        if isinstance(words := getattr(mark, "words", None), str):
+            return words
     if sections := sections_of(field):
         if not sections[0].tag():
             return "a table"

@@ -1,4 +1,4 @@
-"""Every choice of [flow], of [ema] and of how samples are drawn trains from a recipe, and is heeded.
+"""Every choice of [flow], of [data.augment], of [ema] and of how samples are drawn trains from a recipe, and is heeded.
 
 The choices are read off the recipe's own types: one that is added there without a case here is a failure. Each case is
 two trainings of one seed, with the choice and without it: what the choice concerns must differ, and nothing else. Choices that
@@ -26,6 +26,7 @@ from flowkit.components import section_of
 from flowkit.data.dataset import Dataset, write_dataset
 from flowkit.domain import check_arch, get_domain
 from flowkit.errors import UserError
+from flowkit.recipe.data import Augment
 from flowkit.recipe.ema import Ema
 from flowkit.recipe.flow import Flow, Loss
 from flowkit.recipe.sample import Sample, SampleSettings
@@ -44,7 +45,12 @@ OTHER_DATA = {"sketch": "doodles", "text": "{folder}/others.safetensors", "point
 def choices() -> Iterator[str]:
     """`flow.path=vp`, its setting `flow.path=vp beta_min`, the plain key `flow.stratified`; words one by one."""
     plain = {key: field for key, field in Flow.model_fields.items() if key != "loss"}
-    tables = {"flow": plain, "flow.loss": Loss.model_fields, "ema": Ema.model_fields}
+    tables = {
+        "flow": plain,
+        "flow.loss": Loss.model_fields,
+        "data.augment": Augment.model_fields,
+        "ema": Ema.model_fields,
+    }
     tables["sample"] = SampleSettings.model_fields
     for section, fields in tables.items():
         for key, field in fields.items():
@@ -92,6 +98,15 @@ VALUES: dict[str, tuple[str, ...]] = {
     "flow.loss.weights=bins": ('{name="bins",losses=[1,4]}',),
     "flow.loss.error=pseudo_huber c": ("1.0",),
     "flow.cond_drop": ("0.0",),
+    "flow.given": ("0.5", "{prefix=0.5}"),
+    "data.augment.rate": ("0.2",),
+    "data.augment.rotation": ("20", "[10,30]"),
+    "data.augment.scale": ("1.2", "[0.7,0.9]"),
+    "data.augment.shift": ("0.1",),
+    "data.augment.shear": ("0.2",),
+    "data.augment.mirror": ("0.5",),
+    "data.augment.reverse": ("0.3",),
+    "data.augment.reorder": ("2.0",),
     "ema.decay": ("0.5", "[0.5,0.9]", "0.0"),
     "ema.warmup": ("false",),
     "ema.warmup_share": ("0.5",),
@@ -116,6 +131,7 @@ VALUES: dict[str, tuple[str, ...]] = {
 BESIDE = {
     "flow.coupling=c2ot block": ("flow.coupling.ratio=0.5",),
     "flow.coupling=c2ot distance": ("flow.coupling.block=64",),
+    "data.augment.rate": ("data.augment.mirror=0.5",),
     "ema.warmup": ("ema.decay=0.9",),
     "ema.warmup_share": ("ema.decay=0.9",),
     "ema.warmup_power": ("ema.decay=0.9",),
@@ -293,7 +309,7 @@ def test_every_choice_trains_and_has_an_effect(workshop, domain, case):
     sampled = json.loads((found.run_dir / "checkpoints/latest/model.json").read_text())
     if is_default(case, without):
         assert differs == set()
-    elif section == "flow":
+    elif section in ("flow", "data"):
         assert differs == {"weights", "averages", "samples"}, differs
     elif section == "sample":
         assert differs == {"samples"}, differs

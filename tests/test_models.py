@@ -329,7 +329,10 @@ def test_no_weight_decay_lists_all_non_matrices(network, kind):
     plain, decayed = param_groups_weight_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay())
     assert plain["weight_decay"] == 0 and decayed["weight_decay"] == 0.05
     assert {id(p) for p in decayed["params"]} == {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
-    every = build(network if network in SKETCH else "dit-6", "class+patches")
+    sketch = network in SKETCH
+    every = build(
+        network if sketch else "dit-6", "class+patches", **(dict(completes=True, augmented=9) if sketch else {})
+    )
     for pattern in model.no_weight_decay():
         assert any(fnmatch(name, pattern) for name, _ in every.named_parameters()), pattern
 

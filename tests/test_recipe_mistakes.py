@@ -139,7 +139,7 @@ def test_settings_of_another_choice_and_a_table_without_name():
     }
 
 
-NORMALIZERS = '"auto", "none", "global", "zscore", "robust" or "whitening"'
+NORMALIZERS = '"auto", "none", "global", "zscore", "robust", "whitening" or "strokes"'
 COMPONENTS = "expected a whole number >= 1, or a fraction of the variance below 1, found "
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import sys
 import zipfile
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from flowkit.sketch import bezier
 from flowkit.sketch.features import blurred_grid
 from flowkit.sketch.importers import quickdraw
 from flowkit.sketch.prepare import PrepareReport, prepare
-from flowkit.sketch.strokes import exists
+from flowkit.sketch.strokes import continues, exists, pen_strokes
 from flowkit.sources.files import open_files
 from tests.conftest import SHARED
 
@@ -128,10 +129,10 @@ def controlsketch_svg(points: np.ndarray) -> str:
     return f'<?xml version="1.0" ?><svg version="1.1" width="512" height="512"><defs/><g>{paths}</g></svg>'
 
 
-def controlsketch_npz(svg: object) -> bytes:
+def controlsketch_npz(svg: object, caption: object = "a cat") -> bytes:
     stream = io.BytesIO()
     attention = np.zeros((512, 512), np.float32)
-    arrays = {"image": b"\xff\xd8jpeg", "attn_map": attention, "mask": attention.astype(np.uint8), "caption": "a cat"}
+    arrays = {"image": b"\xff\xd8jpeg", "attn_map": attention, "mask": attention.astype(np.uint8), "caption": caption}
     np.savez_compressed(stream, **{key: np.array(value) for key, value in arrays.items()}, svg_32s=np.array(svg))
     return stream.getvalue()
 
@@ -158,6 +159,99 @@ def test_controlsketch(tmp_path: Path) -> None:
         for place, x in zip(where, expected, strict=True):
             split_name, class_name = place.split("/")
             np.testing.assert_array_equal(found[class_name, ["train", "val", "test"].index(split_name)], x)
+
+
+def test_captions_of_controlsketch_are_the_texts(tmp_path: Path) -> None:
+    points = np.random.default_rng(0).uniform(0, 512, (4, 3, 8))
+    captions = ["a sitting cat", "ein Bär\n", np.zeros(2), ""]
+    files = {f"train/cat/cat_{i}.npz": controlsketch_npz(controlsketch_svg(p), caption)
+             for i, (p, caption) in enumerate(zip(points, captions, strict=True))}  # fmt: skip
+    report, data = run(write(tmp_path / "s", files), tmp_path, overwrite=True)
+    expected = dict(zip((points[:, 0, 0] / 512 * 2 - 1).astype(np.float32).tolist(), captions, strict=True))
+    assert data.texts is not None and report.paths[2].is_file() and report.paths[2].suffix == ".jsonl"
+    for x, text in zip(data.x, data.texts, strict=True):
+        caption = expected[float(x[0, 0])]
+        assert text == (caption.strip() if isinstance(caption, str) else text) and text.isprintable()
+    assert "<svg" in data._repr_html_()  # pictures, not a list of captions
+    with pytest.raises(UserError, match=r"\.safetensors: exists already"):
+        run(tmp_path / "s", tmp_path)
+    bare = {"cat/a.npz": controlsketch_npz(controlsketch_svg(points[0]), "")}
+    report, data = run(write(tmp_path / "bare", bare), tmp_path, overwrite=True)
+    assert data.texts is None and len(report.paths) == 2 and not report.paths[0].with_suffix(".jsonl").exists()
+
+
+def controlsketch_part(folder: Path, split: str, rows: list[dict[str, object]], part: str = "00000-of-00001") -> Path:
+    """As the parquet edition of ControlSketch (ControlSketch-Part) is published."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    folder.mkdir(parents=True, exist_ok=True)
+    schema = arrow.schema({
+        "category": arrow.string(), "sketch_id": arrow.string(), "short_caption": arrow.string(),
+        "parts": arrow.list_(arrow.string()), "path_data": arrow.list_(arrow.list_(arrow.int64())),
+        "path_assignment": arrow.list_(arrow.int64()),
+    })  # fmt: skip
+    path = folder / f"{split}-{part}.parquet"
+    parquet.write_table(arrow.Table.from_pylist(rows, schema=schema), path, compression="snappy")
+    return path
+
+
+def part_row(category: str, strokes: int, seed: int) -> dict[str, object]:
+    paths = np.zeros((32, 8), np.int64)
+    paths[:strokes] = np.random.default_rng(seed).integers(1, 512, (strokes, 8))
+    return {"category": category, "sketch_id": f"{category}_{seed}", "short_caption": f"a {category} {seed}",
+            "parts": ["head", "body"], "path_data": paths.tolist(), "path_assignment": [0] * 32}  # fmt: skip
+
+
+def test_parquet_edition_of_controlsketch(tmp_path: Path) -> None:
+    rows = [part_row(name, strokes, seed) for seed, (name, strokes) in enumerate(
+        [("cat", 32), ("angel", 20), ("cat", 5), ("bird", 32), ("angel", 7)])]  # fmt: skip
+    rows[1]["short_caption"] = None
+    data_folder = tmp_path / "ControlSketch-Part" / "data"
+    controlsketch_part(data_folder, "train", rows[:2], "00000-of-00002")
+    controlsketch_part(data_folder, "train", rows[2:3], "00001-of-00002")
+    controlsketch_part(data_folder, "validation", rows[4:])
+    controlsketch_part(data_folder, "test", rows[3:4])
+    (tmp_path / "ControlSketch-Part" / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
+    report, data = run(tmp_path / "ControlSketch-Part", tmp_path, overwrite=True)
+    assert report.format == "controlsketch" and report.splits == {"train": 3, "validation": 1, "test": 1}
+    assert data.class_names == ("angel", "cat", "bird") and data.x.shape == (5, 32, 10)
+    assert data.texts is not None and sorted(data.texts) == ["", "a angel 4", "a bird 3", "a cat 0", "a cat 2"]
+    assert any("1 .md file was not read" in note for note in report.notes)
+    of_start = {float(np.float32(row["path_data"][0][0] / 256 - 1)): row for row in rows}
+    for x, label, split, text in zip(data.x, data.class_label, data.split, data.texts, strict=True):
+        row = of_start[float(x[0, 0])]
+        paths = np.array(row["path_data"])
+        paths = paths[paths.any(axis=1)]
+        np.testing.assert_array_equal(pen_strokes_of(x), (paths / 256 - 1).astype(np.float32))
+        assert not continues(x).any()
+        assert data.class_names[label] == row["category"] and text == (row["short_caption"] or "")
+        assert split == {0: 0, 1: 0, 2: 0, 3: 2, 4: 1}[rows.index(row)]
+    as_zip = tmp_path / "part.zip"
+    with zipfile.ZipFile(as_zip, "w") as archive:
+        for path in data_folder.iterdir():
+            archive.write(path, f"data/{path.name}")
+    np.testing.assert_array_equal(run(as_zip, tmp_path, overwrite=True)[1].x, data.x)
+
+
+def pen_strokes_of(x: np.ndarray) -> np.ndarray:
+    return np.concatenate(pen_strokes(x))
+
+
+def test_broken_rows_of_the_parquet_edition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [part_row("cat", 4, 0), part_row("cat", 4, 1), part_row("cat", 0, 2), part_row("cat", 4, 3)]
+    rows[1]["path_data"] = [[1, 2, 3]]
+    rows[3]["path_data"] = None
+    folder = tmp_path / "s"
+    path = controlsketch_part(folder, "cats", rows)
+    (folder / "z.parquet").write_bytes(path.read_bytes()[:4] + bytes(50) + path.read_bytes()[500:])
+    report, data = run(folder, tmp_path, overwrite=True)
+    assert len(data) == 1 and data.split is None
+    wrong = "has no 'path_data' of strokes with 8 numbers each"
+    assert report.total.left_out[wrong] == 2 and report.examples[wrong].endswith("row 2")
+    assert report.total.left_out["has no strokes"] == 1
+    assert report.total.left_out["is a truncated or corrupt parquet file"] == 1
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"requires pyarrow: pip install 'flowkit\[parquet\]'"):
+        run(folder, tmp_path, overwrite=True)
 
 
 def test_controlsketch_is_read_without_pickle(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from flowkit.data.dataset import Dataset, read_dataset
 from flowkit.errors import UserError
+from flowkit.sketch.budget import to_size
 from flowkit.sketch.domain import SketchDomain
 from flowkit.sketch.prepare import prepare
 from flowkit.sketch.strokes import CONTINUES, EXISTS, as_row, continues, cubics, exists, pen_strokes, tidy
@@ -156,3 +157,16 @@ def test_the_normalizer_scales_coordinates_that_exist_and_keeps_signs():
     np.testing.assert_allclose(points.mean(0), 0, atol=1e-6)
     assert points.std() == pytest.approx(1, abs=1e-3)
     np.testing.assert_allclose(normalizer.denormalize(torch.from_numpy(y)).numpy(), x, atol=1e-6)
+
+
+def test_simplifying_never_merges_what_costs_more_than_the_tolerance():
+    """Of three cheap merges in a chain, the cheapest excludes both others. The corner of the other stroke must stay."""
+
+    def lines(*points):
+        ends = np.array(points, float)
+        return np.concatenate([(1 - t) * ends[:-1] + t * ends[1:] for t in (0, 1 / 3, 2 / 3, 1)], axis=1)
+
+    nearly_straight = lines((-0.8, -0.504), (-0.4, -0.5), (0, -0.5), (0.4, -0.5), (0.8, -0.504))
+    corner = lines((-0.8, 0), (0.5, 0), (0.5, 0.8))
+    found = to_size([nearly_straight, corner], 32, tolerance=0.01)
+    assert found.error < 0.011 and [len(stroke) for stroke in pen_strokes(found.x)] == [1, 2]

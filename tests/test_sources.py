@@ -30,7 +30,7 @@ Contents = dict[str, "str | bytes"]
 
 
 def run(source: Path, **options: object) -> tuple[PrepareReport, Dataset]:
-    report = prepare(source, source.parent / "out/data", size=4, overwrite=True, **options)  # type: ignore[reportArgumentType]
+    report = prepare(source, source.parent / "out/data", exactly=4, overwrite=True, **options)  # type: ignore[reportArgumentType]
     return report, read_dataset(report.paths[0])
 
 
@@ -375,7 +375,7 @@ def test_strokes_in_arrays(tmp_path: Path, name: str, container: str) -> None:
     array = ARRAYS[name](stroke3(LINES))
     source = tmp_path / f"cat.{container}"
     np.savez(source, train=array, valid=array[:1]) if container == "npz" else np.save(source, array)
-    report = prepare(source, tmp_path / "out", size=3)
+    report = prepare(source, tmp_path / "out", exactly=3)
     data = read_dataset(tmp_path / "out")
     assert report.splits == ({"train": 2, "validation": 1, "test": 0} if container == "npz" else {})
     assert names_of(data) == ["cat"] * len(data)
@@ -386,11 +386,11 @@ def test_arrays_beside_those_of_drawings(tmp_path: Path) -> None:
     rows = stroke3(LINES)
     two = np.stack([rows] * 2)
     np.savez(tmp_path / "cat.npz", x_train=two, x_test=two[:1], y_train=np.arange(2), std=np.float32(3))
-    report = prepare(tmp_path / "cat.npz", tmp_path / "out", size=3)
+    report = prepare(tmp_path / "cat.npz", tmp_path / "out", exactly=3)
     assert report.splits == {"train": 2, "validation": 0, "test": 1} and report.total.read == 3
     assert "cat.npz: not read, because they hold no drawings: y_train, std" in report.notes
     np.savez(tmp_path / "animals.npz", cat=two, dog=objects([rows]))
-    report = prepare(tmp_path / "animals.npz", tmp_path / "out2", size=3)
+    report = prepare(tmp_path / "animals.npz", tmp_path / "out2", exactly=3)
     assert report.total.kept == 3 and "animals.npz: cat, dog are read as one class, 'animals'" in said(report)
 
 

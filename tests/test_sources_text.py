@@ -434,7 +434,7 @@ def test_a_summary_in_any_width(tmp_path: Path, width: int) -> None:
         b"\x89PNG\r\n\x1a\n",
     ]
     files |= {f"lamp/bad{n}.svg": content for n, content in enumerate(bad)}
-    report = prepare_sketches(write(tmp_path / "s", files), tmp_path / "out", size=4)
+    report = prepare_sketches(write(tmp_path / "s", files), tmp_path / "out", exactly=4)
     out = io.StringIO()
     console = Console(file=out, width=width, highlight=False)
     console.print(summary(report, width))
@@ -477,7 +477,7 @@ def test_a_drawing_that_training_would_refuse_is_left_out(tmp_path: Path) -> Non
     """One that leaves the canvas by far would spoil the whole data set: its canvas, then, is not what its file says."""
     far = '<svg viewBox="0 0 10 10"><path d="M0 0L10 10"/><path d="M0 0L{} 9"/></svg>'
     files = {"a/1.svg": SVG.format(1), "a/2.svg": far.format(400)}
-    report = prepare_sketches(write(tmp_path / "s", dict(files)), tmp_path / "out", size=4)
+    report = prepare_sketches(write(tmp_path / "s", dict(files)), tmp_path / "out", exactly=4)
     from flowkit.data_source import open_rows, with_split
 
     with_split(open_rows(str(tmp_path / "out"), 1, 0), 0.0, None, 0, "out")

@@ -21,6 +21,15 @@ name = "one"
 [data]
 source = "rows.safetensors"
 val_fraction = 0.11
+[data.augment]
+rotation = 20
+scale = 1.2
+shift = 0.1
+mirror = 0.5
+reverse = 0.3
+reorder = 1.0
+[flow]
+given = 0.4
 [model]
 arch = "bezier_sketch_dit"
 embed_dim = 32

@@ -27,7 +27,8 @@ def prepare(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A folder, a .zip or a file. Sketches: SVG, Quick, Draw! .ndjson, ControlSketch, stroke-3 and stroke-5 .npz. "
+            help="A folder, a .zip or a file. Sketches: SVG, Quick, Draw! .ndjson, ControlSketch (.npz, .parquet), stroke-3 and "
+            "stroke-5 .npz. "
             "Sentences: .txt, .jsonl, .json, .csv, .tsv, .parquet. Sentence vectors: .npy, .npz, .safetensors, .pt.",
             metavar="SOURCE",
             show_default=False,

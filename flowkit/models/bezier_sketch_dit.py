@@ -16,6 +16,7 @@ from flowkit.models.layers import (
     Conditioned,
     CrossAttention,
     SwiGLU,
+    augment_embedding,
     given_mark,
     learned,
     linear,
@@ -45,6 +46,7 @@ class BezierSketchDiT(Conditioned):
         neighbors: Annotated[
             bool, Field(description="each stroke also reads the numbers of the strokes before and after it")
         ] = False,
+        augmented: CountOrNone = 0,
         attend_conditions: Annotated[
             bool, Field(description="attend to the condition tokens, in addition to their mean")
         ] = False,
@@ -53,6 +55,9 @@ class BezierSketchDiT(Conditioned):
         self.neighbors = neighbors
         self.stroke_in = linear(3 * stroke_dim if neighbors else stroke_dim, embed_dim)
         self.given = nn.Parameter(torch.zeros(embed_dim)) if completes else None  # added to strokes that are given
+        self.augmented = (
+            nn.Parameter(torch.zeros(augmented, embed_dim)) if augmented else None
+        )  # for each of the numbers
         self.position = learned(num_strokes, embed_dim, std=POSITION_STD)  # the order of strokes has meaning
         self.embed_conditions(embed_dim, num_classes, clip_dim, two_times, attend_conditions)
         self.blocks = nn.ModuleList(
@@ -60,6 +65,9 @@ class BezierSketchDiT(Conditioned):
         )
         self.out_modulation = linear(embed_dim, 2 * embed_dim, gain=0)
         self.stroke_out = linear(embed_dim, stroke_dim, gain=0)
+
+    def no_weight_decay(self) -> set[str]:
+        return super().no_weight_decay() | {"given", "augmented"}
 
     def forward(
         self,
@@ -71,6 +79,7 @@ class BezierSketchDiT(Conditioned):
         span: Tensor | None = None,
         condition_mask: Tensor | None = None,
         given: Tensor | None = None,
+        augmented: Tensor | None = None,
     ) -> Tensor:
         """x (B, S, 8), t (B,) in [0, 1], class_label (B,) int64, clip_features (B, C) or (B, P, C) -> (B, S, 8).
 
@@ -78,10 +87,11 @@ class BezierSketchDiT(Conditioned):
         span (B,): length of the interval that starts at t, for networks built with two_times; 0 by default.
         condition_mask (B, P) bool: True for tokens, False for padding. A row without tokens counts as dropped.
         given (B, S) bool, for networks built with `completes`: strokes of x that are clean, to be completed by the others.
+        augmented (B, A), for networks built with augmented = A: how the row was augmented; None or zeros: not at all.
         """
         assert x.shape[1] == len(self.position), f"x has {x.shape[1]} strokes; expected {len(self.position)}"
         condition, memory = self.conditions(x, t, class_label, clip_features, cfg_mask, span, condition_mask)
-        condition = F.silu(condition)
+        condition = F.silu(condition + augment_embedding(self.augmented, augmented))
         h = self.stroke_in(with_neighbors(x) if self.neighbors else x) + self.position + given_mark(self.given, given)
         for block in self.blocks:
             h = block(h, condition, memory)

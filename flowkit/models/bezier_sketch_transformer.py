@@ -18,6 +18,7 @@ from flowkit.models.layers import (
     ClassEmbedding,
     FeatureProjection,
     TimeEmbedding,
+    augment_embedding,
     condition_memory,
     dropped_kinds,
     given_mark,
@@ -53,11 +54,15 @@ class BezierSketchTransformer(nn.Module):
         ] = 4.0,
         two_times: bool = False,
         completes: bool = False,
+        augmented: CountOrNone = 0,
     ):
         """A class embedding of `class_embed_dim` numbers is expanded to `num_memory_tokens` memory tokens."""
         super().__init__()
         self.stroke_in = linear(stroke_dim, embed_dim)
         self.given = nn.Parameter(torch.zeros(embed_dim)) if completes else None  # added to strokes that are given
+        self.augmented = (
+            nn.Parameter(torch.zeros(augmented, embed_dim)) if augmented else None
+        )  # for each of the numbers
         self.position = learned(num_strokes, embed_dim, std=POSITION_STD)
         self.time = TimeEmbedding(embed_dim, SMOOTH if two_times else 1000.0)
         self.span = TimeEmbedding(embed_dim, SMOOTH) if two_times else None
@@ -78,7 +83,7 @@ class BezierSketchTransformer(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of parameters without weight decay, besides biases and norms."""
-        return {"position", "null_features", "class_embedding.table.weight", "given"}
+        return {"position", "null_features", "class_embedding.table.weight", "given", "augmented"}
 
     def forward(
         self,
@@ -90,6 +95,7 @@ class BezierSketchTransformer(nn.Module):
         span: Tensor | None = None,
         condition_mask: Tensor | None = None,
         given: Tensor | None = None,
+        augmented: Tensor | None = None,
     ) -> Tensor:
         """x (B, S, 8), t (B,) in [0, 1], class_label (B,) int64, clip_features (B, C) or (B, P, C) -> (B, S, 8).
 
@@ -97,12 +103,14 @@ class BezierSketchTransformer(nn.Module):
         span (B,): length of the interval that starts at t, for networks built with two_times; 0 by default.
         condition_mask (B, P) bool: True for tokens, False for padding. A row without tokens counts as dropped.
         given (B, S) bool, for networks built with `completes`: strokes of x that are clean, to be completed by the others.
+        augmented (B, A), for networks built with augmented = A: how the row was augmented; None or zeros: not at all.
         """
         assert x.shape[1] == len(self.position), f"x has {x.shape[1]} strokes; expected {len(self.position)}"
         memory, visible = self._memory(x, class_label, clip_features, cfg_mask, condition_mask)
         time = self.time(t)
         if self.span is not None:
             time = time + self.span(torch.zeros_like(t) if span is None else span)
+        time = time + augment_embedding(self.augmented, augmented)
         h = torch.cat((time[:, None], self.stroke_in(x) + self.position + given_mark(self.given, given)), dim=1)
         for block in self.blocks:
             h = block(h, memory, visible)

@@ -101,6 +101,14 @@ def given_mark(mark: nn.Parameter | None, given: Tensor | None) -> Tensor | floa
     return given[..., None] * mark
 
 
+def augment_embedding(weight: nn.Parameter | None, augmented: Tensor | None) -> Tensor | float:
+    """Return what to add to the condition (B, D) for rows that were `augmented` (B, A): weight (A, D); 0 for a row of zeros."""
+    if augmented is None:
+        return 0.0
+    assert weight is not None, "the network was built without `augmented`"
+    return augmented @ weight
+
+
 def token_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
     """Return the mean (B, D) over tokens (B, P, D) where mask (B, P) is True; 0 for rows without tokens."""
     if mask is None:
@@ -187,7 +195,7 @@ class Conditioned(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of parameters without weight decay, besides biases and norms."""
-        return {"position", "null_features", "class_embedding.table.weight", "given"}
+        return {"position", "null_features", "class_embedding.table.weight"}
 
     def conditions(
         self,

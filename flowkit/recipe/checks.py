@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def contradictions(recipe: Recipe) -> list[tuple[str, str]]:
     """Return (key, what is wrong and how to fix it) for every impossible combination."""
-    parts = (_length, _batch, _divisions, _guidance, _flow, _averages, _mean_flow, _sampling, _coupling)
+    parts = (_length, _batch, _divisions, _guidance, _flow, _averages, _mean_flow, _sampling, _coupling, _augment)
     found = [problem for part in parts for problem in part(recipe)]
     if recipe.run.device == "cpu" and recipe.train.precision == "fp16":
         found.append(("train.precision", '"fp16" requires a GPU, but run.device is "cpu"; use "bf16" or "fp32"'))
@@ -68,6 +68,14 @@ def _coupling(recipe: Recipe) -> list[tuple[str, str]]:
         return [("flow.coupling.block", f"{block} is not a multiple of train.batch_size = {batch}; "
                                         f"the nearest are {_multiples(block, batch)}")]  # fmt: skip
     return []
+
+
+def _augment(recipe: Recipe) -> list[tuple[str, str]]:
+    coupling = recipe.flow.coupling
+    if not recipe.data.augment or coupling.independent:
+        return []
+    return [("data.augment", f'cannot be used with flow.coupling = "{coupling.tag()}", which pairs noise with rows before they '
+                             'are augmented; use "independent" or remove [data.augment]')]  # fmt: skip
 
 
 def _divisions(recipe: Recipe) -> list[tuple[str, str]]:

@@ -54,11 +54,11 @@ def frames(run: RunSummary, limit: int) -> list[Frame]:
 
 def drawn(data: Dataset, domain: Domain, behind: np.ndarray | None = None, limit: int = PICTURES) -> Markup | None:
     """Return some rows as pictures or sentences; None if they have neither."""
-    if data.texts is not None:
-        texts = [data.texts[row] for row in range(min(len(data), SENTENCES))]
-        return element("ol", [element("li", text) for text in texts], class_="sentences card")
     rows = data if domain.together else data.take(np.arange(min(len(data), limit)))
     pictures = domain.draw(rows, behind)
+    if not pictures and data.texts is not None:
+        texts = [data.texts[row] for row in range(min(len(data), SENTENCES))]
+        return element("ol", [element("li", text) for text in texts], class_="sentences card")
     if not pictures:
         return None
     titles = [""] if domain.together or rows.class_label is None else rows.titles()

@@ -159,7 +159,7 @@ def _merge(strokes: Sequence[np.ndarray], size: int, tolerance: float = 0.0) -> 
         limit, cheap = (len(pieces) - size + 1) // 2, sum(price < tolerance for price in prices)
         if max(limit, cheap) < 1:
             break
-        chosen = _cheapest(left, prices, max(limit, (cheap + 1) // 2))
+        chosen = _cheapest(left, prices, limit, max(limit, (cheap + 1) // 2), tolerance)
         for k in sorted(chosen, reverse=True):
             pieces[left[k] : left[k] + 2] = [merged[k]]
     if fitted := [piece for piece in pieces if piece not in untouched]:
@@ -170,16 +170,21 @@ def _merge(strokes: Sequence[np.ndarray], size: int, tolerance: float = 0.0) -> 
     return np.split(np.stack([cubics[piece] for piece in pieces]), starts), error
 
 
-def _cheapest(left: list[int], costs: list[float], limit: int) -> list[int]:
-    """Return up to `limit` positions in `left`, cheapest first, such that no two share a piece."""
+def _cheapest(left: list[int], costs: list[float], least: int, most: int, tolerance: float) -> list[int]:
+    """Return up to `most` positions in `left`, cheapest first, such that no two share a piece.
+
+    Beyond the first `least`, all cost less than `tolerance`.
+    """
     taken: set[int] = set()
     chosen: list[int] = []
     for k in np.argsort(costs, kind="stable").tolist():
         i = left[k]
+        if len(chosen) >= least and costs[k] >= tolerance:
+            break
         if i in taken or i + 1 in taken:
             continue
         taken.update((i, i + 1))
         chosen.append(k)
-        if len(chosen) == limit:
+        if len(chosen) == most:
             break
     return chosen

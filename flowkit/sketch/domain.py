@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flowkit.metrics.comparison import Comparison
+    from flowkit.recipe.data import Augment
     from flowkit.sketch.completion import Completed
     from flowkit.sketch.evaluation import SketchEvaluator
     from flowkit.sketch.prepare import PrepareReport
@@ -49,6 +50,7 @@ class SketchDomain(Domain):
     default_normalizer = "global"
     statistics_of = "strokes"
     has_parts = True
+    augments = 9  # see flowkit.sketch.augment
     measures_memorization = True
 
     def generate(self, name: str, num_samples: int, seed: int) -> Dataset:
@@ -63,6 +65,10 @@ class SketchDomain(Domain):
     def prepares(self, source: Path, files: Files) -> bool:
         """Return whether there are drawings among the files, or arrays that may be drawings."""
         if any(files.kind(entry) in SKETCHES for entry in files.entries):
+            return True
+        from flowkit.sketch.importers.controlsketch import tables
+
+        if tables(files):
             return True
         held, _ = found_in(files)
         if held == "unreadable":
@@ -125,7 +131,19 @@ class SketchDomain(Domain):
             return torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
         there = x[..., EXISTS] > 0
         starts = there & ~(x[..., CONTINUES] > 0)
+        starts[:, 0] = there[:, 0]
         return torch.where(there, starts.cumsum(1) - 1, -1).clamp_min(-1)
+
+    def augment_draws(self, row_shape: tuple[int, ...]) -> int:
+        from flowkit.sketch.augment import draws
+
+        return draws(row_shape[0])
+
+    def augment(self, x: Tensor, augment: Augment, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """See `flowkit.sketch.augment`."""
+        from flowkit.sketch.augment import augmented
+
+        return augmented(x, self.parts(x), augment, uniform)
 
     def example(
         self, source: str, row_shape: tuple[int, ...], inherited: dict[str, Any], *, part: bool = False

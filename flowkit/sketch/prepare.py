@@ -53,7 +53,7 @@ class ClassReport:
 class PrepareReport:
     source: Path
     format: str  # "svg" | "controlsketch" | "quickdraw" | "stroke3"
-    paths: tuple[Path, ...]  # .safetensors and .json
+    paths: tuple[Path, ...]  # .safetensors and .json, and .jsonl with captions
     shape: tuple[int, ...]
     splits: dict[str, int]  # rows by split; empty if the source has no splits
     classes: tuple[ClassReport, ...]
@@ -102,6 +102,7 @@ def prepare(
     x is (N, S, 10) with the pen strokes of the files (see `flowkit.sketch.strokes`). S is the largest number of cubics that a
     sketch has, at most `cubics`, by default 32. exactly: write x (N, exactly, 8) instead, without pen strokes; sketches with
     fewer cubics are cut into more. simplify: merge the cubics of a stroke as long as it moves by less, in canvas units.
+    Captions become the texts of the rows.
 
     over: "fit" or "leave-out" sketches of more cubics. max_per_class: keep only the first ones of each class and
     split. recognized_only: leave out drawings that Quick, Draw! did not recognize. Rows are shuffled by `seed`, so that the
@@ -126,6 +127,8 @@ def prepare(
     tally = _Tally(fit, max_per_class)
     with open_files(source) as files:
         name, read = detect(source, files)
+        if name == "controlsketch":
+            free_target(out, overwrite=overwrite, sources=[source], texts=True, example="sketches")
         if recognized_only:
             if name != "quickdraw":
                 raise UserError(f"--recognized-only: requires Quick, Draw! data, and {source} holds {name}")
@@ -136,6 +139,8 @@ def prepare(
             if tell is not None:
                 tell("reading", min(files.consumed, total), total)
     data = tally.dataset(source, seed)
+    if data.texts is not None:
+        paths = (*paths, paths[0].with_suffix(".jsonl"))
     notes = (*files.notes, *tally.duplicates())
     asked = {"cubics": size} if exactly is None else {"exactly": exactly}
     prepared = {**asked, "simplify": simplify, "over": over, "seed": seed, **tally.summary(), "notes": list(notes)}
@@ -152,6 +157,7 @@ class _Tally:
         self.fit, self.max_per_class = fit, max_per_class
         self.rows: list[np.ndarray] = []
         self.places: list[tuple[str, str]] = []  # (class, split) per row
+        self.captions: list[str] = []
         self.by_class: dict[str, ClassReport] = {}
         self.examples: dict[str, str] = {}
         self.kept: Counter[tuple[str, str]] = Counter()
@@ -176,6 +182,7 @@ class _Tally:
             )
             return
         self._keep(found, place, report)
+        self.captions.append(item.caption)
         report.remarks.update(item.remarks)
 
     def _keep(self, found: Budgeted, place: tuple[str, str], report: ClassReport) -> None:
@@ -202,8 +209,9 @@ class _Tally:
             split = np.array([SPLITS[split_name or "train"] for _, split_name in self.places], np.uint8)[order]
         longest = max(int(exists(row).sum()) for row in self.rows)
         return Dataset(
-            "sketch", np.stack([self.rows[i][:longest] for i in order]), labels[order], split=split, class_names=names
-        )
+            "sketch", np.stack([self.rows[i][:longest] for i in order]), labels[order], split=split, class_names=names,
+            texts=[self.captions[i] for i in order] if any(self.captions) else None,
+        )  # fmt: skip
 
     def duplicates(self) -> list[str]:
         """Return notes on exact duplicates."""

@@ -88,8 +88,8 @@ FOREIGN = {
     **{name.lower(): Foreign(f"a {name} image", _TRACE) for name in ("PNG", "JPEG", "GIF", "WebP", "BMP", "TIFF")},
 }
 KNOWN = (
-    "Sketches come from SVG, Quick, Draw! .ndjson and .npz; sentences from .txt, .jsonl, .json, .csv, .tsv and .parquet; "
-    "vectors from .npy, .npz, .safetensors and .pt"
+    "Sketches come from SVG, Quick, Draw! .ndjson, .npz and ControlSketch's .parquet; sentences from .txt, .jsonl, .json, .csv, "
+    ".tsv and .parquet; vectors from .npy, .npz, .safetensors and .pt"
 )
 
 _MAGIC = (

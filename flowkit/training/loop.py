@@ -7,9 +7,6 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
-
-import torch
 
 from flowkit.checkpoint.background import Saver
 from flowkit.checkpoint.run_dir import write_end
@@ -21,7 +18,7 @@ from flowkit.training.meters import Meters, Stopwatch, memory_bytes
 from flowkit.training.nonfinite import give_up
 from flowkit.training.preview import Sampler
 from flowkit.training.session import Session
-from flowkit.training.step import flow_loss, one_update
+from flowkit.training.step import UpdateInputs, one_update
 
 Emit = Callable[[Event], None]
 SPIKE = 5.0  # times the median of the mean losses of the last log steps
@@ -149,10 +146,9 @@ def _discarded_backward(session: Session) -> None:
     """Run one backward pass and discard it. DDP rebuilds its buckets after the first one, which changes the last bits."""
     if session.layout.world_size == 1:
         return
-    rows = session.batches.of(session.start_step).slice(0, session.layout.micro)
-    t = torch.full((len(rows.x),), 0.5, device=session.device)
-    rows = replace(rows, conditions=rows.conditions.drop(torch.zeros_like(t, dtype=torch.bool)))
-    loss, _ = flow_loss(session, rows, torch.zeros_like(rows.x), t, torch.zeros_like(rows.x))
+    loss, _ = UpdateInputs(session, session.start_step).loss(
+        0
+    )  # with all inputs of an update, so that DDP sees all parameters
     loss.backward()
     session.optimizer.zero_grad(set_to_none=True)
 

@@ -209,10 +209,21 @@ def build(
                 raise UserError(f"flow.given: {recipe.model.arch!r} does not take given strokes; use "
                                 '"bezier_sketch_dit" or "bezier_sketch_transformer", or set flow.given = 0')  # fmt: skip
             model_args["completes"] = True
+        if recipe.data.augment:
+            if not domain.augments:
+                raise UserError(
+                    f"data.augment: changes drawings, and the rows are {domain.noun}; remove [data.augment]"
+                )
+            if "augmented" not in known:
+                raise UserError(f"data.augment: {recipe.model.arch!r} cannot be told how a row was augmented; use "
+                                '"bezier_sketch_dit" or "bezier_sketch_transformer", or remove [data.augment]')  # fmt: skip
+            model_args["augmented"] = domain.augments
         torch.manual_seed(key(recipe.run.seed, "initial weights"))
         model = create_model(recipe.model.arch, **model_args)
     elif flow.completes:
         raise UserError("flow.given: not supported for your own module yet; set flow.given = 0")
+    elif recipe.data.augment:
+        raise UserError("data.augment: not supported for your own module yet; remove [data.augment]")
     if flow.objective.averages:
         check_takes_span(model)
     if data.condition_mask is not None:

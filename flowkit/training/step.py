@@ -59,7 +59,7 @@ class UpdateInputs:
 
     def __init__(self, session: Session, update: int):
         self.session = session
-        self.rows = session.batches.of(update)
+        self.rows = draw_augmented(session, update, session.batches.of(update))
         shape = (session.layout.batch_size, *self.rows.x.shape[1:])
         self.noise = session.pairing.noise(update)
         self.times, self.spans = session.flow.objective.spans(_times(session, update), UpdateDraws(session, update))
@@ -137,6 +137,20 @@ def draw_given(session: Session, update: int) -> tuple[Tensor, Tensor, Tensor] |
     shapes = {"given": (size,), "given amount": (size,), "given parts": (size, tokens)}
     which, amount, each = (session.draws.uniform(what, update, shape) for what, shape in shapes.items())
     return which, amount, each
+
+
+def draw_augmented(session: Session, update: int, rows: Rows) -> Rows:
+    """Return this rank's rows of an update, randomly augmented. Whatever the number of processes, a row has the same draws."""
+    ranges, domain, normalizer = session.recipe.data.augment, session.domain, session.normalizer
+    if not ranges:
+        return rows
+    draws = domain.augment_draws(session.data.x.shape[1:])
+    uniform = session.draws.uniform("augment", update, (session.layout.batch_size, draws))
+    mine = torch.from_numpy(session.batches.indices).to(uniform.device)
+    x, told = domain.augment(normalizer.denormalize(rows.x), ranges, uniform[mine])
+    changed = told.any(1).view(-1, *(1,) * (x.ndim - 1))  # other rows stay exactly as they are
+    x = torch.where(changed, normalizer.normalize(x), rows.x)
+    return Rows(x, replace(rows.conditions, augmented=told))
 
 
 def flow_loss(

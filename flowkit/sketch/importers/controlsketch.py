@@ -1,15 +1,28 @@
-"""ControlSketch (arXiv 2502.08642): `{split}/{class}/{class}_{seed}.npz`, each with its sketch as SVG text."""
+"""ControlSketch (arXiv 2502.08642): `{split}/{class}/{class}_{seed}.npz`, each with its sketch as SVG text.
+
+Its parquet edition (ControlSketch-Part) has `data/{split}-*.parquet` with the columns category, short_caption and path_data.
+"""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from flowkit.errors import Unreadable
+import numpy as np
+
+from flowkit.errors import Unreadable, UserError, listing
 from flowkit.sketch.importers.items import Item
 from flowkit.sketch.svg_read import MAX_BYTES, read_svg
 from flowkit.sources.arrays import CONTROLSKETCH, Arrays, open_arrays
-from flowkit.sources.files import Files
-from flowkit.sources.splits import places
+from flowkit.sources.files import BROKEN_ZIP, Entry, Files
+from flowkit.sources.splits import places, split_of
+
+CANVAS = 512  # pixels
+COLUMN = "path_data"  # of the parquet edition: [strokes][8], in pixels, with zeros for strokes that do not exist
+FOOTER = 1 << 20  # bytes at the end of a parquet file that are searched for the names of its columns
+MAX_PARQUET = 1_000_000_000  # bytes of a file that is read whole, because it is compressed or in a zip
 
 
 def read(files: Files) -> Iterator[Item]:
@@ -26,7 +39,8 @@ def read(files: Files) -> Iterator[Item]:
             with open_arrays(files, entry) as arrays:
                 # Not cut at the canvas: each stroke is one cubic and must remain one.
                 strokes = read_svg(_svg_text(arrays).encode("utf-8", "replace"), cut=False)
-            yield Item(class_name, entry.name, strokes, split=split)
+                caption = _caption(arrays)
+            yield Item(class_name, entry.name, strokes, split=split, caption=caption)
         except Unreadable as problem:
             yield Item(class_name, entry.name, None, problem, split)
         files.consumed += entry.size
@@ -41,3 +55,90 @@ def _svg_text(arrays: Arrays) -> str:
         raise Unreadable("has no text in key 'svg_32s'", f"{text.dtype} of shape {text.shape}")
     found = text.item()
     return found if isinstance(found, str) else found.decode("utf-8", "replace")
+
+
+def _caption(arrays: Arrays) -> str:
+    """Return the caption; "" if there is none that can be read, since the sketch is worth keeping."""
+    try:
+        return _plain(str(arrays.array("caption"))) if "caption" in arrays.keys else ""
+    except Unreadable:
+        return ""
+
+
+def _plain(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8").strip()  # there may be lone surrogates
+
+
+# ---- the parquet edition ----
+
+
+def tables(files: Files) -> list[Entry]:
+    """Return the parquet files with drawings, by the names of their columns. Needs no pyarrow."""
+    return [entry for entry in files.of_kind("parquet") if _has_drawings(files, entry)]
+
+
+def _has_drawings(files: Files, entry: Entry) -> bool:
+    tail = b""
+    try:
+        with files.open(entry) as stream:
+            if stream.seekable() and isinstance(entry.key, Path):
+                stream.seek(max(0, entry.size - FOOTER))
+            while part := stream.read(FOOTER):
+                tail = (tail + part)[-FOOTER:]
+    except (Unreadable, *BROKEN_ZIP):
+        return False
+    footer = tail[-8 - int.from_bytes(tail[-8:-4], "little") :]
+    return COLUMN.encode() in footer
+
+
+def read_tables(files: Files) -> Iterator[Item]:
+    """Yield one sketch per row of the parquet files. Splits come from the names of files or folders.
+
+    Raises UserError if pyarrow is not installed.
+    """
+    try:
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise UserError(
+            f"{files.entries[0].name}: reading parquet requires pyarrow: pip install 'flowkit[parquet]'"
+        ) from None
+
+    entries = tables(files)
+    files.note_unread(entries)
+    splits = [split for split, _ in places(entries, files.name).of]
+    if not any(splits) and all(split_of(entry.stem) for entry in entries):
+        splits = [split_of(entry.stem) for entry in entries]
+        files.notes.append(f"files {listing((one.name for one in entries), 8)}: read as splits, because of their names")
+    for entry, split in zip(entries, splits, strict=True):
+        number, begun = 0, files.consumed
+        try:
+            with files.open(entry) as stream:
+                whole = not (isinstance(entry.key, Path) and stream.seekable())
+                table = parquet.ParquetFile(io.BytesIO(files.read(entry, MAX_PARQUET)) if whole else stream)
+                wanted = [name for name in ("category", "short_caption", COLUMN) if name in table.schema_arrow.names]
+                for batch in table.iter_batches(1024, columns=wanted):
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield _row(row, entry, split, number)
+                    files.consumed = begun + entry.size * number // max(number, table.metadata.num_rows)
+        except Unreadable as problem:
+            yield Item(entry.stem, entry.name, None, problem, split)
+        except (arrow.ArrowException, ValueError, OSError, KeyError, RuntimeError, MemoryError) as error:
+            why = next(iter(str(error).splitlines()), type(error).__name__)
+            yield Item(entry.stem, entry.name, None, Unreadable("is a truncated or corrupt parquet file", why), split)
+        files.consumed = begun + entry.size
+
+
+def _row(row: dict[str, Any], entry: Entry, split: str, number: int) -> Item:
+    name, where = str(row.get("category") or entry.stem), f"{entry.name} row {number}"
+    try:
+        paths = np.asarray(row[COLUMN], np.float64)
+        if paths.ndim != 2 or paths.shape[1] != 8 or not np.isfinite(paths).all():
+            raise ValueError
+    except (TypeError, ValueError):
+        problem = Unreadable(f"has no '{COLUMN}' of strokes with 8 numbers each")
+        return Item(_plain(name), where, None, problem, split)
+    strokes = list((paths[paths.any(axis=1)] / CANVAS * 2 - 1)[:, None])
+    caption = row.get("short_caption")
+    return Item(_plain(name), where, strokes, split=split, caption=_plain(caption) if isinstance(caption, str) else "")

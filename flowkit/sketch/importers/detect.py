@@ -14,10 +14,10 @@ from flowkit.sources.files import Files
 from flowkit.sources.kinds import ARRAYS, refusal
 
 KNOWN = (
-    "SVG (.svg, .svgz), Quick, Draw! (.ndjson), ControlSketch or sketch-rnn's strokes (.npz, .npy), also compressed by gzip, "
-    "in a folder or a .zip"
+    "SVG (.svg, .svgz), Quick, Draw! (.ndjson), ControlSketch (.npz, .parquet) or sketch-rnn's strokes (.npz, .npy), also "
+    "compressed by gzip, in a folder or a .zip"
 )
-_WRITTEN = {"svg": ".svg", "quickdraw": ".ndjson", "arrays": ".npz"}
+_WRITTEN = {"svg": ".svg", "quickdraw": ".ndjson", "arrays": ".npz", "tables": ".parquet"}
 
 
 def detect(source: Path, files: Files) -> tuple[str, Callable[[Files], Iterator[Item]]]:
@@ -26,6 +26,7 @@ def detect(source: Path, files: Files) -> tuple[str, Callable[[Files], Iterator[
         "svg": len(files.of_kind("svg")),
         "quickdraw": len(files.of_kind("quickdraw")),
         "arrays": len(files.of_kind(*ARRAYS)),
+        "tables": len(controlsketch.tables(files)),
     }
     found = [kind for kind, count in counts.items() if count]
     where = f"{source}/{files.entries[0].name}" if source.is_dir() and files.entries else str(source)
@@ -46,6 +47,8 @@ def detect(source: Path, files: Files) -> tuple[str, Callable[[Files], Iterator[
         raise UserError(f"{source}: holds {what}; name a folder with one kind of file")
     if found == ["svg"]:
         return "svg", svg.read
+    if found == ["tables"]:
+        return "controlsketch", controlsketch.read_tables
     return ("quickdraw", quickdraw.read) if found == ["quickdraw"] else _arrays_kind(source, files)
 
 

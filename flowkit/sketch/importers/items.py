@@ -20,6 +20,7 @@ class Item:
     problem: Unreadable | None = None
     split: str = ""  # "train" | "validation" | "test"; empty if the source has no splits
     remarks: tuple[str, ...] = ()  # what was read differently than written
+    caption: str = ""
 
 
 def fit_canvas(polylines: list[np.ndarray]) -> list[np.ndarray]:
