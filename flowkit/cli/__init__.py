@@ -33,6 +33,7 @@ COMMANDS = {
     "sample": ("sample", USE, WRITTEN),
     "decode": ("decode", USE, WRITTEN),
     "evaluate": ("evaluate", USE, WRITTEN),
+    "export": ("export", USE, WRITTEN),
     "runs": ("runs", LOOK, "nothing was written"),
     "compare": ("runs", LOOK, "nothing was written"),
     "report": ("runs", LOOK, WRITTEN),
