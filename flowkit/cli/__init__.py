@@ -34,6 +34,7 @@ COMMANDS = {
     "decode": ("decode", USE, WRITTEN),
     "evaluate": ("evaluate", USE, WRITTEN),
     "export": ("export", USE, WRITTEN),
+    "demo": ("export", USE, "stopped"),
     "runs": ("runs", LOOK, "nothing was written"),
     "compare": ("runs", LOOK, "nothing was written"),
     "report": ("runs", LOOK, WRITTEN),
