@@ -303,6 +303,7 @@ function draw() {
   states = [];
   $("hint").hidden = true;
   $("status").classList.remove("failed");
+  $("status").textContent = begun ? "Completing" : "Drawing";
   $("scrub").disabled = false;
   $("scrub").max = $("scrub").value = Number($("steps").value);
   const given = begun && asRow(begun, facts.shape[0], width);
@@ -341,7 +342,6 @@ function play(id, about) {
     if (step >= 0) {
       $("scrub").value = step;
       show(step, about);
-      $("status").textContent = about.given ? "Completing" : "Drawing";
     }
     if (final && step >= total) return finished(about);
     playing = requestAnimationFrame(frame);
