@@ -35,6 +35,7 @@ COMMANDS = {
     "evaluate": ("evaluate", USE, WRITTEN),
     "export": ("export", USE, WRITTEN),
     "demo": ("export", USE, "stopped"),
+    "push": ("push", USE, "to continue an upload that had begun, run the same command with --update"),
     "runs": ("runs", LOOK, "nothing was written"),
     "compare": ("runs", LOOK, "nothing was written"),
     "report": ("runs", LOOK, WRITTEN),

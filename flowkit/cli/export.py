@@ -58,7 +58,7 @@ def export(
         check_writable(out)
     place = named_checkpoint(run, ckpt, best)
     model = _load(place, weights, to)
-    folder = out or (model.files.run_dir or model.files.directory) / to
+    folder = out or model.files.home / to
     from flowkit.ui.quantities import size
 
     if to == "web":

@@ -70,7 +70,7 @@ def page_facts(model: LoadedModel) -> tuple[dict[str, Any], list[str]]:
     network = find("arch", arch)
     args = settings_of(arch, network, whole=True).model_validate(model.info["model_args"])
     recipe = model.info.get("recipe") or {}
-    title = (recipe.get("run") or {}).get("name") or model.files.directory.name
+    title = (recipe.get("run") or {}).get("name") or model.files.home.name
     return {"title": title, **facts, "model_args": args.model_dump(), "resample": RESAMPLE}, differs
 
 
