@@ -69,7 +69,7 @@ def _asked_before(path: Path) -> Any:
 
 def results_of(model: LoadedModel) -> Path:
     """Return the folder of all evaluations of a run, or of a single checkpoint."""
-    return (model.files.run_dir or model.files.directory) / "evaluation"
+    return model.files.home / "evaluation"
 
 
 def drawn_words(model: LoadedModel, settings: SampleSettings) -> str:

@@ -25,7 +25,24 @@ MARKDOWN = [
 ]
 PAGES = [*MARKDOWN, *sorted((ROOT / "recipes").glob("*.toml")), *sorted((ROOT / "accelerate_configs").glob("*.yaml"))]
 KEY = re.compile(rf"(?<![\w./\\-])(?:{'|'.join(Recipe.model_fields)})(?:\.[a-z_]\w*)+(?![\w(/]|\.\w)")
-SUFFIXES = {"json", "jsonl", "md", "npz", "pt", "py", "safetensors", "svg", "toml", "txt", "yaml"}
+SUFFIXES = {
+    "css",
+    "gif",
+    "html",
+    "js",
+    "json",
+    "jsonl",
+    "md",
+    "npz",
+    "onnx",
+    "pt",
+    "py",
+    "safetensors",
+    "svg",
+    "toml",
+    "txt",
+    "yaml",
+}
 KEYS = {row.dotted for row in key_table()}
 ATTRIBUTES = {"data.x", "data.info", "data.noise", "model.files", "model.history"}  # of a Dataset and of a LoadedModel
 KNOWN = KEYS | {key.rpartition(".")[0] for key in KEYS} | ATTRIBUTES | {"ema.snapshot_"}  # a prefix of two

@@ -1,8 +1,8 @@
 """Find a checkpoint's files and read its sidecar. Torch-free: headers and JSON only.
 
-`--ckpt` takes a run (its newest intact checkpoint), a checkpoint directory, or a .safetensors file with its .json next to
-it. `latest` and `best` are hints for people. They may be links, copies, text files or missing: no checkpoint is found by
-them alone.
+`--ckpt` takes a run (its newest intact checkpoint), a checkpoint directory, a .safetensors file with its .json next to it, or
+a model of the Hugging Face Hub (hf://user/name). `latest` and `best` are hints for people. They may be links, copies, text
+files or missing: no checkpoint is found by them alone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from flowkit.data.checksums import verify
 from flowkit.data.files import read_json
 from flowkit.data.header import read_header
 from flowkit.errors import UserError, listing, nearest
+from flowkit.hub import download, is_hub
 from flowkit.renamed import translated_sidecar
 
 if TYPE_CHECKING:
@@ -49,6 +50,12 @@ class CheckpointFiles:
     sidecar: Path
     run_dir: Path | None
     notice: str = ""  # which corrupt checkpoint was skipped, and why
+    hub: str = ""  # name of the model on the Hub, if it came from there: the folder is then in a cache
+
+    @property
+    def home(self) -> Path:
+        """The folder to write to by default: the run, or the checkpoint's folder; for a model of the Hub one with its name."""
+        return Path(self.hub) if self.hub else self.run_dir or self.directory
 
     def weights(self, which: str) -> Path:
         """Return the file of the "ema" or "raw" weights, or of one of several averages: "ema:0.999", "ema:power-0.05".
@@ -109,7 +116,11 @@ def find_checkpoint(
     For a run (or its `latest`) this is the newest intact checkpoint, for its `best` the best one. `check` raises UserError for
     files that cannot be used; `notice` then names the first checkpoint that was skipped. If none can be used, the newest is
     returned, and reading it raises the error. A checkpoint that is named directly is never replaced by another.
+    "hf://user/name" is downloaded from the Hugging Face Hub.
     """
+    if is_hub(path):
+        folder, name = download(str(path))
+        return replace(_whole(folder, None), hub=name)
     path = Path(path)
     if path.suffix == ".safetensors":
         pointer = _pointer(path.parent)

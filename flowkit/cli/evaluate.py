@@ -141,7 +141,10 @@ def _is_checkpoint(path: Path) -> bool:
     """Return whether the path is a run or a checkpoint, as opposed to samples."""
     from flowkit.checkpoint import BEST, CHECKPOINTS, LATEST, MODEL, RECIPE, SIDECAR
     from flowkit.data.files import read_json
+    from flowkit.hub import is_hub
 
+    if is_hub(path):
+        return True
     if path.suffix == ".safetensors":
         for sidecar in (path.with_suffix(".json"), path.with_name(SIDECAR)):
             if sidecar.is_file():

@@ -19,7 +19,8 @@ Ckpt = Annotated[
     Path | None,
     typer.Option(
         "--ckpt",
-        help="A run (uses its newest complete checkpoint), a checkpoint folder, or a .safetensors with its .json.",
+        help="A run (uses its newest complete checkpoint), a checkpoint folder, a .safetensors with its .json, or "
+        "hf://user/name[@revision] on the Hugging Face Hub.",
         show_default=False,
         autocompletion=complete_run,
     ),

@@ -23,6 +23,7 @@ from flowkit.checkpoint import (
 from flowkit.data.files import read_json
 from flowkit.data.header import read_header
 from flowkit.errors import UserError, listing, nearest
+from flowkit.hub import is_hub
 from flowkit.inspect.checkpoint import checkpoint_report, run_report
 from flowkit.inspect.files import file_report
 from flowkit.inspect.metrics import metrics_report
@@ -35,10 +36,12 @@ SAMPLES = "samples.safetensors"
 def inspect(path: Path | str) -> dict[str, Any]:
     """Return a JSON-able report. Its `"what"` is "run", "checkpoint", "data", "recipe", "metrics", "tensors" or "file".
 
-    path: a run directory, a checkpoint directory, a .safetensors file (weights, optimizer, prepared data, samples), the
-    .json or .jsonl next to one, a folder of samples, a recipe or the name of a packaged one, a metrics.jsonl, or another
-    file that flowkit writes. Raises UserError for anything else, and for a corrupt file.
+    path: a run directory, a checkpoint directory, a model of the Hub (hf://user/name), a .safetensors file (weights, optimizer,
+    prepared data, samples), the .json or .jsonl next to one, a folder of samples, a recipe or the name of a packaged one, a
+    metrics.jsonl, or another file that flowkit writes. Raises UserError for anything else, and for a corrupt file.
     """
+    if is_hub(path):
+        return checkpoint_report(Path(path))
     path = Path(path)
     if path.name in (LATEST, BEST) and path.parent.name == CHECKPOINTS:  # may also be a text file, or a dangling link
         return checkpoint_report(path)

@@ -1,4 +1,7 @@
-"""Layers shared by the networks. D is the embedding width, T the number of tokens."""
+"""Layers shared by the networks. D is the embedding width, T the number of tokens.
+
+Batch sizes are read as `x.shape[0]`: `len(x)` would be a constant in an exported network.
+"""
 
 from __future__ import annotations
 
@@ -131,7 +134,7 @@ def condition_memory(
     tokens (B, P, D) with mask (B, P), and the null token (D,). The null token is always visible, and the only visible one for
     rows that are `hidden` (B,). So "dropped" means the same for any number of tokens, and attention to a single token can vary.
     """
-    memory = torch.cat((tokens, null.to(tokens.dtype).expand(len(tokens), 1, -1)), dim=1)
+    memory = torch.cat((tokens, null.to(tokens.dtype).expand(tokens.shape[0], 1, -1)), dim=1)
     if hidden is None and mask is None:
         return memory, None
     seen = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if mask is None else mask
@@ -223,7 +226,7 @@ class Conditioned(nn.Module):
             if self.attend_conditions:
                 memory = condition_memory(tokens, self.null_features, dropped, mask)
             if dropped is None:
-                dropped = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+                dropped = torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
             condition = condition + torch.where(dropped[:, None], self.null_features, token_mean(tokens, mask))
         return condition, memory
 

@@ -49,16 +49,19 @@ class PointInput(nn.Module):
         no_label, dropped = dropped_kinds(cfg_mask)
         if self.num_classes:
             if class_label is None:
-                class_label = torch.full((len(x),), self.num_classes, device=x.device)
+                class_label = torch.full((x.shape[0],), self.num_classes, device=x.device)
             elif no_label is not None:
                 class_label = class_label.masked_fill(no_label, self.num_classes)
             h = h + self.classes(class_label)
         if self.condition_dim:
             # Compute both, so that every parameter is in every graph, as DDP requires.
             if condition is None:
-                condition, dropped = x.new_zeros(len(x), self.condition_dim), x.new_ones(len(x), dtype=torch.bool)
+                condition, dropped = (
+                    x.new_zeros(x.shape[0], self.condition_dim),
+                    x.new_ones(x.shape[0], dtype=torch.bool),
+                )
             elif (dropped := without_any(dropped, mask)) is None:
-                dropped = x.new_zeros(len(x), dtype=torch.bool)
+                dropped = x.new_zeros(x.shape[0], dtype=torch.bool)
             features = condition if condition.ndim == 2 else token_mean(condition, mask)
             h = h + torch.where(dropped[:, None], self.null_features.to(h.dtype), self.features(features))
         return h

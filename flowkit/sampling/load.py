@@ -72,12 +72,13 @@ class LoadedModel(ShownAsHtml, SamplingModel):
     def default_out(self) -> tuple[Path, Path]:
         """Return the default outputs of `flowkit sample`: the samples file, and the folder of pictures or texts.
 
-        In a run `samples.safetensors` and `samples/last/`; for a single file everything goes to `samples/` next to it.
+        In a run `samples.safetensors` and `samples/last/`; for a single file everything goes to `samples/` next to it, and for
+        a model of the Hub to NAME/samples/.
         """
         run_dir = self.files.run_dir
         if run_dir is not None:
             return run_dir / "samples.safetensors", run_dir / "samples" / "last"
-        return self.files.directory / "samples" / "samples.safetensors", self.files.directory / "samples"
+        return self.files.home / "samples" / "samples.safetensors", self.files.home / "samples"
 
 
 def load(
@@ -88,7 +89,9 @@ def load(
     model: nn.Module | None = None,
     trust_code: bool = False,
 ) -> LoadedModel:
-    """Load a checkpoint for sampling. ckpt: a run, a checkpoint directory, or a .safetensors with its .json next to it.
+    """Load a checkpoint for sampling.
+
+    ckpt: a run, a checkpoint directory, a .safetensors with its .json next to it, or "hf://user/name[@revision]" on the Hub.
 
     weights: "ema" or "raw". model: the user's own module, for a run that trained one. trust_code: import the code that it names
     by import path, such as a custom solver. Raises UserError if something is missing, corrupt, or of another architecture.
