@@ -134,6 +134,6 @@ def _compared(made: np.ndarray, truth: np.ndarray) -> dict[str, Estimate | float
     center, basis = principal_components(blurred_grid(truth))
     apart = frechet((blurred_grid(truth) - center) @ basis, (blurred_grid(made) - center) @ basis)
     mean = lambda values, most: half_sampling(  # noqa: E731
-        lambda some: float(values[some].mean()), (len(values),), bounds=(0.0, most)
+        lambda some: float(np.mean(values[some])), (len(values),), bounds=(0.0, most)
     )[0]
     return {"chamfer": mean(chamfer, np.inf), "overlap": mean(overlap, 1.0), "frechet": apart}
