@@ -117,7 +117,7 @@ def _nearest(truth: np.ndarray, count: np.ndarray, train: np.ndarray, share: flo
 def _cut(x: np.ndarray, first: int, stop: int | np.ndarray) -> np.ndarray:
     """Return drawings (N, S, 8 or 10) as rows (N, S, 10) in which only the cubics from `first` to `stop` exist."""
     place = np.arange(x.shape[1])
-    signs = x[..., EXISTS:] if x.shape[2] > EXISTS else np.tile(np.float32([1, -1]), (*x.shape[:2], 1))
+    signs = x[..., EXISTS:] if x.shape[2] > EXISTS else np.tile(np.array([1, -1], np.float32), (*x.shape[:2], 1))
     found = np.concatenate([x[..., :EXISTS], signs], axis=2)
     found[..., EXISTS] = np.where((place >= first) & (place < np.reshape(stop, (-1, 1))), found[..., EXISTS], -1)
     return found
