@@ -61,6 +61,10 @@ def hub_errors(what: str) -> Iterator[None]:
         raise UserError(f"{what}: no such model on the Hub, or it is private. {LOGIN}") from None
     except errors.RevisionNotFoundError:
         raise UserError(f"{what}: the model has no such revision. Leave it out for the newest one") from None
+    except errors.LocalEntryNotFoundError:
+        raise UserError(
+            f"{what}: the Hub cannot be reached, and the model is not in its cache. Check the network"
+        ) from None
     except errors.LocalTokenNotFoundError:
         raise UserError(f"{what}: not logged in to the Hub. {LOGIN}") from None
     except errors.HFValidationError as error:
@@ -72,4 +76,4 @@ def hub_errors(what: str) -> Iterator[None]:
         if status == 403:
             raise UserError(f"{what}: this token may not do that; it needs write access. {LOGIN}") from None
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{what}: the Hub cannot be reached or refused ({reason}). Try again later") from None
+        raise UserError(f"{what}: the Hub cannot be reached or has refused ({reason}). Try again later") from None

@@ -1,23 +1,23 @@
 """A trained model outside flowkit, such as in ONNX.
 
-`describe` is what both say about a model besides its weights: how to call it, and how to draw from it.
+`describe` returns what every export says about a model besides its weights: how to call it, and how to draw from it.
 """
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
-from flowkit.components import is_import_path
 from flowkit.data.base import NORMAL
 from flowkit.data.normalizers import AffineNormalizer, WhiteningNormalizer
 from flowkit.errors import UserError
 from flowkit.flow.paths import GaussianPath
-from flowkit.flow.solvers.fixed import RungeKutta
+from flowkit.registry import BUILT_IN
 from flowkit.rng import NUMERICS
 
 if TYPE_CHECKING:
     from flowkit.sampling.load import LoadedModel
+
+SOLVERS = ("euler", "midpoint", "heun", "rk4", "mean_flow")  # those of the samplers outside flowkit
 
 
 def describe(model: LoadedModel, what: str) -> tuple[dict[str, Any], list[str]]:
@@ -28,18 +28,19 @@ def describe(model: LoadedModel, what: str) -> tuple[dict[str, Any], list[str]]:
     flow, sampling = model.flow, model.sampling
     if flow.base != NORMAL:
         raise UserError(f"{what}: this model starts from the rows of {flow.base} (flow.base), which are not part of it")
-    if model.objective.prediction != "velocity" and (is_import_path(flow.path.tag()) or model.numerics < NUMERICS):
+    known_path = flow.path.tag() in BUILT_IN["path"]
+    if model.objective.prediction != "velocity" and (not known_path or model.numerics < NUMERICS):
         raise UserError(
             f"{what}: only a model that predicts the velocity can be exported "
             + ("with a path from outside flowkit" if model.numerics == NUMERICS else "from a run of an earlier flowkit")
         )
     differs: list[str] = []
     grid: dict[str, Any] = {"name": sampling.grid.tag(), **dict(sampling.grid)}
-    if is_import_path(grid["name"]):
+    if grid["name"] not in BUILT_IN["grid"]:
         differs.append(f'steps on the uniform grid instead of "{grid["name"]}"')
         grid = {"name": "uniform"}
     solver = sampling.solver.tag()
-    if not isinstance(sampling.solver, RungeKutta) and solver != "mean_flow":
+    if solver not in SOLVERS:
         differs.append(f'solver "midpoint" instead of "{solver}"')
         solver = "midpoint"
     if sampling.guidance_scale != 1:
@@ -62,7 +63,7 @@ def describe(model: LoadedModel, what: str) -> tuple[dict[str, Any], list[str]]:
         "averages": flow.objective.averages,
         "completes": flow.completes,
         "path": {"name": path.tag(), **(dict(path) if isinstance(path, GaussianPath) else {})},
-        "score": flow.why_no_score() is None,
+        "score": known_path and flow.why_no_score() is None,
         "solver": solver,
         "steps": sampling.steps,
         "grid": grid,
@@ -80,7 +81,3 @@ def _normalizer(model: LoadedModel, what: str) -> dict[str, Any]:
     if isinstance(normalizer, WhiteningNormalizer):
         return {"name": normalizer.name, "file": "normalizer.npz"}
     raise UserError(f'{what}: the normalizer "{normalizer.name}" from outside flowkit cannot be exported')
-
-
-def parameters(model: LoadedModel) -> int:
-    return sum(math.prod(parameter.shape) for parameter in model.model.parameters())

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 
-from flowkit.components import find, is_import_path, settings_of
+from flowkit.components import find, settings_of
 from flowkit.data.files import tensor_file_errors, write_json
 from flowkit.data.normalizers import AffineNormalizer
 from flowkit.errors import UserError
 from flowkit.export import describe
 from flowkit.outputs import one_call
+from flowkit.registry import BUILT_IN
 from flowkit.sampling.derive import RESAMPLE
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def page_facts(model: LoadedModel) -> tuple[dict[str, Any], list[str]]:
         raise UserError("--to web: the page has no input for this model's condition vectors; use --to onnx")
     if not isinstance(model.normalizer, AffineNormalizer):
         raise UserError(f'--to web: the page cannot undo the normalizer "{model.normalizer.name}"; use --to onnx')
-    if is_import_path(arch):
+    if arch not in BUILT_IN["arch"]:
         raise UserError(f"--to web: the page has no network {arch!r}, which is from outside flowkit; use --to onnx")
     if shape != model.latent_shape:
         raise UserError("--to web: the normalizer of this model drops components; use --to onnx")

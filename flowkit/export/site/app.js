@@ -107,8 +107,11 @@ function ready() {
   addClasses();
   for (const name of facts.averages ? ["mean_flow"] : Object.keys(TABLEAUS)) $("solver").add(new Option(name.replace("_", " "), name));
   $("solver").value = facts.solver;
-  $("steps").value = facts.steps;
-  $("guidance").value = facts.guidance_scale;
+  for (const [id, value] of [["steps", facts.steps], ["guidance", facts.guidance_scale]]) {
+    $(id).max = Math.max($(id).max, value);
+    $(id).value = value;
+  }
+  $("steps-field").hidden = facts.grid.name === "custom"; // its times determine the steps
   $("guidance-field").hidden = !(facts.class_names.length && facts.null);
   sayValues();
   connect();
