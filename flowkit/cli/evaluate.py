@@ -78,7 +78,7 @@ def evaluate(
       flowkit evaluate runs/quickstart --completion 100
       flowkit evaluate runs/points-quickstart --likelihood 256
       flowkit evaluate runs/dit-text --split test --no-decode
-      flowkit evaluate fish/samples.safetensors --data doodles
+      flowkit evaluate fish/samples.safetensors --data pen_doodles
 
     Rows, features and metrics are fixed, so results of different runs are comparable.
     """
