@@ -226,7 +226,7 @@ def test_samples_without_classes(folder):
 
 def test_table_and_files(folder, fresh):
     written = json.loads((folder / "fresh-evaluation" / "evaluation.json").read_text())
-    assert written["format"] == 1 and written["protocol"] == "sketch-1" and set(written["figures"]) == set(FIGURES)
+    assert written["format"] == 1 and written["protocol"] == "sketch-2" and set(written["figures"]) == set(FIGURES)
     assert (folder / "fresh-evaluation" / "nearest.png").read_bytes().startswith(b"\x89PNG")
     for width in (72, 80, 120, 200):
         console = Console(width=width, record=True, file=io.StringIO())
@@ -262,7 +262,10 @@ def test_command_on_two_files_prints_json(folder, fresh, monkeypatch, capsys):
         (["a.safetensors"], "--data"),
         (["a.safetensors", "--data", "b.safetensors"], "no such file"),
         (["--ckpt", "runs/none"], "runs/none"),
-        (["a.safetensors", "--data", "doodels"], "no built-in data set of this name; did you mean 'doodles'?"),
+        (
+            ["a.safetensors", "--data", "doodels"],
+            "no built-in data set of this name; did you mean 'doodles' or 'pen_doodles'?",
+        ),
     ],
 )
 def test_command_on_bad_input(arguments, says, monkeypatch, capsys, tmp_path):

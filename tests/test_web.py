@@ -21,11 +21,12 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from flowkit.cli import app
+from flowkit.domain import Given
 from flowkit.errors import UserError
 from flowkit.export.server import Server
 from flowkit.export.web import SITE, export_web, page_facts, page_tensors
 from flowkit.registry import BUILT_IN
-from flowkit.sampling.draw import Given, Start
+from flowkit.sampling.draw import Start
 from flowkit.sampling.load import LoadedModel
 from flowkit.sketch.bezier import points as bezier_points
 from flowkit.sketch.strokes import as_row, tidy

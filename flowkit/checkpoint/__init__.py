@@ -88,7 +88,7 @@ def average_files(ema: object) -> dict[str, str]:
         return {}
     decay, power = ema.get("decay") or (), ema.get("power") or ()
     labels = [f"{one!r}" for one in (decay if isinstance(decay, list | tuple) else (decay,))]
-    labels += [f"power-{one!r}" for one in power]
+    labels += [f"power-{one!r}" for one in (power if isinstance(power, list | tuple) else ())]
     return {label: EMA_OF.format(label) if number else EMA for number, label in enumerate(labels)}
 
 

@@ -91,8 +91,8 @@ class Flow(Section):
 
     given: Shares = Field(
         default=0.0,
-        description="probability that a row is shown a part of itself, to learn completion; half of these a beginning and half "
-        "a random subset, or by name: {prefix = 0.3, subset = 0.2}",
+        description="probability of showing a row a part of itself, to learn completion: half beginnings, half subsets; or "
+        "{prefix = 0.3, subset = 0.2}",
     )
 
     @property
