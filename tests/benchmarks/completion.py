@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.completion CKPT [--rows 64] [--rounds 9]
 
-CKPT: a run, such as runs/quickstart. Both draw the same number of rows with the same solver, in turn, in one process. --resample 8
-measures the way without training instead, which costs that many times as much.
+CKPT: a run, such as runs/quickstart. Both draw the same number of rows with the same solver, in turn, in one process.
+--resample 8 measures the way without training instead, which costs that many times as much.
 """
 
 from __future__ import annotations
