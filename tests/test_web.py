@@ -126,7 +126,8 @@ def test_solvers(name: str, tmp_path: Path, javascript: Any) -> None:
 @pytest.mark.parametrize("prediction", ["velocity", "data"])
 @pytest.mark.parametrize("arch", SKETCHES)
 def test_completion_by_a_model_that_learned_it(arch: str, prediction: str, tmp_path: Path, javascript: Any) -> None:
-    model = trained(tmp_path, arch, pens=True, flow={"given": 0.5, "prediction": prediction})
+    neighbors = {"neighbors": True} if arch == "bezier_sketch_dit" else {}
+    model = trained(tmp_path, arch, pens=True, model=neighbors, flow={"given": 0.5, "prediction": prediction})
     opened(model, javascript.site)
     noise, row, tokens = normal(0, 3, 6, 10), as_row([normal(1, 2, 8) / 3], 6), np.arange(6) < 2
     given = {

@@ -36,7 +36,8 @@ class Network {
   /** Strokes (B, S, stroke_dim) -> tokens (B, S, D), with their positions and the mark of given ones. */
   strokes(x, told, B) {
     const S = this.args.num_strokes;
-    const h = add(this.layers.linear("stroke_in", x, B * S), this.layers.data("position"));
+    const seen = this.args.neighbors ? withNeighbors(x, B, S) : x;
+    const h = add(this.layers.linear("stroke_in", seen, B * S), this.layers.data("position"));
     if (!told.given) return h;
     const mark = this.layers.data("given");
     for (let row = 0; row < B * S; row++) {
@@ -44,6 +45,21 @@ class Network {
     }
     return h;
   }
+}
+
+/** Each token of x (B, S, D) after the one before it and before the one after it, zeros at the ends: (B, S, 3 D). */
+function withNeighbors(x, B, S) {
+  const D = x.length / (B * S);
+  const seen = new Float32Array(3 * x.length);
+  for (let row = 0; row < B * S; row++) {
+    for (const place of [-1, 0, 1]) {
+      const at = (row % S) + place;
+      if (at < 0 || at >= S) continue;
+      const start = (row + place) * D;
+      seen.set(x.slice(start, start + D), (3 * row + place + 1) * D);
+    }
+  }
+  return seen;
 }
 
 class BezierSketchDiT extends Network {
