@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -126,6 +127,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     from huggingface_hub import constants
 
     download.cache_clear()
+    monkeypatch.chdir(tmp_path)
     with Hub() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -219,6 +221,19 @@ def test_card_says_what_it_is(hub: Hub, run: Path) -> None:
     card = hub.repositories["me/points"]["versions"][1]["README.md"].decode()
     assert "| Sliced distance | 12.3% (10 to 15) | 2% (1 to 3) |  | lower is better |" in card
     assert "license" not in card.split("---")[1] and "not stated by the author" in card
+
+
+def test_absolute_paths_are_not_uploaded(hub: Hub, run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree((run / "checkpoints" / "latest").resolve(), tmp_path / "copy"))
+    (copy / "checksums.json").unlink()
+    content = json.loads((copy / "model.json").read_text())
+    content["recipe"]["data"]["source"] = content["data"]["source"] = "/home/somebody/private/points.safetensors"
+    (copy / "model.json").write_text(json.dumps(content))
+    done = command("push", copy, "me/points")
+    assert done.exit_code == 0 and "shortened 3 absolute paths" in done.output
+    files = hub.repositories["me/points"]["versions"][0]
+    assert b"somebody" not in files["README.md"] + files["model.json"]
+    assert json.loads(files["model.json"])["data"]["source"] == "points.safetensors"
 
 
 def test_existing_names_versions_and_visibility(hub: Hub, run: Path) -> None:
