@@ -38,6 +38,7 @@ OF_PYTHON = (
 OPTIONAL = ("libfribidi", "libcuda", "libnvidia")  # used where they are found: by Pillow for text, by torch for a GPU
 COMMANDS = {"ip": "iproute2; the test of two machines is skipped without it", "git": "git", "sh": "the shell",
             "bash": "the shell of accelerate_configs/slurm.sbatch",
+            "node": "Node.js; the tests of the page's modules are skipped without it",
             "nvidia-smi": "the GPU's driver", "uname": "coreutils", "ldconfig": "libc-bin", "lscpu": "util-linux"}  # fmt: skip
 
 _started: set[str] = set()
