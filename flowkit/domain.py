@@ -325,7 +325,7 @@ class Presented:
     texts: tuple[str, ...] | None = None  # one sentence per sample, if the domain decodes to text
     figures: dict[str, float] = field(default_factory=dict)  # measured on the samples, by their names in metrics.jsonl
     caption: str = ""  # what the notes of the previews mean
-    noun: str = ""  # what the files are that are no overviews, in the plural; by default one per sample
+    noun: str = ""  # plural noun of the files, without overviews; by default the domain's, one file per sample
     facts: str = ""  # what else to say, in one line
 
 

@@ -11,9 +11,9 @@ from flowkit.data.dataset import Dataset
 from flowkit.domain import Given
 from flowkit.errors import UserError
 from flowkit.flow.error import Absolute, PseudoHuber, Squared
-from flowkit.flow.given import Held, over_tokens, rates, resampled, shown_tokens
+from flowkit.flow.given import Held, rates, resampled, shown_tokens
 from flowkit.flow.objective import FlowMatching, FlowObjective, Pairs
-from flowkit.flow.paths import Cosine, Linear
+from flowkit.flow.paths import Cosine, Linear, over_tokens
 from flowkit.flow.solvers import integrate
 from flowkit.sampling.draw import Start, slerp
 from flowkit.sketch.domain import SketchDomain

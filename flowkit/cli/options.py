@@ -110,7 +110,7 @@ class Drawing:
         typer.Option(
             "--guidance-scale",
             "-w",
-            help="Guidance scale w in v_null + w (v_cond - v_null). 1 is no guidance. Default: the recipe's.",
+            help="Guidance scale w in v_null + w (v_cond - v_null). 1 disables guidance. Default: the recipe's.",
             rich_help_panel=GUIDANCE,
         ),
     ] = None

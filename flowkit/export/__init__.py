@@ -58,7 +58,7 @@ def describe(model: LoadedModel, what: str) -> tuple[dict[str, Any], list[str]]:
         "latent_shape": list(model.latent_shape),
         "class_names": list(model.class_names),
         "condition_shape": model.info.get("condition_shape"),
-        "null": not model.without(model.condition_kinds),  # whether it knows rows without label and condition
+        "null": not model.why_not_without(model.condition_kinds),  # whether it knows rows without label and condition
         "prediction": model.objective.prediction,
         "averages": flow.objective.averages,
         "completes": flow.completes,

@@ -266,7 +266,7 @@ def main() -> None:
     parser.add_argument("-n", "--num-samples", type=int, default=16)
     parser.add_argument("--class-label", help="class name, or null for none; default: each class in turn")
     parser.add_argument("--condition", help="a .npy file: one condition for all samples, or one per sample")
-    parser.add_argument("-w", "--guidance-scale", type=float, help="1 is no guidance; default: sampler.json's")
+    parser.add_argument("-w", "--guidance-scale", type=float, help="1 disables guidance; default: sampler.json's")
     parser.add_argument("--solver", choices=[*TABLEAUS, "mean_flow"], help="default: sampler.json's")
     parser.add_argument("--steps", type=int, help="default: sampler.json's")
     parser.add_argument("--seed", type=int, default=0)

@@ -14,9 +14,9 @@ from flowkit.data.files import tensor_file_errors, write_json
 from flowkit.data.normalizers import AffineNormalizer
 from flowkit.errors import UserError
 from flowkit.export import describe
+from flowkit.flow.given import RESAMPLE
 from flowkit.outputs import one_call
 from flowkit.registry import BUILT_IN
-from flowkit.sampling.derive import RESAMPLE
 
 if TYPE_CHECKING:
     import torch

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from flowkit.flow.grids import grid_edges
 from flowkit.flow.paths import GaussianPath, expand
-from flowkit.flow.solvers import Integrated, Velocity, integrate
-from flowkit.flow.solvers.problem import evaluations
+from flowkit.flow.solvers import Integrated, integrate
+from flowkit.flow.solvers.problem import Wrapped
 from flowkit.settings import Says
 
-KINDS = ("prefix", "subset")
+RESAMPLE = 8  # repetitions of each step, for completion without training
 _Share = Annotated[float, Field(ge=0, le=1)]
 Shares = Annotated[
     _Share | dict[Literal["prefix", "subset"], _Share],
@@ -52,16 +52,10 @@ def shown_tokens(parts: Tensor, rates: tuple[float, float], which: Tensor, amoun
     return torch.where(begins, prefix, subset & some)
 
 
-def over_tokens(given: Tensor, x: Tensor) -> Tensor:
-    """given (B, S) as a mask (B, S, 1, ...) for x (B, S, ...)."""
-    return given.view(*given.shape, *(1,) * (x.ndim - 2))
-
-
 @dataclass(frozen=True)
-class Held:
+class Held(Wrapped):
     """A velocity under which given tokens stay at `known` (B, S, ...); with `noise`, they follow their path from it instead."""
 
-    velocity: Velocity
     known: Tensor
     given: Tensor  # (B, S, 1, ...) bool
     path: GaussianPath | None = None
@@ -81,26 +75,9 @@ class Held:
         assert self.path is not None
         return self.path.interpolate(self.noise, self.known, t)
 
-    @property
-    def breaks(self) -> tuple[float, ...]:
-        return getattr(self.velocity, "breaks", ())
-
-    def between(self, low: float, high: float) -> Velocity:
-        between = getattr(self.velocity, "between", None)
-        return self if between is None else replace(self, velocity=between(low, high))
-
-    @property
-    def begins(self) -> float:
-        return getattr(self.velocity, "begins", 0.0)
-
-    def evaluations(self, t: Tensor) -> Tensor:
-        return evaluations(self.velocity, t)
-
     def take(self, rows: Tensor) -> Held:
-        take = getattr(self.velocity, "take", None)
-        assert take is not None, "a model's velocity can be evaluated for some of its rows"
         noise = None if self.noise is None else self.noise[rows]
-        return replace(self, velocity=take(rows), known=self.known[rows], given=self.given[rows], noise=noise)
+        return replace(super().take(rows), known=self.known[rows], given=self.given[rows], noise=noise)
 
 
 def resampled(

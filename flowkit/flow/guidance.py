@@ -21,7 +21,7 @@ from flowkit.conditions import NOTHING, Conditions
 from flowkit.errors import UserError
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import CLIP, GaussianPath, expand
-from flowkit.flow.solvers.problem import Velocity, evaluations
+from flowkit.flow.solvers.problem import Wrapped
 
 # (x (B, ...), t (B,), conditions of B rows) -> (B, ...); average velocities also take a span (B,).
 Network = Callable[..., Tensor]
@@ -30,7 +30,7 @@ FEW = 5  # elements; of 5, the standard deviation is a tenth of the true one in 
 
 
 class Guidance(Component):
-    """How a velocity v (B, ...) is guided away from a weaker one. A scale of 1 is no guidance, for every method."""
+    """How a velocity v (B, ...) is guided away from a weaker one. A scale of 1 disables it, for every method."""
 
     another: ClassVar[bool] = False  # whether the weaker velocity is another model's
 
@@ -164,7 +164,7 @@ class GuidedVelocity:
 
 
 @dataclass(frozen=True)
-class GradientGuidance:
+class GradientGuidance(Wrapped):
     """The velocity of p(x) exp(scale f(x)), from that of p and f(x1 (B, ...)) -> (B,), differentiable row by row.
 
     Exact would be v + (W sigma / alpha) grad log E[exp f(x1) | x_t], W = alpha' sigma - alpha sigma'. Here x1 given x_t is
@@ -181,8 +181,7 @@ class GradientGuidance:
     derivative jumps, and an adaptive solver may fail.
     """
 
-    velocity: Velocity
-    f: Callable[[Tensor], Tensor]
+    f: Callable[[Tensor], Tensor]  # applied row by row
     path: GaussianPath
     scale: float = 1.0
     clip: float = CLIP
@@ -232,27 +231,6 @@ class GradientGuidance:
         slope = (self._gradient(x1 + expand(step, g) * unit) * unit).flatten(1).sum(1)
         return ((norm - slope) / step).clamp_min(0)
 
-    @property
-    def breaks(self) -> tuple[float, ...]:
-        return getattr(self.velocity, "breaks", ())
-
-    def between(self, low: float, high: float) -> Velocity:
-        between = getattr(self.velocity, "between", None)
-        return self if between is None else replace(self, velocity=between(low, high))
-
-    @property
-    def begins(self) -> float:
-        return getattr(self.velocity, "begins", 0.0)
-
-    def evaluations(self, t: Tensor) -> Tensor:
-        return evaluations(self.velocity, t)
-
-    def take(self, rows: Tensor) -> Velocity:
-        """Return this for some of the rows. f is applied row by row, so it does not change."""
-        take = getattr(self.velocity, "take", None)
-        assert take is not None, "a model's velocity can be evaluated for some of its rows"
-        return replace(self, velocity=take(rows))
-
 
 def guided(
     model: Network,
@@ -266,8 +244,8 @@ def guided(
     weak: tuple[Network, FlowObjective] | None = None,
     numerics: int = 2,
 ) -> NetworkVelocity | GuidedVelocity:
-    """Return the velocity for `integrate`, under one condition per row of x. A label below 0 is the null class, which requires
-    that there are no tokens.
+    """Return the velocity for `integrate`, under one condition per row of x. A label below 0 is the null class, which cannot be
+    combined with tokens.
 
     interval: range of t with guidance (arXiv 2404.07724); elsewhere the velocity is the model's own.
     rescale: from 0 to 1, how far to rescale the guided velocity to the standard deviation of the conditional one

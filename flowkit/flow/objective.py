@@ -14,7 +14,7 @@ from flowkit.components import Component
 from flowkit.conditions import Conditions
 from flowkit.errors import UserError, listing, nearest
 from flowkit.flow.error import Error, Squared
-from flowkit.flow.paths import CLIP, GaussianPath, Path, expand, gaussian_paths
+from flowkit.flow.paths import CLIP, GaussianPath, Path, expand, gaussian_paths, over_tokens
 from flowkit.flow.weights import UniformWeights, Weights
 
 PREDICTIONS = ("velocity", "data", "noise")
@@ -96,7 +96,7 @@ class FlowMatching(Objective):
             output = pairs.network(x_t, pairs.t, pairs.conditions)
             losses = scored.loss(output, pairs.x0, pairs.x1, pairs.t, pairs.eps)
             return Losses(losses, losses, lambda: scored.to_data(output, x_t, pairs.t))
-        known = given.view(*given.shape, *(1,) * (x_t.ndim - 2))  # for x (B, S, ...)
+        known = over_tokens(given, x_t)
         x_t = torch.where(known, pairs.x1, x_t)
         output = pairs.network(x_t, pairs.t, pairs.conditions)
         losses = scored.loss(output, pairs.x0, pairs.x1, pairs.t, pairs.eps, ~given)

@@ -11,6 +11,7 @@ import torch
 from flowkit.data.dataset import Dataset, data_files, read_dataset
 from flowkit.domain import Example, Given
 from flowkit.errors import UserError
+from flowkit.flow.given import RESAMPLE
 from flowkit.flow.solvers import integrate
 from flowkit.sampling.draw import Completion, Start, slerp, velocity_of
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from flowkit.sampling.model import SamplingModel
 
 Source = str | Path | np.ndarray  # a file, "DATA.safetensors#ROW", a sentence, or a row in the domain's units
-RESAMPLE = 8  # how often the completion without training takes each step
 
 
 def complete(
@@ -147,7 +147,7 @@ def _existing(model: SamplingModel, row: np.ndarray) -> np.ndarray | None:
 def _labeled(model: SamplingModel, how: dict[str, Any]) -> dict[str, Any]:
     """Without a label, use the null class if the model knows rows without a label."""
     given = how.get("class_label") is not None or how.get("condition") is not None
-    if given or not model.class_names or model.without(["label"]):
+    if given or not model.class_names or model.why_not_without(["label"]):
         return how
     return {**how, "class_label": "null"}
 

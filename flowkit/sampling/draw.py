@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from flowkit.conditions import NOTHING, Conditions
 from flowkit.data.normalizers import Normalizer
-from flowkit.flow.given import Held, over_tokens, resampled
+from flowkit.flow.given import Held, resampled
 from flowkit.flow.guidance import GradientGuidance, Network, guided
 from flowkit.flow.inversion import Inversion, inversion_figures, reconstruct, zero_field_figures
 from flowkit.flow.objective import FlowObjective
-from flowkit.flow.paths import GaussianPath
+from flowkit.flow.paths import GaussianPath, over_tokens
 from flowkit.flow.solvers import Velocity, integrate
 from flowkit.models.calls import call_model
 from flowkit.progress import Progress
@@ -229,8 +229,7 @@ def draw_samples(
                 "straight": model.straight, "noise": step_noise(seed, indices, model.latent_shape, numerics),
                 "on_step": on_step,
             }  # fmt: skip
-            if held is not None and completion is not None and (completion.resample or 1) > 1:
-                assert completion.resample is not None
+            if held is not None and completion is not None and completion.resample is not None:
                 x, nfe = resampled(held, x, times=completion.resample, **{**how, "straight": False})
             else:
                 x, nfe = integrate(held or velocity, x, t0=0.0 if start is None else start.t0, **how)

@@ -179,7 +179,7 @@ class SamplingModel:
         told = Conditions(labels, *resolve_condition(condition, mask, count, self.info.get("condition_shape")))
         null = labels is not None and bool((labels == NULL).any())
         missing = [kind for kind in self.condition_kinds if kind not in told.kinds or (kind == "label" and null)]
-        if why := self._never_without(missing):
+        if why := self.why_not_without(missing):
             if null:
                 raise UserError(f'class_label: "{null_name(self.class_names)}", but {why} a row without its class; '
                                 "choose a class")  # fmt: skip
@@ -188,11 +188,7 @@ class SamplingModel:
                 raise UserError(f"{name}: missing; {why} a row without it")
         return told
 
-    def without(self, missing: Sequence[str]) -> str:
-        """Return why the model knows no rows without these conditions; "" if training had such rows."""
-        return self._never_without(missing)
-
-    def _never_without(self, missing: Sequence[str]) -> str:
+    def why_not_without(self, missing: Sequence[str]) -> str:
         """Return why the model knows no rows without these conditions; "" if training had such rows."""
         cond_drop = self.flow.cond_drop
         if not missing or seen_without(missing, cond_drop, self.condition_kinds):
@@ -265,7 +261,7 @@ class SamplingModel:
                 "guidance_scale: this model has neither classes nor conditions to guide by; use a scale of 1, or autoguidance "
                 "with a weaker model"
             )
-        if why := self._never_without(self.condition_kinds):
+        if why := self.why_not_without(self.condition_kinds):
             raise UserError(f"guidance_scale: {why} dropped conditions to guide away from; use a scale of 1")
 
     def weak(self, settings: SampleSettings) -> Weak | None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from flowkit.data.dataset import Dataset
 from flowkit.domain import Given
+from flowkit.flow.given import RESAMPLE
 from flowkit.metrics.distances import chamfer_pairs
 from flowkit.metrics.moments import frechet
 from flowkit.metrics.resampling import Estimate, half_sampling
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 SHARES = (0.1, 0.5)  # of a drawing's cubics that are given
 REACH = 3  # cells of the 64 x 64 grid that ink is widened by, for the overlap
-RESAMPLE = 8  # of the way without training
 
 
 @dataclass(frozen=True)

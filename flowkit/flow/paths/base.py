@@ -24,6 +24,11 @@ def expand(t: Tensor, like: Tensor) -> Tensor:
     return t.view(-1, *(1,) * (like.ndim - 1))
 
 
+def over_tokens(mask: Tensor, x: Tensor) -> Tensor:
+    """Return a mask of tokens (B, S) as (B, S, 1, ...), for x (B, S, ...)."""
+    return mask.view(*mask.shape, *(1,) * (x.ndim - 2))
+
+
 class Path(Component):
     """x0, x1, x_t, v: (B, ...); t: (B,). `stochastic` paths need a third draw, eps (B, ...) of unit normals."""
 

@@ -1,6 +1,6 @@
 """Bridges `x_t = t x1 + (1 - t) x0 + gamma(t) eps`: a line plus noise, between any two distributions.
 
-x_t depends on three unknowns, so a velocity determines neither the data nor the noise, and there are no conversions
+x_t depends on three unknowns, so a velocity determines neither the data nor the noise and cannot be converted
 (arXiv 2302.00482; Albergo et al., arXiv 2303.08797, for gamma).
 """
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -63,3 +63,30 @@ def evaluations(velocity: Velocity, t: Tensor) -> Tensor:
     """Return the network evaluations (B,) int64 per row of calling `velocity` at t (B,), on t's device."""
     count: int | Callable[[Tensor], Tensor] = getattr(velocity, "evaluations", 1)
     return count(t) if callable(count) else torch.full(t.shape, count, device=t.device)
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """A velocity made from another one, with the other one's optional attributes (see `Velocity`). Subclasses are called."""
+
+    velocity: Velocity
+
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        return getattr(self.velocity, "breaks", ())
+
+    def between(self, low: float, high: float) -> Self:
+        between = getattr(self.velocity, "between", None)
+        return self if between is None else replace(self, velocity=between(low, high))
+
+    @property
+    def begins(self) -> float:
+        return getattr(self.velocity, "begins", 0.0)
+
+    def evaluations(self, t: Tensor) -> Tensor:
+        return evaluations(self.velocity, t)
+
+    def take(self, rows: Tensor) -> Self:
+        take = getattr(self.velocity, "take", None)
+        assert take is not None, "a model's velocity can be evaluated for some of its rows"
+        return replace(self, velocity=take(rows))
