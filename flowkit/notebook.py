@@ -22,7 +22,8 @@ from flowkit.metrics.report import Evaluation
 from flowkit.recipe import Recipe
 from flowkit.report.charts import Line, line_chart
 from flowkit.report.figures import facts_list, figure_table
-from flowkit.report.page import HERE, recipe_cards
+from flowkit.report.page import HERE
+from flowkit.report.recipe_cards import recipe_cards
 from flowkit.report.samples import PICTURES, drawn
 from flowkit.runs.comparison import FigureRow
 from flowkit.runs.curves import Thinned

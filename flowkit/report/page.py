@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from flowkit import __version__
-from flowkit.errors import UserError
 from flowkit.html import Content, Markup, element
 from flowkit.report.charts import Line, line_chart
 from flowkit.report.figures import chip, facts_list, figure_table
+from flowkit.report.recipe_cards import recipe_cards
 from flowkit.report.samples import frames as sample_frames
 from flowkit.report.samples import nearest_rows
 from flowkit.runs import BROKEN, INTERRUPTED, RunSummary
@@ -332,33 +332,6 @@ def _recipes(shown: list[Shown]) -> Markup | None:
     if not parts:
         return None
     return _section("Recipe", element("p", "Keys with their default values are dimmed.", class_="dim"), *parts)
-
-
-def recipe_cards(recipe: Mapping[str, Any]) -> Markup:
-    """Lay out the tables of a recipe, with keys at their defaults dimmed."""
-    defaults = _defaults(recipe)
-    cards = []
-    for section, table in recipe.items():
-        if not isinstance(table, Mapping) or not table:
-            continue
-        lines = [element("div", element("span", key), element("span", plain(setting)),
-                         class_="default" if f"{section}.{key}" in defaults else None)
-                 for key, setting in table.items()]  # fmt: skip
-        cards.append(
-            element("div", element("h3", f"[{section}]"), element("div", lines, class_="lines"), class_="card")
-        )
-    return element("div", cards, class_="recipe")
-
-
-def _defaults(recipe: Mapping[str, Any]) -> set[str]:
-    """Return the keys at their defaults; none for a recipe that this version cannot read, or whose code is not trusted."""
-    from flowkit.recipe import recipe_from_dict
-    from flowkit.recipe.dump import default_keys
-
-    try:
-        return default_keys(recipe_from_dict(dict(recipe)))
-    except UserError:
-        return set()
 
 
 def _origin(shown: list[Shown]) -> Markup | None:
