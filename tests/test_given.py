@@ -1,5 +1,7 @@
 """Completion, variation and interpolation: what is given stays, what is made fits it, and training sees parts of rows."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -86,6 +88,41 @@ def test_the_loss_is_the_mean_over_what_is_not_given(error):
     torch.testing.assert_close(seen["x"], torch.where(given[..., None], x1, expected))
     assert torch.equal(losses.data()[given], x1[given]) and seen["given"] is given
     assert not torch.allclose(losses.data()[~given], x1[~given])
+
+
+def test_what_is_given_stays_with_and_without_conditions():
+    given = torch.tensor([[True, False], [False, False]])
+    conditions = Conditions(class_label=torch.tensor([0, 1]), given=given)
+    for changed in (conditions.drop(), conditions.drop(torch.tensor([True, False])), conditions.slice(0, 2)):
+        assert torch.equal(changed.given, given)
+    assert torch.equal(conditions.doubled().given, torch.cat([given, given]))
+    assert torch.equal(conditions.take(torch.tensor([1])).given, given[1:])
+
+
+def test_repeated_steps_start_from_new_noise_also_of_what_is_given():
+    path, known = Linear(), torch.full((4, 2, 1), 0.7, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(5)
+    draw = lambda _=0: torch.randn(4, 2, 1, generator=generator, dtype=torch.float64)  # noqa: E731
+    given = over_tokens(torch.tensor([[True, False]]).expand(4, 2), known)
+    seen = []
+
+    def velocity(x, t):
+        seen.append((x[:, 0, 0] - t * 0.7) / (1 - t))
+        return -x
+
+    x = draw()
+    resampled(
+        Held(velocity, known, given, path, x),
+        x,
+        path=path,
+        times=3,
+        steps=2,
+        grid="uniform",
+        noise=draw,
+        solver="euler",
+    )
+    assert len(seen) == 6 and torch.allclose(seen[0], x[:, 0, 0])
+    assert not any(torch.allclose(a, b, atol=1e-3) for a, b in pairwise(seen[:3]))
 
 
 # A Gaussian of two tokens with correlation RHO: the velocity is linear, and so is the conditional of one token.

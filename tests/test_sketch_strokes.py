@@ -85,6 +85,9 @@ def test_fixed_cubics_do_not_move():
     found = tidy(moved[None], fixed[None])[0]
     np.testing.assert_array_equal(found[fixed], row[fixed])
     np.testing.assert_array_equal(found[1:, :2], found[:-1, 6:8])  # they meet nevertheless
+    # Next to a fixed cubic the other one moves all the way, with its control point.
+    np.testing.assert_allclose(found[2, 2:4] - found[2, :2], moved[2, 2:4] - moved[2, :2], atol=1e-6)
+    np.testing.assert_allclose(found[3, 4:6] - found[3, 6:8], moved[3, 4:6] - moved[3, 6:8], atol=1e-6)
 
 
 def test_svg_has_a_path_per_pen_stroke(tmp_path):
