@@ -277,6 +277,21 @@ def test_a_variation_is_nearer_the_weaker_it_is(models):
     )
 
 
+@pytest.mark.parametrize("path", ["icfm", "schrodinger_bridge", "spherical", "vp"])
+def test_variation_on_every_path_and_completion_of_what_has_no_parts(tmp_path, path):
+    model = flowkit.train({
+        "run": {"name": "points", "dir": str(tmp_path), "device": "cpu"}, "data": {"source": "moons", "num_samples": 200},
+        "model": {"arch": "selu_mlp", "hidden_dim": 8, "num_layers": 1}, "flow": {"path": path},
+        "train": {"steps": 2, "batch_size": 32, "val_every": "never"}, "sample": {"every": "never", "steps": 4},
+    })  # fmt: skip
+    row = np.array([0.5, 0.2], np.float32)
+    same, other = (model.vary(row, 6, strength=strength).x for strength in (0.0, 0.5))
+    np.testing.assert_allclose(same, np.tile(row, (6, 1)), atol=1e-5)
+    assert np.isfinite(other).all() and len(np.unique(other, axis=0)) == 6
+    with pytest.raises(UserError, match="points cannot be completed"):
+        model.complete(row)
+
+
 def test_noise_of_rows_leads_back_to_them(models):
     model, rows = open_(models, "plain"), models[1].x[:4]
     how = {"solver": "rk4", "steps": 40}

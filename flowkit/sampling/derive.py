@@ -31,6 +31,7 @@ def complete(
     the row are given; by default all that exist. how: as in `sample`; class_label is "null" by default if the model knows rows
     without a label. Raises UserError for a drawing that is empty, outside its canvas, or too long for this model.
     """
+    _check_parts(model)
     example = _example(model, begun, part=True)
     tokens = example.tokens if tokens is None else np.asarray(tokens, bool)
     if tokens is None or not tokens.any():
@@ -96,8 +97,7 @@ def completion(
     model: SamplingModel, given: Given, count: int, settings: SampleSettings, resample: int | None
 ) -> Completion:
     """Return how to complete `count` rows. Raises UserError if the model cannot, or for rows that do not fit."""
-    if not model.domain.has_parts:
-        raise UserError(f"given: {model.domain.noun} cannot be completed, because their rows have no parts")
+    _check_parts(model)
     shape = model.shape
     rows, tokens = np.asarray(given.rows, np.float32), np.asarray(given.tokens, bool)
     if rows.shape not in (shape, (count, *shape)) or tokens.shape not in (shape[:1], (count, *shape[:1])):
@@ -114,6 +114,11 @@ def completion(
     if resample is not None and resample < 1:
         raise UserError(f"resample: {resample}; expected at least 1")
     return Completion(rows, tokens, RESAMPLE if resample is None else resample)
+
+
+def _check_parts(model: SamplingModel) -> None:
+    if not model.domain.has_parts:
+        raise UserError(f"complete: {model.domain.noun} cannot be completed, because their rows have no parts")
 
 
 def _example(model: SamplingModel, source: Source, *, part: bool = False) -> Example:

@@ -213,8 +213,11 @@ def draw_samples(
                 noise = torch.from_numpy(np.ascontiguousarray(start.noise[first : indices.stop], np.float32))
             x = noise.to(model.device, torch.float64 if settings.state == "fp64" else torch.float32)
             if start is not None and start.rows is not None:
+                rows = _normalized(model, start.rows[first : indices.stop]).to(x)
                 t0 = torch.full((len(x),), start.t0, dtype=x.dtype, device=x.device)
-                x = path.interpolate(x, _normalized(model, start.rows[first : indices.stop]).to(x), t0)
+                eps = step_noise(seed, indices, model.latent_shape, numerics)(0).to(x) if path.stochastic else None
+                # Some paths still have noise at t = 1. At strength 0 the rows stay as they are.
+                x = path.interpolate(x, rows, t0, eps) if start.strength else rows
             held = None if completion is None else _held(model, completion, velocity, x, first)
             keep = states.begin(indices, x)
 
