@@ -1,15 +1,18 @@
 """Completion, variation and interpolation: what is given stays, what is made fits it, and training sees parts of rows."""
 
+import re
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import flowkit
 import flowkit.sketch.strokes
+from flowkit.cli import app
 from flowkit.conditions import Conditions
-from flowkit.data.dataset import Dataset
+from flowkit.data.dataset import Dataset, read_dataset
 from flowkit.domain import Given
 from flowkit.errors import UserError
 from flowkit.flow.error import Absolute, PseudoHuber, Squared
@@ -19,7 +22,9 @@ from flowkit.flow.paths import Cosine, Linear, over_tokens
 from flowkit.flow.solvers import integrate
 from flowkit.sampling.draw import Start, slerp
 from flowkit.sketch.domain import SketchDomain
+from flowkit.sketch.doodles import generate_doodles
 from flowkit.sketch.strokes import as_row, continues, exists
+from flowkit.sketch.svg_write import path_data
 from tests.test_sketch_strokes import chain
 
 PARTS = torch.tensor([[0, 0, 1, 2, 2, -1, -1]])
@@ -257,6 +262,106 @@ def test_what_cannot_be_completed_is_refused(models):
     with pytest.raises(UserError, match="resample: 0; expected at least 1"):
         model.sample(2, given=Given(row, tokens), resample=0)
     assert open_(models, "trained").sample(2, given=Given(row, tokens), resample=3).info["resample"] == 3
+
+
+# Files and the command
+
+
+def begun(folder, strokes, box="0 0 24 24", name="begun.svg"):
+    """An SVG of pen strokes in canvas units, written into another coordinate system."""
+    paths = "".join(f'<path d="{path_data(stroke * 12 + 12, 5)}"/>' for stroke in strokes)
+    text = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}"><g fill="none" stroke="black">{paths}</g></svg>'
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def run(*words):
+    return CliRunner().invoke(app, ["sample", *map(str, words), "--device", "cpu", "--no-preview"])
+
+
+@pytest.mark.parametrize("name", ["trained", "plain"])
+def test_a_begun_file_comes_back_in_its_own_units(models, tmp_path, name):
+    file = begun(tmp_path, [stroke * 0.97313 for stroke in chain(2, 1)])  # numbers of many digits
+    done = run(models[0] / name, "--complete", file, "-n", 3, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    wanted = re.findall(r'd="([^"]+)"', file.read_text())
+    for number in range(3):
+        text = (tmp_path / "out" / f"{number:03d}-{number}.svg").read_text()
+        assert 'viewBox="0 0 24 24"' in text
+        found = re.findall(r'd="([^"]+)"', text)
+        numbers = lambda d: np.array(re.findall(r"-?[\d.]+", d), float)  # noqa: E731
+        assert len(found) >= len(wanted) == 2
+        for path, other in zip(wanted, found, strict=False):  # the last given stroke may be continued
+            np.testing.assert_allclose(numbers(other)[: len(numbers(path))], numbers(path), atol=1.1e-5)
+    assert (tmp_path / "out" / "sheet.png").is_file()
+
+
+def test_varied_and_interpolated_files(models, tmp_path):
+    a, b = (begun(tmp_path, chain(2, 1, 2, seed=seed), name=f"{seed}.svg") for seed in (0, 1))
+    done = run(
+        models[0] / "plain", "--between", a, b, "--frames", 4, "--class-label", "a", "--out", tmp_path / "between"
+    )
+    assert done.exit_code == 0, done.output
+    assert {"between.png", "between.gif", "003-a.svg"} <= {path.name for path in (tmp_path / "between").iterdir()}
+    done = run(
+        models[0] / "plain",
+        "--vary",
+        f"{models[0] / 'rows.safetensors'}#5",
+        "--strength",
+        0,
+        "-n",
+        2,
+        "--out",
+        tmp_path / "v",
+    )
+    assert done.exit_code == 0, done.output
+    np.testing.assert_allclose(read_dataset(tmp_path / "v" / "samples.safetensors").x[1], models[1].x[5], atol=1e-6)
+
+
+WRONG = {
+    "has 8 cubics, but this model draws at most 7": lambda folder: begun(folder, chain(8)),
+    "has ink outside its canvas": lambda folder: begun(folder, chain(2), "0 0 12 12"),
+    "has no strokes": lambda folder: begun(folder, []),
+    "is not valid XML": lambda folder: (folder / "x.svg").write_text("hm") and folder / "x.svg",
+    "cannot be read": lambda folder: folder / "nowhere.svg",
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_a_file_that_cannot_be_completed_is_refused(models, tmp_path, message):
+    done = run(models[0] / "trained", "--complete", WRONG[message](tmp_path), "--out", tmp_path / "out")
+    assert isinstance(done.exception, UserError) and message in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--complete", "a.svg", "--vary", "b.svg"], "mutually exclusive"),
+    (["--strength", "0.5"], "only used with --vary"),
+    (["--frames", "5"], "only used with --between"),
+    (["--resample", "5"], "only used with --complete"),
+    (["--vary", "a.svg", "--pairs"], "mutually exclusive"),
+])  # fmt: skip
+def test_options_that_do_not_fit_each_other(models, words, message):
+    done = run(models[0] / "plain", *words)
+    assert isinstance(done.exception, UserError) and message in str(done.exception)
+
+
+def test_a_strength_outside_its_range_is_refused(models):
+    for strength in (-0.1, 1.5):
+        with pytest.raises(UserError, match="expected a number from 0"):
+            open_(models, "plain").vary(models[1].x[0], 2, strength=strength)
+
+
+def test_a_model_of_loose_cubics_completes_and_says_how(models, tmp_path):
+    x = generate_doodles(40, 0).x
+    data = Dataset("sketch", x[:, :7].copy())
+    flowkit.train({
+        "run": {"name": "loose", "dir": str(tmp_path), "device": "cpu"},
+        "model": {"arch": "bezier_sketch_dit", "embed_dim": 16, "num_layers": 1, "num_heads": 2},
+        "train": {"steps": 2, "batch_size": 16, "val_every": "never"}, "sample": {"every": "never", "steps": 2},
+    }, data=data)  # fmt: skip
+    done = run(tmp_path / "loose", "--complete", begun(tmp_path, chain(2)), "-n", 2, "--out", tmp_path / "out")
+    assert done.exit_code == 0 and "are given as 2 cubics" in done.output, done.output
 
 
 # Variation and interpolation

@@ -211,6 +211,8 @@ def sample(
         else:
             samples = loaded.sample(num_samples, pairs=pairs, **how)
         seconds = time.perf_counter() - start
+        if note := samples.info.get("note"):
+            print(f"notice: {note}", file=sys.stderr)
         earlier, replaced = earlier_files(folder), clear(folder, but=SAMPLE_FILES)
         write_dataset(file, samples)  # before decoding, which may take longer and can be repeated
         if one_folder:

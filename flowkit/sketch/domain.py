@@ -261,10 +261,12 @@ def read_example(path: Path, row_shape: tuple[int, ...], *, part: bool) -> Examp
         if part and count > size:
             raise UserError(f"{path}: has {count} cubics, but this model draws at most {size}. Begin with fewer strokes, or "
                             "simplify them")  # fmt: skip
-        info = {} if canvas is None else {"view_box": list(canvas)}
+        info: dict[str, Any] = {} if canvas is None else {"view_box": list(canvas)}
         if not part:
             return Example(to_size(strokes, size, exactly=not pens).x, None, info)
         row = as_row(strokes, size)
+        if not pens:
+            info["note"] = f"this model draws loose cubics, so the pen strokes of {path} are given as {count} cubics"
         return Example(row if pens else np.ascontiguousarray(row[:, :EXISTS]), exists(row), info)
     except Unreadable as problem:
         raise UserError(f"{path}: {problem}") from None
