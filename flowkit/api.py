@@ -46,8 +46,8 @@ def train(
     recipe: a `Recipe`, a TOML file, the name of a packaged recipe, a run directory, or the recipe's tables as a mapping.
     overrides: recipe keys to change, as with `--set`: `["optim.lr=3e-4"]`.
     model: your own module, called as `model(x (B, ...), t (B,))`, followed by `(class_label, condition, cfg_mask)` if the
-    data has labels or conditions. The recipe must then say `model.arch = "custom"`. cfg_mask has shape (B,), or (B, 2) for
-    label and condition if flow.cond_drop is a table. The data's condition_mask is passed by that name.
+    data has labels or conditions. The recipe must then say `model.arch = "custom"`. cfg_mask has shape (B,), or (B, 4), with a
+    column each for class and condition, if flow.cond_drop is a table. The data's condition_mask is passed by that name.
     data: a `Dataset`, or x (N, ...) float, or {"x": ..., "class_label": ..., "condition": ..., "class_names": ...}.
     condition has shape (N, C), or (N, P, C) with an optional "condition_mask" (N, P) bool, False for padding tokens.
     resume: continue the run; "auto" starts it if it has no checkpoint. allow_changes: resume even if the recipe differs.

@@ -31,7 +31,18 @@ from flowkit.settings import Section, wrong_value
 GROUP = "flowkit.components"
 # Arguments determined by the data and the objective, and so not in a recipe.
 SIZES = {"input_dim", "num_strokes", "stroke_dim"}  # sizes of a row
-FROM_DATA = {*SIZES, "shape", "num_classes", "clip_dim", "condition_dim", "two_times", "completes", "augmented"}
+ENCODED_SIZES = {"image_dim", "image_tokens", "text_dim"}  # sizes of the tokens of images and texts
+FROM_DATA = {
+    *SIZES,
+    *ENCODED_SIZES,
+    "shape",
+    "num_classes",
+    "clip_dim",
+    "condition_dim",
+    "two_times",
+    "completes",
+    "augmented",
+}
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*:\w+(\.\w+)*")
 _trusting: ContextVar[bool] = ContextVar("trusting", default=False)
 _imported: dict[tuple[str, str], Any] = {}  # by kind and import path

@@ -1,50 +1,49 @@
-"""Conditions: what a network is given besides x and t: a class label, condition tokens, which of them are dropped, which
-tokens of x are given, and how the row was augmented."""
+"""Conditions: what a network is given besides x and t: a class label, condition tokens, an image's and a text's tokens, which
+of them are dropped, which tokens of x are given, and how the row was augmented."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 # The kinds of conditions by their names in a recipe, with their fields; also the columns of `dropped`.
-KINDS = {"label": "class_label", "condition": "tokens"}
+KINDS = {"class": "class_label", "condition": "tokens", "image": "image", "text": "text"}
+ENCODED = ("image", "text")  # the kinds that an encoder made from files or sentences
 
 
 @dataclass(frozen=True)
 class Conditions:
     """The conditions of B rows. None means not given.
 
-    dropped: rows whose conditions are to be ignored, all of them (B,), or by kind (B, 2) in the order of KINDS. A network
+    dropped: rows whose conditions are to be ignored, all of them (B,), or by kind (B, 4) in the order of KINDS. A network
     treats them like missing ones.
     """
 
     class_label: Tensor | None = None  # (B,) int64
     tokens: Tensor | None = None  # (B, C), or P of them (B, P, C), float
     mask: Tensor | None = None  # (B, P) bool: True for tokens, False for padding; None: no padding
-    dropped: Tensor | None = None  # (B,) or (B, 2) bool
+    dropped: Tensor | None = None  # (B,) or (B, 4) bool
     given: Tensor | None = None  # (B, S) bool: tokens of x that are clean, for the network to complete; never dropped
     augmented: Tensor | None = None  # (B, A) float: how the row was augmented; 0 and None: not at all; never dropped
+    image: Tensor | None = None  # (B, P, C) float: tokens of an image, by an encoder
+    image_mask: Tensor | None = None  # (B, P) bool, as `mask`
+    text: Tensor | None = None  # (B, P, C) float: tokens of a text, by an encoder
+    text_mask: Tensor | None = None  # (B, P) bool, as `mask`
 
     @classmethod
-    def of_arrays(cls, *arrays: np.ndarray | None) -> Conditions:
-        """Make conditions of class_label, tokens and mask from numpy, without a copy."""
-        return cls(*(None if array is None else torch.from_numpy(array) for array in arrays))
+    def of_arrays(cls, **arrays: np.ndarray | None) -> Conditions:
+        """Make conditions from numpy arrays by the names of the fields, without a copy."""
+        return cls(**{name: torch.from_numpy(array) for name, array in arrays.items() if array is not None})
 
-    def arrays(self) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
-        """Return class_label, tokens and mask as numpy arrays, from tensors on the CPU."""
-        label, tokens, mask = (
-            None if one is None else one.numpy() for one in (self.class_label, self.tokens, self.mask)
-        )
-        return label, tokens, mask
-
-    def arguments(self) -> dict[str, Any]:
-        """Return the arguments of `sample` and `log_likelihood`."""
-        return {"class_label": self.class_label, "condition": self.tokens, "condition_mask": self.mask}
+    @property
+    def encoded(self) -> dict[str, Tensor]:
+        """The tokens of images and texts and their masks, by name, without what is not given: arguments of a network."""
+        found = {name: getattr(self, name) for kind in ENCODED for name in (kind, f"{kind}_mask")}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -64,13 +63,11 @@ class Conditions:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Conditions:
         """Apply `change` to each tensor."""
-        tensors = (self.class_label, self.tokens, self.mask, self.dropped, self.given, self.augmented)
-        if all(tensor is None for tensor in tensors):  # the most common case
-            return self
-        return Conditions(*(None if tensor is None else change(tensor) for tensor in tensors))
+        tensors = {name: tensor for name in NAMES if (tensor := getattr(self, name)) is not None}
+        return replace(self, **{name: change(tensor) for name, tensor in tensors.items()}) if tensors else self
 
     def drop(self, rows: Tensor | None = None) -> Conditions:
-        """Drop all conditions, or those of `rows`, (B,) or (B, 2) bool, in addition to those already dropped."""
+        """Drop all conditions, or those of `rows`, (B,) or (B, 4) bool, in addition to those already dropped."""
         if not self.kinds:
             return self
         if rows is None:
@@ -86,6 +83,13 @@ class Conditions:
         told = self.map(lambda tensor: torch.cat((tensor, tensor)))
         return replace(told, dropped=torch.cat((dropped, torch.ones_like(dropped))))
 
+    def added(self, kinds: Sequence[str]) -> Conditions:
+        """Return conditions of (k + 1) B rows: without `kinds`, with the first of them, with the first two, ..., with all k."""
+        already = _by_kind(torch.zeros_like(self._one, dtype=torch.bool) if self.dropped is None else self.dropped)
+        hidden = [[kind in kinds[count:] for kind in KINDS] for count in range(len(kinds) + 1)]
+        told = self.map(lambda tensor: torch.cat([tensor] * len(hidden)))
+        return replace(told, dropped=torch.cat([already | torch.tensor(one, device=already.device) for one in hidden]))
+
     def nothing(self) -> Tensor:
         """Return (B,) bool: the rows whose conditions are all dropped."""
         if self.dropped is None:
@@ -99,10 +103,12 @@ class Conditions:
         """One number per row, (B,), for batch size and device."""
         if self.class_label is not None:
             return self.class_label
-        assert self.tokens is not None, "no condition is given"
-        return self.tokens.flatten(1)[:, 0]
+        tokens = next((one for one in (self.tokens, self.image, self.text) if one is not None), None)
+        assert tokens is not None, "no condition is given"
+        return tokens.flatten(1)[:, 0]
 
 
+NAMES = tuple(field.name for field in fields(Conditions))
 NOTHING = Conditions()
 
 

@@ -31,6 +31,13 @@ def open_data(recipe: Recipe, folders: Sequence[Path] = ()) -> Dataset:
         data = open_rows(settings.source, settings.num_samples, settings.seed, folders, settings.domain)
     except UnknownSource as error:
         raise UserError(f"data.source: {error}") from None
+    if settings.conditions != "all":
+        there = data.condition_kinds
+        if missing := [kind for kind in settings.conditions if kind not in there]:
+            raise UserError(
+                f"data.conditions: {settings.source} has no {listing(missing)}; it has {listing(there) or 'no conditions'}"
+            )
+        data = dataclasses.replace(data, used=tuple(settings.conditions))
     return with_split(data, settings.val_fraction, settings.subset, settings.seed, settings.source)
 
 

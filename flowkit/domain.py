@@ -97,10 +97,14 @@ class Domain:
 
         `shape` is that of a normalized row. Sizes of what the data does not have are 0.
         """
-        width = int(data.condition.shape[-1]) if data.condition is not None else 0
+        kinds = data.condition_kinds
+        width = int(data.condition.shape[-1]) if data.condition is not None and "condition" in kinds else 0
         sizes = dict(zip(self.sizes, shape, strict=True)) if len(self.sizes) == len(shape) else {}
-        classes = len(data.class_names) if data.class_label is not None else 0
-        return {**sizes, "shape": list(shape), "num_classes": classes, "clip_dim": width, "condition_dim": width}
+        classes = len(data.class_names) if "class" in kinds else 0
+        tokens, image = data.encoded["image"].shape if "image" in kinds else (0, 0)
+        text = data.encoded["text"].shape[1] if "text" in kinds else 0
+        return {**sizes, "shape": list(shape), "num_classes": classes, "clip_dim": width, "condition_dim": width,
+                "image_dim": image, "image_tokens": tokens, "text_dim": text}  # fmt: skip
 
     def normalization(self, choice: Normalization, row_shape: tuple[int, ...]) -> Normalization:
         """Return the normalization for rows of that shape: `choice`, or the default for "auto". Raises UserError if unfit."""

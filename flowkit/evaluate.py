@@ -112,7 +112,7 @@ def evaluate_checkpoint(
         )
     given = model.given_with(rows, sides.reference, "the reference rows")
     samples = model.sample(
-        len(sides.reference), seed=seed, settings=settings, batch_size=batch_size, **given.arguments(),
+        len(sides.reference), seed=seed, settings=settings, batch_size=batch_size, conditions=given,
         progress=partial(tell, f"sampling {model.domain.noun}"),
     )  # fmt: skip
     matched = match_samples(samples, rows)

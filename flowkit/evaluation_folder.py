@@ -77,10 +77,13 @@ def drawn_words(model: LoadedModel, settings: SampleSettings) -> str:
 
     Differences to the recipe come last: `-grid-shifted-shift2-interval-0.2-0.8`.
     """
+    from flowkit.recipe.sample import scale_words
+
     file, used = model.files.model.stem, settings.to_info()
     prefix = "" if file == "model" else f"{file}-"
     solver, *more = _word(used["solver"]).split("-", 1)
-    drawn = "-".join([f"{solver}{used.get('steps', '')}", *more, f"w{used['guidance_scale']:g}"])
+    scale = scale_words(settings.guidance_scale).replace("=", "").replace(",", "-")
+    drawn = "-".join([f"{solver}{used.get('steps', '')}", *more, f"w{scale}"])
     recipe = model.settings(solver=settings.solver).to_info()
     others = [f"-{name.removeprefix('guidance_')}-{_word(used.get(name, 'default'))}" for name in {**recipe, **used}
               if name not in ("solver", "steps", "guidance_scale") and used.get(name) != recipe.get(name)]  # fmt: skip

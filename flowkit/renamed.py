@@ -16,6 +16,7 @@ KEYS = {
     "flow.error": "flow.loss.error",
     "flow.weights": "flow.loss.weights",
     "flow.coupling.regularisation": "flow.coupling.regularization",
+    "flow.cond_drop.label": "flow.cond_drop.class",
 }
 VALUES = {"train.precision": {"no": "fp32"}}
 

@@ -82,7 +82,7 @@ def test_rates_of_all_four_combinations(rate: float) -> None:
                     (False, True): (1 - rate) ** 2 * rate}  # fmt: skip
     combinations[True, True] = 1 - sum(combinations.values())
     for which, expected in combinations.items():
-        share = (drawn == torch.tensor(which)).all(1).double().mean().item()
+        share = (drawn[:, :2] == torch.tensor(which)).all(1).double().mean().item()
         assert abs(share - expected) <= 5 * (expected * (1 - expected) / len(drawn)) ** 0.5 + 1e-9, which
 
 
@@ -128,8 +128,8 @@ def test_model_learns_the_condition_without_the_label(tmp_path) -> None:
 
 
 TABLES = [
-    {"all": 0.2, "label": 0.5, "condition": 0.1},
-    {"label": 0.3},
+    {"all": 0.2, "class": 0.5, "condition": 0.1},
+    {"class": 0.3},
     {"all": 0.4},
     {"condition": 1.0, "all": 0.1},
     {},
@@ -138,17 +138,17 @@ TABLES = [
 
 @pytest.mark.parametrize("table", TABLES, ids=str)
 def test_table_sets_each_rate(table: dict[str, float]) -> None:
-    every, label, condition = (table.get(name, 0.0) for name in ("all", "label", "condition"))
+    every, label, condition = (table.get(name, 0.0) for name in ("all", "class", "condition"))
     drawn = torch.cat(
         [cast(torch.Tensor, draw_dropped(session(table, label=True, condition=True), u)) for u in range(200)]
     )
     for which in [(False, False), (True, False), (False, True), (True, True)]:
         alone = (label if which[0] else 1 - label) * (condition if which[1] else 1 - condition)
         expected = (1 - every) * alone + every * all(which)
-        share = (drawn == torch.tensor(which)).all(1).double().mean().item()
+        share = (drawn[:, :2] == torch.tensor(which)).all(1).double().mean().item()
         assert abs(share - expected) <= 5 * (expected * (1 - expected) / len(drawn)) ** 0.5 + 1e-9, which
-    for kind, rate in (("label", label), ("condition", condition)):
-        one = session(table, label=kind == "label", condition=kind == "condition")
+    for kind, rate in (("class", label), ("condition", condition)):
+        one = session(table, label=kind == "class", condition=kind == "condition")
         drawn = torch.cat([cast(torch.Tensor, draw_dropped(one, u)) for u in range(200)])
         expected = 1 - (1 - every) * (1 - rate)
         assert drawn.shape == (100_000,)
@@ -161,12 +161,12 @@ def test_number_equals_table_with_equal_rates() -> None:
     """Bit for bit. One kind of condition has a single mask. A custom module takes both masks with a table of rates."""
     for p in (0.0, 0.1, 0.7):
         both = [draw_dropped(session(rate, label=True, condition=True), 5)
-                for rate in (p, {"all": p, "label": p, "condition": p})]  # fmt: skip
+                for rate in (p, {"all": p, "class": p, "condition": p})]  # fmt: skip
         assert both[0] is not None and both[1] is not None and torch.equal(*both)
         one = [draw_dropped(session(rate, label=True, condition=False), 5) for rate in (p, {"all": p})]
         assert one[0] is not None and one[1] is not None and torch.equal(*one)
-    own = draw_dropped(session({"label": 0.5}, label=True, condition=True, own=True), 0)
-    assert own is not None and own.shape == (500, 2) and own[:, 0].any() and not own[:, 1].any()
+    own = draw_dropped(session({"class": 0.5}, label=True, condition=True, own=True), 0)
+    assert own is not None and own.shape == (500, 4) and own[:, 0].any() and not own[:, 1].any()
 
 
 def recipe(folder, cond_drop: Any, **sample: Any) -> dict[str, Any]:
@@ -186,23 +186,23 @@ def rows(*, label: bool = True, condition: bool = True) -> Dataset:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"lable": 0.1}, {"label": 1.5}, {"all": "0.1"}, {"all": True}, -0.1, 1.01, True, "all", [0.1]]
+    "bad", [{"lable": 0.1}, {"class": 1.5}, {"all": "0.1"}, {"all": True}, -0.1, 1.01, True, "all", [0.1]]
 )
 def test_invalid_rates_are_refused(bad, tmp_path) -> None:
     with pytest.raises(
-        UserError, match=r"flow.cond_drop: expected a number from 0 to 1, .* named all, label, condition"
+        UserError, match=r"flow.cond_drop: expected a number from 0 to 1, .* named all, class, condition, image, text"
     ):
         recipe_from_dict(recipe(tmp_path, bad))
 
 
 @pytest.mark.parametrize(("rates", "kinds", "possible"), [
-    ({"label": 0.1}, ("label",), True), ({"label": 0.1}, ("condition",), False), ({"condition": 0.1}, ("condition",), True),
-    ({"label": 0.1}, ("label", "condition"), False), ({"all": 0.1}, ("label", "condition"), True),
-    ({"label": 0.1, "condition": 0.2}, ("label", "condition"), True), (0.1, ("label", "condition"), True),
+    ({"class": 0.1}, ("class",), True), ({"class": 0.1}, ("condition",), False), ({"condition": 0.1}, ("condition",), True),
+    ({"class": 0.1}, ("class", "condition"), False), ({"all": 0.1}, ("class", "condition"), True),
+    ({"class": 0.1, "condition": 0.2}, ("class", "condition"), True), (0.1, ("class", "condition"), True),
 ])  # fmt: skip
 def test_guidance_requires_unconditional_rows(rates, kinds, possible, tmp_path) -> None:
-    data = rows(label="label" in kinds, condition="condition" in kinds)
-    told = {"class_label": "low"} if "label" in kinds else {}
+    data = rows(label="class" in kinds, condition="condition" in kinds)
+    told = {"class_label": "low"} if "class" in kinds else {}
     told |= {"condition": np.zeros(1, np.float32)} if "condition" in kinds else {}
     model = flowkit.train(recipe(tmp_path, rates), data=data)
     assert model.sample(2, **told).info["nfe"] == 4
@@ -211,27 +211,27 @@ def test_guidance_requires_unconditional_rows(rates, kinds, possible, tmp_path) 
         assert model.sample(2, **told, guidance_scale=2.0).info["nfe"] == 8
         flowkit.train(again, data=data)
     else:
-        with pytest.raises(UserError, match=r"guidance_scale: .*cond_drop = \{label = 0.1\}, so it never saw dropped"):
+        with pytest.raises(UserError, match=r"guidance_scale: .*cond_drop = \{class = 0.1\}, so it never saw dropped"):
             model.sample(2, **told, guidance_scale=2.0)
         with pytest.raises(
-            UserError, match=r"sample.guidance_scale: 2 needs training rows without .*\{label = 0.1\} never"
+            UserError, match=r"sample.guidance_scale: 2 needs training rows without .*\{class = 0.1\} never"
         ):
             flowkit.train(again, data=data)
 
 
 def test_sampling_requires_conditions_that_were_never_dropped(tmp_path) -> None:
-    model = flowkit.train(recipe(tmp_path, {"all": 0.1, "label": 0.2}), data=rows())
+    model = flowkit.train(recipe(tmp_path, {"all": 0.1, "class": 0.2}), data=rows())
     model.sample(2, condition=np.zeros(1, np.float32))
     model.sample(2, class_label="null")
-    with pytest.raises(UserError, match=r"condition: missing; .*\{all = 0.1, label = 0.2\}, so it never saw a row"):
+    with pytest.raises(UserError, match=r"condition: missing; .*\{all = 0.1, class = 0.2\}, so it never saw a row"):
         model.sample(2, class_label="low")
-    model.flow = model.flow.model_copy(update={"cond_drop": {"label": 0.2}})
+    model.flow = model.flow.model_copy(update={"cond_drop": {"class": 0.2}})
     with pytest.raises(UserError, match=r'class_label: "null", but .*never saw a row without its class'):
         model.sample(2, class_label="null")
 
 
 def test_no_dropout_means_no_guidance(tmp_path) -> None:
-    for rates in (0.0, {}, {"label": 0.0, "all": 0}):
+    for rates in (0.0, {}, {"class": 0.0, "all": 0}):
         with pytest.raises(UserError, match=r"sample.guidance_scale: 2 needs a model trained with dropped conditions"):
             recipe_from_dict(recipe(tmp_path, rates, guidance_scale=2.0))
 
@@ -239,4 +239,4 @@ def test_no_dropout_means_no_guidance(tmp_path) -> None:
 def test_recipe_names_all_kinds(tmp_path) -> None:
     rates = dict.fromkeys(("all", *KINDS), 0.5)
     assert recipe_from_dict(recipe(tmp_path, rates)).flow.cond_drop == rates
-    assert rows().condition_kinds == tuple(KINDS)
+    assert rows().condition_kinds == tuple(KINDS)[:2]

@@ -36,7 +36,7 @@ GIVEN = {
     "tokens": {"tokens": torch.arange(24.0).view(4, 3, 2), "mask": torch.arange(12).view(4, 3) % 5 > 0},
 }  # fmt: skip
 GIVEN["both"] = GIVEN["label"] | GIVEN["tokens"]
-DROPPED = {"none": None, "rows": torch.arange(4) % 2 > 0, "kinds": torch.arange(8).view(4, 2) % 3 > 0}
+DROPPED = {"none": None, "rows": torch.arange(4) % 2 > 0, "kinds": torch.arange(16).view(4, 4) % 3 > 0}
 each = pytest.mark.parametrize(("given", "dropped"), [*itertools.product(GIVEN, DROPPED)])
 
 
@@ -60,7 +60,7 @@ def test_slicing_conditions_slices_every_tensor(given, dropped):
     same(whole.take(rows), {name: value[[2, 0, 2]] for name, value in tensors.items()})
     found = whole.to(torch.device("cpu"), torch.float64)
     same(found, {name: value.double() if name == "tokens" else value for name, value in tensors.items()})
-    assert whole.kinds == {"nothing": (), "label": ("label",), "both": ("label", "condition")}.get(
+    assert whole.kinds == {"nothing": (), "label": ("class",), "both": ("class", "condition")}.get(
         given, ("condition",)
     )
 
@@ -71,9 +71,12 @@ def test_slicing_conditions_slices_every_tensor(given, dropped):
 def test_dropped_and_doubled(given, dropped):
     whole, before = made(given, dropped), DROPPED[dropped]
     tensors = GIVEN[given]
-    same(whole.drop(), tensors | {"dropped": torch.ones(4, 2) > 0 if dropped == "kinds" else torch.ones(4) > 0})
-    for more in (torch.tensor([True, False, False, True]), torch.tensor([[True, False], [False, True]] * 2)):
-        by_kind = torch.zeros(4, 2, dtype=torch.bool)
+    same(whole.drop(), tensors | {"dropped": torch.ones(4, 4) > 0 if dropped == "kinds" else torch.ones(4) > 0})
+    for more in (
+        torch.tensor([True, False, False, True]),
+        torch.tensor([[True, False, True, False], [False, True, True, False]] * 2),
+    ):
+        by_kind = torch.zeros(4, 4, dtype=torch.bool)
         for one in (more, before):
             if one is not None:
                 by_kind = by_kind | (one[:, None] if one.ndim == 1 else one)
@@ -82,7 +85,7 @@ def test_dropped_and_doubled(given, dropped):
         wide = found.dropped.ndim == 2
         assert wide == (more.ndim == 2 or dropped == "kinds")
         same(found, tensors | {"dropped": by_kind if wide else by_kind[:, 0]})
-        told = [["label", "condition"].index(kind) for kind in found.kinds]
+        told = [["class", "condition"].index(kind) for kind in found.kinds]
         assert found.nothing().tolist() == [all(row[kind] for kind in told) for row in by_kind.long().tolist()]
     halves = whole.doubled()
     first = torch.zeros(4) > 0 if before is None else before
@@ -397,7 +400,7 @@ def test_custom_module_receives_the_mask_if_it_accepts_one(tiny, told):
             return x
 
     tiny["model"] = {"arch": "custom"}
-    tiny["flow"] = {"cond_drop": {"label": 0.5}}
+    tiny["flow"] = {"cond_drop": {"class": 0.5}}
     with pytest.raises(UserError, match=r"Simple.forward takes no condition_mask"):
         flowkit.train(tiny, data=told, model=Simple())
     own = Own()
@@ -415,7 +418,7 @@ def test_pairing_ignores_padding_values(told):
     pairs = {}
     for seed in (None, 3, 4):
         tokens = padded(told["condition"], told["condition_mask"], seed or 0) if seed else told["condition"] * 0
-        conditions = Conditions.of_arrays(None, tokens, told["condition_mask"])
+        conditions = Conditions.of_arrays(tokens=tokens, mask=told["condition_mask"])
         coupling = choose("coupling", {"name": "c2ot", "weight": 0.1})
         pairs[seed] = pair_blocks(coupling, 48, x0, Rows(x1, conditions), lambda block: block)
     assert torch.equal(pairs[3], pairs[4]) and not torch.equal(pairs[3], pairs[None])

@@ -468,7 +468,8 @@ def test_previews_are_drawn_by_the_label_and_the_condition_of_one_row(rows):
     data = flowkit.Dataset(
         "sketch", rows["x"], labels, np.eye(3, dtype=np.float32)[labels], class_names=("a", "b", "c")
     )
-    picked, condition, _ = _conditions(data, 5).arrays()
+    told = _conditions(data, 5)
+    picked, condition = told.class_label, told.tokens
     assert picked is not None and condition is not None
     assert condition.shape == (5, 3) and condition.argmax(1).tolist() == picked.tolist()
 

@@ -73,6 +73,13 @@ def _sections(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(one, dict) for one in value.values())
 
 
+def _encoded(value: Any) -> bool:
+    return _sections(value) and all(
+        kind in ("image", "text") and isinstance(one.get("encoder"), str) and isinstance(one.get("fingerprint"), str)
+        and _shape(one.get("shape")) and len(one["shape"]) == 2 for kind, one in value.items()
+    )  # fmt: skip
+
+
 _DICT: Callable[[Any], bool] = lambda value: isinstance(value, dict)  # noqa: E731
 _TEXT: Callable[[Any], bool] = lambda value: isinstance(value, str)  # noqa: E731
 _REQUIRED: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -86,6 +93,7 @@ _REQUIRED: dict[str, tuple[Callable[[Any], bool], str]] = {
 _OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
     "class_names": (_texts, "a list of strings"),
     "condition_shape": (_shape, "a list of sizes"),
+    "encoded": (_encoded, "a table of encoders"),
     "base": (_base, "a table with a source"),
     "sampling": (_DICT, "a table"),
     "step": (_count, "a whole number"),

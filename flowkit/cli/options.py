@@ -106,11 +106,13 @@ class Drawing:
         typer.Option(help="Precision of x between network calls: fp32 or fp64.", rich_help_panel=SOLVER),
     ] = None
     guidance_scale: Annotated[
-        float | None,
+        str | None,
         typer.Option(
             "--guidance-scale",
             "-w",
-            help="Guidance scale w in v_null + w (v_cond - v_null). 1 disables guidance. Default: the recipe's.",
+            metavar="W",
+            help="Guidance scale w in v_null + w (v_cond - v_null). 1 disables guidance. One for each kind: image=2,text=1.5. "
+            "Default: the recipe's.",
             rich_help_panel=GUIDANCE,
         ),
     ] = None
@@ -152,6 +154,7 @@ class Drawing:
     def changes(self) -> dict[str, Any]:
         """Return the given options as changes to a `SampleSettings`. Tolerances alone select dopri5. Raises UserError."""
         changes = {**vars(self), **{name: _choice(f"--{name}", getattr(self, name)) for name in ("solver", "grid")}}
+        changes["guidance_scale"] = _scale(self.guidance_scale)
         tolerances = {name: value for name in ("rtol", "atol") if (value := changes.pop(name)) is not None}
         if tolerances:
             solver = changes["solver"] or "dopri5"
@@ -196,6 +199,18 @@ def named_checkpoint(run: Path | None, ckpt: Path | None, best: bool) -> Path:
     if not (named / CHECKPOINTS).is_dir():
         raise UserError(f"--best: requires a run, and {named} is not one (it has no {CHECKPOINTS}/). Leave out --best")
     return named / CHECKPOINTS / BEST
+
+
+def _scale(text: str | None) -> float | dict[str, float] | None:
+    """Return `2` as a number, and `image=2,text=1.5` as a table. Raises UserError."""
+    try:
+        if text is None or "=" not in text:
+            return None if text is None else float(text)
+        return {kind.strip(): float(w) for kind, w in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        raise UserError(
+            f"-w {text}: expected a number, such as 2, or one for each kind of condition, such as image=2,text=1.5"
+        ) from None
 
 
 def _choice(option: str, text: str | None) -> str | dict[str, Any] | None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowkit.data.arrays import forget_pages, gather, write_tensors
+from flowkit.data.encoded import Encoded, encoded_file, read_encoded
 from flowkit.data.files import json_text, read_json, replacing
 from flowkit.data.header import NUMPY_NAMES, TensorEntry, read_header
 from flowkit.data.texts import TextLines, write_texts
@@ -49,6 +50,8 @@ class Dataset(ShownAsHtml):
     noise: np.ndarray | None = None  # (N, ...) float32: noise that each sample came from, as the model saw it (reflow)
     normalizer: Normalizer | None = None  # with noise: the model's, which pairs x with the noise
     condition_mask: np.ndarray | None = None  # (N, P) bool: True for tokens of `condition`; None: all
+    encoded: dict[str, Encoded] = field(default_factory=dict)  # images and texts of the rows, by "image" and "text"
+    used: tuple[str, ...] | None = None  # the kinds of conditions that a model is given; None: all that there are
 
     def __post_init__(self) -> None:
         self.kind = STORED_KINDS.get(self.kind, self.kind)
@@ -69,6 +72,7 @@ class Dataset(ShownAsHtml):
             parts.append(f"{len(self.class_names):,} classes")
         if self.condition is not None:
             parts.append(f"condition {self.condition.shape[1:]}")
+        parts += [f"{len(one.tokens):,} {kind}s as {one.shape}" for kind, one in self.encoded.items()]
         if self.split is not None:
             parts.append(" + ".join(f"{count:,} {name}" for name in SPLITS if (count := len(self.rows(name)))))
         parts += [name for name in ("texts", "noise") if getattr(self, name) is not None]
@@ -90,13 +94,16 @@ class Dataset(ShownAsHtml):
         return Dataset(self.kind, np.ascontiguousarray(self.x[rows]), pick(self.class_label), pick(self.condition),
                        pick(self.split), self.class_names, self.info,
                        None if self.texts is None else [self.texts[int(row)] for row in rows], pick(self.noise),
-                       self.normalizer, pick(self.condition_mask))  # fmt: skip
+                       self.normalizer, pick(self.condition_mask), {kind: one.take(rows) for kind, one in self.encoded.items()},
+                       self.used)  # fmt: skip
 
     @property
     def condition_kinds(self) -> tuple[str, ...]:
-        """The kinds of conditions that rows have, by their names in a recipe."""
-        told = {"label": self.class_label, "condition": self.condition}
-        return tuple(kind for kind, array in told.items() if array is not None)
+        """The kinds of conditions that a model of the rows is given, by their names in a recipe."""
+        told = {"class": self.class_label, "condition": self.condition, **self.encoded}
+        return tuple(
+            kind for kind, array in told.items() if array is not None and (self.used is None or kind in self.used)
+        )
 
     def tokens(self, rows: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Return copies of `condition` and `condition_mask` for those rows."""
@@ -159,6 +166,7 @@ def write_dataset(
     fixed = {}  # tensors without a row dimension
     if data.normalizer is not None:
         fixed = {NORMALIZER + name: array for name, array in data.normalizer.tensors().items()}
+    assert not data.encoded, "images and texts are written by flowkit.sketch.conditions"
     texts_path = tensors_path.with_suffix(".jsonl")
     assert data.texts is None or len(data.texts) == len(data.x), "one text per row"
     picked = slice(None) if rows is None else rows
@@ -249,12 +257,14 @@ def read_dataset(path: Path | str, *, check: bool = True) -> Dataset:
             if name in arrays:
                 check_finite(tensors_path, name, arrays[name])
     info = {key: value for key, value in sidecar.items()
-            if key not in ("format", "kind", "shape", "class_names", "counts", "texts", "normalizer")}  # fmt: skip
+            if key not in ("format", "kind", "shape", "class_names", "counts", "texts", "normalizer", "encoded")}  # fmt: skip
     texts_path = tensors_path.with_suffix(".jsonl")
     texts = TextLines(texts_path, len(arrays["x"])) if sidecar.get("texts") and texts_path.is_file() else None
     return Dataset(
         sidecar["kind"], arrays["x"], labels, arrays.get("condition"), arrays.get("split"), names, info, texts,
         arrays.get("noise"), _read_normalizer(tensors_path, json_path, header, sidecar), arrays.get("condition_mask"),
+        {kind: read_encoded(encoded_file(tensors_path, kind), len(arrays["x"]), one)
+         for kind, one in (sidecar.get("encoded") or {}).items()},
     )  # fmt: skip
 
 

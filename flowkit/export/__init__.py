@@ -43,7 +43,10 @@ def describe(model: LoadedModel, what: str) -> tuple[dict[str, Any], list[str]]:
     if solver not in SOLVERS:
         differs.append(f'solver "midpoint" instead of "{solver}"')
         solver = "midpoint"
-    if sampling.guidance_scale != 1:
+    if isinstance(scale := sampling.guidance_scale, dict):
+        raise UserError(f"{what}: guidance by a scale for each kind of condition is not exported; retrain or edit "
+                        "sample.guidance_scale to one number")  # fmt: skip
+    if scale != 1:
         if sampling.guidance.tag() != "cfg":
             differs.append(f'guidance "cfg" instead of "{sampling.guidance.tag()}"')
         if sampling.guidance_interval is not None or sampling.guidance_rescale:
@@ -67,7 +70,7 @@ def describe(model: LoadedModel, what: str) -> tuple[dict[str, Any], list[str]]:
         "solver": solver,
         "steps": sampling.steps,
         "grid": grid,
-        "guidance_scale": 1.0 if sampling.guidance.another else sampling.guidance_scale,
+        "guidance_scale": 1.0 if sampling.guidance.another else scale,
         "normalizer": _normalizer(model, what),
     }
     return facts, differs

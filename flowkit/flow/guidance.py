@@ -7,10 +7,10 @@ best factor (CFG-Zero*, arXiv 2503.18886), or another network's under the same c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -96,19 +96,26 @@ class NetworkVelocity:
         conditional, null = self.objective.to_velocity(output.to(x.dtype), xs, ts).chunk(2)
         return conditional, null
 
+    def adding(self, kinds: Sequence[str], x: Tensor, t: Tensor) -> tuple[Tensor, ...]:
+        """Return k + 1 velocities from one call: without `kinds`, with the first of them, with the first two, ..., with all."""
+        count = len(kinds) + 1
+        xs, ts = torch.cat([x] * count), torch.cat([t] * count)
+        output = self.model(xs, ts, self.conditions.added(kinds))
+        return self.objective.to_velocity(output.to(x.dtype), xs, ts).chunk(count)
+
 
 @dataclass(frozen=True)
 class GuidedVelocity:
     """`velocity(x (B, ...), t (B,)) -> (B, ...)`, built by `guided`, which explains the fields.
 
-    A row costs one evaluation if it is not guided, two if it is, and none at t < zero_init. With an interval or zero_init, rows
-    at different times are handled separately, which syncs with the device at every call; `integrate` avoids this by
-    integrating piece by piece.
+    A row costs one evaluation if it is not guided, two if it is (k + 1 with scales of k kinds), and none at t < zero_init. With
+    an interval or zero_init, rows at different times are handled separately, which syncs with the device at every call;
+    `integrate` avoids this by integrating piece by piece.
     """
 
     strong: NetworkVelocity
     weak: NetworkVelocity | None  # None: the strong one without its conditions
-    scale: float
+    scale: float | Mapping[str, float]
     interval: tuple[float, float] | None
     rescale: float
     guidance: Guidance
@@ -132,7 +139,7 @@ class GuidedVelocity:
         if self.interval is None and not self.zero_init:
             return self._guided(x, t)
         spent, v = self.evaluations(t), torch.zeros_like(x)
-        for count, rule in ((1, GuidedVelocity._plain), (2, GuidedVelocity._guided)):
+        for count, rule in ((1, GuidedVelocity._plain), (self._most, GuidedVelocity._guided)):
             rows = (spent == count).nonzero().squeeze(1)
             if len(rows) == len(x):
                 return rule(self, x, t)
@@ -142,7 +149,7 @@ class GuidedVelocity:
 
     def evaluations(self, t: Tensor) -> Tensor:
         """t (B,) -> (B,) int64."""
-        spent = torch.full(t.shape, 2, device=t.device)
+        spent = torch.full(t.shape, self._most, device=t.device)
         if self.interval is not None:
             low, high = self.interval
             spent = torch.where((t >= low) & (t <= high), spent, 1)
@@ -154,12 +161,23 @@ class GuidedVelocity:
     def take(self, rows: Tensor) -> GuidedVelocity:
         return replace(self, strong=self.strong.take(rows), weak=None if self.weak is None else self.weak.take(rows))
 
+    @property
+    def _most(self) -> int:
+        """Evaluations that a guided row costs."""
+        return len(self.scale) + 1 if isinstance(self.scale, Mapping) else 2
+
     def _plain(self, x: Tensor, t: Tensor) -> Tensor:
         return self.strong(x, t)
 
     def _guided(self, x: Tensor, t: Tensor) -> Tensor:
-        v, weak = self.strong.with_and_without(x, t) if self.weak is None else (self.strong(x, t), self.weak(x, t))
-        guided = self.guidance.guide(v, weak, self.scale)
+        if isinstance(self.scale, Mapping):
+            added = self.strong.adding(tuple(self.scale), x, t)
+            v, guided = added[-1], added[0]
+            for low, high, scale in zip(added, added[1:], self.scale.values(), strict=True):
+                guided = guided + scale * (high - low)
+        else:
+            v, weak = self.strong.with_and_without(x, t) if self.weak is None else (self.strong(x, t), self.weak(x, t))
+            guided = self.guidance.guide(v, weak, self.scale)
         return rescaled(guided, v, self.rescale, few=0 if self.numerics == 1 else FEW) if self.rescale else guided
 
 
@@ -236,7 +254,7 @@ def guided(
     model: Network,
     objective: FlowObjective,
     conditions: Conditions = NOTHING,
-    scale: float = 1.0,
+    scale: float | Mapping[Any, float] = 1.0,
     *,
     interval: tuple[float, float] | None = None,
     rescale: float = 0.0,
@@ -253,6 +271,10 @@ def guided(
     reproduces checkpoints of that version: steps are not split at the ends of the interval, a step with stages at
     t >= zero_init may move x, and rescaling also uses the standard deviation of few numbers.
 
+    scale: one for all conditions; or one for each kind, in the order in which they are added (arXiv 2211.09800, eq. 3):
+    v = v(none) + w1 (v(first) - v(none)) + w2 (v(first and second) - v(first)). Kinds that are not given are left out; kinds
+    that are given but not named are in all of these. Only with plain guidance.
+
     Without a condition and another network, the scale has no effect. Scale 1 costs one evaluation per call, and so does 0 with
     plain guidance.
     """
@@ -261,6 +283,12 @@ def guided(
         assert conditions.tokens is None, "with a condition, the null class is not a label"
         conditions = replace(conditions, class_label=label.clamp_min(0)).drop(label < 0)
     strong = NetworkVelocity(model, objective, conditions)
+    if isinstance(scale, Mapping):
+        assert guidance == CFG and weak is None, "checked by the caller"
+        scale = {kind: w for kind, w in scale.items() if kind in conditions.kinds}
+        if all(w == 1 for w in scale.values()):
+            return strong
+        return GuidedVelocity(strong, None, scale, interval, rescale, guidance, 0.0, numerics)
     other = None if weak is None else NetworkVelocity(*weak, conditions)
     unconditional = not conditions.kinds or (conditions.dropped is not None and bool(conditions.nothing().all()))
     nothing, zero_init = unconditional and other is None, guidance.begins

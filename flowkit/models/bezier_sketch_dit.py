@@ -28,7 +28,7 @@ from flowkit.models.layers import (
 class BezierSketchDiT(Conditioned):
     """Predicts (B, num_strokes, stroke_dim) from x of that shape and t (B,). Its output is 0 at initialization.
 
-    num_classes = 0 and clip_dim = 0 mean none; the network then ignores that input.
+    num_classes, clip_dim, image_dim and text_dim of 0 mean none; the network then ignores that input.
     """
 
     def __init__(
@@ -50,6 +50,9 @@ class BezierSketchDiT(Conditioned):
         attend_conditions: Annotated[
             bool, Field(description="attend to the condition tokens, in addition to their mean")
         ] = False,
+        image_dim: CountOrNone = 0,
+        image_tokens: CountOrNone = 0,
+        text_dim: CountOrNone = 0,
     ):
         super().__init__()
         self.neighbors = neighbors
@@ -59,7 +62,8 @@ class BezierSketchDiT(Conditioned):
             nn.Parameter(torch.zeros(augmented, embed_dim)) if augmented else None
         )  # for each of the numbers
         self.position = learned(num_strokes, embed_dim, std=POSITION_STD)  # the order of strokes has meaning
-        self.embed_conditions(embed_dim, num_classes, clip_dim, two_times, attend_conditions)
+        self.embed_conditions(embed_dim, num_classes, clip_dim, two_times, attend_conditions,
+                              image_dim, image_tokens, text_dim)  # fmt: skip
         self.blocks = nn.ModuleList(
             DiTBlock(embed_dim, num_heads, dropout, self.attend_conditions) for _ in range(num_layers)
         )
@@ -80,17 +84,27 @@ class BezierSketchDiT(Conditioned):
         condition_mask: Tensor | None = None,
         given: Tensor | None = None,
         augmented: Tensor | None = None,
+        image: Tensor | None = None,
+        image_mask: Tensor | None = None,
+        text: Tensor | None = None,
+        text_mask: Tensor | None = None,
     ) -> Tensor:
         """x (B, S, 8), t (B,) in [0, 1], class_label (B,) int64, clip_features (B, C) or (B, P, C) -> (B, S, 8).
 
-        cfg_mask (B,) bool: True drops a row's conditions; (B, 2): its label, its condition. Missing conditions count as dropped.
+        cfg_mask (B,) bool: True drops a row's conditions; (B, 4): its class, condition, image, text. What is missing counts as
+        dropped.
         span (B,): length of the interval that starts at t, for networks built with two_times; 0 by default.
         condition_mask (B, P) bool: True for tokens, False for padding. A row without tokens counts as dropped.
         given (B, S) bool, for networks built with `completes`: strokes of x that are clean, to be completed by the others.
         augmented (B, A), for networks built with augmented = A: how the row was augmented; None or zeros: not at all.
+        image (B, P, C), text (B, P, C): tokens of an image and a text by an encoder, for networks built with their sizes;
+        image_mask, text_mask (B, P), as condition_mask.
         """
         assert x.shape[1] == len(self.position), f"x has {x.shape[1]} strokes; expected {len(self.position)}"
-        condition, memory = self.conditions(x, t, class_label, clip_features, cfg_mask, span, condition_mask)
+        condition, memory = self.conditions(
+            x, t, class_label, clip_features, cfg_mask, span, condition_mask,
+            image=image, image_mask=image_mask, text=text, text_mask=text_mask,
+        )  # fmt: skip
         condition = F.silu(condition + augment_embedding(self.augmented, augmented))
         h = self.stroke_in(with_neighbors(x) if self.neighbors else x) + self.position + given_mark(self.given, given)
         for block in self.blocks:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -16,12 +15,14 @@ from flowkit.models.layers import (
     SMOOTH,
     Attention,
     ClassEmbedding,
+    EncodedConditions,
     FeatureProjection,
     TimeEmbedding,
     augment_embedding,
     condition_memory,
-    dropped_kinds,
+    dropped_rows,
     given_mark,
+    joined,
     learned,
     linear,
 )
@@ -31,7 +32,8 @@ class BezierSketchTransformer(nn.Module):
     """Predicts (B, num_strokes, stroke_dim) from x of that shape and t (B,). Its output is 0 at initialization.
 
     The time is one token before the strokes. Conditions are memory tokens that the strokes cross-attend to.
-    num_classes = 0 and clip_dim = 0 mean none; the network then ignores that input, and without both has no cross-attention.
+    num_classes, clip_dim, image_dim and text_dim of 0 mean none; the network then ignores that input, and without any has no
+    cross-attention.
     """
 
     def __init__(
@@ -55,6 +57,9 @@ class BezierSketchTransformer(nn.Module):
         two_times: bool = False,
         completes: bool = False,
         augmented: CountOrNone = 0,
+        image_dim: CountOrNone = 0,
+        image_tokens: CountOrNone = 0,
+        text_dim: CountOrNone = 0,
     ):
         """A class embedding of `class_embed_dim` numbers is expanded to `num_memory_tokens` memory tokens."""
         super().__init__()
@@ -72,7 +77,10 @@ class BezierSketchTransformer(nn.Module):
         self.features = FeatureProjection(clip_dim, embed_dim) if clip_dim else None
         if clip_dim:
             self.null_features = learned(embed_dim)
-        cross = bool(num_classes or clip_dim)
+        self.encoded = (
+            EncodedConditions(embed_dim, image_dim, image_tokens, text_dim) if image_dim or text_dim else None
+        )
+        cross = bool(num_classes or clip_dim or self.encoded)
         # Smaller initial branches in deeper networks, to keep the variance constant (as in GPT-2).
         gain = (3 * num_layers if cross else 2 * num_layers) ** -0.5
         self.blocks = nn.ModuleList(
@@ -83,7 +91,8 @@ class BezierSketchTransformer(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of parameters without weight decay, besides biases and norms."""
-        return {"position", "null_features", "class_embedding.table.weight", "given", "augmented"}
+        told = {f"encoded.{kind}.{name}" for kind in (self.encoded or ()) for name in ("position", "null")}
+        return {"position", "null_features", "class_embedding.table.weight", "given", "augmented"} | told
 
     def forward(
         self,
@@ -96,17 +105,25 @@ class BezierSketchTransformer(nn.Module):
         condition_mask: Tensor | None = None,
         given: Tensor | None = None,
         augmented: Tensor | None = None,
+        image: Tensor | None = None,
+        image_mask: Tensor | None = None,
+        text: Tensor | None = None,
+        text_mask: Tensor | None = None,
     ) -> Tensor:
         """x (B, S, 8), t (B,) in [0, 1], class_label (B,) int64, clip_features (B, C) or (B, P, C) -> (B, S, 8).
 
-        cfg_mask (B,) bool: True drops a row's conditions; (B, 2): its label, its condition. Missing conditions count as dropped.
+        cfg_mask (B,) bool: True drops a row's conditions; (B, 4): its class, condition, image, text. What is missing counts as
+        dropped.
         span (B,): length of the interval that starts at t, for networks built with two_times; 0 by default.
         condition_mask (B, P) bool: True for tokens, False for padding. A row without tokens counts as dropped.
         given (B, S) bool, for networks built with `completes`: strokes of x that are clean, to be completed by the others.
         augmented (B, A), for networks built with augmented = A: how the row was augmented; None or zeros: not at all.
+        image (B, P, C), text (B, P, C): tokens of an image and a text by an encoder, for networks built with their sizes;
+        image_mask, text_mask (B, P), as condition_mask.
         """
         assert x.shape[1] == len(self.position), f"x has {x.shape[1]} strokes; expected {len(self.position)}"
-        memory, visible = self._memory(x, class_label, clip_features, cfg_mask, condition_mask)
+        encoded = {"image": image, "image_mask": image_mask, "text": text, "text_mask": text_mask}
+        memory, visible = self._memory(x, class_label, clip_features, cfg_mask, condition_mask, encoded)
         time = self.time(t)
         if self.span is not None:
             time = time + self.span(torch.zeros_like(t) if span is None else span)
@@ -123,20 +140,19 @@ class BezierSketchTransformer(nn.Module):
         clip_features: Tensor | None,
         cfg_mask: Tensor | None,
         mask: Tensor | None,
+        encoded: dict[str, Tensor | None],
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Return memory tokens (B, M, D), features then class, and which of them each row sees (B, M) bool (None: all)."""
-        memory, visible = None, None
-        no_label, no_features = dropped_kinds(cfg_mask)
+        """Return memory tokens (B, M, D): features, class, image, text; and which of them each row sees (B, M) (None: all)."""
+        memories = []
         if self.features is not None:
-            projected, hidden = self.features(clip_features, no_features, x, mask)
-            memory, visible = condition_memory(projected, self.null_features, hidden, mask)
+            projected, hidden = self.features(clip_features, dropped_rows(cfg_mask, "condition"), x, mask)
+            memories.append(condition_memory(projected, self.null_features, hidden, mask))
         if self.class_embedding is not None:
-            tokens = self.class_tokens(self.class_embedding(class_label, no_label, x))
-            tokens = tokens.unflatten(-1, (-1, self.position.shape[1]))
-            memory = tokens if memory is None else torch.cat((memory, tokens), dim=1)
-            if visible is not None:
-                visible = F.pad(visible, (0, tokens.shape[1]), value=True)
-        return memory, visible
+            tokens = self.class_tokens(self.class_embedding(class_label, dropped_rows(cfg_mask, "class"), x))
+            memories.append((tokens.unflatten(-1, (-1, self.position.shape[1])), None))
+        if self.encoded is not None:
+            memories += [memory for _, memory in self.encoded(x, cfg_mask, encoded)]
+        return joined(memories) if memories else (None, None)
 
 
 class DecoderBlock(nn.Module):

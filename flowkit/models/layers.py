@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowkit.conditions import KINDS
+
+COLUMNS = {kind: column for column, kind in enumerate(KINDS)}
 CLASS_DIM = 128  # width of class embeddings
 POSITION_STD = 0.2  # about that of the projected strokes; with the usual 0.02 the order is learned late
 SMOOTH = (
@@ -66,11 +69,9 @@ class TimeEmbedding(nn.Module):
         return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1).to(self.precision))
 
 
-def dropped_kinds(cfg_mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """Return (whose labels, whose conditions are dropped), (B,) each, from a mask (B,) for both, or (B, 2)."""
-    if cfg_mask is None or cfg_mask.ndim == 1:
-        return cfg_mask, cfg_mask
-    return cfg_mask[:, 0], cfg_mask[:, 1]
+def dropped_rows(cfg_mask: Tensor | None, kind: str) -> Tensor | None:
+    """Return whose conditions of that kind are dropped, (B,), from a mask (B,) for all kinds, or (B, 4) in the order of KINDS."""
+    return cfg_mask if cfg_mask is None or cfg_mask.ndim == 1 else cfg_mask[:, COLUMNS[kind]]
 
 
 class ClassEmbedding(nn.Module):
@@ -173,6 +174,63 @@ class FeatureProjection(nn.Module):
         return self.project(self.norm(tokens)), dropped
 
 
+class EncodedTokens(nn.Module):
+    """Tokens of an image or a text, as an encoder made them, for a network to attend to.
+
+    positions: the number of tokens if each has a fixed place, as the cells of an image have; they get learned positions, since
+    the features of a convolutional encoder say little about where they are.
+    """
+
+    def __init__(self, width: int, embed_dim: int, positions: int = 0):
+        super().__init__()
+        self.features = FeatureProjection(width, embed_dim)
+        self.position = learned(positions, embed_dim, std=POSITION_STD) if positions else None
+        self.null = learned(embed_dim)
+
+    def forward(
+        self, tokens: Tensor | None, dropped: Tensor | None, like: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
+        """tokens (B, P, C), dropped (B,), mask (B, P) -> their mean (B, D), and the memory as in `condition_memory`."""
+        if tokens is not None:  # may be stored in half precision
+            tokens = tokens.to(self.features.project.weight.dtype)
+        projected, dropped = self.features(tokens, dropped, like, mask)
+        if self.position is not None:
+            projected = projected + self.position
+        memory = condition_memory(projected, self.null, dropped, mask)
+        mean = token_mean(projected, mask)
+        return mean if dropped is None else torch.where(dropped[:, None], self.null, mean), memory
+
+
+class EncodedConditions(nn.ModuleDict):
+    """The tokens of images and texts that a network attends to. A size of 0 means none."""
+
+    def __init__(self, embed_dim: int, image_dim: int, image_tokens: int, text_dim: int):
+        super().__init__()
+        if image_dim:
+            self["image"] = EncodedTokens(image_dim, embed_dim, image_tokens)
+        if text_dim:
+            self["text"] = EncodedTokens(text_dim, embed_dim)
+
+    def forward(
+        self, like: Tensor, cfg_mask: Tensor | None, given: dict[str, Tensor | None]
+    ) -> list[tuple[Tensor, tuple[Tensor, Tensor | None]]]:
+        """Return the mean (B, D) and the memory of each kind. given: tokens and masks by name, as in `Conditions.encoded`."""
+        return [each(given.get(kind), dropped_rows(cfg_mask, kind), like, given.get(f"{kind}_mask"))
+                for kind, each in self.items()]  # fmt: skip
+
+
+def joined(memories: list[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
+    """Join memories, each tokens (B, M, D) and the visible ones (B, M) bool (None: all), to one."""
+    if len(memories) == 1:
+        return memories[0]
+    tokens = torch.cat([one for one, _ in memories], dim=1)
+    if all(seen is None for _, seen in memories):
+        return tokens, None
+    every = [torch.ones(one.shape[:2], dtype=torch.bool, device=one.device) if seen is None else seen
+             for one, seen in memories]  # fmt: skip
+    return tokens, torch.cat(every, dim=1)
+
+
 class Conditioned(nn.Module):
     """A network whose time, class and features are embedded and summed to one vector (B, D).
 
@@ -180,13 +238,18 @@ class Conditioned(nn.Module):
     """
 
     def embed_conditions(
-        self, embed_dim: int, num_classes: int, feature_dim: int, two_times: bool = False, attend: bool = False
-    ) -> None:
+        self, embed_dim: int, num_classes: int, feature_dim: int, two_times: bool = False, attend: bool = False,
+        image_dim: int = 0, image_tokens: int = 0, text_dim: int = 0,
+    ) -> None:  # fmt: skip
         """Create the layers, as part of `__init__`. two_times: also takes the span to the end of an interval.
 
-        attend: blocks also attend to the features.
+        attend: blocks also attend to the features. They always attend to the tokens of images and texts.
         """
-        self.attend_conditions = attend and feature_dim > 0
+        self.attend_features = attend and feature_dim > 0
+        self.encoded = (
+            EncodedConditions(embed_dim, image_dim, image_tokens, text_dim) if image_dim or text_dim else None
+        )
+        self.attend_conditions = self.attend_features or self.encoded is not None
         self.time = TimeEmbedding(embed_dim, SMOOTH if two_times else 1000.0)
         self.span = TimeEmbedding(embed_dim, SMOOTH) if two_times else None
         self.class_embedding = ClassEmbedding(num_classes) if num_classes else None
@@ -198,7 +261,8 @@ class Conditioned(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of parameters without weight decay, besides biases and norms."""
-        return {"position", "null_features", "class_embedding.table.weight"}
+        told = {f"encoded.{kind}.{name}" for kind in (self.encoded or ()) for name in ("position", "null")}
+        return {"position", "null_features", "class_embedding.table.weight"} | told
 
     def conditions(
         self,
@@ -209,26 +273,32 @@ class Conditioned(nn.Module):
         cfg_mask: Tensor | None,
         span: Tensor | None = None,
         mask: Tensor | None = None,
+        **encoded: Tensor | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor | None] | None]:
         """Return the embedded conditions (B, D), and what the blocks attend to (see `condition_memory`) or None.
 
         t, span (B,); class_label (B,); features (B, C) or (B, P, C), of which the mean over mask (B, P) is used; cfg_mask (B,) or
-        (B, 2).
+        (B, 4); encoded: image, image_mask, text and text_mask, as in `Conditions`.
         """
-        no_label, no_features = dropped_kinds(cfg_mask)
-        condition, memory = self.time(t), None
+        condition, memories = self.time(t), []
         if self.span is not None:
             condition = condition + self.span(torch.zeros_like(t) if span is None else span)
         if self.class_embedding is not None:
-            condition = condition + self.class_mlp(self.class_embedding(class_label, no_label, x))
+            condition = condition + self.class_mlp(
+                self.class_embedding(class_label, dropped_rows(cfg_mask, "class"), x)
+            )
         if self.features is not None:
-            tokens, dropped = self.features(features, no_features, x, mask)
-            if self.attend_conditions:
-                memory = condition_memory(tokens, self.null_features, dropped, mask)
+            tokens, dropped = self.features(features, dropped_rows(cfg_mask, "condition"), x, mask)
+            if self.attend_features:
+                memories.append(condition_memory(tokens, self.null_features, dropped, mask))
             if dropped is None:
                 dropped = torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
             condition = condition + torch.where(dropped[:, None], self.null_features, token_mean(tokens, mask))
-        return condition, memory
+        if self.encoded is not None:
+            for mean, memory in self.encoded(x, cfg_mask, encoded):
+                condition = condition + mean
+                memories.append(memory)
+        return condition, joined(memories) if memories else None
 
 
 def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

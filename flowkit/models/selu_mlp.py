@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.models import Count, CountOrNone, Layers, Width
-from flowkit.models.layers import dropped_kinds, token_mean, without_any
+from flowkit.models.layers import dropped_rows, token_mean, without_any
 
 
 class PointInput(nn.Module):
@@ -46,7 +46,7 @@ class PointInput(nn.Module):
         if self.two_times:
             inputs.append(torch.zeros_like(inputs[1]) if span is None else span[:, None])
         h = self.linear(torch.cat(inputs, dim=1).to(self.linear.weight.dtype))
-        no_label, dropped = dropped_kinds(cfg_mask)
+        no_label, dropped = dropped_rows(cfg_mask, "class"), dropped_rows(cfg_mask, "condition")
         if self.num_classes:
             if class_label is None:
                 class_label = torch.full((x.shape[0],), self.num_classes, device=x.device)
@@ -104,7 +104,7 @@ class SeluMLP(nn.Module):
     ) -> Tensor:
         """x (B, D), t (B,) in [0, 1], class_label (B,) int64, condition (B, C) or (B, P, C), of which the mean is used -> (B, D).
 
-        cfg_mask (B,) bool: True drops a row's conditions; (B, 2): its label, its condition. Missing conditions count as dropped.
+        cfg_mask (B,) bool: True drops a row's conditions; (B, 4): its class, its condition. Missing conditions count as dropped.
         span (B,): length of the interval that starts at t, for networks built with two_times; 0 by default.
         condition_mask (B, P) bool: True for tokens, False for padding. A row without tokens counts as dropped.
         """

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from flowkit.errors import UserError
+from flowkit.recipe.sample import scale_words
 
 if TYPE_CHECKING:
     from flowkit.recipe.recipe import Recipe
@@ -89,10 +90,13 @@ def _divisions(recipe: Recipe) -> list[tuple[str, str]]:
 
 def _guidance(recipe: Recipe) -> list[tuple[str, str]]:
     scale = recipe.sample.guidance_scale
+    if isinstance(scale, dict) and (recipe.sample.guidance.tag() != "cfg" or recipe.sample.solver.averages):
+        return [("sample.guidance_scale", "a scale for each kind of condition needs plain guidance (cfg) of velocities; give one "
+                                          "number")]  # fmt: skip
     if _drops_any(recipe) or scale == 1 or recipe.sample.guidance.another:
         return []
-    return [("sample.guidance_scale", f"{scale:g} needs a model trained with dropped conditions, but flow.cond_drop is 0; "
-                                      "set flow.cond_drop = 0.1 or sample.guidance_scale = 1.0")]  # fmt: skip
+    return [("sample.guidance_scale", f"{scale_words(scale)} needs a model trained with dropped conditions, but flow.cond_drop "
+                                      "is 0; set flow.cond_drop = 0.1 or sample.guidance_scale = 1.0")]  # fmt: skip
 
 
 def _drops_any(recipe: Recipe) -> bool:

@@ -10,7 +10,7 @@ from pydantic_core import core_schema
 
 from flowkit.components import Choose, Known
 from flowkit.data.normalizers import Auto, Normalization
-from flowkit.settings import Says, Section
+from flowkit.settings import AS_TUPLE, Says, Section
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,11 @@ class Augment(Section):
         )
 
 
+Kinds = Annotated[
+    Literal["all"] | tuple[Literal["class", "condition", "image", "text"], ...],
+    AS_TUPLE,
+    Says('"all", or a list of class, condition, image, text'),
+]
 Rows = Annotated[int, Field(ge=1), Says('a whole number >= 1, or "1k" for 1000')]
 
 
@@ -116,5 +121,9 @@ class Data(Section):
     normalizer: Annotated[Normalization, Choose("normalizer")] = Field(
         default=Auto(),
         description="scaling of x to unit variance; auto uses the domain's default, or the normalizer of the pairs",
+    )
+    conditions: Kinds = Field(
+        default="all",
+        description="what the model is given of class, condition, image and text; by default all that the data has",
     )
     augment: Augment = Field(default=Augment(), description="random changes of training rows")

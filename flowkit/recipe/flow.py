@@ -21,8 +21,8 @@ from flowkit.settings import Says, Section
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 CondDrop = Annotated[
-    Probability | dict[Literal["all", "label", "condition"], Probability],
-    Says("a number from 0 to 1, or a table of such numbers named all, label, condition"),
+    Probability | dict[Literal["all", "class", "condition", "image", "text"], Probability],
+    Says("a number from 0 to 1, or a table of such numbers named all, class, condition, image, text"),
 ]
 
 
@@ -85,8 +85,8 @@ class Flow(Section):
     )
     cond_drop: CondDrop = Field(
         default=0.1,
-        description="probability of dropping all conditions of a row, and of dropping each one alone if there are two; or by "
-        "name: {all = 0.1, label = 0.2}",
+        description="probability of dropping all conditions of a row, and each one alone if there are several; or by name: "
+        "{all = 0.05, class = 0.1, image = 0.1}",
     )
 
     given: Shares = Field(

@@ -32,6 +32,17 @@ TwoTimes = Annotated[
 ]
 
 
+Scales = Annotated[
+    float | dict[Literal["class", "condition", "image", "text"], float],
+    Says("a number, or a table of numbers named class, condition, image, text"),
+]
+
+
+def scale_words(scale: float | Mapping[Any, float]) -> str:
+    """Format a guidance scale: `2`, or `image=2,text=1.5` as the option -w takes it."""
+    return f"{scale:g}" if not isinstance(scale, Mapping) else ",".join(f"{kind}={w:g}" for kind, w in scale.items())
+
+
 class SampleSettings(Section):
     """How samples are drawn. A checkpoint stores it as the defaults of `flowkit sample`."""
 
@@ -47,8 +58,10 @@ class SampleSettings(Section):
         default=ClassifierFree(),
         description="guidance method: away from the unconditional model, or from a weaker model",
     )
-    guidance_scale: float = Field(
-        default=1.0, description="guidance scale w in v_null + w (v_cond - v_null); 1 disables guidance"
+    guidance_scale: Scales = Field(
+        default=1.0,
+        description="guidance scale w in v_null + w (v_cond - v_null); 1 disables guidance; or one for each kind, added in this "
+        "order: {image = 2, text = 1.5}",
     )
     guidance_interval: TwoTimes | None = Field(
         default=None, description="range of t with guidance; everywhere by default"
@@ -102,7 +115,7 @@ class SampleSettings(Section):
         if not self.solver.adaptive:
             on = "" if self.grid == Uniform() else f" on the {self.grid.tag()} grid"
             parts.append(f"{self.steps} step{'s' * (self.steps != 1)}{on}")
-        parts.append(f"guidance {self.guidance_scale:g}")
+        parts.append(f"guidance {scale_words(self.guidance_scale)}")
         if self.guidance != ClassifierFree():
             parts[-1] += f" by {self.guidance.tag()}"
         if self.guidance_interval is not None:

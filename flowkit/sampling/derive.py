@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flowkit.recipe.sample import SampleSettings
     from flowkit.sampling.model import SamplingModel
 
+ASKED = ("class_label", "condition", "condition_mask", "image", "text")  # what a model may be asked for
 Source = str | Path | np.ndarray  # a file, "DATA.safetensors#ROW", a sentence, or a row in the domain's units
 
 
@@ -68,7 +69,7 @@ def between(model: SamplingModel, a: Source, b: Source, frames: int = 9, **how: 
     how = {"guidance_scale": 1.0, **_labeled(model, how)}
     changes = {name: value for name, value in how.items() if name in type(model.sampling).model_fields}
     settings = model.settings(how.get("settings"), **changes)
-    told = {name: how.get(name) for name in ("class_label", "condition", "condition_mask")}
+    told = {name: how.get(name) for name in ASKED}
     noises = torch.from_numpy(invert(model, np.stack([end.row for end in ends]), settings, **told))
     ways = slerp(noises[0].double(), noises[1].double(), torch.linspace(0, 1, frames, dtype=torch.float64))
     made = model.sample(frames, start=Start(noise=ways.float().numpy()), **how)
@@ -81,12 +82,13 @@ def invert(
 ) -> np.ndarray:
     """Return the noise (N, *latent_shape) float32 that rows (N, ...), in the domain's units, come from; without guidance.
 
-    conditions: class_label, condition and condition_mask, as in `sample`. Raises UserError for models of average velocities.
+    conditions: class_label, condition, condition_mask, image and text, as in `sample`. Raises UserError for models of average
+    velocities.
     """
     if model.flow.objective.averages:
         raise UserError("this model learned average velocities, which do not lead back to noise")
-    names = ("class_label", "condition", "condition_mask")
-    told = model.conditions(len(rows), *(conditions.get(name) for name in names))
+    asked: dict[str, Any] = {"class_label": None, "condition": None, **conditions}
+    told = model.conditions(len(rows), **asked)
     with torch.inference_mode():
         x1 = model.normalizer.normalize(torch.from_numpy(np.array(rows, np.float32)).to(model.device))
         how = model.settings(settings).of_ode
@@ -151,8 +153,7 @@ def _existing(model: SamplingModel, row: np.ndarray) -> np.ndarray | None:
 
 def _labeled(model: SamplingModel, how: dict[str, Any]) -> dict[str, Any]:
     """Without a label, use the null class if the model knows rows without a label."""
-    given = how.get("class_label") is not None or how.get("condition") is not None
-    if given or not model.class_names or model.why_not_without(["label"]):
+    if any(how.get(name) is not None for name in ASKED) or not model.class_names or model.why_not_without(["class"]):
         return how
     return {**how, "class_label": "null"}
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowkit.conditions import Conditions
 from flowkit.data.arrays import gather
 from flowkit.data.base import NormalBase
 from flowkit.data.dataset import Dataset
@@ -57,6 +58,7 @@ def of_rows(
     class_label: ClassLabel = None,
     condition: np.ndarray | Tensor | None = None,
     condition_mask: np.ndarray | Tensor | None = None,
+    conditions: Conditions | None = None,
     divergence: str = "auto",
     probes: int = 1,
     solver: Any = "dopri5",
@@ -68,7 +70,7 @@ def of_rows(
     """Return log p(x) of rows x (N, ...), a density in the domain's units, without guidance. Probes depend on (seed, row).
 
     class_label, condition: one for all rows, or one per row. A model with classes needs a label ("null" for the density without
-    a class) or a condition.
+    a class) or a condition. conditions: use these, one per row, instead.
 
     Raises UserError as `sample` for those two, for rows of another shape, a normalizer that drops directions, a flow that does
     not start from noise, and as `flowkit.flow.likelihood.log_likelihood`.
@@ -79,7 +81,9 @@ def of_rows(
     if why := model.domain.no_density(model.shape):
         raise UserError(f"likelihood: {why}")
     log_det = _log_det(model)
-    given = model.conditions(len(rows), class_label, condition, condition_mask, of_rows=True)
+    given = conditions
+    if given is None:
+        given = model.conditions(len(rows), class_label, condition, condition_mask, of_rows=True)
     batch_size = batch_size or BATCH_SIZES.get(model.device.type, 64)
     found, errors, spent = [], [], []
     for first in range(0, len(rows), batch_size):
@@ -192,7 +196,7 @@ def likelihood_figures(
     rows = rows[np.arange(min(count, len(rows))) * len(rows) // min(count, len(rows))]
     given = model.given_with(data, rows, "likelihood: the rows")
     x = np.ascontiguousarray(gather(data.x, rows))
-    found = of_rows(model, x, **given.arguments(), probes=probes, seed=seed, progress=progress)
+    found = of_rows(model, x, conditions=given, probes=probes, seed=seed, progress=progress)
     train = data.rows("train")
     train = train[np.arange(min(FITTED, len(train))) * len(train) // min(FITTED, len(train))]
     bits, error = found.mean

@@ -143,6 +143,11 @@ def _check_sizes(info: dict[str, Any], files: CheckpointFiles, weights: str) -> 
         args.get("condition_dim", 0),
     ):
         raise UserError(f"{files.sidecar}: has conditions of shape {condition}, but its network expects another shape")
+    for kind, one in (info.get("encoded") or {}).items():
+        if args.get(f"{kind}_dim") != one["shape"][1] or args.get(f"{kind}_tokens", one["shape"][0]) != one["shape"][0]:
+            raise UserError(
+                f"{files.sidecar}: has {kind}s of shape {one['shape']}, but its network expects another shape"
+            )
     try:
         with torch.device("meta"):
             skeleton = create_model(info["architecture"], **args)

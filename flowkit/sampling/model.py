@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from flowkit.flow.guidance import Autoguidance
 from flowkit.flow.paths import GaussianPath
 from flowkit.progress import Progress
 from flowkit.recipe.flow import Flow, seen_without
-from flowkit.recipe.sample import SampleSettings
+from flowkit.recipe.sample import SampleSettings, scale_words
 from flowkit.sampling import derive
 from flowkit.sampling.conditioning import ClassLabel, resolve_condition, resolve_labels, resolve_row_labels
 from flowkit.sampling.draw import Guide, Start, Weak, as_network, draw_samples
@@ -29,6 +30,7 @@ from flowkit.settings import toml_value
 
 if TYPE_CHECKING:
     from flowkit.data.normalizers import Normalizer
+    from flowkit.encoders import Encoder
 
 KEPT_STATES = 64  # samples whose trajectories can be kept
 
@@ -57,6 +59,8 @@ class SamplingModel:
         self.numerics: int = info.get("numerics", 1)  # version of the numerics to sample with
         self.objective = flow.scored
         self.folders = folders  # searched first for relative paths of its recipe
+        self.encoder_weights: Path | None = None  # a file with the weights of the encoder of images or texts
+        self._encoders: dict[str, Encoder] = {}
         self._base, self._weak = base, dict[tuple[str, torch.device], Weak]()
 
     @property
@@ -92,6 +96,9 @@ class SamplingModel:
         class_label: ClassLabel = None,
         condition: np.ndarray | Tensor | None = None,
         condition_mask: np.ndarray | Tensor | None = None,
+        image: Any = None,
+        text: str | Sequence[str] | None = None,
+        conditions: Conditions | None = None,
         seed: int = 0,
         settings: SampleSettings | None = None,
         guide: Guide | None = None,
@@ -111,7 +118,10 @@ class SamplingModel:
         the model without classes ("<null>" if a class has that name). None is every class in turn, or the null class if a
         condition is given. Samples of only the null class have no labels; with others theirs is an extra class "null", which
         guidance does not affect. condition: (C,) or (P, C) for all, or one per sample (N, ...); condition_mask: (P,) or (N, P)
-        bool, True for tokens that exist. settings: replace the recipe's sampling settings. changes: override single settings by
+        bool, True for tokens that exist. image: a file, a PIL image or an array (H, W, 3), or a list of them; text: a sentence or
+        a list of them, for models trained on images or texts. Each is encoded once; several are spread evenly, as classes are.
+        conditions: use these, one per sample, instead of all of the above.
+        settings: replace the recipe's sampling settings. changes: override single settings by
         the names of `SampleSettings`, the keys of a recipe's [sample], such as solver or guidance_scale; None is ignored.
 
         guide: a differentiable f(x (B, ...)) -> (B,) in the domain's units; the samples then approximate
@@ -129,7 +139,9 @@ class SamplingModel:
         settings = self.settings(settings, **changes)
         if num_samples < 1:
             raise UserError(f"num_samples: {num_samples}; expected at least 1")
-        told = self.conditions(num_samples, class_label, condition, condition_mask)
+        told = conditions
+        if told is None:
+            told = self.conditions(num_samples, class_label, condition, condition_mask, image=image, text=text)
         self._check(settings, conditioned=bool(told.kinds))
         completion = None if given is None else derive.completion(self, given, num_samples, settings, resample)
         if pairs and settings.solver.stochastic:
@@ -152,7 +164,8 @@ class SamplingModel:
             **({} if start is None else start.to_info()), **(self.info.get("inherited") or {}),
         }  # fmt: skip
         kept, names = self._labels(told.class_label)
-        _, tokens, mask = told.arrays()
+        tokens, mask = (None if one is None else one.float().numpy() if one.is_floating_point() else one.numpy()
+                        for one in (told.tokens, told.mask))  # fmt: skip
         return Dataset(
             self.info["kind"], drawn.x, kept, tokens, None, names, made, condition_mask=mask,
             noise=drawn.noise if pairs else None, normalizer=self.normalizer if pairs else None,
@@ -166,8 +179,10 @@ class SamplingModel:
         count: int,
         class_label: ClassLabel,
         condition: np.ndarray | Tensor | None,
-        mask: np.ndarray | Tensor | None = None,
+        condition_mask: np.ndarray | Tensor | None = None,
         *,
+        image: Any = None,
+        text: str | Sequence[str] | None = None,
         of_rows: bool = False,
     ) -> Conditions:
         """Return the conditions that `sample` gives to N rows. Labels of the null class are NULL.
@@ -175,16 +190,24 @@ class SamplingModel:
         of_rows: the rows exist already, as in `log_likelihood`.
         """
         resolve = resolve_row_labels if of_rows else resolve_labels
-        labels = resolve(class_label, count, self.class_names, conditioned=condition is not None)
-        told = Conditions(labels, *resolve_condition(condition, mask, count, self.info.get("condition_shape")))
+        asked = {"image": image, "text": text}
+        conditioned = condition is not None or any(one is not None for one in asked.values())
+        labels = resolve(class_label, count, self.class_names, conditioned=conditioned)
+        told = Conditions(
+            labels, *resolve_condition(condition, condition_mask, count, self.info.get("condition_shape"))
+        )
+        for kind, one in asked.items():
+            if one is not None:
+                tokens, mask = self._encoded(kind, one, count)
+                told = replace(told, **{kind: tokens, f"{kind}_mask": mask})
         null = labels is not None and bool((labels == NULL).any())
-        missing = [kind for kind in self.condition_kinds if kind not in told.kinds or (kind == "label" and null)]
+        missing = [kind for kind in self.condition_kinds if kind not in told.kinds or (kind == "class" and null)]
         if why := self.why_not_without(missing):
             if null:
                 raise UserError(f'class_label: "{null_name(self.class_names)}", but {why} a row without its class; '
                                 "choose a class")  # fmt: skip
             if isinstance(self.flow.cond_drop, dict):
-                name = {"label": "class_label"}.get(missing[0], missing[0])
+                name = {"class": "class_label"}.get(missing[0], missing[0])
                 raise UserError(f"{name}: missing; {why} a row without it")
         return told
 
@@ -200,8 +223,43 @@ class SamplingModel:
     @property
     def condition_kinds(self) -> tuple[str, ...]:
         """The kinds of conditions that the data has, by their names in a recipe."""
-        told = (("label", self.class_names), ("condition", self.info.get("condition_shape")))
-        return tuple(kind for kind, there in told if there)
+        told = (("class", self.class_names), ("condition", self.info.get("condition_shape")))
+        return (*(kind for kind, there in told if there), *(self.info.get("encoded") or {}))
+
+    def encoder(self, kind: str) -> Encoder:
+        """Return the encoder of "image" or "text", loaded once. Raises UserError if it is not the one that the model knows."""
+        from flowkit.encoders import open_encoder
+
+        if kind not in self._encoders:
+            known = (self.info.get("encoded") or {}).get(kind)
+            if known is None:
+                raise UserError(f"{kind}: this model was trained without {kind}s; it has "
+                                f"{listing(self.condition_kinds) or 'no conditions'}")  # fmt: skip
+            found = open_encoder(known["encoder"], kind, weights=self.encoder_weights, device=str(self.device))
+            if found.fingerprint != known["fingerprint"]:
+                raise UserError(
+                    f"{kind}: the encoder {found.name} has other weights than the one that the model was trained with "
+                    f"({found.fingerprint[:8]} and {known['fingerprint'][:8]}); give the same weights with --encoder-weights"
+                )
+            self._encoders[kind] = found
+        return self._encoders[kind]
+
+    def _encoded(self, kind: str, asked: Any, count: int) -> tuple[Tensor, Tensor | None]:
+        """Return the tokens (count, P, C) and mask (count, P) of images or texts, each encoded once and then spread evenly."""
+        encoder = self.encoder(kind)
+        several = list(asked) if isinstance(asked, list | tuple) else [asked]
+        if not several:
+            raise UserError(f"{kind}: empty list; give at least one")
+        if kind == "image":
+            from flowkit.encoders.pictures import read_image
+
+            several = [read_image(one) for one in several]
+        elif long := [one for one in several if encoder.too_long(one)]:
+            raise UserError(f"text: {encoder.name} reads at most {encoder.tokens} tokens, and this text has more: "
+                            f"{long[0][:60]!r}...; shorten it")  # fmt: skip
+        tokens, mask = encoder.encode(several)
+        spread = torch.arange(count) * len(several) // count
+        return torch.from_numpy(tokens)[spread], None if mask is None else torch.from_numpy(mask)[spread]
 
     def given_with(self, data: Dataset, rows: np.ndarray, what: str = "the rows") -> Conditions:
         """Return the rows' labels, matched by class name, and conditions, if the model and the data have them.
@@ -216,7 +274,15 @@ class SamplingModel:
                 raise UserError(f"{what} have classes that the model does not know: {listing(missing)}; it knows "
                                 f"{listing(self.class_names)}. Use another split or other data")  # fmt: skip
             labels = np.array([known[name] for name in names])
-        return Conditions.of_arrays(labels, *(data.tokens(rows) if self.info.get("condition_shape") else ()))
+        tokens, mask = data.tokens(rows) if self.info.get("condition_shape") else (None, None)
+        found = {"class_label": labels, "tokens": tokens, "mask": mask}
+        for kind in self.info.get("encoded") or {}:
+            if kind not in data.encoded:
+                raise UserError(
+                    f"{what} have no {kind}s, and the model was trained with {kind}s; prepare them with --{kind}s"
+                )
+            found[kind], found[f"{kind}_mask"] = data.encoded[kind].of(rows)
+        return Conditions.of_arrays(**found)
 
     def _labels(self, labels: Tensor | None) -> tuple[np.ndarray | None, tuple[str, ...]]:
         """Return the labels and class names of samples: none for only the null class, an extra class if mixed with others."""
@@ -251,11 +317,21 @@ class SamplingModel:
             )
         if settings.guidance_scale == 1.0 or settings.guidance.another:
             return
-        if not conditioned and self.info.get("condition_shape"):
+        kinds = [kind for kind in self.condition_kinds if kind != "class"]
+        if not conditioned and kinds:
+            options = listing(f"--{kind}" for kind in kinds)
             raise UserError(
-                f"guidance_scale: {settings.guidance_scale:g} needs a condition, but none is given; give one (--condition), "
-                "or disable guidance with a scale of 1 (-w 1)"
+                f"guidance_scale: {scale_words(settings.guidance_scale)} needs a condition, but none is given; give one "
+                f"({options}), or disable guidance with a scale of 1 (-w 1)"
             )
+        if isinstance(settings.guidance_scale, dict):
+            if settings.guidance.tag() != "cfg" or settings.solver.averages:
+                raise UserError("guidance_scale: a scale for each kind of condition needs plain guidance (cfg) of velocities; "
+                                "give one number")  # fmt: skip
+            for kind in settings.guidance_scale:
+                if kind not in self.condition_kinds:
+                    raise UserError(f"guidance_scale: {kind}: this model was trained without it; it has "
+                                    f"{listing(self.condition_kinds) or 'no conditions'}")  # fmt: skip
         if not conditioned:
             raise UserError(
                 "guidance_scale: this model has neither classes nor conditions to guide by; use a scale of 1, or autoguidance "
@@ -288,6 +364,7 @@ class SamplingModel:
             "rows of shape": lambda model: list(model.shape),
             "classes": lambda model: list(model.class_names),
             "conditions of shape": lambda model: model.info.get("condition_shape"),
+            "images and texts": lambda model: model.info.get("encoded") or {},
             "the path": lambda model: model.flow.path.plain(),
         }
         for what, of in alike.items():

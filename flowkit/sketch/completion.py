@@ -70,7 +70,7 @@ def measure_completion(
     whose beginning is nearest to the given one. how: as in `sample`.
     """
     truth, train = np.asarray(data.x[rows]), np.asarray(data.x[data.rows("train")])
-    told = model.given_with(data, rows).arguments()
+    told = model.given_with(data, rows)
     ways: dict[str, int | None] = {"trained": None} if model.flow.completes else {}
     ways["without training"] = RESAMPLE
     done, figures = 0, {}
@@ -84,7 +84,13 @@ def measure_completion(
             if progress is not None:
                 said = lambda now, _, done=done: progress(done + now, total)  # noqa: E731
             made = model.sample(
-                len(rows), given=Given(truth, tokens), resample=resample, seed=seed, progress=said, **told, **how
+                len(rows),
+                given=Given(truth, tokens),
+                resample=resample,
+                seed=seed,
+                progress=said,
+                conditions=told,
+                **how,
             )
             found[way] = _compared(made.x, truth)
             done += len(rows)

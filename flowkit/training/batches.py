@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from flowkit.conditions import Conditions
 from flowkit.data.arrays import gather
 from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import Normalizer
-from flowkit.rng import RowOrder
+from flowkit.rng import RowOrder, key
 
 RESIDENT_SHARE = 0.25  # fraction of the device's free memory that data may use
 RESIDENT_CPU_BYTES = 1 << 30  # a copy only saves page faults on the CPU
@@ -69,7 +70,9 @@ class Batches:
         self.order = RowOrder(len(self.train_rows), layout.batch_size, seed, shuffled=shuffled)
         self.indices = layout.indices()
         row_bytes = data.x[:1].nbytes + (0 if data.condition is None else data.condition[:1].nbytes)
-        self.resident = len(self.train_rows) * row_bytes <= _room(device)
+        # One of several images or texts is drawn per visit, so these stay in their file.
+        self.drawn = tuple(kind for kind in data.encoded if kind in data.condition_kinds)
+        self.resident = not self.drawn and len(self.train_rows) * row_bytes <= _room(device)
         self._pool = None if self.resident else ThreadPoolExecutor(1, "read-ahead")
         self._ahead: tuple[int, Future[Rows]] | None = None
         self._all = read_rows(data, self.train_rows, normalizer, device) if self.resident else None
@@ -96,14 +99,23 @@ class Batches:
         """
         picked = np.concatenate([self.order.batch(first + u) for u in range(updates)])
         if self._all is None:
-            return read_rows(self.data, self.train_rows[picked], self.normalizer, torch.device("cpu"))
+            drawn = [self._turns(first + u) for u in range(updates)]
+            turns = {kind: np.concatenate([one[kind] for one in drawn]) for kind in self.drawn}
+            return read_rows(self.data, self.train_rows[picked], self.normalizer, torch.device("cpu"), turns=turns)
         indices = torch.from_numpy(picked)
         if self.device.type == "cuda":
             indices = indices.pin_memory().to(self.device, non_blocking=True)
         return self._all.pick(indices)
 
     def _read(self, update: int) -> Rows:
-        return read_rows(self.data, self.global_rows(update)[self.indices], self.normalizer, self.device, pinned=True)
+        rows, turns = self.global_rows(update)[self.indices], self._turns(update)
+        mine = {kind: one[self.indices] for kind, one in turns.items()}
+        return read_rows(self.data, rows, self.normalizer, self.device, pinned=True, turns=mine)
+
+    def _turns(self, update: int) -> dict[str, np.ndarray]:
+        """Return what chooses among a row's images and texts: (B,) on [0, 1) by kind, for the global batch."""
+        return {kind: np.random.Generator(np.random.Philox(key(self.order.seed, f"which {kind}", update))).random(
+                len(self.order.batch(update))) for kind in self.drawn}  # fmt: skip
 
     def close(self) -> None:
         if self._pool is not None:
@@ -111,9 +123,13 @@ class Batches:
 
 
 def read_rows(
-    data: Dataset, rows: np.ndarray, normalizer: Normalizer, device: torch.device, *, pinned: bool = False
-) -> Rows:
-    """Copy `rows` to the device and normalize them there. pinned: copy through pinned memory, to overlap with training."""
+    data: Dataset, rows: np.ndarray, normalizer: Normalizer, device: torch.device, *, pinned: bool = False,
+    turns: Mapping[str, np.ndarray] | None = None,
+) -> Rows:  # fmt: skip
+    """Copy `rows` to the device and normalize them there. pinned: copy through pinned memory, to overlap with training.
+
+    turns: what chooses among a row's images and texts, by kind, as in `Encoded.of`.
+    """
 
     def move(tensor: Tensor) -> Tensor:
         # Copies to a GPU wait for the device unless the memory is pinned. Torch never returns pinned memory to the system, so
@@ -122,9 +138,23 @@ def read_rows(
             return tensor.pin_memory().to(device, non_blocking=True)
         return tensor.to(device)
 
-    pick = lambda array: None if array is None else move(torch.from_numpy(gather(array, rows)))  # noqa: E731
-    conditions = Conditions(pick(data.class_label), pick(data.condition), pick(data.condition_mask))
-    return Rows(normalizer.normalize_rows(data.x, rows, move), conditions)
+    return Rows(normalizer.normalize_rows(data.x, rows, move), conditions_of(data, rows, turns).map(move))
+
+
+def conditions_of(data: Dataset, rows: np.ndarray, turns: Mapping[str, np.ndarray] | None = None) -> Conditions:
+    """Return copies of the conditions of `rows` that a model of the data is given. turns: as in `read_rows`."""
+    kinds, found = data.condition_kinds, dict[str, Tensor]()
+    arrays = {"class_label": data.class_label if "class" in kinds else None,
+              "tokens": data.condition if "condition" in kinds else None,
+              "mask": data.condition_mask if "condition" in kinds else None}  # fmt: skip
+    found |= {name: torch.from_numpy(gather(array, rows)) for name, array in arrays.items() if array is not None}
+    for kind, encoded in data.encoded.items():
+        if kind in kinds:
+            tokens, mask = encoded.of(rows, None if turns is None else turns.get(kind))
+            found |= {kind: torch.from_numpy(tokens)} | (
+                {} if mask is None else {f"{kind}_mask": torch.from_numpy(mask)}
+            )
+    return Conditions(**found)
 
 
 def _room(device: torch.device) -> int:

@@ -185,7 +185,7 @@ def pair_blocks(coupling: Coupling, block: int, x0: Tensor, rows: Rows, key_of: 
 
 def check_conditions(coupling: Coupling, batches: Batches) -> None:
     """Raise UserError for a coupling that needs conditions the data lacks."""
-    if coupling.conditional and not batches.data.condition_kinds:
+    if coupling.conditional and not {"class", "condition"} & {*batches.data.condition_kinds}:
         raise UserError(
             f'flow.coupling: "{coupling.tag()}" pairs rows with equal conditions, but the data has neither class labels nor '
             'conditions; use "ot"'

@@ -12,6 +12,7 @@ from flowkit.errors import UserError
 from flowkit.events import Notice, Sampled
 from flowkit.sampling.draw import invert
 from flowkit.sampling.model import SamplingModel
+from flowkit.training.batches import conditions_of
 from flowkit.training.session import Session
 
 
@@ -79,7 +80,7 @@ class Sampler:
         """Draw the samples, and measure the inversion of validation rows."""
         recipe = self.session.recipe
         samples = self.model.sample(
-            recipe.sample.num_samples, **self.given.arguments(), seed=recipe.run.seed, settings=self.settings
+            recipe.sample.num_samples, conditions=self.given, seed=recipe.run.seed, settings=self.settings
         )
         return samples, self._inversion()
 
@@ -95,14 +96,11 @@ class Sampler:
 def _conditions(data: Dataset, count: int) -> Conditions:
     """Return labels (each class in turn) and conditions (of held-out rows, if there are any) for the samples.
 
-    If rows have both, they come from the same rows.
+    If rows have several kinds, all come from the same rows.
     """
-    if data.condition is None:
-        if data.class_label is None:
-            return Conditions()
+    if data.condition_kinds == ("class",):
         labels = np.arange(count, dtype=np.int64) * max(1, len(data.class_names) // count) % len(data.class_names)
-        return Conditions.of_arrays(labels)
+        return Conditions.of_arrays(class_label=labels)
     rows = data.rows("validation") if len(data.rows("validation")) else data.rows("train")
     rows = np.sort(np.resize(rows, count))
-    labels = None if data.class_label is None else np.ascontiguousarray(data.class_label[rows])
-    return Conditions.of_arrays(labels, *data.tokens(rows))
+    return conditions_of(data, rows)

@@ -18,6 +18,7 @@ import flowkit
 from flowkit.checkpoint import NORMALIZER
 from flowkit.checkpoint.state import MeterState
 from flowkit.components import find, settings_of
+from flowkit.conditions import ENCODED
 from flowkit.data.base import NORMAL, Base, StoredBase
 from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import Normalizer
@@ -35,7 +36,7 @@ from flowkit.models import create_model
 from flowkit.models.calls import call_model, check_takes_mask
 from flowkit.recipe import check_batch
 from flowkit.recipe.flow import Flow, seen_without
-from flowkit.recipe.sample import SampleSettings
+from flowkit.recipe.sample import SampleSettings, scale_words
 from flowkit.rng import NUMERICS, Draws, key
 from flowkit.sampling.draw import BATCH_SIZES
 from flowkit.settings import toml_value
@@ -120,7 +121,7 @@ class Session:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return () if self.data.class_label is None else self.data.class_names
+        return self.data.class_names if "class" in self.data.condition_kinds else ()
 
     def announce(self) -> RunStarted:
         recipe, layout = self.recipe, self.layout
@@ -143,7 +144,8 @@ class Session:
 
     def sidecar(self, step: int, validation: dict[str, float] | None) -> dict[str, Any]:
         """Return the content of model.json: all that `sample` and `inspect` need."""
-        recipe, condition, normalizer = self.recipe.to_dict(), self.data.condition, self.normalizer.to_json()
+        recipe, normalizer, kinds = self.recipe.to_dict(), self.normalizer.to_json(), self.data.condition_kinds
+        condition = self.data.condition if "condition" in kinds else None
         if self.normalizer.tensors():
             normalizer["file"] = NORMALIZER
         return {
@@ -152,6 +154,7 @@ class Session:
             "model_args": self.model_args, "num_parameters": count_parameters(self.model), "kind": self.data.kind,
             "shape": list(self.data.x.shape[1:]), "class_names": list(self.class_names),
             "condition_shape": None if condition is None else list(condition.shape[1:]),
+            "encoded": {kind: {**one.info, "shape": list(one.shape)} for kind, one in self.data.encoded.items() if kind in kinds},
             "normalizer": normalizer, "flow": self.flow.plain(), "base": describe_base(self.recipe),
             "sampling": {name: value for name, value in recipe["sample"].items() if name in SampleSettings.model_fields},
             "step": step, "ema": recipe["ema"] if self.ema is not None else None, "validation": validation,
@@ -200,6 +203,10 @@ def build(
         check_arch(recipe.model.arch, data.kind)
         known = settings_of(recipe.model.arch, find("arch", recipe.model.arch), whole=True).model_fields
         model_args = {**recipe.model.arguments(), **{name: size for name, size in sizes.items() if name in known}}
+        for kind in ENCODED:
+            if kind in data.condition_kinds and f"{kind}_dim" not in known:
+                raise UserError(f"model.arch: {recipe.model.arch!r} takes no {kind}s, and the data has some; use "
+                                '"bezier_sketch_dit" or "bezier_sketch_transformer", or change data.conditions')  # fmt: skip
         if flow.objective.averages:
             model_args["two_times"] = True
         if flow.completes:
@@ -220,13 +227,16 @@ def build(
             model_args["augmented"] = domain.augments
         torch.manual_seed(key(recipe.run.seed, "initial weights"))
         model = create_model(recipe.model.arch, **model_args)
+    elif {*ENCODED} & {*data.condition_kinds}:
+        raise UserError("data.conditions: images and texts are not supported for your own module yet; leave them out with "
+                        "data.conditions, or give their vectors as a condition")  # fmt: skip
     elif flow.completes:
         raise UserError("flow.given: not supported for your own module yet; set flow.given = 0")
     elif recipe.data.augment:
         raise UserError("data.augment: not supported for your own module yet; remove [data.augment]")
     if flow.objective.averages:
         check_takes_span(model)
-    if data.condition_mask is not None:
+    if data.condition_mask is not None and "condition" in data.condition_kinds:
         check_takes_mask(model)
     if given is not None and layout.world_size > 1:
         same_everywhere(given, device)
@@ -310,23 +320,25 @@ def describe_base(recipe: Recipe) -> dict[str, Any]:
 def _check_guidance(recipe: Recipe, data: Dataset) -> None:
     """Raise UserError for guidance that the data cannot support, instead of training a model that cannot use it."""
     kinds = data.condition_kinds
-    if kinds and seen_without(kinds, recipe.flow.cond_drop, kinds):
-        return
     scale, objective = recipe.sample.guidance_scale, recipe.flow.objective
+    if kinds and seen_without(kinds, recipe.flow.cond_drop, kinds) and not isinstance(scale, dict):
+        return
     asked = {"flow.objective.omega": getattr(objective, "omega", 1.0)}
     if not recipe.sample.guidance.another:
         asked["sample.guidance_scale"] = scale
     for name, value in asked.items():
-        if value != 1 and kinds:
+        if value != 1 and kinds and not seen_without(kinds, recipe.flow.cond_drop, kinds):
             raise UserError(
-                f"{name}: {value:g} needs training rows without {' and '.join(kinds)}, but flow.cond_drop = "
-                f"{toml_value(recipe.flow.cond_drop)} never drops {'both' if len(kinds) > 1 else 'it'}; "
+                f"{name}: {scale_words(value)} needs training rows without {' and '.join(kinds)}, but flow.cond_drop = "
+                f"{toml_value(recipe.flow.cond_drop)} never drops {['it', 'both', 'all'][min(len(kinds), 3) - 1]}; "
                 f"set `all` in flow.cond_drop, such as all = 0.1, or set {name} = 1.0"
             )
-        if value != 1:
+        if value != 1 and not kinds:
             raise UserError(
-                f"{name}: {value:g} needs class labels or conditions, but the data has neither; set {name} = 1.0"
+                f"{name}: {scale_words(value)} needs class labels or conditions, but the data has neither; set {name} = 1.0"
             )
+        if isinstance(value, dict) and (missing := [kind for kind in value if kind not in kinds]):
+            raise UserError(f"{name}: names {listing(missing)}, but the data has only {listing(kinds)}")
 
 
 def _layout(recipe: Recipe, environment: Environment) -> Layout:

@@ -113,9 +113,9 @@ def _times(session: Session, update: int) -> Tensor:
 def draw_dropped(session: Session, update: int) -> Tensor | None:
     """Draw which conditions of the global batch are dropped: (B,) bool; None without conditions.
 
-    With both labels and conditions (B, 2) bool: each must also be dropped alone, for a model to learn what the other one means.
-    With probability `cond_drop` all conditions of a row are dropped; else its label with that probability and its condition
-    with that probability, or with those of a table. A user's own module takes (B,), unless `cond_drop` is a table.
+    With several kinds (B, 4) bool: each must also be dropped alone, for a model to learn what the others mean. With probability
+    `cond_drop` all conditions of a row are dropped; else each one with that probability, or with those of a table. A user's own
+    module takes (B,), unless `cond_drop` is a table.
     """
     cond_drop, kinds = session.recipe.flow.cond_drop, session.data.condition_kinds
     if not kinds:
@@ -125,8 +125,13 @@ def draw_dropped(session: Session, update: int) -> Tensor | None:
     everything = drops("drop", rates.pop("all"))
     if not rates or (session.given is not None and not isinstance(cond_drop, dict)):
         return everything
-    dropped = {kind: everything | drops(f"drop {kind}", rate) for kind, rate in rates.items()}
-    return dropped[kinds[0]] if len(kinds) == 1 else torch.stack([dropped[kind] for kind in KINDS], dim=1)
+    # A class was called a label when these draws were named.
+    dropped = {
+        kind: everything | drops(f"drop {'label' if kind == 'class' else kind}", rate) for kind, rate in rates.items()
+    }
+    if len(kinds) == 1:
+        return dropped[kinds[0]]
+    return torch.stack([dropped.get(kind, everything) for kind in KINDS], dim=1)
 
 
 def draw_given(session: Session, update: int) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -150,7 +150,7 @@ def measure(cell: Cell, seed: int, updates: int, points: int, between: float | N
     else:
         x1, label, condition = draw(COLUMNS_B[cell.column], points, rng)
         x0 = draw("8gaussians", points, rng)[0]
-    velocity = velocity_of(model, Conditions.of_arrays(label, condition))
+    velocity = velocity_of(model, Conditions.of_arrays(class_label=label, tokens=condition))
     start_points = torch.from_numpy(x0)
     with torch.inference_mode():
         if cell.table == "A":
