@@ -83,6 +83,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "raster": "flowkit.sketch.losses:raster",
     },
     "tracker": {},  # accelerate's have its names
+    "encoder": {},  # flowkit.encoders has their names: not a choice in a recipe
     "domain": {
         "sketch": "flowkit.sketch.domain:SketchDomain",
         "points": "flowkit.points.domain:PointsDomain",
@@ -107,6 +108,7 @@ BASES = {
     "arch": "torch.nn:Module",
     "domain": "flowkit.domain:Domain",
     "tracker": "accelerate.tracking:GeneralTracker",
+    "encoder": "flowkit.encoders:Encoder",
 }
 
 

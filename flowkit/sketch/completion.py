@@ -16,15 +16,14 @@ from flowkit.metrics.moments import frechet
 from flowkit.metrics.resampling import Estimate, half_sampling
 from flowkit.progress import Progress
 from flowkit.sketch.evaluation import principal_components
-from flowkit.sketch.features import PIECES_GRID, blurred_grid, ink_points
-from flowkit.sketch.raster import touched_cells
+from flowkit.sketch.features import blurred_grid, ink_points
+from flowkit.sketch.likeness import Inked, distances
 from flowkit.sketch.strokes import EXISTS, exists, tidy
 
 if TYPE_CHECKING:
     from flowkit.sampling.model import SamplingModel
 
 SHARES = (0.1, 0.5)  # of a drawing's cubics that are given
-REACH = 3  # cells of the 64 x 64 grid that ink is widened by, for the overlap
 
 
 @dataclass(frozen=True)
@@ -130,16 +129,10 @@ def _cut(x: np.ndarray, first: int, stop: int | np.ndarray) -> np.ndarray:
 
 
 def _compared(made: np.ndarray, truth: np.ndarray) -> dict[str, Estimate | float]:
-    from scipy.ndimage import distance_transform_edt
-
-    a, b = ink_points(made), ink_points(truth)
-    chamfer = np.array([np.sqrt(chamfer_pairs(p, q[None])[0]) for p, q in zip(a, b, strict=True)])
-    near = lambda cells: np.asarray(distance_transform_edt(~cells)) <= REACH  # noqa: E731
-    wide = [np.stack([near(cells) for cells in touched_cells(x, PIECES_GRID)]) for x in (made, truth)]
-    overlap = (wide[0] & wide[1]).sum(axis=(1, 2)) / np.maximum((wide[0] | wide[1]).sum(axis=(1, 2)), 1)
+    found = distances(Inked(made), Inked(truth))
     center, basis = principal_components(blurred_grid(truth))
     apart = frechet((blurred_grid(truth) - center) @ basis, (blurred_grid(made) - center) @ basis)
     mean = lambda values, most: half_sampling(  # noqa: E731
         lambda some: float(np.mean(values[some])), (len(values),), bounds=(0.0, most)
     )[0]
-    return {"chamfer": mean(chamfer, np.inf), "overlap": mean(overlap, 1.0), "frechet": apart}
+    return {"chamfer": mean(found["chamfer"], np.inf), "overlap": mean(found["overlap"], 1.0), "frechet": apart}
