@@ -15,7 +15,7 @@ from torch import nn
 
 import flowkit
 from flowkit.checkpoint import decay_in_effect, find_checkpoint, list_checkpoints
-from flowkit.ema.averages import make_averages
+from flowkit.ema.averages import make_averages, move_unless
 from flowkit.ema.power import power_gamma
 from flowkit.errors import UserError
 from flowkit.events import Validated
@@ -83,6 +83,21 @@ def test_averages_follow_their_recursions(recipe):
     before = {label: average.module.layer.weight.clone() for label, average in averages.by_label.items()}
     averages.update(40, torch.tensor(1.0))  # a skipped update
     assert all(torch.equal(before[label], average.module.layer.weight) for label, average in averages.by_label.items())
+
+
+def test_the_kernel_of_the_gpu_moves_as_lerp_does_and_skips_on_the_device():
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda: [torch.randn(shape, generator=generator) for shape in ((3, 5), (7,), (1,))]  # noqa: E731
+    averaged, current = draw(), draw()
+    before, kept = [a.clone() for a in averaged], [c.clone() for c in current]
+    move_unless(torch.tensor(1.0), averaged, current, 0.3)
+    assert all(map(torch.equal, averaged, before))
+    for weight in (0.3, 1e-4, 1.0):
+        wanted = [torch.lerp(a.double(), c.double(), weight) for a, c in zip(averaged, current, strict=True)]
+        move_unless(torch.tensor(0.0), averaged, current, weight)
+        for found, exact in zip(averaged, wanted, strict=True):
+            torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=1e-7)
+    assert all(map(torch.equal, current, kept))  # these are the weights that train
 
 
 def profile(decays):

@@ -107,6 +107,14 @@ def test_bin_weights_equalize_losses():
     assert weights(torch.tensor([0.1, 0.3, 0.6, 0.9]), choose("path", "linear"), "velocity").mean() == pytest.approx(1)
 
 
+def test_bin_weights_are_put_on_the_device_once(monkeypatch):
+    weights = choose("weights", {"name": "bins", "losses": (3.0, 1.5)})
+    t, path = torch.tensor([0.1, 0.9]), choose("path", "linear")
+    first = weights(t, path, "velocity")
+    monkeypatch.setattr(torch, "tensor", lambda *given, **more: pytest.fail("another copy from the host"))
+    assert torch.equal(weights(t, path, "velocity"), first)
+
+
 def test_bridges_are_learned_with_their_own_noise():
     x0, x1, t, eps = batch()
     for name in ("icfm", "schrodinger_bridge"):

@@ -90,8 +90,10 @@ def test_equal_candidates_are_ties(split):
     one = likeness(pool[:7], alike, np.arange(7), train).groups["all"].retrieval["ink"]["samples"]
     assert one["median_rank"].value == 50.5
     assert (one["top1"].value, one["top5"].value) == (pytest.approx(0.01), pytest.approx(0.05))
-    # A copy that is cut elsewhere and drawn in another order differs by rounding only: half of the samples win.
-    twins = np.stack([pool[3], pool[3][::-1], *pool[4:12]])
+    # What differs by rounding only is a tie, too.
+    rounded = np.array([[1.0, 2.0], [1.0, 2.0000001], [1.0, 2.1]])
+    assert ranked(np.array([[1.0, 1.0]]), rounded[::-1], np.array([1]), np.array([[0, 2]])).tolist() == [[0, 1]]
+    twins = np.stack([pool[3], pool[3][::-1], *pool[4:12]])  # drawn in another order
     one = likeness(twins[:1], twins, np.array([0]), train).groups["all"].retrieval["ink"]["samples"]
     assert (one["top1"].value, one["median_rank"].value) == (0.5, 1.5)
 
@@ -138,7 +140,7 @@ def test_distances_are_those_of_their_definitions(doodles):
 def test_drawings_without_ink_overlap_with_nothing():
     blank = np.full((1, 4, 8), np.nan)
     line = np.array([[[-0.5, 0, -0.2, 0, 0.2, 0, 0.5, 0]]])
-    assert distances(Inked(blank), Inked(line))["overlap"] == 0
+    assert not Inked(blank).widened.any() and distances(Inked(blank), Inked(line))["overlap"] == 0
     assert distances(Inked(line), Inked(line))["overlap"] == 1
 
 

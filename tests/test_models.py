@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from flowkit.components import choose, names
@@ -13,7 +14,7 @@ from flowkit.errors import UserError
 from flowkit.flow.guidance import guided
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.solvers import integrate
-from flowkit.models import create_model
+from flowkit.models import create_model, layers
 from flowkit.models.calls import call_model
 from flowkit.models.layers import Attention, SwiGLU, TimeEmbedding
 
@@ -306,6 +307,32 @@ def test_attention_is_that_of_torch():
     torch.testing.assert_close(ours(x), theirs(x, x, x)[0])
     torch.testing.assert_close(crossing(x, memory), theirs(x, memory, memory)[0])
     torch.testing.assert_close(crossing(x, memory, visible), theirs(x, memory, memory, key_padding_mask=~visible)[0])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_in_bf16_on_the_cpu_is_its_formula_for_few_tokens(monkeypatch, masked):
+    """Values and gradients within the rounding of bf16. For float32, many tokens or no autocast it is torch's kernel."""
+    torch.manual_seed(0)
+    fused, calls = F.scaled_dot_product_attention, []
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *x, **more: calls.append(1) or fused(*x, **more))
+    query, key, value = (torch.randn(3, 2, tokens, 8, requires_grad=True) for tokens in (5, 7, 7))
+    mask = (torch.arange(7) < torch.tensor([[7], [3], [1]]))[:, None, None] if masked else None
+
+    def found(dtype, autocast=False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            result = layers.attend(*(part.to(dtype) for part in (query, key, value)), mask)
+        return result, torch.autograd.grad(result.float().square().sum(), (query, key, value))
+
+    (exact, wanted), count = found(torch.float64), len(calls)
+    (close, slopes), again = found(torch.bfloat16, autocast=True), len(calls)
+    assert (count, again) == (1, 1) and close.dtype == torch.bfloat16
+    torch.testing.assert_close(close.double(), exact, rtol=0, atol=0.03)
+    for slope, right in zip(slopes, wanted, strict=True):
+        torch.testing.assert_close(slope, right, rtol=0.05, atol=0.05)
+    found(torch.bfloat16)
+    monkeypatch.setattr(layers, "FEW_SCORES", 34)
+    found(torch.bfloat16, autocast=True)
+    assert len(calls) == 3
 
 
 def test_swiglu_is_its_formula():

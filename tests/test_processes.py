@@ -175,12 +175,18 @@ def test_lost_or_silent_process_is_one_message(monkeypatch, said, expected):
     changes = ["model.arch=mlp", "train.steps=1", "train.timeout_hours=0.5"]
     silent = SimpleNamespace(rank=1, world_size=2)
     monkeypatch.setattr(environments, "start", lambda recipe: silent)
+    aborted, nccl = [], SimpleNamespace(abort=lambda: aborted.append(True))
+    group = SimpleNamespace(WORLD=SimpleNamespace(_get_backend=lambda device: nccl))
+    fake = SimpleNamespace(is_initialized=lambda: True, get_backend=lambda: "nccl", GroupMember=group)
+    monkeypatch.setattr(environments, "distributed", fake)
     with pytest.raises(PeerLost, match=rf"process 1 of 2.*{expected}"):  # noqa: SIM117
         with environments.joined(recipe_from_dict({"run": {"name": "silent"}}, changes)):
             raise RuntimeError(said)
+    assert aborted == [True]  # pending collectives would never end
     with pytest.raises(RuntimeError, match="a defect"):  # noqa: SIM117
         with environments.joined(recipe_from_dict({"run": {"name": "silent"}}, changes)):
             raise RuntimeError("a defect")
+    assert aborted == [True]  # the others wait, and this process reports first
 
 
 class Host:

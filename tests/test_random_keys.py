@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,25 @@ def test_version_one_draws_as_torch_does() -> None:
     assert torch.equal(step_noise(5, range(2, 3), (3,), 1)(0)[0], expected)
 
 
+@pytest.mark.parametrize("shape", [(3,), (2, 8), (16,), (31,), (4, 8), (17, 3)])
+@pytest.mark.parametrize("numerics", [1, 2, 3])
+def test_noise_of_steps_is_the_same_however_many_are_drawn_at_once(shape, numerics, monkeypatch):
+    """Drawn in one call by rows of whole groups of 16 only: torch would give others different numbers."""
+    streams = [
+        seed_generator(torch.Generator(), key(5, "sample steps", i), numerics) for i in (2, 3)
+    ]  # one call per row and step
+    wanted = [torch.stack([torch.randn(shape, generator=stream) for stream in streams]) for _ in range(9)]
+    for steps in (1, 2, 4, 9, 100):
+        of_step = step_noise(5, range(2, 4), shape, numerics, steps=steps)
+        assert all(torch.equal(of_step(step), noise) for step, noise in enumerate(wanted)), steps
+    calls, randn = [], torch.randn
+    monkeypatch.setattr(torch, "randn", lambda size, **given: calls.append(size) or randn(size, **given))
+    of_step = step_noise(5, range(2, 4), shape, numerics, steps=9)
+    for step in range(9):
+        of_step(step)
+    assert len(calls) == (2 if math.prod(shape) % 16 == 0 else 18)
+
+
 def test_a_checkpoint_samples_and_resumes_by_its_own_version(tiny: dict[str, Any]) -> None:
     recipe = recipe_from_dict(tiny)
     run = train(recipe).run_dir
@@ -99,3 +119,17 @@ def test_a_checkpoint_samples_and_resumes_by_its_own_version(tiny: dict[str, Any
     with pytest.raises(UserError, match=r"another version of flowkit.*--init-from"):
         train(longer, resume=True)
     assert train(longer, resume=True, allow_changes=True).reason == "done"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_of_version_2_is_resumed_unless_its_attention_has_changed(tiny: dict[str, Any], precision: str) -> None:
+    tiny["train"]["precision"] = precision
+    sidecar = Path(train(recipe_from_dict(tiny)).run_dir) / "checkpoints" / "latest" / "model.json"
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "numerics": 2}))
+    (sidecar.parent / "checksums.json").unlink()
+    longer = recipe_from_dict({**tiny, "train": {**tiny["train"], "steps": 12}})
+    if precision == "bf16":
+        with pytest.raises(UserError, match=r"another version of flowkit.*--init-from"):
+            train(longer, resume=True)
+    else:
+        assert train(longer, resume=True).reason == "done"

@@ -25,7 +25,7 @@ from flowkit.models import create_model
 from flowkit.recipe import recipe_from_dict
 from flowkit.rng import RowOrder, key, seed_generator
 from flowkit.sketch.losses import bending
-from flowkit.training.optimizer import lr_schedule
+from flowkit.training.optimizer import AdamW, lr_schedule, step_optimizer
 from tests.conftest import Recorder, sketch_rows
 
 
@@ -110,6 +110,45 @@ def test_loop_matches_a_handwritten_one(tiny, rows, tmp_path, recorder, weight):
     logged = recorder.of(Logged)
     np.testing.assert_allclose([event.loss for event in logged], losses, rtol=1e-5)
     np.testing.assert_allclose([event.grad_norm for event in logged], norms, rtol=1e-4)
+
+
+@pytest.mark.parametrize("largest", [0.0, 0.5, 1e6])
+@pytest.mark.parametrize("late", [False, True])
+def test_an_update_is_that_of_torch_to_the_bit(largest, late):
+    """Clipping and AdamW by kept lists against torch's functions: with skipped updates, and gradients that are missing."""
+    generator = torch.Generator().manual_seed(0)
+    first = [torch.randn(shape, generator=generator) for shape in ((4, 3), (5,), (2, 2, 2), (1,))]
+    models = [torch.nn.ParameterList([tensor.clone() for tensor in first]) for _ in range(2)]
+    settings = {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-6, "fused": True}
+    made = []
+    for kind, model in zip((AdamW, torch.optim.AdamW), models, strict=True):
+        groups = [{"params": [*model][:2], "weight_decay": 0.1}, {"params": [*model][2:], "weight_decay": 0.0}]
+        made.append(kind(groups, **settings))
+    ours, theirs = made
+    recipe = SimpleNamespace(optim=SimpleNamespace(max_grad_norm=largest))
+    environment = SimpleNamespace(accelerator=SimpleNamespace(scaler=None))
+    session = SimpleNamespace(optimizer=ours, environment=environment, recipe=recipe, parameters=list(models[0]))
+    for update in range(12):
+        gradients = [torch.randn(tensor.shape, generator=generator) for tensor in first]
+        if update in (3, 8):
+            gradients[1][2] = math.nan
+        for group in (*ours.param_groups, *theirs.param_groups):
+            group["lr"] = 0.1 / (update + 1)
+        for model in models:
+            for number, (parameter, gradient) in enumerate(zip(model, gradients, strict=True)):
+                parameter.grad = None if late and number == 2 and update % 5 < 2 else gradient.clone()
+        wanted = torch.nn.utils.get_total_norm([p.grad for p in models[1] if p.grad is not None])
+        if largest:
+            torch.nn.utils.clip_grads_with_norm_(list(models[1]), largest, wanted)
+        if torch.isfinite(wanted):
+            theirs.step()
+        norm, skipped = step_optimizer(session)
+        assert torch.equal(norm.nan_to_num(-1), wanted.nan_to_num(-1)) and bool(skipped) == (update in (3, 8))
+        assert all(parameter.grad is None for parameter in models[0])
+        assert all(map(torch.equal, *models)), update
+        for one, other in zip(*models, strict=True):
+            assert ours.state[one].keys() == theirs.state[other].keys()
+            assert all(torch.equal(ours.state[one][part], theirs.state[other][part]) for part in theirs.state[other])
 
 
 def test_logged_losses_are_means_over_all_updates_since_the_last(tiny, rows, recorder):

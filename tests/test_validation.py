@@ -42,8 +42,8 @@ def validator(rank=0, world_size=1, batch_size=64, coupling="independent", path=
     data = Dataset("array", x.astype(np.float32), np.arange(120) % 3, split=(np.arange(120) >= 83).astype(np.uint8))
     return Validator(
         data, choose("normalizer", "none").fit(data.x, np.arange(83)), FlowObjective(choose("path", path)), NormalBase(),
-        choose("coupling", coupling), 32, max_rows=1000, batch_size=batch_size, seed=5, device=torch.device("cpu"), rank=rank,
-        world_size=world_size, **options,
+        choose("coupling", coupling), 32, max_rows=1000, batch_size=batch_size, seed=5, rank=rank, world_size=world_size,
+        **{"device": torch.device("cpu"), **options},
     )  # fmt: skip
 
 
@@ -84,6 +84,15 @@ def test_losses_are_the_same_bits_for_every_batch_and_number_of_processes(ranks,
         assert losses(0, 1, size, coupling=coupling, path=path) == wanted, size
         for world_size in (2, 3, 5):
             assert ranks(world_size, size, coupling=coupling, path=path) == [wanted] * world_size, (size, world_size)
+
+
+def test_noise_and_times_are_drawn_on_the_cpu_whatever_the_device(monkeypatch):
+    """A GPU's generator has other numbers, and above a million of them they depend on the kind of GPU."""
+    devices, draws = [], validation.Draws
+    monkeypatch.setattr(validation, "Draws", lambda seed, device: devices.append(device) or draws(seed, device))
+    made = validator(coupling="ot", path="icfm", device=torch.device("meta"))
+    assert devices == [torch.device("cpu")] and made.bins.device.type == "cpu"
+    assert {tensor.device.type for tensor in (made.noise, made.times, made.eps, made.rows.x)} == {"meta"}
 
 
 def test_losses_are_the_means_over_rows():

@@ -147,7 +147,7 @@ def test_completion_by_any_other_model(tmp_path: Path, javascript: Any, monkeypa
     noises = normal(2, 12, 2, 6, 8)  # 3 repetitions of 4 steps, each but the first from new noise
     from flowkit.sampling import draw
 
-    monkeypatch.setattr(draw, "step_noise", lambda *args: lambda number: torch.from_numpy(noises[number]))
+    monkeypatch.setattr(draw, "step_noise", lambda *args, **more: lambda number: torch.from_numpy(noises[number]))
     given = {
         "noise": noise.ravel().tolist(), "known": np.tile(row, (2, 1, 1)).ravel().tolist(),
         "tokens": np.tile(tokens, 2).tolist(), "labels": [0, 1], "resample": 3,

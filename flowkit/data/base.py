@@ -82,8 +82,11 @@ class DataBase:
         assert shape[1:] == self.rows.shape[1:]
         # float64, since a float32 uniform only has 2^24 values.
         uniform = draws.uniform(f"{purpose} rows", place, shape[:1], torch.float64)
+        picked = (uniform * len(self.rows)).long()
+        if draws.device.type == "cpu":  # validation draws on the CPU from rows that training has on the device
+            return self.rows[picked.to(self.rows.device)].cpu()
         self.rows = self.rows.to(uniform.device)
-        return self.rows[(uniform * len(self.rows)).long()]
+        return self.rows[picked]
 
     def sample(self, seed: int, indices: range, shape: tuple[int, ...]) -> Tensor:
         picked = torch.tensor([key(seed, "sample", i) % len(self.rows) for i in indices])

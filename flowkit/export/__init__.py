@@ -12,7 +12,6 @@ from flowkit.data.normalizers import AffineNormalizer, WhiteningNormalizer
 from flowkit.errors import UserError
 from flowkit.flow.paths import GaussianPath
 from flowkit.registry import BUILT_IN
-from flowkit.rng import NUMERICS
 
 if TYPE_CHECKING:
     from flowkit.sampling.load import LoadedModel
@@ -29,10 +28,10 @@ def describe(model: LoadedModel, what: str) -> tuple[dict[str, Any], list[str]]:
     if flow.base != NORMAL:
         raise UserError(f"{what}: this model starts from the rows of {flow.base} (flow.base), which are not part of it")
     known_path = flow.path.tag() in BUILT_IN["path"]
-    if model.objective.prediction != "velocity" and (not known_path or model.numerics < NUMERICS):
+    if model.objective.prediction != "velocity" and (not known_path or model.numerics == 1):
         raise UserError(
             f"{what}: only a model that predicts the velocity can be exported "
-            + ("with a path from outside flowkit" if model.numerics == NUMERICS else "from a run of an earlier flowkit")
+            + ("with a path from outside flowkit" if model.numerics > 1 else "from a run of an earlier flowkit")
         )
     differs: list[str] = []
     grid: dict[str, Any] = {"name": sampling.grid.tag(), **dict(sampling.grid)}

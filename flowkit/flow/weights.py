@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import lru_cache
 from typing import Annotated, ClassVar
 
 import torch
@@ -70,6 +71,13 @@ class BinWeights(Weights):
     )
 
     def __call__(self, t: Tensor, path: Path, space: str) -> Tensor:
-        weights = 1 / torch.tensor(self.losses, dtype=t.dtype)
-        weights = (weights / weights.mean()).to(t.device, non_blocking=True)
+        weights = _inverse(self.losses, t.dtype, t.device)
         return weights[(t * len(weights)).long().clamp_(0, len(weights) - 1)]
+
+
+@lru_cache(maxsize=16)
+def _inverse(losses: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return 1 / losses (n,), scaled to a mean of 1. Cached: a copy from the host at every update would wait for the device."""
+    with torch.inference_mode(False):  # tensors made in inference mode cannot be used in training
+        weights = 1 / torch.tensor(losses, dtype=dtype)
+        return (weights / weights.mean()).to(device)

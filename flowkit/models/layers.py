@@ -20,6 +20,7 @@ POSITION_STD = 0.2  # about that of the projected strokes; with the usual 0.02 t
 SMOOTH = (
     1.0  # scale of times that a network is differentiated by, whose derivative grows with frequency (arXiv 2410.11081)
 )
+FEW_SCORES = 256 * 256  # attention scores per head and row; with more, torch's fused bf16 kernel is faster on a CPU
 FREQUENCIES = 128  # number of frequencies of the time embedding, each with a sine and a cosine
 
 
@@ -306,6 +307,25 @@ def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return F.layer_norm(h, h.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention of query (B, H, T, d) to key and value (B, H, M, d); mask (B, 1, 1, M): True to attend.
+
+    By its formula for few tokens under bf16 autocast on the CPU, where torch's fused kernel takes up to 15 times as long
+    (`tests/benchmarks/attention.py`). The softmax is float32.
+    """
+    small = query.shape[-2] * key.shape[-2] <= FEW_SCORES
+    if not small or query.device.type != "cpu" or not _in_bf16():
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.float().softmax(-1).to(value.dtype) @ value
+
+
+def _in_bf16() -> bool:
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
 class Attention(nn.Module):
     """Multi-head attention of x (B, T, D) to itself, or to `memory` (B, M, D) where `visible` (B, M) is True.
 
@@ -339,7 +359,7 @@ class Attention(nn.Module):
         if self.qk_norm:
             query, key = (F.rms_norm(part, part.shape[-1:], eps=1e-6) for part in (query, key))
         mask = None if visible is None else visible[:, None, None, :]
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        attended = attend(query, key, value, mask)
         return self.out(attended.transpose(1, 2).flatten(2))
 
     def of_one(self, x: Tensor) -> Tensor:

@@ -28,7 +28,9 @@ class Run(Section):
     name: FolderName = Field(description="name of the run; the run directory is run.dir/run.name")
     seed: int = Field(default=0, ge=0, lt=2**63, description="random seed of the run")
     dir: str = Field(default="runs", min_length=1, description="folder that holds the run directories")
-    deterministic: bool = Field(default=False, description="bit-equal repeats on CUDA, somewhat slower")
+    deterministic: bool = Field(
+        default=False, description="bit-equal repeats on CUDA, without TF32 and somewhat slower"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="device to train on; auto uses CUDA if available"
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from flowkit.conditions import NOTHING, Conditions
 from flowkit.data.normalizers import Normalizer
+from flowkit.device import tf32_products
 from flowkit.flow.given import Held, resampled
 from flowkit.flow.guidance import GradientGuidance, Network, guided
 from flowkit.flow.inversion import Inversion, inversion_figures, reconstruct, zero_field_figures
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from flowkit.sampling.model import SamplingModel
 
 BATCH_SIZES = {"cpu": 64, "cuda": 1024}
+STEP_NOISE_BYTES = 1 << 26  # noise of a stochastic solver to draw at once
 Weak = tuple[Network, FlowObjective]  # the weaker model of autoguidance
 Step = Callable[[int, Tensor], None]  # a listener for (steps done, x)
 Guide = Callable[[Tensor], Tensor]  # x (B, ...) in the domain's units -> (B,)
@@ -132,10 +136,24 @@ class States:
         return np.concatenate([np.stack(each + each[-1:] * (longest - len(each))) for each in self._batches], axis=1)
 
 
-def step_noise(seed: int, indices: range, shape: tuple[int, ...], numerics: int = NUMERICS) -> Callable[[int], Tensor]:
-    """Return the noise of a stochastic solver's steps, to be called in order. Each sample has its own stream, on the CPU."""
-    streams = [seed_generator(torch.Generator(), key(seed, "sample steps", i), numerics) for i in indices]
-    return lambda step: torch.stack([torch.randn(shape, generator=stream) for stream in streams])
+def step_noise(
+    seed: int, indices: range, shape: tuple[int, ...], numerics: int = NUMERICS, *, steps: int = 1
+) -> Callable[[int], Tensor]:
+    """Return the noise of a stochastic solver's steps, to be called in order. Each sample has its own stream, on the CPU.
+
+    steps: how many of them will be called for, to draw several at once; more may be. The numbers do not depend on it.
+    """
+    count, size = len(indices), math.prod(shape)
+    # Torch draws normals in groups of 16, so only rows of whole groups have the same numbers in one call as in several.
+    together = 1 if size == 0 or size % 16 else max(1, min(steps, STEP_NOISE_BYTES // (4 * count * size)))
+
+    def drawn() -> Iterator[Tensor]:
+        streams = [seed_generator(torch.Generator(), key(seed, "sample steps", i), numerics) for i in indices]
+        while True:
+            yield from torch.stack([torch.randn((together, *shape), generator=stream) for stream in streams], 1)
+
+    of_steps = drawn()
+    return lambda step: next(of_steps)
 
 
 def as_network(model: nn.Module) -> Network:
@@ -198,7 +216,10 @@ def draw_samples(
     done, noises, spent = [], [], []
     states = States(keep_states, num_samples, normalizer)
     # A guide differentiates through the network, so it needs no_grad instead of inference mode.
-    with torch.inference_mode() if guide is None else torch.no_grad():
+    with (
+        torch.inference_mode() if guide is None else torch.no_grad(),
+        tf32_products() if model.tf32 else nullcontext(),
+    ):
         for first in range(0, num_samples, batch_size):
             indices = range(first, min(first + batch_size, num_samples))
             told = given
@@ -229,8 +250,8 @@ def draw_samples(
 
             how: dict[str, Any] = {
                 "solver": settings.solver, "steps": settings.steps, "grid": settings.grid, "path": path,
-                "straight": model.straight, "noise": step_noise(seed, indices, model.latent_shape, numerics),
-                "on_step": on_step,
+                "straight": model.straight, "on_step": on_step,
+                "noise": step_noise(seed, indices, model.latent_shape, numerics, steps=settings.steps),
             }  # fmt: skip
             if held is not None and completion is not None and completion.resample is not None:
                 x, nfe = resampled(held, x, times=completion.resample, **{**how, "straight": False})

@@ -81,6 +81,12 @@ class SamplingModel:
         return self.numerics > 1 and self.objective.prediction != "velocity"
 
     @property
+    def tf32(self) -> bool:
+        """Whether samples use TF32 on CUDA, as training did. In versions 1 and 2 they use float32."""
+        run = (self.info.get("recipe") or {}).get("run") or {}
+        return self.numerics > 2 and not run.get("deterministic")
+
+    @property
     def made_by(self) -> dict[str, Any]:
         """Where samples come from, for their `.info`."""
         return {"step": self.info.get("step")}

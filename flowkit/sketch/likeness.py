@@ -240,7 +240,8 @@ def ms_ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the multi-scale structural similarity (Wang et al., 2003) of pictures a and b (..., H, W), from 0 to 1 in gray.
 
     Leading axes are broadcast. Five scales with the authors' weights, windows of 11 x 11 within the picture, pixels averaged
-    2 x 2 between scales; a negative mean of a scale counts as 0. Raises ValueError if a side is shorter than 161 pixels.
+    2 x 2 between scales, where an odd last row or column is left out. A negative mean of a scale counts as 0. Raises ValueError
+    if a side is shorter than 161 pixels.
     """
     least = (SSIM_WINDOW - 1) * 2 ** (len(SSIM_WEIGHTS) - 1) + 1
     if a.shape[-2:] != b.shape[-2:] or min(a.shape[-2:]) < least:

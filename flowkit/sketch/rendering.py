@@ -47,10 +47,11 @@ def rendered(sketch: np.ndarray, seed: int, *place: str | int, size: int = SIZE)
     """
     from PIL import Image
 
-    # Uniform numbers only: numpy keeps their stream from version to version, but not that of other distributions.
+    # Uniform numbers only, because their stream is the least likely to change between versions of numpy.
     rng = np.random.Generator(np.random.Philox(key(seed, "rendering", *place)))
     between = lambda low, high: low + (high - low) * float(rng.random())  # noqa: E731
-    covered = ink(displaced(sketch, rng), size, WIDTHS[0] * (WIDTHS[1] / WIDTHS[0]) ** between(0, 1))
+    moved, width = displaced(sketch, rng), WIDTHS[0] * (WIDTHS[1] / WIDTHS[0]) ** between(0, 1)
+    covered = ink(moved, size, max(width, 2.4 / size))  # 1.2 pixels, so that lines can be seen in small pictures too
     paper = _color(between(0, 1), between(0, 0.1) * between(0, 1), between(0.84, 1))
     # Half of the pens are black or gray, the others colored. The palest are pencils.
     tinted = rng.random() < 0.5

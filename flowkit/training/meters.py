@@ -17,28 +17,25 @@ if TYPE_CHECKING:
 
 
 class Meters:
-    """Named sums of 0-d tensors. Adding does not sync; `means` reads all of them at once, averaged over the processes."""
+    """Named sums of 0-d tensors, in one tensor. Adding does not sync; `means` reads all of them, averaged over the processes."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
+        self._names: tuple[str, ...] = ()
+        self._sums: Tensor | None = None  # (names,)
         self._updates = 0
         self._streak: Tensor | None = None  # consecutive updates skipped up to now
         self._peak: Tensor | None = None  # largest loss of one update since the last log step
 
-    def add(self, **values: Tensor) -> None:
-        """Add the values of one update or micro-step to their sums."""
-        for name, value in values.items():
-            value = value.detach().float()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-
-    def update(self, skipped: Tensor, loss: Tensor) -> None:
-        """Update the number of consecutive skipped updates and the largest loss of the others, on the device."""
-        loss = loss.detach().float().masked_fill(skipped.bool(), 0)
+    def update(self, skipped: Tensor, **values: Tensor) -> None:
+        """Add the values () of one update, of which one is `loss`, unless `skipped` () is 1; and count it in any case."""
+        self._names = (*values, "skipped")
+        added = torch.stack([*(value.detach().float() for value in values.values()), skipped])
+        if skipped.device.type != "cpu" or skipped:  # reading it is free there
+            added[:-1].masked_fill_(skipped.bool(), 0)
+        loss = added[self._names.index("loss")]
         self._streak = skipped if self._streak is None else (self._streak + skipped) * skipped
         self._peak = loss if self._peak is None else torch.maximum(self._peak, loss)
-
-    def tick(self) -> None:
-        """Count one update, for `means` to divide by."""
+        self._sums = added if self._sums is None else self._sums + added
         self._updates += 1
 
     def means(self) -> tuple[dict[str, float], int]:
@@ -47,13 +44,13 @@ class Meters:
         Also contains "streak", the consecutive updates skipped up to now, and "peak", the largest loss, which are not means.
         The only place where the loop waits for the device.
         """
-        assert self._streak is not None and self._peak is not None
+        assert self._sums is not None and self._streak is not None and self._peak is not None
         extremes = torch.stack((self._streak, self._peak)).double()
-        stacked = summed(torch.cat((torch.stack(list(self._sums.values())).double() / self._updates, extremes)))
+        stacked = summed(torch.cat((self._sums.double() / self._updates, extremes)))
         if torch.distributed.is_initialized():
             stacked /= torch.distributed.get_world_size()
-        means, updates = dict(zip((*self._sums, "streak", "peak"), stacked.tolist(), strict=True)), self._updates
-        self._sums, self._updates, self._peak = {}, 0, None
+        means, updates = dict(zip((*self._names, "streak", "peak"), stacked.tolist(), strict=True)), self._updates
+        self._names, self._sums, self._updates, self._peak = (), None, 0, None
         return means, updates
 
     def state(self) -> tuple[dict[str, Any], Tensor]:
@@ -63,20 +60,21 @@ class Meters:
         """
         assert self._streak is not None
         peak = torch.zeros_like(self._streak) if self._peak is None else self._peak
-        values = torch.stack([*self._sums.values(), self._streak, peak])[None]
+        sums = self._streak.new_empty(0) if self._sums is None else self._sums
+        values = torch.cat((sums, torch.stack((self._streak, peak))))[None]
         if torch.distributed.is_initialized():
             parts = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
             torch.distributed.all_gather(parts, values)
             values = torch.cat(parts)
-        return {"names": list(self._sums), "updates": self._updates}, values
+        return {"names": list(self._names), "updates": self._updates}, values
 
     def restore(self, state: MeterState, rank: int, device: torch.device) -> None:
         """Continue from `state`: with this process's sums, or with the mean if the number of processes changed."""
         values = torch.tensor(state.values, dtype=torch.float32, device=device)
         same = torch.distributed.is_initialized() and torch.distributed.get_world_size() == len(values)
         mine = values[rank] if same else values.mean(0)
-        *sums, self._streak, self._peak = mine.unbind()
-        self._sums = dict(zip(state.names, sums, strict=True))
+        self._names, self._sums = tuple(state.names), mine[:-2] if state.names else None
+        self._streak, self._peak = mine[-2], mine[-1]
         self._updates = state.updates
 
 

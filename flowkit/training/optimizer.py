@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
+from torch.autograd import profiler
+from torch.distributed.tensor import DTensor
 
 from flowkit.distributed.sharding import full
 
@@ -19,14 +22,68 @@ if TYPE_CHECKING:
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.AdamW:
+class AdamW(torch.optim.AdamW):
+    """torch's AdamW, whose `update` keeps its lists: in a small network, making them takes longer than the kernel."""
+
+    def __init__(self, groups: list[dict[str, Any]], **settings: Any):
+        super().__init__(groups, **settings)
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        kinds = {(parameter.dtype, parameter.device) for parameter in parameters}
+        # Whether all parameters can be handled by single calls for lists.
+        self.alike = len(kinds) == 1 and next(iter(kinds))[1].type in ("cpu", "cuda") and not any(
+            isinstance(parameter, DTensor) for parameter in parameters
+        )  # fmt: skip
+        self._lists: list[tuple[list[Tensor], ...]] | None = None  # by group: parameters, both moments, steps
+
+    @torch.no_grad()
+    def update(self, skipped: Tensor) -> None:
+        """Do what `step` does, to the bit, unless `skipped` () is 1. On a GPU the host does not read it.
+
+        The state must not be replaced after the first call.
+        """
+        gradients = [[parameter.grad for parameter in group["params"]] for group in self.param_groups]
+        if self._lists is None or any(gradient is None for group in gradients for gradient in group):
+            # Fused AdamW does nothing if found_inf is 1; GradScaler uses the same hook.
+            self.found_inf = skipped
+            self.step()
+            self._lists = self._kept() if self.alike else None
+            return
+        found_inf = None if skipped.device.type == "cpu" else skipped
+        if found_inf is None and skipped:
+            return
+        with profiler.record_function("Optimizer.step#AdamW") if profiler._is_profiler_enabled else nullcontext():
+            for group, grads, (parameters, first, second, steps) in zip(
+                self.param_groups, gradients, self._lists, strict=True
+            ):
+                beta1, beta2 = group["betas"]
+                torch._foreach_add_(steps, 1)
+                torch._fused_adamw_(
+                    parameters, grads, first, second, [], steps, amsgrad=False, lr=group["lr"], beta1=beta1, beta2=beta2,
+                    weight_decay=group["weight_decay"], eps=group["eps"], maximize=False, found_inf=found_inf,
+                )  # fmt: skip
+                if found_inf is not None:
+                    torch._foreach_sub_(steps, [found_inf] * len(steps))
+
+    def _kept(self) -> list[tuple[list[Tensor], ...]] | None:
+        """Return the lists of each group; None while some parameter has no state, as it had no gradient yet."""
+        found = []
+        for group in self.param_groups:
+            states = [self.state.get(parameter, {}) for parameter in group["params"]]
+            if not all(states):
+                return None
+            moments = ([state[part] for state in states] for part in ("exp_avg", "exp_avg_sq", "step"))
+            found.append((list(group["params"]), *moments))
+        return found
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> AdamW:
     """Create AdamW with weight decay on matrices: not on biases, norms, embeddings or positions (`model.no_weight_decay()`).
 
     Fused if the device supports it: one kernel per update, which can skip itself (`found_inf`) without a host sync.
     """
     named = getattr(model, "no_weight_decay", set)
     groups = param_groups_weight_decay(model, recipe.optim.weight_decay, no_weight_decay_list=list(named()))
-    return torch.optim.AdamW(
+    return AdamW(
         groups,
         lr=recipe.optim.lr,
         betas=recipe.optim.betas,
@@ -45,16 +102,24 @@ def step_optimizer(session: Session) -> tuple[Tensor, Tensor]:
     if scaler is not None:
         scaler.unscale_(optimizer)
     gradients = [parameter.grad for parameter in session.parameters if parameter.grad is not None]
-    norm = full(torch.nn.utils.get_total_norm(gradients))
-    if session.recipe.optim.max_grad_norm:
-        torch.nn.utils.clip_grads_with_norm_(session.parameters, session.recipe.optim.max_grad_norm, norm)
+    alike, largest = optimizer.alike and bool(gradients), session.recipe.optim.max_grad_norm
+    # What torch's functions do, without sorting the gradients by device and dtype.
+    if alike:
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    else:
+        norm = full(torch.nn.utils.get_total_norm(gradients))
+    if largest and alike:
+        factor = torch.clamp(largest / (norm + 1e-6), max=1.0)
+        if norm.device.type != "cpu" or factor != 1:  # reading it is free there
+            torch._foreach_mul_(gradients, factor)
+    elif largest:
+        torch.nn.utils.clip_grads_with_norm_(session.parameters, largest, norm)
     skipped = (~torch.isfinite(norm)).float()
-    # Fused AdamW does nothing if found_inf is 1; GradScaler uses the same hook.
-    optimizer.found_inf = skipped  # type: ignore[attr-defined]
-    optimizer.step()
+    optimizer.update(skipped)
     if scaler is not None:
         scaler.update()
-    optimizer.zero_grad(set_to_none=True)
+    for parameter in session.parameters:
+        parameter.grad = None
     return norm, skipped
 
 

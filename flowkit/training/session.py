@@ -41,7 +41,7 @@ from flowkit.rng import NUMERICS, Draws, key
 from flowkit.sampling.draw import BATCH_SIZES
 from flowkit.settings import toml_value
 from flowkit.training.batches import Batches, Layout
-from flowkit.training.optimizer import lr_schedule, make_optimizer
+from flowkit.training.optimizer import AdamW, lr_schedule, make_optimizer
 from flowkit.training.pairing import Pairing, pairs_normalizer
 from flowkit.training.validation import Validator
 
@@ -72,7 +72,7 @@ class Session:
     model_args: dict[str, Any]
     wrapped: nn.Module
     ema: Averages | None
-    optimizer: torch.optim.AdamW
+    optimizer: AdamW
     lr: Callable[[int], float]
     layout: Layout
     batches: Batches

@@ -27,12 +27,8 @@ def one_update(session: Session, update: int, meters: Meters) -> Tensor:
     """
     terms = accumulate(session, update)
     norm, skipped = step_optimizer(session)
-    # Leave skipped updates out of the means: overflows are usual in fp16, and one would make the means NaN.
-    left_out = skipped.bool()
-    meters.add(**{name: value.masked_fill(left_out, 0) for name, value in {**terms, "grad_norm": norm}.items()})
-    meters.add(skipped=skipped)
-    meters.update(skipped, terms["loss"])
-    meters.tick()
+    # Skipped updates are left out of the means: overflows are usual in fp16, and one would make the means NaN.
+    meters.update(skipped, **terms, grad_norm=norm)
     return skipped
 
 

@@ -82,24 +82,25 @@ class Validator:
         indices %= self.count
         self.batch_size = min(batch_size, len(indices))
         self.rows: Rows = read_rows(data, rows[indices % len(rows)], normalizer, device)
-        draws = Draws(seed, device)
+        # On the CPU, since a GPU's generator has other numbers, which depend on its size.
+        draws = Draws(seed, torch.device("cpu"))
         shape = (self.count, *self.rows.x.shape[1:])
         met = rows[np.arange(self.count) % len(rows)]
         noise = base.draw(draws, "validation noise", 0, shape, met)
         coupled = not coupling.independent
         if coupling.permutes:
             # Couple as in training, over all rows, so that the result does not depend on the number of ranks.
-            everything = read_rows(data, met, normalizer, device)
+            everything = read_rows(data, met, normalizer, noise.device)
             paired = pair_blocks(coupling, block, noise, everything, lambda n: key(seed, "validation coupling", n))
             noise = noise[paired]
         eps = draws.normal("validation bridge", 0, shape) if objective.path.stochastic else None
         # One time in each of `count` equal strata, shuffled relative to the rows.
         strata = draws.uniform("validation strata", 0, (self.count,)).argsort()
         times = FIRST + (LAST - FIRST) * (strata + draws.uniform("validation times", 0, (self.count,))) / self.count
-        mine = torch.from_numpy(indices).to(device)
-        self.noise, self.times = noise[mine], times[mine]
-        self.bins = (times * BINS).long().clamp_(0, BINS - 1).cpu()  # of all rows
-        self.eps = None if eps is None else eps[mine]
+        mine = torch.from_numpy(indices)
+        self.noise, self.times = noise[mine].to(device), times[mine].to(device)
+        self.bins = (times * BINS).long().clamp_(0, BINS - 1)  # of all rows
+        self.eps = None if eps is None else eps[mine].to(device)
 
         def baseline() -> dict[str, float]:
             """Return the baseline over all rows; {} if the best Gaussian field is not known in closed form."""
@@ -107,7 +108,7 @@ class Validator:
                 return {}
             fitted = GaussianBaseline.fit(data.x, data.rows("train"), normalizer, objective.path, device=device)
             x1 = read_rows(data, met, normalizer, device).x
-            return gaussian_losses(fitted, noise, x1, times)
+            return gaussian_losses(fitted, noise.to(device), x1, times.to(device))
 
         self._baseline = baseline
 

@@ -53,8 +53,7 @@ def bare(session: Session, update: int, meters: Meters) -> None:
     session.optimizer.found_inf = None  # type: ignore[attr-defined]
     session.optimizer.step()
     session.optimizer.zero_grad(set_to_none=True)
-    meters.add(**means, grad_norm=norm)
-    meters.tick()
+    meters.update(torch.zeros(()), **means, grad_norm=norm)
     assert session.ema is not None
     for average in session.ema.by_label.values():
         averaged, current = average._parameters_of

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from flowkit.data.arrays import forget_pages
+from flowkit.data.arrays import forget_pages, gather
 
 CHUNK_BYTES = 1 << 24  # bytes of stored rows per chunk
 QUARTILE_ROWS = 1 << 16  # 256 MB of 1024-d rows; the error of their median is 0.5% of a standard deviation
@@ -33,7 +33,7 @@ def by_columns(
     """
     if len(rows) > QUARTILE_ROWS:
         rows = np.sort(np.random.default_rng(0).choice(rows, QUARTILE_ROWS, replace=False))
-    picked = x[rows].reshape(len(rows), -1)
+    picked = gather(x, rows).reshape(len(rows), -1)
     blocks = [
         statistic(np.asarray(picked[:, start : start + COLUMNS], np.float64, order="F"))
         for start in range(0, picked.shape[1], COLUMNS)
