@@ -201,6 +201,19 @@ def named_checkpoint(run: Path | None, ckpt: Path | None, best: bool) -> Path:
     return named / CHECKPOINTS / BEST
 
 
+def weights_by_kind(files: list[str] | None, image: str | None, text: str | None) -> dict[str, Path] | None:
+    """Return the files of --encoder-weights by kind: one FILE for the only encoder, or image=FILE and text=FILE."""
+    found: dict[str, Path] = {}
+    for one in files or ():
+        kind, equals, path = one.partition("=")
+        if not equals or kind not in ("image", "text"):
+            if (image is None) == (text is None):
+                raise UserError(f"--encoder-weights {one}: say which encoder it is for: image={one} or text={one}")
+            kind, path = ("text" if image is None else "image"), one
+        found[kind] = Path(path)
+    return found or None
+
+
 def _scale(text: str | None) -> float | dict[str, float] | None:
     """Return `2` as a number, and `image=2,text=1.5` as a table. Raises UserError."""
     try:

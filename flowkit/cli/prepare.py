@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowkit.cli.options import count
+from flowkit.cli.options import count, weights_by_kind
 from flowkit.domain import get_domain
 from flowkit.errors import UserError
 
 if TYPE_CHECKING:
     from flowkit.domain import Domain
 
-SKETCHES, SENTENCES = "Sketches", "Sentences"  # panels of --help
+SKETCHES, CONDITIONS, SENTENCES = "Sketches", "Images and texts of sketches", "Sentences"  # panels of --help
 NEXT = {"sketch": "quickstart", "text": "mlp_text"}  # the recipe to suggest, by domain
 
 
@@ -56,13 +56,57 @@ def prepare(
     recognized_only: Annotated[
         bool, _of(SKETCHES, "Leave out drawings that Quick, Draw! did not recognize.", "--recognized-only")
     ] = False,
+    hold_out: Annotated[
+        list[str] | None,
+        _of(
+            SKETCHES,
+            "Put this whole class into the test split, to measure classes that were never seen. A tenth of the other rows "
+            "validates. May be repeated.",
+        ),
+    ] = None,
+    images: Annotated[
+        str | None,
+        _of(
+            CONDITIONS,
+            "A folder of photos with the names of the drawings; or render: pictures of the drawings themselves.",
+        ),
+    ] = None,
+    image_encoder: Annotated[
+        str | None,
+        _of(
+            CONDITIONS,
+            "efficientnet-lite0 (works offline), clip, clip-rn101 or timm:MODEL. For the images, or those of SOURCE.",
+        ),
+    ] = None,
+    text_encoder: Annotated[
+        str | None,
+        _of(CONDITIONS, "minilm (works offline) or transformers:MODEL. For --texts, or for the captions of SOURCE."),
+    ] = None,
+    join_texts: Annotated[
+        bool, _of(CONDITIONS, "The texts of a drawing are tags. Join them to one text.", "--join-texts")
+    ] = False,
+    variants: Annotated[
+        int | None,
+        count("Pictures of each drawing (render), or random selections of its tags. Default: 4.", panel=CONDITIONS),
+    ] = None,
+    encoder_weights: Annotated[
+        list[str] | None,
+        _of(
+            CONDITIONS,
+            "Load the encoder from this file instead of the network. With two encoders: image=FILE, text=FILE.",
+        ),
+    ] = None,
     codec: Annotated[
         str | None,
         _of(SENTENCES, "sonar or mini-sonar: encodes the sentences. For vectors: the codec that made them."),
     ] = None,
     lang: Annotated[str | None, _of(SENTENCES, "Language of the sentences. Default: eng_Latn.")] = None,
     texts: Annotated[
-        Path | None, _of(SENTENCES, "For vectors: the file of their sentences, in the same order.")
+        Path | None,
+        typer.Option(
+            help="Sketches: a .json, .jsonl, .csv or .tsv with a text, or several, by the name of each drawing. Vectors: the "
+            "file of their sentences, in the same order."
+        ),
     ] = None,
     column: Annotated[
         str | None,
@@ -93,7 +137,9 @@ def prepare(
     encoder: Annotated[str | None, _of(SENTENCES, "SONAR encoder: card, card file or checkpoint.")] = None,
     decoder: Annotated[str | None, _of(SENTENCES, "SONAR decoder: card, card file or checkpoint.")] = None,
     tokenizer: Annotated[str | None, _of(SENTENCES, "SONAR tokenizer: card, card file or sentencepiece model.")] = None,
-    device: Annotated[str | None, _of(SENTENCES, "Device: auto (the default), cpu, cuda, cuda:1, ...")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device of the encoder: auto (the default), cpu, cuda, cuda:1, ...")
+    ] = None,
     dtype: Annotated[str | None, _of(SENTENCES, "Precision: fp32 (the default), fp16 or bf16.")] = None,
 ) -> None:
     """Turn files into a data set for training, and print how many were kept, fitted or dropped.
@@ -107,6 +153,10 @@ def prepare(
     If a sketch has more than --cubics, it is fitted, and the fit error is reported.
     --simplify 0.01 often halves the number of cubics. The drawing looks the same, and models learn faster.
 
+    [bold]Images and texts[/bold] of sketches become conditions: an encoder turns each into tokens, once, here.
+    They are paired by file name: drawings/cat/12.svg with photos/cat/12.jpg, and 12-2.jpg.
+    If interrupted, rerun the same command to resume.
+
     [bold]Sentences[/bold]: one per line or row. --codec encodes them.
     Near-duplicates are removed. The rest is shuffled and split.
     If interrupted, rerun the same command to resume.
@@ -119,6 +169,10 @@ def prepare(
       flowkit prepare quickdraw/ --out data/quickdraw --max-per-class 1k
       flowkit prepare cat.ndjson.gz --out data/cat --recognized-only
       flowkit prepare sketchrnn_cat.npz --out data/cat
+      flowkit prepare icons.zip --out data/icons --images render --image-encoder efficientnet-lite0 --hold-out brand
+      flowkit prepare drawings/ --out data/mine --images photos/ --image-encoder clip
+      flowkit prepare icons.zip --out data/tagged --texts tags.json --join-texts --text-encoder minilm
+      flowkit prepare ControlSketch/ --out data/control --image-encoder clip-rn101
       flowkit prepare sentences.txt --out data/mine --codec sonar
       flowkit prepare a.tsv.gz --column 3 --out data/a --codec sonar
       flowkit prepare a.jsonl --split-sentences --out data/a --codec sonar
@@ -133,7 +187,10 @@ def prepare(
     options: dict[str, dict[str, Any]] = {
         "sketch": {
             "cubics": cubics, "exactly": exactly, "simplify": simplify, "over": over, "max_per_class": max_per_class,
-            "recognized_only": recognized_only or None,
+            "recognized_only": recognized_only or None, "hold_out": hold_out or None, "images": images,
+            "image_encoder": image_encoder, "texts": texts, "text_encoder": text_encoder, "join_texts": join_texts or None,
+            "variants": variants, "encoder_weights": weights_by_kind(encoder_weights, image_encoder, text_encoder),
+            "device": device,
         },
         "text": {
             "codec": codec, "lang": lang, "texts": texts, "column": column, "split_sentences": split_sentences or None,
@@ -143,7 +200,9 @@ def prepare(
     }  # fmt: skip
     domain = _domain_of(source)
     given = {kind: {name: value for name, value in own.items() if value is not None} for kind, own in options.items()}
+    shared = given["sketch"].keys() & given["text"].keys()
     for kind, own in given.items():
+        own = {name: value for name, value in own.items() if name not in shared}
         if kind != domain.name and own:
             _refuse(own, source, get_domain(kind).noun, domain.noun)
     _run(domain, source, out, overwrite=overwrite, seed=seed, **given.get(domain.name, {}))

@@ -21,6 +21,7 @@ from flowkit.cli.options import (
     count,
     draws,
     named_checkpoint,
+    weights_by_kind,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +53,23 @@ def sample(
         typer.Option(
             help="A .safetensors file with a tensor 'condition': one row for all samples, or one row per sample. An optional "
             "tensor 'condition_mask' is false for padding tokens."
+        ),
+    ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Sketch this picture, -n times. May be repeated. For models trained on images.", metavar="FILE"
+        ),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="Sketch what this text says, -n times. May be repeated. For models trained on texts."),
+    ] = None,
+    encoder_weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="File with the weights of the encoder of --image or --text, if they are not downloaded.",
+            metavar="FILE",
         ),
     ] = None,
     complete: Annotated[
@@ -152,6 +170,8 @@ def sample(
       flowkit sample runs/quickstart -w 2 --guidance cfg_zero
       flowkit sample runs/quickstart -w 2 --guidance-interval 0.2 0.8
       flowkit sample runs/quickstart --class-label cat -n 16 --animate
+      flowkit sample runs/image-sketch --image photo.jpg --image other.png -n 4 -w 2
+      flowkit sample runs/text-sketch --text "a cat with an umbrella" -n 8
       flowkit sample runs/quickstart --complete begun.svg -n 8
       flowkit sample runs/quickstart --vary mine.svg --strength 0.4 -n 8
       flowkit sample runs/quickstart --between a.svg b.svg --frames 9
@@ -169,7 +189,7 @@ def sample(
     place = named_checkpoint(run, ckpt, best)
     _check_early(place, weights, class_label, out)
     from flowkit.data.dataset import write_dataset
-    from flowkit.errors import Interrupted
+    from flowkit.errors import Interrupted, UserError
     from flowkit.outputs import SAMPLE_FILES, check_samples_target, clear, earlier_files, record_samples, said
     from flowkit.recipe.sample import SampleSettings
     from flowkit.sampling.conditioning import read_condition
@@ -180,6 +200,13 @@ def sample(
     loaded = load(place, weights=weights, device=device)
     if loaded.files.notice:
         print(f"notice: {loaded.files.notice}", file=sys.stderr)
+    loaded.encoder_weights = (
+        weights_by_kind(encoder_weights, "image" if image else None, "text" if text else None) or {}
+    )
+    asked = {"image": list(image or ()), "text": list(text or ())}
+    for kind, several in asked.items():
+        if several:
+            loaded.encoder(kind)  # fail early
     plot = loaded.domain.trajectories(loaded.shape) if trajectories else None
     states: list[np.ndarray] = []
     noun = loaded.domain.noun
@@ -194,10 +221,17 @@ def sample(
     moving = loaded.domain.moving() if animate else None
     if between is not None:
         num_samples = frames or 9
+    elif len(images_and_texts := {len(several) for several in asked.values() if several} - {1}) > 1:
+        raise UserError(
+            f"--image and --text: {len(asked['image'])} and {len(asked['text'])}; give as many texts as images, or one"
+        )
+    else:
+        num_samples *= max((1, *images_and_texts))
     start = time.perf_counter()
     with stage_bar(f"sampling {noun}", num_samples) as tell:
         how: dict[str, Any] = {
-            "class_label": labels, "seed": seed, **drawing.changes(), "condition": tokens, "condition_mask": mask,
+            "class_label": labels, "image": asked["image"] or None, "text": asked["text"] or None,
+            "seed": seed, **drawing.changes(), "condition": tokens, "condition_mask": mask,
             "batch_size": batch_size, "on_states": states.append if trajectories or animate else None,
             "progress": lambda done, total: tell(f"sampling {noun}", done, total),
         }  # fmt: skip

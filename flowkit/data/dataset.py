@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowkit.data.arrays import forget_pages, gather, write_tensors
-from flowkit.data.encoded import Encoded, encoded_file, read_encoded
+from flowkit.data.encoded import Encoded, encoded_file, read_encoded, write_encoded
 from flowkit.data.files import json_text, read_json, replacing
 from flowkit.data.header import NUMPY_NAMES, TensorEntry, read_header
 from flowkit.data.texts import TextLines, write_texts
@@ -166,7 +166,6 @@ def write_dataset(
     fixed = {}  # tensors without a row dimension
     if data.normalizer is not None:
         fixed = {NORMALIZER + name: array for name, array in data.normalizer.tensors().items()}
-    assert not data.encoded, "images and texts are written by flowkit.sketch.conditions"
     texts_path = tensors_path.with_suffix(".jsonl")
     assert data.texts is None or len(data.texts) == len(data.x), "one text per row"
     picked = slice(None) if rows is None else rows
@@ -181,12 +180,16 @@ def write_dataset(
         sidecar["normalizer"] = data.normalizer.to_json()
     if data.texts is not None:
         sidecar["texts"] = texts_path.name
+    if data.encoded:
+        sidecar["encoded"] = {kind: one.info for kind, one in data.encoded.items()}
     stale_texts = data.texts is None and says_texts(json_path)  # of the data being replaced
     with ExitStack() as files:  # all replaced together, in reverse order, once all are written
         files.enter_context(replacing(json_path)).write_text(json_text({**sidecar, "counts": counts}), "utf-8")
         if data.texts is not None:
             texts = data.texts if rows is None else [data.texts[int(row)] for row in rows]
             write_texts(files.enter_context(replacing(texts_path)), texts)
+        for kind, one in data.encoded.items():
+            write_encoded(files.enter_context(replacing(encoded_file(tensors_path, kind))), one, rows)
         write_tensors(files.enter_context(replacing(tensors_path)), arrays, rows, progress, fixed)
     if stale_texts:
         texts_path.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flowkit.data.arrays import gather
+from flowkit.data.arrays import gather, write_tensors
 from flowkit.data.header import read_header
 from flowkit.errors import UserError
 
@@ -24,6 +24,9 @@ class Encoded:
     first: np.ndarray  # (N + 1,) int64: row i has the items first[i] to first[i + 1]
     mask: np.ndarray | None = None  # (M, P) bool: True for tokens, False for padding; None: no padding
     info: dict[str, Any] = field(default_factory=dict)  # encoder, fingerprint and what else is known
+    order: np.ndarray | None = (
+        None  # (M,) int64: the item at each place, if `tokens` and `mask` are not in the order of the rows
+    )
 
     def __len__(self) -> int:
         return len(self.first) - 1
@@ -49,6 +52,7 @@ class Encoded:
         turns = np.zeros(len(rows)) if turns is None else turns
         there = counts > 0
         items = np.where(there, self.first[rows] + np.minimum(turns * counts, counts - 1).astype(np.int64), 0)
+        items = items if self.order is None or not len(self.order) else self.order[items]
         if not len(self.tokens):
             return np.zeros((len(rows), *self.shape), np.float16), np.zeros((len(rows), self.shape[0]), bool)
         tokens = gather(self.tokens, items)
@@ -59,11 +63,12 @@ class Encoded:
         return tokens, mask
 
     def items(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the items of `rows` (b,), row after row, and the `first` of those rows alone."""
+        """Return the items of `rows` (b,), in `tokens`, row after row, and the `first` of those rows alone."""
         rows = np.asarray(rows)
         picked = [np.arange(int(self.first[row]), int(self.first[row + 1])) for row in rows]
         first = np.concatenate([[0], np.cumsum([len(one) for one in picked])]).astype(np.int64)
-        return np.concatenate([*picked, np.empty(0, np.int64)]).astype(np.int64), first
+        items = np.concatenate([*picked, np.empty(0, np.int64)]).astype(np.int64)
+        return items if self.order is None else self.order[items], first
 
     def take(self, rows: np.ndarray) -> Encoded:
         """Return a copy with the items of `rows` only, in that order."""
@@ -75,6 +80,13 @@ class Encoded:
 def encoded_file(tensors: Path, kind: str) -> Path:
     """Return the file of the images or texts of the data set `tensors`: data/mine.image.safetensors."""
     return tensors.with_suffix(f".{kind}.safetensors")
+
+
+def write_encoded(path: Path, encoded: Encoded, rows: np.ndarray | None = None) -> None:
+    """Write the items of `rows`, by default all, in pieces. Raises OSError."""
+    items, first = encoded.items(np.arange(len(encoded)) if rows is None else rows)
+    arrays = {"tokens": encoded.tokens, **({} if encoded.mask is None else {"mask": encoded.mask})}
+    write_tensors(path, arrays, items, fixed={"first": first})
 
 
 def read_encoded(path: Path, rows: int, info: dict[str, Any]) -> Encoded:

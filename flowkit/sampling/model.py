@@ -16,7 +16,7 @@ from flowkit.data.base import NORMAL, Base
 from flowkit.data.dataset import NULL, Dataset, null_name
 from flowkit.data_source import open_base
 from flowkit.domain import Domain, Given, get_domain
-from flowkit.errors import UserError, listing
+from flowkit.errors import Unreadable, UserError, listing
 from flowkit.flow.guidance import Autoguidance
 from flowkit.flow.paths import GaussianPath
 from flowkit.progress import Progress
@@ -59,7 +59,7 @@ class SamplingModel:
         self.numerics: int = info.get("numerics", 1)  # version of the numerics to sample with
         self.objective = flow.scored
         self.folders = folders  # searched first for relative paths of its recipe
-        self.encoder_weights: Path | None = None  # a file with the weights of the encoder of images or texts
+        self.encoder_weights: dict[str, Path] = {}  # files with the weights of the encoders, by "image" and "text"
         self._encoders: dict[str, Encoder] = {}
         self._base, self._weak = base, dict[tuple[str, torch.device], Weak]()
 
@@ -167,7 +167,7 @@ class SamplingModel:
         made = {
             "source": "samples", **self.made_by, "seed": seed, **settings.to_info(), **drawn.cost(),
             **({} if guide is None else {"guide_scale": guide_scale}), **({} if completion is None else completion.to_info()),
-            **({} if start is None else start.to_info()), **(self.info.get("inherited") or {}),
+            **({} if start is None else start.to_info()), **_asked(image, text), **(self.info.get("inherited") or {}),
         }  # fmt: skip
         kept, names = self._labels(told.class_label)
         tokens, mask = (None if one is None else one.float().numpy() if one.is_floating_point() else one.numpy()
@@ -241,7 +241,9 @@ class SamplingModel:
             if known is None:
                 raise UserError(f"{kind}: this model was trained without {kind}s; it has "
                                 f"{listing(self.condition_kinds) or 'no conditions'}")  # fmt: skip
-            found = open_encoder(known["encoder"], kind, weights=self.encoder_weights, device=str(self.device))
+            found = open_encoder(
+                known["encoder"], kind, weights=self.encoder_weights.get(kind), device=str(self.device)
+            )
             if found.fingerprint != known["fingerprint"]:
                 raise UserError(
                     f"{kind}: the encoder {found.name} has other weights than the one that the model was trained with "
@@ -253,13 +255,12 @@ class SamplingModel:
     def _encoded(self, kind: str, asked: Any, count: int) -> tuple[Tensor, Tensor | None]:
         """Return the tokens (count, P, C) and mask (count, P) of images or texts, each encoded once and then spread evenly."""
         encoder = self.encoder(kind)
-        several = list(asked) if isinstance(asked, list | tuple) else [asked]
-        if not several:
-            raise UserError(f"{kind}: empty list; give at least one")
+        several = _several(asked)
+        if not several or count % len(several):
+            raise UserError(f"{kind}: {len(several)} for {count} samples; give at least one, and the same number of samples for "
+                            "each")  # fmt: skip
         if kind == "image":
-            from flowkit.encoders.pictures import read_image
-
-            several = [read_image(one) for one in several]
+            several = [_read(one) for one in several]
         elif long := [one for one in several if encoder.too_long(one)]:
             raise UserError(f"text: {encoder.name} reads at most {encoder.tokens} tokens, and this text has more: "
                             f"{long[0][:60]!r}...; shorten it")  # fmt: skip
@@ -384,6 +385,30 @@ class SamplingModel:
                 "the same data, split and data.normalizer: train it on the same rows, or start it from this one with --init-from"
             )
         return as_network(weak.model), weak.objective
+
+
+def _several(asked: Any) -> list[Any]:
+    return list(asked) if isinstance(asked, list | tuple) else [asked]
+
+
+def _read(image: Any) -> Any:
+    """Return a file or another image in RGB. Raises UserError."""
+    from flowkit.encoders.pictures import read_image
+
+    try:
+        return read_image(image)
+    except Unreadable as problem:
+        name = image if isinstance(image, str | Path) else "image"
+        raise UserError(f"{name}: {problem}" + (f" ({problem.detail})" if problem.detail else "")) from None
+
+
+def _asked(image: Any, text: Any) -> dict[str, Any]:
+    """Return what was asked for by its names: files, or texts; both if both are given."""
+    names = [[str(one) if isinstance(one, str | Path) else f"image {place}" for place, one in enumerate(_several(asked), 1)]
+             for asked in (image, text) if asked is not None]  # fmt: skip
+    if not names:
+        return {}
+    return {"asked": names[0] if len(names) == 1 or len(names[0]) >= len(names[1]) else names[1]}
 
 
 def _short(value: Any) -> str:

@@ -18,7 +18,7 @@ from flowkit.domain import Domain, Example, Presented, Presenter, Preview, Tell
 from flowkit.errors import UserError, listing, nearest
 from flowkit.sketch.animate import flow_gif, strip
 from flowkit.sketch.normalizer import Strokes
-from flowkit.sketch.raster import contact_sheet, trace
+from flowkit.sketch.raster import asked_sheet, contact_sheet, trace
 from flowkit.sketch.strokes import CONTINUES, EXISTS, as_row, continues, exists, tidy
 from flowkit.sketch.svg_write import svg, write_svg
 from flowkit.sources.arrays import found_in
@@ -213,6 +213,9 @@ class SketchPresenter:
     ) -> Presented:
         """Write one SVG per sketch (`000-cat.svg`, ...) and a contact sheet, `sheet.png`. Raises UserError if it cannot."""
         titles, x, info = samples.titles(), samples.x, samples.info
+        asked = [str(one) for one in info.get("asked", ())]
+        if asked:
+            titles = [Path(asked[row * len(asked) // len(x)]).stem for row in range(len(x))]
         digits = max(3, len(str(len(x) - 1)))
         view, given = info.get("view_box"), info.get("given")
         paths = []
@@ -220,7 +223,10 @@ class SketchPresenter:
             name = f"{number:0{digits}d}-{safe_name(title)}"
             paths.append(Path(out) / f"{name}.svg")
             write_svg(paths[-1], sketch, title, None if view is None else tuple(view))
-        if len(x):
+        if len(x) and asked:
+            asked_sheet(x, [_picture_or_name(one) for one in asked], Path(out) / "sheet.png", tell=tell)
+            paths.append(Path(out) / "sheet.png")
+        elif len(x):
             marked = None
             if given and given == list(range(len(given))):  # a beginning
                 marked = np.tile(np.arange(x.shape[1]) < len(given), (len(x), 1))
@@ -232,6 +238,19 @@ class SketchPresenter:
                 paths.append(Path(out) / name)
         previews = SketchDomain().preview(samples.take(np.asarray(shown, np.int64))) if len(shown) else []
         return Presented(tuple(paths), tuple(previews))
+
+
+def _picture_or_name(asked: str) -> Any:
+    """Return the image file that was asked for, as a PIL image; or the text, if it is none or is gone."""
+    from flowkit.encoders.pictures import SUFFIXES, read_image
+    from flowkit.errors import Unreadable
+
+    if Path(asked).suffix.lower() not in SUFFIXES:
+        return asked
+    try:
+        return read_image(Path(asked))
+    except Unreadable:
+        return Path(asked).name
 
 
 def read_example(path: Path, row_shape: tuple[int, ...], *, part: bool) -> Example:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flowkit.data.dataset import SPLITS, Dataset, write_dataset
 from flowkit.data.target import free_target
 from flowkit.domain import Tell
-from flowkit.errors import NothingLeft, Unreadable, UserError, nearest
+from flowkit.errors import NothingLeft, Unreadable, UserError, listing, nearest
+from flowkit.rng import key
 from flowkit.sketch.budget import Budgeted, to_size
 from flowkit.sketch.domain import MAX_COORDINATE
 from flowkit.sketch.importers import quickdraw
@@ -25,6 +26,11 @@ from flowkit.sketch.importers.items import Item
 from flowkit.sketch.strokes import exists
 from flowkit.sources.files import open_files
 
+if TYPE_CHECKING:
+    from flowkit.sketch.conditions import Encoding
+
+OFFLINE = {"image": "efficientnet-lite0", "text": "minilm"}  # encoders whose weights a package has
+VALIDATION = 0.1  # fraction of the rows that validate, if classes are held out
 OVER = ("fit", "leave-out")
 CUBICS = 32  # in a row, unless asked otherwise
 MAX_SIMPLIFY = 0.2  # canvas units
@@ -93,6 +99,15 @@ def prepare(
     over: str = "fit",
     max_per_class: int | None = None,
     recognized_only: bool = False,
+    hold_out: Sequence[str] = (),
+    images: str | None = None,
+    image_encoder: str | None = None,
+    texts: Path | None = None,
+    text_encoder: str | None = None,
+    join_texts: bool = False,
+    variants: int | None = None,
+    encoder_weights: Mapping[str, Path] | None = None,
+    device: str = "auto",
     seed: int = 0,
     overwrite: bool = False,
     tell: Tell | None = None,
@@ -103,6 +118,12 @@ def prepare(
     sketch has, at most `cubics`, by default 32. exactly: write x (N, exactly, 8) instead, without pen strokes; sketches with
     fewer cubics are cut into more. simplify: merge the cubics of a stroke as long as it moves by less, in canvas units.
     Captions become the texts of the rows.
+
+    images: a folder of photos with the names of the drawings, or "render": the drawings themselves as pictures, `variants` of
+    each (by default 4). image_encoder: encodes them, or the images of the source (ControlSketch). texts: a file with texts by
+    the names of the drawings; text_encoder: encodes them, or the captions of the source. join_texts: the texts of a drawing are
+    tags, to be joined to one text, and to `variants - 1` random selections. encoder_weights: a file by kind, "image" or "text".
+    hold_out: these classes become the test split, to measure unseen classes; a tenth of the other rows validates.
 
     over: "fit" or "leave-out" sketches of more cubics. max_per_class: keep only the first ones of each class and
     split. recognized_only: leave out drawings that Quick, Draw! did not recognize. Rows are shuffled by `seed`, so that the
@@ -125,6 +146,10 @@ def prepare(
     paths = free_target(out, overwrite=overwrite, sources=[source], example="sketches")
     fit = partial(to_size, size=size, fit=over == "fit", exactly=exactly is not None, tolerance=simplify)
     tally = _Tally(fit, max_per_class)
+    asked = _Asked(
+        images, image_encoder, texts, text_encoder, join_texts, variants, encoder_weights or {}, device, seed
+    )
+    encodings = asked.encodings(paths[0])
     with open_files(source) as files:
         name, read = detect(source, files)
         if name == "controlsketch":
@@ -135,19 +160,80 @@ def prepare(
             read = partial(quickdraw.read, recognized_only=True)
         total = sum(entry.size for entry in files.entries)
         for item in read(files):
-            tally.add(item)
+            row = tally.add(item)
+            if row is not None:
+                for encoding in encodings:
+                    encoding.add(item, row, len(tally.rows) - 1)
             if tell is not None:
                 tell("reading", min(files.consumed, total), total)
-    data = tally.dataset(source, seed)
+        for encoding in encodings:  # while the source is open
+            encoding.flush()
+    data, order = tally.dataset(source, seed, tuple(hold_out))
+    for encoding in encodings:
+        data.encoded[encoding.encoder.kind] = encoding.encoded(order)
+        if any(encoding.first_texts):
+            data.texts = [encoding.first_texts[row] for row in order]
     if data.texts is not None:
         paths = (*paths, paths[0].with_suffix(".jsonl"))
-    notes = (*files.notes, *tally.duplicates())
-    asked = {"cubics": size} if exactly is None else {"exactly": exactly}
-    prepared = {**asked, "simplify": simplify, "over": over, "seed": seed, **tally.summary(), "notes": list(notes)}
+    notes = (*files.notes, *tally.duplicates(), *(note for encoding in encodings for note in encoding.notes()))
+    shape = {"cubics": size} if exactly is None else {"exactly": exactly}
+    prepared = {**shape, "simplify": simplify, "over": over, "seed": seed, **tally.summary(), "notes": list(notes)}
     data.info = {"source": {"name": source.resolve().name, "format": name}, "prepared": prepared}
     write_dataset(paths[0], data)
+    for encoding in encodings:
+        encoding.clear()
     splits = {} if data.split is None else {key: len(data.rows(key)) for key in SPLITS}
     return PrepareReport(source, name, paths, data.x.shape, splits, tally.reports(), tally.examples, notes)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What to encode as conditions."""
+
+    images: str | None
+    image_encoder: str | None
+    texts: Path | None
+    text_encoder: str | None
+    join_texts: bool
+    variants: int | None
+    weights: Mapping[str, Path]
+    device: str
+    seed: int
+
+    def encodings(self, out: Path) -> list[Encoding]:
+        """Return what encodes, with its sources and encoders open. Raises UserError for options that do not go together."""
+        for kind, source, encoder in (
+            ("image", self.images, self.image_encoder),
+            ("text", self.texts, self.text_encoder),
+        ):
+            if source is not None and encoder is None:
+                raise UserError(
+                    f"--{kind}s: needs --{kind}-encoder, such as {OFFLINE[kind]}, which works without a network"
+                )
+        if self.join_texts and self.texts is None:
+            raise UserError("--join-texts: only used with --texts; add it, or leave out --join-texts")
+        if self.variants is not None and not (self.images == "render" or self.join_texts):
+            raise UserError("--variants: only used with --images render or --join-texts; leave out --variants")
+        if self.weights and not (self.image_encoder or self.text_encoder):
+            raise UserError("--encoder-weights: needs --image-encoder or --text-encoder")
+        if self.image_encoder is None and self.text_encoder is None:
+            return []
+        from flowkit.encoders import open_encoder
+        from flowkit.sketch.conditions import VARIANTS, Captions, Encoding, Folder, Own, Rendered, Texts
+
+        variants, found = self.variants or VARIANTS, []
+        if self.image_encoder is not None:
+            photos = Own() if self.images is None else None
+            if photos is None:
+                photos = Rendered(self.seed, variants) if self.images == "render" else Folder(Path(str(self.images)))
+            found.append((self.image_encoder, "image", photos))
+        if self.text_encoder is not None:
+            texts = Captions()
+            if self.texts is not None:
+                texts = Texts(self.texts, join=self.join_texts, variants=variants, seed=self.seed)
+            found.append((self.text_encoder, "text", texts))
+        return [Encoding(open_encoder(name, kind, weights=self.weights.get(kind), device=self.device), source, out)
+                for name, kind, source in found]  # fmt: skip
 
 
 class _Tally:
@@ -163,7 +249,8 @@ class _Tally:
         self.kept: Counter[tuple[str, str]] = Counter()
         self.alike: dict[bytes, list[str]] = {}  # digest of a row -> splits of all rows with that content
 
-    def add(self, item: Item) -> None:
+    def add(self, item: Item) -> np.ndarray | None:
+        """Count a drawing, and return its row if it is kept."""
         report = self.by_class.setdefault(item.class_name, ClassReport(item.class_name))
         report.read += 1
         place = (item.class_name, item.split)
@@ -180,10 +267,11 @@ class _Tally:
             self.examples.setdefault(
                 problem.reason, f"{item.where}" + (f": {problem.detail}" if problem.detail else "")
             )
-            return
+            return None
         self._keep(found, place, report)
         self.captions.append(item.caption)
         report.remarks.update(item.remarks)
+        return found.x
 
     def _keep(self, found: Budgeted, place: tuple[str, str], report: ClassReport) -> None:
         self.rows.append(found.x)
@@ -195,11 +283,14 @@ class _Tally:
         if found.fitted:
             report.errors.append(found.error)
 
-    def dataset(self, source: Path, seed: int) -> Dataset:
+    def dataset(self, source: Path, seed: int, hold_out: Sequence[str] = ()) -> tuple[Dataset, np.ndarray]:
+        """Return the rows, shuffled, and which of the drawings as read each one is."""
         if not self.rows:
             counts = summed(self.by_class.values()).left_out
             why = "; ".join(f"{n:,}: {reason}, e.g. {self.examples[reason]}" for reason, n in counts.most_common(5))
             raise NothingLeft(f"{source}: no sketch of {counts.total():,} could be kept ({why}); nothing was written")
+        if hold_out:
+            self._hold_out(source, hold_out, seed)
         names = self._class_names()
         numbers = {name: number for number, name in enumerate(names)}
         order = np.random.default_rng(seed).permutation(len(self.rows))
@@ -211,7 +302,25 @@ class _Tally:
         return Dataset(
             "sketch", np.stack([self.rows[i][:longest] for i in order]), labels[order], split=split, class_names=names,
             texts=[self.captions[i] for i in order] if any(self.captions) else None,
-        )  # fmt: skip
+        ), order  # fmt: skip
+
+    def _hold_out(self, source: Path, held: Sequence[str], seed: int) -> None:
+        """Put the classes `held` into the test split, and a tenth of the other rows into the validation split."""
+        known = {name for name, _ in self.places}
+        if any(split for _, split in self.places):
+            raise UserError(f"--hold-out: {source} has splits of its own; leave out --hold-out")
+        for name in held:
+            if name not in known:
+                raise UserError(
+                    f"--hold-out {name}: no such class; the classes are {listing(sorted(known))}{nearest(name, known)}"
+                )
+        others = [row for row, (name, _) in enumerate(self.places) if name not in held]
+        if not others:
+            raise UserError("--hold-out: names all classes, so no training rows are left")
+        rng = np.random.Generator(np.random.Philox(key(seed, "validation rows")))
+        validation = {others[place] for place in rng.permutation(len(others))[: round(VALIDATION * len(others))]}
+        self.places = [(name, "test" if name in held else "validation" if row in validation else "train")
+                       for row, (name, _) in enumerate(self.places)]  # fmt: skip
 
     def duplicates(self) -> list[str]:
         """Return notes on exact duplicates."""

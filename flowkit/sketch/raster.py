@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from flowkit.domain import Tell
 
+MOST_BESIDE = 8  # sketches beside what was asked for, in one line of a sheet
 MAX_POINTS = 20_000  # per stroke; strokes of a diverged model can have any length
 PAGE, PAPER, INK, LABEL = 244, 255, 20, 80  # gray levels of a contact sheet
 MARK = (214, 69, 32)  # color of marked strokes, red-orange: dark enough for thin lines
@@ -201,6 +202,65 @@ def sheet_image(
         if tell is not None:
             tell("rendering sketches", number + 1, len(x))
     return page
+
+
+def asked_sheet(
+    x: np.ndarray, asked: Sequence[Image | str], path: Path | str, *, cell: int = 176, tell: Tell | None = None
+) -> None:
+    """Write a PNG with what was asked for, pictures or texts, each beside its share of the sketches `x` (N, S, 8 or 10).
+
+    Sketch i belongs to asked[i * len(asked) // N]. Raises UserError if the file cannot be written.
+    """
+    from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+    owner = np.arange(len(x)) * len(asked) // len(x)
+    columns, gap = min(MOST_BESIDE, int(np.bincount(owner).max())), max(cell // 14, 6)
+    lines = [list(chunk) for number in range(len(asked)) for chunk in _chunks(np.flatnonzero(owner == number), columns)]
+    step, font = cell + gap, ImageFont.load_default(max(cell // 11, 11))
+    page = Image.new("RGB", ((columns + 1) * step + 2 * gap, len(lines) * step + gap), (PAGE,) * 3)
+    draw, done, shown = ImageDraw.Draw(page), 0, set[int]()
+    for line, rows in enumerate(lines):
+        top, number = gap + line * step, int(owner[rows[0]])
+        head = asked[number]
+        if number in shown:
+            pass  # its sketches go on
+        elif isinstance(head, str):
+            words = _wrapped(head, font, cell)[: max(1, int(cell / (font.size * 1.25)))]  # pyright: ignore[reportAttributeAccessIssue]
+            draw.multiline_text(
+                (gap + cell / 2, top + cell / 2),
+                "\n".join(words),
+                fill=(LABEL,) * 3,
+                font=font,
+                anchor="mm",
+                align="center",
+            )
+        else:
+            small = ImageOps.contain(head.convert("RGB"), (cell, cell))
+            page.paste(small, (gap + (cell - small.width) // 2, top + (cell - small.height) // 2))
+        shown.add(number)
+        for column, row in enumerate(rows):
+            page.paste(Image.fromarray(picture(x[row], cell)).convert("RGB"), (2 * gap + (column + 1) * step, top))
+            done += 1
+            if tell is not None:
+                tell("rendering sketches", done, len(x))
+    with replacing(Path(path)) as partial:
+        page.save(partial, "PNG")
+
+
+def _chunks(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[first : first + size] for first in range(0, len(rows), size)]
+
+
+def _wrapped(text: str, font: FreeTypeFont | ImageFont, width: int) -> list[str]:
+    """Return the lines of `text` at most `width` pixels wide; longer words are truncated."""
+    lines = [""]
+    for word in text.encode("utf-8", "replace").decode().split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [_fit(line, font, width) for line in lines]
 
 
 def _columns(count: int) -> int:

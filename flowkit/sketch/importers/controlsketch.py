@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from flowkit.sketch.svg_read import MAX_BYTES, read_svg
 from flowkit.sources.arrays import CONTROLSKETCH, Arrays, open_arrays
 from flowkit.sources.files import BROKEN_ZIP, Entry, Files
 from flowkit.sources.splits import places, split_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 CANVAS = 512  # pixels
 COLUMN = "path_data"  # of the parquet edition: [strokes][8], in pixels, with zeros for strokes that do not exist
@@ -40,10 +44,29 @@ def read(files: Files) -> Iterator[Item]:
                 # Not cut at the canvas: each stroke is one cubic and must remain one.
                 strokes = read_svg(_svg_text(arrays).encode("utf-8", "replace"), cut=False)
                 caption = _caption(arrays)
-            yield Item(class_name, entry.name, strokes, split=split, caption=caption)
+                picture = partial(_picture, files, entry) if "image" in arrays.keys else None
+            yield Item(class_name, entry.name, strokes, split=split, caption=caption, picture=picture)
         except Unreadable as problem:
             yield Item(class_name, entry.name, None, problem, split)
         files.consumed += entry.size
+
+
+def _picture(files: Files, entry: Entry) -> Image:
+    """Return the photo of a sketch, on white outside its object, as SwiftSketch's encoder sees it. Raises Unreadable."""
+    from PIL import Image
+
+    from flowkit.encoders.pictures import read_image
+
+    with open_arrays(files, entry) as arrays:
+        photo = arrays.array("image")
+        image = read_image(bytes(photo.item()) if photo.ndim == 0 else np.asarray(photo))
+        if "mask" not in arrays.keys:
+            return image
+        mask = np.asarray(arrays.array("mask"))
+    if mask.ndim != 2:
+        raise Unreadable("has a mask that is not a picture", f"shape {mask.shape}")
+    shown = Image.fromarray(np.where(mask > 0, 255, 0).astype(np.uint8)).resize(image.size)
+    return Image.composite(image, Image.new("RGB", image.size, "white"), shown)
 
 
 def _svg_text(arrays: Arrays) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +23,7 @@ class Item:
     split: str = ""  # "train" | "validation" | "test"; empty if the source has no splits
     remarks: tuple[str, ...] = ()  # what was read differently than written
     caption: str = ""
+    picture: Callable[[], Any] | None = None  # reads the image that was drawn, for `read_image`; None if there is none
 
 
 def fit_canvas(polylines: list[np.ndarray]) -> list[np.ndarray]:
