@@ -3,8 +3,9 @@ of them are dropped, which tokens of x are given, and how the row was augmented.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,6 +107,11 @@ class Conditions:
         tokens = next((one for one in (self.tokens, self.image, self.text) if one is not None), None)
         assert tokens is not None, "no condition is given"
         return tokens.flatten(1)[:, 0]
+
+
+def scale_words(scale: float | Mapping[Any, float]) -> str:
+    """Format a guidance scale: `2`, or `image=2,text=1.5` as the option -w takes it."""
+    return f"{scale:g}" if not isinstance(scale, Mapping) else ",".join(f"{kind}={w:g}" for kind, w in scale.items())
 
 
 NAMES = tuple(field.name for field in fields(Conditions))

@@ -227,6 +227,13 @@ class Domain:
             f"--completion: {self.noun} cannot be completed, because their rows have no parts; leave it out"
         )
 
+    def shown(self, model: Any, data: Dataset, **how: Any) -> Any:
+        """Measure whether samples show what images and texts ask for; the result has `facts`, `to_json()` and `write(folder)`.
+
+        how: scales, settings, seed, batch_size, device, tell. Raises UserError if rows of this kind cannot be compared so.
+        """
+        raise UserError(f"--scales: {self.noun} are not drawn from images or texts; leave it out")
+
     def evaluator(self, comparison: Comparison, *, decode: bool = True, device: str = "auto") -> Evaluator:
         """Return what measures samples. decode: whether a decoder may be loaded, onto `device`.
 

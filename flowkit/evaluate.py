@@ -5,6 +5,7 @@ The data's domain decides what is measured. This module chooses the rows, draws 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -70,6 +71,7 @@ def evaluate_checkpoint(
     likelihood: int | None = None,
     probes: int = 1,
     completion: int | None = None,
+    scales: Sequence[float] = (),
     tell: Tell = _silent,
     **changes: Any,
 ) -> Evaluation:
@@ -77,7 +79,8 @@ def evaluate_checkpoint(
 
     data: a prepared file instead of the training data. split, num_samples: see `choose_sides`. likelihood: number of held-out
     rows to measure the likelihood of, with `probes` probes in high dimensions. completion: number of
-    held-out rows to begin and complete. decode: also measure decoded text, for text data. out: by default a folder in the run's
+    held-out rows to begin and complete. scales: more guidance scales at which to measure whether samples show what was asked for,
+    for models of images or texts. decode: also measure decoded text, for text data. out: by default a folder in the run's
     `evaluation/` named by the settings. Results of the same settings are replaced. The other arguments, including `changes`, are
     those of `LoadedModel.sample`.
 
@@ -98,6 +101,7 @@ def evaluate_checkpoint(
         **asked_for(data, sides.split, num_samples, decode),
         "likelihood": likelihood and {"rows": likelihood, "split": held_out, "probes": probes},
         **({} if completion is None else {"completion": {"rows": completion, "split": held_out}}),
+        **({"scales": list(scales)} if scales else {}),
     }  # fmt: skip
     if out is None:
         words = setting_words(asked, default_split(rows, model.domain.compared_with))
@@ -115,6 +119,12 @@ def evaluate_checkpoint(
         len(sides.reference), seed=seed, settings=settings, batch_size=batch_size, conditions=given,
         progress=partial(tell, f"sampling {model.domain.noun}"),
     )  # fmt: skip
+    if (
+        not model.class_names and given.kinds and rows.class_label is not None
+    ):  # drawn from images or texts of these rows
+        samples = replace(
+            samples, class_label=np.asarray(rows.class_label)[sides.reference], class_names=rows.class_names
+        )
     matched = match_samples(samples, rows)
     if sides.split == "all":
         beside = "; read the figures together with the memorization ratio" if model.domain.measures_memorization else ""
@@ -141,7 +151,17 @@ def evaluate_checkpoint(
             progress=partial(tell, "completing held-out rows"),
         )  # fmt: skip
         more["completion"] = (completed.words, completed.to_json())
-    return _evaluate(title, rows, sides, matched, out, asked, tell, notes, device=device, drawn=samples, more=more)
+    pictures: list[Callable[[Path], list[Path]]] = []
+    if model.info.get("encoded"):
+        shown = model.domain.shown(model, rows, scales=scales, settings=settings, seed=seed, batch_size=batch_size,
+                                   device=device, tell=tell)  # fmt: skip
+        more |= {name: (words, {}) for name, words in shown.facts.items()}
+        more["shown"] = ("", shown.to_json())
+        pictures.append(shown.write)
+    elif scales:
+        raise UserError("--scales: this model was trained without images and texts; leave it out")
+    return _evaluate(title, rows, sides, matched, out, asked, tell, notes, device=device, drawn=samples, more=more,
+                     pictures=pictures)  # fmt: skip
 
 
 def evaluate_files(
@@ -252,11 +272,12 @@ def _recipe(model: LoadedModel) -> Recipe:
 def _evaluate(
     title: str, data: Dataset, sides: Sides, samples: Dataset, out: Path, asked: dict[str, Any], tell: Tell, notes: list[str],
     of: int | None = None, *, device: str, drawn: Dataset | None = None, beside: bool = False,
-    more: dict[str, tuple[str, dict[str, Any]]] | None = None,
+    more: dict[str, tuple[str, dict[str, Any]]] | None = None, pictures: Sequence[Callable[[Path], list[Path]]] = (),
 ) -> Evaluation:  # fmt: skip
     """Evaluate and write the results. drawn: samples to write with them. beside: the measured samples are in `out` already.
 
-    more: other measurements, each in words and as saved.
+    more: other measurements, each in words and as saved; without words it is only saved, without content only said. pictures:
+    write more files to a folder.
     """
     domain = get_domain(data.kind)
     comparison = Comparison(data, sides, samples, _gaussian_draws(data, sides))
@@ -280,9 +301,11 @@ def _evaluate(
         "samples": samples.info,
     }
     for name, (words, kept) in (more or {}).items():
-        facts[name], settings[name] = words, kept
+        facts |= {name: words} if words else {}
+        settings |= {name: kept} if kept else {}
     with one_call(out, EVALUATION, only_part=beside) as call:
         files = [call.partial / "evaluation.json", *evaluator.write(call.partial)]
+        files += [path for write in pictures for path in write(call.partial)]
         if drawn is not None:
             files.append(write_dataset(call.partial / "samples.safetensors", drawn))
         evaluation = Evaluation(

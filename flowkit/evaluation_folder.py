@@ -77,7 +77,7 @@ def drawn_words(model: LoadedModel, settings: SampleSettings) -> str:
 
     Differences to the recipe come last: `-grid-shifted-shift2-interval-0.2-0.8`.
     """
-    from flowkit.recipe.sample import scale_words
+    from flowkit.conditions import scale_words
 
     file, used = model.files.model.stem, settings.to_info()
     prefix = "" if file == "model" else f"{file}-"

@@ -58,6 +58,13 @@ def evaluate(
         int,
         typer.Option(min=1, help="Number of probes of Hutchinson's trace estimator (likelihoods above 16 dimensions)."),
     ] = 1,
+    scales: Annotated[
+        str | None,
+        typer.Option(
+            help="Models of images or texts: more guidance scales at which to measure whether samples show what was asked for, "
+            "such as 1,1.5,2,3. Drawings of held-out classes are measured on their own.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the samples. Does not affect which real rows are used.")] = 0,
     batch_size: BatchSize = None,
     device: Device = "auto",
@@ -76,6 +83,7 @@ def evaluate(
       flowkit evaluate runs/quickstart
       flowkit evaluate runs/quickstart --best -w 2 --steps 10 --json
       flowkit evaluate runs/quickstart --completion 100
+      flowkit evaluate runs/image-sketch --scales 1,1.5,2,3
       flowkit evaluate runs/points-quickstart --likelihood 256
       flowkit evaluate runs/dit-text --split test --no-decode
       flowkit evaluate fish/samples.safetensors --data pen_doodles
@@ -92,7 +100,7 @@ def evaluate(
         raise UserError("evaluate: name either a run or checkpoint, or a samples file with --data")
     if samples is not None and data is None:
         raise UserError(f"evaluate: {samples} is a samples file. Name the real data to compare with: --data FILE")
-    more = {"--batch-size": batch_size, "--likelihood": likelihood, "--completion": completion}
+    more = {"--batch-size": batch_size, "--likelihood": likelihood, "--completion": completion, "--scales": scales}
     idle = [*drawing.given, *(name for name, value in more.items() if value is not None)]
     if samples is not None and idle:
         raise UserError(
@@ -119,7 +127,7 @@ def evaluate(
             found = evaluate_checkpoint(
                 ckpt, data=data, split=split, num_samples=num_samples, weights=weights, seed=seed,
                 batch_size=batch_size, device=device, decode=decode, out=out, likelihood=likelihood, probes=probes,
-                completion=completion, tell=tell,
+                completion=completion, scales=_numbers(scales), tell=tell,
                 **drawing.changes(),
             )  # fmt: skip
         else:
@@ -135,6 +143,14 @@ def evaluate(
         print(json.dumps(found.to_json(), indent=2, ensure_ascii=not stdout_is_unicode()))
     else:
         print_evaluation(found)
+
+
+def _numbers(text: str | None) -> tuple[float, ...]:
+    """Return `1,1.5,2` as numbers. Raises UserError."""
+    try:
+        return () if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--scales {text}: expected numbers with commas between them, such as 1,1.5,2,3") from None
 
 
 def _is_checkpoint(path: Path) -> bool:

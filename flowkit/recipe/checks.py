@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from flowkit.conditions import scale_words
 from flowkit.errors import UserError
-from flowkit.recipe.sample import scale_words
 
 if TYPE_CHECKING:
     from flowkit.recipe.recipe import Recipe

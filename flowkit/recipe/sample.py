@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from flowkit.components import Choose
+from flowkit.conditions import scale_words
 from flowkit.errors import UserError, nearest
 from flowkit.flow.grids import Grid, Uniform
 from flowkit.flow.guidance import ClassifierFree, Guidance
@@ -36,11 +37,6 @@ Scales = Annotated[
     float | dict[Literal["class", "condition", "image", "text"], float],
     Says("a number, or a table of numbers named class, condition, image, text"),
 ]
-
-
-def scale_words(scale: float | Mapping[Any, float]) -> str:
-    """Format a guidance scale: `2`, or `image=2,text=1.5` as the option -w takes it."""
-    return f"{scale:g}" if not isinstance(scale, Mapping) else ",".join(f"{kind}={w:g}" for kind, w in scale.items())
 
 
 class SampleSettings(Section):

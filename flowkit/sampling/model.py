@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowkit.conditions import Conditions
+from flowkit.conditions import Conditions, scale_words
 from flowkit.data.base import NORMAL, Base
 from flowkit.data.dataset import NULL, Dataset, null_name
 from flowkit.data_source import open_base
@@ -21,7 +21,7 @@ from flowkit.flow.guidance import Autoguidance
 from flowkit.flow.paths import GaussianPath
 from flowkit.progress import Progress
 from flowkit.recipe.flow import Flow, seen_without
-from flowkit.recipe.sample import SampleSettings, scale_words
+from flowkit.recipe.sample import SampleSettings
 from flowkit.sampling import derive
 from flowkit.sampling.conditioning import ClassLabel, resolve_condition, resolve_labels, resolve_row_labels
 from flowkit.sampling.draw import Guide, Start, Weak, as_network, draw_samples

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from flowkit.metrics.comparison import Comparison
     from flowkit.recipe.data import Augment
+    from flowkit.sketch.asked import Shown
     from flowkit.sketch.completion import Completed
     from flowkit.sketch.evaluation import SketchEvaluator
     from flowkit.sketch.prepare import PrepareReport
@@ -196,6 +197,11 @@ class SketchDomain(Domain):
         from flowkit.sketch.completion import measure_completion
 
         return measure_completion(model, data, rows, **how)
+
+    def shown(self, model: Any, data: Dataset, **how: Any) -> Shown:
+        from flowkit.sketch.asked import measure_shown
+
+        return measure_shown(model, data, **how)
 
     def evaluator(self, comparison: Comparison, *, decode: bool = True, device: str = "auto") -> SketchEvaluator:
         from flowkit.sketch.evaluation import SketchEvaluator

@@ -18,7 +18,7 @@ import flowkit
 from flowkit.checkpoint import NORMALIZER
 from flowkit.checkpoint.state import MeterState
 from flowkit.components import find, settings_of
-from flowkit.conditions import ENCODED
+from flowkit.conditions import ENCODED, scale_words
 from flowkit.data.base import NORMAL, Base, StoredBase
 from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import Normalizer
@@ -36,7 +36,7 @@ from flowkit.models import create_model
 from flowkit.models.calls import call_model, check_takes_mask
 from flowkit.recipe import check_batch
 from flowkit.recipe.flow import Flow, seen_without
-from flowkit.recipe.sample import SampleSettings, scale_words
+from flowkit.recipe.sample import SampleSettings
 from flowkit.rng import NUMERICS, Draws, key
 from flowkit.sampling.draw import BATCH_SIZES
 from flowkit.settings import toml_value
