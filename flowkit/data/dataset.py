@@ -182,7 +182,7 @@ def write_dataset(
         sidecar["texts"] = texts_path.name
     if data.encoded:
         sidecar["encoded"] = {kind: one.info for kind, one in data.encoded.items()}
-    stale_texts = data.texts is None and says_texts(json_path)  # of the data being replaced
+    stale = stale_files(json_path, data)
     with ExitStack() as files:  # all replaced together, in reverse order, once all are written
         files.enter_context(replacing(json_path)).write_text(json_text({**sidecar, "counts": counts}), "utf-8")
         if data.texts is not None:
@@ -191,9 +191,19 @@ def write_dataset(
         for kind, one in data.encoded.items():
             write_encoded(files.enter_context(replacing(encoded_file(tensors_path, kind))), one, rows)
         write_tensors(files.enter_context(replacing(tensors_path)), arrays, rows, progress, fixed)
-    if stale_texts:
-        texts_path.unlink(missing_ok=True)
+    for path in stale:
+        path.unlink(missing_ok=True)
     return tensors_path
+
+
+def stale_files(json_path: Path, data: Dataset) -> list[Path]:
+    """Return the files of the data set being replaced that `data` does not have: its texts, images and texts as tokens."""
+    try:
+        before = read_json(json_path)
+    except UserError:
+        return []
+    lines = [json_path.with_suffix(".jsonl")] if before.get("texts") and data.texts is None else []
+    return lines + [encoded_file(json_path, kind) for kind in before.get("encoded") or {} if kind not in data.encoded]
 
 
 def read_sidecar(path: Path | str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -173,7 +174,7 @@ class GuidedVelocity:
         if isinstance(self.scale, Mapping):
             added = self.strong.adding(tuple(self.scale), x, t)
             v, guided = added[-1], added[0]
-            for low, high, scale in zip(added, added[1:], self.scale.values(), strict=True):
+            for (low, high), scale in zip(pairwise(added), self.scale.values(), strict=True):
                 guided = guided + scale * (high - low)
         else:
             v, weak = self.strong.with_and_without(x, t) if self.weak is None else (self.strong(x, t), self.weak(x, t))

@@ -168,9 +168,9 @@ class Encoding:
     out: Path  # the data set's .safetensors
     batch_size: int = 32
     first_texts: list[str] = field(default_factory=list)  # the first text of each row, or ""
-    _waiting: list[tuple[int, str, Any]] = field(default_factory=list)  # (row, identity, what to read)
+    _waiting: list[tuple[str, Any]] = field(default_factory=list)  # (what identifies it, what to read)
     _known: dict[str, int | None] = field(default_factory=dict)  # by identity: the item, None if unreadable
-    _items: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))  # by row
+    _names: dict[int, list[str]] = field(default_factory=dict)  # by row: what identifies its items
     unreadable: Counter[str] = field(default_factory=Counter)  # by reason
     examples: dict[str, str] = field(default_factory=dict)
     shortened: int = 0  # texts that the encoder read only the start of
@@ -218,12 +218,11 @@ class Encoding:
         found = self.source.of(item, row, number)
         if self.encoder.kind == "text":
             self.first_texts.append(found[0][1] if found else "")
+        self._names[number] = [name for name, _ in found]
         for name, what in found:
             if name in self._known:
-                if (known := self._known[name]) is not None:
-                    self._items[number].append(known)
                 continue
-            self._waiting.append((number, name, what))
+            self._waiting.append((name, what))
             if len(self._waiting) >= self.batch_size:
                 self.flush()
 
@@ -231,7 +230,7 @@ class Encoding:
         """Encode what waits, and append it to the partial file."""
         waiting, self._waiting = self._waiting, []
         ready: dict[str, Any] = {}
-        for _, name, what in waiting:
+        for name, what in waiting:
             if name in ready or name in self._known:
                 continue
             try:
@@ -253,9 +252,6 @@ class Encoding:
             for name, mask in zip(ready, masks, strict=True):
                 self._known[name] = len(self._masks)
                 self._masks.append(mask)
-        for number, name, _ in waiting:
-            if (known := self._known[name]) is not None:
-                self._items[number].append(known)
 
     def _read(self, what: Any) -> Any:
         """Return what the encoder reads: an image in RGB, or a text. Raises Unreadable."""
@@ -274,7 +270,10 @@ class Encoding:
         """Return the items of the rows in `order`. Raises UserError if there are none at all."""
         self.flush()
         kind = self.encoder.kind
-        picked = [item for row in order for item in self._items[int(row)]]
+        items = [
+            [self._known[name] for name in self._names[int(row)] if self._known[name] is not None] for row in order
+        ]
+        picked = [item for some in items for item in some]
         if not picked:
             why = "; ".join(
                 f"{n:,}: {reason}, e.g. {self.examples[reason]}" for reason, n in self.unreadable.most_common(3)
@@ -284,7 +283,7 @@ class Encoding:
                 + (f" ({why})" if why else "")
                 + _pairs(kind)
             )
-        counts = [len(self._items[int(row)]) for row in order]
+        counts = [len(some) for some in items]
         tokens = np.memmap(
             self.partial, np.float16, "r", shape=(len(self._masks), self.encoder.tokens, self.encoder.width)
         )
