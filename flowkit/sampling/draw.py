@@ -237,7 +237,8 @@ def draw_samples(
         velocity = velocity_of(model, told, part, settings)
         if guide is not None:
             assert isinstance(path, GaussianPath), "checked by the caller"
-            velocity = GradientGuidance(velocity, lambda x: guide(normalizer.denormalize(x)), path, guide_scale)
+            of_rows = guide
+            velocity = GradientGuidance(velocity, lambda x: of_rows(normalizer.denormalize(x)), path, guide_scale)
         noise = base.sample(seed, indices, model.latent_shape)
         if start is not None and start.noise is not None:
             noise = torch.from_numpy(np.ascontiguousarray(start.noise[part], np.float32))
