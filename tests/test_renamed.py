@@ -123,7 +123,7 @@ def test_a_new_run_writes_the_new_keys(tmp_path):
     recipe = recipe_from_dict(tables("flow.loss", {"space": "noise", "error": "l1"}))
     saved = tomllib.loads(tomli_w.dumps(recipe.to_dict()))
     assert saved["flow"]["loss"] == {"space": "noise", "error": "l1", "weights": "uniform"}
-    assert saved["train"]["precision"] == "fp32" and "aux_loss" in saved and "loss" not in saved
+    assert saved["train"]["precision"] == "auto" and "aux_loss" in saved and "loss" not in saved
     assert translated(saved) == (saved, [])
 
 

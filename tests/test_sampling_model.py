@@ -48,12 +48,52 @@ SETTINGS = {
     "--grid shifted": {"grid": "shifted"},
     "--grid \"{name = 'custom', times = [0.0, 0.6, 1.0]}\"": {"grid": {"name": "custom", "times": [0.0, 0.6, 1.0]}},
     "--state fp64": {"state": "fp64"},
+    "--precision bf16": {"precision": "bf16"},
+    "--precision bf16 --autoguidance small": {
+        "precision": "bf16",
+        "guidance": {"name": "autoguidance", "ckpt": "small"},
+    },
     "--guidance cfg_zero": {"guidance": "cfg_zero"},
     "--guidance-interval 0.3 0.8": {"guidance_interval": (0.3, 0.8)},
     "--guidance-rescale 0.7 -w 3": {"guidance_rescale": 0.7, "guidance_scale": 3.0},
     "--autoguidance small": {"guidance": {"name": "autoguidance", "ckpt": "small"}},
     "--rtol 1e-2 --atol 0.1": {"solver": {"name": "dopri5", "rtol": 0.01, "atol": 0.1}},
 }
+
+
+@pytest.mark.parametrize("solver", ["midpoint", "dopri5"])
+def test_bf16_is_the_precision_of_the_network_only(runs, solver):
+    """Near the samples of float32, at the same cost; the state, its sums and the normalizer are not rounded."""
+    model = flowkit.load(runs / "large", device="cpu")
+    how = {"seed": 3, "solver": {"name": "dopri5", "rtol": 1e-2, "atol": 1e-2} if solver == "dopri5" else solver}
+    exact, seen = model.sample(40, **how), []
+    hook = model.model.register_forward_hook(lambda module, given, output: seen.append((given[0].dtype, output.dtype)))
+    found = model.sample(40, precision="bf16", **how)
+    hook.remove()
+    assert set(seen) == {(torch.float32, torch.bfloat16)} and found.info["precision"] == "bf16"
+    apart = np.abs(found.x - exact.x).max()
+    assert 0 < apart < 0.05 * exact.x.std() and "precision" not in exact.info
+    assert np.abs(found.x - torch.from_numpy(found.x).bfloat16().float().numpy()).max() > 0
+
+
+def test_batches_are_halved_if_memory_runs_out(runs, monkeypatch):
+    model, told, tried = flowkit.load(runs / "large", device="cpu"), [], []
+    states: list[np.ndarray] = []
+    whole = model.sample(100, seed=1, on_states=states.append)
+
+    def forward(x, *given, forward=model.model.forward):
+        tried.append(len(x))
+        if len(x) > 30:
+            raise torch.OutOfMemoryError
+        return forward(x, *given)
+
+    monkeypatch.setattr(model.model, "forward", forward)
+    found = model.sample(100, seed=1, on_states=states.append, progress=lambda done, total: told.append(done))
+    np.testing.assert_allclose(found.x, whole.x, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(states[1], states[0], rtol=0, atol=1e-5)
+    assert tried[0] > 30 and max(tried[3:]) <= 30 and told[-1] == 100
+    with pytest.raises(torch.OutOfMemoryError):  # the user's own batch size
+        model.sample(100, batch_size=64)
 
 
 @pytest.mark.parametrize("options", SETTINGS)

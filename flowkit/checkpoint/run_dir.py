@@ -19,10 +19,12 @@ from flowkit.checkpoint import (
     END,
     METRICS,
     RECIPE,
+    SIDECAR,
     STARTED,
     CheckpointFiles,
     find_checkpoint,
     list_checkpoints,
+    read_model_json,
 )
 from flowkit.checkpoint.state import check_resumable
 from flowkit.data.files import replacing, write_json
@@ -78,6 +80,15 @@ def open_run_dir(run_dir: Path, *, resume: bool, overwrite: bool) -> CheckpointF
         if not ((run_dir / RECIPE).exists() or (run_dir / CHECKPOINTS).exists()):
             raise UserError(f"{run_dir}: is not a run (no {RECIPE}), so --overwrite does not touch it")
     return None
+
+
+def saved_precision(run_dir: Path) -> str | None:
+    """Return `train.precision` of the run's newest checkpoint; None without one. An unreadable one is reported elsewhere."""
+    saved = list_checkpoints(run_dir)
+    try:
+        return read_model_json(saved[-1] / SIDECAR)["recipe"]["train"]["precision"] if saved else None
+    except (UserError, LookupError, TypeError):
+        return None
 
 
 def what_is_kept(run_dir: Path) -> str:

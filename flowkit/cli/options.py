@@ -105,6 +105,10 @@ class Drawing:
         str | None,
         typer.Option(help="Precision of x between network calls: fp32 or fp64.", rich_help_panel=SOLVER),
     ] = None
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Precision of the network: fp32 or bf16. Default: the recipe's.", rich_help_panel=MACHINE),
+    ] = None
     guidance_scale: Annotated[
         str | None,
         typer.Option(

@@ -113,7 +113,7 @@ def start(recipe: Recipe) -> Environment:
     from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
 
     _choose_interface()
-    precision, notices = recipe.train.precision, []
+    precision, notices = with_precision(recipe).train.precision, []
     sharded = _asks_for_sharding(notices)
     gpu = torch.accelerator.current_accelerator(check_available=True)
     has_gpu = gpu is not None and gpu.type != "mps"  # MPS has no float64, which the meters use
@@ -160,6 +160,8 @@ def start(recipe: Recipe) -> Environment:
             f"the launcher's configuration asks for {kind}; flowkit supports plain data parallelism and FSDP2: use one of "
             "accelerate_configs/"
         )
+    if accelerator.num_processes > 1:
+        _check_one_precision(precision, accelerator.device)
     if sharded:
         held = f"each of the {expected} processes holds a part of the model"
         notices.append(f"FSDP: {held if expected > 1 else 'there is one process, so the model stays whole'}")
@@ -167,6 +169,30 @@ def start(recipe: Recipe) -> Environment:
     settings.enter_context(repeatable_products() if recipe.run.deterministic else tf32_products())
     split = sharded and expected > 1
     return Environment(accelerator, tuple(notices), Agreement(timeout), sharded=split, settings=settings)
+
+
+def with_precision(recipe: Recipe, earlier: str | None = None) -> Recipe:
+    """Return the recipe with `train.precision = "auto"` resolved: to that of a run that continues, else by the device.
+
+    On CUDA with bf16 in hardware it is bf16, elsewhere fp32. What a machine happens to measure never decides.
+    """
+    if recipe.train.precision != "auto":
+        return recipe
+    native = recipe.run.device != "cpu" and torch.cuda.is_available()
+    native = native and torch.cuda.is_bf16_supported(including_emulation=False)
+    train = recipe.train.model_copy(update={"precision": earlier or ("bf16" if native else "fp32")})
+    return recipe.model_copy(update={"train": train})
+
+
+def _check_one_precision(precision: str, device: torch.device) -> None:
+    """Raise UserError if the processes' GPUs led to different precisions. A collective."""
+    number = ("fp32", "fp16", "bf16").index(precision)
+    extremes = torch.tensor([number, -number], device=device)
+    distributed.all_reduce(extremes, distributed.ReduceOp.MAX)
+    if extremes.sum():
+        raise UserError(
+            'train.precision: "auto" is bf16 on the GPUs of some processes and fp32 on those of others; set "fp32" or "fp16"'
+        )
 
 
 def _asks_for_sharding(notices: list[str]) -> bool:

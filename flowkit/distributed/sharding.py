@@ -80,7 +80,6 @@ def full(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-@torch.no_grad()
 def local_parts(tensors: list[Tensor]) -> list[Tensor]:
     """Return this process's parts of parameters or gradients, sharing their memory; unsplit tensors unchanged.
 
@@ -88,7 +87,8 @@ def local_parts(tensors: list[Tensor]) -> list[Tensor]:
     """
     if not isinstance(next(iter(tensors), None), DTensor):
         return tensors
-    return [cast(DTensor, tensor).to_local() for tensor in tensors]
+    with torch.no_grad():
+        return [cast(DTensor, tensor).to_local() for tensor in tensors]
 
 
 def full_tensors(tensors: dict[str, Tensor], *, everywhere: bool = False) -> dict[str, Tensor]:

@@ -72,7 +72,7 @@ def move_unless(skipped: Tensor, averaged: list[Tensor], current: list[Tensor], 
     """Move `averaged` towards `current` by the fraction `weight`, in place, unless `skipped` () float32 is 1. One dtype.
 
     Uses the kernel of fused SGD, x -= lr (gradient + decay x) with lr = -weight and decay = -1: one pass without a temporary,
-    which reads `skipped` on the device. It never writes gradients, here `current`, without a `grad_scale`.
+    which reads `skipped` on the device. It never writes gradients, here `current`, as it is given no factor to scale them by.
     """
     torch._fused_sgd_(
         averaged, current, [], weight_decay=-1.0, momentum=0.0, lr=-weight, dampening=0.0, nesterov=False, maximize=False,

@@ -50,6 +50,9 @@ class SampleSettings(Section):
     steps: int = Field(default=25, ge=1, description="number of solver steps from noise to data")
     grid: Annotated[Grid, Choose("grid")] = Field(default=Uniform(), description="spacing of the steps in t")
     state: Literal["fp32", "fp64"] = Field(default="fp32", description="precision of x between network calls")
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="precision of the network while sampling: its own, or bf16 autocast"
+    )
     guidance: Annotated[Guidance, Choose("guidance")] = Field(
         default=ClassifierFree(),
         description="guidance method: away from the unconditional model, or from a weaker model",
@@ -111,6 +114,8 @@ class SampleSettings(Section):
         if not self.solver.adaptive:
             on = "" if self.grid == Uniform() else f" on the {self.grid.tag()} grid"
             parts.append(f"{self.steps} step{'s' * (self.steps != 1)}{on}")
+        if self.precision != "fp32":
+            parts.append(self.precision)
         parts.append(f"guidance {scale_words(self.guidance_scale)}")
         if self.guidance != ClassifierFree():
             parts[-1] += f" by {self.guidance.tag()}"

@@ -54,8 +54,10 @@ class Train(Section):
         ge=1,
         description="rows per forward pass and process; by default the process's share of batch_size",
     )
-    precision: Literal["fp32", "fp16", "bf16"] = Field(
-        default="fp32", description="fp32, or mixed precision with fp16 or bf16"
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
+        default="auto",
+        description="fp32, or mixed precision with fp16 or bf16; auto is bf16 on a GPU that supports it, else fp32, and stays "
+        "the same when the run is resumed",
     )
     compile: bool = Field(default=False, description="compile the model with torch.compile")
     log_every: Always = Field(default=Interval(50), description="how often to log metrics")

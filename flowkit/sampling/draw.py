@@ -112,7 +112,7 @@ class States:
     def __init__(self, count: int, num_samples: int, normalizer: Normalizer) -> None:
         self._rows = np.unique(np.linspace(0, num_samples - 1, min(count, num_samples)).astype(int)) if count else []
         self._normalizer = normalizer
-        self._batches: list[list[np.ndarray]] = []
+        self.batches: list[list[np.ndarray]] = []
 
     def begin(self, indices: range, x: Tensor) -> Step | None:
         """Return the step listener for samples `indices`, which start at x; None if none of them is kept."""
@@ -120,7 +120,7 @@ class States:
         if not offsets:
             return None
         states: list[np.ndarray] = []
-        self._batches.append(states)
+        self.batches.append(states)
 
         def keep(step: int, x: Tensor) -> None:
             states.append(self._normalizer.denormalize(x[offsets]).float().cpu().numpy())
@@ -130,10 +130,10 @@ class States:
 
     def stacked(self) -> np.ndarray | None:
         """Return (T, kept, ...). If an adaptive solver took fewer steps in a batch, its last state is repeated."""
-        if not self._batches:
+        if not self.batches:
             return None
-        longest = max(map(len, self._batches))
-        return np.concatenate([np.stack(each + each[-1:] * (longest - len(each))) for each in self._batches], axis=1)
+        longest = max(map(len, self.batches))
+        return np.concatenate([np.stack(each + each[-1:] * (longest - len(each))) for each in self.batches], axis=1)
 
 
 def step_noise(
@@ -171,6 +171,16 @@ def as_network(model: nn.Module) -> Network:
     return call
 
 
+def in_bf16(network: Network, model: SamplingModel) -> Network:
+    """Return the network under bf16 autocast. Only the network: a solver's own products stay in the precision of the state."""
+
+    def call(*given: Any) -> Tensor:
+        with torch.autocast(model.device.type, torch.bfloat16):
+            return network(*given)
+
+    return call
+
+
 def velocity_of(
     model: SamplingModel, given: Conditions, rows: slice = slice(None), settings: SampleSettings | None = None
 ) -> Velocity:
@@ -180,6 +190,8 @@ def velocity_of(
     if settings is None:
         return guided(network, objective, told)
     weak = model.weak(settings)
+    if settings.precision == "bf16":
+        network, weak = in_bf16(network, model), None if weak is None else (in_bf16(weak[0], model), weak[1])
     if model.straight:
         objective, weak = objective.exact, None if weak is None else (weak[0], weak[1].exact)
     return guided(
@@ -207,67 +219,80 @@ def draw_samples(
 
     guide: the samples then approximate p(x) exp(guide_scale guide(x)); see `GradientGuidance`. progress: called with the
     number of samples done; a step of a fixed-step solver counts as its share of the batch. The model is used on its device
-    and in its precision, and should be in eval mode.
+    and in its precision, and should be in eval mode. batch_size: by default that of the device, halved if memory runs out.
     """
     normalizer, path, numerics = model.normalizer, model.objective.path, model.numerics
-    batch_size = batch_size or BATCH_SIZES.get(model.device.type, 256)
+    size = batch_size or BATCH_SIZES.get(model.device.type, 256)
     # Open both outside inference mode, whose tensors a guide cannot differentiate through.
     base, _ = model.base, model.weak(settings)
-    done, noises, spent = [], [], []
+    parts: list[tuple[np.ndarray, np.ndarray, Tensor]] = []
     states = States(keep_states, num_samples, normalizer)
+
+    def drawn(indices: range) -> tuple[np.ndarray, np.ndarray, Tensor]:
+        """Return the samples, their noise and their cost."""
+        part = slice(indices.start, indices.stop)
+        told = given
+        if completion is not None and completion.resample is None:
+            told = replace(given, given=torch.from_numpy(np.array(completion.tokens)))
+        velocity = velocity_of(model, told, part, settings)
+        if guide is not None:
+            assert isinstance(path, GaussianPath), "checked by the caller"
+            of_rows = guide
+            velocity = GradientGuidance(velocity, lambda x: of_rows(normalizer.denormalize(x)), path, guide_scale)
+        noise = base.sample(seed, indices, model.latent_shape)
+        if start is not None and start.noise is not None:
+            noise = torch.from_numpy(np.ascontiguousarray(start.noise[part], np.float32))
+        x = noise.to(model.device, torch.float64 if settings.state == "fp64" else torch.float32)
+        if start is not None and start.rows is not None:
+            rows = _normalized(model, start.rows[part]).to(x)
+            t0 = torch.full((len(x),), start.t0, dtype=x.dtype, device=x.device)
+            eps = step_noise(seed, indices, model.latent_shape, numerics)(0).to(x) if path.stochastic else None
+            # Some paths still have noise at t = 1. At strength 0 the rows stay as they are.
+            x = path.interpolate(x, rows, t0, eps) if start.strength else rows
+        held = None if completion is None else _held(model, completion, velocity, x, part.start)
+        keep = states.begin(indices, x)
+
+        def on_step(step: int, x: Tensor) -> None:
+            if keep is not None:
+                keep(step, x)
+            if progress is not None and not settings.solver.adaptive:
+                progress(indices.start + len(indices) * min(step, settings.steps) // settings.steps, num_samples)
+
+        how: dict[str, Any] = {
+            "solver": settings.solver, "steps": settings.steps, "grid": settings.grid, "path": path,
+            "straight": model.straight, "on_step": on_step,
+            "noise": step_noise(seed, indices, model.latent_shape, numerics, steps=settings.steps),
+        }  # fmt: skip
+        if held is not None and completion is not None and completion.resample is not None:
+            x, nfe = resampled(held, x, times=completion.resample, **{**how, "straight": False})
+        else:
+            x, nfe = integrate(held or velocity, x, t0=0.0 if start is None else start.t0, **how)
+        found = normalizer.denormalize(x).float().cpu().numpy()
+        if completion is None:
+            return model.domain.finish(found), noise.numpy(), nfe
+        rows, tokens = completion.rows[part], completion.tokens[part]
+        given_back = np.where(tokens.reshape(*tokens.shape, *(1,) * (rows.ndim - 2)), rows, found)
+        return model.domain.finish(given_back, tokens), noise.numpy(), nfe
+
+    first = 0
     # A guide differentiates through the network, so it needs no_grad instead of inference mode.
     with (
         torch.inference_mode() if guide is None else torch.no_grad(),
         tf32_products() if model.tf32 else nullcontext(),
     ):
-        for first in range(0, num_samples, batch_size):
-            indices = range(first, min(first + batch_size, num_samples))
-            told = given
-            if completion is not None and completion.resample is None:
-                told = replace(given, given=torch.from_numpy(np.array(completion.tokens)))
-            velocity = velocity_of(model, told, slice(first, indices.stop), settings)
-            if guide is not None:
-                assert isinstance(path, GaussianPath), "checked by the caller"
-                velocity = GradientGuidance(velocity, lambda x: guide(normalizer.denormalize(x)), path, guide_scale)
-            noise = base.sample(seed, indices, model.latent_shape)
-            if start is not None and start.noise is not None:
-                noise = torch.from_numpy(np.ascontiguousarray(start.noise[first : indices.stop], np.float32))
-            x = noise.to(model.device, torch.float64 if settings.state == "fp64" else torch.float32)
-            if start is not None and start.rows is not None:
-                rows = _normalized(model, start.rows[first : indices.stop]).to(x)
-                t0 = torch.full((len(x),), start.t0, dtype=x.dtype, device=x.device)
-                eps = step_noise(seed, indices, model.latent_shape, numerics)(0).to(x) if path.stochastic else None
-                # Some paths still have noise at t = 1. At strength 0 the rows stay as they are.
-                x = path.interpolate(x, rows, t0, eps) if start.strength else rows
-            held = None if completion is None else _held(model, completion, velocity, x, first)
-            keep = states.begin(indices, x)
-
-            def on_step(step: int, x: Tensor, keep: Step | None = keep, indices: range = indices) -> None:
-                if keep is not None:
-                    keep(step, x)
-                if progress is not None and not settings.solver.adaptive:
-                    progress(indices.start + len(indices) * min(step, settings.steps) // settings.steps, num_samples)
-
-            how: dict[str, Any] = {
-                "solver": settings.solver, "steps": settings.steps, "grid": settings.grid, "path": path,
-                "straight": model.straight, "on_step": on_step,
-                "noise": step_noise(seed, indices, model.latent_shape, numerics, steps=settings.steps),
-            }  # fmt: skip
-            if held is not None and completion is not None and completion.resample is not None:
-                x, nfe = resampled(held, x, times=completion.resample, **{**how, "straight": False})
-            else:
-                x, nfe = integrate(held or velocity, x, t0=0.0 if start is None else start.t0, **how)
-            found = normalizer.denormalize(x).float().cpu().numpy()
-            if completion is None:
-                done.append(model.domain.finish(found))
-            else:
-                rows, tokens = completion.rows[first : indices.stop], completion.tokens[first : indices.stop]
-                given_back = np.where(tokens.reshape(*tokens.shape, *(1,) * (rows.ndim - 2)), rows, found)
-                done.append(model.domain.finish(given_back, tokens))
-            noises.append(noise.numpy())
-            spent.append(nfe)
+        while first < num_samples:
+            indices, before = range(first, min(first + size, num_samples)), len(states.batches)
+            try:
+                parts.append(drawn(indices))
+                first = indices.stop
+            except torch.OutOfMemoryError:
+                if batch_size is not None or len(indices) == 1:
+                    raise
+                size = len(indices) // 2
+                del states.batches[before:]
             if progress is not None:
-                progress(indices.stop, num_samples)
+                progress(first, num_samples)
+    done, noises, spent = zip(*parts, strict=True)
     nfe = torch.cat(spent)
     mean, most = nfe.double().mean().item(), int(nfe.max())
     nfe = most if mean == most else round(mean, 2)

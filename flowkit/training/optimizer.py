@@ -34,6 +34,7 @@ class AdamW(torch.optim.AdamW):
             isinstance(parameter, DTensor) for parameter in parameters
         )  # fmt: skip
         self._lists: list[tuple[list[Tensor], ...]] | None = None  # by group: parameters, both moments, steps
+        self._shared: Tensor | None = None  # the count of steps of all parameters, if they share one
 
     @torch.no_grad()
     def update(self, skipped: Tensor) -> None:
@@ -45,18 +46,22 @@ class AdamW(torch.optim.AdamW):
         if self._lists is None or any(gradient is None for group in gradients for gradient in group):
             # Fused AdamW does nothing if found_inf is 1; GradScaler uses the same hook.
             self.found_inf = skipped
+            self._part_steps()
             self.step()
             self._lists = self._kept() if self.alike else None
             return
         found_inf = None if skipped.device.type == "cpu" else skipped
         if found_inf is None and skipped:
             return
+        if self._shared is not None:
+            self._shared += 1
         with profiler.record_function("Optimizer.step#AdamW") if profiler._is_profiler_enabled else nullcontext():
             for group, grads, (parameters, first, second, steps) in zip(
                 self.param_groups, gradients, self._lists, strict=True
             ):
                 beta1, beta2 = group["betas"]
-                torch._foreach_add_(steps, 1)
+                if self._shared is None:
+                    torch._foreach_add_(steps, 1)
                 torch._fused_adamw_(
                     parameters, grads, first, second, [], steps, amsgrad=False, lr=group["lr"], beta1=beta1, beta2=beta2,
                     weight_decay=group["weight_decay"], eps=group["eps"], maximize=False, found_inf=found_inf,
@@ -66,14 +71,27 @@ class AdamW(torch.optim.AdamW):
 
     def _kept(self) -> list[tuple[list[Tensor], ...]] | None:
         """Return the lists of each group; None while some parameter has no state, as it had no gradient yet."""
-        found = []
+        found: list[tuple[list[Tensor], ...]] = []
         for group in self.param_groups:
             states = [self.state.get(parameter, {}) for parameter in group["params"]]
             if not all(states):
                 return None
             moments = ([state[part] for state in states] for part in ("exp_avg", "exp_avg_sq", "step"))
             found.append((list(group["params"]), *moments))
+        steps = [step for *_, each in found for step in each]
+        # On the CPU, to add 1 to a tensor takes as long as the kernel for a small layer. One for all parameters is enough.
+        if steps[0].device.type == "cpu" and all(torch.equal(step, steps[0]) for step in steps):
+            shared = self._shared = steps[0]
+            for state in self.state.values():
+                state["step"] = shared
+            found = [(*lists, [shared] * len(each)) for *lists, each in found]
         return found
+
+    def _part_steps(self) -> None:
+        """Give every parameter its own count of steps again, as torch's `step` expects."""
+        for state in self.state.values() if self._shared is not None else ():
+            state["step"] = state["step"].clone()
+        self._shared = None
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> AdamW:
@@ -114,7 +132,10 @@ def step_optimizer(session: Session) -> tuple[Tensor, Tensor]:
             torch._foreach_mul_(gradients, factor)
     elif largest:
         torch.nn.utils.clip_grads_with_norm_(session.parameters, largest, norm)
-    skipped = (~torch.isfinite(norm)).float()
+    if norm.device.type == "cpu":
+        skipped = torch.zeros(()) if math.isfinite(norm) else torch.ones(())
+    else:
+        skipped = (~torch.isfinite(norm)).float()
     optimizer.update(skipped)
     if scaler is not None:
         scaler.update()

@@ -10,7 +10,7 @@ from flowkit.conditions import Conditions
 from flowkit.data.dataset import Dataset, write_dataset
 from flowkit.errors import UserError
 from flowkit.events import Notice, Sampled
-from flowkit.sampling.draw import invert
+from flowkit.sampling.draw import BATCH_SIZES, invert
 from flowkit.sampling.model import SamplingModel
 from flowkit.training.batches import conditions_of
 from flowkit.training.session import Session
@@ -78,9 +78,11 @@ class Sampler:
 
     def draw(self) -> tuple[Dataset, dict[str, float]]:
         """Draw the samples, and measure the inversion of validation rows."""
-        recipe = self.session.recipe
+        recipe, count = self.session.recipe, self.session.recipe.sample.num_samples
+        # All ranks must use the same batches of a sharded model, also if memory runs out on one.
+        size = min(count, BATCH_SIZES.get(self.session.device.type, 256)) if self.session.sharded else None
         samples = self.model.sample(
-            recipe.sample.num_samples, conditions=self.given, seed=recipe.run.seed, settings=self.settings
+            count, conditions=self.given, seed=recipe.run.seed, settings=self.settings, batch_size=size
         )
         return samples, self._inversion()
 

@@ -115,6 +115,7 @@ def rehearse(
         open_run_dir(run_dir, resume=False, overwrite=False)
     except UserError as error:
         notes.append(str(error))
+    recipe = environments.with_precision(recipe)
     with environments.joined(recipe) as environment:
         check_module(recipe, None)
         if environment.accelerator.is_main_process:

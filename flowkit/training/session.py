@@ -23,7 +23,7 @@ from flowkit.data.base import NORMAL, Base, StoredBase
 from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import Normalizer
 from flowkit.data_source import open_base
-from flowkit.distributed.environment import Environment
+from flowkit.distributed.environment import Environment, with_precision
 from flowkit.distributed.sharding import same_everywhere, shard
 from flowkit.domain import AuxiliaryLoss, Domain, check_arch, get_domain
 from flowkit.ema.averages import Averages, make_averages
@@ -179,6 +179,7 @@ def build(
 
     Raises UserError for a batch that is larger than the data or does not divide, or an architecture that does not fit the data.
     """
+    recipe = with_precision(recipe)
     accelerator, layout = environment.accelerator, _layout(recipe, environment)
     device, domain = accelerator.device, get_domain(data.kind)
     train_rows = data.rows("train")

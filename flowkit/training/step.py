@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -181,4 +182,5 @@ def backward(session: Session, loss: Tensor) -> None:
     which takes as long as a small layer.)
     """
     scaler, value = session.environment.accelerator.scaler, loss.detach()
-    (loss if scaler is None else scaler.scale(loss)).backward(1 + (value - value))
+    finite = value.device.type == "cpu" and math.isfinite(value)  # reading it is free there
+    (loss if scaler is None else scaler.scale(loss)).backward(None if finite else 1 + (value - value))

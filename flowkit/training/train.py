@@ -18,7 +18,7 @@ from torch import nn
 
 from flowkit.checkpoint import METRICS, find_checkpoint, folders_of, list_checkpoints, verify_weights
 from flowkit.checkpoint.resume import check_numerics, checkpoint_normalizer, recipe_changes, restore
-from flowkit.checkpoint.run_dir import HANDOVER, RunLock, beginning, open_run_dir, what_is_kept
+from flowkit.checkpoint.run_dir import HANDOVER, RunLock, beginning, open_run_dir, saved_precision, what_is_kept
 from flowkit.checkpoint.saving import drop_later_snapshots
 from flowkit.data.dataset import Dataset
 from flowkit.data_source import open_data, with_split
@@ -78,6 +78,7 @@ def train(
     folders = folders_of(run_dir, recipe.to_dict())
     if here:
         folders = (Path(), *folders)
+    recipe = environments.with_precision(recipe, saved_precision(run_dir) if resume else None)
     with environments.joined(recipe) as environment, RunLock(run_dir) as lock:
         accelerator = environment.accelerator
         start = None

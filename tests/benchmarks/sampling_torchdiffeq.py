@@ -19,6 +19,7 @@ import torchdiffeq
 from torch import Tensor, nn
 
 import flowkit
+from flowkit.conditions import NOTHING
 from flowkit.flow.solvers import integrate
 from flowkit.recipe.sample import SampleSettings
 from flowkit.sampling.draw import velocity_of
@@ -49,7 +50,7 @@ def trained(folder: str, updates: int) -> LoadedModel:
 def ours(loaded: LoadedModel, x: Tensor, **settings: object) -> Callable[[], tuple[Tensor, Tensor]]:
     @torch.inference_mode()
     def work() -> tuple[Tensor, Tensor]:
-        velocity = velocity_of(loaded, (None, None), settings=SampleSettings.of({"solver": "euler"}))
+        velocity = velocity_of(loaded, NOTHING, settings=SampleSettings.of({"solver": "euler"}))
         return tuple(integrate(velocity, x, **settings))  # pyright: ignore[reportArgumentType]
 
     return work
