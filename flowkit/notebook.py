@@ -72,6 +72,7 @@ def _(data: Dataset) -> str:
         "rows": f"{len(data):,} of shape {shape(data.x.shape[1:])}",
         "classes": _names(data.class_names) if data.class_label is not None else None,
         "condition": shape(data.condition.shape[1:]) if data.condition is not None else None,
+        **{kind: f"{len(one.tokens):,} as {shape(one.shape)}" for kind, one in data.encoded.items()},
         "split": " · ".join(f"{len(data.rows(name)):,} {name}" for name in ("train", "validation", "test"))
         if data.split is not None else None,
         "source": plain(source) if source else None,

@@ -136,6 +136,10 @@ def card(
         "Data": f"{source}{rows}",
         "Classes": ", ".join(classes[:40]) + (f", ... ({len(classes)})" if len(classes) > 40 else ""),
         "Conditions": f"vectors of shape {tuple(info['condition_shape'])}" if info.get("condition_shape") else "",
+        **{
+            f"{kind.capitalize()}s": f"encoded by {one.get('encoder', 'an unknown encoder')}"
+            for kind, one in (info.get("encoded") or {}).items()
+        },
         "Network": f"{info['architecture']}, {info.get('num_parameters', 0):,} parameters",
         "Objective": f"{flow.objective.tag()}, path {flow.path.tag()}, predicts the {flow.prediction}",
         "Trained for": f"{info.get('step')} updates",

@@ -444,9 +444,10 @@ def test_scales_of_two_kinds_compose():
     with torch.no_grad():
         found = v(x, t)
         assert calls == [6] and v.evaluations(t).tolist() == [3, 3]
-        of = lambda *names: model(
-            x, t, given.class_label, **{n: one for n, one in given.encoded.items() if n.startswith(names)}
-        )
+
+        def of(*names: str) -> torch.Tensor:
+            return model(x, t, given.class_label, **{n: one for n, one in given.encoded.items() if n.startswith(names)})
+
         wanted = of("nothing") + 3.0 * (of("image") - of("nothing")) + 0.5 * (of("image", "text") - of("image"))
         assert torch.allclose(found, wanted, atol=1e-5)
         equal = guided(called, FlowObjective(Linear()), given, {"class": 2.0, "image": 2.0, "text": 2.0})(x, t)

@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from flowkit.data.dataset import Dataset, write_dataset
+from flowkit.data.encoded import Encoded
 from tests.conftest import sketch_rows
 from tests.processes import flowkit, start
 
@@ -70,9 +71,12 @@ def folder(tmp_path_factory) -> Path:
     rows = sketch_rows(100)
     condition = np.random.default_rng(0).standard_normal((100, 3, 4)).astype(np.float32)
     mask = np.arange(3) < 1 + np.arange(100)[:, None] % 3
+    counts = np.arange(100) % 4  # images of a row: none, or up to three, of which each visit sees one
+    image = np.random.default_rng(1).standard_normal((counts.sum(), 4, 5)).astype(np.float16)
     data = Dataset(
-        "sketch", rows["x"], rows["class_label"], condition, class_names=rows["class_names"], condition_mask=mask
-    )
+        "sketch", rows["x"], rows["class_label"], condition, class_names=rows["class_names"], condition_mask=mask,
+        encoded={"image": Encoded(image, np.concatenate([[0], np.cumsum(counts)]))},
+    )  # fmt: skip
     write_dataset(folder / "rows", data)
     (folder / "recipe.toml").write_text(RECIPE.replace("num_heads = 4", "num_heads = 4\nattend_conditions = true"))
     done = launch(folder, 1)

@@ -75,7 +75,7 @@ def _sections(value: Any) -> bool:
 
 def _encoded(value: Any) -> bool:
     return _sections(value) and all(
-        kind in ("image", "text") and isinstance(one.get("encoder"), str) and isinstance(one.get("fingerprint"), str)
+        kind in ("image", "text") and isinstance(one.get("encoder", ""), str) and isinstance(one.get("fingerprint", ""), str)
         and _shape(one.get("shape")) and len(one["shape"]) == 2 for kind, one in value.items()
     )  # fmt: skip
 

@@ -42,6 +42,10 @@ def describe(model: LoadedModel, what: str) -> tuple[dict[str, Any], list[str]]:
     if solver not in SOLVERS:
         differs.append(f'solver "midpoint" instead of "{solver}"')
         solver = "midpoint"
+    if model.info.get("encoded"):
+        kinds = " and ".join(f"{kind}s" for kind in model.info["encoded"])
+        raise UserError(f"{what}: this model is conditioned on {kinds} by an encoder, which is not exported; use flowkit to "
+                        "sample, or train without (data.conditions)")  # fmt: skip
     if isinstance(scale := sampling.guidance_scale, dict):
         raise UserError(f"{what}: guidance by a scale for each kind of condition is not exported; retrain or edit "
                         "sample.guidance_scale to one number")  # fmt: skip

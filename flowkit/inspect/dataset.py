@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from flowkit.data.dataset import SPLITS, Dataset, data_files, read_dataset
+from flowkit.data.encoded import encoded_file
 from flowkit.domain import Preview, get_domain
 from flowkit.errors import UserError
 
@@ -28,6 +29,7 @@ def data_report(path: Path) -> dict[str, Any]:
     remarks = [f"{found['bad_rows']} of the {len(looked):,} rows looked at have NaN or infinity in {name!r}"
                for name, found in statistics.items() if found["bad_rows"]]  # fmt: skip
     files = [tensors_path, json_path] + ([tensors_path.with_suffix(".jsonl")] if data.texts is not None else [])
+    files += [encoded_file(tensors_path, kind) for kind in data.encoded]
     split, mask = None, data.condition_mask
     if data.split is not None:
         split = {name: int((data.split == number).sum()) for name, number in SPLITS.items()}
@@ -44,6 +46,10 @@ def data_report(path: Path) -> dict[str, Any]:
         "condition_tokens": None
         if mask is None
         else float(mask[looked].sum(1).mean()),  # mean number of present tokens
+        "encoded": {
+            kind: {"shape": list(one.shape), "items": len(one.tokens), "rows": int((one.counts > 0).sum()), **one.info}
+            for kind, one in data.encoded.items()
+        },
         "class_names": list(data.class_names),
         "class_counts": data.class_counts() or None,
         "split": split,

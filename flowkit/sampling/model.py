@@ -241,6 +241,8 @@ class SamplingModel:
             if known is None:
                 raise UserError(f"{kind}: this model was trained without {kind}s; it has "
                                 f"{listing(self.condition_kinds) or 'no conditions'}")  # fmt: skip
+            if "encoder" not in known:
+                raise UserError(f"{kind}: the data of this model does not say which encoder made its tokens")
             found = open_encoder(
                 known["encoder"], kind, weights=self.encoder_weights.get(kind), device=str(self.device)
             )

@@ -119,7 +119,7 @@ def measure_shown(
             words = scale_words(used.guidance_scale)
             made = model.sample(
                 len(pool_rows), conditions=told, seed=seed, settings=used, batch_size=batch_size,
-                progress=lambda done, total, words=words: tell(f"sketching by {name} at w {words}", done, total),
+                progress=lambda done, total, at=f"{name} at w {words}": tell(f"sketching by {at}", done, total),
             ).x  # fmt: skip
             features = None
             if ranker is not None and theirs is not None:

@@ -48,6 +48,9 @@ def _facts(report: dict[str, Any]) -> Facts:
         there = report["condition_tokens"]
         padded = "" if there is None else f", {there:.3g} tokens present on average"
         facts.append(("condition", f"{shape(report['condition_shape'])}{padded}"))
+    for kind, one in report["encoded"].items():
+        several = f"{one['items']:,} {kind}s of {one['rows']:,} rows"
+        facts.append((kind, f"{several} as {shape(one['shape'])} by {one.get('encoder', 'an unknown encoder')}"))
     if report["split"]:
         facts.append(("split", " · ".join(f"{count:,} {name}" for name, count in report["split"].items() if count)))
     facts.append(("files", settings({name: size(count) for name, count in report["files"].items()})))

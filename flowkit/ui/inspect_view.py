@@ -93,6 +93,10 @@ def _model_facts(model: dict[str, Any], report: dict[str, Any]) -> Facts:
     if model.get("condition_shape"):
         facts.append(("condition", shape(model["condition_shape"])))
     facts += [
+        (kind, f"{one.get('encoder', 'an unknown encoder')}, {shape(one['shape'])}")
+        for kind, one in (model.get("encoded") or {}).items()
+    ]
+    facts += [
         ("normalizer", settings(model["normalizer"])),
         ("flow", settings(model["flow"])),
         ("sampling", settings(model.get("sampling") or {})),
