@@ -97,7 +97,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "flow.loss.weights=min_snr gamma": ("0.5",),
     "flow.loss.weights=bins": ('{name="bins",losses=[1,4]}',),
     "flow.loss.error=pseudo_huber c": ("1.0",),
-    "flow.cond_drop": ("0.0",),
+    "flow.cond_drop": ("0.0", "{class=0.5,condition=0.1}"),
     "flow.given": ("0.5", "{prefix=0.5}"),
     "data.augment.rate": ("0.2",),
     "data.augment.rotation": ("20", "[10,30]"),
@@ -123,7 +123,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "sample.grid=custom": ('{name="custom",times=[0,0.2,1]}',),
     "sample.guidance=cfg_zero zero_init": ("0.5",),
     "sample.guidance=autoguidance": ('{name="autoguidance",ckpt="{weaker run}"}',),
-    "sample.guidance_scale": ("3.0",),
+    "sample.guidance_scale": ("3.0", "{class=3.0}"),
     "sample.guidance_interval": ("[0.2,0.8]",),
     "sample.guidance_rescale": ("0.7",),
 }
