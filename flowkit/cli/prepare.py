@@ -241,7 +241,10 @@ def _run(domain: Domain, source: Path, out: Path, **options: Any) -> None:
             err=True,
         )
         raise typer.Exit(1)
-    if recipe := NEXT.get(domain.name):
+    recipe = NEXT.get(domain.name)
+    for kind in getattr(report, "encoded", ()):
+        recipe = f"{kind}_sketch"
+    if recipe:
         command = f"flowkit train {recipe} --set data.source={shlex.quote(str(report.paths[0]))} --set run.name=NAME"
         # Not wrapped, so that it can be copied as a whole.
         console.print(Text(f"next: {command}", "dim"), soft_wrap=True)

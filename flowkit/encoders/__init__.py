@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -92,10 +94,23 @@ def _open(name: str, kind: str, weights: Path | None, device: str, batch_size: i
     plain, _, level = name.partition("@")
     if re.search(r"\s", name) or name.endswith("@"):
         raise UserError(f"encoder {name!r}: expected NAME or NAME@LEVEL, without spaces")
-    if kind == "image":
-        from flowkit.encoders.images import TimmEncoder
+    with _without_retries():
+        if kind == "image":
+            from flowkit.encoders.images import TimmEncoder
 
-        return TimmEncoder(plain, level, weights=weights, device=device, batch_size=batch_size)
-    from flowkit.encoders.texts import TransformersEncoder
+            return TimmEncoder(plain, level, weights=weights, device=device, batch_size=batch_size)
+        from flowkit.encoders.texts import TransformersEncoder
 
-    return TransformersEncoder(plain, level, weights=weights, device=device, batch_size=batch_size)
+        return TransformersEncoder(plain, level, weights=weights, device=device, batch_size=batch_size)
+
+
+@contextlib.contextmanager
+def _without_retries() -> Iterator[None]:
+    """Silence what the Hub's library logs of every attempt to reach it. The error that ends them is told once, by flowkit."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -65,6 +65,7 @@ class PrepareReport:
     classes: tuple[ClassReport, ...]
     examples: dict[str, str]  # reason -> the first drawing left out for it
     notes: tuple[str, ...] = ()  # what was not read, and doubtful choices
+    encoded: dict[str, str] = field(default_factory=dict)  # of images and texts: how many, and as what
 
     @property
     def trainable(self) -> bool:
@@ -183,7 +184,9 @@ def prepare(
     for encoding in encodings:
         encoding.clear()
     splits = {} if data.split is None else {key: len(data.rows(key)) for key in SPLITS}
-    return PrepareReport(source, name, paths, data.x.shape, splits, tally.reports(), tally.examples, notes)
+    encoded = {kind: f"{one.info['items']:,} {kind}s of {int((one.counts > 0).sum()):,} drawings, each {one.shape[0]} x "
+               f"{one.shape[1]} by {one.info['encoder']}" for kind, one in data.encoded.items()}  # fmt: skip
+    return PrepareReport(source, name, paths, data.x.shape, splits, tally.reports(), tally.examples, notes, encoded)
 
 
 @dataclass(frozen=True)

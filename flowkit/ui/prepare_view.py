@@ -55,6 +55,7 @@ def summary(report: PrepareReport, width: int = 80) -> Group:
     parts.append(Text(f"{report.paths[0]}: {shape} in {kept_classes} {'class' if kept_classes == 1 else 'classes'}"))
     if report.splits:
         parts.append(Text("  " + ", ".join(f"{count:,} {name}" for name, count in report.splits.items())))
+    parts += [Text(f"  {words}") for words in report.encoded.values()]
     return Group(*parts)
 
 
