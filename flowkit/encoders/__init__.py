@@ -107,6 +107,8 @@ def _open(name: str, kind: str, weights: Path | None, device: str, batch_size: i
 @contextlib.contextmanager
 def _without_retries() -> Iterator[None]:
     """Silence what the Hub's library logs of every attempt to reach it. The error that ends them is told once, by flowkit."""
+    with contextlib.suppress(ImportError):
+        import huggingface_hub.utils  # noqa: F401  (sets the level as it is imported)
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)
