@@ -647,3 +647,19 @@ def test_item_zero_is_what_rows_are_given_with(model):
         torch.from_numpy(data.encoded["image"].tokens[data.encoded["image"].first[[4, 2]]]),
     )
     assert given.kinds == ("class", "image", "text") == conditions_of(data, np.array([1])).kinds
+
+
+def test_a_resumed_run_sees_the_same_images(tmp_path):
+    """Which of a row's images is shown depends on the update, and the rows are read ahead of it."""
+    write_dataset(tmp_path / "rows", rows())
+
+    def train(name: str, steps: int, seed: int = 0, **how: Any) -> dict[str, torch.Tensor]:
+        sections = {"run": {"name": name, "seed": seed}, "optim": {"schedule": "constant", "warmup": 0},
+                    "train": {"steps": steps, "save_every": 2, "val_every": "never"}}  # fmt: skip
+        return flowkit.train(recipe(tmp_path, **sections), **how).model.state_dict()
+
+    whole = train("whole", 4)
+    train("parts", 2)
+    resumed = train("parts", 4, resume=True)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert not all(torch.equal(one, whole[name]) for name, one in train("other", 4, seed=1).items())
