@@ -232,11 +232,13 @@ def test_texts_of_every_format(folders, suffix):
 
 
 def test_tags_are_joined_and_selected(folders):
-    path = folders.root / "tags.json"
+    path = folders.drawings / "tags.json"
     path.write_text(json.dumps({f"{name}/{name}{place}.svg": ["alpha", "beta", "gamma", name] for name in ("cat", "dog", "owl")
                                 for place in range(8)}))  # fmt: skip
     with trusting():
-        prepare(folders.drawings, folders.out, texts=path, text_encoder=LETTERS, join_texts=True, variants=5)
+        prepare(
+            folders.drawings, folders.out, texts=Path("tags.json"), text_encoder=LETTERS, join_texts=True, variants=5
+        )
     data = read_dataset(folders.out)
     held = data.encoded["text"]
     assert (held.counts == 5).all() and set(data.texts or ()) == {
@@ -260,7 +262,7 @@ def test_classes_held_out(folders):
         ({"image_encoder": GRAYS, "images": "nowhere"}, "--images: nowhere is missing"),
         ({"image_encoder": GRAYS}, "no drawing has an image"),
         ({"text_encoder": LETTERS}, "no drawing has a text"),
-        ({"texts": Path("nowhere.json"), "text_encoder": LETTERS}, "nowhere.json"),
+        ({"texts": Path("nowhere.json"), "text_encoder": LETTERS}, "nowhere.json is neither a file nor in .*drawings"),
         ({"join_texts": True}, "--join-texts: only used with --texts"),
         ({"variants": 3}, "--variants: only used with"),
         ({"hold_out": ["cta"]}, "--hold-out cta: no such class.*cat"),

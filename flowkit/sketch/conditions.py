@@ -125,9 +125,9 @@ class Texts(Source):
     join: the texts of a name are tags: all of them make one text, and `variants - 1` random selections of them make others.
     """
 
-    def __init__(self, path: Path, *, join: bool, variants: int, seed: int) -> None:
+    def __init__(self, path: Path, source: Path, *, join: bool, variants: int, seed: int) -> None:
         self.words, self.join, self.variants, self.seed = path.name, join, variants, seed
-        self.named = _read_texts(path)
+        self.named = _read_texts(path, source)
         self.unused, self.missing = dict.fromkeys(self.named), list[str]()
         stems = Counter(Path(name).stem for name in self.named)
         self.by_stem = {Path(name).stem: name for name in self.named if stems[Path(name).stem] == 1}
@@ -331,11 +331,18 @@ def _digest(row: np.ndarray) -> str:
     return blake2b(np.ascontiguousarray(row).tobytes(), digest_size=8).hexdigest()
 
 
-def _read_texts(path: Path) -> dict[str, list[str]]:
-    """Return the texts by name. Raises UserError for a file that is none of the formats, or not in UTF-8 or UTF-16."""
+def _read_texts(path: Path, source: Path) -> dict[str, list[str]]:
+    """Return the texts by name, from a file on the disk or inside `source`.
+
+    Raises UserError for a file that is missing, none of the formats, or not in UTF-8 or UTF-16.
+    """
+    inside = not path.exists() and (source.is_dir() or source.suffix.lower() == ".zip")
     try:
-        with open_files(path) as files:
-            data = files.read(files.entries[0], 1 << 30)
+        with open_files(source if inside else path) as files:
+            entry = next((one for one in files.entries if not inside or one.name == str(path)), None)
+            if entry is None:
+                raise UserError(f"--texts: {path} is neither a file nor in {source}")
+            data = files.read(entry, 1 << 30)
     except Unreadable as problem:
         raise UserError(f"--texts: {path}: {problem}") from None
     try:
