@@ -205,7 +205,7 @@ class _Asked:
 
     def encodings(self, source: Path, out: Path) -> list[Encoding]:
         """Return what encodes, with its sources and encoders open. Raises UserError for options that do not go together."""
-        for kind, source, encoder in (
+        for kind, asked, encoder in (
             ("image", self.images, self.image_encoder),
             ("text", self.texts, self.text_encoder),
         ):
