@@ -153,7 +153,7 @@ def prepare(
     encodings = asked.encodings(source, paths[0])
     with open_files(source) as files:
         name, read = detect(source, files)
-        if name == "controlsketch":
+        if name == "controlsketch" or text_encoder is not None:
             free_target(out, overwrite=overwrite, sources=[source], texts=True, example="sketches")
         if recognized_only:
             if name != "quickdraw":
