@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.loops [drift mlp dit1 dit16] [--updates 120] [--precision fp32 bf16] [--compile]
 
-The plain loop stands for driftsketch (drift: a DiT of 4 layers, 128 wide, on 32 strokes, 64 rows) and rielbo (mlp, dit1, dit16: an
-MLP and a DiT of 1 and 16 tokens on 1,024-d vectors, 256 rows). Their own code is not at hand, so it is written after their
-description: `nn.MultiheadAttention`, AdamW as it comes, clipping, an average by parameter, rows by `randint`, `loss.item()` at
-every update, float32. The networks have flowkit's layers otherwise, so what is compared is the loop and the precision.
+The plain loop stands for driftsketch (drift: a DiT of 4 layers, 128 wide, on 32 strokes, 64 rows) and rielbo (mlp, dit1, dit16:
+an MLP and a DiT of 1 and 16 tokens on 1,024-d vectors, 256 rows). Their own code was not at hand. It is written from these sizes,
+as such loops usually are: `nn.MultiheadAttention`, AdamW as it comes, clipping, an average by parameter, rows by `randint`,
+`loss.item()` at every update, float32. The networks have flowkit's layers otherwise, so what is compared is the loop and the
+precision.
 
 `--losses N` instead trains N updates each in fp32 and bf16, and prints both validation losses.
 """
@@ -127,7 +128,8 @@ def losses(size: str, updates: int) -> str:
             flowkit.train(recipe, data=rows_of(size), listeners=lambda listener=listener: [listener()])
             found[precision] = seen[-1].raw_loss
     apart = found["bf16"] / found["fp32"] - 1
-    return f"{size:6} validation loss after {updates:,} updates: fp32 {found['fp32']:.4f}, bf16 {found['bf16']:.4f} ({apart:+.2%})"
+    values = ", ".join(f"{precision} {loss:.4f}" for precision, loss in found.items())
+    return f"{size:6} validation loss after {updates:,} updates: {values} ({apart:+.2%})"
 
 
 def main() -> None:
