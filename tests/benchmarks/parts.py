@@ -66,7 +66,8 @@ def main() -> None:
         # Small ones: as in most of a run, nothing is clipped.
         gradients = [torch.randn_like(parameter) * 1e-5 for parameter in parameters]
         ours, theirs, ratio = paired(kept(parameters, gradients), torchs(parameters, gradients), rounds)
-        print(f"{name}, {len(parameters)} parameters: kept lists {ours * 1e6:.0f} us, torch's functions {theirs * 1e6:.0f} us; ratio {ratio:.2f}")
+        print(f"{name}, {len(parameters)} parameters: kept lists {ours * 1e6:.0f} us, torch's functions {theirs * 1e6:.0f} us; "
+              f"ratio {ratio:.2f}")  # fmt: skip
     for shape in ((32, 8), (256,), (1024,)):
 
         def noise(steps: int, shape: tuple[int, ...] = shape) -> None:
