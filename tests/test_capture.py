@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+import flowkit
 from flowkit.data.dataset import Dataset
 from flowkit.data.encoded import Encoded
 from flowkit.device import recording
@@ -28,12 +30,14 @@ from flowkit.distributed import environment as environments
 from flowkit.domain import get_domain
 from flowkit.errors import UserError
 from flowkit.recipe import recipe_from_dict
-from flowkit.training import batches
+from flowkit.training import batches, capture, loop
+from flowkit.training import session as sessions
 from flowkit.training.capture import WARM_UP, Body, CapturedUpdate, make_update
 from flowkit.training.loop import eager_update
 from flowkit.training.meters import Meters
 from flowkit.training.session import Session, build, why_not_captured
 from flowkit.training.step import UpdateInputs, micro_loss
+from tests.benchmarks import launches
 
 MODELS = {
     "sketch": {"arch": "bezier_sketch_dit", "embed_dim": 8, "num_layers": 1, "num_heads": 2},
@@ -389,6 +393,68 @@ def test_where_updates_are_recorded(tmp_path):
     assert reason() is None and reason(device="cpu") == "requires a CUDA device"
     assert reason(sharded=True, world_size=2) == "not supported with FSDP"
     assert reason(world_size=2) == "not supported with several processes yet"
+
+
+def test_a_run_with_recorded_updates_can_be_resumed(tiny, rows, tmp_path, monkeypatch):
+    """A whole run by the recipe's key, with validation between updates; stopped and resumed, it is the same run."""
+    for module in (capture, sessions):
+        monkeypatch.setattr(module, "why_not_captured", lambda environment: None)
+    monkeypatch.setattr(capture, "CudaGraphs", lambda device: Tapes())
+    made: list[CapturedUpdate] = []
+
+    def noted(*arguments: Any) -> Any:
+        made.append(make_update(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(loop, "make_update", noted)
+    tiny["train"].update(steps=14, save_every=7, val_every=5, log_every=4)
+    for name, overrides in (("recorded", []), ("eager", ["train.capture=false"]), ("halves", ["train.steps=7"])):
+        flowkit.train(tiny, data=rows, overrides=[f"run.name={name}", "optim.schedule=constant", *overrides])
+    flowkit.train(tiny, data=rows, overrides=["run.name=halves", "optim.schedule=constant"], resume=True)
+    assert [one.replays is not None for one in made if isinstance(one, CapturedUpdate)] == [True, True, True]
+
+    def read(name: str, file: str) -> dict[str, Tensor]:
+        return load_file(tmp_path / "runs" / name / "checkpoints" / "step-00000014" / f"{file}.safetensors")
+
+    for file in ("model", "optimizer", "ema"):
+        recorded, eager, halves = (read(name, file) for name in ("recorded", "eager", "halves"))
+        for key in recorded:
+            close = {"rtol": 1e-5, "atol": 1e-6} if file == "ema" else {"rtol": 0, "atol": 0}
+            torch.testing.assert_close(recorded[key], eager[key], **close)
+            torch.testing.assert_close(recorded[key], halves[key], **close)
+
+
+# Upper limits of operations, in the order of PHASES; `python -m tests.benchmarks.launches` prints how many there are.
+BUDGETS = {
+    "points_quickstart": (8, 1, 10, 9, 22, 19, 8, 3),
+    "mlp_text": (18, 1, 10, 18, 34, 19, 8, 4),
+    "quickstart": (24, 2, 44, 112, 205, 19, 8, 4),
+}
+
+
+@pytest.mark.parametrize("recipe", BUDGETS)
+def test_an_update_has_no_more_operations_than_planned(recipe, tmp_path):
+    with launches.session_of(recipe, tmp_path) as session:
+        found = launches.operations(session)
+    assert all(found.values())
+    over = {phase: count for (phase, count), most in zip(found.items(), BUDGETS[recipe], strict=True) if count > most}
+    assert not over, f"of {dict(zip(found, BUDGETS[recipe], strict=True))}"
+
+
+COMPILED = ("image and text", "spherical", "given", "augment", "mean_flow guided", "bf16")
+
+
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=() if name in COMPILED else pytest.mark.slow) for name in VARIANTS]
+)
+def test_the_loss_compiles_to_one_graph(variant, tmp_path):
+    """So that `torch.compile` could fuse it with the network. All variants: `pytest -m "" tests/test_capture.py -k one_graph`."""
+    with session_of(variant, tmp_path) as session, recording():
+        micro = UpdateInputs(session, 0, ready=False).micro(0)
+        wanted = micro_loss(session, micro)[0]
+        torch._dynamo.reset()
+        compiled = torch.compile(lambda: micro_loss(session, micro)[0], fullgraph=True, backend="eager")
+        assert torch.equal(compiled(), wanted)
 
 
 def same(ours: dict[str, list[Tensor]], theirs: dict[str, list[Tensor]]) -> list[str]:
