@@ -8,6 +8,7 @@ an eager one. Before it is used, one update is computed in both ways and compare
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
@@ -293,12 +294,12 @@ class CudaGraphs:
         """Run on the stream of the graphs, so that libraries have their workspaces there, and raise where the host waits."""
         before, current = torch.cuda.get_sync_debug_mode(), torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
-        torch.cuda.set_sync_debug_mode("error")
+        _find_waits("error")
         try:
             with torch.cuda.stream(self.stream):
                 yield
         finally:
-            torch.cuda.set_sync_debug_mode(before)
+            _find_waits(before)
             current.wait_stream(self.stream)
 
     def record(self, body: Callable[[], object]) -> Callable[[], object]:
@@ -307,6 +308,12 @@ class CudaGraphs:
         with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
             body()
         return graph.replay
+
+
+def _find_waits(mode: int | str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that it does not find every wait
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 def _nothing() -> None:
