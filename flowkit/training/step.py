@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,8 +52,7 @@ def accumulate(session: Session, update: int) -> dict[str, Tensor]:
     return means
 
 
-@dataclass(frozen=True)
-class Micro:
+class Micro(NamedTuple):
     """What the loss of b rows depends on, besides the weights. A recorded update reads it from fixed memory."""
 
     rows: Rows | Tensor  # or the numbers (b,) of resident rows, still to be gathered
@@ -107,12 +107,12 @@ class UpdateInputs:
         session, micro = self.session, self.session.layout.micro
         stop, first = micro if stop is None else stop, session.layout.start(micro_step)
         indices, mine = slice(first + start, first + stop), slice(micro_step * micro + start, micro_step * micro + stop)
-        part = lambda drawn, of: None if drawn is None else drawn[of]  # noqa: E731
+        eps, dropped, augment = self.eps, self.dropped, self.augment
         spans = None if self.spans is None else self.spans.slice(indices).put(fixed=not host_may_read(session.device))
         return Micro(
             rows=self.rows[mine] if isinstance(self.rows, Tensor) else self.rows.slice(mine.start, mine.stop),
-            x0=self.noise[indices], t=self.times[indices], eps=part(self.eps, indices), spans=spans,
-            dropped=part(self.dropped, indices), augment=part(self.augment, mine),
+            x0=self.noise[indices], t=self.times[indices], eps=None if eps is None else eps[indices], spans=spans,
+            dropped=None if dropped is None else dropped[indices], augment=None if augment is None else augment[mine],
             given=None if self.given is None else tuple(uniform[indices] for uniform in self.given),
         )  # fmt: skip
 
