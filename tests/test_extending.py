@@ -22,6 +22,7 @@ from flowkit import components
 from flowkit.cli import app
 from flowkit.components import choose, find, names, trusting
 from flowkit.data.dataset import Dataset, read_dataset, write_dataset
+from flowkit.distributed.environment import with_precision
 from flowkit.domain import builtin_sets, get_domain
 from flowkit.errors import UserError
 from flowkit.inspect import inspect
@@ -251,7 +252,7 @@ def test_it_is_trained_resumed_sampled_and_inspected(outside, name):
     table = case(name)
     model = flowkit.train(table)
     assert np.isfinite(model.sample(4).x).all()
-    assert recipe_from_dict(model.info["recipe"]) == recipe_from_dict(table)
+    assert recipe_from_dict(model.info["recipe"]) == with_precision(recipe_from_dict(table))
     resumed = flowkit.train("runs/a", overrides=["train.steps=6"], resume=True, allow_changes=True)
     whole = flowkit.train({**table, "run": {"name": "whole"}, "train": {**table["train"], "steps": 6}})
     for key, tensor in whole.model.state_dict().items():

@@ -83,6 +83,19 @@ def test_steps_are_cut_at_the_ends_of_the_interval(solver):
     )
 
 
+@pytest.mark.parametrize("solver", ["midpoint", "ab2", "sde"])
+@pytest.mark.parametrize("numerics", [1, 3])
+def test_the_host_decides_which_steps_are_guided(monkeypatch, solver, numerics):
+    """Version 1 asks the device at every call, for the rows to guide; on a GPU that waits for all work before it."""
+    waits, nonzero = [], torch.Tensor.nonzero
+    monkeypatch.setattr(torch.Tensor, "nonzero", lambda *given, **more: waits.append(1) or nonzero(*given, **more))
+    more = {"path": choose("path", "linear"), "noise": lambda step: torch.zeros_like(X)} if solver == "sde" else {}
+    for settings in ({"interval": (0.25, 0.6)}, {"guidance": CFGZero(zero_init=0.3)}):
+        velocity = guided(Network(), VELOCITY, LABEL, scale=3.0, numerics=numerics, **settings)
+        integrate(velocity, X, solver=solver, steps=4, **more)
+    assert bool(waits) == (numerics == 1)
+
+
 @pytest.mark.parametrize("interval", [(0.2, 0.7), (0.0, 0.5), (0.35, 1.0), (0.0, 1.0)])
 def test_adaptive_solver_restarts_at_the_interval_ends(interval):
     """Across a jump it would halve its steps to nothing: 2.5 to 3 times the evaluations, and a larger error."""

@@ -50,7 +50,8 @@ def test_refuses_pixels_but_not_strokes_that_leave_the_canvas(domain):
 
 def test_model_args_follow_from_the_data(domain):
     x = np.zeros((2, 5, 8), np.float32)
-    plain = {"num_strokes": 5, "stroke_dim": 8, "shape": [5, 8], "num_classes": 0, "clip_dim": 0, "condition_dim": 0}
+    plain = {"num_strokes": 5, "stroke_dim": 8, "shape": [5, 8], "num_classes": 0, "clip_dim": 0, "condition_dim": 0,
+             "image_dim": 0, "image_tokens": 0, "text_dim": 0}  # fmt: skip
     assert domain.model_args(Dataset("sketch", x, class_names=("a",)), x.shape[1:]) == plain
     data = Dataset("sketch", x, np.array([0, 2]), np.zeros((2, 7, 512), np.float32), class_names=("a", "b", "c"))
     assert domain.model_args(data, x.shape[1:]) == {**plain, "num_classes": 3, "clip_dim": 512, "condition_dim": 512}

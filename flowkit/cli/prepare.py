@@ -169,7 +169,7 @@ def prepare(
       flowkit prepare quickdraw/ --out data/quickdraw --max-per-class 1k
       flowkit prepare cat.ndjson.gz --out data/cat --recognized-only
       flowkit prepare sketchrnn_cat.npz --out data/cat
-      flowkit prepare icons.zip --out data/icons --images render --image-encoder efficientnet-lite0 --hold-out brand
+      flowkit prepare icons.zip --out data/icons --images render --image-encoder efficientnet-lite0
       flowkit prepare drawings/ --out data/mine --images photos/ --image-encoder clip
       flowkit prepare icons.zip --out data/tagged --texts tags.json --join-texts --text-encoder minilm
       flowkit prepare ControlSketch/ --out data/control --image-encoder clip-rn101

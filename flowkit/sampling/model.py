@@ -241,7 +241,7 @@ class SamplingModel:
             if known is None:
                 raise UserError(f"{kind}: this model was trained without {kind}s; it has "
                                 f"{listing(self.condition_kinds) or 'no conditions'}")  # fmt: skip
-            if "encoder" not in known:
+            if not known.get("encoder") or not known.get("fingerprint"):
                 raise UserError(f"{kind}: the data of this model does not say which encoder made its tokens")
             found = open_encoder(
                 known["encoder"], kind, weights=self.encoder_weights.get(kind), device=str(self.device)

@@ -80,10 +80,7 @@ class Folder(Source):
         ]
 
     def notes(self) -> list[str]:
-        left = [str(path.relative_to(self.folder)) for path in self.unused]
-        said = {"drawing without an image": self.missing, "image without a drawing": left}
-        return [f"{len(names):,} {what.replace(' ', 's ', 1) if len(names) > 1 else what}: {listing(names, 5)}"
-                for what, names in said.items() if names]  # fmt: skip
+        return _left_over("an image", self.missing, [str(path.relative_to(self.folder)) for path in self.unused])
 
 
 @dataclass
@@ -125,9 +122,9 @@ class Texts(Source):
     join: the texts of a name are tags: all of them make one text, and `variants - 1` random selections of them make others.
     """
 
-    def __init__(self, path: Path, *, join: bool, variants: int, seed: int) -> None:
+    def __init__(self, path: Path, source: Path, *, join: bool, variants: int, seed: int) -> None:
         self.words, self.join, self.variants, self.seed = path.name, join, variants, seed
-        self.named = _read_texts(path)
+        self.named = _read_texts(path, source)
         self.unused, self.missing = dict.fromkeys(self.named), list[str]()
         stems = Counter(Path(name).stem for name in self.named)
         self.by_stem = {Path(name).stem: name for name in self.named if stems[Path(name).stem] == 1}
@@ -154,9 +151,7 @@ class Texts(Source):
         return [(text, text) for text in texts]
 
     def notes(self) -> list[str]:
-        said = {"drawing without a text": self.missing, "text without a drawing": list(self.unused)}
-        return [f"{len(names):,} {what.replace(' ', 's ', 1) if len(names) > 1 else what}: {listing(names, 5)}"
-                for what, names in said.items() if names]  # fmt: skip
+        return _left_over("a text", self.missing, list(self.unused))
 
 
 @dataclass
@@ -182,7 +177,7 @@ class Encoding:
         self.partial, self.index = (self.path.with_name(f".{self.path.name}.{part}") for part in ("partial", "index"))
         self._item = self.encoder.tokens * self.encoder.width
         head = {"encoder": self.encoder.name, "fingerprint": self.encoder.fingerprint, "source": self.source.words}
-        self._masks: list[np.ndarray] = []
+        self._masks: list[np.ndarray | None] = []  # of each item in the partial file; None: all tokens exist
         self.partial.parent.mkdir(parents=True, exist_ok=True)
         if not self._resume(head):
             self.partial.write_bytes(b"")
@@ -200,17 +195,14 @@ class Encoding:
                 if (len(self._masks) + 1) * whole > size:
                     break
                 self._known[name] = len(self._masks)
-                self._masks.append(np.array(mask, bool))
+                self._masks.append(None if mask is None else np.array(mask, bool))
         except (OSError, ValueError):
             self._known, self._masks = {}, []
             return False
         self.resumed = len(self._masks)
         with self.partial.open("r+b") as file:
             file.truncate(self.resumed * whole)
-        written = (
-            json.dumps([name, mask.astype(int).tolist()]) for name, mask in zip(self._known, self._masks, strict=True)
-        )
-        self.index.write_text("\n".join([lines[0], *written]) + "\n", "utf-8")
+        self.index.write_text("".join([lines[0] + "\n", *map(_line, self._known, self._masks)]), "utf-8")
         return True
 
     def add(self, item: Item, row: np.ndarray, number: int) -> None:
@@ -241,14 +233,11 @@ class Encoding:
                 self.examples.setdefault(problem.reason, name.split(" ")[0])
         if ready:
             tokens, masks = self.encoder.encode(list(ready.values()))
-            masks = np.ones(tokens.shape[:2], bool) if masks is None else masks
+            masks = [None if masks is None or mask.all() else mask for mask in (tokens if masks is None else masks)]
             with self.partial.open("ab") as file:
                 file.write(np.ascontiguousarray(tokens, np.float16).tobytes())
             with self.index.open("a", encoding="utf-8") as file:
-                file.writelines(
-                    json.dumps([name, mask.astype(int).tolist()]) + "\n"
-                    for name, mask in zip(ready, masks, strict=True)
-                )
+                file.writelines(map(_line, ready, masks))
             for name, mask in zip(ready, masks, strict=True):
                 self._known[name] = len(self._masks)
                 self._masks.append(mask)
@@ -275,6 +264,7 @@ class Encoding:
         ]
         picked = [item for some in items for item in some]
         if not picked:
+            self.clear()
             why = "; ".join(
                 f"{n:,}: {reason}, e.g. {self.examples[reason]}" for reason, n in self.unreadable.most_common(3)
             )
@@ -287,13 +277,17 @@ class Encoding:
         tokens = np.memmap(
             self.partial, np.float16, "r", shape=(len(self._masks), self.encoder.tokens, self.encoder.width)
         )
-        masks = np.stack(self._masks)
-        if kind == "text":  # without columns that no text reaches
+        masks = None
+        if any(mask is not None for mask in self._masks):
+            masks = np.ones(tokens.shape[:2], bool)
+            for place, mask in enumerate(self._masks):
+                masks[place] = True if mask is None else mask
+        if kind == "text" and masks is not None:  # without columns that no text reaches
             longest = int(np.flatnonzero(masks.any(axis=0)).max(initial=0)) + 1
             tokens, masks = tokens[:, :longest], masks[:, :longest]
         info = {"encoder": self.encoder.name, "fingerprint": self.encoder.fingerprint, "source": self.source.words,
                 "items": len(picked)}  # fmt: skip
-        return Encoded(tokens, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), None if masks.all() else masks, info,
+        return Encoded(tokens, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), masks, info,
                        np.array(picked, np.int64))  # fmt: skip
 
     def notes(self) -> list[str]:
@@ -314,6 +308,14 @@ class Encoding:
         self.index.unlink(missing_ok=True)
 
 
+def _left_over(a: str, drawings: list[str], others: list[str]) -> list[str]:
+    """Return `2 drawings without an image: ...` and `1 image without a drawing: ...`, if there are any."""
+    kind = a.split(" ")[1]
+    said = ((f"drawing{'s' * (len(drawings) > 1)} without {a}", drawings),
+            (f"{kind}{'s' * (len(others) > 1)} without a drawing", others))  # fmt: skip
+    return [f"{len(names):,} {what}: {listing(names, 5)}" for what, names in said if names]
+
+
 def _pairs(kind: str) -> str:
     return (
         ": images are paired with drawings by file name, such as cat/12.jpg with cat/12.svg"
@@ -327,15 +329,26 @@ def _unnumbered(stem: str) -> str:
     return NUMBERED.sub("", stem) if NUMBERED.search(stem) else ""
 
 
+def _line(name: str, mask: np.ndarray | None) -> str:
+    return json.dumps([name, None if mask is None else mask.astype(int).tolist()]) + "\n"
+
+
 def _digest(row: np.ndarray) -> str:
     return blake2b(np.ascontiguousarray(row).tobytes(), digest_size=8).hexdigest()
 
 
-def _read_texts(path: Path) -> dict[str, list[str]]:
-    """Return the texts by name. Raises UserError for a file that is none of the formats, or not in UTF-8 or UTF-16."""
+def _read_texts(path: Path, source: Path) -> dict[str, list[str]]:
+    """Return the texts by name, from a file on the disk or inside `source`.
+
+    Raises UserError for a file that is missing, none of the formats, or not in UTF-8 or UTF-16.
+    """
+    inside = not path.exists() and (source.is_dir() or source.suffix.lower() == ".zip")
     try:
-        with open_files(path) as files:
-            data = files.read(files.entries[0], 1 << 30)
+        with open_files(source if inside else path) as files:
+            entry = next((one for one in files.entries if not inside or one.name == str(path)), None)
+            if entry is None:
+                raise UserError(f"--texts: {path} is neither a file nor in {source}")
+            data = files.read(entry, 1 << 30)
     except Unreadable as problem:
         raise UserError(f"--texts: {path}: {problem}") from None
     try:

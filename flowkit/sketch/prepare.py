@@ -150,10 +150,10 @@ def prepare(
     asked = _Asked(
         images, image_encoder, texts, text_encoder, join_texts, variants, encoder_weights or {}, device, seed
     )
-    encodings = asked.encodings(paths[0])
+    encodings = asked.encodings(source, paths[0])
     with open_files(source) as files:
         name, read = detect(source, files)
-        if name == "controlsketch":
+        if name == "controlsketch" or text_encoder is not None:
             free_target(out, overwrite=overwrite, sources=[source], texts=True, example="sketches")
         if recognized_only:
             if name != "quickdraw":
@@ -203,13 +203,13 @@ class _Asked:
     device: str
     seed: int
 
-    def encodings(self, out: Path) -> list[Encoding]:
+    def encodings(self, source: Path, out: Path) -> list[Encoding]:
         """Return what encodes, with its sources and encoders open. Raises UserError for options that do not go together."""
-        for kind, source, encoder in (
+        for kind, asked, encoder in (
             ("image", self.images, self.image_encoder),
             ("text", self.texts, self.text_encoder),
         ):
-            if source is not None and encoder is None:
+            if asked is not None and encoder is None:
                 raise UserError(
                     f"--{kind}s: needs --{kind}-encoder, such as {OFFLINE[kind]}, which works without a network"
                 )
@@ -233,10 +233,10 @@ class _Asked:
         if self.text_encoder is not None:
             texts = Captions()
             if self.texts is not None:
-                texts = Texts(self.texts, join=self.join_texts, variants=variants, seed=self.seed)
+                texts = Texts(self.texts, source, join=self.join_texts, variants=variants, seed=self.seed)
             found.append((self.text_encoder, "text", texts))
-        return [Encoding(open_encoder(name, kind, weights=self.weights.get(kind), device=self.device), source, out)
-                for name, kind, source in found]  # fmt: skip
+        return [Encoding(open_encoder(name, kind, weights=self.weights.get(kind), device=self.device), of, out)
+                for name, kind, of in found]  # fmt: skip
 
 
 class _Tally:

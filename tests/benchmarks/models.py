@@ -32,6 +32,9 @@ class PlainAttention(nn.Module):
         memory = x if memory is None else memory
         return self.attention(x, memory, memory, key_padding_mask=None if visible is None else ~visible)[0]
 
+    def of_one(self, x: Tensor) -> Tensor:
+        return self(x)
+
 
 def plain(model: nn.Module, embed_dim: int, num_heads: int) -> nn.Module:
     """Replace every `Attention` in `model`."""

@@ -1,4 +1,4 @@
-"""Sampling through `flowkit.load(...).sample` against a bare Heun loop over the same model.
+"""Sampling through `flowkit.load(...).sample` against a bare Heun loop over the same model, and in bf16 against fp32.
 
     python -m tests.benchmarks.sampling [--ckpt runs/quickstart] [--num-samples 64] [--rounds 7]
 
@@ -77,6 +77,14 @@ def main() -> None:
             difference = np.abs(drawn["flowkit"] - drawn["bare"]).max()
             print(f"guidance {scale:g}: flowkit {ours:.3f} s, bare {bare:.3f} s for {count} samples of {steps} Heun steps; "
                   f"ratio {ratio:.3f}; largest difference of a coordinate {difference:.1e}")  # fmt: skip
+
+            def in_bf16(scale: float = scale) -> None:
+                loaded.sample(
+                    count, seed=0, solver="heun", steps=steps, guidance_scale=scale, batch_size=count, precision="bf16"
+                )
+
+            low, full, ratio = paired(in_bf16, through_flowkit, arguments.rounds)
+            print(f"guidance {scale:g}: bf16 {low:.3f} s, fp32 {full:.3f} s; ratio {ratio:.3f}")
 
 
 if __name__ == "__main__":

@@ -105,7 +105,9 @@ def main() -> None:
         loop.run(session, hearing)
         ratio = statistics.median(a / b for a, b in zip(hearing.flowkit, hearing.plain, strict=True))
         flowkit, plain = statistics.median(hearing.flowkit), statistics.median(hearing.plain)
-        print(f"{machine()}; {recipe.run.name}: {recipe.train.batch_size} rows, precision {recipe.train.precision}")
+        print(
+            f"{machine()}; {recipe.run.name}: {recipe.train.batch_size} rows, precision {session.recipe.train.precision}"
+        )
         print(f"flowkit {flowkit * 1e3:.2f} ms, bare {plain * 1e3:.2f} ms an update; ratio {ratio:.3f}; "
               f"overhead {(flowkit - plain) * 1e6:+.0f} us")  # fmt: skip
 
