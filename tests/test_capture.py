@@ -19,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -224,7 +225,13 @@ class Tape(TorchDispatchMode):
 
 
 class Tapes:
+    def __init__(self) -> None:
+        self.tried = (
+            0  # parts of updates that ran beside: `begin`, `finish` and every `micro` in each attempt to record
+        )
+
     def beside(self) -> Any:
+        self.tried += 1
         return OnlyRecordable()
 
     def record(self, body: Callable[[], object]) -> Callable[[], object]:
@@ -235,7 +242,6 @@ class Tapes:
 
 
 UPDATES = WARM_UP + 4
-POISONED = WARM_UP + 2
 
 
 def rehearsed(variant: str, folder: Path, recorder: Any = None, change: Callable[[Session], None] | None = None) -> Any:
@@ -283,18 +289,39 @@ def test_recorded_updates_are_the_eager_ones(variant, tmp_path):
     check_recorded(variant, rehearsed(variant, tmp_path))
 
 
+@pytest.mark.parametrize("poisoned", [WARM_UP, WARM_UP + 2], ids=["the first", "a later one"])
 @pytest.mark.parametrize("variant", ["points", "accumulation"])
-def test_recorded_updates_are_skipped_too(variant, tmp_path):
+def test_recorded_updates_are_skipped_too(variant, poisoned, tmp_path):
     def poison(session: Session) -> None:
         noise = session.pairing.noise
-        session.pairing.noise = lambda update: noise(update) * (torch.nan if update == POISONED else 1)
+        session.pairing.noise = lambda update: noise(update) * (torch.nan if update == poisoned else 1)
 
-    result = rehearsed(variant, tmp_path, change=poison)
+    recorder = Tapes()
+    result = rehearsed(variant, tmp_path, recorder, change=poison)
     check_recorded(variant, result)
+    tries = 2 if poisoned == WARM_UP else 1  # a skipped update is nothing to compare with
+    assert recorder.tried == tries * (2 + (1 if variant == "points" else 2))
     (means, updates) = result.means["recorded"]
     assert updates == UPDATES - WARM_UP and means["skipped"] == 1 / updates
     assert all(map(np.isfinite, means.values()))
     assert {float(step) for step in result.found["recorded"]["steps"]} == {UPDATES - 1}
+
+
+@pytest.mark.parametrize("variant", ["points", "text", "accumulation"])
+def test_recorded_updates_are_graphs_of_fx(variant, tmp_path):
+    """By `make_fx`, which finds what depends on a tensor's values. It decomposes some operations, so last bits may differ."""
+
+    class Traces(Tapes):
+        def record(self, body: Callable[[], object]) -> Callable[[], object]:
+            return torch.no_grad()(make_fx(lambda: body())())
+
+    result = rehearsed(variant, tmp_path, Traces())
+    assert result.captured.replays is not None and result.told == []
+    for name, tensors in result.found["recorded"].items():
+        for mine, its in zip(tensors, result.found["as on a GPU"][name], strict=True):
+            torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-5)
+    if variant == "points":
+        assert same(result.found["recorded"], result.found["as on a GPU"]) == []
 
 
 def test_recorded_updates_read_rows_from_a_file(tmp_path, monkeypatch):
