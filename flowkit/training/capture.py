@@ -202,12 +202,9 @@ class Body:
         """Set the learning rate and the fractions by which the averages move."""
         session = self.session
         self.lr.fill_(held_exactly(session.lr(update), session.device))
-        for weight, value in zip(self.weights, self._fractions(update), strict=True):
+        fractions = [] if session.ema is None else session.ema.weights(update + 1, session.device)
+        for weight, value in zip(self.weights, fractions, strict=True):
             weight.fill_(value)
-
-    def _fractions(self, update: int) -> list[float]:
-        ema = self.session.ema
-        return [] if ema is None else ema.weights(update + 1, self.session.device)
 
     def micro(self) -> None:
         terms = descend(self.session, self.inputs)
@@ -259,17 +256,14 @@ class Body:
                 tensor.copy_(value)
         kept = [parameter.grad for parameter in self.session.parameters if parameter.grad is not None]
         if self.whole:
-            self._drop_gradients()
+            self.forget()
         elif kept:
             torch._foreach_zero_(kept)
         for total in self.sums.values():
             total.zero_()
 
     def forget(self) -> None:
-        """Leave gradients to eager updates."""
-        self._drop_gradients()
-
-    def _drop_gradients(self) -> None:
+        """Remove the gradients, which eager updates make anew."""
         for parameter in self.session.parameters:
             parameter.grad = None
 
@@ -310,8 +304,15 @@ class CudaGraphs:
     def record(self, body: Callable[[], object]) -> Callable[[], object]:
         graph = torch.cuda.CUDAGraph()
         # Threads that pair or read ahead call CUDA meanwhile, which only their own captures would forbid.
-        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
-            body()
+        try:
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+                body()
+        except RuntimeError:
+            # A recording that failed may leave the generator marked as recorded, and then it cannot be seeded.
+            number = torch.cuda.current_device() if self.device.index is None else self.device.index
+            fresh = torch.Generator(self.device).graphsafe_get_state()
+            torch.cuda.default_generators[number].graphsafe_set_state(fresh)
+            raise
         return graph.replay
 
 
