@@ -97,7 +97,9 @@ class Conditions:
             return torch.zeros_like(self._one, dtype=torch.bool)
         if self.dropped.ndim == 1:
             return self.dropped
-        return self.dropped[:, [kind in self.kinds for kind in KINDS]].all(1)
+        # By slices: a list as an index would be copied from the host.
+        columns = [self.dropped[:, column] for column, kind in enumerate(KINDS) if kind in self.kinds]
+        return torch.stack(columns, dim=1).all(1)
 
     @property
     def _one(self) -> Tensor:

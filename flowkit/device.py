@@ -1,4 +1,4 @@
-"""Pick a torch device by name, and set how it computes for a while."""
+"""Pick a torch device by name, set how it computes for a while, and tell whether the host may read its results."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
 from flowkit.errors import UserError
+
+_recording = False
 
 
 def pick_device(name: str | torch.device, *, cuda_only: bool = False) -> torch.device:
@@ -58,3 +61,27 @@ def repeatable_products() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         memory.fill_uninitialized_memory = filled
+
+
+def host_may_read(device: torch.device) -> bool:
+    """Return whether the host may decide by what is in a tensor: on the CPU, where reading is free, except in a recorded update.
+
+    Elsewhere it would wait for the device.
+    """
+    return device.type == "cpu" and not _recording
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[None]:
+    """Compute on the CPU as on a GPU, without reading a result, so that the operations can be recorded and replayed."""
+    global _recording
+    before, _recording = _recording, True
+    try:
+        yield
+    finally:
+        _recording = before
+
+
+def held_exactly(value: float, device: torch.device) -> float:
+    """Return `value` as a tensor holds it that a recorded update reads: in float32 on a GPU, in float64 on the CPU."""
+    return value if device.type == "cpu" else float(np.float32(value))

@@ -18,7 +18,7 @@ from flowkit.sketch.augment import PER_ROW, draws
 from flowkit.sketch.domain import SketchDomain
 from flowkit.sketch.strokes import EXISTS, as_row, continues, exists, pen_strokes
 from flowkit.training.batches import Layout, Rows
-from flowkit.training.step import draw_augmented
+from flowkit.training.step import augmented, draw_augment
 from tests.test_sketch_strokes import chain
 
 DOMAIN = SketchDomain()
@@ -126,19 +126,23 @@ def session(layout, rows, ranges=EVERYTHING):
 
 def test_draws_do_not_depend_on_how_the_batch_is_split():
     rows = (torch.from_numpy(np.stack([as_row(chain(2, 1, 3, seed=seed), 8) for seed in range(16)])) - 0.1) / 0.7
-    whole = draw_augmented(session(Layout(16, 16, 1, 0, 1), rows), 5, Rows(rows, Conditions()))
-    other = draw_augmented(session(Layout(16, 16, 1, 0, 1), rows), 6, Rows(rows, Conditions()))
+
+    def changed(layout: Layout, update: int, x: torch.Tensor) -> Rows:
+        its = session(layout, rows)
+        return augmented(its, Rows(x, Conditions()), draw_augment(its, update))
+
+    whole = changed(Layout(16, 16, 1, 0, 1), 5, rows)
+    other = changed(Layout(16, 16, 1, 0, 1), 6, rows)
     assert not torch.equal(whole.x, other.x)
     for rank in range(2):
         layout = Layout(16, 4, 2, rank, 2)
         mine = torch.from_numpy(layout.indices())
-        part = draw_augmented(session(layout, rows), 5, Rows(rows[mine], Conditions()))
+        part = changed(layout, 5, rows[mine])
         torch.testing.assert_close(part.x, whole.x[mine])
         torch.testing.assert_close(part.conditions.augmented, whole.conditions.augmented[mine])
     unchanged = ~whole.conditions.augmented.any(1)
     assert unchanged.any() and torch.equal(whole.x[unchanged], rows[unchanged])
-    plain = Rows(rows, Conditions())
-    assert draw_augmented(session(Layout(16, 16, 1, 0, 1), rows, Augment(rate=0.9)), 5, plain) is plain
+    assert draw_augment(session(Layout(16, 16, 1, 0, 1), rows, Augment(rate=0.9)), 5) is None
 
 
 @pytest.mark.parametrize("arch", ["bezier_sketch_dit", "bezier_sketch_transformer"])

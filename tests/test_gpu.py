@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 import flowkit
-from flowkit.events import Logged, Stepped, Validated
+from flowkit.components import trusting
+from flowkit.events import Logged, Notice, Stepped, Validated
 from tests.conftest import Recorder
 
 pytestmark = pytest.mark.gpu
@@ -47,3 +48,59 @@ def test_deterministic_runs_are_bit_equal(tiny, rows, tmp_path):
         flowkit.train(tiny, data=rows, overrides=[f"run.name={name}", "run.deterministic=true"])
     a, b = (load_file(tmp_path / "runs" / name / "checkpoints/latest/model.safetensors") for name in ("a", "b"))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("train.precision=bf16",),
+        ("train.precision=fp16",),
+        ("train.micro_batch_size=8", "train.precision=fp32"),
+        ("flow.objective=mean_flow", "train.precision=fp32"),
+        ("flow.coupling=ot", "flow.path=icfm"),
+        ("aux_loss.bending=0.1", "data.augment={rotation=20,mirror=0.5}"),
+        ("model.arch=bezier_sketch_transformer", "model.dropout=0.2"),
+        ("ema.decay=[0.5,0.99]", "ema.power=[0.1]", "optim.max_grad_norm=0"),
+        ("train.compile=true",),
+    ],
+    ids=" ".join,
+)
+def test_recorded_updates_are_the_eager_ones(tiny, rows, tmp_path, overrides):
+    """As CUDA graphs. Kernels are the same, and deterministic, so the bits are, except where torch compiles."""
+    logged = {}
+    for capture in ("true", "false"):
+        recorder = Recorder()
+        own = [
+            f"run.name={capture}",
+            f"train.capture={capture}",
+            "run.deterministic=true",
+            "train.steps=30",
+            *overrides,
+        ]
+        flowkit.train(tiny, data=rows, overrides=own, listeners=lambda recorder=recorder: [recorder])
+        assert not [event.text for event in recorder.of(Notice) if "train.capture" in event.text]
+        logged[capture] = [(event.loss, event.grad_norm) for event in recorder.of(Logged)]
+    compiled = "train.compile=true" in overrides
+    for name in ("model", "ema"):
+        a, b = (
+            load_file(*(tmp_path / "runs" / one / "checkpoints/latest").glob(f"{name}.safetensors")) for one in logged
+        )
+        for key in a:
+            torch.testing.assert_close(a[key], b[key], **({} if compiled else {"rtol": 0, "atol": 0}))
+    if not compiled:
+        assert logged["true"] == logged["false"]
+
+
+def peeks(x: torch.Tensor) -> torch.Tensor:
+    """An auxiliary loss whose branch waits for the device."""
+    return x.square().flatten(1).mean(1) * (2.0 if x.abs().max().item() > 0 else 1.0)
+
+
+def test_a_loss_that_reads_the_device_leaves_updates_eager(tiny, rows, recorder):
+    with trusting():
+        overrides = ['aux_loss."tests.test_gpu:peeks"=0.1', "train.capture=true"]
+        flowkit.train(tiny, data=rows, overrides=overrides, listeners=lambda: [recorder])
+    (told,) = [event.text for event in recorder.of(Notice) if "train.capture" in event.text]
+    assert told.startswith("train.capture: an update cannot be recorded: ")
+    assert recorder.of(Stepped)[-1].step == 8

@@ -32,6 +32,7 @@ FREE_KEYS = (
     "epochs",
     "micro_batch_size",
     "compile",
+    "capture",
     "log_every",
     "val_every",
     "val_rows",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from flowkit.checkpoint import MODEL, CheckpointFiles, average_files, decay_in_effect, read_model_json, read_weights
+from flowkit.device import held_exactly, host_may_read
 from flowkit.distributed.sharding import full_tensors, load_full_tensors, local_parts
 from flowkit.ema.power import power_gamma
 
@@ -50,15 +51,18 @@ class Average(ModelEmaV3):
     def _same_dtypes(self) -> bool:
         return len({tensor.dtype for tensors in self._parameters_of for tensor in tensors}) == 1
 
+    def weight(self, step: int, device: torch.device) -> float:
+        """Return the fraction by which the average moves at update `step`, from 1."""
+        return held_exactly(1 - self.get_decay(step), device)
+
     @torch.no_grad()
-    def update(self, step: int, skipped: Tensor) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Update after optimizer step `step` (from 1), unless `skipped` () is 1. On a GPU the host does not read `skipped`."""
+    def update(self, weight: float | Tensor, skipped: Tensor) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Move by the fraction `weight` towards the model, unless `skipped` () is 1. On a GPU the host reads neither."""
         averaged, current = map(local_parts, self._parameters_of)
-        weight = 1 - self.get_decay(step)
-        if skipped.device.type == "cpu":  # reading it is free there
+        if host_may_read(skipped.device):
             if not skipped:
-                torch._foreach_lerp_(averaged, current, weight=weight)
-        elif skipped.device.type == "cuda" and self._same_dtypes:
+                torch._foreach_lerp_(averaged, current, weight=float(weight))
+        elif skipped.device.type in ("cpu", "cuda") and self._same_dtypes:
             move_unless(skipped, averaged, current, weight)
         else:
             moves = torch._foreach_sub(current, averaged)
@@ -68,7 +72,7 @@ class Average(ModelEmaV3):
             mine.copy_(its)
 
 
-def move_unless(skipped: Tensor, averaged: list[Tensor], current: list[Tensor], weight: float) -> None:
+def move_unless(skipped: Tensor, averaged: list[Tensor], current: list[Tensor], weight: float | Tensor) -> None:
     """Move `averaged` towards `current` by the fraction `weight`, in place, unless `skipped` () float32 is 1. One dtype.
 
     Uses the kernel of fused SGD, x -= lr (gradient + decay x) with lr = -weight and decay = -1: one pass without a temporary,
@@ -118,8 +122,16 @@ class Averages:
 
     def update(self, step: int, skipped: Tensor) -> None:
         """Update all averages. Call once after every optimizer update; `step` counts them from 1, including skipped ones."""
-        for average in self.by_label.values():
-            average.update(step, skipped)
+        self.move(self.weights(step, skipped.device), skipped)
+
+    def weights(self, step: int, device: torch.device) -> list[float]:
+        """Return the fraction by which each average moves at update `step`, from 1."""
+        return [average.weight(step, device) for average in self.by_label.values()]
+
+    def move(self, weights: Sequence[float | Tensor], skipped: Tensor) -> None:
+        """Move each average by its fraction, unless `skipped` () is 1."""
+        for average, weight in zip(self.by_label.values(), weights, strict=True):
+            average.update(weight, skipped)
 
     def modules(self) -> dict[str, nn.Module]:
         """Return the averages by the names of their checkpoint files."""

@@ -64,7 +64,7 @@ class MeanFlow(Objective):
         chosen = self.has_span(first + torch.arange(len(t), dtype=torch.float64))
         there = chosen.to(t.device, non_blocking=True)
         length = torch.where(there, (other - t).abs(), 0.0)
-        return torch.where(there, torch.minimum(t, other), t), Spans(length, chosen)
+        return torch.where(there, torch.minimum(t, other), t), Spans(length, chosen, self.ratio)
 
     def loss(self, pairs: Pairs, scored: FlowObjective) -> Losses:
         """Return the squared error of the average velocity, adaptively weighted; the loss shown is without the weight.

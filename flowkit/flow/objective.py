@@ -22,18 +22,46 @@ PREDICTIONS = ("velocity", "data", "noise")
 
 @dataclass(frozen=True)
 class Spans:
-    """For B rows: `length` (B,) s - t of the interval that starts at t, and `chosen` (B,) bool on the CPU, True unless 0."""
+    """For B rows: `length` (B,) s - t of the interval that starts at t, and `chosen` (B,) bool on the CPU, True unless 0.
+
+    share: upper limit of the fraction of rows with an interval, up to rounding.
+    """
 
     length: Tensor
     chosen: Tensor  # on the CPU, to avoid a device sync
+    share: float = 1.0
+    listed: Tensor | None = None  # `rows`, once they are on the device
 
     def slice(self, indices: slice) -> Spans:
-        return Spans(self.length[indices], self.chosen[indices])
+        return Spans(self.length[indices], self.chosen[indices], self.share)
 
     @property
     def rows(self) -> Tensor:
         """The rows with an interval: (k,) int64 on the device."""
+        if self.listed is not None:
+            return self.listed
         return self.chosen.nonzero().squeeze(1).to(self.length.device, non_blocking=True)
+
+    def put(self, *, fixed: bool) -> Spans:
+        """Return the same intervals with their rows on the device.
+
+        fixed: list as many rows in every update, as a recorded update needs. The additional ones have no interval, which
+        changes nothing: their length is 0.
+        """
+        rows = self.chosen.nonzero().squeeze(1)
+        if fixed:
+            count = len(self.chosen)
+            most = max(len(rows), min(count, int(count * self.share) + 1))
+            others = (~self.chosen).nonzero().squeeze(1)
+            rows = torch.cat((rows, others[: most - len(rows)]))
+        if self.length.device.type == "cuda":
+            rows = rows.pin_memory()
+        return replace(self, listed=rows.to(self.length.device, non_blocking=True))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Spans:
+        """Apply `change` to each tensor on the device."""
+        listed = None if self.listed is None else change(self.listed)
+        return replace(self, length=change(self.length), listed=listed)
 
 
 class Draws(Protocol):

@@ -16,11 +16,11 @@ from flowkit.models.layers import (
     Conditioned,
     CrossAttention,
     SwiGLU,
-    augment_embedding,
-    given_mark,
     learned,
     linear,
     modulate,
+    with_augmented,
+    with_given,
     with_neighbors,
 )
 
@@ -105,8 +105,8 @@ class BezierSketchDiT(Conditioned):
             x, t, class_label, clip_features, cfg_mask, span, condition_mask,
             image=image, image_mask=image_mask, text=text, text_mask=text_mask,
         )  # fmt: skip
-        condition = F.silu(condition + augment_embedding(self.augmented, augmented))
-        h = self.stroke_in(with_neighbors(x) if self.neighbors else x) + self.position + given_mark(self.given, given)
+        condition = F.silu(with_augmented(condition, self.augmented, augmented))
+        h = with_given(self.stroke_in(with_neighbors(x) if self.neighbors else x) + self.position, self.given, given)
         for block in self.blocks:
             h = block(h, condition, memory)
         shift, scale = self.out_modulation(condition)[:, None].chunk(2, dim=-1)

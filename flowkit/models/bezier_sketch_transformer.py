@@ -18,13 +18,13 @@ from flowkit.models.layers import (
     EncodedConditions,
     FeatureProjection,
     TimeEmbedding,
-    augment_embedding,
     condition_memory,
     dropped_rows,
-    given_mark,
     joined,
     learned,
     linear,
+    with_augmented,
+    with_given,
 )
 
 
@@ -127,8 +127,8 @@ class BezierSketchTransformer(nn.Module):
         time = self.time(t)
         if self.span is not None:
             time = time + self.span(torch.zeros_like(t) if span is None else span)
-        time = time + augment_embedding(self.augmented, augmented)
-        h = torch.cat((time[:, None], self.stroke_in(x) + self.position + given_mark(self.given, given)), dim=1)
+        time = with_augmented(time, self.augmented, augmented)
+        h = torch.cat((time[:, None], with_given(self.stroke_in(x) + self.position, self.given, given)), dim=1)
         for block in self.blocks:
             h = block(h, memory, visible)
         return self.stroke_out(self.norm(h[:, 1:]))

@@ -98,20 +98,20 @@ def with_neighbors(x: Tensor) -> Tensor:
     return torch.cat((padded[:, :-2], x, padded[:, 2:]), dim=-1)
 
 
-def given_mark(mark: nn.Parameter | None, given: Tensor | None) -> Tensor | float:
-    """Return what to add to the tokens of x (B, S, D): the mark (D,) where `given` (B, S), and 0 elsewhere."""
+def with_given(h: Tensor, mark: nn.Parameter | None, given: Tensor | None) -> Tensor:
+    """Add the mark (D,) to tokens h (B, S, D) where `given` (B, S)."""
     if given is None:
-        return 0.0
+        return h
     assert mark is not None, "the network was built without `completes`"
-    return given[..., None] * mark
+    return h + given[..., None] * mark
 
 
-def augment_embedding(weight: nn.Parameter | None, augmented: Tensor | None) -> Tensor | float:
-    """Return what to add to the condition (B, D) for rows that were `augmented` (B, A): weight (A, D); 0 for a row of zeros."""
+def with_augmented(condition: Tensor, weight: nn.Parameter | None, augmented: Tensor | None) -> Tensor:
+    """Add how rows were `augmented` (B, A) to the condition (B, D): weight (A, D); nothing for a row of zeros."""
     if augmented is None:
-        return 0.0
+        return condition
     assert weight is not None, "the network was built without `augmented`"
-    return augmented @ weight
+    return condition + augmented @ weight
 
 
 def token_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:

@@ -20,6 +20,8 @@ Always = Annotated[Interval, AfterValidator(_not_off), Says('a number of steps >
 
 CountOrAuto = Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], Says('"auto" or a whole number >= 1')]
 
+AutoOrBool = Annotated[Literal["auto"] | bool, Says('"auto", true or false')]
+
 
 class Train(Section):
     steps: int | None = Field(
@@ -60,6 +62,11 @@ class Train(Section):
         "the same when the run is resumed",
     )
     compile: bool = Field(default=False, description="compile the model with torch.compile")
+    capture: AutoOrBool = Field(
+        default="auto",
+        description="replay updates as CUDA graphs: the same numbers, less work for the host; auto does so on a single GPU where "
+        "an update can be recorded",
+    )
     log_every: Always = Field(default=Interval(50), description="how often to log metrics")
     val_every: Interval = Field(
         default=Interval(500), description="how often to validate; the lowest loss marks the best checkpoint"

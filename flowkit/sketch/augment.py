@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from flowkit.recipe.data import Augment
 
 PER_ROW = 7  # random numbers: whether to augment, mirror, rotation, scale, shear, two shifts
-BACKWARD = [6, 7, 4, 5, 2, 3, 0, 1]  # coordinates of a cubic drawn from its other end
 
 
 def draws(size: int) -> int:
@@ -80,7 +79,9 @@ def _strokes(x: Tensor, parts: Tensor, ranges: Augment, reversal: Tensor, jitter
     keys = place.gather(1, part) * 2 * size + torch.where(back, -here, here)
     order = torch.where(there, keys, 2 * size**2 + here).argsort(dim=1)
     x, back, part = x.take_along_dim(order[..., None], 1), back.gather(1, order), part.gather(1, order)
-    points = torch.where(back[..., None], x[..., BACKWARD], x[..., :EXISTS])
+    # Flipped, since a list as an index would be copied from the host at every update.
+    forward = x[..., :EXISTS]
+    points = torch.where(back[..., None], forward.unflatten(-1, (-1, 2)).flip(-2).flatten(-2), forward)
     signs = x[..., EXISTS:].clone()
     if x.shape[-1] > EXISTS:
         follows = (part[:, 1:] == part[:, :-1]) & there.gather(1, order)[:, 1:]

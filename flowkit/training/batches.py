@@ -79,14 +79,25 @@ class Batches:
 
     def of(self, update: int) -> Rows:
         if self._all is not None:
-            picked = torch.from_numpy(self.order.batch(update)[self.indices]).to(self.device, non_blocking=True)
-            return self._all.pick(picked)
+            return self.pick(self.picked(update))
         assert self._pool is not None
         if self._ahead is None or self._ahead[0] != update:
             self._ahead = (update, self._pool.submit(self._read, update))
         rows = self._ahead[1].result()
         self._ahead = (update + 1, self._pool.submit(self._read, update + 1))
         return rows
+
+    def picked(self, update: int) -> Tensor:
+        """Return the numbers (b,) of this rank's rows of that update among the resident rows, on the device."""
+        picked = torch.from_numpy(self.order.batch(update)[self.indices])
+        if self.device.type == "cuda":
+            picked = picked.pin_memory()  # otherwise the copy waits for the device
+        return picked.to(self.device, non_blocking=True)
+
+    def pick(self, picked: Tensor) -> Rows:
+        """Return the resident rows with those numbers (b,)."""
+        assert self._all is not None
+        return self._all.pick(picked)
 
     def global_rows(self, update: int) -> np.ndarray:
         """Return the data's row numbers of the update's global batch."""

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from flowkit.checkpoint.background import Saver
 from flowkit.checkpoint.run_dir import write_end
 from flowkit.checkpoint.saving import save_snapshot
+from flowkit.device import held_exactly
 from flowkit.distributed.agreement import GO_ON, reason_words
 from flowkit.errors import UserError
 from flowkit.events import Doing, Event, Finished, Logged, Notice, Stepped, Validated
+from flowkit.training.capture import make_update
 from flowkit.training.meters import Meters, Stopwatch, memory_bytes
 from flowkit.training.nonfinite import give_up
 from flowkit.training.preview import Sampler
@@ -47,13 +49,11 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
         emit(Notice(sampler.notice))
     _discarded_backward(session)
     reason = GO_ON
+
+    perform = make_update(session, meters, eager_update(session, meters), lambda text: emit(Notice(text)))
     for update in range(session.start_step, session.total_steps):
-        for group in session.optimizer.param_groups:
-            group["lr"] = session.lr(update)
-        skipped = one_update(session, update, meters)
+        perform(update)
         step, last = update + 1, update + 1 == session.total_steps
-        if session.ema is not None:
-            session.ema.update(step, skipped)
         emit(Stepped(step))
         saver.tell()
 
@@ -102,6 +102,19 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
         write_end(session.run_dir, step, reason_words(reason))
     emit(Finished(step, time.perf_counter() - started, session.run_dir, reason_words(reason)))
     return reason
+
+
+def eager_update(session: Session, meters: Meters) -> Callable[[int], None]:
+    """Return what does update `update` one operation at a time."""
+
+    def run(update: int) -> None:
+        for group in session.optimizer.param_groups:
+            group["lr"] = held_exactly(session.lr(update), session.device)
+        skipped = one_update(session, update, meters)
+        if session.ema is not None:
+            session.ema.update(update + 1, skipped)
+
+    return run
 
 
 def validate(session: Session, step: int, *, saving: bool) -> Validated:

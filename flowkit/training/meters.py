@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from flowkit.device import host_may_read
 from flowkit.distributed.agreement import summed
 
 if TYPE_CHECKING:
@@ -21,22 +23,39 @@ class Meters:
 
     def __init__(self) -> None:
         self._names: tuple[str, ...] = ()
-        self._sums: Tensor | None = None  # (names,)
         self._updates = 0
+        # Made once and changed in place, since a recorded update adds to the same memory every time.
+        self._sums: Tensor | None = None  # (names,)
         self._streak: Tensor | None = None  # consecutive updates skipped up to now
         self._peak: Tensor | None = None  # largest loss of one update since the last log step
 
     def update(self, skipped: Tensor, **values: Tensor) -> None:
         """Add the values () of one update, of which one is `loss`, unless `skipped` () is 1; and count it in any case."""
-        self._names = (*values, "skipped")
+        self.add(skipped, **values)
+        self.count()
+
+    def add(self, skipped: Tensor, **values: Tensor) -> None:
+        """Do what `update` does on the device."""
+        names = (*values, "skipped")
+        if self._sums is None or self._names != names:
+            self._names, self._sums = names, torch.zeros(len(names), device=skipped.device)
+        if self._streak is None or self._peak is None:
+            self._streak, self._peak = torch.zeros_like(skipped), torch.full_like(skipped, -math.inf)
         added = torch.stack([*(value.detach().float() for value in values.values()), skipped])
-        if skipped.device.type != "cpu" or skipped:  # reading it is free there
+        if not host_may_read(skipped.device) or skipped:
             added[:-1].masked_fill_(skipped.bool(), 0)
-        loss = added[self._names.index("loss")]
-        self._streak = skipped if self._streak is None else (self._streak + skipped) * skipped
-        self._peak = loss if self._peak is None else torch.maximum(self._peak, loss)
-        self._sums = added if self._sums is None else self._sums + added
+        self._streak.add_(skipped).mul_(skipped)
+        torch.maximum(self._peak, added[names.index("loss")], out=self._peak)
+        self._sums.add_(added)
+
+    def count(self) -> None:
+        """Count an update whose values a recorded one has added."""
         self._updates += 1
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What `add` changes."""
+        return [tensor for tensor in (self._sums, self._streak, self._peak) if tensor is not None]
 
     def means(self) -> tuple[dict[str, float], int]:
         """Return (means over the updates since the last call and over processes, number of those updates).
@@ -50,7 +69,9 @@ class Meters:
         if torch.distributed.is_initialized():
             stacked /= torch.distributed.get_world_size()
         means, updates = dict(zip((*self._names, "streak", "peak"), stacked.tolist(), strict=True)), self._updates
-        self._names, self._sums, self._updates, self._peak = (), None, 0, None
+        self._sums.zero_()
+        self._peak.fill_(-math.inf)
+        self._updates = 0
         return means, updates
 
     def state(self) -> tuple[dict[str, Any], Tensor]:
@@ -58,23 +79,26 @@ class Meters:
 
         The sums stay on the device; with them as lists under "values", this is a `MeterState`.
         """
-        assert self._streak is not None
-        peak = torch.zeros_like(self._streak) if self._peak is None else self._peak
-        sums = self._streak.new_empty(0) if self._sums is None else self._sums
+        assert self._streak is not None and self._peak is not None
+        peak, sums, names = self._peak, self._sums, self._names
+        if sums is None or not self._updates:
+            peak, sums, names = torch.zeros_like(peak), self._streak.new_empty(0), ()
         values = torch.cat((sums, torch.stack((self._streak, peak))))[None]
         if torch.distributed.is_initialized():
             parts = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
             torch.distributed.all_gather(parts, values)
             values = torch.cat(parts)
-        return {"names": list(self._names), "updates": self._updates}, values
+        return {"names": list(names), "updates": self._updates}, values
 
     def restore(self, state: MeterState, rank: int, device: torch.device) -> None:
         """Continue from `state`: with this process's sums, or with the mean if the number of processes changed."""
         values = torch.tensor(state.values, dtype=torch.float32, device=device)
         same = torch.distributed.is_initialized() and torch.distributed.get_world_size() == len(values)
         mine = values[rank] if same else values.mean(0)
-        self._names, self._sums = tuple(state.names), mine[:-2] if state.names else None
-        self._streak, self._peak = mine[-2], mine[-1]
+        self._names, self._sums = tuple(state.names), mine[:-2].clone() if state.names else None
+        self._streak, self._peak = mine[-2].clone(), mine[-1].clone()
+        if not state.names:
+            self._peak.fill_(-math.inf)
         self._updates = state.updates
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd import profiler
 from torch.distributed.tensor import DTensor
 
+from flowkit.device import host_may_read
 from flowkit.distributed.sharding import full
 
 if TYPE_CHECKING:
@@ -37,24 +38,29 @@ class AdamW(torch.optim.AdamW):
         self._shared: Tensor | None = None  # the count of steps of all parameters, if they share one
 
     @torch.no_grad()
-    def update(self, skipped: Tensor) -> None:
+    def update(self, skipped: Tensor, lr: Tensor | None = None) -> None:
         """Do what `step` does, to the bit, unless `skipped` () is 1. On a GPU the host does not read it.
 
-        The state must not be replaced after the first call.
+        The state must not be replaced after the first call. lr: overrides the groups', in a recorded update. Raises
+        RuntimeError if that is not possible.
         """
         gradients = [[parameter.grad for parameter in group["params"]] for group in self.param_groups]
         if self._lists is None or any(gradient is None for group in gradients for gradient in group):
+            if lr is not None:
+                raise RuntimeError("some parameters have no gradient, or several dtypes")
             # Fused AdamW does nothing if found_inf is 1; GradScaler uses the same hook.
             self.found_inf = skipped
             self._part_steps()
             self.step()
             self._lists = self._kept() if self.alike else None
             return
-        found_inf = None if skipped.device.type == "cpu" else skipped
+        found_inf = None if host_may_read(skipped.device) else skipped
         if found_inf is None and skipped:
             return
         if self._shared is not None:
             self._shared += 1
+            if found_inf is not None:
+                self._shared -= found_inf
         with profiler.record_function("Optimizer.step#AdamW") if profiler._is_profiler_enabled else nullcontext():
             for group, grads, (parameters, first, second, steps) in zip(
                 self.param_groups, gradients, self._lists, strict=True
@@ -62,11 +68,12 @@ class AdamW(torch.optim.AdamW):
                 beta1, beta2 = group["betas"]
                 if self._shared is None:
                     torch._foreach_add_(steps, 1)
+                rate: Any = group["lr"] if lr is None else lr
                 torch._fused_adamw_(
-                    parameters, grads, first, second, [], steps, amsgrad=False, lr=group["lr"], beta1=beta1, beta2=beta2,
+                    parameters, grads, first, second, [], steps, amsgrad=False, lr=rate, beta1=beta1, beta2=beta2,
                     weight_decay=group["weight_decay"], eps=group["eps"], maximize=False, found_inf=found_inf,
                 )  # fmt: skip
-                if found_inf is not None:
+                if found_inf is not None and self._shared is None:
                     torch._foreach_sub_(steps, [found_inf] * len(steps))
 
     def _kept(self) -> list[tuple[list[Tensor], ...]] | None:
@@ -110,8 +117,10 @@ def make_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> Ad
     )
 
 
-def step_optimizer(session: Session) -> tuple[Tensor, Tensor]:
+def step_optimizer(session: Session, lr: Tensor | None = None, *, keep: bool = False) -> tuple[Tensor, Tensor]:
     """Clip and apply the gradients. Return (gradient norm before clipping, 1.0 if the update was skipped), on the device.
+
+    lr: overrides the optimizer's. keep: set the gradients to 0 in place, for a recorded update, instead of removing them.
 
     After DDP's reduction the norm is the same on every rank, so all ranks skip together without a host sync. With sharded
     gradients the norm is a reduction of its own.
@@ -128,19 +137,22 @@ def step_optimizer(session: Session) -> tuple[Tensor, Tensor]:
         norm = full(torch.nn.utils.get_total_norm(gradients))
     if largest and alike:
         factor = torch.clamp(largest / (norm + 1e-6), max=1.0)
-        if norm.device.type != "cpu" or factor != 1:  # reading it is free there
+        if not host_may_read(norm.device) or factor != 1:
             torch._foreach_mul_(gradients, factor)
     elif largest:
         torch.nn.utils.clip_grads_with_norm_(session.parameters, largest, norm)
-    if norm.device.type == "cpu":
+    if host_may_read(norm.device):
         skipped = torch.zeros(()) if math.isfinite(norm) else torch.ones(())
     else:
         skipped = (~torch.isfinite(norm)).float()
-    optimizer.update(skipped)
+    optimizer.update(skipped, lr)
     if scaler is not None:
         scaler.update()
-    for parameter in session.parameters:
-        parameter.grad = None
+    if keep:
+        torch._foreach_zero_(gradients)
+    else:
+        for parameter in session.parameters:
+            parameter.grad = None
     return norm, skipped
 
 

@@ -21,12 +21,12 @@ from flowkit.data_source import open_data
 from flowkit.distributed import environment as environments
 from flowkit.errors import UserError
 from flowkit.events import RunStarted
-from flowkit.training.loop import validate
+from flowkit.training.capture import make_update
+from flowkit.training.loop import eager_update, validate
 from flowkit.training.meters import Meters, memory_bytes
 from flowkit.training.preview import Sampler
 from flowkit.training.profile import UPDATES, Profile, profiled
 from flowkit.training.session import Session, build
-from flowkit.training.step import one_update
 from flowkit.training.trackers import check_trackers
 from flowkit.training.train import check_module, chosen_threads
 
@@ -142,15 +142,13 @@ def _measure(session: Session, notes: list[str], profile: bool, tell: Callable[[
     recipe, device, started, meters = session.recipe, session.device, session.announce(), Meters()
     done = 0
 
+    perform = make_update(session, meters, eager_update(session, meters), notes.append)
+
     def update() -> float:
         nonlocal done
         begun = time.perf_counter()
-        for group in session.optimizer.param_groups:
-            group["lr"] = session.lr(done)
-        skipped = one_update(session, done, meters)
+        perform(done)
         done += 1
-        if session.ema is not None:
-            session.ema.update(done, skipped)
         _wait(device)
         return time.perf_counter() - begun
 

@@ -188,6 +188,8 @@ def build(
             f"train.batch_size: {layout.batch_size}, but {source} has only {len(train_rows)} training rows; "
             f"set train.batch_size to at most {len(train_rows)}"
         )
+    if recipe.train.capture is True and (reason := why_not_captured(environment)):
+        raise UserError(f'train.capture: {reason}; set it to "auto" or false')
     _check_guidance(recipe, data)
     flow = _resolved_flow(recipe)
     coupling, notices = flow.coupling, list(environment.notices)
@@ -280,6 +282,15 @@ def build(
         steps_per_epoch=steps_per_epoch, total_steps=total_steps, source=source, folders=folders, given=given,
         notices=tuple(notices),
     )  # fmt: skip
+
+
+def why_not_captured(environment: Environment) -> str | None:
+    """Return why updates cannot be recorded as CUDA graphs here; None if they can be tried."""
+    if environment.sharded:
+        return "not supported with FSDP"
+    if environment.world_size > 1:
+        return "not supported with several processes yet"
+    return None if environment.accelerator.device.type == "cuda" else "requires a CUDA device"
 
 
 def _check_shardable(recipe: Recipe) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from flowkit.conditions import KINDS
+from flowkit.device import host_may_read
 from flowkit.flow.given import rates, shown_tokens
 from flowkit.flow.objective import Pairs, Spans
 from flowkit.flow.times import stratify
@@ -43,44 +46,99 @@ def accumulate(session: Session, update: int) -> dict[str, Tensor]:
         # keeping whole gradients would take the memory that sharding saves.
         last = micro_step == accumulation - 1
         with nullcontext() if last else session.environment.accelerator.no_sync(session.wrapped):
-            loss, terms = inputs.loss(micro_step)
-            backward(session, loss / accumulation if accumulation > 1 else loss)
+            terms = descend(session, inputs.micro(micro_step))
         for name, term in terms.items():
-            term = term / accumulation if accumulation > 1 else term
             means[name] = means[name] + term if name in means else term
     return means
 
 
-class UpdateInputs:
-    """The random inputs of one update for the whole global batch, and the losses of this rank's micro-batches."""
+class Micro(NamedTuple):
+    """What the loss of b rows depends on, besides the weights. A recorded update reads it from fixed memory."""
 
-    def __init__(self, session: Session, update: int):
+    rows: Rows | Tensor  # or the numbers (b,) of resident rows, still to be gathered
+    x0: Tensor  # (b, ...)
+    t: Tensor  # (b,)
+    eps: Tensor | None  # (b, ...)
+    spans: Spans | None
+    dropped: Tensor | None  # (b,) or (b, 4) bool
+    given: tuple[Tensor, ...] | None  # as `draw_given`
+    augment: Tensor | None  # (b, draws) uniform; None for rows that stay as they are
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Micro:
+        """Apply `change` to each tensor on the device."""
+        rows, optional = self.rows, {"eps": self.eps, "dropped": self.dropped, "augment": self.augment}
+        return Micro(
+            rows=change(rows) if isinstance(rows, Tensor) else Rows(change(rows.x), rows.conditions.map(change)),
+            x0=change(self.x0), t=change(self.t),
+            spans=None if self.spans is None else self.spans.map(change),
+            given=None if self.given is None else tuple(map(change, self.given)),
+            **{name: None if tensor is None else change(tensor) for name, tensor in optional.items()},
+        )  # fmt: skip
+
+
+class UpdateInputs:
+    """The random inputs of one update for the whole global batch, and the losses of this rank's micro-batches.
+
+    ready: gather and augment the rows here; otherwise `micro_loss` does.
+    """
+
+    def __init__(self, session: Session, update: int, *, ready: bool = True):
         self.session = session
-        self.rows = draw_augmented(session, update, session.batches.of(update))
-        shape = (session.layout.batch_size, *self.rows.x.shape[1:])
+        self.rows = (
+            session.batches.picked(update) if session.batches.resident and not ready else session.batches.of(update)
+        )
+        self.augment = draw_augment(session, update)
+        if ready and self.augment is not None:
+            assert isinstance(self.rows, Rows)
+            self.rows, self.augment = augmented(session, self.rows, self.augment), None
         self.noise = session.pairing.noise(update)
         self.times, self.spans = session.flow.objective.spans(_times(session, update), UpdateDraws(session, update))
         stochastic = session.objective.path.stochastic
-        self.eps = session.draws.normal("bridge", update, shape) if stochastic else None
+        self.eps = session.draws.normal("bridge", update, tuple(self.noise.shape)) if stochastic else None
         self.dropped = draw_dropped(session, update)
         self.given = draw_given(session, update)
 
     def loss(self, micro_step: int, start: int = 0, stop: int | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Return `flow_loss` for rows `start` to `stop` of this rank's micro-batch, by default all of it."""
+        return micro_loss(self.session, self.micro(micro_step, start, stop))
+
+    def micro(self, micro_step: int, start: int = 0, stop: int | None = None) -> Micro:
+        """Return the inputs of rows `start` to `stop` of this rank's micro-batch, by default all of it."""
         session, micro = self.session, self.session.layout.micro
         stop, first = micro if stop is None else stop, session.layout.start(micro_step)
-        indices = slice(first + start, first + stop)
-        mine = self.rows.slice(micro_step * micro + start, micro_step * micro + stop)
-        if self.dropped is not None:
-            mine = replace(mine, conditions=mine.conditions.drop(self.dropped[indices]))
-        if self.given is not None:
-            parts = session.domain.parts(mine.x)
-            drawn = (uniform[indices] for uniform in self.given)
-            given = shown_tokens(parts, rates(session.flow.given), *drawn)
-            mine = replace(mine, conditions=replace(mine.conditions, given=given))
-        eps = None if self.eps is None else self.eps[indices]
-        spans = None if self.spans is None else self.spans.slice(indices)
-        return flow_loss(session, mine, self.noise[indices], self.times[indices], eps, spans)
+        indices, mine = slice(first + start, first + stop), slice(micro_step * micro + start, micro_step * micro + stop)
+        eps, dropped, augment = self.eps, self.dropped, self.augment
+        spans = None if self.spans is None else self.spans.slice(indices).put(fixed=not host_may_read(session.device))
+        return Micro(
+            rows=self.rows[mine] if isinstance(self.rows, Tensor) else self.rows.slice(mine.start, mine.stop),
+            x0=self.noise[indices], t=self.times[indices], eps=None if eps is None else eps[indices], spans=spans,
+            dropped=None if dropped is None else dropped[indices], augment=None if augment is None else augment[mine],
+            given=None if self.given is None else tuple(uniform[indices] for uniform in self.given),
+        )  # fmt: skip
+
+
+def descend(session: Session, micro: Micro) -> dict[str, Tensor]:
+    """Add the gradients of one micro-batch. Return its share of the update's mean losses, by name."""
+    accumulation = session.layout.accumulation
+    loss, terms = micro_loss(session, micro)
+    if accumulation == 1:
+        backward(session, loss)
+        return terms
+    backward(session, loss / accumulation)
+    return {name: term / accumulation for name, term in terms.items()}
+
+
+def micro_loss(session: Session, micro: Micro) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return `flow_loss` of a micro-batch."""
+    rows = session.batches.pick(micro.rows) if isinstance(micro.rows, Tensor) else micro.rows
+    if micro.augment is not None:
+        rows = augmented(session, rows, micro.augment)
+    if micro.dropped is not None:
+        rows = replace(rows, conditions=rows.conditions.drop(micro.dropped))
+    if micro.given is not None:
+        given = shown_tokens(session.domain.parts(rows.x), rates(session.flow.given), *micro.given)
+        rows = replace(rows, conditions=replace(rows.conditions, given=given))
+    return flow_loss(session, rows, micro.x0, micro.t, micro.eps, micro.spans)
 
 
 @dataclass(frozen=True)
@@ -141,15 +199,23 @@ def draw_given(session: Session, update: int) -> tuple[Tensor, Tensor, Tensor] |
     return which, amount, each
 
 
-def draw_augmented(session: Session, update: int, rows: Rows) -> Rows:
-    """Return this rank's rows of an update, randomly augmented. Whatever the number of processes, a row has the same draws."""
+def draw_augment(session: Session, update: int) -> Tensor | None:
+    """Draw what augments this rank's rows of an update, (b, draws) on [0, 1); None if nothing does.
+
+    Whatever the number of processes, a row has the same draws.
+    """
+    if not session.recipe.data.augment:
+        return None
+    draws, layout = session.domain.augment_draws(session.data.x.shape[1:]), session.layout
+    uniform = session.draws.uniform("augment", update, (layout.batch_size, draws))
+    parts = [uniform[layout.start(m) : layout.start(m) + layout.micro] for m in range(layout.accumulation)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def augmented(session: Session, rows: Rows, uniform: Tensor) -> Rows:
+    """Return rows augmented by uniform (b, draws)."""
     ranges, domain, normalizer = session.recipe.data.augment, session.domain, session.normalizer
-    if not ranges:
-        return rows
-    draws = domain.augment_draws(session.data.x.shape[1:])
-    uniform = session.draws.uniform("augment", update, (session.layout.batch_size, draws))
-    mine = torch.from_numpy(session.batches.indices).to(uniform.device)
-    x, told = domain.augment(normalizer.denormalize(rows.x), ranges, uniform[mine])
+    x, told = domain.augment(normalizer.denormalize(rows.x), ranges, uniform)
     changed = told.any(1).view(-1, *(1,) * (x.ndim - 1))  # other rows stay exactly as they are
     x = torch.where(changed, normalizer.normalize(x), rows.x)
     return Rows(x, replace(rows.conditions, augmented=told))
@@ -182,5 +248,5 @@ def backward(session: Session, loss: Tensor) -> None:
     which takes as long as a small layer.)
     """
     scaler, value = session.environment.accelerator.scaler, loss.detach()
-    finite = value.device.type == "cpu" and math.isfinite(value)  # reading it is free there
+    finite = host_may_read(value.device) and math.isfinite(value)
     (loss if scaler is None else scaler.scale(loss)).backward(None if finite else 1 + (value - value))

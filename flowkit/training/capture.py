@@ -1,0 +1,346 @@
+"""The recorded update: on CUDA, one update becomes a CUDA graph, which is replayed from then on without Python.
+
+A small network's update takes the GPU less time than the host needs to start its some hundred kernels. Random draws, rows from a
+file and couplings stay outside: they are copied into fixed memory, which the graph reads. So a recorded update has the numbers of
+an eager one. Before it is used, one update is computed in both ways and compared.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from flowkit.device import held_exactly, recording
+from flowkit.rng import key, seed_modules
+from flowkit.training.meters import Meters
+from flowkit.training.optimizer import step_optimizer
+from flowkit.training.session import Session, why_not_captured
+from flowkit.training.step import Micro, UpdateInputs, descend
+
+WARM_UP = 3  # eager updates before one is recorded: they allocate, compile and tune
+MOST_WORDS = 160  # characters of an error of torch in the notice
+OF_THE_STEP, OF_THE_VALUE = 1e-2, 3e-7  # largest differences from an eager update: kernels may add in any order
+
+Update = Callable[[int], object]
+
+
+class OtherShapes(RuntimeError):
+    """The inputs of an update do not fit into the memory of the recorded one."""
+
+
+class Recorder(Protocol):
+    """How an update is recorded."""
+
+    def beside(self) -> AbstractContextManager[Any]:
+        """Return the context for the update that is compared with; it raises RuntimeError for what cannot be recorded."""
+        ...
+
+    def record(self, body: Callable[[], object]) -> Callable[[], object]:
+        """Record `body` and return what replays it. Raises RuntimeError if it cannot be recorded."""
+        ...
+
+
+def make_update(session: Session, meters: Meters, eager: Update, tell: Callable[[str], object]) -> Update:
+    """Return what does update `update`: `eager`, or a recorded update, as `train.capture` says.
+
+    tell: receives one line if a GPU has to do without.
+    """
+    asked = session.recipe.train.capture
+    if not asked:
+        return eager
+    if reason := why_not_captured(session.environment):
+        if session.device.type == "cuda":
+            tell(f"train.capture: {reason}, so updates run eagerly")
+        return eager
+    return CapturedUpdate(session, meters, eager, tell, CudaGraphs(session.device))
+
+
+class CapturedUpdate:
+    """Updates eagerly at first, then by a recorded update; eagerly for good if it cannot be recorded or differs.
+
+    `replays` are the recorded parts, once there are any; `reason` says why updates stay eager.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        meters: Meters,
+        eager: Update,
+        tell: Callable[[str], object],
+        recorder: Recorder,
+        warm_up: int = WARM_UP,
+    ):
+        """recorder: how updates are recorded. warm_up: eager updates before one is."""
+        self.session, self.meters, self.eager, self.tell, self.recorder = session, meters, eager, tell, recorder
+        self.replays: tuple[Callable[[], object], Callable[[], object]] | None = None
+        self.reason: str | None = None
+        self._left = self._warm_up = warm_up
+
+    def __call__(self, update: int) -> None:
+        if self.replays is not None:
+            self._replay(update)
+        elif self.reason is not None or self._left > 0:
+            self._left -= 1
+            self.eager(update)
+        else:
+            self._record(update)
+
+    def _replay(self, update: int) -> None:
+        assert self.replays is not None
+        try:
+            self._run(update, *self.replays)
+        except OtherShapes as error:  # before `finish`, so nothing has changed
+            self._give_up(str(error))
+            self.eager(update)
+        else:
+            self.meters.count()
+
+    def _run(self, update: int, micro: Callable[[], object], finish: Callable[[], object]) -> None:
+        session = self.session
+        with recording():
+            inputs = UpdateInputs(session, update, ready=False)
+            self.body.set_rates(update)
+            for micro_step in range(session.layout.accumulation):
+                self.body.load(inputs.micro(micro_step))
+                seed_modules(
+                    session.device, key(session.recipe.run.seed, "dropout", update, micro_step, session.layout.rank)
+                )
+                micro()
+            finish()
+
+    def _record(self, update: int) -> None:
+        """Do that update eagerly and recorded, and compare. The eager result stays. If the update is skipped, try again later."""
+        with recording():
+            self.body = Body(self.session, self.meters, UpdateInputs(self.session, update, ready=False).micro(0))
+        before = self.body.copy()
+        try:
+            self._beside(self.body.begin)()
+            self._run(update, self._beside(self.body.micro), self._beside(self.body.finish))
+        except RuntimeError as error:
+            self.body.put(before)
+            self._give_up(f"an update cannot be recorded: {_one_line(error)}")
+            self.eager(update)
+            return
+        wanted = self.body.copy()
+        if all(map(torch.equal, before["weights"], wanted["weights"])):  # skipped, so there is nothing to compare
+            self.meters.count()
+            self.body.forget()
+            self._left = self._warm_up
+            return
+        self.body.put(before)
+        try:
+            with recording():
+                micro = self.recorder.record(self.body.micro)
+                finish = _nothing if self.body.whole else self.recorder.record(self.body.finish)
+            self.body.put(before)
+            self._run(update, micro, finish)
+            different = self.body.differs(before, wanted)
+        except RuntimeError as error:
+            different = f"an update cannot be recorded: {_one_line(error)}"
+        else:
+            self.replays = micro, finish
+        self.body.put(wanted)
+        self.meters.count()
+        if different:
+            self._give_up(different)
+
+    def _beside(self, part: Callable[[], object]) -> Callable[[], object]:
+        def run() -> None:
+            with recording(), self.recorder.beside():
+                part()
+
+        return run
+
+    def _give_up(self, reason: str) -> None:
+        self.body.forget()
+        self.replays, self.reason = None, reason
+        self.tell(f"train.capture: {reason}; updates run eagerly")
+
+
+class Body:
+    """One update that reads its inputs from fixed memory: `micro` for each micro-batch, then `finish`. Nothing else is recorded.
+
+    Without accumulation `micro` does all of it.
+    """
+
+    def __init__(self, session: Session, meters: Meters, like: Micro):
+        """like: inputs of the shapes that all updates have."""
+        self.session, self.meters = session, meters
+        self.inputs = like.map(torch.clone)
+        self._memory = flattened(self.inputs)
+        kind = torch.float64 if session.device.type == "cpu" else torch.float32
+        rate = lambda: torch.zeros((), dtype=kind, device=session.device)  # noqa: E731
+        self.lr = rate()
+        self.weights = [] if session.ema is None else [rate() for _ in session.ema.by_label]
+        self.whole = session.layout.accumulation == 1
+        self.sums: dict[str, Tensor] = {}  # with accumulation: losses of the micro-batches
+
+    def begin(self) -> None:
+        """Make the memory of gradients and sums, for accumulation: which parameters have gradients is not known before."""
+        if self.whole:
+            return
+        terms = descend(self.session, self.inputs)
+        self.sums = {name: torch.zeros_like(term) for name, term in terms.items()}
+        torch._foreach_zero_([parameter.grad for parameter in self.session.parameters if parameter.grad is not None])
+
+    def load(self, inputs: Micro) -> None:
+        """Copy the inputs of a micro-batch into the fixed memory. Raises OtherShapes if they do not fit."""
+        tensors = flattened(inputs)
+        if [tensor.shape for tensor in tensors] != [tensor.shape for tensor in self._memory]:
+            raise OtherShapes("the inputs of two updates differ in shape")
+        for kind in {tensor.dtype for tensor in tensors}:
+            pairs = [pair for pair in zip(self._memory, tensors, strict=True) if pair[1].dtype == kind]
+            torch._foreach_copy_([mine for mine, _ in pairs], [its for _, its in pairs])
+
+    def set_rates(self, update: int) -> None:
+        """Set the learning rate and the fractions by which the averages move."""
+        session = self.session
+        self.lr.fill_(held_exactly(session.lr(update), session.device))
+        fractions = [] if session.ema is None else session.ema.weights(update + 1, session.device)
+        for weight, value in zip(self.weights, fractions, strict=True):
+            weight.fill_(value)
+
+    def micro(self) -> None:
+        terms = descend(self.session, self.inputs)
+        if self.whole:
+            self._finish(terms)
+            return
+        for name, term in terms.items():
+            self.sums[name].add_(term)
+
+    def finish(self) -> None:
+        if self.whole:
+            return
+        self._finish(self.sums)
+        torch._foreach_zero_(list(self.sums.values()))
+
+    def _finish(self, terms: dict[str, Tensor]) -> None:
+        session = self.session
+        norm, skipped = step_optimizer(session, self.lr, keep=not self.whole)
+        self.meters.add(skipped, **terms, grad_norm=norm)
+        if session.ema is not None:
+            session.ema.move(self.weights, skipped)
+
+    @property
+    def state(self) -> dict[str, list[Tensor]]:
+        """All tensors that an update changes, by what they are."""
+        session, averages = self.session, [] if self.session.ema is None else list(self.session.ema.modules().values())
+        states = list(session.optimizer.state.values())
+        scaler: Any = session.environment.accelerator.scaler
+        scale = [] if scaler is None else [scaler._scale, scaler._growth_tracker]
+        return {
+            "weights": list(session.parameters),
+            "buffers": list(session.model.buffers()),
+            "moments": [state[name] for state in states for name in ("exp_avg", "exp_avg_sq")],
+            "steps": [*{id(state["step"]): state["step"] for state in states}.values()],
+            "averages": [tensor for module in averages for tensor in (*module.parameters(), *module.buffers())],
+            "meters": self.meters.tensors,
+            "scale": [tensor for tensor in scale if tensor is not None],
+        }
+
+    def copy(self) -> dict[str, list[Tensor]]:
+        """Return a copy of the state in the host's memory."""
+        return {name: [tensor.detach().to("cpu", copy=True) for tensor in each] for name, each in self.state.items()}
+
+    @torch.no_grad()
+    def put(self, state: dict[str, list[Tensor]]) -> None:
+        """Set the state to a copy, in place, and gradients and sums to nothing."""
+        for mine, its in zip(self.state.values(), state.values(), strict=True):
+            for tensor, value in zip(mine, its, strict=True):
+                tensor.copy_(value)
+        kept = [parameter.grad for parameter in self.session.parameters if parameter.grad is not None]
+        if self.whole:
+            self.forget()
+        elif kept:
+            torch._foreach_zero_(kept)
+        for total in self.sums.values():
+            total.zero_()
+
+    def forget(self) -> None:
+        """Remove the gradients, which eager updates make anew."""
+        for parameter in self.session.parameters:
+            parameter.grad = None
+
+    def differs(self, before: dict[str, list[Tensor]], wanted: dict[str, list[Tensor]]) -> str:
+        """Return in what the state differs from `wanted`, the result of an eager update from `before`; "" if in nothing."""
+        for name, mine in self.state.items():
+            squares = torch.zeros(3, dtype=torch.float64)
+            for tensor, old, new in zip(mine, before[name], wanted[name], strict=True):
+                found, old, new = tensor.detach().cpu().double(), old.double(), new.double()
+                changed = torch.stack([(found - new).norm(), (new - old).norm(), new.norm()]).square()
+                same = torch.equal(found, new)  # also where both are infinite
+                squares += torch.zeros(3) if same else changed
+            off, step, value = squares.sqrt().tolist()
+            if not off <= OF_THE_STEP * step + OF_THE_VALUE * value:
+                return f"the {name} of a recorded update differ from an eager one's by {off / (step or math.nan):.2g} of its step"
+        return ""
+
+
+class CudaGraphs:
+    """Records CUDA graphs on a stream of its own."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.stream = device, torch.cuda.Stream(device)
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """Run on the stream of the graphs, so that libraries have their workspaces there, and raise where the host waits."""
+        before, current = torch.cuda.get_sync_debug_mode(), torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(current)
+        _find_waits("error")
+        try:
+            with torch.cuda.stream(self.stream):
+                yield
+        finally:
+            _find_waits(before)
+            current.wait_stream(self.stream)
+
+    def record(self, body: Callable[[], object]) -> Callable[[], object]:
+        graph = torch.cuda.CUDAGraph()
+        # Threads that pair or read ahead call CUDA meanwhile, which only their own captures would forbid.
+        try:
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+                body()
+        except RuntimeError:
+            # A recording that failed may leave the generator marked as recorded, and then it cannot be seeded.
+            number = torch.cuda.current_device() if self.device.index is None else self.device.index
+            fresh = torch.Generator(self.device).graphsafe_get_state()
+            torch.cuda.default_generators[number].graphsafe_set_state(fresh)
+            raise
+        return graph.replay
+
+
+def _find_waits(mode: int | str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that it does not find every wait
+        torch.cuda.set_sync_debug_mode(mode)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _one_line(error: Exception) -> str:
+    """Return the first line of what went wrong first: ending a recording that failed raises once more."""
+    while isinstance(error.__context__, RuntimeError):
+        error = error.__context__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip().rstrip(".")[:MOST_WORDS]
+
+
+def flattened(inputs: Micro) -> list[Tensor]:
+    """Return the tensors on the device, always in the same order."""
+    found: list[Tensor] = []
+
+    def add(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    inputs.map(add)
+    return found
