@@ -441,7 +441,7 @@ def test_a_run_with_recorded_updates_can_be_resumed(tiny, rows, tmp_path, monkey
         return made[-1]
 
     monkeypatch.setattr(loop, "make_update", noted)
-    tiny["train"].update(steps=14, save_every=7, val_every=5, log_every=4)
+    tiny["train"].update(capture="auto", steps=14, save_every=7, val_every=5, log_every=4)
     for name, overrides in (("recorded", []), ("eager", ["train.capture=false"]), ("halves", ["train.steps=7"])):
         flowkit.train(tiny, data=rows, overrides=[f"run.name={name}", "optim.schedule=constant", *overrides])
     flowkit.train(tiny, data=rows, overrides=["run.name=halves", "optim.schedule=constant"], resume=True)

@@ -63,9 +63,9 @@ class Train(Section):
     )
     compile: bool = Field(default=False, description="compile the model with torch.compile")
     capture: AutoOrBool = Field(
-        default="auto",
-        description="replay updates as CUDA graphs: the same numbers, less work for the host; auto does so on a single GPU where "
-        "an update can be recorded",
+        default=False,  # until it has run on a GPU
+        description="replay updates as CUDA graphs, for less work of the host (never run on a GPU yet); auto does so on one GPU "
+        "if it can",
     )
     log_every: Always = Field(default=Interval(50), description="how often to log metrics")
     val_every: Interval = Field(
