@@ -49,12 +49,9 @@ class Shown:
         said = {}
         for kind, scales in self.found.items():
             first, *others = scales.items()
-            words = f"{first[1].words}{self.beside}"
-            if others:
-                words += ". By guidance scale: " + "; ".join(
-                    self._line(kind, scale, one) for scale, one in scales.items()
-                )
-            said[f"shows its {kind}"] = words
+            lines = [first[1].words, *([self.beside] if self.beside else [])]
+            lines += [self._line(kind, scale, one) for scale, one in scales.items()] if others else []
+            said[f"shows its {kind}"] = "\n".join(lines)
         return said
 
     def _line(self, kind: str, scale: str, one: Likeness) -> str:
@@ -65,7 +62,7 @@ class Shown:
             ink, apart = group.retrieval["ink"]["samples"], group.distances["samples"]
             parts.append(f"{name} first {100 * ink['top1'].value:.0f}%, five {100 * ink['top5'].value:.0f}%, Chamfer "
                          f"{apart['chamfer'].value:.3f}")  # fmt: skip
-        return f"w {scale}: {', '.join(parts)}, precision {100 * self.precision[kind][scale]:.0f}%"
+        return f"guidance {scale}: {'; '.join(parts)}; precision {100 * self.precision[kind][scale]:.0f}%"
 
     def to_json(self) -> dict[str, Any]:
         return {"rows": self.rows, "by": {
@@ -203,9 +200,9 @@ def _ranker(model: SamplingModel, device: str) -> tuple[Any, str]:
     try:
         if "image" in model.info["encoded"]:
             encoder = model.encoder("image")
-            return encoder, f". The encoder that ranks is {encoder.name}, which also conditioned the model"
+            return encoder, f"the encoder that ranks is {encoder.name}, which also conditioned the model"
         encoder = open_encoder(OFFLINE, "image", device=device)
-        return encoder, f". The encoder that ranks is {encoder.name}, which the model does not know"
+        return encoder, f"the encoder that ranks is {encoder.name}, which the model does not know"
     except UserError:
         return None, ""
 

@@ -102,7 +102,7 @@ class Likeness:
             parts.append(
                 f"{self.unlike:,} samples without another drawing of their class are compared with any training row"
             )
-        return ". ".join(parts)
+        return "\n".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         return {
