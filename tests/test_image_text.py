@@ -165,6 +165,18 @@ def test_a_photo_may_have_several_drawings(folders):
     assert "cat5" not in "\n".join(report.notes) and read_dataset(folders.out).encoded["image"].counts.sum() == 25
 
 
+def test_equal_names_in_two_folders_are_told_apart(folders):
+    for name, red in (("cat", 50), ("dog", 200)):
+        (folders.drawings / name / "same.svg").write_text(drawing(9))
+        Image.new("RGB", (16, 16), (red, 0, 0)).save(folders.photos / name / "same.png")
+    prepared(folders)
+    data = read_dataset(folders.out)
+    held = data.encoded["image"]
+    found = {data.class_names[data.class_label[row]]: held.of([row])[0][0, 0, 0] * 255 for row in range(len(data))
+             if round((data.x[row, 0, 0] + 1) * 12) == 11}  # fmt: skip
+    assert found == pytest.approx({"cat": 50, "dog": 200}, abs=0.2) and (held.counts[held.counts > 1] == 3).all()
+
+
 def test_an_interrupted_call_is_resumed(folders, monkeypatch):
     Grays.calls.clear()
     prepared(folders)
@@ -188,6 +200,8 @@ def test_an_interrupted_call_is_resumed(folders, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         prepared(again)
     assert not again.out.with_suffix(".safetensors").exists()
+    with next(again.root.glob(".again.image*.partial")).open("ab") as file:
+        file.write(b"half an image")  # written, but not yet in the index
     monkeypatch.setattr(Grays, "encode", real)
     Grays.calls.clear()
     report, found = prepared(again), read_dataset(again.out)
@@ -530,7 +544,13 @@ def test_what_is_asked_for_reaches_the_network(model, tmp_path):
         both = model.sample(4, image=[str(tmp_path / "red.png")] * 2, text=["a cat", "owls"], seed=1)
         Grays.calls.clear()
         model.sample(12, image=[tmp_path / "red.png", np.zeros((9, 9))], seed=1)
-    assert Grays.calls == [2], "each image is encoded once"
+        spread = model.conditions(4, None, None, image=[tmp_path / "red.png", np.zeros((9, 9))]).image
+    assert (
+        torch.equal(spread[0], spread[1])
+        and torch.equal(spread[2], spread[3])
+        and not torch.equal(spread[1], spread[2])
+    )
+    assert Grays.calls[0] == 2, "each image is encoded once"
     assert red.info["asked"] == [str(tmp_path / "red.png")] and both.info["asked"] == [str(tmp_path / "red.png")] * 2
     assert np.array_equal(gray.x, arrays.x) and not np.array_equal(gray.x, red.x) and not np.array_equal(both.x, red.x)
     assert red.class_label is None
