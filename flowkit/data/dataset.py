@@ -7,7 +7,7 @@ Samples have the same format.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -111,6 +111,16 @@ class Dataset(ShownAsHtml):
             None if array is None else gather(array, rows) for array in (self.condition, self.condition_mask)
         )
         return condition, mask
+
+    def encoded_of(
+        self, kinds: Iterable[str], rows: np.ndarray, turns: Mapping[str, np.ndarray] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Return copies of the images' and texts' tokens of those rows, by kind, and masks as "image_mask"; see `Encoded.of`."""
+        found: dict[str, np.ndarray] = {}
+        for kind in kinds:
+            tokens, mask = self.encoded[kind].of(rows, None if turns is None else turns.get(kind))
+            found |= {kind: tokens} if mask is None else {kind: tokens, f"{kind}_mask": mask}
+        return found
 
     def titles(self) -> list[str]:
         """Return a title for each row: its class, or its number."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -13,7 +13,10 @@ from torch import Tensor
 from flowkit.checkpoint.sidecar import class_number
 from flowkit.data.dataset import NULL, null_name
 from flowkit.data.tensors import load_tensors
-from flowkit.errors import UserError, listing
+from flowkit.errors import Unreadable, UserError, listing
+
+if TYPE_CHECKING:
+    from flowkit.encoders import Encoder
 
 ClassLabel = str | int | Sequence[str | int] | np.ndarray | np.integer | Tensor | None
 
@@ -114,3 +117,46 @@ def read_condition(path: Path) -> tuple[Tensor, Tensor | None]:
     if "condition" not in tensors:
         raise UserError(f"{path}: has no tensor 'condition'; it has {listing(tensors) or 'none'}")
     return tensors["condition"], tensors.get("condition_mask")
+
+
+def encode(encoder: Encoder, asked: Any, count: int) -> tuple[Tensor, Tensor | None]:
+    """Return the tokens (count, P, C) and mask (count, P) of the images or texts `asked`, each encoded once, then spread evenly.
+
+    asked: one, or a list or tuple. Raises UserError for what cannot be read, for a text that is too long, and for a `count` that
+    the number of them does not divide.
+    """
+    kind, several = encoder.kind, _several(asked)
+    if not several or count % len(several):
+        raise UserError(
+            f"{kind}: {len(several)} for {count} samples; give at least one, and the same number of samples for each"
+        )
+    if kind == "image":
+        several = [_read(one) for one in several]
+    elif long := [one for one in several if encoder.too_long(one)]:
+        raise UserError(f"text: {encoder.name} reads at most {encoder.tokens} tokens, and this text has more: "
+                        f"{long[0][:60]!r}...; shorten it")  # fmt: skip
+    tokens, mask = encoder.encode(several)
+    spread = torch.arange(count) * len(several) // count
+    return torch.from_numpy(tokens)[spread], None if mask is None else torch.from_numpy(mask)[spread]
+
+
+def asked_for(image: Any, text: Any) -> dict[str, Any]:
+    """Return what samples say of the images or texts that were asked for: files by name, else the texts."""
+    names = [[str(one) if isinstance(one, str | Path) else f"image {place}" for place, one in enumerate(_several(asked), 1)]
+             for asked in (image, text) if asked is not None]  # fmt: skip
+    return {"asked": max(names, key=len)} if names else {}
+
+
+def _several(asked: Any) -> list[Any]:
+    return list(asked) if isinstance(asked, list | tuple) else [asked]
+
+
+def _read(image: Any) -> Any:
+    """Return a file or another image in RGB. Raises UserError."""
+    from flowkit.encoders.pictures import read_image
+
+    try:
+        return read_image(image)
+    except Unreadable as problem:
+        name = image if isinstance(image, str | Path) else "image"
+        raise UserError(f"{name}: {problem}" + (f" ({problem.detail})" if problem.detail else "")) from None

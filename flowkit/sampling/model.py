@@ -16,14 +16,21 @@ from flowkit.data.base import NORMAL, Base
 from flowkit.data.dataset import NULL, Dataset, null_name
 from flowkit.data_source import open_base
 from flowkit.domain import Domain, Given, get_domain
-from flowkit.errors import Unreadable, UserError, listing
+from flowkit.errors import UserError, listing
 from flowkit.flow.guidance import Autoguidance
 from flowkit.flow.paths import GaussianPath
 from flowkit.progress import Progress
 from flowkit.recipe.flow import Flow, seen_without
 from flowkit.recipe.sample import SampleSettings
 from flowkit.sampling import derive
-from flowkit.sampling.conditioning import ClassLabel, resolve_condition, resolve_labels, resolve_row_labels
+from flowkit.sampling.conditioning import (
+    ClassLabel,
+    asked_for,
+    encode,
+    resolve_condition,
+    resolve_labels,
+    resolve_row_labels,
+)
 from flowkit.sampling.draw import Guide, Start, Weak, as_network, draw_samples
 from flowkit.sampling.likelihood import of_rows
 from flowkit.settings import toml_value
@@ -167,7 +174,7 @@ class SamplingModel:
         made = {
             "source": "samples", **self.made_by, "seed": seed, **settings.to_info(), **drawn.cost(),
             **({} if guide is None else {"guide_scale": guide_scale}), **({} if completion is None else completion.to_info()),
-            **({} if start is None else start.to_info()), **_asked(image, text), **(self.info.get("inherited") or {}),
+            **({} if start is None else start.to_info()), **asked_for(image, text), **(self.info.get("inherited") or {}),
         }  # fmt: skip
         kept, names = self._labels(told.class_label)
         tokens, mask = (None if one is None else one.float().numpy() if one.is_floating_point() else one.numpy()
@@ -204,7 +211,7 @@ class SamplingModel:
         )
         for kind, one in asked.items():
             if one is not None:
-                tokens, mask = self._encoded(kind, one, count)
+                tokens, mask = encode(self.encoder(kind), one, count)
                 told = replace(told, **{kind: tokens, f"{kind}_mask": mask})
         null = labels is not None and bool((labels == NULL).any())
         missing = [kind for kind in self.condition_kinds if kind not in told.kinds or (kind == "class" and null)]
@@ -254,22 +261,6 @@ class SamplingModel:
             self._encoders[kind] = found
         return self._encoders[kind]
 
-    def _encoded(self, kind: str, asked: Any, count: int) -> tuple[Tensor, Tensor | None]:
-        """Return the tokens (count, P, C) and mask (count, P) of images or texts, each encoded once and then spread evenly."""
-        encoder = self.encoder(kind)
-        several = _several(asked)
-        if not several or count % len(several):
-            raise UserError(f"{kind}: {len(several)} for {count} samples; give at least one, and the same number of samples for "
-                            "each")  # fmt: skip
-        if kind == "image":
-            several = [_read(one) for one in several]
-        elif long := [one for one in several if encoder.too_long(one)]:
-            raise UserError(f"text: {encoder.name} reads at most {encoder.tokens} tokens, and this text has more: "
-                            f"{long[0][:60]!r}...; shorten it")  # fmt: skip
-        tokens, mask = encoder.encode(several)
-        spread = torch.arange(count) * len(several) // count
-        return torch.from_numpy(tokens)[spread], None if mask is None else torch.from_numpy(mask)[spread]
-
     def given_with(self, data: Dataset, rows: np.ndarray, what: str = "the rows") -> Conditions:
         """Return the rows' labels, matched by class name, and conditions, if the model and the data have them.
 
@@ -285,12 +276,11 @@ class SamplingModel:
             labels = np.array([known[name] for name in names])
         tokens, mask = data.tokens(rows) if self.info.get("condition_shape") else (None, None)
         found = {"class_label": labels, "tokens": tokens, "mask": mask}
-        for kind in self.info.get("encoded") or {}:
-            if kind not in data.encoded:
-                raise UserError(
-                    f"{what} have no {kind}s, and the model was trained with {kind}s; prepare them with --{kind}s"
-                )
-            found[kind], found[f"{kind}_mask"] = data.encoded[kind].of(rows)
+        kinds = tuple(self.info.get("encoded") or ())
+        if missing := [f"{kind}s" for kind in kinds if kind not in data.encoded]:
+            raise UserError(f"{what} have no {listing(missing)}, which the model was trained with; prepare them with "
+                            f"{listing(f'--{kind}' for kind in missing)}")  # fmt: skip
+        found |= data.encoded_of(kinds, rows)
         return Conditions.of_arrays(**found)
 
     def _labels(self, labels: Tensor | None) -> tuple[np.ndarray | None, tuple[str, ...]]:
@@ -387,30 +377,6 @@ class SamplingModel:
                 "the same data, split and data.normalizer: train it on the same rows, or start it from this one with --init-from"
             )
         return as_network(weak.model), weak.objective
-
-
-def _several(asked: Any) -> list[Any]:
-    return list(asked) if isinstance(asked, list | tuple) else [asked]
-
-
-def _read(image: Any) -> Any:
-    """Return a file or another image in RGB. Raises UserError."""
-    from flowkit.encoders.pictures import read_image
-
-    try:
-        return read_image(image)
-    except Unreadable as problem:
-        name = image if isinstance(image, str | Path) else "image"
-        raise UserError(f"{name}: {problem}" + (f" ({problem.detail})" if problem.detail else "")) from None
-
-
-def _asked(image: Any, text: Any) -> dict[str, Any]:
-    """Return what was asked for by its names: files, or texts; both if both are given."""
-    names = [[str(one) if isinstance(one, str | Path) else f"image {place}" for place, one in enumerate(_several(asked), 1)]
-             for asked in (image, text) if asked is not None]  # fmt: skip
-    if not names:
-        return {}
-    return {"asked": names[0] if len(names) == 1 or len(names[0]) >= len(names[1]) else names[1]}
 
 
 def _short(value: Any) -> str:

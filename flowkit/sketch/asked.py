@@ -106,7 +106,7 @@ def measure_shown(
     apart = euclidean(grid, grid)
     found, precision, pictures = {}, {}, {}
     for name, asked in several.items():
-        told = _conditions(data, pool_rows, asked)
+        told = Conditions.of_arrays(**data.encoded_of(asked, pool_rows))
         nearest = _nearest(data, pool_rows, train, asked)
         found[name], precision[name] = {}, {}
         for scale in dict.fromkeys(
@@ -150,14 +150,6 @@ def _held_out(data: Dataset, train: np.ndarray) -> tuple[np.ndarray, dict[str, n
 def _spread(rows: np.ndarray) -> np.ndarray:
     count = min(ROWS, len(rows))
     return rows[np.arange(count) * len(rows) // max(count, 1)]
-
-
-def _conditions(data: Dataset, rows: np.ndarray, kinds: Sequence[str]) -> Conditions:
-    found = {}
-    for kind in kinds:
-        tokens, mask = data.encoded[kind].of(rows)
-        found |= {kind: tokens, f"{kind}_mask": mask}
-    return Conditions.of_arrays(**found)
 
 
 def _nearest(data: Dataset, rows: np.ndarray, train: np.ndarray, kinds: Sequence[str]) -> np.ndarray:

@@ -159,13 +159,8 @@ def conditions_of(data: Dataset, rows: np.ndarray, turns: Mapping[str, np.ndarra
               "tokens": data.condition if "condition" in kinds else None,
               "mask": data.condition_mask if "condition" in kinds else None}  # fmt: skip
     found |= {name: torch.from_numpy(gather(array, rows)) for name, array in arrays.items() if array is not None}
-    for kind, encoded in data.encoded.items():
-        if kind in kinds:
-            tokens, mask = encoded.of(rows, None if turns is None else turns.get(kind))
-            found |= {kind: torch.from_numpy(tokens)} | (
-                {} if mask is None else {f"{kind}_mask": torch.from_numpy(mask)}
-            )
-    return Conditions(**found)
+    encoded = data.encoded_of([kind for kind in data.encoded if kind in kinds], rows, turns)
+    return Conditions(**found, **{name: torch.from_numpy(array) for name, array in encoded.items()})
 
 
 def _room(device: torch.device) -> int:
