@@ -25,7 +25,8 @@ from flowkit.flow.objective import FlowObjective
 from flowkit.inspect.dataset import data_report
 from flowkit.models import create_model
 from flowkit.models.calls import call_model
-from flowkit.models.layers import CrossAttention, condition_memory
+from flowkit.models.conditioning import condition_memory
+from flowkit.models.layers import CrossAttention
 from flowkit.sampling.conditioning import resolve_condition
 from flowkit.sampling.draw import as_network
 from flowkit.sampling.likelihood import likelihood_figures

@@ -52,7 +52,7 @@ def drawing(place: int) -> str:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> SimpleNamespace:
-    """Drawings of two classes with photos: one has three, one none; one photo has no drawing, and one is no picture."""
+    """Drawings of three classes, and photos. cat0 has three, dog3 has none, "nobody" has no drawing, owl1 cannot be read."""
     for name in ("cat", "dog", "owl"):
         (tmp_path / "drawings" / name).mkdir(parents=True)
         (tmp_path / "photos" / name).mkdir(parents=True)

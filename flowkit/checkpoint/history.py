@@ -37,7 +37,7 @@ class History(ShownAsHtml, dict[str, np.ndarray]):
 
 
 def read_history(run_dir: Path | None) -> History:
-    """Read the metrics of a run, skipping invalid lines. Raises UserError if there is no run, or no file in it."""
+    """Read the metrics of a run without its invalid lines. Raises UserError if there is no run or no metrics file."""
     if run_dir is None:
         raise UserError("this model was loaded from a file outside a run, so it has no history")
     rows: dict[float, dict[str, float]] = {}

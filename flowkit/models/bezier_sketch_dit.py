@@ -10,17 +10,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from flowkit.models import Count, CountOrNone, Divides, Dropout, Heads, Layers, TokenWidth
+from flowkit.models.conditioning import Conditioned, with_augmented, with_given
 from flowkit.models.layers import (
     POSITION_STD,
     Attention,
-    Conditioned,
     CrossAttention,
     SwiGLU,
     learned,
     linear,
     modulate,
-    with_augmented,
-    with_given,
     with_neighbors,
 )
 

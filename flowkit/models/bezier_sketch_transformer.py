@@ -9,23 +9,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from flowkit.models import Count, CountOrNone, Divides, Dropout, Heads, Layers, TokenWidth
-from flowkit.models.layers import (
+from flowkit.models.conditioning import (
     CLASS_DIM,
-    POSITION_STD,
-    SMOOTH,
-    Attention,
     ClassEmbedding,
     EncodedConditions,
     FeatureProjection,
-    TimeEmbedding,
     condition_memory,
     dropped_rows,
     joined,
-    learned,
-    linear,
     with_augmented,
     with_given,
 )
+from flowkit.models.layers import POSITION_STD, SMOOTH, Attention, TimeEmbedding, learned, linear
 
 
 class BezierSketchTransformer(nn.Module):

@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from flowkit.models import Count, CountOrNone, Divides, Dropout, Heads, Layers, Width
-from flowkit.models.layers import Attention, Conditioned, CrossAttention, learned, linear, modulate
+from flowkit.models.conditioning import Conditioned
+from flowkit.models.layers import Attention, CrossAttention, learned, linear, modulate
 
 
 class DiTVelocityNetwork(Conditioned):

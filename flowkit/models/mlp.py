@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from flowkit.models import Count, CountOrNone, Dropout, Width
-from flowkit.models.layers import Conditioned, linear
+from flowkit.models.conditioning import Conditioned
+from flowkit.models.layers import linear
 
 SILU_GAIN = 2**0.5  # as for ReLU; without it the signal shrinks in every layer, and learning is slower
 OUT_GAIN = 0.1  # start with outputs near 0, the mean of the velocity

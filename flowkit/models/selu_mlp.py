@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.models import Count, CountOrNone, Layers, Width
-from flowkit.models.layers import dropped_rows, token_mean, without_any
+from flowkit.models.conditioning import dropped_rows, token_mean, without_any
 
 
 class PointInput(nn.Module):

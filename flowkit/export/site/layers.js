@@ -1,4 +1,4 @@
-// Layers of the networks, on flat Float32Arrays: (B, T, D) is B rows of T tokens of D numbers. As flowkit/models/layers.py.
+// Layers of the networks, on flat Float32Arrays: (B, T, D) is B rows of T tokens of D numbers. As flowkit/models/layers.py and conditioning.py.
 
 import { Arena } from "./matmul.js";
 
