@@ -8,8 +8,10 @@ import json
 import re
 import shutil
 import struct
+import tracemalloc
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from typer.testing import CliRunner
 
 from flowkit.cli import app
 from flowkit.data.dataset import Dataset, read_dataset
-from flowkit.errors import NothingLeft, UserError
+from flowkit.errors import NothingLeft, Unreadable, UserError
 from flowkit.sketch.prepare import PrepareReport, prepare
 from flowkit.sources.files import open_files
 from flowkit.sources.kinds import kind_of
@@ -344,6 +346,23 @@ def test_gzip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     source = write(tmp_path / "s", drawn("1.svg") | {"2.svg": packed(b"<svg>" + b" " * 8_000_000)})
     report, data = run(source)
     assert len(data) == 1 and "expands to more than" in str(report.examples)
+
+
+@pytest.mark.parametrize("limit", [1_000_000_000, 3_000_000])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_reading_reserves_memory_for_the_file_not_for_the_limit(
+    tmp_path: Path, pack: Callable[[bytes], bytes], limit: int
+) -> None:
+    for content in (b"[]", np.random.default_rng(0).bytes(3_000_000)):
+        (tmp_path / "a.json").write_bytes(pack(content))
+        with open_files(tmp_path / "a.json") as files:
+            tracemalloc.start()
+            assert files.read(files.entries[0], limit) == content
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert peak < 3 * len(content) + 8_000_000
+        with open_files(tmp_path / "a.json") as files, pytest.raises(Unreadable, match="is larger than"):
+            files.read(files.entries[0], len(content) - 1)
 
 
 # ---- arrays ----

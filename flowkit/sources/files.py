@@ -24,6 +24,7 @@ from flowkit.sources.kinds import BY_SUFFIX, FOREIGN, HEAD, kind_of
 MAX_DIRECTORY = 64_000_000  # bytes of a zip's directory: half a million members or more
 GZIP = b"\x1f\x8b"
 MAX_INFLATED, MAX_RATIO = 1_000_000_000, 200  # limits of a decompressed gzip stream: bytes, or relative to its size
+_CHUNK = 1 << 20  # bytes read at once
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError, ValueError)
 
 
@@ -123,14 +124,19 @@ class Files:
 
     def read(self, entry: Entry, limit: int) -> bytes:
         """Return all bytes of an entry. Raises Unreadable if there are more than `limit`."""
+        parts: list[bytes] = []
+        size = 0
         with self.open(entry) as stream:
             try:
-                data = stream.read(limit + 1)
+                # A read of the whole limit would reserve that much memory for the smallest file.
+                while part := stream.read(min(_CHUNK, limit + 1 - size)):
+                    parts.append(part)
+                    size += len(part)
             except BROKEN_ZIP as error:
                 raise Unreadable("cannot be read", str(error)) from None
-        if len(data) > limit:
+        if size > limit:
             raise Unreadable(f"is larger than {limit // 1_000_000} MB")
-        return data
+        return b"".join(parts)
 
 
 class _Inflated(io.RawIOBase):
@@ -143,7 +149,7 @@ class _Inflated(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._stream.read(len(buffer))
+        data = self._stream.read(min(len(buffer), _CHUNK))
         self._left -= len(data)
         if self._left < 0:
             raise OSError(f"its gzip stream expands to more than {MAX_RATIO} times its size")
