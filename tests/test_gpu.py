@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import flowkit
 from flowkit.components import trusting
+from flowkit.data.dataset import Dataset
 from flowkit.events import Logged, Notice, Stepped, Validated
 from tests.conftest import Recorder
 
@@ -41,6 +43,42 @@ def test_no_device_sync_between_log_steps(tiny, rows):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert recorder.of(Stepped)[-1].step == 39
+
+
+@pytest.mark.parametrize(
+    "case", ["resident", "read ahead", "flow.objective=mean_flow", "flow.coupling=ot", "flow.coupling=paired"]
+)
+def test_all_copies_in_the_loop_come_from_pinned_memory(tiny, rows, monkeypatch, case):
+    """A copy from other memory waits for the device, which `set_sync_debug_mode` does not find. Threads copy too."""
+    from flowkit.training import batches
+
+    copy, pageable, watching = torch.Tensor.to, [], [False]
+
+    def to(tensor, *where, **how):
+        found = copy(tensor, *where, **how)
+        if watching[0] and found.is_cuda and not (tensor.is_cuda or tensor.is_pinned()):
+            pageable.append(tuple(tensor.shape))
+        return found
+
+    class Watching(Recorder):
+        def __call__(self, event):
+            super().__call__(event)
+            if isinstance(event, Stepped):
+                watching[0] = 2 <= event.step < 15  # not while starting, validating and saving
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    if case == "read ahead":
+        monkeypatch.setattr(batches, "RESIDENT_SHARE", 0.0)
+    if case == "flow.coupling=paired":
+        told = {name: rows[name] for name in ("class_label", "class_names")}
+        rows = Dataset(rows["kind"], rows["x"], **told, noise=np.zeros_like(rows["x"]))
+    tiny["train"].update(steps=16, log_every=100, val_every="never")
+    tiny["sample"]["every"] = "never"
+    recorder = Watching()
+    overrides = [case] if "=" in case else []
+    flowkit.train(tiny, data=rows, overrides=overrides, listeners=lambda: [recorder])
+    assert recorder.of(Stepped)[-1].step == 16
+    assert pageable == []
 
 
 def test_deterministic_runs_are_bit_equal(tiny, rows, tmp_path):

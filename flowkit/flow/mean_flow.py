@@ -24,6 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from flowkit.device import to_device
 from flowkit.errors import UserError
 from flowkit.flow.objective import Draws, FlowObjective, Losses, Objective, Pairs, Spans
 from flowkit.flow.paths import expand
@@ -62,7 +63,7 @@ class MeanFlow(Objective):
         other = draws.times("ends")
         first = draws.number("spans") % POSITIONS
         chosen = self.has_span(first + torch.arange(len(t), dtype=torch.float64))
-        there = chosen.to(t.device, non_blocking=True)
+        there = to_device(chosen, t.device)
         length = torch.where(there, (other - t).abs(), 0.0)
         return torch.where(there, torch.minimum(t, other), t), Spans(length, chosen, self.ratio)
 
