@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from safetensors.torch import load_file
 import flowkit
 from flowkit.components import trusting
 from flowkit.data.dataset import Dataset
+from flowkit.errors import NotCompiled
 from flowkit.events import Logged, Notice, Stepped, Validated
 from tests.conftest import Recorder
 
@@ -128,6 +131,23 @@ def test_recorded_updates_are_the_eager_ones(tiny, rows, tmp_path, overrides):
             torch.testing.assert_close(a[key], b[key], **({} if compiled else {"rtol": 0, "atol": 0}))
     if not compiled:
         assert logged["true"] == logged["false"]
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"precision": "bf16"}, {"solver": "dopri5"}, {"guidance_interval": (0.3, 0.7)}], ids=str
+)
+def test_samples_of_a_compiled_network_are_the_eager_ones(tiny, rows, how):
+    """By CUDA graphs, for two sizes of batches, twice; except `dopri5`, which is only compiled."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NotCompiled)
+        model = flowkit.train(tiny, data=rows, overrides=["train.steps=100", "optim.lr=3e-3", "run.deterministic=true"])
+        how = {"solver": "heun", "steps": 4, "guidance_scale": 2.0, "batch_size": 8, "seed": 1, **how}
+        eager = model.sample(13, **how).x
+        for _ in range(2):
+            found = model.sample(13, compile=True, **how).x
+            # Rounding may change which steps dopri5 accepts.
+            exact = how["solver"] != "dopri5" and "precision" not in how
+            assert np.abs(found - eager).max() < (1e-3 if exact else 0.05) * eager.std()
 
 
 def peeks(x: torch.Tensor) -> torch.Tensor:
