@@ -37,7 +37,8 @@ class Compiled:
         except Exception as error:  # compilers raise all kinds; a mistake in the network is raised again below
             found = self.model(*given, **named)
             self.failed = True
-            why = " ".join(f"{type(error).__name__}: {error}".split())[:MOST_WORDS]
+            why = f"{type(error).__name__}: {error}".partition("\n\nSet ")[0]  # torch goes on about its variables
+            why = " ".join(why.split())[:MOST_WORDS]
             warnings.warn(f"sample.compile: the network runs eagerly, since torch cannot compile it ({why})", NotCompiled,
                           stacklevel=2)  # fmt: skip
             return found

@@ -175,6 +175,8 @@ class SamplingModel:
             self, num_samples, settings, told, seed=seed, guide=guide, guide_scale=guide_scale, completion=completion,
             start=start, batch_size=batch_size, keep_states=0 if on_states is None else KEPT_STATES, progress=progress,
         )  # fmt: skip
+        if settings.compile and self.compiled(settings).failed:
+            settings = self.settings(settings, compile=False)
         if on_states is not None:
             assert drawn.states is not None
             on_states(drawn.states)
