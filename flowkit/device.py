@@ -35,7 +35,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor from the host, without waiting for the device.
 
     A copy to CUDA waits unless it comes from pinned memory. Torch keeps pinned memory and reuses it only after the copies from it
-    have finished: a copy records its stream, and freed memory waits for an event of that stream (`CachingHostAllocator`). So
+    have finished: a copy records its stream, and freed memory waits for an event of that stream (ATen's CachingHostAllocator). So
     buffers of our own, reused in turn, would gain nothing.
     """
     if device.type != "cuda" or tensor.device.type != "cpu":
