@@ -8,6 +8,7 @@ an eager one. Before it is used, one update is computed in both ways and compare
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -50,6 +51,10 @@ class Recorder(Protocol):
 
         memory: all tensors that it reads or changes and whose values differ from update to update.
         """
+        ...
+
+    def done(self, seconds: float) -> str:
+        """Return a line for the user once an update is recorded, which took that long; "" if there is nothing to say."""
         ...
 
     def give_up(self, session: Session) -> None:
@@ -161,22 +166,26 @@ class CapturedUpdate:
             return
         body.put(before)
         try:
+            begun = time.perf_counter()
             with recording(), self.compiling():
                 # With the inputs of another update, so that it shows in the result if one of them became a constant.
                 body.load(UpdateInputs(self.session, update + 1, ready=False).micro(0))
                 micro = self.recorder.record(body.micro, body.memory)
                 finish = _nothing if body.whole else self.recorder.record(body.finish, body.memory)
                 body.put(before)
+            seconds = time.perf_counter() - begun
             self._run(update, micro, finish)
             different = body.differs(before, wanted, *self.recorder.close)
         except RuntimeError as error:
-            different = f"an update cannot be recorded: {_one_line(error)}"
-        else:
-            self.replays = micro, finish
+            self._instead(update, before, f"an update cannot be recorded: {_one_line(error)}")
+            return
         if different:
             self._instead(update, before, different)
             return
+        self.replays = micro, finish
         self.meters.count()
+        if line := self.recorder.done(seconds):
+            self.tell(line)
 
     def _body(self, update: int) -> Body:
         with recording():
@@ -382,6 +391,9 @@ class CudaGraphs:
             torch.cuda.default_generators[number].graphsafe_set_state(fresh)
             raise
         return graph.replay
+
+    def done(self, seconds: float) -> str:
+        return ""
 
     def give_up(self, session: Session) -> None:
         pass

@@ -51,6 +51,9 @@ class Inductor:
 
         return replay
 
+    def done(self, seconds: float) -> str:
+        return f"{self.key}: compiled the update in {seconds:.0f} s"
+
     def give_up(self, session: Session) -> None:
         session.model.compile()
 

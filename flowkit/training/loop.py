@@ -54,9 +54,11 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
     @contextmanager
     def compiling() -> Iterator[None]:
         emit(Doing("compiling"))
-        with watch.held(session.device):
-            yield
-        emit(Doing(""))
+        try:
+            with watch.held(session.device):
+                yield
+        finally:
+            emit(Doing(""))
 
     perform = make_update(session, meters, eager_update(session, meters), lambda text: emit(Notice(text)), compiling)
     for update in range(session.start_step, session.total_steps):
