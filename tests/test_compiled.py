@@ -46,11 +46,11 @@ def network_uncompiled() -> Any:
 
 
 def check(result: Any, variant: str = "") -> None:
-    """Measured over all variants: 4e-6 of a tensor's norm after four updates in fp32, 5e-3 in bf16, which rounds less."""
+    """Measured over all variants after four updates: 4e-6 of a tensor's norm in fp32, 3e-2 in bf16, which rounds less."""
     assert result.captured.replays is not None
     (told,) = result.told
     assert told.startswith("train.compile: compiled the update in ")
-    found, means, close = result.found, result.means, 3e-2 if "bf16" in variant else 3e-5
+    found, means, close = result.found, result.means, 6e-2 if "bf16" in variant else 3e-5
     for name, tensors in found["recorded"].items():
         for mine, its in zip(tensors, found["eager"][name], strict=True):
             assert (mine - its).norm() <= close * its.norm(), name
@@ -62,17 +62,17 @@ def check(result: Any, variant: str = "") -> None:
     "variant", [pytest.param(name, marks=() if name in COMPILED else pytest.mark.slow) for name in VARIANTS]
 )
 def test_compiled_updates_are_the_eager_ones(variant, tmp_path):
-    check(rehearsed(variant, tmp_path, Inductor()), variant)
+    check(rehearsed(variant, tmp_path, Inductor("bf16" if "bf16" in variant else "fp32")), variant)
 
 
 @pytest.mark.parametrize("variant", TRACED)
 def test_traced_updates_are_the_eager_ones(variant, tmp_path, traced):
-    check(rehearsed(variant, tmp_path, Inductor()), variant)
+    check(rehearsed(variant, tmp_path, Inductor("fp32")), variant)
 
 
 def test_traced_updates_read_rows_from_a_file(tmp_path, traced, monkeypatch):
     monkeypatch.setattr(batches, "RESIDENT_CPU_BYTES", 0)
-    check(rehearsed("points", tmp_path, Inductor()))
+    check(rehearsed("points", tmp_path, Inductor("fp32")))
 
 
 @pytest.mark.parametrize("poisoned", [WARM_UP, WARM_UP + 2], ids=["the first", "a later one"])
@@ -86,7 +86,7 @@ def test_compiled_updates_are_skipped_too(variant, poisoned, tmp_path, request):
         noise = session.pairing.noise
         session.pairing.noise = lambda update: noise(update) * (torch.nan if update == poisoned else 1)
 
-    result = rehearsed(variant, tmp_path, Inductor(), change=poison)
+    result = rehearsed(variant, tmp_path, Inductor("fp32"), change=poison)
     check(result)
     means, updates = result.means["recorded"]
     assert updates == UPDATES - WARM_UP and means["skipped"] == 1 / updates
@@ -141,7 +141,7 @@ def test_a_loss_that_reads_values_leaves_the_network_compiled(tmp_path, network_
     def used(session: Session) -> None:
         session.aux_losses["mine"] = (0.1, find("loss", "raster"))
 
-    result = rehearsed("sketch", tmp_path, Inductor(), change=used)
+    result = rehearsed("sketch", tmp_path, Inductor("fp32"), change=used)
     (told,) = result.told
     assert told.startswith("train.compile: an update cannot be recorded: ")
     assert told.endswith("; only the network is compiled")

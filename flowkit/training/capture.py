@@ -79,7 +79,7 @@ def make_update(
         if reason := why_not_whole(session.environment):
             tell(f"{Inductor.key}: {reason}, so {Inductor.otherwise}")
             return eager
-        return CapturedUpdate(session, meters, eager, tell, Inductor(), warm_up=0, compiling=compiling)
+        return CapturedUpdate(session, meters, eager, tell, Inductor(train.precision), warm_up=0, compiling=compiling)
     if not train.capture:
         return eager
     if reason := why_not_captured(session.environment):
