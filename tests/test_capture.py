@@ -89,6 +89,7 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "bf16": ("sketch", ("train.precision=bf16",)),
     "accumulation": ("sketch", ("train.micro_batch_size=16", "aux_loss.bending=0.1")),
     "accumulation mean_flow": ("sketch", ("train.micro_batch_size=16", 'flow.objective={name="mean_flow",ratio=0.14}')),
+    "points bf16": ("points", ("train.micro_batch_size=16", "train.precision=bf16")),
     "accumulation bf16": ("text", ("train.micro_batch_size=8", "train.precision=bf16", "model.dropout=0.2")),
 }  # fmt: skip
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import flowkit
 from flowkit.components import find
+from flowkit.errors import UserError
 from flowkit.events import Doing, Notice
 from flowkit.training import batches, capture, loop
 from flowkit.training import session as sessions
@@ -28,7 +29,7 @@ from flowkit.training.session import Session, why_not_whole
 from tests.conftest import Recorder
 from tests.test_capture import UPDATES, VARIANTS, WARM_UP, rehearsed, same, session_of
 
-COMPILED = ("mean_flow", "accumulation bf16")
+COMPILED = ("mean_flow", "points bf16")
 TRACED = ("sketch", "accumulation", "auxiliary losses", "image and text", "dropout", "augment", "no clipping")
 
 
@@ -147,6 +148,17 @@ def test_a_loss_that_reads_values_leaves_the_network_compiled(tmp_path, network_
     assert told.endswith("; only the network is compiled")
     assert same(result.found["recorded"], result.found["eager"]) == []
     assert result.means["recorded"] == result.means["eager"]
+
+
+def test_without_a_compiler(tmp_path, monkeypatch):
+    def missing(*arguments: Any, **options: Any) -> None:
+        raise torch._inductor.exc.InvalidCxxCompiler
+
+    monkeypatch.setattr(torch._inductor, "compile", missing)
+    with pytest.raises(
+        UserError, match=r"^train\.compile: requires a C\+\+ compiler, .* or set train\.compile = false$"
+    ):
+        rehearsed("points", tmp_path, Inductor("fp32"))
 
 
 def test_where_whole_updates_are_compiled(tmp_path):

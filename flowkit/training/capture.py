@@ -1,4 +1,4 @@
-"""The recorded update: on CUDA, one update becomes a CUDA graph, which is replayed from then on without Python.
+"""The recorded update: one update becomes a CUDA graph, or on the CPU a compiled graph, which is replayed from then on.
 
 A small network's update takes the GPU less time than the host needs to start its some hundred kernels. Random draws, rows from a
 file and couplings stay outside: they are copied into fixed memory, which the graph reads. So a recorded update has the numbers of

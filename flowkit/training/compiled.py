@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from flowkit.errors import UserError
+
 if TYPE_CHECKING:
     from flowkit.training.session import Session
 
 # Dropout draws from torch's generator, as eager updates do. The inputs are always the same memory, so their sizes need no checks.
 OPTIONS: dict[str, Any] = {"fallback_random": True, "size_asserts": False}
-
-FEW_COLUMNS = 8
+FEW_COLUMNS = 8  # at most, in a product that is computed the other way round
 
 
 class Inductor:
@@ -38,14 +39,19 @@ class Inductor:
         return nullcontext()
 
     def record(self, body: Callable[[], object], memory: Sequence[Tensor]) -> Callable[[], object]:
-        """Trace and compile `body`. It runs once while it is traced."""
+        """Trace and compile `body`. It runs once while it is traced. Raises UserError if there is no C++ compiler."""
         try:
             # As inputs of the graph, so that reading a value raises instead of becoming a constant.
             traced = make_fx(lambda *_: body(), decomposition_table=_formulas())(*memory)
             graph, inputs = _with_inputs(traced, memory)
             with torch.no_grad():
                 compiled = torch._inductor.compile(graph, inputs, options=OPTIONS)
-        except RuntimeError:
+        except RuntimeError as error:
+            if isinstance(getattr(error, "inner_exception", error), torch._inductor.exc.InvalidCxxCompiler):
+                raise UserError(
+                    f"{self.key}: requires a C++ compiler, and none was found; install g++ or clang, name one in the "
+                    "environment variable CXX, or set train.compile = false"
+                ) from None
             raise
         except Exception as error:
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
