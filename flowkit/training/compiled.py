@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch._inductor.exc import InvalidCxxCompiler
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -45,9 +46,9 @@ class Inductor:
             traced = make_fx(lambda *_: body(), decomposition_table=_formulas())(*memory)
             graph, inputs = _with_inputs(traced, memory)
             with torch.no_grad():
-                compiled = torch._inductor.compile(graph, inputs, options=OPTIONS)
+                compiled: Any = torch._inductor.compile(graph, [*inputs], options=OPTIONS)
         except RuntimeError as error:
-            if isinstance(getattr(error, "inner_exception", error), torch._inductor.exc.InvalidCxxCompiler):
+            if isinstance(getattr(error, "inner_exception", error), InvalidCxxCompiler):
                 raise UserError(
                     f"{self.key}: requires a C++ compiler, and none was found; install g++ or clang, name one in the "
                     "environment variable CXX, or set train.compile = false"
