@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +34,7 @@ from flowkit.errors import UserError
 from flowkit.recipe import recipe_from_dict
 from flowkit.training import batches, capture, loop
 from flowkit.training import session as sessions
-from flowkit.training.capture import WARM_UP, Body, CapturedUpdate, make_update
+from flowkit.training.capture import WARM_UP, Body, CapturedUpdate, CudaGraphs, make_update
 from flowkit.training.loop import eager_update
 from flowkit.training.meters import Meters
 from flowkit.training.session import Session, build, why_not_captured
@@ -89,6 +89,7 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "bf16": ("sketch", ("train.precision=bf16",)),
     "accumulation": ("sketch", ("train.micro_batch_size=16", "aux_loss.bending=0.1")),
     "accumulation mean_flow": ("sketch", ("train.micro_batch_size=16", 'flow.objective={name="mean_flow",ratio=0.14}')),
+    "points bf16": ("points", ("train.micro_batch_size=16", "train.precision=bf16")),
     "accumulation bf16": ("text", ("train.micro_batch_size=8", "train.precision=bf16", "model.dropout=0.2")),
 }  # fmt: skip
 
@@ -225,6 +226,8 @@ class Tape(TorchDispatchMode):
 
 
 class Tapes:
+    key, otherwise, close = CudaGraphs.key, CudaGraphs.otherwise, CudaGraphs.close
+
     def __init__(self) -> None:
         self.tried = (
             0  # parts of updates that ran beside: `begin`, `finish` and every `micro` in each attempt to record
@@ -234,11 +237,17 @@ class Tapes:
         self.tried += 1
         return OnlyRecordable()
 
-    def record(self, body: Callable[[], object]) -> Callable[[], object]:
+    def record(self, body: Callable[[], object], memory: Sequence[Tensor]) -> Callable[[], object]:
         tape = Tape()
         with tape:
             body()
         return tape.replay
+
+    def done(self, seconds: float) -> str:
+        return ""
+
+    def give_up(self, session: Session) -> None:
+        pass
 
 
 UPDATES = WARM_UP + 4
@@ -312,7 +321,7 @@ def test_recorded_updates_are_graphs_of_fx(variant, tmp_path):
     """By `make_fx`, which finds what depends on a tensor's values. It decomposes some operations, so last bits may differ."""
 
     class Traces(Tapes):
-        def record(self, body: Callable[[], object]) -> Callable[[], object]:
+        def record(self, body: Callable[[], object], memory: Sequence[Tensor]) -> Callable[[], object]:
             return torch.no_grad()(make_fx(lambda: body())())
 
     result = rehearsed(variant, tmp_path, Traces())
@@ -354,8 +363,8 @@ def test_a_recorded_update_that_differs_is_not_used(variant, tmp_path):
     class Forgetful(Tapes):
         """As if a number had been baked in: the learning rate of the update that was recorded stays at 0."""
 
-        def record(self, body: Callable[[], object]) -> Callable[[], object]:
-            replay, lr = super().record(body), body.__self__.lr
+        def record(self, body: Callable[[], object], memory: Sequence[Tensor]) -> Callable[[], object]:
+            replay, lr = super().record(body, memory), body.__self__.lr
 
             def wrong() -> None:
                 lr.zero_()
@@ -376,8 +385,8 @@ def test_inputs_of_another_shape_leave_updates_eager(tmp_path):
     class Narrow(Tapes):
         """The memory no longer fits after the update that is compared with."""
 
-        def record(self, body: Callable[[], object]) -> Callable[[], object]:
-            replay, its, calls = super().record(body), body.__self__, []
+        def record(self, body: Callable[[], object], memory: Sequence[Tensor]) -> Callable[[], object]:
+            replay, its, calls = super().record(body, memory), body.__self__, []
 
             def once() -> None:
                 replay()
@@ -396,7 +405,7 @@ def test_inputs_of_another_shape_leave_updates_eager(tmp_path):
 
 def test_a_failure_while_recording_leaves_updates_eager(tmp_path):
     class Broken(Tapes):
-        def record(self, body: Callable[[], object]) -> Callable[[], object]:
+        def record(self, body: Callable[[], object], memory: Sequence[Tensor]) -> Callable[[], object]:
             try:
                 raise RuntimeError("CUDA error: operation not permitted.\nMore lines")
             except RuntimeError:

@@ -61,7 +61,11 @@ class Train(Section):
         description="fp32, or mixed precision with fp16 or bf16; auto is bf16 on a GPU that supports it, else fp32, and stays "
         "the same when the run is resumed",
     )
-    compile: bool = Field(default=False, description="compile the model with torch.compile")
+    compile: bool = Field(
+        default=False,
+        description="compile for speed, which takes up to a minute at the start: on one CPU process the whole update, elsewhere "
+        "the model",
+    )
     capture: AutoOrBool = Field(
         default=False,  # until it has run on a GPU
         description="replay updates as CUDA graphs, for less work of the host (never run on a GPU yet); auto does so on one GPU "

@@ -1,4 +1,4 @@
-"""The recorded update: on CUDA, one update becomes a CUDA graph, which is replayed from then on without Python.
+"""The recorded update: one update becomes a CUDA graph, or on the CPU a compiled graph, which is replayed from then on.
 
 A small network's update takes the GPU less time than the host needs to start its some hundred kernels. Random draws, rows from a
 file and couplings stay outside: they are copied into fixed memory, which the graph reads. So a recorded update has the numbers of
@@ -8,9 +8,10 @@ an eager one. Before it is used, one update is computed in both ways and compare
 from __future__ import annotations
 
 import math
+import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -18,14 +19,14 @@ from torch import Tensor
 
 from flowkit.device import held_exactly, recording
 from flowkit.rng import key, seed_modules
+from flowkit.training.compiled import Inductor
 from flowkit.training.meters import Meters
 from flowkit.training.optimizer import step_optimizer
-from flowkit.training.session import Session, why_not_captured
+from flowkit.training.session import Session, why_not_captured, why_not_whole
 from flowkit.training.step import Micro, UpdateInputs, descend
 
 WARM_UP = 3  # eager updates before one is recorded: they allocate, compile and tune
 MOST_WORDS = 160  # characters of an error of torch in the notice
-OF_THE_STEP, OF_THE_VALUE = 1e-2, 3e-7  # largest differences from an eager update: kernels may add in any order
 
 Update = Callable[[int], object]
 
@@ -35,24 +36,51 @@ class OtherShapes(RuntimeError):
 
 
 class Recorder(Protocol):
-    """How an update is recorded."""
+    """How an update is recorded. `key` of the recipe asks for it; `otherwise` says what happens if it cannot be done."""
+
+    key: str
+    otherwise: str
+    close: tuple[float, float]  # largest differences from an eager update, relative to its step and to the values
 
     def beside(self) -> AbstractContextManager[Any]:
         """Return the context for the update that is compared with; it raises RuntimeError for what cannot be recorded."""
         ...
 
-    def record(self, body: Callable[[], object]) -> Callable[[], object]:
-        """Record `body` and return what replays it. Raises RuntimeError if it cannot be recorded."""
+    def record(self, body: Callable[[], object], memory: Sequence[Tensor]) -> Callable[[], object]:
+        """Record `body` and return what replays it. Raises RuntimeError if it cannot be recorded.
+
+        memory: all tensors that it reads or changes and whose values differ from update to update.
+        """
+        ...
+
+    def done(self, seconds: float) -> str:
+        """Return a line for the user once an update is recorded, which took that long; "" if there is nothing to say."""
+        ...
+
+    def give_up(self, session: Session) -> None:
+        """Prepare for the updates that are done instead."""
         ...
 
 
-def make_update(session: Session, meters: Meters, eager: Update, tell: Callable[[str], object]) -> Update:
-    """Return what does update `update`: `eager`, or a recorded update, as `train.capture` says.
+def make_update(
+    session: Session,
+    meters: Meters,
+    eager: Update,
+    tell: Callable[[str], object],
+    compiling: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Update:
+    """Return what does update `update`: `eager`, or a recorded update, as `train.compile` and `train.capture` say.
 
-    tell: receives one line if a GPU has to do without.
+    tell: receives one line if an update is compiled, or if it cannot be compiled or recorded. compiling: context in which it is
+    compiled.
     """
-    asked = session.recipe.train.capture
-    if not asked:
+    train = session.recipe.train
+    if train.compile and session.device.type == "cpu":
+        if reason := why_not_whole(session.environment):
+            tell(f"{Inductor.key}: {reason}, so {Inductor.otherwise}")
+            return eager
+        return CapturedUpdate(session, meters, eager, tell, Inductor(train.precision), warm_up=0, compiling=compiling)
+    if not train.capture:
         return eager
     if reason := why_not_captured(session.environment):
         if session.device.type == "cuda":
@@ -75,11 +103,13 @@ class CapturedUpdate:
         tell: Callable[[str], object],
         recorder: Recorder,
         warm_up: int = WARM_UP,
+        compiling: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ):
-        """recorder: how updates are recorded. warm_up: eager updates before one is."""
+        """recorder: how updates are recorded. warm_up: eager updates before one is. compiling: context of recording."""
         self.session, self.meters, self.eager, self.tell, self.recorder = session, meters, eager, tell, recorder
         self.replays: tuple[Callable[[], object], Callable[[], object]] | None = None
         self.reason: str | None = None
+        self.compiling = compiling
         self._left = self._warm_up = warm_up
 
     def __call__(self, update: int) -> None:
@@ -115,40 +145,58 @@ class CapturedUpdate:
             finish()
 
     def _record(self, update: int) -> None:
-        """Do that update eagerly and recorded, and compare. The eager result stays. If the update is skipped, try again later."""
-        with recording():
-            self.body = Body(self.session, self.meters, UpdateInputs(self.session, update, ready=False).micro(0))
-        before = self.body.copy()
+        """Do that update eagerly and recorded, and compare. The recorded result stays, so that a resumed run is the same.
+
+        If the update is skipped, try again later.
+        """
+        body, before = self._body(update), None
+        self.body = body
         try:
-            self._beside(self.body.begin)()
-            self._run(update, self._beside(self.body.micro), self._beside(self.body.finish))
+            self._beside(body.begin)()
+            before = body.copy()
+            self._run(update, self._beside(body.micro), self._beside(body.finish))
         except RuntimeError as error:
-            self.body.put(before)
-            self._give_up(f"an update cannot be recorded: {_one_line(error)}")
-            self.eager(update)
+            self._instead(update, before, f"an update cannot be recorded: {_one_line(error)}")
             return
-        wanted = self.body.copy()
+        wanted = body.copy()
         if all(map(torch.equal, before["weights"], wanted["weights"])):  # skipped, so there is nothing to compare
             self.meters.count()
-            self.body.forget()
+            body.forget()
             self._left = self._warm_up
             return
-        self.body.put(before)
+        body.put(before)
         try:
-            with recording():
-                micro = self.recorder.record(self.body.micro)
-                finish = _nothing if self.body.whole else self.recorder.record(self.body.finish)
-            self.body.put(before)
+            begun = time.perf_counter()
+            with recording(), self.compiling():
+                # With the inputs of another update, so that it shows in the result if one of them became a constant.
+                body.load(UpdateInputs(self.session, update + 1, ready=False).micro(0))
+                micro = self.recorder.record(body.micro, body.memory)
+                finish = _nothing if body.whole else self.recorder.record(body.finish, body.memory)
+                body.put(before)
+            seconds = time.perf_counter() - begun
             self._run(update, micro, finish)
-            different = self.body.differs(before, wanted)
+            different = body.differs(before, wanted, *self.recorder.close)
         except RuntimeError as error:
-            different = f"an update cannot be recorded: {_one_line(error)}"
-        else:
-            self.replays = micro, finish
-        self.body.put(wanted)
-        self.meters.count()
+            self._instead(update, before, f"an update cannot be recorded: {_one_line(error)}")
+            return
         if different:
-            self._give_up(different)
+            self._instead(update, before, different)
+            return
+        self.replays = micro, finish
+        self.meters.count()
+        if line := self.recorder.done(seconds):
+            self.tell(line)
+
+    def _body(self, update: int) -> Body:
+        with recording():
+            return Body(self.session, self.meters, UpdateInputs(self.session, update, ready=False).micro(0))
+
+    def _instead(self, update: int, before: dict[str, list[Tensor]] | None, reason: str) -> None:
+        """Do that update eagerly, from the state before it."""
+        if before is not None:
+            self.body.put(before)
+        self._give_up(reason)
+        self.eager(update)
 
     def _beside(self, part: Callable[[], object]) -> Callable[[], object]:
         def run() -> None:
@@ -160,7 +208,8 @@ class CapturedUpdate:
     def _give_up(self, reason: str) -> None:
         self.body.forget()
         self.replays, self.reason = None, reason
-        self.tell(f"train.capture: {reason}; updates run eagerly")
+        self.tell(f"{self.recorder.key}: {reason}; {self.recorder.otherwise}")
+        self.recorder.give_up(self.session)
 
 
 class Body:
@@ -182,10 +231,21 @@ class Body:
         self.sums: dict[str, Tensor] = {}  # with accumulation: losses of the micro-batches
 
     def begin(self) -> None:
-        """Make the memory of gradients and sums, for accumulation: which parameters have gradients is not known before."""
+        """Make the memory that the first update would make, of moments and meters, and for accumulation of gradients and sums.
+
+        Which parameters have gradients, and which terms a loss has, is not known before. Nothing else changes.
+        """
+        buffers = [(buffer, buffer.clone()) for buffer in self.session.model.buffers()]
+        try:
+            terms = descend(self.session, self.inputs)
+        finally:
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        self.meters.start((*terms, "grad_norm"), self.lr.device)
+        self.session.optimizer.start()
         if self.whole:
+            self.forget()
             return
-        terms = descend(self.session, self.inputs)
         self.sums = {name: torch.zeros_like(term) for name, term in terms.items()}
         torch._foreach_zero_([parameter.grad for parameter in self.session.parameters if parameter.grad is not None])
 
@@ -244,6 +304,14 @@ class Body:
             "scale": [tensor for tensor in scale if tensor is not None],
         }
 
+    @property
+    def memory(self) -> list[Tensor]:
+        """All tensors that an update reads or changes, and whose values differ from update to update."""
+        gradients = [parameter.grad for parameter in self.session.parameters if parameter.grad is not None]
+        state = (tensor for each in self.state.values() for tensor in each)
+        mine = (*state, *self._memory, self.lr, *self.weights, *self.sums.values(), *gradients)
+        return [*{id(tensor): tensor for tensor in mine}.values()]
+
     def copy(self) -> dict[str, list[Tensor]]:
         """Return a copy of the state in the host's memory."""
         return {name: [tensor.detach().to("cpu", copy=True) for tensor in each] for name, each in self.state.items()}
@@ -267,8 +335,13 @@ class Body:
         for parameter in self.session.parameters:
             parameter.grad = None
 
-    def differs(self, before: dict[str, list[Tensor]], wanted: dict[str, list[Tensor]]) -> str:
-        """Return in what the state differs from `wanted`, the result of an eager update from `before`; "" if in nothing."""
+    def differs(
+        self, before: dict[str, list[Tensor]], wanted: dict[str, list[Tensor]], of_the_step: float, of_the_value: float
+    ) -> str:
+        """Return in what the state differs from `wanted`, the result of an eager update from `before`; "" if in nothing.
+
+        of_the_step, of_the_value: largest differences, relative to the change and to the value.
+        """
         for name, mine in self.state.items():
             squares = torch.zeros(3, dtype=torch.float64)
             for tensor, old, new in zip(mine, before[name], wanted[name], strict=True):
@@ -277,13 +350,17 @@ class Body:
                 same = torch.equal(found, new)  # also where both are infinite
                 squares += torch.zeros(3) if same else changed
             off, step, value = squares.sqrt().tolist()
-            if not off <= OF_THE_STEP * step + OF_THE_VALUE * value:
+            if not off <= of_the_step * step + of_the_value * value:
                 return f"the {name} of a recorded update differ from an eager one's by {off / (step or math.nan):.2g} of its step"
         return ""
 
 
 class CudaGraphs:
     """Records CUDA graphs on a stream of its own."""
+
+    key = "train.capture"
+    otherwise = "updates run eagerly"
+    close = 1e-2, 3e-7  # kernels may add in any order
 
     def __init__(self, device: torch.device):
         self.device, self.stream = device, torch.cuda.Stream(device)
@@ -301,7 +378,7 @@ class CudaGraphs:
             _find_waits(before)
             current.wait_stream(self.stream)
 
-    def record(self, body: Callable[[], object]) -> Callable[[], object]:
+    def record(self, body: Callable[[], object], memory: Sequence[Tensor]) -> Callable[[], object]:
         graph = torch.cuda.CUDAGraph()
         # Threads that pair or read ahead call CUDA meanwhile, which only their own captures would forbid.
         try:
@@ -314,6 +391,12 @@ class CudaGraphs:
             torch.cuda.default_generators[number].graphsafe_set_state(fresh)
             raise
         return graph.replay
+
+    def done(self, seconds: float) -> str:
+        return ""
+
+    def give_up(self, session: Session) -> None:
+        pass
 
 
 def _find_waits(mode: int | str) -> None:

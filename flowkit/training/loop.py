@@ -6,7 +6,8 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from flowkit.checkpoint.background import Saver
 from flowkit.checkpoint.run_dir import write_end
@@ -50,7 +51,16 @@ def run(session: Session, emit: Emit, asked: Callable[[], int] = lambda: GO_ON) 
     _discarded_backward(session)
     reason = GO_ON
 
-    perform = make_update(session, meters, eager_update(session, meters), lambda text: emit(Notice(text)))
+    @contextmanager
+    def compiling() -> Iterator[None]:
+        emit(Doing("compiling"))
+        try:
+            with watch.held(session.device):
+                yield
+        finally:
+            emit(Doing(""))
+
+    perform = make_update(session, meters, eager_update(session, meters), lambda text: emit(Notice(text)), compiling)
     for update in range(session.start_step, session.total_steps):
         perform(update)
         step, last = update + 1, update + 1 == session.total_steps

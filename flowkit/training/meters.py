@@ -34,13 +34,19 @@ class Meters:
         self.add(skipped, **values)
         self.count()
 
+    def start(self, names: tuple[str, ...], device: torch.device) -> None:
+        """Make the sums of the values with those names, unless they are there."""
+        names = (*names, "skipped")
+        if self._sums is None or self._names != names:
+            self._names, self._sums = names, torch.zeros(len(names), device=device)
+        if self._streak is None or self._peak is None:
+            self._streak, self._peak = torch.zeros((), device=device), torch.full((), -math.inf, device=device)
+
     def add(self, skipped: Tensor, **values: Tensor) -> None:
         """Do what `update` does on the device."""
-        names = (*values, "skipped")
-        if self._sums is None or self._names != names:
-            self._names, self._sums = names, torch.zeros(len(names), device=skipped.device)
-        if self._streak is None or self._peak is None:
-            self._streak, self._peak = torch.zeros_like(skipped), torch.full_like(skipped, -math.inf)
+        self.start((*values,), skipped.device)
+        assert self._sums is not None and self._streak is not None and self._peak is not None
+        names = self._names
         added = torch.stack([*(value.detach().float() for value in values.values()), skipped])
         if not host_may_read(skipped.device) or skipped:
             added[:-1].masked_fill_(skipped.bool(), 0)

@@ -76,6 +76,11 @@ class AdamW(torch.optim.AdamW):
                 if found_inf is not None and self._shared is None:
                     torch._foreach_sub_(steps, [found_inf] * len(steps))
 
+    def start(self) -> None:
+        """Make the state that the first update would make, for parameters with gradients. A skipped update does."""
+        if self._lists is None:
+            self.update(torch.ones((), device=self.param_groups[0]["params"][0].device))
+
     def _kept(self) -> list[tuple[list[Tensor], ...]] | None:
         """Return the lists of each group; None while some parameter has no state, as it had no gradient yet."""
         found: list[tuple[list[Tensor], ...]] = []

@@ -251,7 +251,7 @@ def build(
     else:
         ema = make_averages(model.to(device).train(), recipe)
     optimizer = make_optimizer(model, recipe, device)
-    if recipe.train.compile:
+    if recipe.train.compile and why_not_whole(environment):
         model.compile()  # in place, so that its keys keep their names
     if environment.sharded:  # evaluation_mode only adds autocast
         wrapped = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
@@ -291,6 +291,13 @@ def why_not_captured(environment: Environment) -> str | None:
     if environment.world_size > 1:
         return "not supported with several processes yet"
     return None if environment.accelerator.device.type == "cuda" else "requires a CUDA device"
+
+
+def why_not_whole(environment: Environment) -> str | None:
+    """Return why `train.compile` compiles only the network here; None if whole updates can be tried."""
+    if environment.accelerator.device.type != "cpu":
+        return "whole updates are only compiled for the CPU"
+    return "whole updates are not supported with several processes yet" if environment.world_size > 1 else None
 
 
 def _check_shardable(recipe: Recipe) -> None:

@@ -1,11 +1,12 @@
 """Table A's training loop (3 x 64 SELU, batch 512, AdamW) through flowkit against the loop of torchcfm's own examples.
 
     pip install -e '.[bench]'
-    python -m tests.benchmarks.table_loop [--updates 400]
+    python -m tests.benchmarks.table_loop [--updates 400] [--compile]
 
 Both run in one process, ten updates in turn, on one thread, for I-CFM (no coupling) and OT-CFM (exact transport by POT there,
 by a worker ahead of the step here). torchcfm's examples draw their eight Gaussians point by point in Python, which takes
 longer than all the rest of an update without transport; so I-CFM is compared twice, with that draw and with a vectorized one.
+`--compile` compiles flowkit's updates (`train.compile`).
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class TorchCFM:
         self.optimizer.step()
 
 
-def compare(coupling: str, updates: int, *, point_by_point: bool = False) -> str:
+def compare(coupling: str, updates: int, *, point_by_point: bool = False, compiled: bool = False) -> str:
     with tempfile.TemporaryDirectory() as folder:
         recipe = recipe_from_dict({
             "run": {"name": "run", "dir": folder, "device": "cpu"},
@@ -77,7 +78,7 @@ def compare(coupling: str, updates: int, *, point_by_point: bool = False) -> str
             "flow": {"path": "icfm", "coupling": coupling, "times": "uniform"},
             "optim": {"lr": 1e-3, "weight_decay": 1e-5, "schedule": "constant", "warmup": 0, "max_grad_norm": 0.0},
             "ema": {"decay": 0.0},
-            "train": {"steps": updates, "batch_size": BATCH, "val_every": 0, "save_every": 0},
+            "train": {"steps": updates, "batch_size": BATCH, "val_every": 0, "save_every": 0, "compile": compiled},
             "sample": {"every": 0},
         })  # fmt: skip
         environment = environments.start(recipe)
@@ -88,20 +89,23 @@ def compare(coupling: str, updates: int, *, point_by_point: bool = False) -> str
         loop.run(session, hearing)
         session.batches.close()
         session.pairing.close()
-    ratio = statistics.median(b / a for a, b in zip(hearing.flowkit, hearing.plain, strict=True))
+    low, ratio, high = statistics.quantiles((b / a for a, b in zip(hearing.flowkit, hearing.plain, strict=True)), n=4)
     ours, plain = statistics.median(hearing.flowkit), statistics.median(hearing.plain)
     name = {"independent": "I-CFM", "ot": "OT-CFM"}[coupling] + (", their draw" if point_by_point else "")
-    return f"{name}: flowkit {ours * 1e3:.2f} ms, torchcfm {plain * 1e3:.2f} ms an update; {ratio:.2f} times as many updates"
+    return (f"{name}{', compiled' if compiled else ''}: flowkit {ours * 1e3:.2f} ms, torchcfm {plain * 1e3:.2f} ms an update; "
+            f"{ratio:.2f} times as many updates (quartiles {low:.2f}, {high:.2f})")  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--updates", type=int, default=400)
+    parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
     print(f"{machine()}, one thread; {BATCH} rows")
-    print(compare("independent", arguments.updates))
-    print(compare("independent", arguments.updates, point_by_point=True))
-    print(compare("ot", arguments.updates))
+    for coupling, point_by_point in (("independent", False), ("independent", True), ("ot", False)):
+        print(
+            compare(coupling, arguments.updates, point_by_point=point_by_point, compiled=arguments.compile), flush=True
+        )
 
 
 if __name__ == "__main__":
