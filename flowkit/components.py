@@ -40,6 +40,7 @@ FROM_DATA = {
     "clip_dim",
     "condition_dim",
     "two_times",
+    "guided",
     "completes",
     "augmented",
 }

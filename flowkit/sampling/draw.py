@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -194,8 +194,12 @@ def velocity_of(
         network, weak = in_bf16(network, model), None if weak is None else (in_bf16(weak[0], model), weak[1])
     if model.straight:
         objective, weak = objective.exact, None if weak is None else (weak[0], weak[1].exact)
+    scale = settings.guidance_scale
+    if model.flow.objective.guidance_max > 1:
+        assert not isinstance(scale, Mapping), "checked by the caller"
+        told, scale = told.guided(scale), 1.0  # the network knows what to do with it
     return guided(
-        network, objective, told, settings.guidance_scale, interval=settings.guidance_interval,
+        network, objective, told, scale, interval=settings.guidance_interval,
         rescale=settings.guidance_rescale, guidance=settings.guidance, weak=weak, numerics=model.numerics,
     )  # fmt: skip
 
