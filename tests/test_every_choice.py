@@ -75,6 +75,8 @@ VALUES: dict[str, tuple[str, ...]] = {
     "flow.objective=mean_flow ratio": ("0.75",),
     "flow.objective=mean_flow power": ("0.0",),
     "flow.objective=mean_flow omega": ("2.0",),
+    "flow.objective=mean_flow omega_max": ("4.0",),
+    "flow.objective=mean_flow teacher": ('"{weaker run}"',),
     "flow.base": ("{other data}",),
     "flow.path=linear sigma_min": ("0.2",),
     "flow.path=vp beta_min": ("1.0",),

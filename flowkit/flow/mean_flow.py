@@ -79,6 +79,10 @@ class MeanFlow(Objective):
     def guidance_max(self) -> float:
         return self.omega_max
 
+    @property
+    def distills(self) -> str:
+        return self.teacher
+
     def has_span(self, position: Tensor) -> Tensor:
         """Return which rows at those positions get s > t, evenly spread: float64 on the CPU -> bool."""
         return ((position + 1) * self.ratio).floor() > (position * self.ratio).floor()
@@ -197,6 +201,6 @@ def check_takes_span(model: nn.Module, *, guided: bool) -> None:
     except TypeError:
         raise UserError(
             f"flow.objective.omega_max: needs a network that is told the guidance scale, but {type(model).__name__}.forward "
-            "takes none; define forward(x, t, class_label, condition, cfg_mask, span=None, guidance=None), where guidance (B,) is at "
-            "least 1, and None means 1"
+            "takes none; define forward(x, t, class_label, condition, cfg_mask, span=None, guidance=None), where guidance (B,), "
+            "from 1 on, is the scale, and None means 1"
         ) from None

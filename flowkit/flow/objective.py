@@ -119,6 +119,11 @@ class Objective(Component):
         """The largest guidance scale that the network is told in training; 1 if it is told none."""
         return 1.0
 
+    @property
+    def distills(self) -> str:
+        """The checkpoint of the model that is distilled; "" if none is."""
+        return ""
+
     def spans(self, t: Tensor, draws: Draws) -> tuple[Tensor, Spans | None]:
         """Return the times (B,) of the global batch, and the intervals that start there."""
         return t, None

@@ -87,7 +87,7 @@ class Session:
     folders: tuple[Path, ...]  # searched first for relative paths of the recipe
     given: nn.Module | None  # the user's own module; sharding uses a copy of it
     notices: tuple[str, ...]  # shown to the user once
-    teacher: Callable[..., Tensor] | None = None  # the velocity (x, t, conditions) of a model that is distilled
+    teacher: SamplingModel | None = None  # the model that is distilled
     start_step: int = 0
     best: tuple[int, float] | None = None  # step and validation loss of the best checkpoint
     meters: MeterState | None = None  # sums since the last log step, in a resumed run
@@ -121,7 +121,8 @@ class Session:
 
         The bare one runs under autocast too, but is not compiled, since compiled modules have no forward-mode differentiation.
         """
-        return partial(call_model, self.wrapped), partial(call_model, self.model.forward), self.teacher
+        teacher = None if self.teacher is None else partial(_taught, self)
+        return partial(call_model, self.wrapped), partial(call_model, self.model.forward), teacher
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -200,7 +201,7 @@ def build(
     choice = recipe.data.normalizer
     if coupling.stored and data.noise is not None:
         normalizer = pairs_normalizer(data, choice, normalizer, notices)
-    if normalizer is None and (ckpt := getattr(flow.objective, "teacher", "")):
+    if normalizer is None and (ckpt := flow.objective.distills):
         normalizer = checkpoint_normalizer(find_checkpoint(found_in(folders, ckpt)), data)
     if normalizer is None:
         normalizer = domain.normalization(choice, data.x.shape[1:]).fit(data.x, train_rows)
@@ -290,25 +291,31 @@ def build(
         steps_per_epoch=steps_per_epoch, total_steps=total_steps, source=source, folders=folders, given=given,
         notices=tuple(notices),
     )  # fmt: skip
-    if ckpt := getattr(flow.objective, "teacher", ""):
+    if ckpt := flow.objective.distills:
         session.teacher = _teacher(session, ckpt)
     return session
 
 
-def _teacher(session: Session, ckpt: str) -> Callable[..., Tensor]:
-    """Return the velocity (x, t, conditions) of the model to distill. Raises UserError if it does not fit this run."""
+def _teacher(session: Session, ckpt: str) -> SamplingModel:
+    """Load the model to distill. Raises UserError if it does not fit this run."""
     student = SamplingModel(session.model, session.sidecar(0, None), session.flow, session.recipe.sample,
                             session.normalizer, session.folders, session.base)  # fmt: skip
-    teacher = load_alike(ckpt, student, "flow.objective.teacher", "distillation needs a trained model of the same data")
-    network, objective = as_network(teacher.model), teacher.objective
-    precision = session.recipe.train.precision
+    key, needs = "flow.objective.teacher", "distillation needs a trained model of the same data"
+    teacher = load_alike(ckpt, student, key, needs)
+    if any(getattr(session.flow.objective, name) != 1 for name in ("omega", "omega_max")) and (
+        why := teacher.why_not_without(session.data.condition_kinds)
+    ):
+        raise UserError(f"{key}: {why} dropped conditions to guide away from; set omega and omega_max to 1")
+    return teacher
 
-    def velocity(x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-        with torch.autocast(session.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            output = network(x, t, replace(conditions, guidance=None))
-        return objective.to_velocity(output, x, t)
 
-    return velocity
+def _taught(session: Session, x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+    """Return the teacher's velocity (B, ...) in the precision of training."""
+    teacher = session.teacher
+    assert teacher is not None
+    with torch.autocast(session.device.type, torch.bfloat16, enabled=session.recipe.train.precision == "bf16"):
+        output = as_network(teacher.model)(x, t, replace(conditions, guidance=None))
+    return teacher.objective.to_velocity(output, x, t)
 
 
 def why_not_captured(environment: Environment) -> str | None:
