@@ -41,6 +41,7 @@ FROM_DATA = {
     "condition_dim",
     "two_times",
     "guided",
+    "smooth_time",
     "completes",
     "augmented",
 }

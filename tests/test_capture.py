@@ -81,7 +81,7 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "mean_flow guided": ("sketch", ('flow.objective={name="mean_flow",omega=2.0,power=0.5,ratio=1.0}',)),
     "mean_flow along pairs": ("sketch", ('flow.objective={name="mean_flow",omega=2.0,along="pair"}',)),
     "mean_flow all scales": ("points", ('flow.objective={name="mean_flow",omega_max=4.0,ratio=0.5}',)),
-    "mean_flow teacher": ("points", ('flow.objective={name="mean_flow",omega_max=4.0,ratio=0.5,teacher="{teacher}"}',)),
+    "distillation": ("points", ('flow.objective={name="distillation",omega_max=4.0,teacher="{teacher}"}',)),
     "given": ("sketch", ("flow.given=0.5",)),
     "augment": ("sketch", ("data.augment={rotation=20,scale=1.2,shift=0.1,mirror=0.5,reverse=0.3,reorder=1.0}",)),
     "auxiliary losses": ("sketch", tuple(f"aux_loss.{name}=0.1" for name in names("loss") if name != "raster")),

@@ -95,10 +95,9 @@ def test_one_step_of_the_exact_average_is_exact():
         integrate(gaussian_velocity, noise, solver="mean_flow", steps=1)
 
 
-def of_pairs(network, x0, x1, t, spans=None, conditions=None, teacher=None):
+def of_pairs(network, x0, x1, t, spans, conditions=None):
     """Pairs for `MeanFlow.loss`, whose network is also the bare one."""
-    conditions = Conditions() if conditions is None else conditions
-    return Pairs(x0, x1, t, None, conditions, spans, network, network, teacher)
+    return Pairs(x0, x1, t, None, Conditions() if conditions is None else conditions, spans, network, network)
 
 
 def noisy_pairs(count=200_000):
@@ -149,7 +148,7 @@ def guided_field(told, x, t, scale):
 @pytest.mark.parametrize(
     ("settings", "scales"), [({"omega": 2.5}, 2.5), ({"omega_max": 8.0}, None), ({"omega": 0.5}, 0.5)]
 )
-@pytest.mark.parametrize("along", ["network", "pair", "teacher"])
+@pytest.mark.parametrize("along", ["network", "pair"])
 def test_the_guided_velocity_is_the_fixed_point(dropped, settings, scales, along):
     """A network that already has the guided velocity is told to keep it, whatever its scale; the pair's velocity is exact."""
     x, t = torch.linspace(-1, 1, 12, dtype=torch.float64).view(6, 2), torch.linspace(0.1, 0.9, 6, dtype=torch.float64)
@@ -167,17 +166,13 @@ def test_the_guided_velocity_is_the_fixed_point(dropped, settings, scales, along
         asked = torch.ones_like(t) if told.guidance is None else told.guidance
         return guided_field(told, x, t, asked if scales is None else torch.full_like(t, scales))
 
-    def teacher(x, t, told):
-        return guided_field(told, x, t, torch.ones_like(t))
-
-    ways = {"teacher": teacher} if along == "teacher" else {}
-    objective = MeanFlow(**settings, **({} if ways else {"along": along}))
+    objective = MeanFlow(**settings, along=along)
     path = SimpleNamespace(interpolate=lambda x0, x1, t, eps: x,
                            velocity=lambda x0, x1, t, eps: guided_field(told, x, t, torch.ones_like(t)))  # fmt: skip
-    found = objective.loss(of_pairs(network, x, x, t, spans, told, **ways), SimpleNamespace(path=path))
+    found = objective.loss(of_pairs(network, x, x, t, spans, told), SimpleNamespace(path=path))
     torch.testing.assert_close(found.shown, torch.zeros(6, dtype=torch.float64))
     wrong = lambda *asked: network(*asked) + 0.1  # noqa: E731
-    found = objective.loss(of_pairs(wrong, x, x, t, spans, told, **ways), SimpleNamespace(path=path))
+    found = objective.loss(of_pairs(wrong, x, x, t, spans, told), SimpleNamespace(path=path))
     assert (found.shown > 1e-3).all()
 
 

@@ -14,8 +14,7 @@ loss |u - (s - t) du/dt - v|^2 is one on the velocity. The network is given the 
 decreases as t increases, so its tangent is -1.
 
 du/dt is a derivative along v(x, t), which is not known. The first paper takes the velocity of the pair there as well, whose
-noise is then multiplied by d_x u. The second takes the network's own u(x, t, t). A `teacher`, a trained model of the same
-flow, has the mean itself, for both: this is distillation.
+noise is then multiplied by d_x u. The second takes the network's own u(x, t, t).
 
 Guidance with scale w has the velocity v_w = v_null + w (v - v_null), so that guided samples also cost one evaluation per step.
 Solved for the velocity of a pair, with the network's own v_w and v_null (arXiv 2512.02012):
@@ -50,8 +49,7 @@ class MeanFlow(Objective):
     """ratio: fraction of rows with s > t. power: p of the adaptive weight 1 / (error + 1e-3)^p; 0 is none, 1 the paper's.
 
     along: the velocity that the derivative follows. omega: the guidance scale to learn; 1 is none. omega_max: instead, scales
-    from 1 to this are drawn log-uniformly, and the network is told them, so that they can be chosen while sampling. teacher:
-    the checkpoint of a model to distill.
+    from 1 to this are drawn log-uniformly, and the network is told them, so that they can be chosen while sampling.
     """
 
     averages: ClassVar[bool] = True
@@ -71,17 +69,10 @@ class MeanFlow(Objective):
         ge=1,
         description="the network learns all guidance scales from 1 to this, for sample.guidance_scale at no cost; 1 disables it",
     )
-    teacher: str = Field(
-        default="", description="checkpoint of a trained model of the same data, to distill; its velocity is learned"
-    )
 
     @property
     def guidance_max(self) -> float:
         return self.omega_max
-
-    @property
-    def distills(self) -> str:
-        return self.teacher
 
     def has_span(self, position: Tensor) -> Tensor:
         """Return which rows at those positions get s > t, evenly spread: float64 on the CPU -> bool."""
@@ -140,12 +131,6 @@ class MeanFlow(Objective):
         """
         scale = self.omega if told.guidance is None else expand(told.guidance, v)
         guides = bool(told.kinds) and (self.omega != 1 or told.guidance is not None)
-        if pairs.teacher is not None:
-            learned = pairs.teacher(x_t, pairs.t, told).to(v.dtype)
-            if guides:
-                null = pairs.teacher(x_t, pairs.t, told.drop()).to(v.dtype)
-                learned = torch.where(expand(told.nothing(), v), learned, null + scale * (learned - null))
-            return learned, learned
         if self.along == "pair":
             if guides:
                 null = pairs.bare(x_t, pairs.t, replace(told.drop(), guidance=None), torch.zeros_like(pairs.t)).to(

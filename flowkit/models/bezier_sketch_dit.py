@@ -41,6 +41,7 @@ class BezierSketchDiT(Conditioned):
         clip_dim: CountOrNone = 0,
         two_times: bool = False,
         guided: bool = False,
+        smooth_time: bool = True,
         completes: bool = False,
         neighbors: Annotated[
             bool, Field(description="each stroke also reads the numbers of the strokes before and after it")
@@ -62,7 +63,7 @@ class BezierSketchDiT(Conditioned):
         )  # for each of the numbers
         self.position = learned(num_strokes, embed_dim, std=POSITION_STD)  # the order of strokes has meaning
         self.embed_conditions(embed_dim, num_classes, clip_dim, two_times, attend_conditions, guided,
-                              image_dim, image_tokens, text_dim)  # fmt: skip
+                              smooth_time, image_dim, image_tokens, text_dim)  # fmt: skip
         self.blocks = nn.ModuleList(
             DiTBlock(embed_dim, num_heads, dropout, self.attend_conditions) for _ in range(num_layers)
         )

@@ -52,6 +52,7 @@ class BezierSketchTransformer(nn.Module):
         ] = 4.0,
         two_times: bool = False,
         guided: bool = False,
+        smooth_time: bool = True,
         completes: bool = False,
         augmented: CountOrNone = 0,
         image_dim: CountOrNone = 0,
@@ -66,7 +67,7 @@ class BezierSketchTransformer(nn.Module):
             nn.Parameter(torch.zeros(augmented, embed_dim)) if augmented else None
         )  # for each of the numbers
         self.position = learned(num_strokes, embed_dim, std=POSITION_STD)
-        self.time = TimeEmbedding(embed_dim, SMOOTH if two_times else 1000.0)
+        self.time = TimeEmbedding(embed_dim, SMOOTH if two_times and smooth_time else 1000.0)
         self.span = TimeEmbedding(embed_dim, SMOOTH) if two_times else None
         self.guidance = TimeEmbedding(embed_dim, SMOOTH) if guided else None
         self.class_embedding = ClassEmbedding(num_classes, class_embed_dim) if num_classes else None

@@ -185,10 +185,11 @@ class Conditioned(nn.Module):
 
     def embed_conditions(
         self, embed_dim: int, num_classes: int, feature_dim: int, two_times: bool = False, attend: bool = False,
-        guided: bool = False, image_dim: int = 0, image_tokens: int = 0, text_dim: int = 0,
+        guided: bool = False,
+        smooth_time: bool = True, image_dim: int = 0, image_tokens: int = 0, text_dim: int = 0,
     ) -> None:  # fmt: skip
         """Create the layers, as part of `__init__`. two_times: also takes the span to the end of an interval. guided: also
-        takes a guidance scale.
+        takes a guidance scale. smooth_time: whether a network of two times is differentiated by them.
 
         attend: blocks also attend to the features. They always attend to the tokens of images and texts.
         """
@@ -197,7 +198,7 @@ class Conditioned(nn.Module):
             EncodedConditions(embed_dim, image_dim, image_tokens, text_dim) if image_dim or text_dim else None
         )
         self.attend_conditions = self.attend_features or self.encoded is not None
-        self.time = TimeEmbedding(embed_dim, SMOOTH if two_times else 1000.0)
+        self.time = TimeEmbedding(embed_dim, SMOOTH if two_times and smooth_time else 1000.0)
         self.span = TimeEmbedding(embed_dim, SMOOTH) if two_times else None
         self.guidance = TimeEmbedding(embed_dim, SMOOTH) if guided else None
         self.class_embedding = ClassEmbedding(num_classes) if num_classes else None

@@ -37,6 +37,7 @@ class DiTVelocityNetwork(Conditioned):
         condition_dim: CountOrNone = 0,
         two_times: bool = False,
         guided: bool = False,
+        smooth_time: bool = True,
         attend_conditions: Annotated[
             bool, Field(description="attend to the condition tokens, in addition to their mean")
         ] = False,
@@ -49,7 +50,7 @@ class DiTVelocityNetwork(Conditioned):
         # As large as the projected tokens of unit-variance data: with the usual 0.02 the order is learned late.
         std = (2 * self.token_dim / (self.token_dim + hidden_dim)) ** 0.5
         self.position = learned(num_tokens, hidden_dim, std=std) if num_tokens > 1 else None
-        self.embed_conditions(hidden_dim, num_classes, condition_dim, two_times, attend_conditions, guided)
+        self.embed_conditions(hidden_dim, num_classes, condition_dim, two_times, attend_conditions, guided, smooth_time)
         self.blocks = nn.ModuleList(
             AdaLNBlock(hidden_dim, num_heads, num_tokens, dropout, self.attend_conditions) for _ in range(num_layers)
         )

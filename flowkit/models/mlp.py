@@ -33,9 +33,10 @@ class SimpleMLP(Conditioned):
         condition_dim: CountOrNone = 0,
         two_times: bool = False,
         guided: bool = False,
+        smooth_time: bool = True,
     ):
         super().__init__()
-        self.embed_conditions(hidden_dim, num_classes, condition_dim, two_times, guided=guided)
+        self.embed_conditions(hidden_dim, num_classes, condition_dim, two_times, guided=guided, smooth_time=smooth_time)
         widths = [input_dim + hidden_dim] + (num_layers - 1) * [hidden_dim]
         layers: list[nn.Module] = []
         for number, width in enumerate(widths[:-1]):

@@ -136,20 +136,17 @@ ALIKE: dict[str, Callable[[SamplingModel], Any]] = {
 }
 
 
-def found_in(folders: Sequence[Path], ckpt: str) -> Path | str:
-    """Return where a checkpoint that a recipe names is: in the first of these folders that has it, or as it is named."""
-    return next(filter(Path.exists, (folder / ckpt for folder in folders)), ckpt)
-
-
-def load_alike(ckpt: str, model: SamplingModel, key: str, needs: str) -> LoadedModel:
-    """Load another model of the same data as `model`, which has the same rows, conditions, path and normalizer, on its device.
-
-    key, needs: for messages. Raises UserError.
-    """
+def load_beside(ckpt: str, folders: Sequence[Path], device: torch.device, key: str) -> LoadedModel:
+    """Load another model that a recipe names at `key`, from the first of these folders that has it. Raises UserError."""
     try:
-        other = load(found_in(model.folders, ckpt), device=str(model.device))
+        return load(next(filter(Path.exists, (folder / ckpt for folder in folders)), ckpt), device=str(device))
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
+
+
+def check_alike(other: LoadedModel, model: SamplingModel, key: str, needs: str) -> None:
+    """Raise UserError unless both models have the same rows, conditions, path and normalizer. key, needs: for the message."""
+    ckpt = other.files.directory
     for what, of in ALIKE.items():
         if of(model) != of(other):
             raise UserError(
@@ -161,7 +158,6 @@ def load_alike(ckpt: str, model: SamplingModel, key: str, needs: str) -> LoadedM
             f"other statistics); {needs}, split and data.normalizer: train it on the same rows, or start it from this one with "
             "--init-from"
         )
-    return other
 
 
 def _short(value: Any) -> str:

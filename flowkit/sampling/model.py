@@ -350,8 +350,9 @@ class SamplingModel:
             return None
         ckpt = settings.guidance.ckpt
         if (known := (ckpt, self.device)) not in self._weak:
-            from flowkit.sampling.load import load_alike
+            from flowkit.sampling.load import check_alike, load_beside
 
-            weak = load_alike(ckpt, self, "guidance.ckpt", "autoguidance needs a weaker model of the same data")
+            weak = load_beside(ckpt, self.folders, self.device, "guidance.ckpt")
+            check_alike(weak, self, "guidance.ckpt", "autoguidance needs a weaker model of the same data")
             self._weak[known] = as_network(weak.model), weak.objective
         return self._weak[known]

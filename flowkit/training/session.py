@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import flowkit
-from flowkit.checkpoint import NORMALIZER, find_checkpoint
-from flowkit.checkpoint.resume import checkpoint_normalizer
+from flowkit.checkpoint import NORMALIZER
 from flowkit.checkpoint.state import MeterState
 from flowkit.components import find, settings_of
 from flowkit.conditions import ENCODED, Conditions, scale_words
@@ -30,6 +29,7 @@ from flowkit.domain import AuxiliaryLoss, Domain, check_arch, get_domain
 from flowkit.ema.averages import Averages, make_averages
 from flowkit.errors import UserError, listing
 from flowkit.events import RunStarted
+from flowkit.flow.distillation import start_from
 from flowkit.flow.mean_flow import check_takes_span
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import gaussian_paths
@@ -40,7 +40,7 @@ from flowkit.recipe.flow import Flow, seen_without
 from flowkit.recipe.sample import SampleSettings
 from flowkit.rng import NUMERICS, Draws, key
 from flowkit.sampling.draw import BATCH_SIZES, as_network
-from flowkit.sampling.load import found_in, load_alike
+from flowkit.sampling.load import LoadedModel, check_alike, load_beside
 from flowkit.sampling.model import SamplingModel
 from flowkit.settings import toml_value
 from flowkit.training.batches import Batches, Layout
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from flowkit.recipe import Recipe
+
+TEACHER = "flow.objective.teacher"
 
 
 @dataclass
@@ -201,8 +203,10 @@ def build(
     choice = recipe.data.normalizer
     if coupling.stored and data.noise is not None:
         normalizer = pairs_normalizer(data, choice, normalizer, notices)
-    if normalizer is None and (ckpt := flow.objective.distills):
-        normalizer = checkpoint_normalizer(find_checkpoint(found_in(folders, ckpt)), data)
+    teacher = None
+    if ckpt := flow.objective.distills:
+        teacher = load_beside(ckpt, folders, device, TEACHER)
+        normalizer = normalizer or teacher.normalizer
     if normalizer is None:
         normalizer = domain.normalization(choice, data.x.shape[1:]).fit(data.x, train_rows)
     assert normalizer is not None
@@ -221,6 +225,8 @@ def build(
             model_args["two_times"] = True
         if flow.objective.guidance_max > 1:
             model_args["guided"] = True
+        if teacher is not None and "smooth_time" in known:
+            model_args["smooth_time"] = False  # embedded as the teacher's
         if flow.completes:
             if not domain.has_parts:
                 raise UserError(f"flow.given: {domain.name} rows have no parts to complete; set flow.given = 0")
@@ -239,6 +245,8 @@ def build(
             model_args["augmented"] = domain.augments
         torch.manual_seed(key(recipe.run.seed, "initial weights"))
         model = create_model(recipe.model.arch, **model_args)
+        if teacher is not None:
+            start_from(model, teacher.model)
     elif {*ENCODED} & {*data.condition_kinds}:
         raise UserError("data.conditions: images and texts are not supported for your own module yet; leave them out with "
                         "data.conditions, or give their vectors as a condition")  # fmt: skip
@@ -291,22 +299,24 @@ def build(
         steps_per_epoch=steps_per_epoch, total_steps=total_steps, source=source, folders=folders, given=given,
         notices=tuple(notices),
     )  # fmt: skip
-    if ckpt := flow.objective.distills:
-        session.teacher = _teacher(session, ckpt)
+    if teacher is not None:
+        _check_teacher(session, teacher)
+        session.teacher = teacher
     return session
 
 
-def _teacher(session: Session, ckpt: str) -> SamplingModel:
-    """Load the model to distill. Raises UserError if it does not fit this run."""
+def _check_teacher(session: Session, teacher: LoadedModel) -> None:
+    """Raise UserError if the model to distill does not fit this run."""
     student = SamplingModel(session.model, session.sidecar(0, None), session.flow, session.recipe.sample,
                             session.normalizer, session.folders, session.base)  # fmt: skip
-    key, needs = "flow.objective.teacher", "distillation needs a trained model of the same data"
-    teacher = load_alike(ckpt, student, key, needs)
-    if any(getattr(session.flow.objective, name) != 1 for name in ("omega", "omega_max")) and (
-        why := teacher.why_not_without(session.data.condition_kinds)
-    ):
-        raise UserError(f"{key}: {why} dropped conditions to guide away from; set omega and omega_max to 1")
-    return teacher
+    check_alike(teacher, student, TEACHER, "distillation needs a trained model of the same data")
+    if teacher.flow.objective.averages:
+        raise UserError(
+            f"{TEACHER}: {teacher.files.directory} learned average velocities; distill a model of flow matching"
+        )
+    guides = any(getattr(session.flow.objective, name) != 1 for name in ("omega", "omega_max"))
+    if guides and (why := teacher.why_not_without(session.data.condition_kinds)):
+        raise UserError(f"{TEACHER}: {why} dropped conditions to guide away from; set omega and omega_max to 1")
 
 
 def _taught(session: Session, x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
