@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from flowkit.errors import UserError
 
@@ -28,6 +29,18 @@ def pick_device(name: str | torch.device, *, cuda_only: bool = False) -> torch.d
         return torch.device(name)
     except (RuntimeError, AssertionError):
         raise UserError(f"device: {str(name)!r} is not available here; use 'auto' or 'cpu'") from None
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor from the host, without waiting for the device.
+
+    A copy to CUDA waits unless it comes from pinned memory. Torch keeps pinned memory and reuses it only after the copies from it
+    have finished: a copy records its stream, and freed memory waits for an event of that stream (ATen's CachingHostAllocator). So
+    buffers of our own, reused in turn, would gain nothing.
+    """
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @contextlib.contextmanager

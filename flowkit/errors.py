@@ -35,6 +35,10 @@ class CheckpointSkipped(UserWarning):
     """A corrupt checkpoint was skipped, and an earlier one of the run is used."""
 
 
+class NotCompiled(UserWarning):
+    """A network could not be compiled for sampling, and is run eagerly."""
+
+
 class PeerLost(RuntimeError):
     """Another process of the run has ended, and its own output names the cause. Exit status 1."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -61,3 +64,32 @@ def test_a_run_restores_them_and_samples_compute_as_training_did(tiny, rows, mon
     entered.clear()
     model.sample(2, steps=1)
     assert not entered
+
+
+def test_copies_to_cuda_come_from_pinned_memory_and_do_not_wait():
+    asked = []
+
+    class OnTheHost(torch.Tensor):
+        def pin_memory(self):
+            asked.append("pin")
+            return self
+
+        def to(self, *where, **how):
+            asked.append((*where, how))
+            return self
+
+    tensor, cuda = torch.zeros(3).as_subclass(OnTheHost), torch.device("cuda")
+    device.to_device(tensor, cuda)
+    assert asked == ["pin", (cuda, {"non_blocking": True})]
+    asked.clear()
+    device.to_device(tensor, torch.device("cpu"))
+    assert asked == [(torch.device("cpu"), {})]
+    plain = torch.zeros(3)
+    assert device.to_device(plain, torch.device("cpu")) is plain
+
+
+def test_only_to_device_copies_without_waiting():
+    """From pageable memory such a copy waits all the same, and nothing says so."""
+    package = Path(flowkit.__file__).parent
+    found = [file.name for file in package.rglob("*.py") if re.search(r"\.to\([^\n]*non_blocking", file.read_text())]
+    assert found == ["device.py"]

@@ -119,6 +119,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "ema.warmup_power": ("0.9",),
     "ema.power": ("[0.05,0.1]",),
     "ema.snapshot_every": ("1",),
+    "sample.compile": ("true",),
     "sample.solver=dopri5 rtol": ("0.1",),
     "sample.solver=dopri5 atol": ("0.1",),
     "sample.solver=dopri5 max_steps": ("1",),
@@ -151,7 +152,7 @@ BESIDE = {
 }
 BY_DOMAIN = ("flow.base", "flow.coupling", "flow.objective", "flow.path", "flow.prediction", "sample.guidance",
              "sample.solver=mean_flow")  # fmt: skip
-WITHOUT_EFFECT = {"sample.solver=dopri5 max_steps"}  # other than giving up
+WITHOUT_EFFECT = {"sample.solver=dopri5 max_steps", "sample.compile"}  # other than giving up; other than rounding
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import flowkit
 from flowkit.components import trusting
+from flowkit.data.dataset import Dataset
+from flowkit.errors import NotCompiled
 from flowkit.events import Logged, Notice, Stepped, Validated
 from tests.conftest import Recorder
 
@@ -41,6 +46,42 @@ def test_no_device_sync_between_log_steps(tiny, rows):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert recorder.of(Stepped)[-1].step == 39
+
+
+@pytest.mark.parametrize(
+    "case", ["resident", "read ahead", "flow.objective=mean_flow", "flow.coupling=ot", "flow.coupling=paired"]
+)
+def test_all_copies_in_the_loop_come_from_pinned_memory(tiny, rows, monkeypatch, case):
+    """A copy from other memory waits for the device, which `set_sync_debug_mode` does not find. Threads copy too."""
+    from flowkit.training import batches
+
+    copy, pageable, watching = torch.Tensor.to, [], [False]
+
+    def to(tensor, *where, **how):
+        found = copy(tensor, *where, **how)
+        if watching[0] and found.is_cuda and not (tensor.is_cuda or tensor.is_pinned()):
+            pageable.append(tuple(tensor.shape))
+        return found
+
+    class Watching(Recorder):
+        def __call__(self, event):
+            super().__call__(event)
+            if isinstance(event, Stepped):
+                watching[0] = 2 <= event.step < 15  # not while starting, validating and saving
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    if case == "read ahead":
+        monkeypatch.setattr(batches, "RESIDENT_SHARE", 0.0)
+    if case == "flow.coupling=paired":
+        told = {name: rows[name] for name in ("class_label", "class_names")}
+        rows = Dataset(rows["kind"], rows["x"], **told, noise=np.zeros_like(rows["x"]))
+    tiny["train"].update(steps=16, log_every=100, val_every="never")
+    tiny["sample"]["every"] = "never"
+    recorder = Watching()
+    overrides = [case] if "=" in case else []
+    flowkit.train(tiny, data=rows, overrides=overrides, listeners=lambda: [recorder])
+    assert recorder.of(Stepped)[-1].step == 16
+    assert pageable == []
 
 
 def test_deterministic_runs_are_bit_equal(tiny, rows, tmp_path):
@@ -90,6 +131,23 @@ def test_recorded_updates_are_the_eager_ones(tiny, rows, tmp_path, overrides):
             torch.testing.assert_close(a[key], b[key], **({} if compiled else {"rtol": 0, "atol": 0}))
     if not compiled:
         assert logged["true"] == logged["false"]
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"precision": "bf16"}, {"solver": "dopri5"}, {"guidance_interval": (0.3, 0.7)}], ids=str
+)
+def test_samples_of_a_compiled_network_are_the_eager_ones(tiny, rows, how):
+    """By CUDA graphs, for two sizes of batches, twice; except `dopri5`, which is only compiled."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NotCompiled)
+        model = flowkit.train(tiny, data=rows, overrides=["train.steps=100", "optim.lr=3e-3", "run.deterministic=true"])
+        how = {"solver": "heun", "steps": 4, "guidance_scale": 2.0, "batch_size": 8, "seed": 1, **how}
+        eager = model.sample(13, **how).x
+        for _ in range(2):
+            found = model.sample(13, compile=True, **how).x
+            # Rounding may change which steps dopri5 accepts.
+            exact = how["solver"] != "dopri5" and "precision" not in how
+            assert np.abs(found - eager).max() < (1e-3 if exact else 0.05) * eager.std()
 
 
 def peeks(x: torch.Tensor) -> torch.Tensor:

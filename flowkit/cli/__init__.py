@@ -18,10 +18,11 @@ from flowkit import __version__
 from flowkit.cli import completion
 from flowkit.cli.interrupts import handled, interruptible, status
 from flowkit.encoding import replace_unencodable
-from flowkit.errors import CheckpointSkipped, PeerLost, UserError
+from flowkit.errors import CheckpointSkipped, NotCompiled, PeerLost, UserError
 from flowkit.ui.message import say
 
 NARROW = 72  # columns; below this, --help puts what an option does on the line below its name
+FORMAT = warnings.formatwarning
 WRITTEN = "nothing was written. Run the same command to start again"
 MAKE, USE, LOOK = "Make a model", "Use a model", "Inspect"  # panels of --help
 # Name -> its module here, its panel of --help, and the message after an interrupt.
@@ -141,12 +142,18 @@ def _resume_auto(arguments: list[str]) -> list[str]:
     return arguments
 
 
+def _warning(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
+    """Format a warning, one of ours as a line without a place in the code."""
+    return f"notice: {message}\n" if issubclass(category, NotCompiled) else FORMAT(message, category, *where, **line)
+
+
 def main() -> None:
     """Run the command line. Bad input is one message on stderr and exit status 2."""
     replace_unencodable()
     _prepare_help()
     try:
         warnings.simplefilter("ignore", CheckpointSkipped)  # commands print it themselves
+        warnings.formatwarning = _warning
         with handled():
             asked = sys.argv[1:2]
             if completion.VARIABLE in os.environ:  # the Tab key: the words so far are in a variable

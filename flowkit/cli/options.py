@@ -109,6 +109,14 @@ class Drawing:
         str | None,
         typer.Option(help="Precision of the network: fp32 or bf16. Default: the recipe's.", rich_help_panel=MACHINE),
     ] = None
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Compile the network first, which takes up to a minute. Worth it for many samples. Default: the recipe's.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None
     guidance_scale: Annotated[
         str | None,
         typer.Option(

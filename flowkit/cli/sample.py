@@ -177,6 +177,7 @@ def sample(
       flowkit sample runs/quickstart --between a.svg b.svg --frames 9
       flowkit sample runs/dit-text --between "a dog" "a ship"
       flowkit sample runs/points-quickstart -n 1k --trajectories
+      flowkit sample runs/quickstart -n 10k --compile --precision bf16
     """
     import dataclasses
     import shlex

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flowkit.data.arrays import gather
+from flowkit.device import to_device
 from flowkit.errors import UserError
 from flowkit.rng import NUMERICS, Draws, key, seed_generator
 
@@ -118,7 +119,7 @@ class StoredBase:
         self, draws: Draws, purpose: str, place: int, shape: tuple[int, ...], rows: np.ndarray | None = None
     ) -> Tensor:
         assert rows is not None, "needs the rows whose noise it is"
-        return torch.from_numpy(gather(self.noise, rows)).to(draws.device, non_blocking=True)
+        return to_device(torch.from_numpy(gather(self.noise, rows)), draws.device)
 
     def sample(self, seed: int, indices: range, shape: tuple[int, ...]) -> Tensor:
         return self.drawn.sample(seed, indices, shape)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, cached_property, partial
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -93,7 +93,7 @@ class NetworkVelocity:
     def with_and_without(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return the velocity with and without conditions, from one call on 2B rows, conditioned rows first."""
         xs, ts = torch.cat((x, x)), torch.cat((t, t))
-        output = self.model(xs, ts, self.conditions.doubled())
+        output = self.model(xs, ts, self._doubled)
         conditional, null = self.objective.to_velocity(output.to(x.dtype), xs, ts).chunk(2)
         return conditional, null
 
@@ -101,8 +101,16 @@ class NetworkVelocity:
         """Return k + 1 velocities from one call: without `kinds`, with the first of them, with the first two, ..., with all."""
         count = len(kinds) + 1
         xs, ts = torch.cat([x] * count), torch.cat([t] * count)
-        output = self.model(xs, ts, self.conditions.added(kinds))
+        output = self.model(xs, ts, self._added(kinds))
         return self.objective.to_velocity(output.to(x.dtype), xs, ts).chunk(count)
+
+    @cached_property
+    def _doubled(self) -> Conditions:
+        return self.conditions.doubled()
+
+    @cached_property
+    def _added(self) -> Callable[[Sequence[str]], Conditions]:
+        return cache(self.conditions.added)
 
 
 @dataclass(frozen=True)

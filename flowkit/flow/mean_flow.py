@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flowkit.conditions import Conditions
+from flowkit.device import to_device
 from flowkit.errors import UserError
 from flowkit.flow.objective import Draws, FlowObjective, Losses, Objective, Pairs, Spans
 from flowkit.flow.paths import expand
@@ -87,7 +88,7 @@ class MeanFlow(Objective):
         other = draws.times("ends")
         first = draws.number("spans") % POSITIONS
         chosen = self.has_span(first + torch.arange(len(t), dtype=torch.float64))
-        there = chosen.to(t.device, non_blocking=True)
+        there = to_device(chosen, t.device)
         length = torch.where(there, (other - t).abs(), 0.0)
         guidance = self.omega_max ** draws.uniform("guidance") if self.omega_max > 1 else None
         return torch.where(there, torch.minimum(t, other), t), Spans(length, chosen, self.ratio, guidance=guidance)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flowkit.components import Component
 from flowkit.conditions import Conditions
+from flowkit.device import to_device
 from flowkit.errors import UserError, listing, nearest
 from flowkit.flow.error import Error, Squared
 from flowkit.flow.paths import CLIP, GaussianPath, Path, expand, gaussian_paths, over_tokens
@@ -43,7 +44,7 @@ class Spans:
         """The rows with an interval: (k,) int64 on the device."""
         if self.listed is not None:
             return self.listed
-        return self.chosen.nonzero().squeeze(1).to(self.length.device, non_blocking=True)
+        return to_device(self.chosen.nonzero().squeeze(1), self.length.device)
 
     def put(self, *, fixed: bool) -> Spans:
         """Return the same intervals with their rows on the device.
@@ -57,9 +58,7 @@ class Spans:
             most = max(len(rows), min(count, int(count * self.share) + 1))
             others = (~self.chosen).nonzero().squeeze(1)
             rows = torch.cat((rows, others[: most - len(rows)]))
-        if self.length.device.type == "cuda":
-            rows = rows.pin_memory()
-        return replace(self, listed=rows.to(self.length.device, non_blocking=True))
+        return replace(self, listed=to_device(rows, self.length.device))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Spans:
         """Apply `change` to each tensor on the device."""

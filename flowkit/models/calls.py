@@ -19,27 +19,30 @@ def call_model(
     t: Tensor,
     conditions: Conditions,
     span: Tensor | None = None,
+    call: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     """Call the network with positional arguments, so that a user's `forward(x, t, label, features, drop)` may name them freely.
 
     span (B,): length of the interval that starts at t, for networks of average velocities. If some tokens are padding, their
     mask (B, P) is passed by name, as condition_mask, and so are the tokens of x that are `given` (B, S), how rows were
     `augmented` (B, A), the scale of `guidance` (B,), and the tokens of an `image` or a `text` (B, P, C) with image_mask and
-    text_mask (B, P). Raises UserError if the network does not accept the mask.
+    text_mask (B, P). call: what computes the network instead of itself, such as its compiled form. Raises UserError if the
+    network does not accept the mask.
     """
+    call = call or model
     told = (conditions.class_label, conditions.tokens, conditions.dropped)
     named: dict[str, Any] = {
         name: value for name in ("given", "augmented", "guidance") if (value := getattr(conditions, name)) is not None
     }
     named |= conditions.encoded
     if span is None and told[0] is None and told[1] is None and not named:
-        return model(x, t)
+        return call(x, t)
     if conditions.mask is not None:
         check_takes_mask(model)
         named["condition_mask"] = conditions.mask
     if span is not None:
-        return model(x, t, *told, span, **named)
-    return model(x, t, *told, **named)
+        return call(x, t, *told, span, **named)
+    return call(x, t, *told, **named)
 
 
 def check_takes_mask(model: nn.Module | Callable[..., Tensor]) -> None:

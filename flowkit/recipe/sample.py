@@ -53,6 +53,10 @@ class SampleSettings(Section):
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="precision of the network while sampling: its own, or bf16 autocast"
     )
+    compile: bool = Field(
+        default=False,
+        description="compile the network for sampling, once for all batch sizes, and record it as a graph on CUDA",
+    )
     guidance: Annotated[Guidance, Choose("guidance")] = Field(
         default=ClassifierFree(),
         description="guidance method: away from the unconditional model, or from a weaker model",
@@ -116,6 +120,8 @@ class SampleSettings(Section):
             parts.append(f"{self.steps} step{'s' * (self.steps != 1)}{on}")
         if self.precision != "fp32":
             parts.append(self.precision)
+        if self.compile:
+            parts.append("compiled")
         parts.append(f"guidance {scale_words(self.guidance_scale)}")
         if self.guidance != ClassifierFree():
             parts[-1] += f" by {self.guidance.tag()}"

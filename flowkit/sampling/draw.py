@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowkit.conditions import NOTHING, Conditions
+from flowkit.conditions import KINDS, NOTHING, Conditions
 from flowkit.data.normalizers import Normalizer
 from flowkit.device import tf32_products
 from flowkit.flow.given import Held, resampled
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 BATCH_SIZES = {"cpu": 64, "cuda": 1024}
 STEP_NOISE_BYTES = 1 << 26  # noise of a stochastic solver to draw at once
-Weak = tuple[Network, FlowObjective]  # the weaker model of autoguidance
 Step = Callable[[int, Tensor], None]  # a listener for (steps done, x)
 Guide = Callable[[Tensor], Tensor]  # x (B, ...) in the domain's units -> (B,)
 
@@ -156,29 +155,35 @@ def step_noise(
     return lambda step: next(of_steps)
 
 
-def as_network(model: nn.Module) -> Network:
+def as_network(model: nn.Module, call: Callable[..., Tensor] | None = None) -> Network:
     """Return the model as a function of x, t and conditions that runs in the model's own precision.
 
-    Times are at least fp32, since networks embed them with frequencies of 1000.
+    Times are at least fp32, since networks embed them with frequencies of 1000. call: as in `call_model`.
     """
     own = next(model.parameters()).dtype
     clock = torch.promote_types(own, torch.float32)
 
-    def call(x: Tensor, t: Tensor, conditions: Conditions, span: Tensor | None = None) -> Tensor:
+    def network(x: Tensor, t: Tensor, conditions: Conditions, span: Tensor | None = None) -> Tensor:
         span = None if span is None else span.to(clock)
-        return call_model(model, x.to(own), t.to(clock), conditions.to(dtype=own), span)
+        return call_model(model, x.to(own), t.to(clock), conditions.to(dtype=own), span, call)
 
-    return call
+    return network
 
 
-def in_bf16(network: Network, model: SamplingModel) -> Network:
-    """Return the network under bf16 autocast. Only the network: a solver's own products stay in the precision of the state."""
+def network_of(model: SamplingModel, settings: SampleSettings) -> Network:
+    """Return the model's network, compiled and in bf16 as the settings say.
 
-    def call(*given: Any) -> Tensor:
+    Autocast is for the network alone: a solver's own products stay in the precision of the state.
+    """
+    network = as_network(model.model, model.compiled(settings) if settings.compile else None)
+    if settings.precision != "bf16":
+        return network
+
+    def in_bf16(*given: Any) -> Tensor:
         with torch.autocast(model.device.type, torch.bfloat16):
             return network(*given)
 
-    return call
+    return in_bf16
 
 
 def velocity_of(
@@ -186,21 +191,25 @@ def velocity_of(
 ) -> Velocity:
     """Return the velocity of these rows of `given`: the network's own, or guided according to `settings`."""
     told = given.map(lambda tensor: tensor[rows].to(model.device))
-    network, objective = as_network(model.model), model.objective
     if settings is None:
-        return guided(network, objective, told)
+        return guided(as_network(model.model), model.objective, told)
+
+    def of(one: SamplingModel) -> tuple[Network, FlowObjective]:
+        return network_of(one, settings), one.objective.exact if model.straight else one.objective
+
+    if settings.compile and settings.guidance_interval is not None and told.kinds and told.dropped is None:
+        # In and outside the interval the network is then called alike, and compiled once.
+        none = told.nothing()
+        told = told.drop(none[:, None].expand(-1, len(KINDS)) if isinstance(settings.guidance_scale, Mapping) else none)
     weak = model.weak(settings)
-    if settings.precision == "bf16":
-        network, weak = in_bf16(network, model), None if weak is None else (in_bf16(weak[0], model), weak[1])
-    if model.straight:
-        objective, weak = objective.exact, None if weak is None else (weak[0], weak[1].exact)
     scale = settings.guidance_scale
     if model.flow.objective.guidance_max > 1:
         assert not isinstance(scale, Mapping), "checked by the caller"
         told, scale = told.guided(scale), 1.0  # the network knows what to do with it
     return guided(
-        network, objective, told, scale, interval=settings.guidance_interval,
-        rescale=settings.guidance_rescale, guidance=settings.guidance, weak=weak, numerics=model.numerics,
+        *of(model), told, scale, interval=settings.guidance_interval,
+        rescale=settings.guidance_rescale, guidance=settings.guidance, weak=None if weak is None else of(weak),
+        numerics=model.numerics,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +17,14 @@ from flowkit.data.base import NORMAL, Base
 from flowkit.data.dataset import NULL, Dataset, null_name
 from flowkit.data_source import open_base
 from flowkit.domain import Domain, Given, get_domain
-from flowkit.errors import UserError, listing
+from flowkit.errors import NotCompiled, UserError, listing
 from flowkit.flow.guidance import Autoguidance
 from flowkit.flow.paths import GaussianPath
 from flowkit.progress import Progress
 from flowkit.recipe.flow import Flow, seen_without
 from flowkit.recipe.sample import SampleSettings
 from flowkit.sampling import derive
+from flowkit.sampling.compiled import Compiled
 from flowkit.sampling.conditioning import (
     ClassLabel,
     asked_for,
@@ -31,7 +33,7 @@ from flowkit.sampling.conditioning import (
     resolve_labels,
     resolve_row_labels,
 )
-from flowkit.sampling.draw import Guide, Start, Weak, as_network, draw_samples
+from flowkit.sampling.draw import Guide, Start, draw_samples
 from flowkit.sampling.likelihood import of_rows
 from flowkit.settings import toml_value
 
@@ -68,7 +70,8 @@ class SamplingModel:
         self.folders = folders  # searched first for relative paths of its recipe
         self.encoder_weights: dict[str, Path] = {}  # files with the weights of the encoders, by "image" and "text"
         self._encoders: dict[str, Encoder] = {}
-        self._base, self._weak = base, dict[tuple[str, torch.device], Weak]()
+        self._base, self._weak = base, dict[tuple[str, torch.device], SamplingModel]()
+        self._compiled: dict[bool, Compiled] = {}
 
     @property
     def base(self) -> Base:
@@ -164,10 +167,16 @@ class SamplingModel:
             )
         if guide is not None:
             self._check_guide(settings)
+            if settings.compile:
+                why = "the guide differentiates through it"
+                warnings.warn(f"sample.compile: the network runs eagerly, since {why}", NotCompiled, stacklevel=2)
+                settings = self.settings(settings, compile=False)
         drawn = draw_samples(
             self, num_samples, settings, told, seed=seed, guide=guide, guide_scale=guide_scale, completion=completion,
             start=start, batch_size=batch_size, keep_states=0 if on_states is None else KEPT_STATES, progress=progress,
         )  # fmt: skip
+        if settings.compile and self.compiled(settings).failed:
+            settings = self.settings(settings, compile=False)
         if on_states is not None:
             assert drawn.states is not None
             on_states(drawn.states)
@@ -341,7 +350,16 @@ class SamplingModel:
         if why := self.why_not_without(self.condition_kinds):
             raise UserError(f"guidance_scale: {why} dropped conditions to guide away from; use a scale of 1")
 
-    def weak(self, settings: SampleSettings) -> Weak | None:
+    def compiled(self, settings: SampleSettings) -> Compiled:
+        """Return the network in its compiled form, made once."""
+        # An adaptive solver calls it with ever fewer rows, and would record a graph for each number.
+        graphs = self.device.type == "cuda" and not settings.solver.adaptive
+        found = self._compiled.get(graphs)
+        if found is None or found.model is not self.model:
+            found = self._compiled[graphs] = Compiled(self.model, graphs=graphs)
+        return found
+
+    def weak(self, settings: SampleSettings) -> SamplingModel | None:
         """Return the weaker model of autoguidance, loaded once, on this model's device; None for other guidance.
 
         Raises UserError unless both have the same shape, classes, conditions, path and normalizer.
@@ -354,5 +372,5 @@ class SamplingModel:
 
             weak = load_beside(ckpt, self.folders, self.device, "guidance.ckpt")
             check_alike(weak, self, "guidance.ckpt", "autoguidance needs a weaker model of the same data")
-            self._weak[known] = as_network(weak.model), weak.objective
+            self._weak[known] = weak
         return self._weak[known]

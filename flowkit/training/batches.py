@@ -14,6 +14,7 @@ from flowkit.conditions import Conditions
 from flowkit.data.arrays import gather
 from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import Normalizer
+from flowkit.device import to_device
 from flowkit.rng import RowOrder, key
 
 RESIDENT_SHARE = 0.25  # fraction of the device's free memory that data may use
@@ -89,10 +90,7 @@ class Batches:
 
     def picked(self, update: int) -> Tensor:
         """Return the numbers (b,) of this rank's rows of that update among the resident rows, on the device."""
-        picked = torch.from_numpy(self.order.batch(update)[self.indices])
-        if self.device.type == "cuda":
-            picked = picked.pin_memory()  # otherwise the copy waits for the device
-        return picked.to(self.device, non_blocking=True)
+        return to_device(torch.from_numpy(self.order.batch(update)[self.indices]), self.device)
 
     def pick(self, picked: Tensor) -> Rows:
         """Return the resident rows with those numbers (b,)."""
@@ -113,10 +111,7 @@ class Batches:
             drawn = [self._turns(first + u) for u in range(updates)]
             turns = {kind: np.concatenate([one[kind] for one in drawn]) for kind in self.drawn}
             return read_rows(self.data, self.train_rows[picked], self.normalizer, torch.device("cpu"), turns=turns)
-        indices = torch.from_numpy(picked)
-        if self.device.type == "cuda":
-            indices = indices.pin_memory().to(self.device, non_blocking=True)
-        return self._all.pick(indices)
+        return self._all.pick(to_device(torch.from_numpy(picked), self.device))
 
     def _read(self, update: int) -> Rows:
         rows, turns = self.global_rows(update)[self.indices], self._turns(update)
@@ -143,11 +138,8 @@ def read_rows(
     """
 
     def move(tensor: Tensor) -> Tensor:
-        # Copies to a GPU wait for the device unless the memory is pinned. Torch never returns pinned memory to the system, so
-        # do not pin a whole data set.
-        if pinned and device.type == "cuda":
-            return tensor.pin_memory().to(device, non_blocking=True)
-        return tensor.to(device)
+        # Torch never returns pinned memory to the system, so do not pin a whole data set.
+        return to_device(tensor, device) if pinned else tensor.to(device)
 
     return Rows(normalizer.normalize_rows(data.x, rows, move), conditions_of(data, rows, turns).map(move))
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import Auto, Normalization, Normalizer
+from flowkit.device import to_device
 from flowkit.errors import UserError
 from flowkit.flow.couplings import Coupling
 from flowkit.rng import key
@@ -85,7 +86,7 @@ class Pairing:
         while len(self._next) < self.ahead:
             later = window + 1 + len(self._next)
             self._next.append((later, pool.submit(self.permutation, later)))
-        return noise[rows.to(noise.device, non_blocking=True)]
+        return noise[to_device(rows, noise.device)]
 
     def permutation(self, window: int) -> Tensor:
         """Return rows (updates x B,) int64 of the window's joined noise, on the host (pinned if there is a GPU)."""

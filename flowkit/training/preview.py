@@ -40,7 +40,8 @@ class Sampler:
             session.folders,
             session.base,
         )
-        self.settings = self.model.settings()
+        # Processes would wait for each other while one compiles, or could differ in whether it fails.
+        self.settings = self.model.settings(compile=False if session.sharded else None)
         self.model.weak(self.settings)  # fail early if it is missing
         self.inverted = data.rows("validation")[: session.domain.inverted_rows]
 

@@ -1,6 +1,7 @@
-"""Sampling through `flowkit.load(...).sample` against a bare Heun loop over the same model, and in bf16 against fp32.
+"""Sampling through `flowkit.load(...).sample` against a bare Heun loop over the same model, in bf16 against fp32, and compiled
+against eager.
 
-    python -m tests.benchmarks.sampling [--ckpt runs/quickstart] [--num-samples 64] [--rounds 7]
+    python -m tests.benchmarks.sampling [--ckpt runs/quickstart] [--num-samples 64] [--rounds 7] [--compile]
 
 Without --ckpt a fresh network of the quickstart's size is timed: its weights do not matter to the clock.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -47,12 +49,38 @@ def fresh(folder: str) -> LoadedModel:
     return flowkit.train(Path("recipes/quickstart.toml"), data=data, overrides=overrides)
 
 
+def compiled_and_eager(loaded: LoadedModel, count: int, steps: int, scale: float, precision: str, rounds: int) -> None:
+    drawn: dict[bool, np.ndarray] = {}
+
+    def draw(compile: bool) -> None:
+        drawn[compile] = loaded.sample(
+            count, seed=0, solver="heun", steps=steps, guidance_scale=scale, batch_size=count, precision=precision,
+            compile=compile,
+        ).x  # fmt: skip
+
+    def programs() -> int:
+        return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+    before, start = programs(), time.perf_counter()
+    draw(True)
+    took = time.perf_counter() - start
+    compiled, eager, ratio = paired(lambda: draw(True), lambda: draw(False), rounds)
+    difference = np.abs(drawn[True] - drawn[False]).max()
+    loaded.sample(
+        count + count // 3, steps=1, guidance_scale=scale, precision=precision, batch_size=count, compile=True
+    )
+    print(f"guidance {scale:g}, {precision}: compiled {compiled:.3f} s, eager {eager:.3f} s; ratio {ratio:.3f}; first call "
+          f"{took:.1f} s; {programs() - before} program(s), with a smaller last batch; largest difference of a coordinate "
+          f"{difference:.1e}", flush=True)  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ckpt")
     parser.add_argument("--num-samples", type=int, default=64)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--compile", action="store_true", help="only compare compiled with eager sampling")
     arguments = parser.parse_args()
     print(machine())
     with tempfile.TemporaryDirectory() as folder:
@@ -60,6 +88,10 @@ def main() -> None:
         count, steps = arguments.num_samples, arguments.steps
         labels = (torch.arange(count) * len(loaded.class_names) // count).to(loaded.device)
         for scale in (1.0, 2.0):
+            if arguments.compile:
+                for precision in ("fp32", "bf16"):
+                    compiled_and_eager(loaded, count, steps, scale, precision, arguments.rounds)
+                continue
             drawn: dict[str, np.ndarray] = {}
 
             def through_flowkit(scale: float = scale, drawn: dict[str, np.ndarray] = drawn) -> None:

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from flowkit.device import to_device
 from flowkit.errors import UserError
 from flowkit.flow.paths import GaussianPath, expand
 from flowkit.flow.solvers.problem import Integrated, Problem, Solver, evaluations
@@ -48,7 +49,8 @@ class SDE(Solver):
                 x = path.convert(v, x, t, "velocity", "data")
             else:
                 x = x + (b - a) * self._drift(path, v, x, t)
-                x = x + expand((2 * (b - a) * self._half(path, t)).sqrt(), x) * problem.noise(step).to(x)
+                drawn = to_device(problem.noise(step), x.device).to(x.dtype)
+                x = x + expand((2 * (b - a) * self._half(path, t)).sqrt(), x) * drawn
             if problem.on_step is not None:
                 problem.on_step(step + 1, x)
         spent = evaluations(problem.velocity, torch.tensor(edges[:-1], dtype=x.dtype)).sum()
