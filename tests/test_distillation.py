@@ -1,5 +1,6 @@
 """Distillation: exact targets for a Gaussian, the student's start, training from a trained model, scales that it is told."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -282,6 +283,28 @@ every = "never"
     assert CliRunner().invoke(app, ["train", str(path)]).exit_code == 0
     drawn = CliRunner().invoke(app, ["sample", str(tmp_path / "student"), "-n", "4"])
     assert drawn.exit_code == 0 and "NFE 1" in drawn.output
+
+
+def test_distill_takes_a_run_and_only_a_run(teacher, tmp_path, monkeypatch):
+    """The student has the recipe of its teacher, and `--set` changes it."""
+    model, rows = teacher
+    monkeypatch.chdir(tmp_path)
+    write_dataset(tmp_path / "rows", rows)
+    data = ["--set", f"data.source={tmp_path / 'rows.safetensors'}", "--set", f"run.dir={tmp_path}"]
+    shorter = ["--set", "train.steps=3", "--set", "flow.objective.omega=2"]
+    done = CliRunner().invoke(app, ["train", str(model.files.run_dir), "--distill", *data, *shorter])
+    assert done.exit_code == 0, done.output
+    saved = flowkit.load(tmp_path / "teacher-distilled")
+    assert saved.flow.objective == Distillation(teacher=str(model.files.run_dir), omega=2.0)
+    assert (saved.sampling.solver.tag(), saved.sampling.steps, saved.info["recipe"]["train"]["steps"]) == (
+        "mean_flow",
+        1,
+        3,
+    )
+    for path, said in ((tmp_path / "rows.safetensors", "--distill: "), (tmp_path / "none", "--distill: .*no such run")):
+        result = CliRunner().invoke(app, ["train", str(path), "--distill"])
+        assert isinstance(result.exception, UserError)
+        assert re.search(said, str(result.exception)), result.exception
 
 
 def test_mean_flow_with_a_range_of_scales_has_the_average_velocity_of_each():

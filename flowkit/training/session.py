@@ -245,7 +245,7 @@ def build(
             model_args["augmented"] = domain.augments
         torch.manual_seed(key(recipe.run.seed, "initial weights"))
         model = create_model(recipe.model.arch, **model_args)
-        if teacher is not None:
+        if teacher is not None and teacher.objective.prediction == "velocity":
             start_from(model, teacher.model)
     elif {*ENCODED} & {*data.condition_kinds}:
         raise UserError("data.conditions: images and texts are not supported for your own module yet; leave them out with "
