@@ -40,6 +40,8 @@ FROM_DATA = {
     "clip_dim",
     "condition_dim",
     "two_times",
+    "guided",
+    "smooth_time",
     "completes",
     "augmented",
 }

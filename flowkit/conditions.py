@@ -34,6 +34,9 @@ class Conditions:
     image_mask: Tensor | None = None  # (B, P) bool, as `mask`
     text: Tensor | None = None  # (B, P, C) float: tokens of a text, by an encoder
     text_mask: Tensor | None = None  # (B, P) bool, as `mask`
+    guidance: Tensor | None = (
+        None  # (B,) float: the guidance scale to predict for, for networks that take it; never dropped
+    )
 
     @classmethod
     def of_arrays(cls, **arrays: np.ndarray | None) -> Conditions:
@@ -77,6 +80,12 @@ class Conditions:
             same = rows.ndim == self.dropped.ndim
             rows = rows | self.dropped if same else _by_kind(rows) | _by_kind(self.dropped)
         return replace(self, dropped=rows)
+
+    def guided(self, scale: float) -> Conditions:
+        """Tell a network the guidance scale to predict for, if there is a condition to guide by."""
+        if not self.kinds:
+            return self
+        return replace(self, guidance=torch.full(self._one.shape, scale, dtype=torch.float32, device=self._one.device))
 
     def doubled(self) -> Conditions:
         """Return conditions of 2B rows: as they are, then dropped, to evaluate a network with and without in one call."""

@@ -5,6 +5,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "objective": {
         "flow_matching": "flowkit.flow.objective:FlowMatching",
         "mean_flow": "flowkit.flow.mean_flow:MeanFlow",
+        "distillation": "flowkit.flow.distillation:Distillation",
     },
     "path": {
         "linear": f"{_PATHS}.gaussian:Linear",

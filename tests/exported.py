@@ -83,4 +83,7 @@ FLOWS: dict[str, dict[str, Any]] = {
     "data, linear, midpoint": {"flow": {"prediction": "data"}},
     "noise, vp, euler": {"flow": {"prediction": "noise", "path": "vp"}, "sample": {"solver": "euler"}},
     "average velocity": {"flow": {"objective": "mean_flow"}, "sample": {"solver": "mean_flow"}},
+    "scales that it is told": {
+        "flow": {"objective": {"name": "mean_flow", "omega_max": 4.0}}, "sample": {"solver": "mean_flow", "guidance_scale": 3.0},
+    },
 }  # fmt: skip

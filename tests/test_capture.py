@@ -79,6 +79,9 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "another base": ("bare", ("flow.base=moons",)),
     "mean_flow": ("points", ('flow.objective={name="mean_flow",ratio=0.14}',)),
     "mean_flow guided": ("sketch", ('flow.objective={name="mean_flow",omega=2.0,power=0.5,ratio=1.0}',)),
+    "mean_flow along pairs": ("sketch", ('flow.objective={name="mean_flow",omega=2.0,along="pair"}',)),
+    "mean_flow all scales": ("points", ('flow.objective={name="mean_flow",omega_max=4.0,ratio=0.5}',)),
+    "distillation": ("points", ('flow.objective={name="distillation",omega_max=4.0,teacher="{teacher}"}',)),
     "given": ("sketch", ("flow.given=0.5",)),
     "augment": ("sketch", ("data.augment={rotation=20,scale=1.2,shift=0.1,mirror=0.5,reverse=0.3,reorder=1.0}",)),
     "auxiliary losses": ("sketch", tuple(f"aux_loss.{name}=0.1" for name in names("loss") if name != "raster")),
@@ -129,6 +132,11 @@ def session_of(variant: str, folder: Path, *overrides: str) -> Iterator[Session]
         "optim": {"lr": 0.02, "warmup": 2},
         "train": {"steps": 20, "batch_size": 32, "precision": "fp32"},
     }
+    if any("{teacher}" in override for override in own):
+        rows = data_of(kind)
+        short = {"train": {**table["train"], "steps": 3}, "run": {**table["run"], "name": "teacher"}}
+        teacher = flowkit.train({**table, **short}, data=rows).files.run_dir
+        own = tuple(override.replace("{teacher}", str(teacher)) for override in own)
     recipe = recipe_from_dict(table, [*own, *overrides])
     with environments.joined(recipe) as environment:
         session = build(recipe, environment, data_of(kind), source="rows", run_dir=folder / "rehearsed")
@@ -184,7 +192,10 @@ def check_on_meta(session: Session) -> None:
         batches._all = dataclasses.replace(
             batches._all, x=away(batches._all.x), conditions=batches._all.conditions.map(away)
         )
-    there = dataclasses.replace(session, model=model, wrapped=model, batches=batches)
+    teacher = copy.copy(session.teacher)
+    if teacher is not None:
+        teacher.model = copy.deepcopy(teacher.model).to("meta")
+    there = dataclasses.replace(session, model=model, wrapped=model, batches=batches, teacher=teacher)
     micro = micro.map(away)
     with recording():
         micro_loss(there, micro)  # makes what is made once

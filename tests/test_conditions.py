@@ -456,11 +456,11 @@ def test_validation_and_likelihood_see_the_mask(tiny, told):
 def test_rows_with_an_interval_keep_their_own_conditions(tiny, told, monkeypatch):
     """MeanFlow asks the network once more, of some rows of the batch."""
     asked = []
-    monkeypatch.setattr(mean_flow, "mean_flow_target", lambda u, x, t, span, v: u(x, t, span))
+    monkeypatch.setattr(mean_flow, "mean_flow_target", lambda u, x, t, span, v, along: u(x, t, span))
     call = session.call_model
     monkeypatch.setattr(session, "call_model", lambda *given: asked.append(given[1:4]) or call(*given))
     tiny["train"].update(steps=1, val_every="never")
-    tiny["flow"] = {"objective": {"name": "mean_flow", "ratio": 0.4}}
+    tiny["flow"] = {"objective": {"name": "mean_flow", "ratio": 0.4, "along": "pair"}}
     flowkit.train(tiny, data=told)
     (some, times, few), (batch, _, every) = asked
     assert 5 < len(some) < 25 and len(times) == len(some) and len(batch) == 32

@@ -75,6 +75,12 @@ VALUES: dict[str, tuple[str, ...]] = {
     "flow.objective=mean_flow ratio": ("0.75",),
     "flow.objective=mean_flow power": ("0.0",),
     "flow.objective=mean_flow omega": ("2.0",),
+    "flow.objective=mean_flow omega_max": ("4.0",),
+    "flow.objective=distillation": ('{name="distillation",teacher="{weaker run}"}',),
+    "flow.objective=distillation whole": ("0.9",),
+    "flow.objective=distillation steps": ("1",),
+    "flow.objective=distillation omega": ("2.0",),
+    "flow.objective=distillation omega_max": ("4.0",),
     "flow.base": ("{other data}",),
     "flow.path=linear sigma_min": ("0.2",),
     "flow.path=vp beta_min": ("1.0",),
@@ -130,6 +136,7 @@ VALUES: dict[str, tuple[str, ...]] = {
 }
 # What stands in both runs, for the choice to have something to act on; the longest key that the choice begins with holds.
 BESIDE = {
+    "flow.objective=distillation ": ('flow.objective={name="distillation",teacher="{weaker run}"}',),
     "flow.coupling=c2ot block": ("flow.coupling.ratio=0.5",),
     "flow.coupling=c2ot distance": ("flow.coupling.block=64",),
     "data.augment.rate": ("data.augment.mirror=0.5",),

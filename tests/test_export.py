@@ -37,6 +37,13 @@ def onnx_export() -> Any:
     return onnx
 
 
+def test_onnx_with_two_times_and_a_guidance_scale(tmp_path: Path, onnx_export: Any) -> None:
+    told = {"objective": {"name": "mean_flow", "omega_max": 4.0}}
+    model = trained(tmp_path, "bezier_sketch_dit", flow=told, sample={"solver": "mean_flow"})
+    made = onnx_export.export_onnx(model, tmp_path / "out")
+    assert made.error < 1e-4 and {"span", "guidance"} <= set(made.inputs)
+
+
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_onnx_computes_what_the_network_does(arch: str, tmp_path: Path, onnx_export: Any) -> None:
     attends = {"attend_conditions": True} if arch in ("dit", "bezier_sketch_dit") else {}
@@ -95,7 +102,8 @@ class Session:
         told = {name: torch.from_numpy(value) for name, value in feed.items()}
         rest = [told.get(name) for name in ("class_label", "condition", "condition_mask", "cfg_mask", "given")]
         with torch.inference_mode():
-            return [call_model(self.model.model, told["x"], told["t"], Conditions(*rest), told.get("span")).numpy()]
+            given = Conditions(*rest, guidance=told.get("guidance"))
+            return [call_model(self.model.model, told["x"], told["t"], given, told.get("span")).numpy()]
 
 
 @pytest.fixture

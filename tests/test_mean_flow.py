@@ -23,7 +23,7 @@ from flowkit.events import Validated
 from flowkit.flow.couplings import Independent
 from flowkit.flow.guidance import guided
 from flowkit.flow.mean_flow import MeanFlow, mean_flow_target, total_derivative
-from flowkit.flow.objective import FlowObjective, Pairs
+from flowkit.flow.objective import FlowObjective, Pairs, Spans
 from flowkit.flow.solvers import integrate
 from flowkit.models import create_model
 from flowkit.recipe import recipe_from_dict
@@ -95,6 +95,87 @@ def test_one_step_of_the_exact_average_is_exact():
         integrate(gaussian_velocity, noise, solver="mean_flow", steps=1)
 
 
+def of_pairs(network, x0, x1, t, spans, conditions=None):
+    """Pairs for `MeanFlow.loss`, whose network is also the bare one."""
+    return Pairs(x0, x1, t, None, Conditions() if conditions is None else conditions, spans, network, network)
+
+
+def noisy_pairs(count=200_000):
+    """Pairs with one x_t and t: noise and data of the Gaussian, given where their path is at t."""
+    generator = torch.Generator().manual_seed(3)
+    x_t, t, span = 0.9, 0.4, 0.5
+    spread_t = spread(torch.tensor(t, dtype=torch.float64))
+    expected = MEAN + t * STD**2 / spread_t**2 * (x_t - t * MEAN)
+    std = STD * (1 - t) / spread_t
+    x1 = expected + std * torch.randn(count, 1, generator=generator, dtype=torch.float64)
+    rows = torch.ones(count, dtype=torch.float64)
+    spans = Spans(span * rows, rows.bool())
+    return (x_t - t * x1) / (1 - t), x1, t * rows, spans
+
+
+def test_both_ways_of_the_derivative_agree_in_the_mean_and_the_networks_own_has_less_noise(monkeypatch):
+    """The target is v + (s - t) du/dt. Along the pair's velocity, its noise is |1 + (s - t) d_x u| times that of v."""
+    x0, x1, t, spans = noisy_pairs()
+
+    def u(x, t, told, span):
+        return torch.where(span[:, None] > 0, gaussian_average(x, t, span.clamp_min(1e-9)), gaussian_velocity(x, t))
+
+    seen, targets = [], {}
+    monkeypatch.setattr(
+        MeanFlow, "error", staticmethod(lambda output, target: seen.append((output, target)) or target[:, 0])
+    )
+    for along in ("network", "pair"):
+        MeanFlow(along=along, power=0.0).loss(of_pairs(u, x0, x1, t, spans), FlowObjective(choose("path", "linear")))
+        output, targets[along] = seen.pop()
+        assert abs(targets[along].mean() - output[0, 0]) < 5 * targets[along].std() / len(t) ** 0.5
+    v, edge = x1 - x0, 1e-4
+    torch.testing.assert_close(targets["network"].std(), v.std())
+    x_t = torch.tensor([[0.9]], dtype=torch.float64)
+    near, there = (gaussian_average(x, t[:1], spans.length[:1]) for x in (x_t, x_t + edge))
+    noise = (1 + 0.5 * (there - near) / edge).abs().squeeze() * v.std()
+    torch.testing.assert_close(targets["pair"].std(), noise, rtol=1e-3, atol=0)
+    assert abs(noise / v.std() - 1) > 0.1
+
+
+def guided_field(told, x, t, scale):
+    """Of rows with label c, v = c + sin(x); without, v = tanh(x + t). The guided one for scales (B,)."""
+    null = torch.tanh(x + t[:, None])
+    v = torch.lerp(null, told.class_label[:, None] + x.sin(), scale[:, None])
+    return torch.where(told.nothing()[:, None], null, v)
+
+
+@pytest.mark.parametrize("dropped", [None, torch.arange(6) % 3 == 0])
+@pytest.mark.parametrize(
+    ("settings", "scales"), [({"omega": 2.5}, 2.5), ({"omega_max": 8.0}, None), ({"omega": 0.5}, 0.5)]
+)
+@pytest.mark.parametrize("along", ["network", "pair"])
+def test_the_guided_velocity_is_the_fixed_point(dropped, settings, scales, along):
+    """A network that already has the guided velocity is told to keep it, whatever its scale; the pair's velocity is exact."""
+    x, t = torch.linspace(-1, 1, 12, dtype=torch.float64).view(6, 2), torch.linspace(0.1, 0.9, 6, dtype=torch.float64)
+    told = Conditions(torch.tensor([0, 1, 2, 0, 1, 2])).map(lambda label: label.double())
+    told = told if dropped is None else told.drop(dropped)
+    scale = (
+        torch.linspace(1, 8, 6, dtype=torch.float64)
+        if scales is None
+        else torch.full((6,), scales, dtype=torch.float64)
+    )
+    none = torch.zeros(6, dtype=torch.bool)
+    spans = Spans(torch.zeros(6, dtype=torch.float64), none, guidance=scale if scales is None else None)
+
+    def network(x, t, told, span=None):
+        asked = torch.ones_like(t) if told.guidance is None else told.guidance
+        return guided_field(told, x, t, asked if scales is None else torch.full_like(t, scales))
+
+    objective = MeanFlow(**settings, along=along)
+    path = SimpleNamespace(interpolate=lambda x0, x1, t, eps: x,
+                           velocity=lambda x0, x1, t, eps: guided_field(told, x, t, torch.ones_like(t)))  # fmt: skip
+    found = objective.loss(of_pairs(network, x, x, t, spans, told), SimpleNamespace(path=path))
+    torch.testing.assert_close(found.shown, torch.zeros(6, dtype=torch.float64))
+    wrong = lambda *asked: network(*asked) + 0.1  # noqa: E731
+    found = objective.loss(of_pairs(wrong, x, x, t, spans, told), SimpleNamespace(path=path))
+    assert (found.shown > 1e-3).all()
+
+
 ARCHS = {
     "mlp": ({"input_dim": 6, "hidden_dim": 16}, (5, 6)),
     "dit": ({"input_dim": 8, "hidden_dim": 24, "num_heads": 3, "num_tokens": 4}, (5, 8)),
@@ -110,7 +191,7 @@ def test_derivatives_match_finite_differences(arch):
     args, shape = ARCHS[arch]
     features = {"clip_dim" if "sketch" in arch else "condition_dim": 4}
     torch.manual_seed(0)
-    model = create_model(arch, **args, num_classes=3, **features, two_times=True).double()
+    model = create_model(arch, **args, num_classes=3, **features, two_times=True, guided=True).double()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.2)
     x, v = torch.randn(2, *shape, dtype=torch.float64)
@@ -123,9 +204,14 @@ def test_derivatives_match_finite_differences(arch):
     assert not found.requires_grad and found.abs().max() > 1e-3
     assert torch.equal(u(x, t, torch.zeros_like(t)), model(x, t, *conditions))  # no span is the velocity at t
     assert not torch.allclose(u(x, t, span), model(x, t, *conditions))
+    one, two = torch.ones_like(t), torch.full_like(t, 2.0)
+    assert torch.equal(model(x, t, *conditions, guidance=one), model(x, t, *conditions))  # a scale of 1 is none
+    assert not torch.allclose(model(x, t, *conditions, guidance=two), model(x, t, *conditions))
     plain = create_model(arch, **args, num_classes=3, **features)
-    assert not [name for name in plain.state_dict() if name.startswith("span")]
-    assert plain.state_dict().keys() == {name for name in model.state_dict() if not name.startswith("span.")}
+    assert not [name for name in plain.state_dict() if name.startswith(("span", "guidance"))]
+    assert plain.state_dict().keys() == {
+        name for name in model.state_dict() if not name.startswith(("span.", "guidance."))
+    }
 
 
 def test_guided_averages_double_the_batch_and_the_span():

@@ -104,6 +104,16 @@ def test_networks(arch: str, tmp_path: Path, javascript: Any) -> None:
         np.testing.assert_allclose(found, model.sample(6, start=Start(noise=noise)).x, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("arch", ["bezier_sketch_dit", "bezier_sketch_transformer", "residual_mlp"])
+def test_networks_that_are_told_two_times_and_a_guidance_scale(arch: str, tmp_path: Path, javascript: Any) -> None:
+    model = trained(tmp_path, arch, kind="points", **FLOWS["scales that it is told"])
+    opened(model, javascript.site)
+    noise = normal(0, 6, *model.latent_shape)
+    given = {"noise": noise.ravel().tolist(), "labels": [0, 0, 1, 1, 2, 2]}
+    found = np.array(javascript(SAMPLE, given)).reshape(noise.shape)
+    np.testing.assert_allclose(found, model.sample(6, start=Start(noise=noise)).x, atol=1e-4, rtol=1e-4)
+
+
 def test_vector_in_several_tokens(tmp_path: Path, javascript: Any) -> None:
     model = trained(tmp_path, "dit", kind="points", model={"num_tokens": 2})
     opened(model, javascript.site)

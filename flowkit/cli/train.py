@@ -121,6 +121,13 @@ def train(
             help="Start from the weights of this checkpoint (fine-tuning).", metavar="CKPT", autocompletion=complete_run
         ),
     ] = None,
+    distill: Annotated[
+        bool,
+        typer.Option(
+            "--distill",
+            help="Given a run: train a copy of its model that samples in one or a few steps, as the run NAME-distilled.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -155,6 +162,8 @@ def train(
       flowkit train mlp_text --set data.source=data/mine
       flowkit train runs/quickstart --resume
       flowkit train quickstart --resume auto
+      flowkit train runs/quickstart --distill
+      flowkit train runs/quickstart --distill --set flow.objective.omega=2
       flowkit train dit_sketch --dry-run
       flowkit train dit_sketch --dry-run --profile
       torchrun --nproc-per-node 4 -m flowkit train dit_sketch
@@ -177,6 +186,8 @@ def train(
         raise typer.BadParameter(
             "missing. Name a recipe, such as quickstart. List them with: flowkit recipes", param_hint="RECIPE"
         )
+    if distill:
+        overrides = [*_student(recipe), *(overrides or ())]
     if dry_run and (
         given := [name for name, on in (("--resume", resume or resume_auto), ("--overwrite", overwrite)) if on]
     ):
@@ -232,6 +243,24 @@ def train(
         typer.echo(f"{outcome.run_dir}: all updates are done. To continue, raise train.steps or train.epochs", err=True)
     if outcome.reason == "out of time":
         raise typer.Exit(OUT_OF_TIME)
+
+
+def _student(run: Path) -> list[str]:
+    """Return how the recipe of a student differs from that of its teacher, a run."""
+    from flowkit.checkpoint import find_checkpoint
+
+    try:
+        files = find_checkpoint(run)
+    except UserError as error:
+        raise UserError(f"--distill: {error}") from None
+    if files.run_dir is None:
+        raise UserError(f"--distill: {run} is no run; to distill a checkpoint, set flow.objective in a recipe to "
+                        '{name = "distillation", teacher = "CHECKPOINT"}')  # fmt: skip
+    name = _load(files.run_dir, ())[0].run.name
+    plain = {"flow.prediction": "auto", "flow.given": "0", "flow.loss.space": "velocity", "flow.loss.error": "squared",
+             "flow.loss.weights": "uniform", "aux_loss": "{}"}  # fmt: skip
+    return [f"run.name={name}-distilled", f"flow.objective={{name='distillation',teacher='{files.run_dir}'}}",
+            "sample.solver=mean_flow", "sample.steps=1", *(f"{key}={value}" for key, value in plain.items())]  # fmt: skip
 
 
 def _rehearse(

@@ -67,6 +67,7 @@ def describe(model: LoadedModel, what: str) -> tuple[dict[str, Any], list[str]]:
         "null": not model.why_not_without(model.condition_kinds),  # whether it knows rows without label and condition
         "prediction": model.objective.prediction,
         "averages": flow.objective.averages,
+        "guidance_max": flow.objective.guidance_max,
         "completes": flow.completes,
         "path": {"name": path.tag(), **(dict(path) if isinstance(path, GaussianPath) else {})},
         "score": known_path and flow.why_no_score() is None,

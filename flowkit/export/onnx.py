@@ -94,6 +94,8 @@ def example_inputs(model: LoadedModel, count: int = BATCH) -> dict[str, Tensor]:
         inputs["cfg_mask"] = torch.arange(2 * count).view(count, 2) % 4 == 3
     if model.flow.objective.averages:
         inputs["span"] = torch.rand(count, generator=draw)
+    if model.flow.objective.guidance_max > 1:
+        inputs["guidance"] = 1 + torch.rand(count, generator=draw)
     if shape and len(shape) == 2:
         inputs["condition_mask"] = torch.arange(shape[0])[None] <= torch.arange(count)[:, None]
     if model.flow.completes:
@@ -111,9 +113,9 @@ class _Named(nn.Module):
     def forward(
         self, x: Tensor, t: Tensor, class_label: Tensor | None = None, condition: Tensor | None = None,
         cfg_mask: Tensor | None = None, span: Tensor | None = None, condition_mask: Tensor | None = None,
-        given: Tensor | None = None,
+        given: Tensor | None = None, guidance: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        told = Conditions(class_label, condition, condition_mask, cfg_mask, given)
+        told = Conditions(class_label, condition, condition_mask, cfg_mask, given, guidance=guidance)
         return call_model(self.model, x, t, told, span)
 
 

@@ -84,7 +84,10 @@ class Model:
         return self.finish(x)
 
     def velocity(self, x: np.ndarray, t: float, told: dict[str, Any], scale: float, span: float = 0.0) -> np.ndarray:
-        """Return the guided velocity: v_null + scale (v - v_null), from one call on twice the rows."""
+        """Return the guided velocity: v_null + scale (v - v_null), from one call on twice the rows, or as the network guides."""
+        if "guidance" in self.inputs:
+            told = {**told, "guidance": np.full(len(x), scale, np.float32)}
+            return self._velocity(x, t, told, span)
         if scale == 1 or "cfg_mask" not in told or told["cfg_mask"].all():
             return self._velocity(x, t, told, span)
         twice = {name: np.concatenate([value, value]) for name, value in told.items()}

@@ -25,16 +25,19 @@ PREDICTIONS = ("velocity", "data", "noise")
 class Spans:
     """For B rows: `length` (B,) s - t of the interval that starts at t, and `chosen` (B,) bool on the CPU, True unless 0.
 
-    share: upper limit of the fraction of rows with an interval, up to rounding.
+    share: upper limit of the fraction of rows with an interval, up to rounding. guidance (B,): the guidance scales that the
+    network is told; None if it is not.
     """
 
     length: Tensor
     chosen: Tensor  # on the CPU, to avoid a device sync
     share: float = 1.0
     listed: Tensor | None = None  # `rows`, once they are on the device
+    guidance: Tensor | None = None
 
     def slice(self, indices: slice) -> Spans:
-        return Spans(self.length[indices], self.chosen[indices], self.share)
+        guidance = None if self.guidance is None else self.guidance[indices]
+        return Spans(self.length[indices], self.chosen[indices], self.share, guidance=guidance)
 
     @property
     def rows(self) -> Tensor:
@@ -59,8 +62,9 @@ class Spans:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Spans:
         """Apply `change` to each tensor on the device."""
-        listed = None if self.listed is None else change(self.listed)
-        return replace(self, length=change(self.length), listed=listed)
+        optional = {"listed": self.listed, "guidance": self.guidance}
+        changed = {name: None if tensor is None else change(tensor) for name, tensor in optional.items()}
+        return replace(self, length=change(self.length), **changed)
 
 
 class Draws(Protocol):
@@ -68,6 +72,10 @@ class Draws(Protocol):
 
     def times(self, purpose: str) -> Tensor:
         """Draw training times (B,), independent of the update's own."""
+        ...
+
+    def uniform(self, purpose: str) -> Tensor:
+        """Draw numbers (B,) on [0, 1)."""
         ...
 
     def number(self, purpose: str) -> int:
@@ -86,6 +94,7 @@ class Pairs(NamedTuple):
     spans: Spans | None
     network: Callable[..., Tensor]  # for gradients
     bare: Callable[..., Tensor]  # without wrappers, for forward-mode derivatives, which DDP does not support
+    teacher: Callable[..., Tensor] | None = None  # a trained network, called like these; its output is a velocity
 
 
 class Losses(NamedTuple):
@@ -103,6 +112,16 @@ class Objective(Component):
         False  # whether it learns average velocities; the network then gets the interval's length
     )
     sampled: ClassVar[dict[str, Any]] = {}  # defaults of [sample] if the recipe names no solver
+
+    @property
+    def guidance_max(self) -> float:
+        """The largest guidance scale that the network is told in training; 1 if it is told none."""
+        return 1.0
+
+    @property
+    def distills(self) -> str:
+        """The checkpoint of the model that is distilled; "" if none is."""
+        return ""
 
     def spans(self, t: Tensor, draws: Draws) -> tuple[Tensor, Spans | None]:
         """Return the times (B,) of the global batch, and the intervals that start there."""

@@ -40,6 +40,8 @@ class BezierSketchDiT(Conditioned):
         num_classes: CountOrNone = 0,
         clip_dim: CountOrNone = 0,
         two_times: bool = False,
+        guided: bool = False,
+        smooth_time: bool = True,
         completes: bool = False,
         neighbors: Annotated[
             bool, Field(description="each stroke also reads the numbers of the strokes before and after it")
@@ -60,8 +62,8 @@ class BezierSketchDiT(Conditioned):
             nn.Parameter(torch.zeros(augmented, embed_dim)) if augmented else None
         )  # for each of the numbers
         self.position = learned(num_strokes, embed_dim, std=POSITION_STD)  # the order of strokes has meaning
-        self.embed_conditions(embed_dim, num_classes, clip_dim, two_times, attend_conditions,
-                              image_dim, image_tokens, text_dim)  # fmt: skip
+        self.embed_conditions(embed_dim, num_classes, clip_dim, two_times, attend_conditions, guided,
+                              smooth_time, image_dim, image_tokens, text_dim)  # fmt: skip
         self.blocks = nn.ModuleList(
             DiTBlock(embed_dim, num_heads, dropout, self.attend_conditions) for _ in range(num_layers)
         )
@@ -86,6 +88,7 @@ class BezierSketchDiT(Conditioned):
         image_mask: Tensor | None = None,
         text: Tensor | None = None,
         text_mask: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         """x (B, S, 8), t (B,) in [0, 1], class_label (B,) int64, clip_features (B, C) or (B, P, C) -> (B, S, 8).
 
@@ -97,10 +100,11 @@ class BezierSketchDiT(Conditioned):
         augmented (B, A), for networks built with augmented = A: how the row was augmented; None or zeros: not at all.
         image (B, P, C), text (B, P, C): tokens of an image and a text by an encoder, for networks built with their sizes;
         image_mask, text_mask (B, P), as condition_mask.
+        guidance (B,): guidance scale to predict for, for networks built with `guided`; 1 by default.
         """
         assert x.shape[1] == len(self.position), f"x has {x.shape[1]} strokes; expected {len(self.position)}"
         condition, memory = self.conditions(
-            x, t, class_label, clip_features, cfg_mask, span, condition_mask,
+            x, t, class_label, clip_features, cfg_mask, span, condition_mask, guidance,
             image=image, image_mask=image_mask, text=text, text_mask=text_mask,
         )  # fmt: skip
         condition = F.silu(with_augmented(condition, self.augmented, augmented))

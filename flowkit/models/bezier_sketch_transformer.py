@@ -16,6 +16,7 @@ from flowkit.models.conditioning import (
     FeatureProjection,
     condition_memory,
     dropped_rows,
+    guidance_share,
     joined,
     with_augmented,
     with_given,
@@ -50,6 +51,8 @@ class BezierSketchTransformer(nn.Module):
             ),
         ] = 4.0,
         two_times: bool = False,
+        guided: bool = False,
+        smooth_time: bool = True,
         completes: bool = False,
         augmented: CountOrNone = 0,
         image_dim: CountOrNone = 0,
@@ -64,8 +67,9 @@ class BezierSketchTransformer(nn.Module):
             nn.Parameter(torch.zeros(augmented, embed_dim)) if augmented else None
         )  # for each of the numbers
         self.position = learned(num_strokes, embed_dim, std=POSITION_STD)
-        self.time = TimeEmbedding(embed_dim, SMOOTH if two_times else 1000.0)
+        self.time = TimeEmbedding(embed_dim, SMOOTH if two_times and smooth_time else 1000.0)
         self.span = TimeEmbedding(embed_dim, SMOOTH) if two_times else None
+        self.guidance = TimeEmbedding(embed_dim, SMOOTH) if guided else None
         self.class_embedding = ClassEmbedding(num_classes, class_embed_dim) if num_classes else None
         if num_classes:
             self.class_tokens = linear(class_embed_dim, num_memory_tokens * embed_dim)
@@ -104,6 +108,7 @@ class BezierSketchTransformer(nn.Module):
         image_mask: Tensor | None = None,
         text: Tensor | None = None,
         text_mask: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         """x (B, S, 8), t (B,) in [0, 1], class_label (B,) int64, clip_features (B, C) or (B, P, C) -> (B, S, 8).
 
@@ -115,6 +120,7 @@ class BezierSketchTransformer(nn.Module):
         augmented (B, A), for networks built with augmented = A: how the row was augmented; None or zeros: not at all.
         image (B, P, C), text (B, P, C): tokens of an image and a text by an encoder, for networks built with their sizes;
         image_mask, text_mask (B, P), as condition_mask.
+        guidance (B,): guidance scale to predict for, for networks built with `guided`; 1 by default.
         """
         assert x.shape[1] == len(self.position), f"x has {x.shape[1]} strokes; expected {len(self.position)}"
         encoded = {"image": image, "image_mask": image_mask, "text": text, "text_mask": text_mask}
@@ -122,6 +128,8 @@ class BezierSketchTransformer(nn.Module):
         time = self.time(t)
         if self.span is not None:
             time = time + self.span(torch.zeros_like(t) if span is None else span)
+        if self.guidance is not None:
+            time = time + self.guidance(guidance_share(guidance, t))
         time = with_augmented(time, self.augmented, augmented)
         h = torch.cat((time[:, None], with_given(self.stroke_in(x) + self.position, self.given, given)), dim=1)
         for block in self.blocks:

@@ -25,13 +25,14 @@ def call_model(
 
     span (B,): length of the interval that starts at t, for networks of average velocities. If some tokens are padding, their
     mask (B, P) is passed by name, as condition_mask, and so are the tokens of x that are `given` (B, S), how rows were
-    `augmented` (B, A), and the tokens of an `image` or a `text` (B, P, C) with image_mask and text_mask (B, P). call: what
-    computes the network instead of itself, such as its compiled form. Raises UserError if the network does not accept the mask.
+    `augmented` (B, A), the scale of `guidance` (B,), and the tokens of an `image` or a `text` (B, P, C) with image_mask and
+    text_mask (B, P). call: what computes the network instead of itself, such as its compiled form. Raises UserError if the
+    network does not accept the mask.
     """
     call = call or model
     told = (conditions.class_label, conditions.tokens, conditions.dropped)
     named: dict[str, Any] = {
-        name: value for name in ("given", "augmented") if (value := getattr(conditions, name)) is not None
+        name: value for name in ("given", "augmented", "guidance") if (value := getattr(conditions, name)) is not None
     }
     named |= conditions.encoded
     if span is None and told[0] is None and told[1] is None and not named:

@@ -46,6 +46,11 @@ def with_given(h: Tensor, mark: nn.Parameter | None, given: Tensor | None) -> Te
     return h + given[..., None] * mark
 
 
+def guidance_share(guidance: Tensor | None, like: Tensor) -> Tensor:
+    """Return how networks take a guidance scale (B,), as 1 - 1 / scale, from 0 to 1. None is a scale of 1. like: (B,)."""
+    return torch.zeros_like(like) if guidance is None else 1 - 1 / guidance
+
+
 def with_augmented(condition: Tensor, weight: nn.Parameter | None, augmented: Tensor | None) -> Tensor:
     """Add how rows were `augmented` (B, A) to the condition (B, D): weight (A, D); nothing for a row of zeros."""
     if augmented is None:
@@ -180,9 +185,11 @@ class Conditioned(nn.Module):
 
     def embed_conditions(
         self, embed_dim: int, num_classes: int, feature_dim: int, two_times: bool = False, attend: bool = False,
-        image_dim: int = 0, image_tokens: int = 0, text_dim: int = 0,
+        guided: bool = False,
+        smooth_time: bool = True, image_dim: int = 0, image_tokens: int = 0, text_dim: int = 0,
     ) -> None:  # fmt: skip
-        """Create the layers, as part of `__init__`. two_times: also takes the span to the end of an interval.
+        """Create the layers, as part of `__init__`. two_times: also takes the span to the end of an interval. guided: also
+        takes a guidance scale. smooth_time: whether a network of two times is differentiated by them.
 
         attend: blocks also attend to the features. They always attend to the tokens of images and texts.
         """
@@ -191,8 +198,9 @@ class Conditioned(nn.Module):
             EncodedConditions(embed_dim, image_dim, image_tokens, text_dim) if image_dim or text_dim else None
         )
         self.attend_conditions = self.attend_features or self.encoded is not None
-        self.time = TimeEmbedding(embed_dim, SMOOTH if two_times else 1000.0)
+        self.time = TimeEmbedding(embed_dim, SMOOTH if two_times and smooth_time else 1000.0)
         self.span = TimeEmbedding(embed_dim, SMOOTH) if two_times else None
+        self.guidance = TimeEmbedding(embed_dim, SMOOTH) if guided else None
         self.class_embedding = ClassEmbedding(num_classes) if num_classes else None
         if num_classes:
             self.class_mlp = nn.Sequential(linear(CLASS_DIM, embed_dim), nn.SiLU(), linear(embed_dim, embed_dim))
@@ -214,16 +222,19 @@ class Conditioned(nn.Module):
         cfg_mask: Tensor | None,
         span: Tensor | None = None,
         mask: Tensor | None = None,
+        guidance: Tensor | None = None,
         **encoded: Tensor | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor | None] | None]:
         """Return the embedded conditions (B, D), and what the blocks attend to (see `condition_memory`) or None.
 
-        t, span (B,); class_label (B,); features (B, C) or (B, P, C), of which the mean over mask (B, P) is used; cfg_mask (B,) or
-        (B, 4); encoded: image, image_mask, text and text_mask, as in `Conditions`.
+        t, span, guidance (B,); class_label (B,); features (B, C) or (B, P, C), of which the mean over mask (B, P) is used;
+        cfg_mask (B,) or (B, 4); encoded: image, image_mask, text and text_mask, as in `Conditions`.
         """
         condition, memories = self.time(t), []
         if self.span is not None:
             condition = condition + self.span(torch.zeros_like(t) if span is None else span)
+        if self.guidance is not None:
+            condition = condition + self.guidance(guidance_share(guidance, t))
         if self.class_embedding is not None:
             condition = condition + self.class_mlp(
                 self.class_embedding(class_label, dropped_rows(cfg_mask, "class"), x)

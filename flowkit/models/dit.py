@@ -36,6 +36,8 @@ class DiTVelocityNetwork(Conditioned):
         num_classes: CountOrNone = 0,
         condition_dim: CountOrNone = 0,
         two_times: bool = False,
+        guided: bool = False,
+        smooth_time: bool = True,
         attend_conditions: Annotated[
             bool, Field(description="attend to the condition tokens, in addition to their mean")
         ] = False,
@@ -48,7 +50,7 @@ class DiTVelocityNetwork(Conditioned):
         # As large as the projected tokens of unit-variance data: with the usual 0.02 the order is learned late.
         std = (2 * self.token_dim / (self.token_dim + hidden_dim)) ** 0.5
         self.position = learned(num_tokens, hidden_dim, std=std) if num_tokens > 1 else None
-        self.embed_conditions(hidden_dim, num_classes, condition_dim, two_times, attend_conditions)
+        self.embed_conditions(hidden_dim, num_classes, condition_dim, two_times, attend_conditions, guided, smooth_time)
         self.blocks = nn.ModuleList(
             AdaLNBlock(hidden_dim, num_heads, num_tokens, dropout, self.attend_conditions) for _ in range(num_layers)
         )
@@ -64,16 +66,18 @@ class DiTVelocityNetwork(Conditioned):
         cfg_mask: Tensor | None = None,
         span: Tensor | None = None,
         condition_mask: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         """x (B, D), t (B,) in [0, 1], class_label (B,) int64, condition (B, C) or (B, P, C), of which the mean is used -> (B, D).
 
         cfg_mask (B,) bool: True drops a row's conditions; (B, 4): its class, its condition. Missing conditions count as dropped.
         span (B,): length of the interval that starts at t, for networks built with two_times; 0 by default.
         condition_mask (B, P) bool: True for tokens, False for padding. A row without tokens counts as dropped.
+        guidance (B,): guidance scale to predict for, for networks built with `guided`; 1 by default.
         """
         size = self.num_tokens * self.token_dim
         assert x.shape[1:] == (size,), f"x is {tuple(x.shape)}; the network takes (B, {size})"
-        told, memory = self.conditions(x, t, class_label, condition, cfg_mask, span, condition_mask)
+        told, memory = self.conditions(x, t, class_label, condition, cfg_mask, span, condition_mask, guidance)
         modulation = F.silu(told)
         h = self.token_in(x.unflatten(1, (self.num_tokens, self.token_dim)))
         if self.position is not None:

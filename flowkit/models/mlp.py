@@ -32,9 +32,11 @@ class SimpleMLP(Conditioned):
         num_classes: CountOrNone = 0,
         condition_dim: CountOrNone = 0,
         two_times: bool = False,
+        guided: bool = False,
+        smooth_time: bool = True,
     ):
         super().__init__()
-        self.embed_conditions(hidden_dim, num_classes, condition_dim, two_times)
+        self.embed_conditions(hidden_dim, num_classes, condition_dim, two_times, guided=guided, smooth_time=smooth_time)
         widths = [input_dim + hidden_dim] + (num_layers - 1) * [hidden_dim]
         layers: list[nn.Module] = []
         for number, width in enumerate(widths[:-1]):
@@ -51,13 +53,15 @@ class SimpleMLP(Conditioned):
         cfg_mask: Tensor | None = None,
         span: Tensor | None = None,
         condition_mask: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         """x (B, D), t (B,) in [0, 1], class_label (B,) int64, condition (B, C) or (B, P, C), of which the mean is used -> (B, D).
 
         cfg_mask (B,) bool: True drops a row's conditions; (B, 4): its class, its condition. Missing conditions count as dropped.
         span (B,): length of the interval that starts at t, for networks built with two_times; 0 by default.
         condition_mask (B, P) bool: True for tokens, False for padding. A row without tokens counts as dropped.
+        guidance (B,): guidance scale to predict for, for networks built with `guided`; 1 by default.
         """
         assert x.shape[1:] == (self.input_dim,), f"x is {tuple(x.shape)}; the network takes (B, {self.input_dim})"
-        told, _ = self.conditions(x, t, class_label, condition, cfg_mask, span, condition_mask)
+        told, _ = self.conditions(x, t, class_label, condition, cfg_mask, span, condition_mask, guidance)
         return self.layers(torch.cat((x, told), dim=-1))

@@ -23,9 +23,10 @@ class ResidualMLP(nn.Module):
         num_classes: CountOrNone = 0,
         condition_dim: CountOrNone = 0,
         two_times: bool = False,
+        guided: bool = False,
     ):
         super().__init__()
-        self.input = PointInput(input_dim, hidden_dim, num_classes, condition_dim, two_times)
+        self.input = PointInput(input_dim, hidden_dim, num_classes, condition_dim, two_times, guided)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Linear(hidden_dim, 4 * hidden_dim), nn.GELU(), nn.Linear(4 * hidden_dim, hidden_dim))
             for _ in range(num_layers)
@@ -45,10 +46,11 @@ class ResidualMLP(nn.Module):
         cfg_mask: Tensor | None = None,
         span: Tensor | None = None,
         condition_mask: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         """As SeluMLP: x (B, D), t (B,), class_label (B,), condition (B, C) or (B, P, C), cfg_mask, ... -> (B, D)."""
         assert x.shape[1:] == (self.input_dim,), f"x is {tuple(x.shape)}; the network takes (B, {self.input_dim})"
-        h = self.input(x, t, class_label, condition, cfg_mask, span, condition_mask)
+        h = self.input(x, t, class_label, condition, cfg_mask, span, condition_mask, guidance)
         for block in self.blocks:
             h = h + block(h)
         return self.out(h)

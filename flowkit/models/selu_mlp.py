@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.models import Count, CountOrNone, Layers, Width
-from flowkit.models.conditioning import dropped_rows, token_mean, without_any
+from flowkit.models.conditioning import dropped_rows, guidance_share, token_mean, without_any
 
 
 class PointInput(nn.Module):
@@ -19,12 +19,13 @@ class PointInput(nn.Module):
     """
 
     def __init__(
-        self, input_dim: int, width: int, num_classes: int = 0, condition_dim: int = 0, two_times: bool = False
-    ):
+        self, input_dim: int, width: int, num_classes: int = 0, condition_dim: int = 0, two_times: bool = False,
+        guided: bool = False,
+    ):  # fmt: skip
         super().__init__()
         self.input_dim, self.num_classes, self.condition_dim = input_dim, num_classes, condition_dim
-        self.two_times = two_times
-        self.linear = nn.Linear(input_dim + 1 + two_times, width)
+        self.two_times, self.guided = two_times, guided
+        self.linear = nn.Linear(input_dim + 1 + two_times + guided, width)
         if num_classes:
             self.classes = nn.Embedding(num_classes + 1, width)  # the last is the null
             nn.init.uniform_(self.classes.weight, -1.0, 1.0)  # as in a linear layer with a single input
@@ -41,10 +42,13 @@ class PointInput(nn.Module):
         cfg_mask: Tensor | None,
         span: Tensor | None,
         mask: Tensor | None,
+        guidance: Tensor | None,
     ) -> Tensor:
         inputs = [x, t[:, None]]
         if self.two_times:
             inputs.append(torch.zeros_like(inputs[1]) if span is None else span[:, None])
+        if self.guided:
+            inputs.append(guidance_share(guidance, t)[:, None])
         h = self.linear(torch.cat(inputs, dim=1).to(self.linear.weight.dtype))
         no_label, dropped = dropped_rows(cfg_mask, "class"), dropped_rows(cfg_mask, "condition")
         if self.num_classes:
@@ -82,9 +86,10 @@ class SeluMLP(nn.Module):
         num_classes: CountOrNone = 0,
         condition_dim: CountOrNone = 0,
         two_times: bool = False,
+        guided: bool = False,
     ):
         super().__init__()
-        self.input = PointInput(input_dim, hidden_dim, num_classes, condition_dim, two_times)
+        self.input = PointInput(input_dim, hidden_dim, num_classes, condition_dim, two_times, guided)
         hidden = [layer for _ in range(num_layers - 1) for layer in (nn.SELU(), nn.Linear(hidden_dim, hidden_dim))]
         self.layers = nn.Sequential(*hidden, nn.SELU(), nn.Linear(hidden_dim, input_dim))
         self.input_dim = input_dim
@@ -101,12 +106,14 @@ class SeluMLP(nn.Module):
         cfg_mask: Tensor | None = None,
         span: Tensor | None = None,
         condition_mask: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         """x (B, D), t (B,) in [0, 1], class_label (B,) int64, condition (B, C) or (B, P, C), of which the mean is used -> (B, D).
 
         cfg_mask (B,) bool: True drops a row's conditions; (B, 4): its class, its condition. Missing conditions count as dropped.
         span (B,): length of the interval that starts at t, for networks built with two_times; 0 by default.
         condition_mask (B, P) bool: True for tokens, False for padding. A row without tokens counts as dropped.
+        guidance (B,): guidance scale to predict for, for networks built with `guided`; 1 by default.
         """
         assert x.shape[1:] == (self.input_dim,), f"x is {tuple(x.shape)}; the network takes (B, {self.input_dim})"
-        return self.layers(self.input(x, t, class_label, condition, cfg_mask, span, condition_mask))
+        return self.layers(self.input(x, t, class_label, condition, cfg_mask, span, condition_mask, guidance))

@@ -141,9 +141,16 @@ def _mean_flow(recipe: Recipe) -> list[tuple[str, str]]:
     if sample.solver.averages and sample.guidance.another:
         found.append(("sample.guidance", f'"{sample.guidance.tag()}" cannot be used with sample.solver = '
                                          f'"{sample.solver.tag()}"; use an ODE solver such as "midpoint", or "cfg"'))  # fmt: skip
-    if getattr(flow.objective, "omega", 1) != 1 and not _drops_any(recipe):
-        found.append(("flow.objective.omega", "needs an unconditional velocity, but flow.cond_drop is 0; set "
-                                              "flow.cond_drop = 0.1 or remove omega"))  # fmt: skip
+    guides = [name for name in ("omega", "omega_max") if getattr(flow.objective, name, 1) != 1]
+    if len(guides) == 2:
+        found.append(
+            ("flow.objective.omega", "cannot be used with omega_max, which teaches all scales; remove one of them")
+        )
+    if guides and not _drops_any(recipe):
+        found.append((f"flow.objective.{guides[0]}", "needs an unconditional velocity, but flow.cond_drop is 0; set "
+                                                     f"flow.cond_drop = 0.1 or remove {guides[0]}"))  # fmt: skip
+    if flow.objective.guidance_max > 1 and (why := flow.why_not_guided(sample)):
+        found.append(("sample.guidance_scale", why))
     return found
 
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from flowkit.components import Choose
+from flowkit.conditions import scale_words
 from flowkit.data.base import NORMAL
+from flowkit.errors import listing
 from flowkit.flow.couplings import Coupling, Independent
 from flowkit.flow.error import Error, Squared
 from flowkit.flow.given import Shares, rates
+from flowkit.flow.guidance import ClassifierFree
 from flowkit.flow.objective import FlowMatching, FlowObjective, Objective
 from flowkit.flow.paths import Linear, Path
 from flowkit.flow.solvers import Solver
 from flowkit.flow.times import LogitNormal, Times
 from flowkit.flow.weights import UniformWeights, Weights
 from flowkit.settings import Says, Section
+
+if TYPE_CHECKING:
+    from flowkit.recipe.sample import SampleSettings
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 CondDrop = Annotated[
@@ -119,6 +125,17 @@ class Flow(Section):
             return f"flow.base = {self.base!r} is not normal noise"
         if not self.coupling.independent:
             return f'with flow.coupling = "{self.coupling.tag()}" noise and data are not independent'
+        return None
+
+    def why_not_guided(self, settings: SampleSettings) -> str | None:
+        """Return why a model that was told guidance scales in training cannot be guided like this; None if it can."""
+        scale, most = settings.guidance_scale, self.objective.guidance_max
+        if isinstance(scale, dict) or not 1 <= scale <= most:
+            return (f"{scale_words(scale)}: flow.objective.omega_max taught the network scales from 1 to {most:g}; expected a "
+                    "number in that range")  # fmt: skip
+        plain = {"guidance": ClassifierFree(), "guidance_interval": None, "guidance_rescale": 0.0}
+        if other := [name for name, value in plain.items() if getattr(settings, name) != value]:
+            return f"the network does the guidance itself (flow.objective.omega_max); leave out {listing(other)}"
         return None
 
     def why_not(self, solver: Solver) -> str | None:

@@ -202,8 +202,12 @@ def velocity_of(
         none = told.nothing()
         told = told.drop(none[:, None].expand(-1, len(KINDS)) if isinstance(settings.guidance_scale, Mapping) else none)
     weak = model.weak(settings)
+    scale = settings.guidance_scale
+    if model.flow.objective.guidance_max > 1:
+        assert not isinstance(scale, Mapping), "checked by the caller"
+        told, scale = told.guided(scale), 1.0  # the network knows what to do with it
     return guided(
-        *of(model), told, settings.guidance_scale, interval=settings.guidance_interval,
+        *of(model), told, scale, interval=settings.guidance_interval,
         rescale=settings.guidance_rescale, guidance=settings.guidance, weak=None if weak is None else of(weak),
         numerics=model.numerics,
     )  # fmt: skip

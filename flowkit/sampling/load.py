@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from flowkit.checkpoint import (
 from flowkit.checkpoint.history import History, read_history
 from flowkit.components import trusting
 from flowkit.device import pick_device
-from flowkit.errors import CheckpointSkipped, UserError
+from flowkit.errors import CheckpointSkipped, UserError, listing
 from flowkit.html import ShownAsHtml
 from flowkit.recipe.flow import Flow
 from flowkit.recipe.load import saved_settings
@@ -123,6 +124,46 @@ def _load(ckpt: Path | str, weights: str, device: str, model: nn.Module | None) 
         if isinstance(error, UserError):
             raise
         raise UserError(f"{files.sidecar}: is not valid ({error})") from None
+
+
+# What a model must have in common with another one that is called on the same rows.
+ALIKE: dict[str, Callable[[SamplingModel], Any]] = {
+    "rows of shape": lambda model: list(model.shape),
+    "classes": lambda model: list(model.class_names),
+    "conditions of shape": lambda model: model.info.get("condition_shape"),
+    "images and texts": lambda model: model.info.get("encoded") or {},
+    "the path": lambda model: model.flow.path.plain(),
+}
+
+
+def load_beside(ckpt: str, folders: Sequence[Path], device: torch.device, key: str) -> LoadedModel:
+    """Load another model that a recipe names at `key`, from the first of these folders that has it. Raises UserError."""
+    try:
+        return load(next(filter(Path.exists, (folder / ckpt for folder in folders)), ckpt), device=str(device))
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+
+
+def check_alike(other: LoadedModel, model: SamplingModel, key: str, needs: str) -> None:
+    """Raise UserError unless both models have the same rows, conditions, path and normalizer. key, needs: for the message."""
+    ckpt = other.files.directory
+    for what, of in ALIKE.items():
+        if of(model) != of(other):
+            raise UserError(
+                f"{key}: {ckpt} has {what} {_short(of(other))}, but this model has {_short(of(model))}; {needs}"
+            )
+    if not other.normalizer.same_as(model.normalizer, model.shape):
+        raise UserError(
+            f"{key}: {ckpt} has another normalizer than this model ({other.normalizer.name} and {model.normalizer.name}, or "
+            f"other statistics); {needs}, split and data.normalizer: train it on the same rows, or start it from this one with "
+            "--init-from"
+        )
+
+
+def _short(value: Any) -> str:
+    return (
+        listing(value, 6) if isinstance(value, list) and value and isinstance(value[0], str) else str(value or "none")
+    )
 
 
 def _check_sizes(info: dict[str, Any], files: CheckpointFiles, weights: str) -> None:

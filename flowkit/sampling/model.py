@@ -323,6 +323,8 @@ class SamplingModel:
                 f'guidance: "{settings.guidance.tag()}" cannot be used with solver "{solver}"; use an ODE solver, such '
                 'as "midpoint"'
             )
+        if self.flow.objective.guidance_max > 1 and (why := self.flow.why_not_guided(settings)):
+            raise UserError(f"guidance_scale: {why}")
         if settings.guidance_scale == 1.0 or settings.guidance.another:
             return
         kinds = [kind for kind in self.condition_kinds if kind != "class"]
@@ -366,38 +368,9 @@ class SamplingModel:
             return None
         ckpt = settings.guidance.ckpt
         if (known := (ckpt, self.device)) not in self._weak:
-            self._weak[known] = self._open_weak(ckpt)
+            from flowkit.sampling.load import check_alike, load_beside
+
+            weak = load_beside(ckpt, self.folders, self.device, "guidance.ckpt")
+            check_alike(weak, self, "guidance.ckpt", "autoguidance needs a weaker model of the same data")
+            self._weak[known] = weak
         return self._weak[known]
-
-    def _open_weak(self, ckpt: str) -> SamplingModel:
-        from flowkit.sampling.load import load
-
-        candidates = [folder / ckpt for folder in self.folders]
-        try:
-            weak = load(next(filter(Path.exists, candidates), Path(ckpt)), device=str(self.device))
-        except UserError as error:
-            raise UserError(f"guidance.ckpt: {error}") from None
-        alike: dict[str, Callable[[SamplingModel], Any]] = {
-            "rows of shape": lambda model: list(model.shape),
-            "classes": lambda model: list(model.class_names),
-            "conditions of shape": lambda model: model.info.get("condition_shape"),
-            "images and texts": lambda model: model.info.get("encoded") or {},
-            "the path": lambda model: model.flow.path.plain(),
-        }
-        for what, of in alike.items():
-            if of(self) != of(weak):
-                raise UserError(f"guidance.ckpt: {ckpt} has {what} {_short(of(weak))}, but the model to guide has "
-                                f"{_short(of(self))}; autoguidance needs a weaker model of the same data")  # fmt: skip
-        if not weak.normalizer.same_as(self.normalizer, self.shape):
-            raise UserError(
-                f"guidance.ckpt: {ckpt} has another normalizer than the model to guide "
-                f"({weak.normalizer.name} and {self.normalizer.name}, or other statistics); autoguidance needs a weaker model of "
-                "the same data, split and data.normalizer: train it on the same rows, or start it from this one with --init-from"
-            )
-        return weak
-
-
-def _short(value: Any) -> str:
-    return (
-        listing(value, 6) if isinstance(value, list) and value and isinstance(value[0], str) else str(value or "none")
-    )

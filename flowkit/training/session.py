@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from inspect import signature
 from pathlib import Path
@@ -18,7 +18,7 @@ import flowkit
 from flowkit.checkpoint import NORMALIZER
 from flowkit.checkpoint.state import MeterState
 from flowkit.components import find, settings_of
-from flowkit.conditions import ENCODED, scale_words
+from flowkit.conditions import ENCODED, Conditions, scale_words
 from flowkit.data.base import NORMAL, Base, StoredBase
 from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import Normalizer
@@ -29,6 +29,7 @@ from flowkit.domain import AuxiliaryLoss, Domain, check_arch, get_domain
 from flowkit.ema.averages import Averages, make_averages
 from flowkit.errors import UserError, listing
 from flowkit.events import RunStarted
+from flowkit.flow.distillation import start_from
 from flowkit.flow.mean_flow import check_takes_span
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import gaussian_paths
@@ -38,7 +39,9 @@ from flowkit.recipe import check_batch
 from flowkit.recipe.flow import Flow, seen_without
 from flowkit.recipe.sample import SampleSettings
 from flowkit.rng import NUMERICS, Draws, key
-from flowkit.sampling.draw import BATCH_SIZES
+from flowkit.sampling.draw import BATCH_SIZES, as_network
+from flowkit.sampling.load import LoadedModel, check_alike, load_beside
+from flowkit.sampling.model import SamplingModel
 from flowkit.settings import toml_value
 from flowkit.training.batches import Batches, Layout
 from flowkit.training.optimizer import AdamW, lr_schedule, make_optimizer
@@ -49,6 +52,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from flowkit.recipe import Recipe
+
+TEACHER = "flow.objective.teacher"
 
 
 @dataclass
@@ -84,6 +89,7 @@ class Session:
     folders: tuple[Path, ...]  # searched first for relative paths of the recipe
     given: nn.Module | None  # the user's own module; sharding uses a copy of it
     notices: tuple[str, ...]  # shown to the user once
+    teacher: SamplingModel | None = None  # the model that is distilled
     start_step: int = 0
     best: tuple[int, float] | None = None  # step and validation loss of the best checkpoint
     meters: MeterState | None = None  # sums since the last log step, in a resumed run
@@ -112,12 +118,13 @@ class Session:
         return self.ema.module if self.ema is not None and self.recipe.sample.weights == "ema" else self.model
 
     @cached_property
-    def networks(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-        """The wrapped network and the bare one, each (x, t, conditions, span=None) -> output.
+    def networks(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor], Callable[..., Tensor] | None]:
+        """The wrapped network and the bare one, each (x, t, conditions, span=None) -> output, and the teacher's velocity if any.
 
         The bare one runs under autocast too, but is not compiled, since compiled modules have no forward-mode differentiation.
         """
-        return partial(call_model, self.wrapped), partial(call_model, self.model.forward)
+        teacher = None if self.teacher is None else partial(_taught, self)
+        return partial(call_model, self.wrapped), partial(call_model, self.model.forward), teacher
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -196,6 +203,10 @@ def build(
     choice = recipe.data.normalizer
     if coupling.stored and data.noise is not None:
         normalizer = pairs_normalizer(data, choice, normalizer, notices)
+    teacher = None
+    if ckpt := flow.objective.distills:
+        teacher = load_beside(ckpt, folders, device, TEACHER)
+        normalizer = normalizer or teacher.normalizer
     if normalizer is None:
         normalizer = domain.normalization(choice, data.x.shape[1:]).fit(data.x, train_rows)
     assert normalizer is not None
@@ -212,6 +223,10 @@ def build(
                                 '"bezier_sketch_dit" or "bezier_sketch_transformer", or change data.conditions')  # fmt: skip
         if flow.objective.averages:
             model_args["two_times"] = True
+        if flow.objective.guidance_max > 1:
+            model_args["guided"] = True
+        if teacher is not None and "smooth_time" in known:
+            model_args["smooth_time"] = False  # embedded as the teacher's
         if flow.completes:
             if not domain.has_parts:
                 raise UserError(f"flow.given: {domain.name} rows have no parts to complete; set flow.given = 0")
@@ -230,6 +245,8 @@ def build(
             model_args["augmented"] = domain.augments
         torch.manual_seed(key(recipe.run.seed, "initial weights"))
         model = create_model(recipe.model.arch, **model_args)
+        if teacher is not None and teacher.objective.prediction == "velocity":
+            start_from(model, teacher.model)
     elif {*ENCODED} & {*data.condition_kinds}:
         raise UserError("data.conditions: images and texts are not supported for your own module yet; leave them out with "
                         "data.conditions, or give their vectors as a condition")  # fmt: skip
@@ -238,7 +255,7 @@ def build(
     elif recipe.data.augment:
         raise UserError("data.augment: not supported for your own module yet; remove [data.augment]")
     if flow.objective.averages:
-        check_takes_span(model)
+        check_takes_span(model, guided=flow.objective.guidance_max > 1)
     if data.condition_mask is not None and "condition" in data.condition_kinds:
         check_takes_mask(model)
     if given is not None and layout.world_size > 1:
@@ -267,7 +284,7 @@ def build(
     base = StoredBase(data, shape[1:], base) if coupling.stored else base
     draw = lambda update: base.draw(draws, "noise", update, shape, batches.global_rows(update))  # noqa: E731
     pairing = Pairing(coupling, batches, draw, seed=recipe.run.seed)
-    return Session(
+    session = Session(
         recipe=recipe, environment=environment, run_dir=run_dir, data=data, domain=domain, normalizer=normalizer,
         flow=flow, objective=objective, base=base, pairing=pairing,
         aux_losses=_aux_losses(recipe, domain, objective), model=model, model_args=model_args,
@@ -282,6 +299,33 @@ def build(
         steps_per_epoch=steps_per_epoch, total_steps=total_steps, source=source, folders=folders, given=given,
         notices=tuple(notices),
     )  # fmt: skip
+    if teacher is not None:
+        _check_teacher(session, teacher)
+        session.teacher = teacher
+    return session
+
+
+def _check_teacher(session: Session, teacher: LoadedModel) -> None:
+    """Raise UserError if the model to distill does not fit this run."""
+    student = SamplingModel(session.model, session.sidecar(0, None), session.flow, session.recipe.sample,
+                            session.normalizer, session.folders, session.base)  # fmt: skip
+    check_alike(teacher, student, TEACHER, "distillation needs a trained model of the same data")
+    if teacher.flow.objective.averages:
+        raise UserError(
+            f"{TEACHER}: {teacher.files.directory} learned average velocities; distill a model of flow matching"
+        )
+    guides = any(getattr(session.flow.objective, name) != 1 for name in ("omega", "omega_max"))
+    if guides and (why := teacher.why_not_without(session.data.condition_kinds)):
+        raise UserError(f"{TEACHER}: {why} dropped conditions to guide away from; set omega and omega_max to 1")
+
+
+def _taught(session: Session, x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+    """Return the teacher's velocity (B, ...) in the precision of training."""
+    teacher = session.teacher
+    assert teacher is not None
+    with torch.autocast(session.device.type, torch.bfloat16, enabled=session.recipe.train.precision == "bf16"):
+        output = as_network(teacher.model)(x, t, replace(conditions, guidance=None))
+    return teacher.objective.to_velocity(output, x, t)
 
 
 def why_not_captured(environment: Environment) -> str | None:
@@ -342,7 +386,9 @@ def _check_guidance(recipe: Recipe, data: Dataset) -> None:
     scale, objective = recipe.sample.guidance_scale, recipe.flow.objective
     if kinds and seen_without(kinds, recipe.flow.cond_drop, kinds) and not isinstance(scale, dict):
         return
-    asked = {"flow.objective.omega": getattr(objective, "omega", 1.0)}
+    asked = {
+        "flow.objective.omega": getattr(objective, "omega", 1.0), "flow.objective.omega_max": objective.guidance_max,
+    }  # fmt: skip
     if not recipe.sample.guidance.another:
         asked["sample.guidance_scale"] = scale
     for name, value in asked.items():

@@ -149,8 +149,10 @@ class UpdateDraws:
     update: int
 
     def times(self, purpose: str) -> Tensor:
-        uniform = self.session.draws.uniform(purpose, self.update, (self.session.layout.batch_size,))
-        return self.session.flow.times(uniform)
+        return self.session.flow.times(self.uniform(purpose))
+
+    def uniform(self, purpose: str) -> Tensor:
+        return self.session.draws.uniform(purpose, self.update, (self.session.layout.batch_size,))
 
     def number(self, purpose: str) -> int:
         return key(self.session.recipe.run.seed, purpose, self.update)

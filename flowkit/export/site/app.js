@@ -107,6 +107,7 @@ function ready() {
   addClasses();
   for (const name of facts.averages ? ["mean_flow"] : Object.keys(TABLEAUS)) $("solver").add(new Option(name.replace("_", " "), name));
   $("solver").value = facts.solver;
+  if (facts.guidance_max > 1) Object.assign($("guidance"), { min: 1, max: facts.guidance_max }); // what it learned
   for (const [id, value] of [["steps", facts.steps], ["guidance", facts.guidance_scale]]) {
     $(id).max = Math.max($(id).max, value);
     $(id).value = value;

@@ -57,8 +57,12 @@ export class Flow {
     return x && this.finish(x, completion);
   }
 
-  /** The velocity at x, t: v_null + scale (v - v_null), from one call on twice the rows. */
+  /** The velocity at x, t: v_null + scale (v - v_null), from one call on twice the rows, or as the network itself guides. */
   velocity(x, t, told, scale, B) {
+    if (this.facts.guidance_max > 1) {
+      const guidance = told.labels === null ? 1 : scale;
+      return this.converted(this.network(x, Math.fround(t), { ...told, guidance }, B), x, t);
+    }
     if (scale === 1 || told.labels === null || told.labels.every((label) => label === this.null)) {
       return this.converted(this.network(x, Math.fround(t), told, B), x, t);
     }

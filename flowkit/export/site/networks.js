@@ -1,6 +1,6 @@
 // The networks of flowkit, by their names in a recipe: network(x, t, told, B) -> the output, of x's size.
 //
-// x: (B, ...) flat. t: one time for all rows. told: {labels: one number per row, or null; span; given: (B, S) of 0 and 1, or null}.
+// x: (B, ...) flat. t: one time for all rows. told: {labels: one number per row, or null; span; guidance; given: (B, S) of 0 and 1, or null}.
 // The label after the last class is that of rows without a class.
 
 import { add, columns, gated, Layers, modulate, repeated, selu, silu } from "./layers.js";
@@ -21,8 +21,9 @@ class Network {
   }
 
   time(t, told) {
-    const time = this.layers.time("time", t);
-    return this.args.two_times ? add(time, this.layers.time("span", told.span ?? 0)) : time;
+    let time = this.layers.time("time", t);
+    if (this.args.two_times) time = add(time, this.layers.time("span", told.span ?? 0));
+    return this.args.guided ? add(time, this.layers.time("guidance", 1 - 1 / (told.guidance ?? 1))) : time;
   }
 
   /** Time and class, embedded and summed: (B, D). */
@@ -141,6 +142,7 @@ class SimpleMLP extends Network {
 class PointNetwork extends Network {
   input(x, t, told, B) {
     const times = this.args.two_times ? [t, told.span ?? 0] : [t];
+    if (this.args.guided) times.push(1 - 1 / (told.guidance ?? 1));
     const h = this.layers.linear("input.linear", beside(x, repeated(Float32Array.from(times), B), B), B);
     return this.args.num_classes ? add(h, this.layers.embedding("input.classes.weight", this.labels(told, B))) : h;
   }

@@ -1,0 +1,110 @@
+"""Distillation: a network that learns where a trained model's trajectories lead, for sampling in one or a few steps.
+
+The student is told a time t and the span s - t, and learns the average velocity of the teacher's flow in between,
+
+    u(x_t, t, s - t) = (x_s - x_t) / (s - t),
+
+as in MeanFlow (arXiv 2505.13447), but x_s comes from the teacher's ODE (as in arXiv 2101.02388, there for whole trajectories
+only). So the target has no noise, and nothing is differentiated by time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from flowkit.flow.objective import Draws, FlowObjective, Losses, Objective, Pairs, Spans
+from flowkit.flow.paths import expand
+
+
+class Distillation(Objective):
+    """x_t is between noise and data, as in flow matching, where the teacher was trained; t and s are two training times in order.
+
+    teacher: checkpoint of a trained model of the same data. If the student has the same architecture and sizes, it starts with
+    the teacher's weights. omega: guidance scale of the trajectories. omega_max: instead, scales from 1 to this are drawn
+    log-uniformly, and the student is told them.
+    """
+
+    averages: ClassVar[bool] = True
+    sampled: ClassVar[dict[str, Any]] = {"solver": "mean_flow", "steps": 1}
+    teacher: str = Field(min_length=1, description="checkpoint of a trained model of the same data")
+    whole: float = Field(
+        default=0.5, ge=0, le=1, description="fraction of rows that go from noise to data, for samples in one step"
+    )
+    steps: int = Field(
+        default=4, ge=1, description="midpoint steps of the teacher from one time to the other, two evaluations each"
+    )
+    omega: float = Field(default=1.0, gt=0, description="guidance scale of the teacher; 1 disables it")
+    omega_max: float = Field(
+        default=1.0,
+        ge=1,
+        description="the network learns all guidance scales from 1 to this, for sample.guidance_scale at no cost; 1 disables it",
+    )
+
+    @property
+    def guidance_max(self) -> float:
+        return self.omega_max
+
+    @property
+    def distills(self) -> str:
+        return self.teacher
+
+    def spans(self, t: Tensor, draws: Draws) -> tuple[Tensor, Spans]:
+        other, whole = draws.times("ends"), draws.uniform("whole") < self.whole
+        start, length = torch.where(whole, 0.0, torch.minimum(t, other)), torch.where(whole, 1.0, (other - t).abs())
+        guidance = self.omega_max ** draws.uniform("guidance") if self.omega_max > 1 else None
+        return start, Spans(length, torch.ones(len(t), dtype=torch.bool), guidance=guidance)
+
+    def loss(self, pairs: Pairs, scored: FlowObjective) -> Losses:
+        """Return the mean squared error of the average velocity per row."""
+        t, spans, teacher = pairs.t, pairs.spans, pairs.teacher
+        assert spans is not None and teacher is not None
+        told = replace(pairs.conditions, guidance=spans.guidance)
+        scale = self.omega if told.guidance is None else expand(told.guidance, pairs.x0)
+        guides = bool(told.kinds) and (self.omega != 1 or told.guidance is not None)
+
+        def velocity(x: Tensor, t: Tensor) -> Tensor:
+            """Return the teacher's velocity; dropped conditions are not guided."""
+            if not guides:
+                return teacher(x, t, told).to(x.dtype)
+            v, null = teacher(torch.cat((x, x)), torch.cat((t, t)), told.doubled()).to(x.dtype).chunk(2)
+            return null + scale * (v - null)
+
+        x_t = scored.path.interpolate(pairs.x0, pairs.x1, t, pairs.eps)
+        with torch.no_grad():
+            x, h = x_t, spans.length / self.steps
+            for step in range(self.steps):
+                begin = t + step * h
+                middle = x + expand(h / 2, x) * velocity(x, begin)
+                x = x + expand(h, x) * velocity(middle, begin + h / 2)
+            target = (x - x_t) / expand(spans.length.clamp_min(1e-3), x)
+        output = pairs.network(x_t, t, told, spans.length)
+        losses = (output - target).square().flatten(1).mean(1)
+        return Losses(losses, losses)
+
+
+def start_from(student: nn.Module, teacher: nn.Module) -> None:
+    """Copy the teacher's weights to a student that has additional inputs, which have no effect at first.
+
+    A wider input layer gets zeros for the additional columns. Does nothing if the two differ otherwise.
+    """
+    theirs, ours = teacher.state_dict(), student.state_dict()
+    added = {name for name in ours.keys() - theirs.keys() if name.startswith(("span.", "guidance."))}
+    if ours.keys() - added != theirs.keys():
+        return
+    for name, tensor in theirs.items():
+        if ours[name].shape != tensor.shape and (ours[name].ndim != 2 or ours[name].shape[0] != tensor.shape[0]):
+            return
+    with torch.no_grad():
+        for name, tensor in theirs.items():
+            if ours[name].shape == tensor.shape:
+                ours[name].copy_(tensor)
+            else:
+                ours[name].zero_()[:, : tensor.shape[1]].copy_(tensor)
+        for name in added:
+            if name.endswith((".mlp.2.weight", ".mlp.2.bias")):  # the last layer of the embedding
+                ours[name].zero_()
