@@ -194,7 +194,8 @@ def check_on_meta(session: Session) -> None:
         )
     teacher = copy.copy(session.teacher)
     if teacher is not None:
-        teacher.model = copy.deepcopy(teacher.model).to("meta")
+        teacher.model = copy.copy(teacher.model)
+        teacher.model.model = copy.deepcopy(teacher.model.model).to("meta")
     there = dataclasses.replace(session, model=model, wrapped=model, batches=batches, teacher=teacher)
     micro = micro.map(away)
     with recording():

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowkit.flow.objective import Draws, FlowObjective, Losses, Objective, Pairs, Spans
 from flowkit.flow.paths import expand
@@ -85,26 +85,3 @@ class Distillation(Objective):
         output = pairs.network(x_t, t, told, spans.length)
         losses = (output - target).square().flatten(1).mean(1)
         return Losses(losses, losses)
-
-
-def start_from(student: nn.Module, teacher: nn.Module) -> None:
-    """Copy the teacher's weights to a student that has additional inputs, which have no effect at first.
-
-    A wider input layer gets zeros for the additional columns. Does nothing if the two differ otherwise.
-    """
-    theirs, ours = teacher.state_dict(), student.state_dict()
-    added = {name for name in ours.keys() - theirs.keys() if name.startswith(("span.", "guidance."))}
-    if ours.keys() - added != theirs.keys():
-        return
-    for name, tensor in theirs.items():
-        if ours[name].shape != tensor.shape and (ours[name].ndim != 2 or ours[name].shape[0] != tensor.shape[0]):
-            return
-    with torch.no_grad():
-        for name, tensor in theirs.items():
-            if ours[name].shape == tensor.shape:
-                ours[name].copy_(tensor)
-            else:
-                ours[name].zero_()[:, : tensor.shape[1]].copy_(tensor)
-        for name in added:
-            if name.endswith((".mlp.2.weight", ".mlp.2.bias")):  # the last layer of the embedding
-                ours[name].zero_()

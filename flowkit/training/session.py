@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from inspect import signature
 from pathlib import Path
@@ -18,7 +18,7 @@ import flowkit
 from flowkit.checkpoint import NORMALIZER
 from flowkit.checkpoint.state import MeterState
 from flowkit.components import find, settings_of
-from flowkit.conditions import ENCODED, Conditions, scale_words
+from flowkit.conditions import ENCODED, scale_words
 from flowkit.data.base import NORMAL, Base, StoredBase
 from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import Normalizer
@@ -29,7 +29,6 @@ from flowkit.domain import AuxiliaryLoss, Domain, check_arch, get_domain
 from flowkit.ema.averages import Averages, make_averages
 from flowkit.errors import UserError, listing
 from flowkit.events import RunStarted
-from flowkit.flow.distillation import start_from
 from flowkit.flow.mean_flow import check_takes_span
 from flowkit.flow.objective import FlowObjective
 from flowkit.flow.paths import gaussian_paths
@@ -39,21 +38,19 @@ from flowkit.recipe import check_batch
 from flowkit.recipe.flow import Flow, seen_without
 from flowkit.recipe.sample import SampleSettings
 from flowkit.rng import NUMERICS, Draws, key
-from flowkit.sampling.draw import BATCH_SIZES, as_network
-from flowkit.sampling.load import LoadedModel, check_alike, load_beside
+from flowkit.sampling.draw import BATCH_SIZES
 from flowkit.sampling.model import SamplingModel
 from flowkit.settings import toml_value
 from flowkit.training.batches import Batches, Layout
 from flowkit.training.optimizer import AdamW, lr_schedule, make_optimizer
 from flowkit.training.pairing import Pairing, pairs_normalizer
+from flowkit.training.teacher import Teacher
 from flowkit.training.validation import Validator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from flowkit.recipe import Recipe
-
-TEACHER = "flow.objective.teacher"
 
 
 @dataclass
@@ -89,7 +86,7 @@ class Session:
     folders: tuple[Path, ...]  # searched first for relative paths of the recipe
     given: nn.Module | None  # the user's own module; sharding uses a copy of it
     notices: tuple[str, ...]  # shown to the user once
-    teacher: SamplingModel | None = None  # the model that is distilled
+    teacher: Teacher | None = None
     start_step: int = 0
     best: tuple[int, float] | None = None  # step and validation loss of the best checkpoint
     meters: MeterState | None = None  # sums since the last log step, in a resumed run
@@ -123,8 +120,7 @@ class Session:
 
         The bare one runs under autocast too, but is not compiled, since compiled modules have no forward-mode differentiation.
         """
-        teacher = None if self.teacher is None else partial(_taught, self)
-        return partial(call_model, self.wrapped), partial(call_model, self.model.forward), teacher
+        return partial(call_model, self.wrapped), partial(call_model, self.model.forward), self.teacher
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -205,7 +201,7 @@ def build(
         normalizer = pairs_normalizer(data, choice, normalizer, notices)
     teacher = None
     if ckpt := flow.objective.distills:
-        teacher = load_beside(ckpt, folders, device, TEACHER)
+        teacher = Teacher(ckpt, folders, device, recipe.train.precision)
         normalizer = normalizer or teacher.normalizer
     if normalizer is None:
         normalizer = domain.normalization(choice, data.x.shape[1:]).fit(data.x, train_rows)
@@ -245,8 +241,8 @@ def build(
             model_args["augmented"] = domain.augments
         torch.manual_seed(key(recipe.run.seed, "initial weights"))
         model = create_model(recipe.model.arch, **model_args)
-        if teacher is not None and teacher.objective.prediction == "velocity":
-            start_from(model, teacher.model)
+        if teacher is not None:
+            teacher.give_weights(model)
     elif {*ENCODED} & {*data.condition_kinds}:
         raise UserError("data.conditions: images and texts are not supported for your own module yet; leave them out with "
                         "data.conditions, or give their vectors as a condition")  # fmt: skip
@@ -300,32 +296,12 @@ def build(
         notices=tuple(notices),
     )  # fmt: skip
     if teacher is not None:
-        _check_teacher(session, teacher)
+        teacher.check(
+            SamplingModel(model, session.sidecar(0, None), flow, recipe.sample, normalizer, folders, base),
+            flow.objective,
+        )
         session.teacher = teacher
     return session
-
-
-def _check_teacher(session: Session, teacher: LoadedModel) -> None:
-    """Raise UserError if the model to distill does not fit this run."""
-    student = SamplingModel(session.model, session.sidecar(0, None), session.flow, session.recipe.sample,
-                            session.normalizer, session.folders, session.base)  # fmt: skip
-    check_alike(teacher, student, TEACHER, "distillation needs a trained model of the same data")
-    if teacher.flow.objective.averages:
-        raise UserError(
-            f"{TEACHER}: {teacher.files.directory} learned average velocities; distill a model of flow matching"
-        )
-    guides = any(getattr(session.flow.objective, name) != 1 for name in ("omega", "omega_max"))
-    if guides and (why := teacher.why_not_without(session.data.condition_kinds)):
-        raise UserError(f"{TEACHER}: {why} dropped conditions to guide away from; set omega and omega_max to 1")
-
-
-def _taught(session: Session, x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-    """Return the teacher's velocity (B, ...) in the precision of training."""
-    teacher = session.teacher
-    assert teacher is not None
-    with torch.autocast(session.device.type, torch.bfloat16, enabled=session.recipe.train.precision == "bf16"):
-        output = as_network(teacher.model)(x, t, replace(conditions, guidance=None))
-    return teacher.objective.to_velocity(output, x, t)
 
 
 def why_not_captured(environment: Environment) -> str | None:
