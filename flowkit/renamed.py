@@ -18,6 +18,9 @@ KEYS = {
     "flow.coupling.regularisation": "flow.coupling.regularization",
     "flow.cond_drop.label": "flow.cond_drop.class",
 }
+NETWORK = (
+    4  # the version of the numerics since which MeanFlow's derivative follows the network's own velocity by default
+)
 VALUES = {"train.precision": {"no": "fp32"}}
 
 
@@ -53,7 +56,19 @@ def translated_sidecar(content: dict[str, Any]) -> dict[str, Any]:
     """Return the content of a model.json, its fields checked, with new names in its recipe and its flow."""
     flow = translated({"flow": content["flow"]})[0]["flow"]
     recipe = content.get("recipe")
-    return {**content, "flow": flow, **({} if recipe is None else {"recipe": translated(recipe)[0]})}
+    recipe = None if recipe is None else translated(recipe)[0]
+    if content.get("numerics", 1) < NETWORK:
+        _say_along_pairs(flow)
+        _say_along_pairs((recipe or {}).get("flow"))
+    return {**content, "flow": flow, **({} if recipe is None else {"recipe": recipe})}
+
+
+def _say_along_pairs(flow: Any) -> None:
+    """Add a choice of MeanFlow that was the only one, and is not the default any more."""
+    objective = flow.get("objective") if isinstance(flow, dict) else None
+    table = {"name": objective} if isinstance(objective, str) else objective
+    if isinstance(table, dict) and table.get("name") == "mean_flow":
+        flow["objective"] = {**table, "along": table.get("along", "pair")}
 
 
 def _table(tables: dict[str, Any], key: str, *, make: bool = False) -> dict[str, Any] | None:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 # Version of the numbers that a seed and a recipe produce; checkpoints without one have 1. A run is only resumed with its own
 # version, and a checkpoint samples as in its version. Version 3 differs from 2 in bf16 training on the CPU (its attention), and
-# on CUDA in validation noise and in samples, which may use TF32; so a float32 run of version 2 can still be resumed.
-NUMERICS = 3
+# on CUDA in validation noise and in samples, which may use TF32; so a float32 run of version 2 can still be resumed. Version 4
+# differs from 3 in the default of `flow.objective.along`.
+NUMERICS = 4
 MT_WORDS = 624  # 32-bit words of state of the Mersenne Twister, torch's CPU generator
 MT_OFFSET = 3  # offset in the 64-bit words of the saved state, after the seed, two counters and a position
 

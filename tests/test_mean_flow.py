@@ -396,6 +396,37 @@ def test_recipes_train_resume_and_sample_with_labels(tmp_path, arch, tiny):
     assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
 
 
+def test_an_earlier_run_goes_on_along_pairs_and_samples_as_before(tmp_path):
+    """Version 3 of the numerics had no other way. Its sidecar does not name it."""
+    length = {"steps": 8, "save_every": 4}
+    plain = recipe(tmp_path, "old", {"name": "mean_flow", "along": "pair"}, model={"arch": "selu_mlp"}, train=length)
+    rows = eight(512, 0)
+    whole = load_file(flowkit.train(plain, data=rows).files.model)
+    first, last = (tmp_path / f"old/checkpoints/step-0000000{step}" for step in (4, 8))
+    for file in last.iterdir():
+        file.unlink()
+    last.rmdir()
+    (tmp_path / "old/checkpoints/latest").unlink()
+    drawn = flowkit.load(first).sample(4).x
+    content = json.loads((first / "model.json").read_text())
+    content["numerics"], content["flow"]["objective"], content["recipe"]["flow"]["objective"] = (
+        3,
+        "mean_flow",
+        "mean_flow",
+    )
+    (first / "model.json").write_text(json.dumps(content))
+    (first / "checksums.json").unlink()
+    loaded = flowkit.load(first)
+    assert loaded.flow.objective == MeanFlow(along="pair") and np.array_equal(loaded.sample(4).x, drawn)
+    unaware = {**plain, "flow": {**plain["flow"], "objective": "mean_flow"}}
+    with pytest.raises(
+        UserError, match=r'since this run began: flow\.objective: \{name = "mean_flow".* along = "pair"'
+    ):
+        flowkit.train(unaware, data=rows, resume=True)
+    again = load_file(flowkit.train(plain, data=rows, resume=True).files.model)
+    assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
+
+
 @pytest.mark.parametrize(
     ("sections", "said"),
     [({"flow": {"prediction": "data"}}, r'flow.prediction: "data" cannot be used with flow.objective = "mean_flow"'),

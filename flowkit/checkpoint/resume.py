@@ -46,14 +46,14 @@ FREE_KEYS = (
 )
 
 
-SAME_IN_TRAINING = 2  # the earliest version of the numerics that trains the same numbers, except in bf16
+SAME_IN_TRAINING, SAME_IN_BF16 = 2, 3  # the earliest versions of the numerics that train the same numbers
 
 
 def check_numerics(run_dir: Path, files: CheckpointFiles) -> None:
     """Raise UserError for a run that began with another version of the numerics, if it cannot be continued exactly."""
     info = read_model_json(files.sidecar)
     began, precision = info.get("numerics", 1), ((info.get("recipe") or {}).get("train") or {}).get("precision")
-    same = NUMERICS if precision == "bf16" else SAME_IN_TRAINING
+    same = SAME_IN_BF16 if precision == "bf16" else SAME_IN_TRAINING
     if not same <= began <= NUMERICS:
         raise UserError(
             f"{run_dir}: this run was started by another version of flowkit, with different random draws and averages, so it "
