@@ -18,16 +18,15 @@ KEYS = {
     "flow.coupling.regularisation": "flow.coupling.regularization",
     "flow.cond_drop.label": "flow.cond_drop.class",
 }
-NETWORK = (
-    4  # the version of the numerics since which MeanFlow's derivative follows the network's own velocity by default
-)
+ALONG_NETWORK = 4  # the first version of the numerics with a choice of `flow.objective.along`
 VALUES = {"train.precision": {"no": "fp32"}}
 
 
-def translated(tables: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+def translated(tables: Mapping[str, Any], numerics: int | None = None) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """Return a recipe's tables with old names replaced by new ones, and (old key, what replaced it) for each.
 
-    If the new name is already present, it keeps its value.
+    If the new name is already present, it keeps its value. numerics: version of the run that saved the tables, if one did; a
+    setting that was the only way at that time, and is not the default any more, is then added.
     """
     tables = copy.deepcopy(dict(tables))
     found: list[tuple[str, str]] = []
@@ -49,26 +48,19 @@ def translated(tables: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[st
         if table is not None and isinstance(value, str) and value in values:
             table[name] = values[value]
             found.append((key, f'"{value}" was renamed to "{values[value]}"'))
+    flow = tables.get("flow")
+    objective = flow.get("objective") if isinstance(flow, dict) else None
+    objective = {"name": objective} if isinstance(objective, str) else objective
+    if isinstance(flow, dict) and isinstance(objective, dict) and numerics is not None and numerics < ALONG_NETWORK:
+        flow["objective"] = {"along": "pair", **objective} if objective.get("name") == "mean_flow" else objective
     return tables, found
 
 
 def translated_sidecar(content: dict[str, Any]) -> dict[str, Any]:
     """Return the content of a model.json, its fields checked, with new names in its recipe and its flow."""
-    flow = translated({"flow": content["flow"]})[0]["flow"]
-    recipe = content.get("recipe")
-    recipe = None if recipe is None else translated(recipe)[0]
-    if content.get("numerics", 1) < NETWORK:
-        _say_along_pairs(flow)
-        _say_along_pairs((recipe or {}).get("flow"))
-    return {**content, "flow": flow, **({} if recipe is None else {"recipe": recipe})}
-
-
-def _say_along_pairs(flow: Any) -> None:
-    """Add a choice of MeanFlow that was the only one, and is not the default any more."""
-    objective = flow.get("objective") if isinstance(flow, dict) else None
-    table = {"name": objective} if isinstance(objective, str) else objective
-    if isinstance(table, dict) and table.get("name") == "mean_flow":
-        flow["objective"] = {**table, "along": table.get("along", "pair")}
+    numerics, recipe = content.get("numerics", 1), content.get("recipe")
+    flow = translated({"flow": content["flow"]}, numerics)[0]["flow"]
+    return {**content, "flow": flow, **({} if recipe is None else {"recipe": translated(recipe, numerics)[0]})}
 
 
 def _table(tables: dict[str, Any], key: str, *, make: bool = False) -> dict[str, Any] | None:

@@ -85,20 +85,26 @@ def test_trajectories_are_guided_except_those_without_conditions(told):
     assert asked[0] is None if told == "fixed" else torch.equal(asked[0], scale)
 
 
-@pytest.mark.parametrize("whole", [0.0, 0.3, 1.0])
-def test_intervals(whole):
-    session: Any = SimpleNamespace(layout=Layout(4000, 4000, 1, 0, 1), draws=Draws(0, torch.device("cpu")),
+@pytest.mark.parametrize(("up_to", "between"), [(1, 0.0), (4, 0.0), (4, 0.25), (3, 1.0)])
+def test_intervals(up_to, between):
+    """Steps of uniform grids, each number of steps as often as another, each step too; others between training times."""
+    rows = 20_000
+    session: Any = SimpleNamespace(layout=Layout(rows, rows, 1, 0, 1), draws=Draws(0, torch.device("cpu")),
                                    flow=SimpleNamespace(times=lambda u: u),
                                    recipe=SimpleNamespace(run=SimpleNamespace(seed=0)))  # fmt: skip
-    drawn = session.draws.uniform("times", 3, (4000,))
-    t, spans = Distillation(teacher="x", whole=whole, omega_max=5.0).spans(drawn, UpdateDraws(session, 3))
-    complete = (t == 0) & (spans.length == 1)
-    assert abs(complete.float().mean() - whole) < 0.03
+    drawn = session.draws.uniform("times", 3, (rows,))
+    objective = Distillation(teacher="x", up_to=up_to, between=between, omega_max=5.0)
+    t, spans = objective.spans(drawn, UpdateDraws(session, 3))
     assert ((t >= 0) & (spans.length >= 0) & (t + spans.length <= 1 + 1e-6)).all()
-    assert ((t == drawn) | (t + spans.length - drawn).abs().lt(1e-6) | complete).all()
+    free = ((t == drawn) | (t + spans.length - drawn).abs().lt(1e-6)) & (spans.length != 1)
+    assert abs(free.float().mean() - between) < 0.02
+    for count in range(1, up_to + 1):
+        for place in range(count):
+            here = ~free & (spans.length - 1 / count).abs().lt(1e-6) & (t - place / count).abs().lt(1e-6)
+            assert abs(here.float().mean() - (1 - between) / (up_to * count)) < 0.02
     assert spans.guidance is not None and 1 <= spans.guidance.min() < 1.1 and 4.5 < spans.guidance.max() <= 5
     assert abs(spans.guidance.log().mean() / np.log(5) - 0.5) < 0.02
-    assert spans.rows.tolist() == list(range(4000))
+    assert spans.rows.tolist() == list(range(rows))
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -154,8 +160,9 @@ def test_one_step_of_the_student_is_as_near_as_many_of_its_teacher(teacher, tmp_
     labels = (real[:, 0] > 0).astype(np.int64)
     draw = lambda model, **how: wasserstein2(model.sample(512, class_label=labels, **how).x, real)  # noqa: E731
     many, one = draw(model, solver="midpoint", steps=25), draw(model, solver="euler", steps=1)
-    student = distilled(teacher, tmp_path, "student")
-    made = student.sample(512, class_label=labels)
+    student = distilled(teacher, tmp_path, "student", up_to=1)
+    assert student.sampling.steps == 4
+    made = student.sample(512, class_label=labels, steps=1)
     assert made.info["nfe"] == 1 and made.info["solver"] == "mean_flow"
     assert wasserstein2(made.x, real) < many + 0.25 * (one - many)
     assert student.normalizer.same_as(model.normalizer, model.shape)
@@ -176,7 +183,8 @@ def test_a_resumed_distillation_is_the_whole_one(teacher, tmp_path):
 def test_a_scale_that_the_network_was_told_costs_nothing(teacher, tmp_path, objective):
     told = {"teacher": str(teacher[0].files.run_dir)} if objective == "distillation" else {}
     changed = recipe(tmp_path, "told", {"name": objective, "omega_max": 4.0, **told},
-                     model={"arch": "selu_mlp", "hidden_dim": 64}, sample={"guidance_scale": 2.0})  # fmt: skip
+                     model={"arch": "selu_mlp", "hidden_dim": 64},
+                     sample={"guidance_scale": 2.0, "solver": "mean_flow", "steps": 1})  # fmt: skip
     model = flowkit.train({**changed, "train": {**changed["train"], "steps": 60}}, data=teacher[1])
     assert model.info["model_args"]["guided"]
     drawn = {scale: model.sample(64, class_label="left", guidance_scale=scale) for scale in (1.0, 2.0, 4.0)}
@@ -284,7 +292,7 @@ every = "never"
     path.write_text(text.replace("TEACHER", str(model.files.run_dir)))
     assert CliRunner().invoke(app, ["train", str(path)]).exit_code == 0
     drawn = CliRunner().invoke(app, ["sample", str(tmp_path / "student"), "-n", "4"])
-    assert drawn.exit_code == 0 and "NFE 1" in drawn.output
+    assert drawn.exit_code == 0 and "NFE 4" in drawn.output
 
 
 def test_distill_takes_a_run_and_only_a_run(teacher, tmp_path, monkeypatch):

@@ -57,7 +57,16 @@ def test_the_default_in_the_table_is_the_default(row):
     tag = row.description.split(": ")[0].split(", ")[0]  # of the first of the alternatives that have it
     arch = tag if row.section == "model" and tag in names("arch") else "bezier_sketch_transformer"
     parent = row.dotted.rpartition(".")[0]
-    choice = [f"{parent}={tag}"] if parent in ROWS else []
+    needed = [
+        f"{other.dotted.rpartition('.')[2]}='x'"
+        for other in ROWS.values()
+        if other.default == "required" and other.dotted.startswith(f"{parent}.") and other.description.startswith(tag)
+    ]
+    choice = (
+        [f"{parent}={{{','.join([f'name={tag!r}', *needed])}}}" if needed else f"{parent}={tag}"]
+        if parent in ROWS
+        else []
+    )
     base = recipe_from_dict({"run": {"name": "a"}, "model": {"arch": arch}, "train": {"steps": 1}}, choice)
     if row.default == "-":
         return

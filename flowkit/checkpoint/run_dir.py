@@ -29,6 +29,7 @@ from flowkit.checkpoint import (
 from flowkit.checkpoint.state import check_resumable
 from flowkit.data.files import replacing, write_json
 from flowkit.errors import UserError
+from flowkit.rng import NUMERICS
 
 if TYPE_CHECKING:
     from flowkit.recipe import Recipe
@@ -54,7 +55,7 @@ def load_run_recipe(path: Path | str, overrides: Sequence[str] = ()) -> tuple[Re
         path = run_dir / RECIPE
     else:
         run_dir = None
-    recipe = load_recipe(path, overrides, saved=run_dir is not None)
+    recipe = load_recipe(path, overrides, saved=None if run_dir is None else _numerics(run_dir))
     named = {override.partition("=")[0].strip() for override in overrides}
     if run_dir is None or named & {"run", "run.name", "run.dir"}:
         return recipe, None
@@ -80,6 +81,15 @@ def open_run_dir(run_dir: Path, *, resume: bool, overwrite: bool) -> CheckpointF
         if not ((run_dir / RECIPE).exists() or (run_dir / CHECKPOINTS).exists()):
             raise UserError(f"{run_dir}: is not a run (no {RECIPE}), so --overwrite does not touch it")
     return None
+
+
+def _numerics(run_dir: Path) -> int:
+    """Return the version of the numerics of the run's newest checkpoint; the present one without a checkpoint."""
+    saved = list_checkpoints(run_dir)
+    try:
+        return int(read_model_json(saved[-1] / SIDECAR).get("numerics", 1)) if saved else NUMERICS
+    except (UserError, TypeError, ValueError):
+        return NUMERICS
 
 
 def saved_precision(run_dir: Path) -> str | None:

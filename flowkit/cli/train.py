@@ -260,7 +260,7 @@ def _student(run: Path) -> list[str]:
     plain = {"flow.prediction": "auto", "flow.given": "0", "flow.loss.space": "velocity", "flow.loss.error": "squared",
              "flow.loss.weights": "uniform", "aux_loss": "{}"}  # fmt: skip
     return [f"run.name={name}-distilled", f"flow.objective={{name='distillation',teacher='{files.run_dir}'}}",
-            "sample.solver=mean_flow", "sample.steps=1", *(f"{key}={value}" for key, value in plain.items())]  # fmt: skip
+            "sample.solver=mean_flow", "sample.steps=4", *(f"{key}={value}" for key, value in plain.items())]  # fmt: skip
 
 
 def _rehearse(

@@ -22,7 +22,10 @@ from flowkit.flow.paths import expand
 
 
 class Distillation(Objective):
-    """x_t is between noise and data, as in flow matching, where the teacher was trained; t and s are two training times in order.
+    """x_t is between noise and data, as in flow matching, where the teacher was trained.
+
+    Most rows go along one step, from t to s, of a uniform grid of n steps, for n from 1 to `up_to`: the steps of sampling. The
+    others (`between`) go from one training time to another.
 
     teacher: checkpoint of a trained model of the same data. If the student has the same architecture and sizes, it starts with
     the teacher's weights. omega: guidance scale of the trajectories. omega_max: instead, scales from 1 to this are drawn
@@ -30,10 +33,13 @@ class Distillation(Objective):
     """
 
     averages: ClassVar[bool] = True
-    sampled: ClassVar[dict[str, Any]] = {"solver": "mean_flow", "steps": 1}
+    sampled: ClassVar[dict[str, Any]] = {"solver": "mean_flow", "steps": 4}
     teacher: str = Field(min_length=1, description="checkpoint of a trained model of the same data")
-    whole: float = Field(
-        default=0.5, ge=0, le=1, description="fraction of rows that go from noise to data, for samples in one step"
+    up_to: int = Field(
+        default=4, ge=1, description="number of steps to sample with, at most; 1 is best for a single step"
+    )
+    between: float = Field(
+        default=0.25, ge=0, le=1, description="fraction of rows between two training times, for other steps than those"
     )
     steps: int = Field(
         default=4, ge=1, description="midpoint steps of the teacher from one time to the other, two evaluations each"
@@ -54,8 +60,10 @@ class Distillation(Objective):
         return self.teacher
 
     def spans(self, t: Tensor, draws: Draws) -> tuple[Tensor, Spans]:
-        other, whole = draws.times("ends"), draws.uniform("whole") < self.whole
-        start, length = torch.where(whole, 0.0, torch.minimum(t, other)), torch.where(whole, 1.0, (other - t).abs())
+        other, count = draws.times("ends"), 1 + (self.up_to * draws.uniform("counts")).floor()
+        free = draws.uniform("free") < self.between
+        start = torch.where(free, torch.minimum(t, other), (count * draws.uniform("places")).floor() / count)
+        length = torch.where(free, (other - t).abs(), 1 / count)
         guidance = self.omega_max ** draws.uniform("guidance") if self.omega_max > 1 else None
         return start, Spans(length, torch.ones(len(t), dtype=torch.bool), guidance=guidance)
 

@@ -23,15 +23,15 @@ MAX_STEPS = 10_000  # limit on the solver steps that a model.json may ask for
 MAX_BYTES = 1 << 20  # a larger file is not a recipe; do not read a whole checkpoint
 
 
-def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, saved: bool = False) -> Recipe:
+def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, saved: int | None = None) -> Recipe:
     """Read the recipe in the TOML file `path`, with `overrides` such as "optim.lr=3e-4".
 
-    saved: the recipe was written by a run, perhaps by an earlier version, so renamed keys are translated. Raises UserError for
-    a missing or unreadable file or invalid TOML; else with all unknown or renamed keys and wrong types; else with all
-    impossible combinations.
+    saved: the numerics of the run that wrote the recipe, perhaps of an earlier version, so that keys are translated. Raises
+    UserError for a missing or unreadable file or invalid TOML; else with all unknown or renamed keys and wrong types; else with
+    all impossible combinations.
     """
     data = _read(Path(path))
-    return _validated(translated(data)[0] if saved else data, overrides, str(path))
+    return _validated(translated(data, saved)[0] if saved else data, overrides, str(path))
 
 
 def recipe_from_dict(data: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:

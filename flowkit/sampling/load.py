@@ -146,7 +146,7 @@ def load_beside(ckpt: str, folders: Sequence[Path], device: torch.device, key: s
 
 def check_alike(other: LoadedModel, model: SamplingModel, key: str, needs: str) -> None:
     """Raise UserError unless both models have the same rows, conditions, path and normalizer. key, needs: for the message."""
-    ckpt = other.files.directory
+    ckpt = other.files.run_dir or other.files.directory
     for what, of in ALIKE.items():
         if of(model) != of(other):
             raise UserError(
@@ -197,6 +197,6 @@ def _check_sizes(info: dict[str, Any], files: CheckpointFiles, weights: str) -> 
             skeleton.eval()(torch.empty(1, *latent), torch.empty(1))
     except UserError as error:
         raise error if str(error).startswith(str(files.directory)) else UserError(f"{files.sidecar}: {error}") from None
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{files.sidecar}: its architecture does not fit its rows ({why})") from None
