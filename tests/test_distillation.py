@@ -306,11 +306,8 @@ def test_distill_takes_a_run_and_only_a_run(teacher, tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     saved = flowkit.load(tmp_path / "teacher-distilled")
     assert saved.flow.objective == Distillation(teacher=str(model.files.run_dir), omega=2.0)
-    assert (saved.sampling.solver.tag(), saved.sampling.steps, saved.info["recipe"]["train"]["steps"]) == (
-        "mean_flow",
-        1,
-        3,
-    )
+    assert saved.sampling.solver.tag() == "mean_flow" and saved.sampling.steps == 4
+    assert saved.info["recipe"]["train"]["steps"] == 3
     for path, said in ((tmp_path / "rows.safetensors", "--distill: "), (tmp_path / "none", "--distill: .*no such run")):
         result = CliRunner().invoke(app, ["train", str(path), "--distill"])
         assert isinstance(result.exception, UserError)
