@@ -85,23 +85,23 @@ def test_trajectories_are_guided_except_those_without_conditions(told):
     assert asked[0] is None if told == "fixed" else torch.equal(asked[0], scale)
 
 
-@pytest.mark.parametrize(("up_to", "between"), [(1, 0.0), (4, 0.0), (4, 0.25), (3, 1.0)])
-def test_intervals(up_to, between):
+@pytest.mark.parametrize(("counts", "between"), [([1], 0.0), ([1, 2, 4], 0.0), ([4, 3], 0.25), ([3], 1.0)])
+def test_intervals(counts, between):
     """Steps of uniform grids, each number of steps as often as another, each step too; others between training times."""
     rows = 20_000
     session: Any = SimpleNamespace(layout=Layout(rows, rows, 1, 0, 1), draws=Draws(0, torch.device("cpu")),
                                    flow=SimpleNamespace(times=lambda u: u),
                                    recipe=SimpleNamespace(run=SimpleNamespace(seed=0)))  # fmt: skip
     drawn = session.draws.uniform("times", 3, (rows,))
-    objective = Distillation(teacher="x", up_to=up_to, between=between, omega_max=5.0)
+    objective = Distillation(teacher="x", counts=counts, between=between, omega_max=5.0)
     t, spans = objective.spans(drawn, UpdateDraws(session, 3))
     assert ((t >= 0) & (spans.length >= 0) & (t + spans.length <= 1 + 1e-6)).all()
     free = ((t == drawn) | (t + spans.length - drawn).abs().lt(1e-6)) & (spans.length != 1)
     assert abs(free.float().mean() - between) < 0.02
-    for count in range(1, up_to + 1):
+    for count in counts:
         for place in range(count):
             here = ~free & (spans.length - 1 / count).abs().lt(1e-6) & (t - place / count).abs().lt(1e-6)
-            assert abs(here.float().mean() - (1 - between) / (up_to * count)) < 0.02
+            assert abs(here.float().mean() - (1 - between) / (len(counts) * count)) < 0.02
     assert spans.guidance is not None and 1 <= spans.guidance.min() < 1.1 and 4.5 < spans.guidance.max() <= 5
     assert abs(spans.guidance.log().mean() / np.log(5) - 0.5) < 0.02
     assert spans.rows.tolist() == list(range(rows))
@@ -160,7 +160,7 @@ def test_one_step_of_the_student_is_as_near_as_many_of_its_teacher(teacher, tmp_
     labels = (real[:, 0] > 0).astype(np.int64)
     draw = lambda model, **how: wasserstein2(model.sample(512, class_label=labels, **how).x, real)  # noqa: E731
     many, one = draw(model, solver="midpoint", steps=25), draw(model, solver="euler", steps=1)
-    student = distilled(teacher, tmp_path, "student", up_to=1)
+    student = distilled(teacher, tmp_path, "student", counts=[1])
     assert student.sampling.steps == 4
     made = student.sample(512, class_label=labels, steps=1)
     assert made.info["nfe"] == 1 and made.info["solver"] == "mean_flow"

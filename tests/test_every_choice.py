@@ -77,7 +77,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "flow.objective=mean_flow omega": ("2.0",),
     "flow.objective=mean_flow omega_max": ("4.0",),
     "flow.objective=distillation": ('{name="distillation",teacher="{weaker run}"}',),
-    "flow.objective=distillation up_to": ("2",),
+    "flow.objective=distillation counts": ("[2]",),
     "flow.objective=distillation between": ("0.9",),
     "flow.objective=distillation steps": ("1",),
     "flow.objective=distillation omega": ("2.0",),

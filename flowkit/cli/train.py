@@ -92,7 +92,7 @@ def train(
     recipe: Annotated[
         Path | None,
         typer.Argument(
-            help="A recipe: a TOML file or a name from `flowkit recipes`. Or a run, to resume or replace it.",
+            help="A recipe: a TOML file or a name from `flowkit recipes`. Or a run, to resume, replace or distill it.",
             show_default=False,
             autocompletion=complete_recipe,
         ),

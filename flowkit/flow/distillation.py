@@ -11,7 +11,7 @@ only). So the target has no noise, and nothing is differentiated by time.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -19,12 +19,15 @@ from torch import Tensor
 
 from flowkit.flow.objective import Draws, FlowObjective, Losses, Objective, Pairs, Spans
 from flowkit.flow.paths import expand
+from flowkit.settings import AS_TUPLE, Says
+
+Count = Annotated[int, Field(ge=1)]
 
 
 class Distillation(Objective):
     """x_t is between noise and data, as in flow matching, where the teacher was trained.
 
-    Most rows go along one step, from t to s, of a uniform grid of n steps, for n from 1 to `up_to`: the steps of sampling. The
+    Most rows go along one step, from t to s, of a uniform grid of n steps, for one n of `counts`: the steps of sampling. The
     others (`between`) go from one training time to another.
 
     teacher: checkpoint of a trained model of the same data. If the student has the same architecture and sizes, it starts with
@@ -35,8 +38,10 @@ class Distillation(Objective):
     averages: ClassVar[bool] = True
     sampled: ClassVar[dict[str, Any]] = {"solver": "mean_flow", "steps": 4}
     teacher: str = Field(min_length=1, description="checkpoint of a trained model of the same data")
-    up_to: int = Field(
-        default=4, ge=1, description="number of steps to sample with, at most; 1 is best for a single step"
+    counts: Annotated[tuple[Count, ...], AS_TUPLE, Says("a list of whole numbers >= 1")] = Field(
+        default=(1, 2, 4),
+        min_length=1,
+        description="numbers of steps to learn to sample with; fewer numbers are learned better",
     )
     between: float = Field(
         default=0.25, ge=0, le=1, description="fraction of rows between two training times, for other steps than those"
@@ -60,7 +65,10 @@ class Distillation(Objective):
         return self.teacher
 
     def spans(self, t: Tensor, draws: Draws) -> tuple[Tensor, Spans]:
-        other, count = draws.times("ends"), 1 + (self.up_to * draws.uniform("counts")).floor()
+        other, picked = draws.times("ends"), draws.uniform("counts")
+        count = torch.full_like(t, self.counts[0])
+        for place, other_count in enumerate(self.counts[1:], 1):
+            count = torch.where(picked * len(self.counts) < place, count, other_count)
         free = draws.uniform("free") < self.between
         start = torch.where(free, torch.minimum(t, other), (count * draws.uniform("places")).floor() / count)
         length = torch.where(free, (other - t).abs(), 1 / count)
