@@ -1,5 +1,6 @@
 """Distillation: exact targets for a Gaussian, the student's start, training from a trained model, scales that it is told."""
 
+import contextlib
 import re
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from flowkit.cli import app
 from flowkit.components import choose
 from flowkit.conditions import Conditions
 from flowkit.data.dataset import Dataset, write_dataset
+from flowkit.domain import get_domain
 from flowkit.errors import UserError
 from flowkit.flow.distillation import Distillation
 from flowkit.flow.mean_flow import MeanFlow
@@ -29,7 +31,19 @@ from flowkit.rng import Draws
 from flowkit.training.batches import Layout
 from flowkit.training.step import UpdateDraws
 from flowkit.training.teacher import Teacher
-from tests.test_mean_flow import ARCHS, Net, eight, gaussian_average, gaussian_velocity, guided_field, recipe
+from tests.test_mean_flow import (
+    ARCHS,
+    MEAN,
+    STD,
+    Exact,
+    Net,
+    eight,
+    gaussian_average,
+    gaussian_velocity,
+    guided_field,
+    recipe,
+    validator,
+)
 
 LINEAR = FlowObjective(choose("path", "linear"))
 
@@ -85,7 +99,7 @@ def test_trajectories_are_guided_except_those_without_conditions(told):
     assert asked[0] is None if told == "fixed" else torch.equal(asked[0], scale)
 
 
-@pytest.mark.parametrize(("counts", "between"), [([1], 0.0), ([1, 2, 4], 0.0), ([4, 3], 0.25), ([3], 1.0)])
+@pytest.mark.parametrize(("counts", "between"), [([1], 0.01), ([1, 2, 4], 0.01), ([4, 3], 0.25), ([3], 1.0)])
 def test_intervals(counts, between):
     """Steps of uniform grids, each number of steps as often as another, each step too; others between training times."""
     rows = 20_000
@@ -127,12 +141,15 @@ def test_a_student_of_the_same_sizes_starts_as_its_teacher(arch):
             if name.startswith(("span", "guidance")) or name == "input.linear.weight":
                 nn.init.normal_(parameter, std=0.2)
     assert not torch.allclose(student(x, t, *given, span), student(x, t, *given))  # and it can learn from the span
+    changed = {**args, "class_embed_dim": 32} if arch == "bezier_sketch_transformer" else {**args, "num_classes": 7}
+    other = create_model(arch, **changed, two_times=True, **plain)
     wider = create_model(
         arch, **{**args, "hidden_dim" if "sketch" not in arch else "embed_dim": 48}, two_times=True, **plain
     )
-    before = {name: tensor.clone() for name, tensor in wider.state_dict().items()}
-    Teacher.give_weights(lender, wider)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in wider.state_dict().items())
+    for unlike in (other, wider):
+        before = {name: tensor.clone() for name, tensor in unlike.state_dict().items()}
+        Teacher.give_weights(lender, unlike)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in unlike.state_dict().items())
 
 
 @pytest.fixture(scope="module")
@@ -238,9 +255,26 @@ def test_what_cannot_be_distilled_is_one_message(teacher, tmp_path):
     never["train"]["steps"] = 2
     undropped = flowkit.train(never, data=rows)
     with pytest.raises(
-        UserError, match="never saw dropped conditions to guide away from; set omega and omega_max to 1"
+        UserError, match=r"flow.cond_drop = 0, so it never saw rows without conditions; set flow.cond_drop = 0"
     ):
-        distilled((undropped, rows), tmp_path, "guided", steps=2, omega=2.0)
+        distilled((undropped, rows), tmp_path, "guided", steps=2)
+    sketches = get_domain("sketch").generate("doodles", 64, 0)
+    drawn = recipe(
+        tmp_path, "drawn", "flow_matching", model={"arch": "bezier_sketch_dit", "embed_dim": 16, "num_heads": 2}
+    )
+    drawn["train"] |= {"steps": 1, "batch_size": 16}
+    plain = flowkit.train(drawn, data=sketches)
+    turned = {"name": "distillation", "teacher": str(plain.files.run_dir)}
+    with pytest.raises(UserError, match=r"drawn and this run must both have \[data.augment\], or neither"):
+        flowkit.train({**drawn, "run": {**drawn["run"], "name": "turned"}, "data": {"augment": {"mirror": 0.5}},
+                       "flow": {"objective": turned}}, data=sketches)  # fmt: skip
+    noisy = recipe(tmp_path, "noisy", "flow_matching", model={"arch": "selu_mlp", "hidden_dim": 64})
+    noisy["flow"]["prediction"] = "noise"
+    noisy["train"]["steps"] = 2
+    with pytest.raises(
+        UserError, match=r"predicts the noise, .* distill a model that predicts the velocity or the data"
+    ):
+        distilled((flowkit.train(noisy, data=rows), rows), tmp_path, "of-noise", steps=2)
 
 
 @pytest.mark.parametrize(
@@ -305,13 +339,71 @@ def test_distill_takes_a_run_and_only_a_run(teacher, tmp_path, monkeypatch):
     done = CliRunner().invoke(app, ["train", str(model.files.run_dir), "--distill", *data, *shorter])
     assert done.exit_code == 0, done.output
     saved = flowkit.load(tmp_path / "teacher-distilled")
-    assert saved.flow.objective == Distillation(teacher=str(model.files.run_dir), omega=2.0)
+    assert saved.flow.objective == Distillation(teacher=str(model.files.directory.resolve()), omega=2.0)
     assert saved.sampling.solver.tag() == "mean_flow" and saved.sampling.steps == 4
     assert saved.info["recipe"]["train"]["steps"] == 3
+    with pytest.raises(UserError, match="leave out --init-from"):
+        CliRunner().invoke(app, ["train", "x", "--distill", "--init-from", "x"], catch_exceptions=False)
     for path, said in ((tmp_path / "rows.safetensors", "--distill: "), (tmp_path / "none", "--distill: .*no such run")):
         result = CliRunner().invoke(app, ["train", str(path), "--distill"])
         assert isinstance(result.exception, UserError)
         assert re.search(said, str(result.exception)), result.exception
+
+
+def test_a_student_has_the_guidance_of_its_teachers_samples(teacher, tmp_path, monkeypatch):
+    """And none on top of it; the grid and the kind of guidance are not those of the teacher."""
+    _, rows = teacher
+    monkeypatch.chdir(tmp_path)
+    write_dataset(tmp_path / "rows", rows)
+    guided = recipe(tmp_path / "it's", "run", "flow_matching", model={"arch": "selu_mlp", "hidden_dim": 64},
+                    data={"source": str(tmp_path / "rows.safetensors")}, train={"steps": 2, "batch_size": 64},
+                    sample={"guidance_scale": 1.5, "guidance_interval": [0.1, 0.9], "grid": "shifted"})  # fmt: skip
+    flowkit.train(guided)
+    cases = ((), 1.5, 1.0), (("flow.objective.omega=3",), 3.0, 1.0), (("flow.objective.omega_max=4",), 1.0, 1.5)
+    for more, omega, scale in cases:
+        words = [word for override in more for word in ("--set", override)]
+        done = CliRunner().invoke(app, ["train", "it's/run", "--distill", "--overwrite", *words])
+        assert done.exit_code == 0, done.output
+        student = flowkit.load("it's/run-distilled")
+        assert student.flow.objective.omega == omega and student.sampling.guidance_scale == scale
+        assert student.sampling.guidance_interval is None and student.sampling.grid.tag() == "uniform"
+        assert student.sample(2).info["nfe"] == 4
+    twice = {"name": "distillation", "teacher": "runs/x", "omega": 2.0}
+    with pytest.raises(UserError, match=r"would guide once more what flow\.objective\.omega"):
+        recipe_from_dict(recipe(tmp_path, "twice", twice, sample={"guidance_scale": 1.5}))
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "data"])
+def test_teachers_that_predict_the_data_are_converted_exactly(prediction):
+    """x1 = 3 for every x: a velocity of (3 - x) / (1 - t), also for the last step, where training would clip."""
+    objective = FlowObjective(choose("path", "linear"), prediction)
+    network = lambda x, t: torch.full_like(x, 3.0) if prediction == "data" else (3 - x) / (1 - t[:, None])  # noqa: E731
+    model = SimpleNamespace(model=torch.nn.Linear(1, 1), objective=objective)
+    one: Any = SimpleNamespace(model=model, device=torch.device("cpu"), precision="fp32")
+    model.model.forward = network
+    x, t = torch.tensor([[1.0]]), torch.tensor([0.98])
+    torch.testing.assert_close(Teacher.__call__(one, x, t, Conditions()), (3 - x) / (1 - t[:, None]))
+
+
+def test_short_spans_keep_their_velocity():
+    span = torch.tensor([1e-4, 1e-6, 0.0, 0.5])
+    seen = []
+
+    def network(x, t, told, span):
+        seen.append(x)
+        return torch.full_like(x, 3.0)
+
+    x, t = torch.ones(4, 2), torch.full((4,), 0.3)
+    found = loss_of(Distillation(teacher="x"), network, lambda x, t, told: torch.full_like(x, 3.0), x, t, span)
+    torch.testing.assert_close(found, torch.zeros(4))
+
+
+def test_one_step_is_validated_against_the_teacher():
+    of = validator()
+    field = lambda conditions: lambda x, t: torch.full_like(x, 2.0)  # noqa: E731
+    found = of.one_step_error(Exact(), contextlib.nullcontext, field)
+    noise = of.noise[:256].double()
+    assert found == pytest.approx(float((MEAN + STD * noise - noise - 2).square().mean().sqrt()), rel=1e-4)
 
 
 def test_mean_flow_with_a_range_of_scales_has_the_average_velocity_of_each():

@@ -132,6 +132,13 @@ def test_sampler_draws_what_flowkit_draws(name: str, tmp_path: Path, sampler: An
     assert np.abs(unguided.x - wanted.x).max() > 1e-2
 
 
+def test_sampler_refuses_a_scale_that_the_network_did_not_learn(tmp_path: Path, sampler: Any) -> None:
+    opened = sampler(trained(tmp_path, "selu_mlp", **FLOWS["scales that it is told"]))
+    for scale in (0.0, 0.5, 4.5):
+        with pytest.raises(SystemExit, match="this network learned scales from 1 to 4"):
+            opened.sample(2, guidance_scale=scale)
+
+
 def test_sampler_uses_conditions_and_whitening(tmp_path: Path, sampler: Any) -> None:
     model = trained(tmp_path, "mlp", condition=True, normalizer={"name": "whitening", "components": 4})
     assert model.latent_shape == (4,)

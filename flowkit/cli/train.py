@@ -187,7 +187,9 @@ def train(
             "missing. Name a recipe, such as quickstart. List them with: flowkit recipes", param_hint="RECIPE"
         )
     if distill:
-        overrides = [*_student(recipe), *(overrides or ())]
+        if init_from is not None:
+            raise UserError("--distill: leave out --init-from; a student starts from its teacher's weights")
+        overrides = [*_student(recipe, overrides or ()), *(overrides or ())]
     if dry_run and (
         given := [name for name, on in (("--resume", resume or resume_auto), ("--overwrite", overwrite)) if on]
     ):
@@ -245,8 +247,13 @@ def train(
         raise typer.Exit(OUT_OF_TIME)
 
 
-def _student(run: Path) -> list[str]:
-    """Return how the recipe of a student differs from that of its teacher, a run."""
+def _student(run: Path, overrides: Sequence[str]) -> list[str]:
+    """Return how the recipe of a student differs from that of its teacher, a run. It learns the teacher's guidance scale.
+
+    overrides: the user's own, which come after these.
+    """
+    import json
+
     from flowkit.checkpoint import find_checkpoint
 
     try:
@@ -256,11 +263,22 @@ def _student(run: Path) -> list[str]:
     if files.run_dir is None:
         raise UserError(f"--distill: {run} is no run; to distill a checkpoint, set flow.objective in a recipe to "
                         '{name = "distillation", teacher = "CHECKPOINT"}')  # fmt: skip
-    name = _load(files.run_dir, ())[0].run.name
-    plain = {"flow.prediction": "auto", "flow.given": "0", "flow.loss.space": "velocity", "flow.loss.error": "squared",
-             "flow.loss.weights": "uniform", "aux_loss": "{}"}  # fmt: skip
-    return [f"run.name={name}-distilled", f"flow.objective={{name='distillation',teacher='{files.run_dir}'}}",
-            "sample.solver=mean_flow", "sample.steps=4", *(f"{key}={value}" for key, value in plain.items())]  # fmt: skip
+    teacher = _load(files.run_dir, ())[0]
+    scale, changes = teacher.sample.guidance_scale, {"name": "distillation", "teacher": str(files.directory)}
+    table = ", ".join(f"{key} = {json.dumps(value)}" for key, value in changes.items())
+    found = [
+        f"run.name={teacher.run.name}-distilled",
+        f"flow.objective={{{table}}}",
+        "sample.solver=mean_flow",
+        "sample.steps=4",
+    ]
+    removed = ["flow.prediction", "flow.given", "flow.loss", "aux_loss", "sample.grid", "sample.guidance",
+               "sample.guidance_interval", "sample.guidance_rescale"]  # fmt: skip
+    if not any(override.partition("=")[0].strip() == "flow.objective.omega_max" for override in overrides):
+        removed.append("sample.guidance_scale")
+        if not isinstance(scale, dict) and not teacher.sample.guidance.another and scale > 0:
+            found.append(f"flow.objective.omega={scale}")
+    return [*found, *(f"{key}=" for key in removed)]
 
 
 def _rehearse(

@@ -86,6 +86,9 @@ class Model:
     def velocity(self, x: np.ndarray, t: float, told: dict[str, Any], scale: float, span: float = 0.0) -> np.ndarray:
         """Return the guided velocity: v_null + scale (v - v_null), from one call on twice the rows, or as the network guides."""
         if "guidance" in self.inputs:
+            most = self.facts["guidance_max"]
+            if not 1 <= scale <= most:
+                raise SystemExit(f"guidance scale {scale:g}: this network learned scales from 1 to {most:g}")
             told = {**told, "guidance": np.full(len(x), scale, np.float32)}
             return self._velocity(x, t, told, span)
         if scale == 1 or "cfg_mask" not in told or told["cfg_mask"].all():

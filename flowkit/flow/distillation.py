@@ -10,6 +10,7 @@ only). So the target has no noise, and nothing is differentiated by time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -17,6 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from flowkit.conditions import Conditions
 from flowkit.flow.objective import Draws, FlowObjective, Losses, Objective, Pairs, Spans
 from flowkit.flow.paths import expand
 from flowkit.settings import AS_TUPLE, Says
@@ -28,7 +30,7 @@ class Distillation(Objective):
     """x_t is between noise and data, as in flow matching, where the teacher was trained.
 
     Most rows go along one step, from t to s, of a uniform grid of n steps, for one n of `counts`: the steps of sampling. The
-    others (`between`) go from one training time to another.
+    others (`between`) go from one training time to another. Validation measures the velocity, the limit of short steps.
 
     teacher: checkpoint of a trained model of the same data. If the student has the same architecture and sizes, it starts with
     the teacher's weights. omega: guidance scale of the trajectories. omega_max: instead, scales from 1 to this are drawn
@@ -44,7 +46,10 @@ class Distillation(Objective):
         description="numbers of steps to learn to sample with; fewer numbers are learned better",
     )
     between: float = Field(
-        default=0.25, ge=0, le=1, description="fraction of rows between two training times, for other steps than those"
+        default=0.25,
+        gt=0,
+        le=1,
+        description="fraction of rows between two training times, for other steps than those, and for validation",
     )
     steps: int = Field(
         default=4, ge=1, description="midpoint steps of the teacher from one time to the other, two evaluations each"
@@ -75,29 +80,38 @@ class Distillation(Objective):
         guidance = self.omega_max ** draws.uniform("guidance") if self.omega_max > 1 else None
         return start, Spans(length, torch.ones(len(t), dtype=torch.bool), guidance=guidance)
 
+    def field(self, teacher: Callable[..., Tensor], told: Conditions) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the velocity of the trajectories, of x (B, ...) and t (B,): the teacher's, guided where there are conditions.
+
+        The scale is told.guidance, or else omega.
+        """
+        scale = self.omega if told.guidance is None else told.guidance
+        guides = bool(told.kinds) and (self.omega != 1 or told.guidance is not None)
+
+        def velocity(x: Tensor, t: Tensor) -> Tensor:
+            if not guides:
+                return teacher(x, t, told).to(x.dtype)
+            v, null = teacher(torch.cat((x, x)), torch.cat((t, t)), told.doubled()).to(x.dtype).chunk(2)
+            return null + (expand(scale, x) if isinstance(scale, Tensor) else scale) * (v - null)
+
+        return velocity
+
     def loss(self, pairs: Pairs, scored: FlowObjective) -> Losses:
         """Return the mean squared error of the average velocity per row."""
         t, spans, teacher = pairs.t, pairs.spans, pairs.teacher
         assert spans is not None and teacher is not None
         told = replace(pairs.conditions, guidance=spans.guidance)
-        scale = self.omega if told.guidance is None else expand(told.guidance, pairs.x0)
-        guides = bool(told.kinds) and (self.omega != 1 or told.guidance is not None)
-
-        def velocity(x: Tensor, t: Tensor) -> Tensor:
-            """Return the teacher's velocity; dropped conditions are not guided."""
-            if not guides:
-                return teacher(x, t, told).to(x.dtype)
-            v, null = teacher(torch.cat((x, x)), torch.cat((t, t)), told.doubled()).to(x.dtype).chunk(2)
-            return null + scale * (v - null)
-
         x_t = scored.path.interpolate(pairs.x0, pairs.x1, t, pairs.eps)
         with torch.no_grad():
-            x, h = x_t, spans.length / self.steps
+            velocity, h = self.field(teacher, told), spans.length / self.steps
+            x, target = x_t, torch.zeros_like(x_t)
             for step in range(self.steps):
                 begin = t + step * h
-                middle = x + expand(h / 2, x) * velocity(x, begin)
-                x = x + expand(h, x) * velocity(middle, begin + h / 2)
-            target = (x - x_t) / expand(spans.length.clamp_min(1e-3), x)
+                v = velocity(x + expand(h / 2, x) * velocity(x, begin), begin + h / 2)
+                x, target = (
+                    x + expand(h, x) * v,
+                    target + v / self.steps,
+                )  # their mean: (x_s - x_t) / (s - t) for any span
         output = pairs.network(x_t, t, told, spans.length)
         losses = (output - target).square().flatten(1).mean(1)
         return Losses(losses, losses)

@@ -171,15 +171,15 @@ def mean_flow_target(
     return v + expand(span, x) * total_derivative(u, x, t, span, v if along is None else along).to(v.dtype)
 
 
-def check_takes_span(model: nn.Module, *, guided: bool) -> None:
+def check_takes_span(model: nn.Module, objective: str, *, guided: bool) -> None:
     """Raise UserError for a user's module that does not accept the length of the interval, or, if `guided`, a scale."""
     forward = signature(model.forward)
     try:
         forward.bind(*(None,) * 6)
     except TypeError:
         raise UserError(
-            f"flow.objective: mean_flow needs a network that takes a span, but {type(model).__name__}.forward does not; define "
-            "forward(x, t, class_label, condition, cfg_mask, span=None), where span (B,) is s - t, and None means 0"
+            f"flow.objective: {objective} needs a network that takes a span, but {type(model).__name__}.forward does not; "
+            "define forward(x, t, class_label, condition, cfg_mask, span=None), where span (B,) is s - t, and None means 0"
         ) from None
     try:
         if guided:

@@ -141,6 +141,9 @@ def _mean_flow(recipe: Recipe) -> list[tuple[str, str]]:
     if sample.solver.averages and sample.guidance.another:
         found.append(("sample.guidance", f'"{sample.guidance.tag()}" cannot be used with sample.solver = '
                                          f'"{sample.solver.tag()}"; use an ODE solver such as "midpoint", or "cfg"'))  # fmt: skip
+    if getattr(flow.objective, "omega", 1) != 1 and sample.guidance_scale != 1:
+        found.append(("sample.guidance_scale", f"{scale_words(sample.guidance_scale)} would guide once more what "
+                                               "flow.objective.omega already guides; set sample.guidance_scale = 1"))  # fmt: skip
     guides = [name for name in ("omega", "omega_max") if getattr(flow.objective, name, 1) != 1]
     if len(guides) == 2:
         found.append(

@@ -142,7 +142,7 @@ class Flow(Section):
         """Return why a model of this flow cannot be sampled with that solver; None if it can."""
         name = solver.tag()
         if solver.averages and not self.objective.averages:
-            return f'"{name}" requires a model of average velocities (flow.objective = "mean_flow")'
+            return f'"{name}" requires a model of average velocities (flow.objective = "mean_flow" or "distillation")'
         if solver.gaussian and not self.path.converts("data", "noise"):
             return f'"{name}" requires a Gaussian path, and flow.path is "{self.path.tag()}"'
         if solver.stochastic and (why := self.why_no_score()):

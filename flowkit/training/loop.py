@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from flowkit.checkpoint.background import Saver
 from flowkit.checkpoint.run_dir import write_end
@@ -16,6 +17,7 @@ from flowkit.device import held_exactly
 from flowkit.distributed.agreement import GO_ON, reason_words
 from flowkit.errors import UserError
 from flowkit.events import Doing, Event, Finished, Logged, Notice, Stepped, Validated
+from flowkit.flow.distillation import Distillation
 from flowkit.training.capture import make_update
 from flowkit.training.meters import Meters, Stopwatch, memory_bytes
 from flowkit.training.nonfinite import give_up
@@ -139,9 +141,12 @@ def validate(session: Session, step: int, *, saving: bool) -> Validated:
     gaussian = session.validator.gaussian_losses if session.is_main else {}
     one_step = None
     if session.flow.objective.averages:
-        one_step = session.validator.one_step_error(
-            session.model if session.ema is None else session.ema.module, autocast
+        smooth_model = session.model if session.ema is None else session.ema.module
+        objective, teacher = session.flow.objective, session.teacher
+        field = (
+            partial(objective.field, teacher) if isinstance(objective, Distillation) and teacher is not None else None
         )
+        one_step = session.validator.one_step_error(smooth_model, autocast, field)
     return Validated(step, smooth.loss, raw.loss, smooth.zero_loss, smooth.bins, best, gaussian, losses, one_step)
 
 

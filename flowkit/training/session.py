@@ -251,7 +251,7 @@ def build(
     elif recipe.data.augment:
         raise UserError("data.augment: not supported for your own module yet; remove [data.augment]")
     if flow.objective.averages:
-        check_takes_span(model, guided=flow.objective.guidance_max > 1)
+        check_takes_span(model, flow.objective.tag(), guided=flow.objective.guidance_max > 1)
     if data.condition_mask is not None and "condition" in data.condition_kinds:
         check_takes_mask(model)
     if given is not None and layout.world_size > 1:
@@ -296,10 +296,7 @@ def build(
         notices=tuple(notices),
     )  # fmt: skip
     if teacher is not None:
-        teacher.check(
-            SamplingModel(model, session.sidecar(0, None), flow, recipe.sample, normalizer, folders, base),
-            flow.objective,
-        )
+        teacher.check(SamplingModel(model, session.sidecar(0, None), flow, recipe.sample, normalizer, folders, base))
         session.teacher = teacher
     return session
 
@@ -323,10 +320,7 @@ def why_not_whole(environment: Environment) -> str | None:
 def _check_shardable(recipe: Recipe) -> None:
     otherwise = "launch with accelerate_configs/multi_gpu.yaml"
     if recipe.flow.objective.averages:
-        raise UserError(
-            f'flow.objective: "{recipe.flow.objective.tag()}" needs forward-mode differentiation, which FSDP does not '
-            f"support; {otherwise}"
-        )
+        raise UserError(f'flow.objective: "{recipe.flow.objective.tag()}" is not supported with FSDP yet; {otherwise}')
     if recipe.train.compile:
         raise UserError(f"train.compile: not supported with FSDP; set it to false, or {otherwise}")
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from flowkit.conditions import Conditions
 from flowkit.errors import UserError
-from flowkit.flow.objective import Objective
 from flowkit.sampling.draw import as_network
 from flowkit.sampling.load import check_alike, load_beside
 from flowkit.sampling.model import SamplingModel
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from flowkit.data.normalizers import Normalizer
 
 KEY = "flow.objective.teacher"
+INPUT = "input.linear.weight"  # of the networks that take the span and the guidance scale as further columns
 
 
 class Teacher:
@@ -35,16 +35,25 @@ class Teacher:
     def normalizer(self) -> Normalizer:
         return self.model.normalizer
 
-    def check(self, student: SamplingModel, objective: Objective) -> None:
+    def check(self, student: SamplingModel) -> None:
         """Raise UserError if the student cannot learn from it."""
-        check_alike(self.model, student, KEY, "distillation needs a trained model of the same data")
-        if self.model.flow.objective.averages:
+        mine, needs = self.model, "distillation needs a trained model of the same data"
+        check_alike(mine, student, KEY, needs)
+        where = mine.files.run_dir or mine.files.directory
+        if mine.info.get("base") != student.info.get("base"):
+            raise UserError(f"{KEY}: {where} starts from another flow.base than this model; {needs}")
+        if mine.flow.objective.averages:
+            raise UserError(f"{KEY}: {where} learned average velocities; distill a model of flow matching")
+        if mine.objective.prediction == "noise":
+            raise UserError(f"{KEY}: {where} predicts the noise, which tells nothing of the velocity at t = 0; distill a model "
+                            "that predicts the velocity or the data")  # fmt: skip
+        if mine.info["model_args"].get("augmented", 0) != student.info["model_args"].get("augmented", 0):
+            raise UserError(f"{KEY}: {where} and this run must both have [data.augment], or neither")
+        kinds = student.condition_kinds
+        if kinds and not student.why_not_without(kinds) and (why := mine.why_not_without(kinds)):
             raise UserError(
-                f"{KEY}: {self.model.files.directory} learned average velocities; distill a model of flow matching"
+                f"{KEY}: {why.replace('this model', str(where), 1)} rows without conditions; set flow.cond_drop = 0"
             )
-        guides = any(getattr(objective, name) != 1 for name in ("omega", "omega_max"))
-        if guides and (why := self.model.why_not_without(student.condition_kinds)):
-            raise UserError(f"{KEY}: {why} dropped conditions to guide away from; set omega and omega_max to 1")
 
     def give_weights(self, student: nn.Module) -> None:
         """Copy the weights to a student that only has additional inputs, which have no effect at first.
@@ -54,17 +63,19 @@ class Teacher:
         """
         theirs, ours = self.model.model.state_dict(), student.state_dict()
         added = {name for name in ours.keys() - theirs.keys() if name.startswith(("span.", "guidance."))}
-        fits = ours.keys() - added == theirs.keys() and all(
-            ours[name].shape == tensor.shape or (ours[name].ndim == 2 and ours[name].shape[0] == tensor.shape[0])
-            for name, tensor in theirs.items()
-        )
-        if not fits or self.model.objective.prediction != "velocity":
+        wider = {name for name, tensor in theirs.items() if name in ours and ours[name].shape != tensor.shape}
+        if (
+            ours.keys() - added != theirs.keys()
+            or any(name != INPUT or ours[name].shape[1] - theirs[name].shape[1] not in (1, 2) for name in wider)
+            or self.model.objective.prediction != "velocity"
+        ):
             return
         with torch.no_grad():
             for name, tensor in theirs.items():
-                if ours[name].shape != tensor.shape:
-                    ours[name].zero_()
-                ours[name][..., : tensor.shape[-1] if tensor.ndim else None].copy_(tensor)
+                if name in wider:
+                    ours[name].zero_()[:, : tensor.shape[1]].copy_(tensor)
+                else:
+                    ours[name].copy_(tensor)
             for name in added:
                 if name.endswith((".mlp.2.weight", ".mlp.2.bias")):  # the last layer of the embedding
                     ours[name].zero_()
@@ -72,4 +83,4 @@ class Teacher:
     def __call__(self, x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             output = as_network(self.model.model)(x, t, replace(conditions, guidance=None))
-        return self.model.objective.to_velocity(output, x, t)
+        return self.model.objective.exact.to_velocity(output, x, t)  # never called at t = 1

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flowkit.conditions import Conditions
 from flowkit.data.base import Base, NormalBase
 from flowkit.data.dataset import Dataset
 from flowkit.data.normalizers import Normalizer
@@ -168,11 +169,17 @@ class Validator:
         return (output.to(x_t.dtype) - (1 - self.omega) * null) / self.omega
 
     @torch.no_grad()
-    def one_step_error(self, model: nn.Module, autocast: Callable[..., AbstractContextManager]) -> float:
+    def one_step_error(
+        self,
+        model: nn.Module,
+        autocast: Callable[..., AbstractContextManager],
+        field: Callable[[Conditions], Callable[[Tensor, Tensor], Tensor]] | None = None,
+    ) -> float:
         """Return the RMS distance between one step of average velocities and the end of the flow of its velocity.
 
-        Over the elements of the first ONE_STEP_ROWS rows as the model sees them, from the validation noise and with their
-        conditions. The velocity (the average over an empty span) is integrated in FINE_STEPS steps. The same on all ranks.
+        field: the velocity to compare with, under conditions; by default the model's own (the average over an empty span). Over
+        the elements of the first ONE_STEP_ROWS rows as the model sees them, from the validation noise and with their conditions.
+        The velocity is integrated in FINE_STEPS steps. The same on all ranks.
         """
         training = model.training
         model.eval()
@@ -186,7 +193,7 @@ class Validator:
                 with autocast():
                     return call_model(model, x, t, rows.conditions, torch.full_like(t, span))
 
-            fine, _ = integrate(u, x0, solver="midpoint", steps=FINE_STEPS)
+            fine, _ = integrate(u if field is None else field(rows.conditions), x0, solver="midpoint", steps=FINE_STEPS)
             gap = x0 + u(x0, x0.new_zeros(len(x0)), 1.0) - fine
             found[self.indices[part]] = gap.square().flatten(1).mean(1).double()
         model.train(training)
