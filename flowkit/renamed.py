@@ -51,8 +51,9 @@ def translated(tables: Mapping[str, Any], numerics: int | None = None) -> tuple[
     flow = tables.get("flow")
     objective = flow.get("objective") if isinstance(flow, dict) else None
     objective = {"name": objective} if isinstance(objective, str) else objective
-    if isinstance(flow, dict) and isinstance(objective, dict) and numerics is not None and numerics < ALONG_NETWORK:
-        flow["objective"] = {"along": "pair", **objective} if objective.get("name") == "mean_flow" else objective
+    earlier = numerics is not None and numerics < ALONG_NETWORK
+    if earlier and isinstance(flow, dict) and isinstance(objective, dict) and objective.get("name") == "mean_flow":
+        flow["objective"] = {"along": "pair", **objective}
     return tables, found
 
 

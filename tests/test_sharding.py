@@ -311,7 +311,7 @@ def test_updates_that_keep_failing_end_the_run_and_name_the_row(folder, seen):
     ("name", "said"),
     [("compile", "train.compile: not supported with FSDP; set it to false, or launch with"),
      ("scalar", "FSDP cannot split the parameter 'scale', which has no dimension; give it the shape (1,)"),
-     ("mean_flow", 'flow.objective: "mean_flow" needs forward-mode differentiation')],
+     ("mean_flow", 'flow.objective: "mean_flow" is not supported with FSDP yet')],
 )  # fmt: skip
 def test_unshardable_parameter_is_reported(folder, seen, name, said):
     assert all(said in one[name] for one in seen) and not (folder / name).exists()

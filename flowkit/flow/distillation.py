@@ -46,7 +46,7 @@ class Distillation(Objective):
         description="numbers of steps to learn to sample with; fewer numbers are learned better",
     )
     between: float = Field(
-        default=0.25,
+        default=0.5,
         gt=0,
         le=1,
         description="fraction of rows between two training times, for other steps than those, and for validation",
