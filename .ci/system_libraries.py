@@ -39,6 +39,8 @@ OPTIONAL = ("libfribidi", "libcuda", "libnvidia")  # used where they are found: 
 COMMANDS = {"ip": "iproute2; the test of two machines is skipped without it", "git": "git", "sh": "the shell",
             "bash": "the shell of accelerate_configs/slurm.sbatch",
             "node": "Node.js; the tests of the page's modules are skipped without it",
+            "g++": "a C++ compiler; the tests of compiled updates and sampling are skipped without it",
+            "openssl": "OpenSSL, which torch's compiler calls; the same tests are skipped without it",
             "nvidia-smi": "the GPU's driver", "uname": "coreutils", "ldconfig": "libc-bin", "lscpu": "util-linux"}  # fmt: skip
 
 _started: set[str] = set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not torch.cuda.is_available():
             for item in gpu:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture
+def compiler() -> None:
+    """Skip a test that generates code where torch cannot compile it."""
+    for command in (
+        os.environ.get("CXX", "g++"),
+        "openssl",
+    ):  # torch hashes the header that it compiles once by the second
+        if shutil.which(command) is None:
+            pytest.skip(f"torch compiles with {command}, which is not installed")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -62,7 +62,7 @@ def check(result: Any, variant: str = "") -> None:
 @pytest.mark.parametrize(
     "variant", [pytest.param(name, marks=() if name in COMPILED else pytest.mark.slow) for name in VARIANTS]
 )
-def test_compiled_updates_are_the_eager_ones(variant, tmp_path):
+def test_compiled_updates_are_the_eager_ones(variant, tmp_path, compiler):
     check(rehearsed(variant, tmp_path, Inductor("bf16" if "bf16" in variant else "fp32")), variant)
 
 
@@ -82,6 +82,8 @@ def test_compiled_updates_are_skipped_too(variant, poisoned, tmp_path, request):
     """Compiled once, since a compiler might take NaN - NaN for 0."""
     if variant != "averages" or poisoned == WARM_UP:
         request.getfixturevalue("traced")
+    else:
+        request.getfixturevalue("compiler")
 
     def poison(session: Session) -> None:
         noise = session.pairing.noise
@@ -181,7 +183,7 @@ def test_several_processes_compile_the_network(tmp_path, monkeypatch):
     assert told == ["train.compile: no, so only the network is compiled"]
 
 
-def test_a_compiled_run_can_be_resumed(tiny, tmp_path, recorder, monkeypatch):
+def test_a_compiled_run_can_be_resumed(compiler, tiny, tmp_path, recorder, monkeypatch):
     """Compiled from the first update on, before there are moments and meters; stopped and resumed, it is the same run."""
     made: list[CapturedUpdate] = []
 

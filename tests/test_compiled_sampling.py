@@ -119,7 +119,7 @@ def test_samples_are_the_eager_ones_by_one_program(models, programs, monkeypatch
     assert len(programs) <= most  # kept for later calls
 
 
-def test_generated_code_computes_the_network(models):
+def test_generated_code_computes_the_network(models, compiler):
     """By torch's compiler, for two sizes of batches."""
     model = fresh(models, "both")
     how = {
