@@ -34,10 +34,11 @@ from flowkit.errors import UserError
 from flowkit.recipe import recipe_from_dict
 from flowkit.training import batches, capture, loop
 from flowkit.training import session as sessions
-from flowkit.training.capture import WARM_UP, Body, CapturedUpdate, CudaGraphs, make_update
+from flowkit.training.capture import WARM_UP, Body, CapturedUpdate, make_update
+from flowkit.training.graphs import CudaGraphs, why_not_captured
 from flowkit.training.loop import eager_update
 from flowkit.training.meters import Meters
-from flowkit.training.session import Session, build, why_not_captured
+from flowkit.training.session import Session, build
 from flowkit.training.step import UpdateInputs, micro_loss
 from tests.benchmarks import launches
 

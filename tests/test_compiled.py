@@ -22,10 +22,10 @@ from flowkit.events import Doing, Notice
 from flowkit.training import batches, capture, loop
 from flowkit.training import session as sessions
 from flowkit.training.capture import CapturedUpdate, make_update
-from flowkit.training.compiled import Inductor
+from flowkit.training.compiled import Inductor, why_not_whole
 from flowkit.training.loop import eager_update
 from flowkit.training.meters import Meters
-from flowkit.training.session import Session, why_not_whole
+from flowkit.training.session import Session
 from tests.conftest import Recorder
 from tests.test_capture import UPDATES, VARIANTS, WARM_UP, rehearsed, same, session_of
 

@@ -37,7 +37,7 @@ class History(ShownAsHtml, dict[str, np.ndarray]):
 
 
 def read_history(run_dir: Path | None) -> History:
-    """Read the metrics of a run without its invalid lines. Raises UserError if there is no run or no metrics file."""
+    """Read the metrics of a run, without invalid lines. Raises UserError if the run or its metrics file is missing."""
     if run_dir is None:
         raise UserError("this model was loaded from a file outside a run, so it has no history")
     rows: dict[float, dict[str, float]] = {}

@@ -261,7 +261,7 @@ def _student(run: Path, overrides: Sequence[str]) -> list[str]:
     except UserError as error:
         raise UserError(f"--distill: {error}") from None
     if files.run_dir is None:
-        raise UserError(f"--distill: {run} is no run; to distill a checkpoint, set flow.objective in a recipe to "
+        raise UserError(f"--distill: {run} is not a run. To distill a checkpoint, set flow.objective in a recipe to "
                         '{name = "distillation", teacher = "CHECKPOINT"}')  # fmt: skip
     teacher = _load(files.run_dir, ())[0]
     scale, changes = teacher.sample.guidance_scale, {"name": "distillation", "teacher": str(files.directory)}

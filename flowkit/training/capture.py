@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -19,10 +18,11 @@ from torch import Tensor
 
 from flowkit.device import held_exactly, recording
 from flowkit.rng import key, seed_modules
-from flowkit.training.compiled import Inductor
+from flowkit.training.compiled import Inductor, why_not_whole
+from flowkit.training.graphs import CudaGraphs, why_not_captured
 from flowkit.training.meters import Meters
 from flowkit.training.optimizer import step_optimizer
-from flowkit.training.session import Session, why_not_captured, why_not_whole
+from flowkit.training.session import Session
 from flowkit.training.step import Micro, UpdateInputs, descend
 
 WARM_UP = 3  # eager updates before one is recorded: they allocate, compile and tune
@@ -353,56 +353,6 @@ class Body:
             if not off <= of_the_step * step + of_the_value * value:
                 return f"the {name} of a recorded update differ from an eager one's by {off / (step or math.nan):.2g} of its step"
         return ""
-
-
-class CudaGraphs:
-    """Records CUDA graphs on a stream of its own."""
-
-    key = "train.capture"
-    otherwise = "updates run eagerly"
-    close = 1e-2, 3e-7  # kernels may add in any order
-
-    def __init__(self, device: torch.device):
-        self.device, self.stream = device, torch.cuda.Stream(device)
-
-    @contextmanager
-    def beside(self) -> Iterator[None]:
-        """Run on the stream of the graphs, so that libraries have their workspaces there, and raise where the host waits."""
-        before, current = torch.cuda.get_sync_debug_mode(), torch.cuda.current_stream(self.device)
-        self.stream.wait_stream(current)
-        _find_waits("error")
-        try:
-            with torch.cuda.stream(self.stream):
-                yield
-        finally:
-            _find_waits(before)
-            current.wait_stream(self.stream)
-
-    def record(self, body: Callable[[], object], memory: Sequence[Tensor]) -> Callable[[], object]:
-        graph = torch.cuda.CUDAGraph()
-        # Threads that pair or read ahead call CUDA meanwhile, which only their own captures would forbid.
-        try:
-            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
-                body()
-        except RuntimeError:
-            # A recording that failed may leave the generator marked as recorded, and then it cannot be seeded.
-            number = torch.cuda.current_device() if self.device.index is None else self.device.index
-            fresh = torch.Generator(self.device).graphsafe_get_state()
-            torch.cuda.default_generators[number].graphsafe_set_state(fresh)
-            raise
-        return graph.replay
-
-    def done(self, seconds: float) -> str:
-        return ""
-
-    def give_up(self, session: Session) -> None:
-        pass
-
-
-def _find_waits(mode: int | str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch says that it does not find every wait
-        torch.cuda.set_sync_debug_mode(mode)
 
 
 def _nothing() -> None:

@@ -16,6 +16,7 @@ from torch._inductor.exc import InvalidCxxCompiler
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from flowkit.distributed.environment import Environment
 from flowkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
 # Dropout draws from torch's generator, as eager updates do. The inputs are always the same memory, so their sizes need no checks.
 OPTIONS: dict[str, Any] = {"fallback_random": True, "size_asserts": False}
 FEW_COLUMNS = 8  # at most, in a product that is computed the other way round
+
+
+def why_not_whole(environment: Environment) -> str | None:
+    """Return why `train.compile` compiles only the network here; None if whole updates can be tried."""
+    if environment.accelerator.device.type != "cpu":
+        return "whole updates are only compiled for the CPU"
+    return "whole updates are not supported with several processes yet" if environment.world_size > 1 else None
 
 
 class Inductor:
@@ -40,7 +48,7 @@ class Inductor:
         return nullcontext()
 
     def record(self, body: Callable[[], object], memory: Sequence[Tensor]) -> Callable[[], object]:
-        """Trace and compile `body`. It runs once while it is traced. Raises UserError if there is no C++ compiler."""
+        """Trace `body`, which runs it once, and compile it. Raises UserError without a C++ compiler."""
         try:
             # As inputs of the graph, so that reading a value raises instead of becoming a constant.
             traced = make_fx(lambda *_: body(), decomposition_table=_formulas())(*memory)

@@ -42,6 +42,8 @@ from flowkit.sampling.draw import BATCH_SIZES
 from flowkit.sampling.model import SamplingModel
 from flowkit.settings import toml_value
 from flowkit.training.batches import Batches, Layout
+from flowkit.training.compiled import why_not_whole
+from flowkit.training.graphs import why_not_captured
 from flowkit.training.optimizer import AdamW, lr_schedule, make_optimizer
 from flowkit.training.pairing import Pairing, pairs_normalizer
 from flowkit.training.teacher import Teacher
@@ -299,22 +301,6 @@ def build(
         teacher.check(SamplingModel(model, session.sidecar(0, None), flow, recipe.sample, normalizer, folders, base))
         session.teacher = teacher
     return session
-
-
-def why_not_captured(environment: Environment) -> str | None:
-    """Return why updates cannot be recorded as CUDA graphs here; None if they can be tried."""
-    if environment.sharded:
-        return "not supported with FSDP"
-    if environment.world_size > 1:
-        return "not supported with several processes yet"
-    return None if environment.accelerator.device.type == "cuda" else "requires a CUDA device"
-
-
-def why_not_whole(environment: Environment) -> str | None:
-    """Return why `train.compile` compiles only the network here; None if whole updates can be tried."""
-    if environment.accelerator.device.type != "cpu":
-        return "whole updates are only compiled for the CPU"
-    return "whole updates are not supported with several processes yet" if environment.world_size > 1 else None
 
 
 def _check_shardable(recipe: Recipe) -> None:

@@ -27,7 +27,7 @@ class Teacher:
     """A trained model; called with x (B, ...), t (B,) and conditions, it returns its velocity (B, ...)."""
 
     def __init__(self, ckpt: str, folders: Sequence[Path], device: torch.device, precision: str):
-        """folders: searched first for a relative path. precision: of the recipe. Raises UserError if there is no such model."""
+        """Load it; a relative path is searched in `folders` first. precision: the recipe's. Raises UserError if it is missing."""
         self.model = load_beside(ckpt, folders, device, KEY)
         self.precision, self.device = precision, device
 
